@@ -1,0 +1,1 @@
+"""The keystore of keyanon: sealed key records, approvals, grants and the audit log. A separate trust domain."""
