@@ -1,0 +1,51 @@
+"""Faces in photographs: found, outlined, aligned and told apart."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from keyanon_core.errors import FaceModelError
+from keyanon_core.faces.detection import Detector, Face, FaceParser, Recognizer
+from keyanon_core.faces.masks import PictureMask, disjoint_masks
+
+__all__ = ["Face", "FaceModels", "PictureMask", "disjoint_masks", "load_face_models"]
+
+
+@dataclass(frozen=True)
+class FaceModels:
+    """A detector, a parser and a recognizer that go together."""
+
+    detector: Detector
+    parser: FaceParser
+    recognizer: Recognizer
+
+    def digests(self) -> dict[str, str]:
+        """Name and sha256 of every model's weights, for the run's manifest."""
+        return {f"{role}:{model.name}": model.digest for role, model in vars(self).items()}
+
+
+def load_face_models(
+    kind: str = "embedded", weights: Path | None = None, threads: int = 1, device: str = "cpu"
+) -> FaceModels:
+    """Load face models. Raises FaceModelError with the remedy when a package or a file is missing or is not what it
+    should be.
+
+    kind: "embedded" (CenterFace, 68 landmarks; nothing to download) or "facexlib" (RetinaFace, BiSeNet; `weights` is
+    the directory that holds their files, or None for facexlib's own download). The recognizer is dlib's in both.
+    threads: of the embedded detector on one picture. device: of the facexlib networks.
+    """
+    from keyanon_core.faces.landmarks import ShapePredictor
+    from keyanon_core.faces.recognition import DlibRecognizer
+
+    if kind not in ("embedded", "facexlib"):
+        raise FaceModelError(f"unknown face models {kind!r}; choose embedded or facexlib")
+    if kind == "facexlib":
+        from keyanon_core.faces.facexlib_models import BiSeNetParser, RetinaFaceDetector
+
+        return FaceModels(
+            RetinaFaceDetector(weights, device), BiSeNetParser(weights, device), DlibRecognizer(ShapePredictor())
+        )
+    from keyanon_core.faces.centerface import CenterFaceDetector
+    from keyanon_core.faces.parsing import LandmarkParser
+
+    predictor = ShapePredictor()
+    return FaceModels(CenterFaceDetector(threads), LandmarkParser(predictor), DlibRecognizer(predictor))

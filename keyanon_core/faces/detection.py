@@ -1,0 +1,131 @@
+"""What a face in a picture is, and the interfaces that detectors, parsers and recognizers keep to.
+
+Coordinates: x to the right, y down, in picture pixels; the centre of the pixel in column j and row i is (j, i), as in
+the landmark templates of the priors.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from keyanon_core.errors import FaceModelError
+from keyanon_core.faces.masks import PictureMask
+
+Pixels = npt.NDArray[np.uint8]
+Landmarks = npt.NDArray[np.float64]
+LANDMARK_COUNT = 5
+
+
+@dataclass(frozen=True)
+class Face:
+    """One detected face.
+
+    box: (x0, y0, x1, y1) float64 in picture px; may reach beyond the picture when the face is cut by its border.
+    landmarks: (5, 2) float64 in picture px: the eye that stands left when the face is upright, the right eye, nose tip,
+    left mouth corner, right mouth corner. score: the detector's confidence in [0, 1].
+    """
+
+    box: tuple[float, float, float, float]
+    landmarks: Landmarks
+    score: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able form; floats survive exactly."""
+        return {"box": list(self.box), "landmarks": self.landmarks.tolist(), "score": self.score}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "Face":
+        """Inverse of `to_dict`. Raises FaceModelError when the data is no face."""
+        try:
+            x0, y0, x1, y1 = (float(value) for value in data["box"])
+            landmarks = np.asarray(data["landmarks"], dtype=np.float64)
+            score = float(data["score"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise FaceModelError(f"not a face: {error}; expected box, landmarks and score") from error
+        numbers = np.concatenate([[x0, y0, x1, y1, score], landmarks.ravel()])
+        if landmarks.shape != (LANDMARK_COUNT, 2) or not np.isfinite(numbers).all() or x1 <= x0 or y1 <= y0:
+            raise FaceModelError("not a face: box must be x0 < x1, y0 < y1, landmarks 5 x 2, all numbers finite")
+        return cls((x0, y0, x1, y1), landmarks, score)
+
+
+class Detector(Protocol):
+    """Finds faces. `digest` is the sha256 over the weights and `name` carries the settings that change results."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def digest(self) -> str: ...
+
+    def detect(self, pixels: Pixels) -> list[Face]:
+        """All faces of an (H, W, 3) uint8 RGB picture, ordered by position, whatever the number of threads."""
+        ...
+
+
+class FaceParser(Protocol):
+    """Says which pixels belong to a face."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def digest(self) -> str: ...
+
+    def mask(self, pixels: Pixels, face: Face, regions: frozenset[str]) -> PictureMask:
+        """The pixels of the named regions of one face. Raises FaceModelError for a region the parser does not know."""
+        ...
+
+
+class Recognizer(Protocol):
+    """Tells whether two faces are the same person's; `threshold` is the distance below which they are."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def digest(self) -> str: ...
+    @property
+    def threshold(self) -> float: ...
+
+    def embed(self, pixels: Pixels, faces: Sequence[Face]) -> npt.NDArray[np.float32]:
+        """(n, d) float32 identity vectors of n faces of one picture."""
+        ...
+
+    def distance(self, first: npt.NDArray[np.float32], second: npt.NDArray[np.float32]) -> float:
+        """Distance of two identity vectors (d,)."""
+        ...
+
+
+def in_order(faces: Sequence[Face]) -> list[Face]:
+    """Faces sorted by their box centre, left to right within whole pixels from the top: a stable order for face
+    indices.
+    """
+    return sorted(
+        faces, key=lambda face: (round(face.box[1] + face.box[3]), round(face.box[0] + face.box[2]), face.box)
+    )
+
+
+def box_iou(first: Face, second: Face) -> float:
+    """Intersection over union of two faces' boxes, in [0, 1]."""
+    a, b = first.box, second.box
+    width = min(a[2], b[2]) - max(a[0], b[0])
+    height = min(a[3], b[3]) - max(a[1], b[1])
+    if width <= 0 or height <= 0:
+        return 0.0
+    overlap = width * height
+    return overlap / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - overlap)
+
+
+def landmarks_inside(face: Face, mask: PictureMask) -> float:
+    """Share of a face's five landmarks that fall on a pixel of the mask, in [0, 1].
+
+    For the second detection pass: a face of the output is anonymized when its landmarks lie in a mask. Landmarks beyond
+    the picture's border are moved onto it first.
+    """
+    x0, y0, x1, y1 = mask.window
+    columns = np.rint(face.landmarks[:, 0]).astype(np.int64)
+    rows = np.rint(face.landmarks[:, 1]).astype(np.int64)
+    inside = (columns >= x0) & (columns < x1) & (rows >= y0) & (rows < y1)
+    if not inside.any():
+        return 0.0
+    return float(mask.bits[rows[inside] - y0, columns[inside] - x0].sum()) / len(inside)

@@ -1,0 +1,134 @@
+"""Encoded pictures to pixels and back. Everything else in a file (EXIF, GPS, thumbnails, comments, profiles) is left
+behind.
+
+Read: JPEG, PNG, WebP, BMP, TIFF, GIF, of one frame. A picture of several frames or pages is refused, since the faces on
+its other frames would be lost or kept unseen. Limits are checked on the header, before any pixel is decoded.
+
+- Of the multi-picture JPEG that phones write (a picture with its depth or gain map), the first picture is read.
+- EXIF orientation is applied.
+- An ICC profile is converted to sRGB and dropped; a profile that can not be used is ignored.
+- Transparency is laid over white. Grey, palette, CMYK and 16-bit pictures become 8-bit RGB; 16 bits are scaled by their
+  full range.
+"""
+
+import io
+import warnings
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+
+from keyanon_core.errors import PictureError
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
+DEFAULT_MAX_PIXELS = 100_000_000  # width x height
+MAX_SIDE = 65_000  # px
+BACKGROUND = (255, 255, 255, 255)  # under transparent pixels
+DEFAULT_JPEG_QUALITY = 95
+PNG_LEVEL = 6  # zlib
+TRUNCATED_WORDS = (
+    "truncated",
+    "premature",
+    "eof",
+    "unexpected end",
+    "not enough",
+)  # of Pillow's messages on files cut short
+
+Pixels = npt.NDArray[np.uint8]
+
+
+def decode_picture(encoded: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> Pixels:
+    """Pixels (H, W, 3) uint8 RGB of an encoded picture, upright.
+
+    Raises PictureError with reason "empty", "not_an_image", "unsupported" (format, or several frames), "too_large",
+    "truncated" or "corrupt".
+    """
+    if not encoded:
+        raise PictureError("empty", "the file has no bytes")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # max_pixels decides, below
+        warnings.simplefilter("ignore", UserWarning)  # Pillow's remarks on broken EXIF, which is dropped anyway
+        picture = _open(encoded)
+        width, height = picture.size
+        if width * height > max_pixels or max(width, height) > MAX_SIDE:
+            raise PictureError(
+                "too_large",
+                f"{width} x {height} px; the limit is {max_pixels} px in all (max_pixels) and {MAX_SIDE} px a side",
+            )
+        if picture.format != "MPO" and getattr(picture, "n_frames", 1) != 1:
+            raise PictureError(
+                "unsupported", f"{picture.format} of {picture.n_frames} frames; only still pictures are read"
+            )
+        try:
+            picture.load()
+            upright = ImageOps.exif_transpose(picture)
+        except (OSError, SyntaxError, ValueError, IndexError, OverflowError, EOFError, MemoryError) as error:
+            words = str(error).lower()
+            reason = "truncated" if any(word in words for word in TRUNCATED_WORDS) else "corrupt"
+            raise PictureError(reason, f"{picture.format} {width} x {height} can not be decoded: {error}") from error
+        return np.array(_to_srgb(upright, picture.info.get("icc_profile")), dtype=np.uint8)
+
+
+def _open(encoded: bytes) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(encoded), formats=FORMATS)
+    except Image.DecompressionBombError as error:
+        raise PictureError("too_large", f"its header claims too many pixels: {error}") from error
+    except UnidentifiedImageError as error:
+        raise PictureError(
+            "not_an_image", f"not a picture of a known format ({', '.join(FORMATS)}), or its header is broken"
+        ) from error
+    except (OSError, SyntaxError, ValueError, OverflowError, EOFError) as error:
+        raise PictureError("corrupt", f"its header can not be read: {error}") from error
+
+
+def _to_srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:
+    """8-bit RGB, with transparency laid over BACKGROUND."""
+    if picture.mode.startswith("I") or picture.mode == "F":
+        values = np.asarray(picture).astype(np.float64)
+        scale = 257.0 if picture.mode.startswith("I") and values.max(initial=0.0) > 255 else 1.0
+        picture = Image.fromarray(np.clip(np.rint(np.nan_to_num(values) / scale), 0, 255).astype(np.uint8))
+        profile = None  # profiles of such pictures do not apply to 8-bit grey
+    transparent = picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info
+    if transparent:
+        picture = picture.convert("RGBA")
+        backdrop = Image.new("RGBA", picture.size, BACKGROUND)
+        picture = Image.alpha_composite(backdrop, picture).convert("RGB")
+    elif picture.mode == "P":
+        picture = picture.convert("RGB")
+    if profile:
+        picture = _without_profile(picture, profile)
+    return picture.convert("RGB")
+
+
+def _without_profile(picture: Image.Image, profile: bytes) -> Image.Image:
+    """Colours converted from an ICC profile to sRGB; unchanged when the profile is broken or for another mode."""
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if "sRGB" in (ImageCms.getProfileDescription(source) or ""):
+            return picture
+        converted = ImageCms.profileToProfile(picture, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
+        return picture
+    return converted if converted is not None else picture
+
+
+def encode_picture(pixels: Pixels, format: str, quality: int = DEFAULT_JPEG_QUALITY) -> bytes:
+    """Encode (H, W, 3) uint8 as "png", "webp" (lossless) or "jpeg" (quality 1 to 100, colour not subsampled), without
+    metadata.
+
+    Raises PictureError ("unsupported") for another format or a picture larger than the format can hold.
+    """
+    picture, out = Image.fromarray(pixels), io.BytesIO()
+    try:
+        if format == "png":
+            picture.save(out, "PNG", compress_level=PNG_LEVEL)
+        elif format == "webp":
+            picture.save(out, "WEBP", lossless=True, exact=True)
+        elif format == "jpeg":
+            picture.save(out, "JPEG", quality=quality, subsampling=0)
+        else:
+            raise PictureError("unsupported", f"output format {format!r}; choose png, webp or jpeg")
+    except (OSError, ValueError, SystemError) as error:
+        raise PictureError("unsupported", f"{pixels.shape[1]} x {pixels.shape[0]} px as {format}: {error}") from error
+    return out.getvalue()
