@@ -1,0 +1,121 @@
+"""Writing the log: canonical JSON leaves, and one signed checkpoint per transaction, in the transaction of what they record.
+
+A leaf is `{"seq", "time", "type", ...}`. Names are never in it: people appear as commitments, free text as the
+request's salted digest.
+Leaf times never run backwards: an operator who turns the clock back does not make an expired grant live again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from sqlalchemy import Connection, func, select
+
+from keystore import schema
+from keystore.audit.checkpoint import Checkpoint, open_checkpoint, sign_checkpoint, verifier_key
+from keystore.audit.merkle import Frontier, leaf_hash
+from keystore.canonical import canonical_json, parse_timestamp, timestamp
+from keystore.errors import AuditError
+
+ORIGIN_PREFIX = "keyanon.keystore/"
+Clock = Callable[[], datetime]
+
+
+def origin_of(keystore_id: str) -> str:
+    """Return the log's origin, which is also the name of its signer."""
+    return ORIGIN_PREFIX + keystore_id
+
+
+def leaf_hashes(connection: Connection) -> list[bytes]:
+    """Return the Merkle leaf hashes of the stored leaves, in order. Raises AuditError when one is missing."""
+    hashes: list[bytes] = []
+    for seq, leaf in connection.execute(select(schema.log.c.seq, schema.log.c.leaf).order_by(schema.log.c.seq)):
+        if seq != len(hashes):
+            raise AuditError(
+                f"entry {len(hashes)} of the audit log is missing; restore the database and compare with a kept checkpoint"
+            )
+        hashes.append(leaf_hash(bytes(leaf)))
+    return hashes
+
+
+def latest_note(connection: Connection) -> str:
+    """Return the latest signed checkpoint. Raises AuditError when there is none."""
+    note = connection.execute(
+        select(schema.checkpoints.c.note).order_by(schema.checkpoints.c.size.desc()).limit(1)
+    ).scalar()
+    if note is None:
+        raise AuditError("the audit log has no checkpoint; the database was altered, restore it")
+    return str(note)
+
+
+class LogSigner:
+    """The audit signing key of one keystore."""
+
+    def __init__(self, keystore_id: str, key: Ed25519PrivateKey) -> None:
+        self._key = key
+        self.origin = origin_of(keystore_id)
+        self.vkey = verifier_key(self.origin, key.public_key())
+
+    def sign(self, frontier: Frontier) -> str:
+        """Return the signed checkpoint of a tree."""
+        return sign_checkpoint(Checkpoint(self.origin, frontier.size, frontier.root()), self._key)
+
+
+class LogWriter:
+    """Appends to the log within one writing transaction. `finish` must be called before the commit, if anything was appended."""
+
+    def __init__(self, connection: Connection, signer: LogSigner, clock: Clock) -> None:
+        self._connection = connection
+        self._signer = signer
+        self._frontier, last_time = self._load()
+        self._start = self._frontier.size
+        self.now = clock() if last_time is None else max(clock(), last_time)
+
+    @property
+    def size(self) -> int:
+        """The number of leaves, with those appended here."""
+        return self._frontier.size
+
+    def append(self, kind: str, **body: Any) -> None:
+        """Append one leaf. Raises whatever the database raises when it can not be written."""
+        leaf = canonical_json({**body, "seq": self._frontier.size, "time": timestamp(self.now), "type": kind})
+        self._connection.execute(schema.log.insert().values(seq=self._frontier.size, leaf=leaf))
+        self._frontier = self._frontier.append(leaf_hash(leaf))
+
+    def finish(self) -> None:
+        """Sign and store the checkpoint of what was appended."""
+        if self._frontier.size > self._start:
+            self._connection.execute(
+                schema.checkpoints.insert().values(
+                    size=self._frontier.size, note=self._signer.sign(self._frontier), frontier=self._frontier.to_bytes()
+                )
+            )
+
+    def _load(self) -> tuple[Frontier, datetime | None]:
+        size = int(self._connection.execute(select(func.count()).select_from(schema.log)).scalar_one())
+        row = self._connection.execute(
+            select(schema.checkpoints).order_by(schema.checkpoints.c.size.desc()).limit(1)
+        ).first()
+        if size == 0 and row is None:
+            return Frontier(), None
+        wrong = AuditError(
+            "the audit log and its last checkpoint disagree; run the audit verification before anything else"
+        )
+        if row is None or row.size != size:
+            raise wrong
+        checkpoint = open_checkpoint(row.note, self._signer.vkey)
+        try:
+            frontier = Frontier.from_bytes(row.size, row.frontier)
+            last = self._connection.execute(
+                select(schema.log.c.leaf).where(schema.log.c.seq == size - 1)
+            ).scalar_one_or_none()
+            last_time = parse_timestamp(json.loads(last or b"")["time"])
+        except (ValueError, KeyError, TypeError):
+            raise wrong from None
+        if (checkpoint.size, checkpoint.root) != (size, frontier.root()):
+            raise wrong
+        return frontier, last_time

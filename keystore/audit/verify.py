@@ -1,0 +1,245 @@
+"""The offline verifier: is the log whole, is it the one that was witnessed, and do the tables agree with it? Needs no KEK.
+
+What it can not see: a database, witness and audit.pub that were replaced together. Against that, keep a checkpoint
+and the verifier
+key elsewhere, and give them here.
+"""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+
+from sqlalchemy import Connection, func, select
+
+from keystore import schema
+from keystore.audit.checkpoint import Checkpoint, open_checkpoint
+from keystore.audit.log import leaf_hashes, origin_of
+from keystore.audit.merkle import Frontier, consistency_proof, leaf_hash
+from keystore.audit.replay import LoggedRequest, LoggedState, replay
+from keystore.audit.witness import Witness, check_extends
+from keystore.canonical import sha256_hex
+from keystore.database import DATABASE_NAME, read_only
+from keystore.errors import AuditError, StorageError
+from keystore.identity import name_commitment
+from keystore.people import approval_message, signature_holds
+from keystore.requests import images_of, request_digest
+from keystore.views import AuditReport
+
+AUDIT_KEY_NAME = "audit.pub"
+WITNESS_DIRECTORY = "witness"
+
+
+def verify_audit(path: Path | str, checkpoint: str | None = None, vkey: str | None = None) -> AuditReport:
+    """Verify the audit trail of the keystore directory `path`, against its witness and, when given, a checkpoint kept elsewhere.
+
+    `vkey` is the verifier key from a place you trust; without it, `audit.pub` of the directory is taken.
+    Raises StorageError when the database can not be read at all; everything else is in the report's `problems`.
+    """
+    directory = Path(path)
+    if not (directory / DATABASE_NAME).is_file():
+        raise StorageError(f"{directory} is not a keystore: it has no {DATABASE_NAME}; check the path")
+    problems: list[str] = []
+    # Before the database: a keystore in use may move both on in between, and never the other way round.
+    witness_note = _witness_note(directory, problems)
+    with read_only(directory / DATABASE_NAME) as connection:
+        stored_vkey = str(connection.execute(select(schema.identity.c.audit_vkey)).scalar() or "")
+        key = vkey or _published_key(directory, problems) or stored_vkey
+        if key.strip() != stored_vkey:
+            problems.append("the verifier key is not the one in the database")
+        problems += log_problems(connection, key)
+        witnessed = _witnessed_size(connection, witness_note, key, problems)
+        if checkpoint is not None:
+            _against(connection, checkpoint, key, "the checkpoint given", problems)
+        frontier, note, origin = _summary(connection)
+        return AuditReport(
+            ok=not problems,
+            origin=origin,
+            size=frontier.size,
+            root=frontier.root().hex(),
+            checkpoint=note,
+            witnessed_size=witnessed,
+            problems=problems,
+        )
+
+
+def log_problems(connection: Connection, vkey: str) -> list[str]:
+    """Return what is wrong with the log and with the tables it explains: nothing, when all is well."""
+    rows = connection.execute(select(schema.log).order_by(schema.log.c.seq)).all()
+    problems: list[str] = []
+    for expected, row in enumerate(rows):
+        if row.seq != expected:
+            problems.append(f"the log has entry {row.seq} where entry {expected} should be")
+            break
+    leaves = [bytes(row.leaf) for row in rows]
+    _check_checkpoints(connection, leaves, vkey, problems)
+    logged = replay(leaves)
+    problems += logged.problems
+    keystore_id = _check_identity(connection, logged, problems)
+    _check_policies_and_people(connection, logged, problems)
+    _check_shards(connection, logged, problems)
+    _check_requests(connection, logged, keystore_id, problems)
+    return problems
+
+
+def _check_checkpoints(connection: Connection, leaves: list[bytes], vkey: str, problems: list[str]) -> None:
+    frontiers = [Frontier()]
+    for leaf in leaves:
+        frontiers.append(frontiers[-1].append(leaf_hash(leaf)))
+    last = 0
+    for row in connection.execute(select(schema.checkpoints).order_by(schema.checkpoints.c.size)):
+        last = row.size
+        try:
+            checkpoint = open_checkpoint(row.note, vkey)
+        except AuditError as error:
+            problems.append(f"checkpoint {row.size}: {error}")
+            continue
+        if not 0 < row.size < len(frontiers):
+            problems.append(f"checkpoint {row.size} is of entries that the log does not have: the log was truncated")
+        elif (checkpoint.size, checkpoint.root) != (row.size, frontiers[row.size].root()):
+            problems.append(
+                f"checkpoint {row.size} has another root than the log: an entry before {row.size} was edited, dropped or moved"
+            )
+        elif row.frontier != frontiers[row.size].to_bytes():
+            problems.append(f"checkpoint {row.size} has another frontier than the log")
+    if last != len(leaves) or not leaves:
+        problems.append(f"the log has {len(leaves)} entries and its last checkpoint covers {last}")
+
+
+def _check_identity(connection: Connection, logged: LoggedState, problems: list[str]) -> str:
+    row = connection.execute(select(schema.identity)).first()
+    if row is None or logged.created is None:
+        problems.append("the log does not begin with the creation of a keystore")
+        return ""
+    if (row.keystore_id, row.audit_vkey) != (logged.created.get("keystore"), logged.created.get("vkey")):
+        problems.append("the keystore's identity is not the one it was created with")
+    return str(row.keystore_id)
+
+
+def _check_policies_and_people(connection: Connection, logged: LoggedState, problems: list[str]) -> None:
+    policies = connection.execute(select(schema.policies).order_by(schema.policies.c.version)).all()
+    if [row.digest for row in policies] != logged.policies or any(
+        sha256_hex(row.document) != row.digest for row in policies
+    ):
+        problems.append("the policies are not those of the log")
+    enrolled: dict[str, str] = {}
+    for row in connection.execute(select(schema.people)):
+        if row.public_key is not None:
+            enrolled[row.person] = base64.b64encode(row.public_key).decode()
+        if row.name is not None and name_commitment(row.salt, row.name) != row.person:
+            problems.append(f"the name on file for person {row.person[:12]} is not the one in the log")
+    if enrolled != logged.enrolled:
+        problems.append("the approvers' public keys are not those of the log")
+
+
+def _check_shards(connection: Connection, logged: LoggedState, problems: list[str]) -> None:
+    table, records = schema.shards, schema.records
+    stored = {(row.run_id, row.name, row.sha256): row.records for row in connection.execute(select(table))}
+    keys = (records.c.run_id, records.c.shard_name, records.c.shard_sha256)
+    counted = {
+        (row[0], row[1], row[2]): row[3] for row in connection.execute(select(*keys, func.count()).group_by(*keys))
+    }
+    if stored != logged.shards:
+        problems.append("the ingested shards are not those of the log")
+    for run_id, name, sha256 in sorted(logged.shards.keys() | counted.keys()):
+        in_log, in_table = logged.shards.get((run_id, name, sha256), 0), counted.get((run_id, name, sha256), 0)
+        if in_log != in_table:
+            problems.append(
+                f"shard {name} of run {run_id} brought {in_log} records by the log, and {in_table} are stored"
+            )
+
+
+def _check_requests(connection: Connection, logged: LoggedState, keystore_id: str, problems: list[str]) -> None:
+    keys = {row.person: row.public_key for row in connection.execute(select(schema.people))}
+    seen: dict[str, LoggedRequest] = {}
+    for row in connection.execute(select(schema.requests)).all():
+        images = images_of(connection, row.request_id)
+        if request_digest(keystore_id, dict(row._mapping), images) != row.digest:
+            problems.append(f"request {row.request_id} was altered: its content is not the one its digest stands for")
+        seen[row.request_id] = LoggedRequest(
+            row.requester,
+            row.digest,
+            row.revision,
+            row.expires_at,
+            row.approvals_required,
+            [record_id for record_id, _, _ in images],
+            row.state,
+            row.denied_by,
+        )
+    for row in connection.execute(select(schema.approvals)):
+        message = approval_message(keystore_id, row.request_id, row.digest, row.approver, row.approved_at)
+        if not signature_holds(keys.get(row.approver), row.signature, message):
+            problems.append(f"an approval of request {row.request_id} is not signed by its approver")
+        if row.request_id in seen:
+            seen[row.request_id].approvals[row.digest, row.approver] = base64.b64encode(row.signature).decode()
+    for row in connection.execute(select(schema.grants)):
+        if row.request_id in seen:
+            seen[row.request_id].grants[row.digest] = (row.grant_id, row.expires_at)
+    for request_id in sorted(seen.keys() | logged.requests.keys()):
+        if seen.get(request_id) != logged.requests.get(request_id):
+            problems.append(f"request {request_id}, its approvals or its grant are not those of the log")
+    releases = {row.grant_id: row.recipient for row in connection.execute(select(schema.releases))}
+    if releases != logged.releases:
+        problems.append("the releases are not those of the log")
+
+
+def _published_key(directory: Path, problems: list[str]) -> str | None:
+    try:
+        return (directory / AUDIT_KEY_NAME).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        problems.append(
+            f"{AUDIT_KEY_NAME} is missing or unreadable; the key in the database was taken, which proves less"
+        )
+        return None
+
+
+def _witness_note(directory: Path, problems: list[str]) -> str | None:
+    try:
+        note = Witness(directory / WITNESS_DIRECTORY, "").note()
+    except (AuditError, StorageError) as error:
+        problems.append(f"witness: {error}")
+        return None
+    if note is None:
+        problems.append("the witness is missing: a rolled-back database could not be told from a current one")
+    return note
+
+
+def _witnessed_size(connection: Connection, note: str | None, vkey: str, problems: list[str]) -> int | None:
+    if note is None:
+        return None
+    try:
+        last = open_checkpoint(note, vkey)
+    except AuditError as error:
+        problems.append(f"witness: {error}")
+        return None
+    _check_prefix(connection, last, "witness", problems)
+    return last.size
+
+
+def _against(connection: Connection, note: str, vkey: str, what: str, problems: list[str]) -> None:
+    try:
+        _check_prefix(connection, open_checkpoint(note, vkey), what, problems)
+    except AuditError as error:
+        problems.append(f"{what}: {error}")
+
+
+def _check_prefix(connection: Connection, old: Checkpoint, what: str, problems: list[str]) -> None:
+    try:
+        hashes = leaf_hashes(connection)
+        frontier, _, origin = _summary(connection)
+        check_extends(
+            old, Checkpoint(origin, frontier.size, frontier.root()), lambda size: consistency_proof(hashes, size)
+        )
+    except (AuditError, ValueError) as error:
+        problems.append(f"{what}: {error}")
+
+
+def _summary(connection: Connection) -> tuple[Frontier, str, str]:
+    frontier = Frontier()
+    for leaf in connection.execute(select(schema.log.c.leaf).order_by(schema.log.c.seq)).scalars():
+        frontier = frontier.append(leaf_hash(bytes(leaf)))
+    note = connection.execute(
+        select(schema.checkpoints.c.note).order_by(schema.checkpoints.c.size.desc()).limit(1)
+    ).scalar()
+    keystore_id = connection.execute(select(schema.identity.c.keystore_id)).scalar()
+    return frontier, str(note or ""), origin_of(str(keystore_id or ""))

@@ -1,0 +1,95 @@
+"""The witness: a file that remembers the last checkpoint, outside of the database, so that an older database is refused.
+
+It moves forward only, and only along a consistency proof: a log that was rolled back, or continued differently, does not pass.
+Put its directory on another disk, or copy the file elsewhere, and the operator of the database can not roll back unseen.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from keystore import durable
+from keystore.audit.checkpoint import MAX_NOTE_CHARACTERS, Checkpoint, open_checkpoint
+from keystore.audit.merkle import ProofError, verify_consistency
+from keystore.errors import AuditError, StorageError
+
+CHECKPOINT_FILE = "checkpoint"
+LOCK_FILE = ".lock"
+Prover = Callable[[int], Sequence[bytes]]  # old size -> consistency proof to the new checkpoint
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock on a file between processes; a killed process lets go of it. Raises OSError."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def check_extends(old: Checkpoint, new: Checkpoint, prove: Prover) -> None:
+    """Raise AuditError unless the log at `new` begins with the log at `old`."""
+    if new.size < old.size:
+        raise AuditError(
+            f"the database was rolled back: its log has {new.size} entries and the witness saw {old.size}. "
+            "Restore the newest database; a grant used since then must not work again"
+        )
+    try:
+        verify_consistency(old.size, old.root, new.size, new.root, prove(old.size))
+    except ProofError as error:
+        raise AuditError(
+            f"the log was forked: it does not continue what the witness saw at entry {old.size} ({error})"
+        ) from error
+
+
+class Witness:
+    """The checkpoint file of one log."""
+
+    def __init__(self, directory: Path, vkey: str) -> None:
+        self._path = directory / CHECKPOINT_FILE
+        self._vkey = vkey
+
+    def note(self) -> str | None:
+        """Return the remembered note, unverified; None when nothing was ever remembered. Raises AuditError, StorageError."""
+        try:
+            with self._path.open(encoding="utf-8", newline="") as stream:
+                return stream.read(MAX_NOTE_CHARACTERS + 1)
+        except FileNotFoundError:
+            return None
+        except UnicodeDecodeError as error:
+            raise AuditError(
+                f"the witness {self._path} is damaged; put back a copy, or open with a checkpoint you kept"
+            ) from error
+        except OSError as error:
+            raise StorageError(f"the witness {self._path} can not be read ({error.strerror})") from error
+
+    def last(self) -> Checkpoint | None:
+        """Return the remembered checkpoint, None when nothing was ever remembered. Raises AuditError, StorageError."""
+        note = self.note()
+        return None if note is None else open_checkpoint(note, self._vkey)
+
+    def remember(self, note: str, prove: Prover) -> None:
+        """Move on to a checkpoint that extends the remembered one. Raises AuditError, StorageError.
+
+        A checkpoint older than the remembered one is not an error here: another process was quicker.
+        """
+        new = open_checkpoint(note, self._vkey)
+        try:
+            durable.make_directory(self._path.parent)
+            with locked(self._path.parent / LOCK_FILE):
+                last = self.last()
+                if last is not None:
+                    if new.size < last.size or new == last:
+                        return
+                    check_extends(last, new, prove)
+                durable.replace(self._path, note.encode())
+        except OSError as error:
+            raise StorageError(
+                f"the witness {self._path} can not be written ({error.strerror}); free space or mend permissions"
+            ) from error

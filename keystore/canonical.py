@@ -1,0 +1,31 @@
+"""Canonical JSON: one value, one sequence of bytes, so that digests, signatures and associated data mean the same everywhere.
+
+Keys sorted by code point, no whitespace, UTF-8 unescaped, floats in Python's shortest round-trip form, no NaN or infinity.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+
+def canonical_json(value: Any) -> bytes:
+    """Return the canonical bytes of a JSON value. Raises ValueError for NaN, infinity and unpaired surrogates."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def sha256_hex(data: bytes) -> str:
+    """Return the SHA-256 of `data` in lowercase hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def timestamp(moment: datetime) -> str:
+    """Return an aware datetime as `2026-11-22T10:11:12.123456Z`: fixed width, so that text order is time order."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def parse_timestamp(text: str) -> datetime:
+    """Inverse of `timestamp`. Raises ValueError."""
+    return datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC)

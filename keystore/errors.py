@@ -1,0 +1,77 @@
+"""The errors of the keystore: one small tree. Each message says what happened, to what, and what to do next, and
+holds no secret."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from keystore.views import IngestReport
+
+
+class KeystoreError(Exception):
+    """Base of every error the keystore raises on purpose; its message is fit to be shown to a user."""
+
+
+class StorageError(KeystoreError):
+    """The directory, the database or the disk does not do what was asked: missing, read-only, full, locked, corrupt."""
+
+
+class SchemaError(StorageError):
+    """The database was written by another version of the schema that this program can not read."""
+
+
+class KekError(KeystoreError):
+    """The key-encryption key can not be used: missing, readable by others, malformed, or of a scheme not configured."""
+
+
+class WrongKekError(KekError):
+    """A key-encryption key was given, but it is not the one this keystore is wrapped under."""
+
+
+class InvalidRecordError(KeystoreError):
+    """A key record or public key is malformed, or does not say what its header says."""
+
+
+class ShardExistsError(KeystoreError):
+    """A sealed shard of that name is already in the inbox; it was not overwritten."""
+
+
+class TamperedError(KeystoreError):
+    """Stored bytes are not the bytes that were written. `report` holds what an ingest could still take in, if it was one."""
+
+    def __init__(self, message: str, report: IngestReport | None = None) -> None:
+        super().__init__(message)
+        self.report = report
+
+
+class AuditError(KeystoreError):
+    """The audit log, its checkpoint or its witness contradict each other; nothing is released until it is explained."""
+
+
+class Refusal(KeystoreError):
+    """Someone asked for something the rules do not allow; the attempt is in the audit log under `code`."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class PolicyError(Refusal):
+    """A request or a policy is outside of what the keystore's policy allows."""
+
+
+class ApprovalError(Refusal):
+    """This person can not approve, deny or change this request now."""
+
+
+class GrantError(Refusal):
+    """There is no grant that allows this release: not approved, expired, used, or another person's."""
+
+
+class RecordNotFound(Refusal):
+    """No key record answers to this image or record id."""
+
+
+class RequestNotFound(Refusal):
+    """No request answers to this id."""

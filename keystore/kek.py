@@ -1,0 +1,146 @@
+"""The key-encryption key (KEK): one interface, chosen by URI scheme. It wraps small keys and nothing else.
+
+`file:PATH` keeps 32 random bytes in a file of mode 0600; it is for one machine, and whoever reads the file and the database
+reads every key. `awskms:`, `hsm:` and `vault:` are names kept for services that never show the key; they are refused at use.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+import stat
+from pathlib import Path
+from typing import Protocol
+
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from keystore import durable, envelope
+from keystore.errors import KekError, TamperedError
+
+KEK_FILE_NAME = "kek.key"
+FILE_SCHEME = "file:"
+KEK_HEADER = "keyanon-kek-1"
+MAX_KEK_FILE_BYTES = 1024
+KEK_ID_BYTES = 16
+REMOTE_SCHEMES = ("awskms:", "hsm:", "vault:")
+
+
+class KeyEncryptionKey(Protocol):
+    """What the keystore asks of a KEK, wherever it lives. `kek_id` tells two KEKs apart and reveals neither."""
+
+    @property
+    def uri(self) -> str: ...
+
+    @property
+    def kek_id(self) -> str: ...
+
+    def wrap(self, secret: bytes, context: bytes) -> bytes:
+        """Encrypt a small secret, bound to `context`."""
+        ...
+
+    def unwrap(self, wrapped: bytes, context: bytes) -> bytes:
+        """Decrypt. Raises TamperedError when key, context or bytes differ from those at `wrap`."""
+        ...
+
+
+class FileKek:
+    """A KEK held in a file; its repr shows where, never what."""
+
+    def __init__(self, uri: str, key: bytes) -> None:
+        self.uri = uri
+        self._key = key
+        identity = HKDF(SHA256(), length=KEK_ID_BYTES, salt=None, info=b"keyanon kek id v1").derive(key)
+        self.kek_id = f"file-{identity.hex()}"
+
+    def wrap(self, secret: bytes, context: bytes) -> bytes:
+        return envelope.seal(self._key, secret, context)
+
+    def unwrap(self, wrapped: bytes, context: bytes) -> bytes:
+        try:
+            return envelope.open_envelope(self._key, wrapped, context)
+        except envelope.EnvelopeError as error:
+            raise TamperedError(
+                "a wrapped key in the database does not open under this keystore's KEK: the row was altered or moved; "
+                "restore the database from a backup"
+            ) from error
+
+    def __repr__(self) -> str:
+        return f"FileKek({self.uri!r}, {self.kek_id})"
+
+
+def default_uri(directory: Path) -> str:
+    """Return the URI of the KEK file inside a keystore directory."""
+    return FILE_SCHEME + str(directory / KEK_FILE_NAME)
+
+
+def kek_path(uri: str) -> Path | None:
+    """Return the file behind a `file:` URI, or None for a scheme that is a service. Raises KekError for an unknown scheme."""
+    if uri.startswith(REMOTE_SCHEMES):
+        return None
+    path = uri.removeprefix(FILE_SCHEME)
+    if not uri.startswith(FILE_SCHEME) or not path:
+        raise KekError(f"KEK {uri!r} has no known scheme; use file:PATH")
+    return Path(path.removeprefix("//") if path.startswith("///") else path)
+
+
+def open_kek(uri: str) -> KeyEncryptionKey:
+    """Open an existing KEK. Raises KekError: missing, malformed, readable by others, or of a scheme not configured."""
+    path = kek_path(uri)
+    if path is None:
+        scheme = uri.split(":", 1)[0]
+        raise KekError(
+            f"KEK scheme {scheme!r} is not configured in this version; use file:PATH, or an installation that provides it"
+        )
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError as error:
+        raise KekError(
+            f"KEK file {path} is missing; without it no key can be opened. Put it back from where it is kept, "
+            "or name its place with kek_uri=file:PATH"
+        ) from error
+    except OSError as error:
+        raise KekError(
+            f"KEK file {path} can not be read ({error.strerror}); run as the account that owns it"
+        ) from error
+    with os.fdopen(descriptor, "rb") as stream:
+        mode = stat.S_IMODE(os.fstat(stream.fileno()).st_mode)
+        if mode & (stat.S_IRWXG | stat.S_IRWXO):
+            raise KekError(
+                f"KEK file {path} has mode {mode:04o}, open to others; run: chmod 600 {path} (and ask who has read it)"
+            )
+        try:
+            data = stream.read(MAX_KEK_FILE_BYTES + 1)
+        except OSError as error:
+            raise KekError(f"KEK file {path} can not be read ({error.strerror})") from error
+    return FileKek(uri, _parse(data, path))
+
+
+def create_kek(uri: str) -> tuple[KeyEncryptionKey, bool]:
+    """Open the KEK, or create its file on first use. Return it and whether it was created. Raises KekError."""
+    path = kek_path(uri)
+    if path is not None and not path.exists():
+        text = f"{KEK_HEADER}\n{base64.b64encode(os.urandom(envelope.KEY_BYTES)).decode()}\n"
+        try:
+            durable.make_directory(path.parent)
+            durable.write_new(path, text.encode(), durable.SECRET_MODE)
+            return open_kek(uri), True
+        except FileExistsError:
+            pass  # another process created it between the look and the write: use theirs
+        except OSError as error:
+            raise KekError(
+                f"KEK file {path} can not be created ({error.strerror}); choose another place with kek_uri=file:PATH"
+            ) from error
+    return open_kek(uri), False
+
+
+def _parse(data: bytes, path: Path) -> bytes:
+    try:
+        header, encoded = data.decode("ascii").split()
+        key = base64.b64decode(encoded, validate=True)
+    except (ValueError, binascii.Error):
+        header, key = "", b""
+    if header != KEK_HEADER or len(key) != envelope.KEY_BYTES:
+        raise KekError(f"KEK file {path} is not a KEK file of this project or is damaged; put it back from a backup")
+    return key

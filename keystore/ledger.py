@@ -1,0 +1,130 @@
+"""The ledger: what every operation of the keystore goes through, so that nothing happens without its log entry.
+
+One writing transaction: the witness is asked whether this is still the database it saw, the operation runs in a
+savepoint, its leaves and a signed checkpoint are written, all is committed, and the witness moves on. A refused attempt
+is rolled back to the savepoint and its refusal is committed in its place. When the log can not be written, nothing
+happened and no key leaves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sqlalchemy import Connection, select
+
+from keystore import people, reading, schema
+from keystore.audit.checkpoint import open_checkpoint
+from keystore.audit.log import Clock, LogSigner, LogWriter, latest_note, leaf_hashes
+from keystore.audit.merkle import consistency_proof, tree_root
+from keystore.audit.witness import Witness, check_extends
+from keystore.database import Database
+from keystore.errors import ApprovalError, AuditError, KeystoreError, Refusal, TamperedError
+
+FIRST_LOG_SIZE = 2  # entries of a new keystore: created, policy
+
+
+class Ledger:
+    """The transactions, the log and the witness of one open keystore."""
+
+    def __init__(self, database: Database, signer: LogSigner, witness_directory: Path, clock: Clock) -> None:
+        self._database = database
+        self._signer = signer
+        self._clock = clock
+        self._witness = Witness(witness_directory, signer.vkey)
+
+    @contextmanager
+    def transaction(
+        self, action: str, request_id: str | None, by: str | None, *, witness: bool = True
+    ) -> Iterator[tuple[Connection, LogWriter]]:
+        """One operation. `action`, `request_id` and `by` are what the log says of it if it is refused.
+
+        Without `witness` the caller makes it move on (`remember`), once for many transactions.
+        """
+        refusal: KeystoreError | None = None
+        with self._database.write() as connection:
+            self._check_not_rolled_back(connection)
+            log = LogWriter(connection, self._signer, self._clock)
+            savepoint = connection.begin_nested()
+            try:
+                yield connection, log
+                savepoint.commit()
+            except (Refusal, TamperedError) as error:
+                savepoint.rollback()
+                refusal = error
+                log = LogWriter(connection, self._signer, self._clock)
+                self._log_refusal(connection, log, action, request_id, by, error)
+            log.finish()
+        if witness:
+            self.remember()
+        if refusal is not None:
+            raise refusal
+
+    def _log_refusal(
+        self,
+        connection: Connection,
+        log: LogWriter,
+        action: str,
+        request_id: str | None,
+        by: str | None,
+        error: KeystoreError,
+    ) -> None:
+        known = None if request_id is None else reading.known_request(connection, request_id)
+        try:
+            person = None if by is None else people.find_or_add(connection, by)
+        except ApprovalError:
+            person = None  # a name that was refused for what it hides does not go on file
+        code = error.code if isinstance(error, Refusal) else "tampered"
+        log.append("refused", action=action, by=person, code=code, request=known)
+
+    def check_witness(self, checkpoint: str | None) -> None:
+        """Check the stored log against its last checkpoint, the witness, and a checkpoint kept elsewhere. Raises AuditError."""
+        # Asked before the database is read: another process may move both on in between, and never the other way round.
+        last = self._witness.last()
+        with self._database.read() as connection:
+            hashes = leaf_hashes(connection)
+            note = latest_note(connection)
+        latest = open_checkpoint(note, self._signer.vkey)
+        if (latest.size, latest.root) != (len(hashes), tree_root(hashes)):
+            raise AuditError(
+                "the audit log is not the one its last checkpoint was signed for: entries were edited, dropped or added"
+            )
+
+        def prove(old_size: int) -> list[bytes]:
+            return consistency_proof(hashes, old_size)
+
+        if checkpoint is not None:
+            check_extends(open_checkpoint(checkpoint, self._signer.vkey), latest, prove)
+        elif last is None and latest.size > FIRST_LOG_SIZE:
+            raise AuditError(
+                f"the witness of {self._database.path.parent} is missing, so a rolled-back database could not be told "
+                "from a current one; put back a copy, or open with a checkpoint you kept"
+            )
+        if last is not None:
+            check_extends(last, latest, prove)
+        self._witness.remember(note, prove)
+
+    def _check_not_rolled_back(self, connection: Connection) -> None:
+        last = self._witness.last()
+        if last is None:
+            raise AuditError("the witness disappeared while the keystore was open; put back a copy before going on")
+        stored = connection.execute(
+            select(schema.checkpoints.c.note).where(schema.checkpoints.c.size == last.size)
+        ).scalar()
+        if stored is None or open_checkpoint(stored, self._signer.vkey) != last:
+            raise AuditError(
+                "the database was rolled back or exchanged while the keystore was open; restore the newest one"
+            )
+
+    def remember(self) -> None:
+        """Move the witness on to the latest checkpoint. Raises AuditError, StorageError."""
+        with self._database.read() as connection:
+            self._witness.remember(latest_note(connection), lambda size: self.prove_consistency(connection, size))
+
+    def prove_consistency(self, connection: Connection, old_size: int) -> list[bytes]:
+        """Return the proof that the stored log extends that of `old_size`. Raises AuditError."""
+        try:
+            return consistency_proof(leaf_hashes(connection), old_size)
+        except ValueError as error:
+            raise AuditError(f"{error}; the log is shorter than it was, restore the newest database") from error

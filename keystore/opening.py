@@ -1,0 +1,213 @@
+"""Bringing a keystore directory into being, and into memory: KEK first, then schema, identity, keys, witness.
+
+Creation is one database transaction under a lock file, so that a killed process leaves either no keystore or a
+whole one; the files
+that can be derived (ingest.pub, audit.pub) are written after it, and again at any open that finds them missing.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from uuid import uuid4
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from sqlalchemy import Connection, select
+
+from keystore import durable, schema
+from keystore.audit.log import Clock, LogSigner, LogWriter
+from keystore.audit.verify import AUDIT_KEY_NAME
+from keystore.canonical import timestamp
+from keystore.database import Database
+from keystore.errors import AuditError, KekError, StorageError, TamperedError, WrongKekError
+from keystore.hybrid import HybridPrivateKey, key_id
+from keystore.kek import FILE_SCHEME, KEK_FILE_NAME, KeyEncryptionKey, default_uri, kek_path, open_kek
+from keystore.keyring import AUDIT_KIND, INDEX_KIND, INGEST_KIND, Keyring
+from keystore.policy import Policy
+
+INGEST_KEY_NAME = "ingest.pub"
+INDEX_KEY_BYTES = 32
+FIRST_KEK_VERSION = 1
+# How the database remembers a KEK in the keystore's own directory, so that the directory can be moved.
+_OWN_KEK = FILE_SCHEME + KEK_FILE_NAME
+_SELF = "self"
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What an open keystore holds in memory; the secrets are out of its repr."""
+
+    keystore_id: str
+    keyring: Keyring = field(repr=False)
+    signer: LogSigner = field(repr=False)
+    index_key: bytes = field(repr=False)
+    ingest_key: HybridPrivateKey = field(repr=False)
+
+
+def is_created(database: Database) -> bool:
+    """Return whether the creation of this keystore was completed."""
+    if not database.has_table("identity"):
+        return False
+    with database.read() as connection:
+        return connection.execute(select(schema.identity.c.only)).first() is not None
+
+
+def stored_uri(uri: str | None, directory: Path) -> str:
+    """Return the KEK URI as the database keeps it: absolute, or marked as the keystore's own."""
+    path = kek_path(uri or default_uri(directory))
+    if path is None:
+        return str(uri)
+    return (
+        _OWN_KEK
+        if path.absolute() == kek_path(default_uri(directory.absolute()))
+        else FILE_SCHEME + str(path.absolute())
+    )
+
+
+def write_first_state(connection: Connection, kek: KeyEncryptionKey, uri: str, policy: Policy, clock: Clock) -> None:
+    """Write identity, keys, policy and the first log entries of a new keystore."""
+    keystore_id = uuid4().hex
+    keyring = Keyring(kek, keystore_id, FIRST_KEK_VERSION)
+    audit_key = Ed25519PrivateKey.generate()
+    signer = LogSigner(keystore_id, audit_key)
+    ingest_key = HybridPrivateKey.generate()
+    ingest_id = key_id(ingest_key.public_bytes)
+    log = LogWriter(connection, signer, clock)
+    now = timestamp(log.now)
+    connection.execute(
+        schema.identity.insert().values(only=1, keystore_id=keystore_id, created_at=now, audit_vkey=signer.vkey)
+    )
+    connection.execute(
+        schema.kek_versions.insert().values(version=FIRST_KEK_VERSION, kek_id=kek.kek_id, uri=uri, created_at=now)
+    )
+    for kind, secret in ((AUDIT_KIND, audit_key.private_bytes_raw()), (INDEX_KIND, os.urandom(INDEX_KEY_BYTES))):
+        wrapped = keyring.wrap(secret, kind, _SELF)
+        connection.execute(schema.secrets.insert().values(name=kind, wrapped=wrapped, kek_version=FIRST_KEK_VERSION))
+    connection.execute(
+        schema.ingest_keys.insert().values(
+            key_id=ingest_id,
+            public_key=ingest_key.public_bytes,
+            wrapped=keyring.wrap(ingest_key.secret_bytes(), INGEST_KIND, ingest_id),
+            kek_version=FIRST_KEK_VERSION,
+            created_at=now,
+        )
+    )
+    log.append("created", ingest_key=ingest_id, kek=kek.kek_id, keystore=keystore_id, vkey=signer.vkey)
+    write_policy(connection, log, policy, None)
+    log.finish()
+
+
+def write_policy(connection: Connection, log: LogWriter, policy: Policy, by: str | None) -> None:
+    """Make `policy` the present one, and log it."""
+    latest = (
+        connection.execute(
+            select(schema.policies.c.version).order_by(schema.policies.c.version.desc()).limit(1)
+        ).scalar()
+        or 0
+    )
+    connection.execute(
+        schema.policies.insert().values(
+            version=latest + 1, document=policy.document(), digest=policy.digest(), set_at=timestamp(log.now)
+        )
+    )
+    log.append("policy", by=by, digest=policy.digest(), policy=policy.model_dump(mode="json"), version=latest + 1)
+
+
+def open_matching_kek(database: Database, directory: Path, uri: str | None) -> KeyEncryptionKey:
+    """Open the KEK this keystore is wrapped under. Raises WrongKekError, KekError; nothing else of the keystore was looked at."""
+    columns = (
+        schema.kek_versions.c.kek_id,
+        schema.kek_versions.c.uri,
+    )  # few, so that an older schema can still be asked
+    with database.read() as connection:
+        row = connection.execute(select(*columns).order_by(schema.kek_versions.c.version.desc()).limit(1)).first()
+    if row is None:
+        raise StorageError(f"the keystore in {directory} was never completed; create it again")
+    kek = open_kek(uri or (default_uri(directory) if row.uri == _OWN_KEK else row.uri))
+    if kek.kek_id != row.kek_id:
+        raise WrongKekError(
+            f"the KEK at {kek.uri} ({kek.kek_id}) is not the one this keystore is wrapped under ({row.kek_id}); "
+            "give the right one with kek_uri"
+        )
+    return kek
+
+
+def load(database: Database, kek: KeyEncryptionKey) -> Opened:
+    """Unwrap the keystore's own keys. Raises TamperedError when rows were altered or exchanged."""
+    with database.read() as connection:
+        identity = connection.execute(select(schema.identity)).one()
+        version = connection.execute(
+            select(schema.kek_versions.c.version).order_by(schema.kek_versions.c.version.desc()).limit(1)
+        ).scalar_one()
+        wrapped = {row.name: row.wrapped for row in connection.execute(select(schema.secrets))}
+        ingest = connection.execute(
+            select(schema.ingest_keys).order_by(schema.ingest_keys.c.created_at.desc()).limit(1)
+        ).first()
+    keyring = Keyring(kek, identity.keystore_id, version)
+    if ingest is None or not {AUDIT_KIND, INDEX_KIND} <= wrapped.keys():
+        raise TamperedError("a key of the keystore is missing from the database; restore it from a backup")
+    signer = LogSigner(
+        identity.keystore_id,
+        Ed25519PrivateKey.from_private_bytes(keyring.unwrap(wrapped[AUDIT_KIND], AUDIT_KIND, _SELF)),
+    )
+    ingest_key = HybridPrivateKey.from_secret_bytes(keyring.unwrap(ingest.wrapped, INGEST_KIND, ingest.key_id))
+    if signer.vkey != identity.audit_vkey or ingest_key.public_bytes != ingest.public_key:
+        raise TamperedError("a public key in the database is not that of its private key; restore it from a backup")
+    return Opened(
+        identity.keystore_id, keyring, signer, keyring.unwrap(wrapped[INDEX_KIND], INDEX_KIND, _SELF), ingest_key
+    )
+
+
+def publish_public_keys(directory: Path, opened: Opened) -> None:
+    """Write ingest.pub and audit.pub where they are missing. Raises TamperedError, AuditError when one was
+    exchanged, StorageError."""
+    ingest = base64.b64encode(opened.ingest_key.public_bytes).decode() + "\n"
+    for name, text in ((INGEST_KEY_NAME, ingest), (AUDIT_KEY_NAME, opened.signer.vkey + "\n")):
+        path = directory / name
+        try:
+            present = path.read_bytes() if path.exists() else None
+            if present is None:
+                durable.replace(path, text.encode())
+        except OSError as error:
+            raise StorageError(f"{path} can not be read or written ({error.strerror}); mend the permissions") from error
+        if present is not None and present != text.encode():
+            # An exchanged ingest key would have the workers seal to someone else.
+            kind = AuditError if name == AUDIT_KEY_NAME else TamperedError
+            raise kind(
+                f"{path} is not the key of this keystore: it was exchanged or damaged; find out why, then delete the file"
+            )
+
+
+def kek_warning(kek: KeyEncryptionKey, directory: Path) -> str | None:
+    """Return what an operator must know about where a new KEK file is, None for a KEK that is not a file."""
+    try:
+        path = kek_path(kek.uri)
+    except KekError:
+        return None
+    if path is None:
+        return None
+    beside = (
+        " It lies beside the data it protects: move it elsewhere for anything but a trial."
+        if path.parent == directory
+        else ""
+    )
+    return (
+        f"A new key-encryption key was created in {path} (mode 0600). Whoever has this file and the database has every key; "
+        f"without it no face can ever be restored. Back it up apart from the keystore.{beside}"
+    )
+
+
+def read_public_key(path: Path) -> bytes:
+    """Return the ingest public key from an ingest.pub file. Raises StorageError, TamperedError."""
+    try:
+        return base64.b64decode(path.read_text(encoding="ascii").strip(), validate=True)
+    except OSError as error:
+        raise StorageError(
+            f"ingest key {path} can not be read ({error.strerror}); open the keystore once to write it again"
+        ) from error
+    except ValueError as error:
+        raise TamperedError(
+            f"ingest key {path} is damaged; delete it and open the keystore once to write it again"
+        ) from error

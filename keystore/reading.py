@@ -1,0 +1,117 @@
+"""Reading for people: rows become views, names are put back where they are still on file. Nothing here writes or decrypts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from pydantic import ValidationError
+from sqlalchemy import Connection, Row, select
+
+from keystore import people, schema
+from keystore.approval import RequestLife
+from keystore.canonical import parse_timestamp
+from keystore.errors import TamperedError
+from keystore.policy import Policy
+from keystore.requests import ImageRow, images_of
+from keystore.views import ApprovalView, GrantView, RecordView, RequestedImage, RequestView
+
+
+def policy(connection: Connection) -> Policy:
+    """Return the present policy. Raises TamperedError when what is stored is no policy."""
+    document = connection.execute(
+        select(schema.policies.c.document).order_by(schema.policies.c.version.desc()).limit(1)
+    ).scalar()
+    try:
+        return Policy.model_validate_json(document or b"")
+    except ValidationError as error:
+        raise TamperedError(
+            "the policy in the database is not a valid policy; restore the database from a backup"
+        ) from error
+
+
+def known_request(connection: Connection, request_id: str) -> str | None:
+    """Return the id if there is such a request: free text from a caller does not get into the log."""
+    found = connection.execute(
+        select(schema.requests.c.request_id).where(schema.requests.c.request_id == request_id)
+    ).scalar()
+    return None if found is None else str(found)
+
+
+def images(connection: Connection, request_id: str) -> list[ImageRow]:
+    """Return the images of a request."""
+    return images_of(connection, request_id)
+
+
+def record_views(
+    connection: Connection, image_ids: Sequence[str] | None, dataset: str | None, run_id: str | None
+) -> list[RecordView]:
+    """Return what is known of stored records without opening them."""
+    table = schema.records
+    columns = (
+        table.c.record_id,
+        table.c.run_id,
+        table.c.dataset,
+        table.c.image_id,
+        table.c.source_sha256,
+        table.c.ingested_at,
+    )
+    query = select(*columns).order_by(table.c.dataset, table.c.image_id, table.c.ingested_at)
+    if dataset is not None:
+        query = query.where(table.c.dataset == dataset)
+    if run_id is not None:
+        query = query.where(table.c.run_id == run_id)
+    wanted = None if image_ids is None else set(image_ids)
+    return [
+        RecordView(**dict(row._mapping) | {"ingested_at": parse_timestamp(row.ingested_at)})
+        for row in connection.execute(query)
+        if wanted is None or row.image_id in wanted or row.record_id in wanted
+    ]
+
+
+def request_view(connection: Connection, row: Row[tuple[object, ...]], life: RequestLife, now: datetime) -> RequestView:
+    """Return a request as people see it at `now`."""
+    names = people.names(connection)
+    approvals, grants, releases = schema.approvals, schema.grants, schema.releases
+    given = connection.execute(
+        select(approvals)
+        .where(approvals.c.request_id == row.request_id, approvals.c.digest == row.digest)
+        .order_by(approvals.c.approved_at)
+    )
+    grant = connection.execute(
+        select(grants, releases.c.released_at)
+        .outerjoin(releases, releases.c.grant_id == grants.c.grant_id)
+        .where(grants.c.request_id == row.request_id, grants.c.digest == row.digest)
+    ).first()
+    return RequestView(
+        request_id=row.request_id,
+        revision=row.revision,
+        state=life.state(now),
+        requester=names.get(row.requester, people.ERASED_NAME),
+        case=row.case_reference,
+        purpose=row.purpose,
+        legal_basis=row.legal_basis,
+        images=[
+            RequestedImage(record_id=record, dataset=dataset, image_id=image)
+            for record, dataset, image in images_of(connection, row.request_id)
+        ],
+        created_at=parse_timestamp(row.created_at),
+        expires_at=parse_timestamp(row.expires_at),
+        digest=row.digest,
+        approvals_required=row.approvals_required,
+        approvals=[
+            ApprovalView(
+                approver=names.get(one.approver, people.ERASED_NAME), approved_at=parse_timestamp(one.approved_at)
+            )
+            for one in given
+        ],
+        denied_by=None if row.denied_by is None else names.get(row.denied_by, people.ERASED_NAME),
+        grant=None
+        if grant is None
+        else GrantView(
+            grant_id=grant.grant_id,
+            created_at=parse_timestamp(grant.created_at),
+            expires_at=parse_timestamp(grant.expires_at),
+            used_at=None if grant.released_at is None else parse_timestamp(grant.released_at),
+        ),
+    )

@@ -1,0 +1,380 @@
+"""The embedded keystore: one directory, one object, every operation a transaction whose log entry commits with it.
+
+    keystore.db  kek.key  ingest.pub  audit.pub  witness/checkpoint  inbox/<run>/<shard>.keys
+
+What an operation means is in the modules it calls; how it is committed together with its log entry is in ledger.py.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Self
+
+from sqlalchemy import Connection, select
+
+from keystore import durable, opening, people, reading, schema
+from keystore.audit.log import Clock, latest_note, leaf_hashes
+from keystore.audit.merkle import inclusion_proof
+from keystore.audit.verify import WITNESS_DIRECTORY, log_problems
+from keystore.audit.witness import locked
+from keystore.canonical import sha256_hex
+from keystore.database import DATABASE_NAME, Database
+from keystore.errors import (
+    AuditError,
+    PolicyError,
+    RecordNotFound,
+    StorageError,
+    TamperedError,
+)
+from keystore.hybrid import key_id
+from keystore.inbox import Inbox
+from keystore.ingest import RecordVault
+from keystore.kek import create_kek, default_uri
+from keystore.ledger import Ledger
+from keystore.policy import Policy
+from keystore.records import KeyRecord
+from keystore.release import seal_release
+from keystore.requests import ImageRow, RequestDesk, Words, find_images
+from keystore.views import IngestReport, RecordView, RequestView
+
+LOCK_NAME = ".lock"
+_LOGGER = logging.getLogger(__name__)
+
+
+def utc_now() -> datetime:
+    """The clock of a keystore unless another is given."""
+    return datetime.now(UTC)
+
+
+class Keystore:
+    """An open keystore. Make one with `create`, `open` or `open_or_create`; use it in a `with` statement, or `close` it."""
+
+    def __init__(
+        self, path: Path, database: Database, opened: opening.Opened, clock: Clock, warnings: tuple[str, ...]
+    ) -> None:
+        self.path = path
+        self.warnings = warnings
+        self._database = database
+        self._opened = opened
+        self._clock = clock
+        self._ledger = Ledger(database, opened.signer, path / WITNESS_DIRECTORY, clock)
+        self._vault = RecordVault(opened.keystore_id, opened.keyring, opened.index_key)
+        self._desk = RequestDesk(opened.keystore_id, opened.keyring)
+        self._inbox = Inbox(path, self._vault, opened.ingest_key)
+
+    @classmethod
+    def create(
+        cls, path: Path | str, kek_uri: str | None = None, *, policy: Policy | None = None, clock: Clock = utc_now
+    ) -> Self:
+        """Create a keystore; the KEK file too, on first use (see `warnings`). Raises StorageError if there is one, KekError."""
+        return cls._create(Path(path), kek_uri, policy or Policy(), clock, must_be_new=True)
+
+    @classmethod
+    def open_or_create(
+        cls, path: Path | str, kek_uri: str | None = None, *, policy: Policy | None = None, clock: Clock = utc_now
+    ) -> Self:
+        """Open the keystore, or create it where there is none; `policy` is that of a new one. Raises KeystoreError."""
+        directory = Path(path)
+        if (directory / DATABASE_NAME).exists():
+            try:
+                return cls.open(directory, kek_uri, clock=clock)
+            except _NeverCompletedError:
+                pass
+        return cls._create(directory, kek_uri, policy or Policy(), clock, must_be_new=False)
+
+    @classmethod
+    def open(
+        cls, path: Path | str, kek_uri: str | None = None, *, checkpoint: str | None = None, clock: Clock = utc_now
+    ) -> Self:
+        """Open an existing keystore; the KEK is where it was at creation, unless `kek_uri` says otherwise.
+
+        `checkpoint` is a signed checkpoint kept elsewhere: the log must extend it, and it stands in for a lost witness.
+        Raises WrongKekError and KekError before anything else, StorageError, SchemaError, TamperedError, AuditError.
+        """
+        directory = Path(path)
+        if not (directory / DATABASE_NAME).is_file():
+            raise StorageError(
+                f"{directory} is not a keystore: it has no {DATABASE_NAME}; check the path, or create one"
+            )
+        database = Database(directory / DATABASE_NAME)
+        try:
+            if not opening.is_created(database):
+                raise _NeverCompletedError(f"the keystore in {directory} was never completed; create it again")
+            kek = opening.open_matching_kek(database, directory, kek_uri)
+            database.migrate()
+            keystore = cls(directory, database, opening.load(database, kek), clock, ())
+            opening.publish_public_keys(directory, keystore._opened)
+            keystore._ledger.check_witness(checkpoint)
+        except BaseException:
+            database.close()
+            raise
+        return keystore
+
+    @classmethod
+    def _create(cls, directory: Path, kek_uri: str | None, policy: Policy, clock: Clock, *, must_be_new: bool) -> Self:
+        try:
+            durable.make_directory(directory)
+            with locked(directory / LOCK_NAME):
+                database = Database(directory / DATABASE_NAME, create=True)
+                try:
+                    warning: str | None = None
+                    if opening.is_created(database):
+                        if must_be_new:
+                            raise StorageError(
+                                f"there is a keystore in {directory} already; open it, or choose another directory"
+                            )
+                    else:
+                        kek, is_new = create_kek(kek_uri or default_uri(directory))
+                        warning = opening.kek_warning(kek, directory) if is_new else None
+                        database.migrate()
+                        with database.write() as connection:
+                            opening.write_first_state(
+                                connection, kek, opening.stored_uri(kek_uri, directory), policy, clock
+                            )
+                finally:
+                    database.close()
+        except OSError as error:
+            raise StorageError(
+                f"keystore directory {directory} can not be used ({error.strerror}); check path and permissions"
+            ) from error
+        keystore = cls.open(directory, kek_uri, clock=clock)
+        if warning is not None:
+            _LOGGER.warning("%s", warning)
+            keystore.warnings = (warning,)
+        return keystore
+
+    def close(self) -> None:
+        """Close the database."""
+        self._database.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Keystore({str(self.path)!r}, id {self.id})"
+
+    @property
+    def id(self) -> str:
+        """The keystore's random id (32 hexadecimal digits)."""
+        return self._opened.keystore_id
+
+    @property
+    def ingest_public_key(self) -> bytes:
+        """The X-Wing public key (1,216 bytes) that workers seal to; also in `ingest.pub`."""
+        return self._opened.ingest_key.public_bytes
+
+    @property
+    def audit_vkey(self) -> str:
+        """The verifier key of the log; publish it where the operator of this keystore can not change it."""
+        return self._opened.signer.vkey
+
+    # Taking keys in
+
+    def inbox(self, run_id: str) -> Path:
+        """Return the directory, created if missing, that a run's sealed shards go into. Raises InvalidRecordError,
+        StorageError."""
+        return self._inbox.directory(run_id)
+
+    def ingest(self, run_id: str, shard_names: Sequence[str] | None = None) -> IngestReport:
+        """Take in a run's shards (all, or those named); again is harmless. Shards taken in whole are removed from the inbox.
+
+        Single records that do not open are in the report, the others are kept. Raises TamperedError naming every shard that is
+        damaged or missing, after the other shards were taken in; its `report` says what was done.
+        """
+        report = self._inbox.ingest(
+            run_id, shard_names, lambda: self._ledger.transaction("ingest", None, None, witness=False)
+        )
+        self._ledger.remember()
+        if report.failed_shards:
+            reasons = "; ".join(report.failed_shards.values())
+            raise TamperedError(
+                f"{len(report.failed_shards)} shard(s) of run {run_id} were not taken in: {reasons}", report
+            )
+        return report
+
+    def reconcile(self, run_id: str, committed: Sequence[str]) -> list[str]:
+        """Remove the run's shards that are not in `committed` (no picture was published with them). Return their names."""
+        with self._ledger.transaction("reconcile", None, None) as (_, log):
+            removed = self._inbox.log_orphans(run_id, committed, log)
+        self._inbox.remove(run_id, removed)
+        return removed
+
+    def find_records(
+        self, image_ids: Sequence[str] | None = None, dataset: str | None = None, run_id: str | None = None
+    ) -> list[RecordView]:
+        """Return what is known of stored records without opening them, filtered, ordered by data set and image."""
+        with self._database.read() as connection:
+            return reading.record_views(connection, image_ids, dataset, run_id)
+
+    # Asking and agreeing
+
+    def request(
+        self,
+        requester: str,
+        image_ids: Sequence[str],
+        case: str,
+        purpose: str,
+        legal_basis: str,
+        expires: timedelta,
+        dataset: str | None = None,
+        run_id: str | None = None,
+    ) -> RequestView:
+        """Ask for the keys of images (image ids, or record ids). Raises PolicyError, ApprovalError (a bad name),
+        RecordNotFound."""
+        with self._ledger.transaction("request", None, requester) as (connection, log):
+            images = find_images(connection, image_ids, dataset, run_id)
+            person = people.find_or_add(connection, requester)
+            words = Words(case, purpose, legal_basis)
+            request_id = self._desk.create(connection, log, reading.policy(connection), person, images, words, expires)
+        return self.show(request_id)
+
+    def change(
+        self,
+        request_id: str,
+        by: str,
+        *,
+        case: str | None = None,
+        purpose: str | None = None,
+        legal_basis: str | None = None,
+        expires: timedelta | None = None,
+    ) -> RequestView:
+        """Change the words or the expiry (from now) of one's own request; its approvals and its grant are void.
+        Raises a Refusal."""
+        with self._ledger.transaction("change", request_id, by) as (connection, log):
+            row = self._desk.row(connection, request_id)
+            words = Words(
+                row.case_reference if case is None else case,
+                row.purpose if purpose is None else purpose,
+                row.legal_basis if legal_basis is None else legal_basis,
+            )
+            person = people.find_or_add(connection, by)
+            self._desk.change(connection, log, reading.policy(connection), request_id, person, words, expires)
+        return self.show(request_id)
+
+    def approve(self, request_id: str, approver: str) -> RequestView:
+        """Approve a request as `approver`. Raises ApprovalError, RequestNotFound."""
+        with self._ledger.transaction("approve", request_id, approver) as (connection, log):
+            person = people.find_or_add(connection, approver)
+            self._desk.approve(connection, log, reading.policy(connection), request_id, person)
+        return self.show(request_id)
+
+    def deny(self, request_id: str, by: str) -> RequestView:
+        """End a request without release. Raises ApprovalError, RequestNotFound."""
+        with self._ledger.transaction("deny", request_id, by) as (connection, log):
+            self._desk.deny(connection, log, request_id, people.find_or_add(connection, by))
+        return self.show(request_id)
+
+    def requests(self) -> list[RequestView]:
+        """Return all requests, newest first."""
+        with self._database.read() as connection:
+            ids = (
+                connection.execute(select(schema.requests.c.request_id).order_by(schema.requests.c.created_at.desc()))
+                .scalars()
+                .all()
+            )
+            return [self._view(connection, request_id) for request_id in ids]
+
+    def show(self, request_id: str) -> RequestView:
+        """Return one request. Raises RequestNotFound."""
+        with self._database.read() as connection:
+            return self._view(connection, request_id)
+
+    def policy(self) -> Policy:
+        """Return the present policy."""
+        with self._database.read() as connection:
+            return reading.policy(connection)
+
+    def set_policy(self, policy: Policy, by: str) -> None:
+        """Change the policy; open requests must be changed or made again. Raises ApprovalError for a bad name."""
+        with self._ledger.transaction("policy", None, by) as (connection, log):
+            opening.write_policy(connection, log, policy, people.find_or_add(connection, by))
+
+    # Letting keys out
+
+    def release(self, request_id: str, recipient_public_key: bytes, by: str) -> bytes:
+        """Use a request's grant, once: return its records sealed to the recipient. The log entry is on disk before this returns.
+
+        `by` must be the requester. The whole log is verified first. Raises GrantError, RequestNotFound, RecordNotFound,
+        ApprovalError (a bad name), TamperedError, AuditError, InvalidRecordError (a malformed public key), StorageError.
+        """
+        with self._ledger.transaction("release", request_id, by) as (connection, log):
+            problems = log_problems(connection, self.audit_vkey)
+            if problems:
+                raise AuditError(f"nothing is released while the audit log does not verify: {'; '.join(problems[:3])}")
+            person = people.find_or_add(connection, by)
+            grant, digest = self._desk.check_release(connection, log, reading.policy(connection), request_id, person)
+            records = self._open_images(connection, reading.images(connection, request_id))
+            header = {"digest": digest, "grant": grant.grant_id, "keystore": self.id, "request": request_id}
+            sealed = seal_release(records, header, recipient_public_key)
+            recipient = key_id(recipient_public_key)
+            self._desk.use_grant(connection, log, request_id, grant.grant_id, recipient)
+            log.append(
+                "release",
+                by=person,
+                digest=digest,
+                grant=grant.grant_id,
+                recipient=recipient,
+                records=len(records),
+                request=request_id,
+                sealed_sha256=sha256_hex(sealed),
+            )
+        return sealed
+
+    # The audit trail
+
+    def checkpoint(self) -> str:
+        """Return the latest signed checkpoint (C2SP signed note); keep copies elsewhere."""
+        with self._database.read() as connection:
+            return latest_note(connection)
+
+    def audit_entries(self) -> list[bytes]:
+        """Return the leaves of the log, in order."""
+        with self._database.read() as connection:
+            return [
+                bytes(leaf)
+                for leaf in connection.execute(select(schema.log.c.leaf).order_by(schema.log.c.seq)).scalars()
+            ]
+
+    def prove_inclusion(self, index: int) -> list[bytes]:
+        """Return the inclusion proof of an entry in the latest checkpoint. Raises AuditError when there is no such entry."""
+        with self._database.read() as connection:
+            try:
+                return inclusion_proof(leaf_hashes(connection), index)
+            except ValueError as error:
+                raise AuditError(f"{error}; ask for an entry of the log") from error
+
+    def prove_consistency(self, old_size: int) -> list[bytes]:
+        """Return the proof that the latest checkpoint extends the one of `old_size`. Raises AuditError."""
+        with self._database.read() as connection:
+            return self._ledger.prove_consistency(connection, old_size)
+
+    # Reading
+
+    def _open_images(self, connection: Connection, images: Sequence[ImageRow]) -> list[KeyRecord]:
+        if not images:
+            raise PolicyError("images", "the request names no image")
+        records = []
+        for record_id, dataset, image_id in images:
+            record = self._vault.open(connection, record_id)
+            if record is None:
+                raise RecordNotFound(
+                    "erased-record", f"the key of image {image_id!r} is no longer stored; make a request without it"
+                )
+            if (record.dataset, record.image_id) != (dataset, image_id):
+                raise TamperedError(f"record {record_id} is not of the image that was requested; restore the database")
+            records.append(record)
+        return records
+
+    def _view(self, connection: Connection, request_id: str) -> RequestView:
+        row = self._desk.row(connection, request_id)
+        return reading.request_view(connection, row, self._desk.life(connection, row), self._clock())
+
+
+class _NeverCompletedError(StorageError):
+    """The database file exists, but creation was interrupted before its one transaction."""
