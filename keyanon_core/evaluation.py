@@ -1,0 +1,93 @@
+"""What a method, a transform and a way of storing do to the same aligned crops: the figures of reports and benchmarks."""
+
+import secrets
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from keyanon_core.keys import face_key, new_image_key
+from keyanon_core.methods import SolverStep, anonymize, recover
+from keyanon_core.priors import Prior
+
+STORAGES = ("float", "sidecar", "8-bit crop")  # float64 in memory; float16 latent; the crop as an 8-bit picture
+Crops = npt.NDArray[np.float64]  # (n, 3, S, S) in [-1, 1]
+
+
+@dataclass(frozen=True)
+class RecoveryFigures:
+    """One method and transform on n crops. Every psnr is (n,) float64 in dB, inside the mask, against the source crop.
+
+    nfe_*: denoiser evaluations per face. wrong_key_*: the sidecar decoded with a random key, its commitment overridden.
+    """
+
+    method: str
+    transform: str
+    nfe_anonymize: int
+    nfe_recover: int
+    noise_rms: npt.NDArray[np.float64]
+    anonymized: Crops
+    anonymized_psnr: npt.NDArray[np.float64]
+    recovered: dict[str, Crops]
+    recovered_psnr: dict[str, npt.NDArray[np.float64]]
+    wrong_key: Crops
+    wrong_key_psnr: npt.NDArray[np.float64]
+    solver: list[SolverStep]
+
+
+def psnr(result: Crops, source: Crops, mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+    """Peak signal-to-noise ratio in dB inside the mask, per crop: peak-to-peak 2, crops (n, 3, S, S), mask (n, S, S)."""
+    inside = np.broadcast_to(mask[:, None], source.shape)
+    error = np.where(inside, result - source, 0.0)
+    mean_square = np.square(error).sum(axis=(1, 2, 3)) / inside.sum(axis=(1, 2, 3))
+    return np.asarray(10 * np.log10(4.0 / np.maximum(mean_square, np.finfo(np.float64).tiny)), dtype=np.float64)
+
+
+def eight_bit(crops: Crops) -> Crops:
+    """What an 8-bit picture of the crops holds."""
+    return np.asarray(np.round((np.clip(crops, -1, 1) + 1) * 127.5) / 127.5 - 1, dtype=np.float64)
+
+
+def measure_recovery(
+    prior: Prior, crops: Crops, masks: npt.NDArray[np.bool_], *, method: str, transform: str, steps: int
+) -> RecoveryFigures:
+    """Anonymize the crops under fresh keys and recover them from each of STORAGES.
+
+    crops: (n, 3, S, S) float64 in [-1, 1]; masks: (n, S, S) bool. The known region is rounded to float16 as in the job.
+    """
+    x, inside = torch.from_numpy(crops), torch.from_numpy(masks)[:, None]
+    mask = prior.latent_mask(inside)
+    known = prior.encode(x.masked_fill(inside, 0.0)).half().double() * (1 - mask)
+    image_keys = [new_image_key() for _ in crops]
+    keys = [face_key(image_key, 0, 0, transform) for image_key in image_keys]
+    wrong = [face_key(secrets.token_bytes(len(image_key)), 0, 0, transform) for image_key in image_keys]
+    done = anonymize(prior, prior.encode(x), known, mask, keys, method=method, transform=transform, steps=steps)
+    anonymized = prior.decode(done.latent).cpu().numpy()
+    reencoded = prior.encode(torch.from_numpy(eight_bit(anonymized)))
+    stored = {
+        "float": done.latent,
+        "sidecar": done.latent.half().double(),
+        "8-bit crop": mask * reencoded + (1 - mask) * known,
+    }
+
+    def restore(latent: torch.Tensor, with_keys: list[bytes]) -> tuple[Crops, list[SolverStep], int]:
+        result = recover(prior, latent, mask, with_keys, done.scale, method=method, transform=transform, steps=steps)
+        return prior.decode(result.latent).cpu().numpy(), result.steps, result.nfe
+
+    restored = {storage: restore(latent, keys) for storage, latent in stored.items()}
+    false_face, _, _ = restore(stored["sidecar"], wrong)
+    return RecoveryFigures(
+        method=method,
+        transform=transform,
+        nfe_anonymize=done.nfe,
+        nfe_recover=restored["sidecar"][2],
+        noise_rms=done.noise_rms.cpu().numpy(),
+        anonymized=anonymized,
+        anonymized_psnr=psnr(anonymized, crops, masks),
+        recovered={storage: result[0] for storage, result in restored.items()},
+        recovered_psnr={storage: psnr(result[0], crops, masks) for storage, result in restored.items()},
+        wrong_key=false_face,
+        wrong_key_psnr=psnr(false_face, crops, masks),
+        solver=restored["sidecar"][1],
+    )

@@ -1,0 +1,46 @@
+"""Aligned crops in which no source pixel of any face stands outside the mask being anonymized.
+
+Every crop pixel is one of three kinds: in the face's own mask; known, when nothing but unmasked picture pixels contribute to it;
+or void, when another face or the world outside the picture contributes. Void pixels take the mean colour of the known ones, so
+neither a neighbour's face nor a smeared border ever enters a sidecar. The kinds follow from the interpolation kernel itself
+(`footprint`), so no margin has to be guessed.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from keyanon_core.faces.alignment import coverage, footprint, warp
+from keyanon_core.faces.masks import PictureMask
+
+Affine = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Crop:
+    """One aligned crop. values: (3, S, S) float64 in [-1, 1]; mask: (S, S) bool, True where the face is anonymized."""
+
+    values: npt.NDArray[np.float64]
+    mask: npt.NDArray[np.bool_]
+
+
+def cut_crop(
+    pixels: npt.NDArray[np.uint8], affine: Affine, own: PictureMask, others: Sequence[PictureMask], side: int
+) -> Crop:
+    """Warp a face to the prior's square.
+
+    pixels: (H, W, 3) uint8. affine: (2, 3) picture -> crop. Inside `mask` the values are the picture's; outside they depend on
+    no pixel of any mask.
+    """
+    values = warp(pixels, affine, side).transpose(2, 0, 1) / 127.5 - 1.0
+    mask = footprint(own, affine, side, pixels.shape[:2])
+    void = ~coverage(affine, side, pixels.shape[:2])
+    for other in others:
+        void |= footprint(other, affine, side, pixels.shape[:2])
+    void &= ~mask
+    known = ~mask & ~void
+    fill = values[:, known].mean(axis=1) if known.any() else np.zeros(3)
+    values[:, void] = fill[:, None]
+    return Crop(np.clip(values, -1.0, 1.0), mask)

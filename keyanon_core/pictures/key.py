@@ -1,0 +1,44 @@
+"""What recovery of one picture needs: its image key, the geometry of its faces, and the run's facts. Secret."""
+
+from dataclasses import dataclass, field
+
+from keyanon_core.faces.masks import PictureMask
+from keyanon_core.keys import face_key
+
+
+@dataclass(frozen=True)
+class FaceGeometry:
+    """Where one anonymized face lies and which attempt made it.
+
+    box: (x0, y0, x1, y1) in picture pixels. affine: (2, 3) row-major, picture pixel -> crop pixel. scale: root mean square of
+    the masked noise latent before the keyed transform (1.0 for transforms that do not scale).
+    """
+
+    index: int
+    attempt: int
+    box: tuple[float, float, float, float]
+    affine: tuple[float, float, float, float, float, float]
+    scale: float
+    mask: PictureMask
+
+
+@dataclass(frozen=True)
+class PictureKey:
+    """The content of a key record. `image_key` (32 bytes) never shows in a repr."""
+
+    image_key: bytes = field(repr=False)
+    record_id: str
+    image_id: str
+    faces: tuple[FaceGeometry, ...]
+    method: str
+    transform: str
+    steps: int
+    fidelity: str
+    prior_digest: str
+    source_sha256: str
+    output_sha256: str
+    sidecar_sha256: str
+
+    def face_key(self, face: FaceGeometry) -> bytes:
+        """The 32-byte key that made this face."""
+        return face_key(self.image_key, face.index, face.attempt, self.transform)

@@ -1,0 +1,161 @@
+"""Restores the faces of one anonymized picture from its key, and says how well it can vouch for the result."""
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from keyanon_core.errors import PriorError, SidecarError
+from keyanon_core.faces.alignment import paste
+from keyanon_core.imaging import decode_picture
+from keyanon_core.keys import verify_commitment
+from keyanon_core.methods import SolverStep, recover
+from keyanon_core.pictures.crops import cut_crop
+from keyanon_core.pictures.key import FaceGeometry, PictureKey
+from keyanon_core.pictures.settings import DEFAULT_MAX_PIXELS
+from keyanon_core.priors import Prior
+from keyanon_core.sidecar import Sidecar, open_source
+
+
+@dataclass(frozen=True)
+class RecoveredPicture:
+    """A restored picture.
+
+    pixels: (H, W, 3) uint8. exact: True when the source's pixels inside every mask were restored bit for bit and
+    authenticated (fidelity `lossless`). crops: the recovered crops (n, 3, S, S) float64 in [-1, 1], empty for `lossless`.
+    picture_intact: the anonymized picture is byte for byte the one that was published (a re-encoded copy is not).
+    """
+
+    pixels: npt.NDArray[np.uint8]
+    exact: bool
+    picture_intact: bool
+    sidecar_intact: bool
+    crops: npt.NDArray[np.float64]
+    solver: list[SolverStep]
+    nfe: int
+
+
+class PictureRecoverer:
+    """Holds the prior that anonymized; `lossless` pictures are restored without it."""
+
+    def __init__(self, prior: Prior | None) -> None:
+        self.prior = prior
+
+    def recover(
+        self,
+        encoded: bytes,
+        sidecar: bytes,
+        key: PictureKey,
+        *,
+        check_key: bool = True,
+        max_pixels: int = DEFAULT_MAX_PIXELS,
+    ) -> RecoveredPicture:
+        """Restore one picture.
+
+        encoded: the anonymized picture, possibly re-encoded since. sidecar: as published. check_key=False is for research
+        only: it skips the commitment and the sidecar's digest, and shows what a wrong key yields.
+        Raises WrongKeyError before any pixel is computed, SidecarError, PriorError, PictureError, ConvergenceError.
+        """
+        parsed = Sidecar.from_bytes(sidecar)
+        sidecar_intact = hashlib.sha256(sidecar).hexdigest() == key.sidecar_sha256
+        if check_key:
+            self._check(parsed, key, sidecar_intact)
+        picture = decode_picture(encoded, max_pixels)
+        if picture.shape[:2] != parsed.shape:
+            raise SidecarError(
+                f"{key.image_id}: the picture is {picture.shape[1]} x {picture.shape[0]}, the sidecar belongs to "
+                f"{parsed.shape[1]} x {parsed.shape[0]}; give the picture in its published size"
+            )
+        result = picture.copy()
+        exact = key.fidelity == "lossless" and check_key
+        crops, solver, nfe = np.empty((0, 3, 0, 0)), list[SolverStep](), 0
+        if exact:
+            for face in key.faces:
+                self._restore_source(result, parsed, key, face)
+        else:
+            crops, solver, nfe = self._solve(picture, parsed, key)
+            for crop, face in zip(crops, key.faces, strict=True):
+                paste(result, (crop.transpose(1, 2, 0) + 1.0) * 127.5, _affine(face), face.mask)
+        return RecoveredPicture(
+            pixels=result,
+            exact=exact,
+            picture_intact=hashlib.sha256(encoded).hexdigest() == key.output_sha256,
+            sidecar_intact=sidecar_intact,
+            crops=crops,
+            solver=solver,
+            nfe=nfe,
+        )
+
+    def _check(self, parsed: Sidecar, key: PictureKey, intact: bool) -> None:
+        """Refuse before any pixel is computed: another record's sidecar, a wrong key, a changed sidecar, another prior."""
+        if parsed.record_id != key.record_id or len(parsed.faces) != len(key.faces):
+            raise SidecarError(
+                f"{key.image_id}: the sidecar belongs to record {parsed.record_id} with {len(parsed.faces)} faces, the key to "
+                f"{key.record_id} with {len(key.faces)}; give the sidecar that was published with this picture"
+            )
+        for face, stored in zip(key.faces, parsed.faces, strict=True):
+            verify_commitment(key.face_key(face), key.image_id, stored.commitment)
+        if not intact:
+            raise SidecarError(
+                f"{key.image_id}: the sidecar was changed after it was published; restore it from the output"
+            )
+        if key.fidelity != "lossless" and (self.prior is None or self.prior.digest != key.prior_digest):
+            raise PriorError(
+                f"{key.image_id} was anonymized with the prior of digest {key.prior_digest}; give that prior, not "
+                f"{'none' if self.prior is None else self.prior.digest}"
+            )
+
+    def _restore_source(
+        self, result: npt.NDArray[np.uint8], parsed: Sidecar, key: PictureKey, face: FaceGeometry
+    ) -> None:
+        sealed = parsed.faces[face.index].source
+        if sealed is None:
+            raise SidecarError(f"{key.image_id}: the sidecar holds no source pixels for face {face.index}")
+        window = open_source(sealed, face.mask, key.face_key(face), key.record_id, face.index)
+        x0, y0, x1, y1 = face.mask.window
+        result[y0:y1, x0:x1][face.mask.bits] = window[face.mask.bits]
+
+    def _solve(
+        self, picture: npt.NDArray[np.uint8], parsed: Sidecar, key: PictureKey
+    ) -> tuple[npt.NDArray[np.float64], list[SolverStep], int]:
+        """Invert the diffusion for all faces of the picture: (n, 3, S, S) crops in [-1, 1]."""
+        prior = self.prior
+        if prior is None:
+            raise PriorError(f"{key.image_id}: recovery at fidelity {key.fidelity} needs the prior {key.prior_digest}")
+        masks = [face.mask for face in key.faces]
+        cut = [
+            cut_crop(picture, _affine(face), face.mask, masks[:i] + masks[i + 1 :], prior.side)
+            for i, face in enumerate(key.faces)
+        ]
+        crop_masks = torch.from_numpy(np.stack([crop.mask for crop in cut]))[:, None]
+        mask = prior.latent_mask(crop_masks)
+        if key.fidelity == "image":
+            crops = torch.from_numpy(np.stack([crop.values for crop in cut]))
+            known = prior.encode(crops.masked_fill(crop_masks, 0.0)).half().double()
+            latent = mask * prior.encode(crops) + (1 - mask) * known
+        else:
+            latent = torch.from_numpy(np.stack([_stored_latent(parsed, key, face, prior) for face in key.faces]))
+        done = recover(
+            prior,
+            latent,
+            mask,
+            [key.face_key(face) for face in key.faces],
+            torch.tensor([face.scale for face in key.faces], dtype=torch.float64),
+            method=key.method,
+            transform=key.transform,
+            steps=key.steps,
+        )
+        return prior.decode(done.latent).clamp(-1, 1).cpu().numpy(), done.steps, done.nfe
+
+
+def _stored_latent(parsed: Sidecar, key: PictureKey, face: FaceGeometry, prior: Prior) -> npt.NDArray[np.float64]:
+    latent = parsed.faces[face.index].latent
+    if latent is None or latent.shape != tuple(prior.latent_shape):
+        raise SidecarError(f"{key.image_id}: the sidecar's latent of face {face.index} does not fit the prior")
+    return latent.astype(np.float64)
+
+
+def _affine(face: FaceGeometry) -> npt.NDArray[np.float64]:
+    return np.array(face.affine, dtype=np.float64).reshape(2, 3)

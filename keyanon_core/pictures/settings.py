@@ -1,0 +1,76 @@
+"""How pictures are anonymized: the settings of one run, and what goes in and comes out for each picture."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from keyanon_core.errors import KeyanonError
+from keyanon_core.faces.detection import Face
+from keyanon_core.faces.parsing import DEFAULT_REGIONS
+from keyanon_core.pictures.key import PictureKey
+
+Status = Literal["anonymized", "no_face", "quarantined"]
+METHODS = ("exact", "paper")
+TRANSFORMS = ("rotation", "sign")
+FIDELITIES = ("latent", "lossless", "image")
+
+DEFAULT_STEPS = 12  # DDIM steps one way; anonymizing costs twice as many denoiser evaluations (NFE)
+DEFAULT_MAX_ATTEMPTS = 4  # keys tried for one face before its picture is quarantined
+DEFAULT_FACE_BATCH = 8  # faces in one denoiser call
+DEFAULT_MAX_PIXELS = 100_000_000  # pixels of a picture; a larger one is quarantined unread
+DEFAULT_JPEG_QUALITY = 95  # Pillow's quality, 1..95
+
+
+@dataclass(frozen=True)
+class AnonymizeSettings:
+    """The algorithm's settings. gate_threshold: None takes the recognizer's own; a distance below it is the same person."""
+
+    method: str = "exact"
+    transform: str = "rotation"
+    steps: int = DEFAULT_STEPS
+    fidelity: str = "latent"
+    regions: frozenset[str] = DEFAULT_REGIONS
+    gate_threshold: float | None = None
+    max_attempts: int = DEFAULT_MAX_ATTEMPTS
+    no_face: Literal["quarantine", "pass"] = "quarantine"
+    output_format: Literal["png", "webp", "jpeg"] = "png"
+    jpeg_quality: int = DEFAULT_JPEG_QUALITY
+    face_batch: int = DEFAULT_FACE_BATCH
+    max_pixels: int = DEFAULT_MAX_PIXELS
+
+    def __post_init__(self) -> None:
+        """Raise KeyanonError for a value no run can use."""
+        for name, allowed in (("method", METHODS), ("transform", TRANSFORMS), ("fidelity", FIDELITIES)):
+            if getattr(self, name) not in allowed:
+                raise KeyanonError(f"{name} {getattr(self, name)!r} is unknown; choose one of {', '.join(allowed)}")
+        for name in ("steps", "max_attempts", "face_batch", "max_pixels"):
+            if getattr(self, name) < 1:
+                raise KeyanonError(f"{name} must be at least 1, not {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class PictureTask:
+    """One picture to anonymize. faces: None lets the anonymizer detect them itself."""
+
+    image_id: str
+    encoded: bytes = field(repr=False)
+    faces: list[Face] | None = None
+
+
+@dataclass(frozen=True)
+class PictureResult:
+    """What became of one picture.
+
+    encoded and sidecar are publishable; they are None unless status is `anonymized` (or `no_face` under `no_face="pass"`, then
+    encoded is the picture re-encoded without metadata). key is secret and None unless anonymized. reason is "" when
+    anonymized, else a short code followed by ": " and an explanation.
+    """
+
+    image_id: str
+    status: Status
+    reason: str = ""
+    encoded: bytes | None = field(default=None, repr=False)
+    sidecar: bytes | None = field(default=None, repr=False)
+    key: PictureKey | None = None
+    source_sha256: str | None = None
+    faces: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)

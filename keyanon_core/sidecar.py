@@ -1,0 +1,158 @@
+"""The sidecar: what is stored next to an anonymized picture so that recovery does not suffer from storage error.
+
+One safetensors file per picture (the container parses without executing anything). Its metadata holds one JSON text under
+`keyanon`; its tensors are, for face number i,
+
+    i.commitment   uint8 (32,)         key commitment: tells a right key from a wrong one before any pixel is computed
+    i.latent       float16 (C, h, w)   the whole anonymized crop, inside and outside the mask   (fidelity latent, lossless)
+    i.source       uint8 (n,)          the source's pixels inside the mask, AES-256-GCM          (fidelity lossless)
+
+Nothing in it is secret: without the key, `latent` is one more anonymized face, and `source` is ciphertext.
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import safetensors
+import safetensors.numpy
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from keyanon_core.errors import SidecarError, WrongKeyError
+from keyanon_core.faces.masks import PictureMask
+from keyanon_core.imaging import decode_picture, encode_picture
+from keyanon_core.keys import subkey
+
+FORMAT = "keyanon-sidecar/1"
+MAX_SIDECAR_BYTES = 256 * 2**20  # bytes; a larger file is refused unread
+MAX_FACES = 4096  # faces in one picture
+COMMITMENT_BYTES = 32
+LOSSLESS_NONCE = bytes(12)  # constant: every lossless key encrypts exactly one message
+
+
+@dataclass(frozen=True)
+class SidecarFace:
+    """One face's part of a sidecar: commitment (32 bytes), latent (C, h, w) float16 or None, source ciphertext or None."""
+
+    commitment: bytes
+    latent: npt.NDArray[np.float16] | None = None
+    source: bytes | None = None
+
+
+@dataclass(frozen=True)
+class Sidecar:
+    """The parsed sidecar of one picture. `shape` is (height, width) of the picture in pixels."""
+
+    record_id: str
+    image_id: str
+    fidelity: str
+    prior_digest: str
+    shape: tuple[int, int]
+    faces: tuple[SidecarFace, ...]
+
+    def to_bytes(self) -> bytes:
+        """Serialize; equal sidecars give equal bytes."""
+        tensors: dict[str, npt.NDArray[Any]] = {}
+        for index, face in enumerate(self.faces):
+            tensors[f"{index}.commitment"] = np.frombuffer(face.commitment, np.uint8)
+            if face.latent is not None:
+                tensors[f"{index}.latent"] = np.ascontiguousarray(face.latent, np.float16)
+            if face.source is not None:
+                tensors[f"{index}.source"] = np.frombuffer(face.source, np.uint8)
+        header = {
+            "format": FORMAT,
+            "record_id": self.record_id,
+            "image_id": self.image_id,
+            "fidelity": self.fidelity,
+            "prior_digest": self.prior_digest,
+            "shape": list(self.shape),
+            "faces": len(self.faces),
+        }
+        return safetensors.numpy.save(tensors, metadata={"keyanon": json.dumps(header, sort_keys=True)})
+
+    @staticmethod
+    def from_bytes(data: bytes) -> "Sidecar":
+        """Parse untrusted bytes. Raises SidecarError when they are not a well-formed sidecar of this version."""
+        if len(data) > MAX_SIDECAR_BYTES:
+            raise SidecarError(f"sidecar of {len(data)} bytes exceeds the limit of {MAX_SIDECAR_BYTES} bytes")
+        try:
+            header = _header(data)
+            tensors = safetensors.numpy.load(data)
+            count = int(header["faces"])
+            if not 0 <= count <= MAX_FACES:
+                raise SidecarError(f"sidecar declares {count} faces; the limit is {MAX_FACES}")
+            faces = tuple(_face(tensors, index) for index in range(count))
+            height, width = (int(n) for n in header["shape"])
+            return Sidecar(
+                record_id=str(header["record_id"]),
+                image_id=str(header["image_id"]),
+                fidelity=str(header["fidelity"]),
+                prior_digest=str(header["prior_digest"]),
+                shape=(height, width),
+                faces=faces,
+            )
+        except (safetensors.SafetensorError, KeyError, ValueError, TypeError) as error:
+            raise SidecarError(
+                f"not a readable sidecar ({type(error).__name__}: {error}); restore it from the run's output"
+            ) from error
+
+
+def _header(data: bytes) -> dict[str, Any]:
+    """Read the metadata of a safetensors file: 8 bytes little-endian length, then JSON (safetensors format)."""
+    length = int.from_bytes(data[:8], "little")
+    if len(data) < 8 or length > len(data) - 8:
+        raise SidecarError(f"not a readable sidecar (truncated at {len(data)} bytes); restore it from the run's output")
+    header: dict[str, Any] = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["keyanon"])
+    if header["format"] != FORMAT:
+        raise SidecarError(
+            f"sidecar format {header['format']!r} is not {FORMAT!r}; use the keyanon version that wrote it"
+        )
+    return header
+
+
+def _face(tensors: dict[str, npt.NDArray[Any]], index: int) -> SidecarFace:
+    commitment = tensors[f"{index}.commitment"]
+    if commitment.dtype != np.uint8 or commitment.shape != (COMMITMENT_BYTES,):
+        raise SidecarError(f"face {index}: commitment is not {COMMITMENT_BYTES} bytes")
+    latent = tensors.get(f"{index}.latent")
+    if latent is not None and (latent.dtype != np.float16 or latent.ndim != 3 or not np.isfinite(latent).all()):
+        raise SidecarError(f"face {index}: latent is not a finite float16 array of three axes")
+    source = tensors.get(f"{index}.source")
+    if source is not None and (source.dtype != np.uint8 or source.ndim != 1):
+        raise SidecarError(f"face {index}: source is not a byte string")
+    return SidecarFace(commitment.tobytes(), latent, None if source is None else source.tobytes())
+
+
+def seal_source(pixels: npt.NDArray[np.uint8], mask: PictureMask, face_key: bytes, record_id: str, index: int) -> bytes:
+    """Encrypt a picture's pixels inside `mask` under the face key; the tag proves pixel-exact recovery.
+
+    pixels (H, W, 3) uint8; only those inside the mask enter. They are compressed losslessly first (PNG, outside of the mask
+    zero). AES-256-GCM, key by HKDF from the face key, associated data binding record and face.
+    """
+    x0, y0, x1, y1 = mask.window
+    window = np.where(mask.bits[..., None], pixels[y0:y1, x0:x1], np.uint8(0))
+    plain = encode_picture(window, "png")
+    return AESGCM(subkey(face_key, "lossless")).encrypt(LOSSLESS_NONCE, plain, _source_context(record_id, index))
+
+
+def open_source(sealed: bytes, mask: PictureMask, face_key: bytes, record_id: str, index: int) -> npt.NDArray[np.uint8]:
+    """Decrypt what `seal_source` wrote: (h, w, 3) uint8 over the mask's window. Raises WrongKeyError if the tag fails."""
+    try:
+        plain = AESGCM(subkey(face_key, "lossless")).decrypt(LOSSLESS_NONCE, sealed, _source_context(record_id, index))
+    except InvalidTag as error:
+        raise WrongKeyError(
+            f"face {index} of record {record_id}: the source pixels' tag does not verify; the sidecar was changed or the "
+            "key is another one's"
+        ) from error
+    height, width = mask.bits.shape
+    window = decode_picture(plain, max_pixels=height * width)
+    if window.shape != (height, width, 3):
+        raise SidecarError(f"face {index} of record {record_id}: stored pixels do not fit the mask's window")
+    return window
+
+
+def _source_context(record_id: str, index: int) -> bytes:
+    return f"{FORMAT}\n{record_id}\n{index}".encode()

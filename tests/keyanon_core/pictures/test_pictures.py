@@ -1,0 +1,185 @@
+"""Whole photographs through the embedded models: what is published, what is refused, and what comes back."""
+
+from dataclasses import replace
+from io import BytesIO
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from keyanon_core.errors import PriorError, SidecarError, WrongKeyError
+from keyanon_core.faces import FaceModels
+from keyanon_core.keys import new_image_key
+from keyanon_core.pictures import PictureAnonymizer, PictureKey, PictureRecoverer, PictureResult, PictureTask
+from keyanon_core.priors import Prior
+from keyanon_core.sidecar import Sidecar
+from tests.keyanon_core.pictures.photographs import pixels_of, settings
+
+
+def _parts(result: PictureResult) -> tuple[bytes, bytes, PictureKey]:
+    assert result.encoded is not None
+    assert result.sidecar is not None
+    assert result.key is not None
+    return result.encoded, result.sidecar, result.key
+
+
+def _inside(key: PictureKey, shape: tuple[int, ...]) -> np.ndarray:
+    return np.any([face.mask.full(shape) for face in key.faces], axis=0)
+
+
+def test_pixels_outside_the_masks_stay_bit_identical_and_every_face_changes(
+    group: bytes, anonymized_group: PictureResult
+) -> None:
+    encoded, _, key = _parts(anonymized_group)
+    source, result = pixels_of(group), pixels_of(encoded)
+    assert len(key.faces) == 4
+    inside = _inside(key, source.shape)
+    assert np.array_equal(source[~inside], result[~inside])
+    for face in key.faces:
+        changed = (source != result).any(axis=2)[face.mask.full(source.shape)]
+        assert changed.mean() > 0.9
+
+
+def test_lossless_recovery_is_pixel_exact(group: bytes, anonymized_group: PictureResult) -> None:
+    recovered = PictureRecoverer(None).recover(*_parts(anonymized_group))
+    assert recovered.exact
+    assert recovered.picture_intact
+    assert np.array_equal(recovered.pixels, pixels_of(group))
+
+
+def test_latent_recovery_survives_a_jpeg_copy(prior: Prior, models: FaceModels, astronaut: bytes) -> None:
+    (result,) = PictureAnonymizer(prior, models, settings())([PictureTask("a", astronaut)])
+    encoded, sidecar, key = _parts(result)
+    buffer = BytesIO()
+    Image.open(BytesIO(encoded)).save(buffer, "JPEG", quality=60)
+    recoverer = PictureRecoverer(prior)
+    from_png, from_jpeg = (recoverer.recover(data, sidecar, key) for data in (encoded, buffer.getvalue()))
+    assert from_png.picture_intact
+    assert not from_jpeg.picture_intact
+    assert np.array_equal(from_png.crops, from_jpeg.crops)
+    inside = _inside(key, from_png.pixels.shape)
+    error = pixels_of(astronaut)[inside].astype(float) - from_png.pixels[inside]
+    anonymized = pixels_of(astronaut)[inside].astype(float) - pixels_of(encoded)[inside]
+    assert np.square(error).mean() < np.square(anonymized).mean() / 10
+
+
+def test_a_wrong_key_is_refused_and_when_overridden_is_no_nearer(
+    prior: Prior, models: FaceModels, astronaut: bytes
+) -> None:
+    (result,) = PictureAnonymizer(prior, models, settings())([PictureTask("a", astronaut)])
+    encoded, sidecar, key = _parts(result)
+    wrong = replace(key, image_key=new_image_key())
+    recoverer = PictureRecoverer(prior)
+    with pytest.raises(WrongKeyError):
+        recoverer.recover(encoded, sidecar, wrong)
+    shown = recoverer.recover(encoded, sidecar, wrong, check_key=False)
+    inside = _inside(key, shown.pixels.shape)
+    source = pixels_of(astronaut)[inside].astype(float)
+    assert not shown.exact
+    assert np.square(source - shown.pixels[inside]).mean() > 0.7 * np.square(source - pixels_of(encoded)[inside]).mean()
+
+
+def test_a_changed_sidecar_another_picture_and_another_prior_are_refused(
+    anonymized_group: PictureResult, coffee: bytes, prior: Prior, models: FaceModels, astronaut: bytes
+) -> None:
+    encoded, sidecar, key = _parts(anonymized_group)
+    parsed = Sidecar.from_bytes(sidecar)
+    assert parsed.faces[0].latent is not None
+    tampered_face = replace(parsed.faces[0], latent=parsed.faces[0].latent + np.float16(0.5))
+    tampered = replace(parsed, faces=(tampered_face, *parsed.faces[1:])).to_bytes()
+    recoverer = PictureRecoverer(None)
+    with pytest.raises(SidecarError, match="changed after it was published"):
+        recoverer.recover(encoded, tampered, key)
+    with pytest.raises(SidecarError, match="published size"):
+        recoverer.recover(coffee, sidecar, key)
+    (other,) = PictureAnonymizer(prior, models, settings(steps=1))([PictureTask("a", astronaut)])
+    with pytest.raises(SidecarError, match="belongs to record"):
+        recoverer.recover(encoded, _parts(other)[1], key)
+    other_encoded, other_sidecar, other_key = _parts(other)
+    with pytest.raises(PriorError, match="give that prior"):
+        recoverer.recover(other_encoded, other_sidecar, other_key)
+
+
+def test_one_bad_picture_costs_nobody_elses_work(
+    prior: Prior, models: FaceModels, astronaut: bytes, coffee: bytes
+) -> None:
+    tasks = [
+        PictureTask("corrupt", astronaut[:5000]),
+        PictureTask("good", astronaut),
+        PictureTask("empty", b""),
+        PictureTask("text", b"not a picture at all"),
+        PictureTask("no face", coffee),
+    ]
+    results = PictureAnonymizer(prior, models, settings(steps=1))(tasks)
+    assert [result.image_id for result in results] == [task.image_id for task in tasks]
+    assert [result.status for result in results] == [
+        "quarantined",
+        "anonymized",
+        "quarantined",
+        "quarantined",
+        "no_face",
+    ]
+    for result in results:
+        if result.status != "anonymized":
+            assert result.reason
+            assert (result.encoded, result.sidecar, result.key) == (None, None, None)
+
+
+def test_no_face_passes_only_when_asked_and_without_metadata(prior: Prior, models: FaceModels, coffee: bytes) -> None:
+    exif = Image.Exif()
+    exif[0x010E] = "a secret description"
+    buffer = BytesIO()
+    Image.open(BytesIO(coffee)).save(buffer, "JPEG", exif=exif)
+    (result,) = PictureAnonymizer(prior, models, settings(no_face="pass"))([PictureTask("c", buffer.getvalue())])
+    assert result.status == "no_face"
+    assert result.encoded is not None
+    assert b"secret" not in result.encoded
+    assert np.array_equal(pixels_of(result.encoded), pixels_of(buffer.getvalue()))
+
+
+def test_a_face_that_stays_recognizable_is_re_keyed_then_quarantined(
+    prior: Prior, models: FaceModels, astronaut: bytes
+) -> None:
+    anonymizer = PictureAnonymizer(prior, models, settings(steps=1, gate_threshold=99.0, max_attempts=3))
+    opened = anonymizer._open(PictureTask("a", astronaut))
+    keys = set()
+    for attempt in range(3):
+        opened.faces[0].attempt = attempt  # type: ignore[union-attr]
+        keys.add(opened.faces[0].key("rotation"))  # type: ignore[union-attr]
+    assert len(keys) == 3
+    (result,) = anonymizer([PictureTask("a", astronaut)])
+    assert result.status == "quarantined"
+    assert result.reason.startswith("still_recognizable")
+    assert "after 3 keys" in result.reason
+    assert result.encoded is None
+
+
+def test_a_face_nobody_anonymized_quarantines_the_picture(prior: Prior, models: FaceModels, group: bytes) -> None:
+    faces = models.detector.detect(pixels_of(group))
+    (result,) = PictureAnonymizer(prior, models, settings(steps=1))([PictureTask("g", group, faces[:-1])])
+    assert result.status == "quarantined"
+    assert result.reason.startswith("unanonymized_face")
+    assert result.encoded is None
+
+
+def test_a_face_does_not_depend_on_its_batch_neighbours(
+    prior: Prior, models: FaceModels, astronaut: bytes, group: bytes
+) -> None:
+    anonymizer = PictureAnonymizer(prior, models, settings(face_batch=4))
+    alone = anonymizer._open(PictureTask("a", astronaut))
+    beside = anonymizer._open(PictureTask("a", astronaut))
+    others = anonymizer._open(PictureTask("g", group))
+    beside.image_key = alone.image_key  # type: ignore[union-attr]
+    anonymizer._run(list(alone.faces))  # type: ignore[union-attr]
+    anonymizer._run([*others.faces[:2], *beside.faces])  # type: ignore[union-attr]
+    a, b = alone.faces[0].latent, beside.faces[0].latent  # type: ignore[union-attr]
+    assert a is not None
+    assert b is not None
+    assert np.abs(a.astype(float) - b.astype(float)).max() <= 2**-9  # float16 rounding of values below 2
+
+
+def test_nothing_secret_shows_in_a_repr(anonymized_group: PictureResult) -> None:
+    key = _parts(anonymized_group)[2]
+    for text in (repr(anonymized_group), repr(key), str(key)):
+        assert key.image_key.hex() not in text
+        assert repr(key.image_key) not in text
