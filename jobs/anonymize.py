@@ -1,0 +1,268 @@
+"""The main job: photographs in, anonymized photographs and sealed keys out.
+
+`run_anonymize` is the driver. Everything that can be known to be wrong is refused before a picture is read; what goes
+wrong with one picture ends in its row; what goes wrong with the machinery ends the run, and the same command resumes
+it.
+"""
+
+import contextlib
+import time
+import uuid
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
+
+import ray
+from ray.data import ActorPoolStrategy
+from ray.exceptions import RayError
+
+from jobs.cluster import ray_cluster
+from jobs.commit import Tally, finished_rows, settle
+from jobs.config import AnonymizeConfig
+from jobs.errors import CommitError, JobError, PublishError
+from jobs.lease import Lease, LeaseToken
+from jobs.manifest import COMPLETE, REPORT_FILE, RUN_DIRECTORY, Manifest, now, read_existing, write_json
+from jobs.progress import Monitor, ProgressCallback, Watch
+from jobs.sink import OutputLayout, PairedDatasink
+from jobs.sources import ListedDatasource, Source, open_source
+from jobs.stages import AnonymizeFaces, DetectFaces, FaceModelChoice, SealingTarget
+from keyanon_core.errors import KeyanonError
+from keystore.errors import KeystoreError
+from keystore.store import Keystore
+
+TASKS_IN_FLIGHT: Final = 2  # blocks queued at an actor: one in work, one ready
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """`OUT/_keyanon/report.json`: numbers only. Times in seconds, sizes in bytes; rates are of this attempt's fresh
+    rows."""
+
+    run_id: str
+    output: str
+    keystore: str
+    dataset: str
+    rows: int
+    statuses: dict[str, int]
+    reasons: dict[str, int]
+    faces: int
+    key_attempts: int
+    rekeyed_faces: int
+    resumed_rows: int
+    ignored_files: int
+    keys_ingested: int
+    orphan_shards_removed: int
+    seconds: float
+    anonymize_seconds: float
+    images_per_second: float
+    faces_per_second: float
+    bytes_of: dict[str, int] = field(default_factory=dict)
+    mean_metrics: dict[str, float] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as JSON types."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """What one attempt works with."""
+
+    config: AnonymizeConfig
+    source: Source
+    layout: OutputLayout
+    keystore: Keystore
+    manifest: Manifest
+    lease: LeaseToken
+    finished: frozenset[int]
+
+
+def run_anonymize(config: AnonymizeConfig, progress: ProgressCallback | None = None) -> RunReport:
+    """Anonymize every picture of `config.photos`, or go on where an earlier attempt of the same run stopped.
+
+    Returns when the output is complete: one row for each input row, every key in the keystore.
+
+    Raises:
+        SourceError, ConfigError: the input or a setting can not be used; nothing was written.
+        PublishError, LeaseError: the output can not be written, belongs to something else, or is being written by
+        another process. KeystoreError: the keystore can not be opened, or a sealed shard was tampered with.
+        PriorError, FaceModelError: a model could not be loaded. CommitError: rows are unaccounted for. JobError: Ray
+        failed.
+    """
+    started = time.monotonic()
+    source = open_source(config)
+    existing = read_existing(config.output)
+    if existing is not None:
+        existing.check_same_run(config.output, config, source)
+    layout = OutputLayout(config.output.absolute(), config.output_format, source.schema, source.image_column)
+    try:
+        with contextlib.ExitStack() as stack:
+            lease = stack.enter_context(Lease(layout.root / RUN_DIRECTORY))
+            # Read again: the attempt that held the lease a moment ago may have written it.
+            existing = read_existing(layout.root)
+            if existing is not None:
+                existing.check_same_run(layout.root, config, source)
+            keystore = stack.enter_context(Keystore.open_or_create(config.keystore, config.kek))
+            manifest = _begin(existing, keystore, config, source)
+            manifest.write(layout.root)
+            attempt = _Attempt(
+                config, source, layout, keystore, manifest, lease.token, frozenset(finished_rows(layout))
+            )
+            return _run(attempt, progress, started)
+    except OSError as error:
+        raise PublishError(
+            f"output {layout.root} can not be written ({error.strerror or error}); mend it, then run the command again"
+        ) from error
+
+
+def _begin(existing: Manifest | None, keystore: Keystore, config: AnonymizeConfig, source: Source) -> Manifest:
+    """The manifest of this attempt: a new run's, or the existing one's with one more attempt."""
+    if existing is None:
+        return Manifest.begin(f"run-{uuid.uuid4().hex}", keystore.id, config, source)
+    if existing.keystore_id != keystore.id:
+        raise PublishError(
+            f"output {config.output} belongs to a run whose keys are in keystore {existing.keystore_id}, and "
+            f"{config.keystore} is {keystore.id}; give that keystore, or an empty output"
+        )
+    existing.attempts += 1
+    return existing
+
+
+def _run(attempt: _Attempt, progress: ProgressCallback | None, started: float) -> RunReport:
+    """Compute what is missing, then commit."""
+    computed = 0.0
+    if len(attempt.finished) < attempt.source.total:
+        begun = time.monotonic()
+        _compute(attempt, progress)
+        computed = time.monotonic() - begun
+    return _commit(attempt, started, computed)
+
+
+def _compute(attempt: _Attempt, progress: ProgressCallback | None) -> None:
+    """Run the Ray Data pipeline over the unfinished rows."""
+    config, source = attempt.config, attempt.source
+    actors = config.detector_actors + config.anonymizer_actors
+    with ray_cluster(actors, config.object_store_bytes):
+        monitor = Monitor()
+        units = list(source.units(attempt.finished, config.pictures_per_task))
+        sink = PairedDatasink(attempt.layout, attempt.keystore.inbox(attempt.manifest.run_id), attempt.lease, monitor)
+        dataset = ray.data.read_datasource(ListedDatasource(units, "ReadPictures"), override_num_blocks=len(units))
+        if source.kind == "parquet":  # a row group may hold many tasks' worth of pictures
+            dataset = dataset.repartition(target_num_rows_per_block=config.pictures_per_task)
+        models = FaceModelChoice(config.face_models, config.face_weights)
+        dataset = dataset.map_batches(
+            DetectFaces,
+            fn_constructor_kwargs={"models": models, "max_pixels": config.max_pixels},
+            batch_size=config.pictures_per_task,
+            batch_format="pyarrow",
+            compute=_pool(config.detector_actors),
+            num_cpus=config.cpus_per_actor,
+            udf_modifying_row_count=False,
+        ).map_batches(
+            AnonymizeFaces,
+            fn_constructor_kwargs={
+                "prior": config.prior,
+                "models": models,
+                "settings": config.settings(),
+                "sealing": SealingTarget(attempt.manifest.run_id, config.dataset, attempt.keystore.ingest_public_key),
+                "device": config.device,
+                "threads": config.threads_per_actor,
+                "expected_prior": attempt.manifest.prior_digest,
+                "monitor": monitor,
+            },
+            batch_size=config.pictures_per_task,
+            batch_format="pyarrow",
+            compute=_pool(config.anonymizer_actors),
+            num_cpus=config.cpus_per_actor,
+            num_gpus=config.gpus_per_actor,
+            udf_modifying_row_count=False,
+        )
+        try:
+            with Watch(monitor, progress, source.total, len(attempt.finished)):
+                dataset.write_datasink(sink)
+        except RayError as error:
+            raise _cause(error) from error
+        finally:
+            _remember_facts(attempt, monitor)
+
+
+def _pool(actors: int) -> ActorPoolStrategy:
+    return ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=TASKS_IN_FLIGHT)
+
+
+def _remember_facts(attempt: _Attempt, monitor: Monitor) -> None:
+    """Keep in the manifest what the workers loaded, also when the attempt fails: a resume must use the same prior."""
+    try:
+        facts = monitor.facts()
+    except RayError:  # the cluster is gone, and with it the facts of this attempt
+        return
+    attempt.manifest.facts.extend(fact for fact in facts if fact not in attempt.manifest.facts)
+    attempt.manifest.write(attempt.layout.root)
+
+
+def _cause(error: BaseException) -> Exception:
+    """The error raised on purpose in a worker, out of Ray's wrappings; else a JobError that names what Ray says."""
+    seen: set[int] = set()
+    pending: list[BaseException | None] = [error]
+    while pending:
+        current = pending.pop()
+        if current is None or id(current) in seen:
+            continue
+        seen.add(id(current))
+        if isinstance(current, KeyanonError | KeystoreError) and not isinstance(current, RayError):
+            return current
+        pending += [current.__cause__, current.__context__, getattr(current, "cause", None)]
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return JobError(
+        f"Ray ended the run ({type(error).__name__}: {lines[-1] if lines else ''}); run the same command again to go on"
+    )
+
+
+def _commit(attempt: _Attempt, started: float, computed: float) -> RunReport:
+    """Account for every row, ingest the keys, then say so: the manifest's state is the last thing written but the
+    report."""
+    config, manifest = attempt.config, attempt.manifest
+    tally = settle(attempt.layout, attempt.source.total, attempt.finished)
+    removed = attempt.keystore.reconcile(manifest.run_id, tally.shards)
+    ingested = attempt.keystore.ingest(manifest.run_id)
+    stored = {view.record_id for view in attempt.keystore.find_records(run_id=manifest.run_id)}
+    lost = tally.record_ids - stored
+    if lost:
+        rejected = "; ".join(f"{one.shard}[{one.index}]: {one.reason}" for one in ingested.rejected[:3])
+        raise CommitError(
+            f"{len(lost)} published pictures have no key in keystore {config.keystore} (first record: {min(lost)}"
+            f"{'; ' + rejected if rejected else ''}); restore its inbox, or anonymize again into an empty output"
+        )
+    report = _report(attempt, tally, computed, time.monotonic() - started, ingested.ingested, len(removed))
+    write_json(attempt.layout.root / RUN_DIRECTORY / REPORT_FILE, report.to_dict())
+    manifest.state, manifest.finished_at = COMPLETE, now()
+    manifest.config = config.to_json()
+    manifest.write(attempt.layout.root)
+    return report
+
+
+def _report(attempt: _Attempt, tally: Tally, computed: float, seconds: float, ingested: int, removed: int) -> RunReport:
+    fresh_rows = tally.rows - len(attempt.finished)
+    return RunReport(
+        run_id=attempt.manifest.run_id,
+        output=str(attempt.layout.root),
+        keystore=str(attempt.config.keystore),
+        dataset=attempt.config.dataset,
+        rows=tally.rows,
+        statuses=dict(sorted(tally.statuses.items())),
+        reasons=dict(sorted(tally.reasons.items())),
+        faces=tally.faces,
+        key_attempts=tally.attempts,
+        rekeyed_faces=tally.rekeyed_faces,
+        resumed_rows=len(attempt.finished),
+        ignored_files=attempt.source.ignored,
+        keys_ingested=ingested,
+        orphan_shards_removed=removed,
+        seconds=seconds,
+        anonymize_seconds=computed,
+        images_per_second=fresh_rows / computed if computed else 0.0,
+        faces_per_second=tally.fresh_faces / computed if computed else 0.0,
+        bytes_of=tally.bytes_of,
+        mean_metrics=tally.mean_metrics(),
+        warnings=tuple(attempt.keystore.warnings),
+    )

@@ -1,0 +1,97 @@
+"""The columns of the Ray blocks that travel between the stages, and of the row shards they end in.
+
+Encoded bytes travel, never arrays; sealed records travel, never keys. The columns of this project carry a prefix in
+blocks, so that the user's own columns pass through untouched whatever they are called.
+"""
+
+from typing import Any, Final
+
+import pyarrow as pa
+
+# From the source
+ROW: Final = "keyanon_row"  # position in the input's listing: the identity of a row within a run
+ID: Final = "keyanon_id"
+SUBJECT: Final = "keyanon_subject"
+ENCODED: Final = "keyanon_encoded"  # the picture's file as it was read; null when `FAILURE` says why
+FAILURE: Final = "keyanon_failure"  # "" or `code: explanation`
+# From detection
+FACES: Final = "keyanon_faces"  # JSON list of faces
+# From anonymization; what is published
+STATUS: Final = "keyanon_status"
+REASON: Final = "keyanon_reason"
+RECORD_ID: Final = "keyanon_record_id"
+SEALED: Final = "keyanon_sealed"  # the key record, sealed to the keystore
+OUTPUT: Final = "keyanon_output"  # the anonymized picture's file
+SIDECAR: Final = "keyanon_sidecar"
+SOURCE_SHA256: Final = "keyanon_source_sha256"
+OUTPUT_SHA256: Final = "keyanon_output_sha256"
+FACE_COUNT: Final = "keyanon_face_count"
+METRICS: Final = "keyanon_metrics"  # JSON object of numbers
+
+PREFIX: Final = "keyanon_"
+# Blocks can exceed 2 GiB of bytes in one column: 64-bit offsets.
+SOURCE_SCHEMA: Final = pa.schema(
+    [
+        (ROW, pa.int64()),
+        (ID, pa.string()),
+        (SUBJECT, pa.string()),
+        (ENCODED, pa.large_binary()),
+        (FAILURE, pa.string()),
+    ]
+)
+RESULT_SCHEMA: Final = pa.schema(
+    [
+        (ROW, pa.int64()),
+        (ID, pa.string()),
+        (STATUS, pa.string()),
+        (REASON, pa.string()),
+        (RECORD_ID, pa.string()),
+        (SEALED, pa.large_binary()),
+        (OUTPUT, pa.large_binary()),
+        (SIDECAR, pa.large_binary()),
+        (SOURCE_SHA256, pa.string()),
+        (OUTPUT_SHA256, pa.string()),
+        (FACE_COUNT, pa.int32()),
+        (METRICS, pa.string()),
+    ]
+)
+# What a row shard says about every row; Parquet input adds its own columns, the picture's bytes and `SIDECAR`.
+SHARD_SCHEMA: Final = pa.schema(
+    [
+        ("row", pa.int64()),
+        ("image_id", pa.string()),
+        ("status", pa.string()),
+        ("reason", pa.string()),
+        ("record_id", pa.string()),
+        ("output", pa.string()),
+        ("sidecar", pa.string()),
+        ("source_sha256", pa.string()),
+        ("output_sha256", pa.string()),
+        ("faces", pa.int32()),
+        ("attempts", pa.int32()),
+        ("metrics", pa.string()),
+    ]
+)
+
+
+def passthrough(table: pa.Table) -> pa.Table:
+    """The user's own columns of a block."""
+    return table.select([name for name in table.column_names if not name.startswith(PREFIX)])
+
+
+def with_results(table: pa.Table, results: list[dict[str, Any]]) -> pa.Table:
+    """The user's own columns of a block beside one result for each of its rows (keys: those of RESULT_SCHEMA)."""
+    columns = {name: pa.array([row.get(name) for row in results], kind) for name, kind in _fields(RESULT_SCHEMA)}
+    kept = passthrough(table)
+    return pa.table({**columns, **{name: kept.column(name) for name in kept.column_names}})
+
+
+def source_table(rows: list[dict[str, Any]], own: pa.Table | None = None) -> pa.Table:
+    """A source block from row dictionaries (keys: those of SOURCE_SCHEMA) and the user's own columns."""
+    columns = {name: pa.array([row.get(name) for row in rows], kind) for name, kind in _fields(SOURCE_SCHEMA)}
+    names = own.column_names if own is not None else []
+    return pa.table({**columns, **{name: own.column(name) for name in names if own is not None}})
+
+
+def _fields(schema: pa.Schema) -> list[tuple[str, pa.DataType]]:
+    return [(field.name, field.type) for field in schema]

@@ -1,0 +1,100 @@
+"""A Ray cluster for a run: the one that is there, else a quiet local one."""
+
+import contextlib
+import logging
+import os
+import secrets
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import ray
+from ray.data import DataContext
+
+from jobs.errors import JobError
+
+ADDRESS_VARIABLE: Final = "RAY_ADDRESS"
+TOKEN_PATH_VARIABLE: Final = "RAY_AUTH_TOKEN_PATH"  # noqa: S105  the name of a variable
+SPARE_CPUS: Final = (
+    2  # logical CPUs beside the actors': reading and publishing always find one, so two real CPUs suffice
+)
+DEFAULT_OBJECT_STORE_BYTES: Final = 512 * 1024 * 1024  # of a local cluster; blocks hold encoded pictures, not arrays
+
+
+@contextlib.contextmanager
+def ray_cluster(actors: int, object_store_bytes: int | None = None) -> Iterator[None]:
+    """Connect to the cluster of RAY_ADDRESS or start a local one; leave one that was there already as it was.
+
+    Raises:
+        JobError: no cluster could be reached or started.
+    """
+    if ray.is_initialized():
+        with _quiet_data():
+            yield
+        return
+    with contextlib.ExitStack() as stack:
+        try:
+            _start(stack, actors, object_store_bytes)
+        except (OSError, RuntimeError, ValueError, ConnectionError) as error:
+            place = os.environ.get(ADDRESS_VARIABLE, "a local cluster")
+            raise JobError(f"Ray could not be started ({place}): {error}") from error
+        stack.callback(ray.shutdown)
+        with _quiet_data():
+            yield
+
+
+def _start(stack: contextlib.ExitStack, actors: int, object_store_bytes: int | None) -> None:
+    if os.environ.get(ADDRESS_VARIABLE):
+        ray.init(log_to_driver=False, logging_level=logging.ERROR)
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Ray's C++ side writes warnings about its own actors to the user's terminal; failures reach Python as exceptions.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    _give_token_a_home(stack)
+    cpus = max(os.cpu_count() or 1, actors + SPARE_CPUS)
+    ray.init(
+        num_cpus=cpus,
+        object_store_memory=object_store_bytes or DEFAULT_OBJECT_STORE_BYTES,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
+
+
+def _give_token_a_home(stack: contextlib.ExitStack) -> None:
+    """Ray protects a new cluster with a token file in the home directory; where that is read-only, keep it in a private
+    directory."""
+    if TOKEN_PATH_VARIABLE in os.environ or os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_MODE"):
+        return
+    try:
+        folder = Path.home() / ".ray"
+        folder.mkdir(exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return
+    except (OSError, RuntimeError):
+        private = stack.enter_context(tempfile.TemporaryDirectory(prefix="keyanon-ray-"))
+        path = Path(private) / "auth_token"
+        path.touch(mode=0o600)
+        path.write_text(secrets.token_hex(32), encoding="ascii")
+        os.environ[TOKEN_PATH_VARIABLE] = str(path)
+        stack.callback(os.environ.pop, TOKEN_PATH_VARIABLE, None)
+
+
+@contextlib.contextmanager
+def _quiet_data() -> Iterator[None]:
+    """Ray Data without bars and banners: progress is `jobs.progress`'s business, stdout the command's."""
+    context: Any = DataContext.get_current()
+    quiet = {"enable_progress_bars": False, "print_on_execution_start": False, "enable_rich_progress_bars": False}
+    before = {name: getattr(context, name) for name in quiet}
+    data_logger = logging.getLogger("ray.data")
+    level = data_logger.level
+    try:
+        for name, value in quiet.items():
+            setattr(context, name, value)
+        data_logger.setLevel(logging.ERROR)
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(context, name, value)
+        data_logger.setLevel(level)

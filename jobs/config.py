@@ -1,0 +1,175 @@
+"""The configuration of `keyanon anonymize`: one model, loadable from YAML, overridable by options, printed into the
+manifest."""
+
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from jobs.errors import ConfigError
+from keyanon_core.faces.parsing import DEFAULT_REGIONS
+from keyanon_core.pictures.settings import (
+    DEFAULT_FACE_BATCH,
+    DEFAULT_JPEG_QUALITY,
+    DEFAULT_MAX_ATTEMPTS,
+    DEFAULT_MAX_PIXELS,
+    DEFAULT_STEPS,
+    AnonymizeSettings,
+)
+from keystore.canonical import canonical_json
+
+DEFAULT_PICTURES_PER_TASK = 16  # pictures whose faces are gathered together, and rows of one shard
+DEFAULT_MAX_FILE_BYTES = 512 * 1024 * 1024  # of one encoded picture; a larger one is quarantined unread
+MAX_CONFIG_BYTES = 1024 * 1024  # of a YAML file
+
+# Settings that change where and how fast a run works, and none of its results: a run may be resumed with others.
+_NEUTRAL = frozenset(
+    {
+        "photos",
+        "output",
+        "keystore",
+        "kek",
+        "face_weights",
+        "pictures_per_task",
+        "detector_actors",
+        "anonymizer_actors",
+        "threads_per_actor",
+        "cpus_per_actor",
+        "gpus_per_actor",
+        "object_store_bytes",
+    }
+)
+
+
+class AnonymizeConfig(BaseModel):
+    """All settings of one run. Defaults are the safe ones; unknown names are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    # Where
+    photos: str = Field(
+        min_length=1, description="folder, picture, Parquet file or folder of Parquet files; path or URI"
+    )
+    output: Path
+    keystore: Path
+    kek: str | None = Field(default=None, description="URI of the key-encryption key; None keeps it in the keystore")
+    dataset: str = Field(
+        default="", max_length=256, description="data set's name in key records; photos' name by default"
+    )
+
+    # What is read from Parquet
+    image_column: str = "image"
+    id_column: str | None = Field(default=None, description="None makes ids of file name and row number")
+    subject_column: str | None = Field(default=None, description="whose picture it is: erasure works by subject")
+
+    # The algorithm
+    prior: str = Field(default="embedded", description="'embedded', directory or hub id in diffusers format")
+    method: Literal["exact", "paper"] = "exact"
+    transform: Literal["rotation", "sign"] = "rotation"
+    steps: int = Field(default=DEFAULT_STEPS, ge=1, le=1000)
+    fidelity: Literal["latent", "lossless", "image"] = "latent"
+    regions: frozenset[str] = Field(default=DEFAULT_REGIONS, min_length=1)
+    face_models: Literal["embedded", "facexlib"] = "embedded"
+    face_weights: Path | None = Field(default=None, description="directory of facexlib's weights")
+    gate_threshold: float | None = Field(default=None, gt=0, description="distance; None takes the recognizer's own")
+    max_attempts: int = Field(default=DEFAULT_MAX_ATTEMPTS, ge=1, le=100)
+    no_face: Literal["quarantine", "pass"] = "quarantine"
+    output_format: Literal["png", "webp", "jpeg"] = "png"
+    jpeg_quality: int = Field(default=DEFAULT_JPEG_QUALITY, ge=1, le=95)
+
+    # Limits
+    max_pixels: int = Field(default=DEFAULT_MAX_PIXELS, ge=1)
+    max_file_bytes: int = Field(default=DEFAULT_MAX_FILE_BYTES, ge=1)
+
+    # How the work is laid out
+    device: str = Field(default="cpu", pattern=r"^(cpu|cuda)(:\d+)?$")
+    face_batch: int = Field(default=DEFAULT_FACE_BATCH, ge=1, le=4096, description="faces in every call of the prior")
+    pictures_per_task: int = Field(default=DEFAULT_PICTURES_PER_TASK, ge=1, le=100_000)
+    detector_actors: int = Field(default=1, ge=1)
+    anonymizer_actors: int = Field(default=1, ge=1)
+    threads_per_actor: int = Field(default=0, ge=0, description="threads of one anonymizing actor; 0 takes all CPUs")
+    cpus_per_actor: float = Field(default=0.0, ge=0, description="logical CPUs Ray reserves; 0 never waits for one")
+    gpus_per_actor: float = Field(default=0.0, ge=0)
+    object_store_bytes: int | None = Field(default=None, ge=80 * 1024 * 1024, description="of a local cluster")
+
+    @field_validator("photos", mode="before")
+    @classmethod
+    def _path_as_text(cls, value: Any) -> Any:
+        return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _dataset_from_photos(cls, values: Any) -> Any:
+        if isinstance(values, dict) and not values.get("dataset") and values.get("photos"):
+            name = Path(os.path.abspath(os.fspath(values["photos"]))).stem  # noqa: PTH100  resolves "." without the disk
+            values = {**values, "dataset": name.encode("utf-8", "replace").decode() or "photos"}
+        return values
+
+    @model_validator(mode="after")
+    def _columns_differ(self) -> Self:
+        if self.image_column in (self.id_column, self.subject_column):
+            raise ValueError("image_column can be neither id_column nor subject_column")
+        return self
+
+    @classmethod
+    def load(cls, path: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Self:
+        """Read a YAML file, let `overrides` (None values are ignored) win over it, and check the result.
+
+        Raises:
+            ConfigError: the file can not be read, or a setting is unknown, missing or out of range; names file and
+            setting.
+        """
+        values = _read_yaml(path) if path is not None else {}
+        values.update({name: value for name, value in (overrides or {}).items() if value is not None})
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']}" for e in error.errors())
+            origin = f"{path} with options" if path is not None else "the options"
+            raise ConfigError(f"{origin}: {problems}") from error
+
+    def settings(self) -> AnonymizeSettings:
+        """The part that the algorithm reads."""
+        return AnonymizeSettings(
+            method=self.method,
+            transform=self.transform,
+            steps=self.steps,
+            fidelity=self.fidelity,
+            regions=self.regions,
+            gate_threshold=self.gate_threshold,
+            max_attempts=self.max_attempts,
+            no_face=self.no_face,
+            output_format=self.output_format,
+            jpeg_quality=self.jpeg_quality,
+            face_batch=self.face_batch,
+            max_pixels=self.max_pixels,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON types, sets sorted: what the manifest shows."""
+        values = self.model_dump(mode="json")
+        values["regions"] = sorted(self.regions)
+        return values
+
+    def digest(self) -> str:
+        """sha256 over the settings that change results: two runs may continue each other only if it is the same."""
+        meaning = {name: value for name, value in self.to_json().items() if name not in _NEUTRAL}
+        return hashlib.sha256(canonical_json(meaning)).hexdigest()
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > MAX_CONFIG_BYTES:
+            raise ConfigError(f"{path} is larger than {MAX_CONFIG_BYTES} bytes; it is no configuration file")
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path} can not be read as YAML: {error}") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
+        raise ConfigError(f"{path} must hold `setting: value` lines")
+    return values

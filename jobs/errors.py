@@ -1,0 +1,27 @@
+"""The errors of the jobs: each says what happened, to which file or setting, and what to do next."""
+
+from keyanon_core.errors import KeyanonError
+
+
+class JobError(KeyanonError):
+    """Base of the errors of a run; Ray carries them from workers to the driver by their message alone."""
+
+
+class ConfigError(JobError):
+    """A setting is unknown, missing, or has a value no run can use."""
+
+
+class SourceError(JobError):
+    """The input as a whole can not be used. A single bad picture is a quarantined row instead."""
+
+
+class PublishError(JobError):
+    """The output or the inbox of the keystore can not be written, or holds something that is not this run's."""
+
+
+class LeaseError(JobError):
+    """Another process is writing this output, or took it over."""
+
+
+class CommitError(JobError):
+    """What was written does not account for every input row exactly once."""

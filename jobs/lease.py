@@ -1,0 +1,75 @@
+"""The lease of an output: two attempts of a run can not both write (invariant I5).
+
+The driver holds a lock on `_keyanon/lease`, which the operating system takes back the moment the process ends, however
+it ends. The file names the attempt; workers compare it before they publish, so that a straggler of a dead attempt
+publishes nothing beside its successor.
+"""
+
+import fcntl
+import json
+import os
+import socket
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from jobs.errors import LeaseError
+from keystore import durable
+
+LEASE_FILE: Final = "lease"
+
+
+@dataclass(frozen=True)
+class LeaseToken:
+    """What a worker needs to see whether its attempt still holds the output."""
+
+    path: Path
+    attempt: str
+
+    def check(self) -> None:
+        """Raise LeaseError when another attempt holds the output, or nobody does any more."""
+        try:
+            holder = json.loads(self.path.read_text(encoding="utf-8")).get("attempt")
+        except (OSError, ValueError, AttributeError) as error:
+            raise LeaseError(f"{self.path} can not be read ({type(error).__name__}); nothing was published") from error
+        if holder != self.attempt:
+            raise LeaseError(f"another attempt holds {self.path}; this one publishes nothing more")
+
+
+class Lease:
+    """Held within a `with` block."""
+
+    def __init__(self, directory: Path) -> None:
+        self.token = LeaseToken(directory / LEASE_FILE, uuid.uuid4().hex)
+        self._descriptor: int | None = None
+
+    def __enter__(self) -> Self:
+        """Take the lease. Raises LeaseError when a living process has it, OSError when the file can not be written."""
+        path = self.token.path
+        durable.make_directory(path.parent, 0o755)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = os.read(descriptor, 4096).decode("utf-8", "replace").strip()
+            os.close(descriptor)
+            raise LeaseError(
+                f"another run is writing {path.parent.parent} ({holder}); wait for it, or choose another output"
+            ) from error
+        self._descriptor = descriptor
+        content = {"attempt": self.token.attempt, "host": socket.gethostname(), "pid": os.getpid()}
+        # In place, not by rename: the lock belongs to this file.
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, (json.dumps(content) + "\n").encode(), 0)
+        os.fsync(descriptor)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._descriptor is not None:
+            os.ftruncate(self._descriptor, 0)  # stragglers of this attempt find no holder
+            os.close(self._descriptor)
+            self._descriptor = None

@@ -1,0 +1,116 @@
+"""The manifest of a run: what was asked, with which models and libraries, and whether it is complete. It holds no
+secret."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final, Self
+
+from jobs.config import AnonymizeConfig
+from jobs.errors import PublishError
+from jobs.lease import LEASE_FILE
+from jobs.sources import Source
+from keystore import durable
+
+RUN_DIRECTORY: Final = "_keyanon"
+MANIFEST_FILE: Final = "manifest.json"
+REPORT_FILE: Final = "report.json"
+FORMAT_VERSION: Final = 1
+RUNNING: Final = "running"
+COMPLETE: Final = "complete"
+
+
+@dataclass
+class Manifest:
+    """`OUT/_keyanon/manifest.json`. identity: digests of the settings and of the input's listing; a resume needs the
+    same."""
+
+    run_id: str
+    keystore_id: str
+    dataset: str
+    config_digest: str
+    listing_digest: str
+    input_kind: str
+    input_rows: int
+    config: dict[str, Any]
+    started_at: str
+    state: str = RUNNING
+    finished_at: str | None = None
+    attempts: int = 1
+    image_column: str | None = None
+    renamed_columns: dict[str, str] = field(default_factory=dict)
+    facts: list[dict[str, Any]] = field(default_factory=list)
+    version: int = FORMAT_VERSION
+
+    @classmethod
+    def begin(cls, run_id: str, keystore_id: str, config: AnonymizeConfig, source: Source) -> Self:
+        """The manifest of a run that starts now."""
+        return cls(
+            run_id=run_id,
+            keystore_id=keystore_id,
+            dataset=config.dataset,
+            config_digest=config.digest(),
+            listing_digest=source.digest,
+            input_kind=source.kind,
+            input_rows=source.total,
+            config=config.to_json(),
+            started_at=now(),
+            image_column=source.image_column,
+            renamed_columns=dict(source.renamed),
+        )
+
+    @property
+    def prior_digest(self) -> str | None:
+        """Digest of the prior that the run's workers loaded; None before any did."""
+        return str(self.facts[0]["prior"]["digest"]) if self.facts else None
+
+    def write(self, root: Path) -> None:
+        """Publish over an earlier state. Raises OSError."""
+        write_json(root / RUN_DIRECTORY / MANIFEST_FILE, asdict(self))
+
+    def check_same_run(self, root: Path, config: AnonymizeConfig, source: Source) -> None:
+        """Raise PublishError unless the run that wrote `root` had these settings and this input."""
+        if self.config_digest != config.digest():
+            wanted = config.to_json()
+            changed = sorted(name for name in wanted if self.config.get(name) != wanted[name])
+            raise PublishError(
+                f"output {root} belongs to a run with other settings ({', '.join(changed)}); "
+                "give an empty output, or the same settings"
+            )
+        if self.listing_digest != source.digest:
+            raise PublishError(
+                f"output {root} belongs to a run over other input: files were added, taken or changed; "
+                "give an empty output"
+            )
+
+
+def read_existing(root: Path) -> Manifest | None:
+    """The manifest of the run that wrote `root`; None when nothing did.
+
+    Raises:
+        PublishError: `root` is no directory, holds something that is no run of keyanon, or its manifest is damaged.
+    """
+    try:
+        present = {entry.name for entry in root.iterdir()} if root.exists() else set()
+        path = root / RUN_DIRECTORY / MANIFEST_FILE
+        if path.is_file():
+            return Manifest(**json.loads(path.read_text(encoding="utf-8")))
+        ours = {entry.name for entry in (root / RUN_DIRECTORY).iterdir()} if RUN_DIRECTORY in present else set()
+    except (OSError, ValueError, TypeError) as error:
+        raise PublishError(f"output {root} can not be used ({error}); give an empty directory") from error
+    # A run that was killed before its manifest was written leaves its lease, and nothing that counts.
+    if present - {RUN_DIRECTORY} or any(name != LEASE_FILE and not name.endswith(".tmp") for name in ours):
+        raise PublishError(f"output {root} is not empty and no run of keyanon wrote it; give an empty directory")
+    return None
+
+
+def write_json(path: Path, document: dict[str, Any]) -> None:
+    """Publish a JSON file durably, over an earlier one. Raises OSError."""
+    durable.make_directory(path.parent, 0o755)
+    durable.replace(path, (json.dumps(document, indent=2, sort_keys=True, allow_nan=False) + "\n").encode())
+
+
+def now() -> str:
+    """The time as ISO 8601 in UTC."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

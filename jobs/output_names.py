@@ -1,0 +1,55 @@
+"""Names of published files: one picture, one name; no name leaves the output or meets another."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Final
+
+from jobs.errors import PublishError
+
+IMAGES: Final = "images"
+SIDECARS: Final = "sidecars"
+SIDECAR_SUFFIX: Final = ".keyanon"
+SUFFIXES: Final = {"png": ".png", "webp": ".webp", "jpeg": ".jpg"}
+# File systems allow 255 bytes; the suffix and the name of the temporary file beside it need their share.
+MAX_COMPONENT_BYTES: Final = 200
+_DIGEST_CHARACTERS: Final = 32  # 128 bits: two long names never meet
+
+
+def image_name(image_id: str, output_format: str) -> str:
+    """Where a picture is published, relative to the output: its own name kept whole (`a.jpg` and `a.png` differ),
+    format appended.
+
+    Raises:
+        PublishError: the id is no relative path, or would leave the output; no listing of this project makes such.
+    """
+    return f"{IMAGES}/{_safe(image_id)}{SUFFIXES[output_format]}"
+
+
+def sidecar_name(image_id: str) -> str:
+    """Where a picture's sidecar is published, relative to the output. Raises PublishError as `image_name`."""
+    return f"{SIDECARS}/{_safe(image_id)}{SIDECAR_SUFFIX}"
+
+
+def clashing_names(image_ids: Sequence[str]) -> set[int]:
+    """Positions of ids whose published file would have to be a folder as well, as `a` beside `a.png/b` has."""
+    folders: set[str] = set()
+    for image_id in image_ids:
+        parts = image_id.split("/")
+        folders.update("/".join(parts[:depth]) for depth in range(1, len(parts)))
+    endings = (*SUFFIXES.values(), SIDECAR_SUFFIX)
+    return {at for at, image_id in enumerate(image_ids) if any(image_id + ending in folders for ending in endings)}
+
+
+def _safe(image_id: str) -> str:
+    parts = image_id.split("/")
+    if any(part in ("", ".", "..") for part in parts) or "\0" in image_id:
+        raise PublishError(f"image id {image_id!r} can not be a path below the output; nothing was written for it")
+    return "/".join(_shortened(part) for part in parts)
+
+
+def _shortened(part: str) -> str:
+    encoded = part.encode()
+    if len(encoded) <= MAX_COMPONENT_BYTES:
+        return part
+    kept = encoded[: MAX_COMPONENT_BYTES - _DIGEST_CHARACTERS - 1].decode("utf-8", "ignore")
+    return f"{kept}~{hashlib.sha256(encoded).hexdigest()[:_DIGEST_CHARACTERS]}"

@@ -1,0 +1,152 @@
+"""Folders of pictures, and single pictures."""
+
+import os
+import stat
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Self
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+from jobs.blocks import ENCODED, FAILURE, ID, ROW, source_table
+from jobs.config import AnonymizeConfig
+from jobs.output_names import clashing_names
+from jobs.sources import (
+    PARQUET_SUFFIX,
+    PICTURE_SUFFIXES,
+    ReadUnit,
+    Source,
+    failed,
+    id_problem,
+    listing_digest,
+    read_picture,
+    suffix_of,
+)
+
+
+@dataclass(frozen=True)
+class PictureFile:
+    """One listed file. path: as the file system wants it. failure: why it is not even opened, or ""."""
+
+    path: str
+    image_id: str
+    size: int
+    modified_ns: int
+    failure: str = ""
+
+
+class PictureFiles(Source):
+    """The pictures of a folder and its subfolders, in the order of their names. The id of a picture is its path below
+    the folder."""
+
+    kind = "files"
+
+    def __init__(self, filesystem: pafs.FileSystem, files: list[PictureFile], config: AnonymizeConfig) -> None:
+        self._filesystem = filesystem
+        self._max_file_bytes = config.max_file_bytes
+        self._files = sorted(files, key=lambda file: os.fsencode(file.path))
+        self.total = len(self._files)
+        self.digest = listing_digest(f"{f.image_id}\0{f.size}\0{f.modified_ns}" for f in self._files)
+        self.parquet: list[str] = []
+        self._failures = self._find_failures()
+
+    @classmethod
+    def single(cls, filesystem: pafs.FileSystem, path: str, config: AnonymizeConfig) -> Self:
+        """One picture; its id is its file name."""
+        info = filesystem.get_file_info(path)
+        image_id = _as_text(path.rsplit("/", 1)[-1])
+        return cls(filesystem, [PictureFile(path, image_id, info.size or 0, info.mtime_ns or 0)], config)
+
+    @classmethod
+    def listed(cls, filesystem: pafs.FileSystem, root: str, config: AnonymizeConfig) -> Self:
+        """A folder. Parquet files found on the way are in `parquet`, other files are counted in `ignored`."""
+        local = isinstance(filesystem, pafs.LocalFileSystem)
+        found = list(_walk(Path(root)) if local else _select(filesystem, root))
+        source = cls(filesystem, [file for file in found if suffix_of(file.path) in PICTURE_SUFFIXES], config)
+        source.parquet = sorted(file.path for file in found if suffix_of(file.path) == PARQUET_SUFFIX)
+        source.ignored = len(found) - source.total - len(source.parquet)
+        return source
+
+    def units(self, finished: Collection[int], rows_per_unit: int) -> Iterator[ReadUnit]:
+        rows = [row for row in range(self.total) if row not in finished]
+        for start in range(0, len(rows), rows_per_unit):
+            part = rows[start : start + rows_per_unit]
+            files = [(row, self._files[row], self._failures.get(row, "")) for row in part]
+            size = sum(min(file.size, self._max_file_bytes) for _, file, _ in files)
+            yield ReadUnit(partial(_read, self._filesystem, files, self._max_file_bytes), len(part), size)
+
+    def _find_failures(self) -> dict[int, str]:
+        """Rows that are quarantined without being opened."""
+        failures: dict[int, str] = {}
+        seen: set[str] = set()
+        clashes = clashing_names([file.image_id for file in self._files])
+        for row, file in enumerate(self._files):
+            reason = file.failure or id_problem(file.image_id)
+            if not reason and file.image_id in seen:
+                reason = "duplicate_id: an earlier file has the same id"
+            if not reason and row in clashes:
+                reason = "output_clash: another picture's folder has the name this picture's output would get"
+            seen.add(file.image_id)
+            if reason:
+                failures[row] = reason
+        return failures
+
+
+def _read(filesystem: pafs.FileSystem, files: list[tuple[int, PictureFile, str]], max_bytes: int) -> Iterator[pa.Table]:
+    """The read task: one block of the given files."""
+    rows = []
+    for row, file, failure in files:
+        if failure:
+            rows.append(failed(row, file.image_id, failure))
+            continue
+        encoded, reason = read_picture(filesystem, file.path, max_bytes)
+        rows.append({ROW: row, ID: file.image_id, ENCODED: encoded, FAILURE: reason})
+    yield source_table(rows)
+
+
+def _walk(root: Path) -> Iterator[PictureFile]:
+    """Local files below `root`, symlinks followed, except into a folder that is already being walked through (a
+    loop)."""
+
+    def enter(folder: str, prefix: str, above: frozenset[tuple[int, int]]) -> Iterator[PictureFile]:
+        try:
+            entries = sorted(os.scandir(folder), key=lambda entry: os.fsencode(entry.name))
+        except OSError as error:
+            yield PictureFile(
+                f"{folder}/unreadable.jpg", _as_text(f"{prefix}*"), 0, 0, f"unreadable: folder, {type(error).__name__}"
+            )
+            return
+        for entry in entries:
+            name = _as_text(prefix + entry.name)
+            try:
+                status = entry.stat()
+            except OSError as error:
+                yield PictureFile(entry.path, name, 0, 0, f"unreadable: {type(error).__name__}")
+                continue
+            if stat.S_ISDIR(status.st_mode):
+                identity = (status.st_dev, status.st_ino)
+                if identity not in above:
+                    yield from enter(entry.path, f"{prefix}{entry.name}/", above | {identity})
+            elif stat.S_ISREG(status.st_mode):
+                yield PictureFile(entry.path, name, status.st_size, status.st_mtime_ns)
+            else:  # opening a named pipe would wait for ever
+                yield PictureFile(entry.path, name, 0, 0, "unreadable: it is no regular file")
+
+    top = root.stat()
+    yield from enter(str(root), "", frozenset({(top.st_dev, top.st_ino)}))
+
+
+def _select(filesystem: pafs.FileSystem, root: str) -> Iterator[PictureFile]:
+    """Files of a remote file system below `root`."""
+    prefix = root.rstrip("/") + "/"
+    for info in filesystem.get_file_info(pafs.FileSelector(root, recursive=True)):
+        if info.type == pafs.FileType.File:
+            yield PictureFile(info.path, info.path.removeprefix(prefix), info.size or 0, info.mtime_ns or 0)
+
+
+def _as_text(name: str) -> str:
+    """A file name as valid text: bytes that are no UTF-8 become %XX."""
+    return "".join(f"%{ord(c) - 0xDC00:02X}" if 0xDC80 <= ord(c) <= 0xDCFF else c for c in name)

@@ -1,0 +1,87 @@
+"""Between the two houses: the algorithm's `PictureKey` and the keystore's `KeyRecord`, in both directions."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+from keyanon_core.errors import KeyanonError
+from keyanon_core.faces.masks import PictureMask
+from keyanon_core.pictures.key import FaceGeometry, PictureKey
+from keystore.records import FaceRecord, KeyRecord
+
+SIDECAR_DIGEST = "sidecar_sha256"  # in the record's details
+
+
+def to_key_record(
+    key: PictureKey,
+    *,
+    run_id: str,
+    dataset: str,
+    subject: str | None = None,
+    environment: Mapping[str, str] | None = None,
+    created_at: datetime | None = None,
+) -> KeyRecord:
+    """The record that is sealed for one picture. environment: device, dtype and library versions the picture was made
+    with."""
+    return KeyRecord(
+        record_id=key.record_id,
+        run_id=run_id,
+        dataset=dataset,
+        image_id=key.image_id,
+        subject=subject,
+        source_sha256=key.source_sha256,
+        output_sha256=key.output_sha256,
+        image_key=key.image_key,
+        faces=[_to_face_record(face) for face in key.faces],
+        method=key.method,
+        transform=key.transform,
+        steps=key.steps,
+        fidelity=key.fidelity,
+        prior_digest=key.prior_digest,
+        environment=dict(environment or {}),
+        created_at=created_at or datetime.now(UTC),
+        details={SIDECAR_DIGEST: key.sidecar_sha256},
+    )
+
+
+def to_picture_key(record: KeyRecord) -> PictureKey:
+    """Inverse of `to_key_record`.
+
+    Raises:
+        KeyanonError: the record lacks a digest or a mask is malformed, so that it was not written by a run of this
+        project.
+    """
+    sidecar_sha256 = record.details.get(SIDECAR_DIGEST)
+    if record.output_sha256 is None or not isinstance(sidecar_sha256, str):
+        raise KeyanonError(
+            f"key record {record.record_id} lacks the digests of its output; a run of keyanon writes them"
+        )
+    return PictureKey(
+        image_key=record.image_key.get_secret_value(),
+        record_id=record.record_id,
+        image_id=record.image_id,
+        faces=tuple(_to_geometry(face) for face in record.faces),
+        method=record.method,
+        transform=record.transform,
+        steps=record.steps,
+        fidelity=record.fidelity,
+        prior_digest=record.prior_digest,
+        source_sha256=record.source_sha256,
+        output_sha256=record.output_sha256,
+        sidecar_sha256=sidecar_sha256,
+    )
+
+
+def _to_face_record(face: FaceGeometry) -> FaceRecord:
+    return FaceRecord(
+        index=face.index,
+        attempt=face.attempt,
+        box=face.box,
+        affine=face.affine,
+        scale=face.scale,
+        mask=face.mask.to_bytes(),
+        mask_shape=face.mask.bits.shape,
+    )
+
+
+def _to_geometry(face: FaceRecord) -> FaceGeometry:
+    return FaceGeometry(face.index, face.attempt, face.box, face.affine, face.scale, PictureMask.from_bytes(face.mask))

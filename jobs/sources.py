@@ -1,0 +1,211 @@
+"""Where the pictures come from.
+
+The driver lists the input once: this fixes the number of rows, their ids, and the digest that a resumed run is
+recognised by. Reading happens in Ray tasks, file by file; whatever can not be read becomes a row that says so, and
+never an error of the job.
+"""
+
+import hashlib
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+from urllib.parse import urlsplit
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+from ray.data import Datasource, ReadTask
+from ray.data.block import BlockMetadata
+
+from jobs.blocks import ENCODED, FAILURE, ID, ROW
+from jobs.config import AnonymizeConfig
+from jobs.errors import SourceError
+from keystore.records import MAX_NAME_CHARACTERS
+
+PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
+PARQUET_SUFFIX = ".parquet"
+
+BlockReader = Callable[[], Iterable[pa.Table]]
+
+
+@dataclass(frozen=True)
+class ReadUnit:
+    """What one read task reads: a picklable reader of blocks, and the number of rows and bytes it is expected to
+    yield."""
+
+    read: BlockReader
+    rows: int
+    size_bytes: int
+
+
+class Source(ABC):
+    """A listed input. Rows are numbered 0..total - 1 in the listing's order.
+
+    digest: sha256 over names, sizes and modification times, for resuming. ignored: files that are no input of keyanon.
+    schema: the user's own columns by their output names (Parquet), image_column among them; None for files. renamed:
+    columns whose name keyanon's own have, source name to output name.
+    """
+
+    kind: str
+    total: int
+    digest: str
+    ignored: int = 0
+    schema: pa.Schema | None = None
+    image_column: str | None = None
+    renamed: Mapping[str, str] = MappingProxyType({})
+
+    @abstractmethod
+    def units(self, finished: Collection[int], rows_per_unit: int) -> Iterator[ReadUnit]:
+        """Read tasks for all rows that are not `finished`."""
+
+
+class ListedDatasource(Datasource):  # type: ignore[misc]  # Ray ships no types
+    """Ray's view of a `Source`: one read task for each unit, whatever parallelism Ray proposes."""
+
+    def __init__(self, units: Sequence[ReadUnit], name: str) -> None:
+        super().__init__()
+        self._units = list(units)
+        self._name = name
+
+    def get_name(self) -> str:
+        return self._name
+
+    def estimate_inmemory_data_size(self) -> int | None:
+        return sum(unit.size_bytes for unit in self._units)
+
+    def get_read_tasks(
+        self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
+    ) -> list[ReadTask]:
+        return [
+            ReadTask(
+                unit.read,
+                BlockMetadata(num_rows=unit.rows, size_bytes=unit.size_bytes, input_files=None, exec_stats=None),
+                per_task_row_limit=per_task_row_limit,
+            )
+            for unit in self._units
+        ]
+
+
+def open_source(config: AnonymizeConfig) -> Source:
+    """List the input named by `config.photos`.
+
+    Raises:
+        SourceError: it does not exist, is empty, mixes pictures with Parquet, overlaps with the output or the keystore,
+        or a Parquet
+            file lacks a column or has it in a type that holds no pictures; the message names file and column.
+    """
+    from jobs.parquet_source import ParquetSource
+    from jobs.picture_files import PictureFiles
+
+    check_apart(config)
+    filesystem, root = resolve(config.photos)
+    info = filesystem.get_file_info(root)
+    if info.type == pafs.FileType.NotFound:
+        raise SourceError(f"{config.photos} does not exist; give a folder of pictures, a picture, or Parquet")
+    if info.type == pafs.FileType.File:
+        if root.lower().endswith(PARQUET_SUFFIX):
+            return ParquetSource(filesystem, root, [root], config)
+        if suffix_of(root) not in PICTURE_SUFFIXES:
+            raise SourceError(f"{config.photos} is neither JPEG, PNG or WebP nor Parquet by its name")
+        return PictureFiles.single(filesystem, root, config)
+    files = PictureFiles.listed(filesystem, root, config)
+    if files.parquet and files.total:
+        raise SourceError(
+            f"{config.photos} holds both pictures and Parquet ({files.parquet[0]}); "
+            "run the two apart, each with its own output"
+        )
+    if files.parquet:
+        return ParquetSource(filesystem, root, files.parquet, config)
+    if not files.total:
+        raise SourceError(
+            f"{config.photos} holds no JPEG, PNG, WebP or Parquet file ({files.ignored} other files); "
+            "is this the right folder?"
+        )
+    return files
+
+
+def resolve(photos: str) -> tuple[pafs.FileSystem, str]:
+    """File system and path of a local path or a URI such as `s3://bucket/folder`. Raises SourceError for an unknown
+    scheme."""
+    if is_local(photos):
+        return pafs.LocalFileSystem(), os.path.abspath(photos)  # noqa: PTH100  keeps symlinks as the user wrote them
+    try:
+        filesystem, path = pafs.FileSystem.from_uri(photos)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise SourceError(f"{photos} can not be opened: {error}") from error
+    return filesystem, path
+
+
+def is_local(photos: str) -> bool:
+    """True for a plain path; URIs have a scheme and `://`."""
+    return "://" not in photos or not urlsplit(photos).scheme
+
+
+def check_apart(config: AnonymizeConfig) -> None:
+    """Refuse an output or a keystore that overlaps with another of the three places.
+
+    Raises:
+        SourceError: the output lies in the photos (it would become input), the keystore in the output (it would be
+        published), or so.
+    """
+    output, keystore = config.output.resolve(), config.keystore.resolve()
+    if output == keystore or output in keystore.parents or keystore in output.parents:
+        raise SourceError(
+            f"keystore {config.keystore} and output {config.output} overlap; keys must not lie with the pictures"
+        )
+    if not is_local(config.photos):
+        return
+    photos = Path(config.photos).resolve()
+    for name, place in (("output", output), ("keystore", keystore)):
+        if place == photos or photos in place.parents:
+            raise SourceError(
+                f"{name} {place} lies inside the photos {config.photos}; give a directory outside of them"
+            )
+    if output in photos.parents:
+        raise SourceError(f"photos {config.photos} lie inside the output {config.output}; give another output")
+
+
+def suffix_of(name: str) -> str:
+    """The extension in lower case, with its dot."""
+    return os.path.splitext(name)[1].lower()  # noqa: PTH122  names of remote file systems are no local paths
+
+
+def id_problem(image_id: str) -> str:
+    """Why a key record could not carry this id; "" when it can."""
+    if not image_id:
+        return "missing_id: the id is empty"
+    if len(image_id) > MAX_NAME_CHARACTERS:
+        return f"bad_id: the id has {len(image_id)} characters, more than {MAX_NAME_CHARACTERS}"
+    return ""
+
+
+def read_picture(filesystem: pafs.FileSystem, path: str, max_bytes: int) -> tuple[bytes | None, str]:
+    """A file's bytes and "", or None and the reason it can not be used."""
+    try:
+        info = filesystem.get_file_info(path)
+        if info.type != pafs.FileType.File:
+            return None, f"unreadable: it is no file any more but {info.type.name}"
+        if info.size is not None and info.size > max_bytes:
+            return None, f"too_large: the file has {info.size} bytes, more than the {max_bytes} allowed"
+        with filesystem.open_input_stream(path) as stream:
+            return stream.read(), ""
+    except (OSError, ValueError, pa.ArrowException) as error:
+        # Messages of the file system quote the path, which the row has anyway; only their kind is kept.
+        return None, f"unreadable: {type(error).__name__}"
+
+
+def failed(row: int, image_id: str, reason: str) -> dict[str, Any]:
+    """A source row that can not be used."""
+    return {ROW: row, ID: image_id, FAILURE: reason, ENCODED: None}
+
+
+def listing_digest(lines: Iterable[str]) -> str:
+    """sha256 over a listing, one length-prefixed entry after the other."""
+    digest = hashlib.sha256()
+    for line in lines:
+        encoded = line.encode("utf-8", "surrogateescape")
+        digest.update(len(encoded).to_bytes(8, "big") + encoded)
+    return digest.hexdigest()

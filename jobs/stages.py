@@ -1,0 +1,260 @@
+"""The two stages of a run, as Ray Data actors: find faces, anonymize them.
+
+Every row that comes in goes out, exactly once, whatever happens to it. A key is born, used and sealed within one call
+of `AnonymizeFaces`: the blocks that Ray stores, spills and ships hold sealed records only (invariant I3).
+"""
+
+import hashlib
+import json
+import logging
+import os
+import platform
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+
+from jobs.blocks import (
+    ENCODED,
+    FACE_COUNT,
+    FACES,
+    FAILURE,
+    ID,
+    METRICS,
+    OUTPUT,
+    OUTPUT_SHA256,
+    REASON,
+    RECORD_ID,
+    ROW,
+    SEALED,
+    SIDECAR,
+    SOURCE_SHA256,
+    STATUS,
+    SUBJECT,
+    with_results,
+)
+from jobs.progress import Monitor
+from jobs.records import to_key_record
+from keyanon_core.errors import PictureError
+from keyanon_core.faces import FaceModels, load_face_models
+from keyanon_core.faces.detection import Face
+from keyanon_core.imaging import decode_picture
+from keyanon_core.pictures import AnonymizeSettings, PictureAnonymizer, PictureResult, PictureTask
+from keyanon_core.prior import Prior, load_prior
+from keystore.sealing import seal_record
+
+logger = logging.getLogger("keyanon.stages")
+
+LIBRARIES = ("keyanon", "torch", "diffusers", "numpy", "opencv-python", "onnxruntime", "ray", "cryptography")
+DETECTOR_THREADS = 1  # detection runs beside the denoiser: it must not take its CPUs
+
+
+@dataclass(frozen=True)
+class FaceModelChoice:
+    """Which face models an actor loads. weights: directory, where the kind needs one."""
+
+    kind: str
+    weights: Path | None = None
+
+    def load(self, threads: int, device: str = "cpu") -> FaceModels:
+        """Raises FaceModelError."""
+        return load_face_models(self.kind, self.weights, threads, device)
+
+
+@dataclass(frozen=True)
+class SealingTarget:
+    """For which run and data set records are sealed, and to which keystore's public key."""
+
+    run_id: str
+    dataset: str
+    ingest_public_key: bytes
+
+
+class DetectFaces:
+    """Finds the faces of each picture of a block; adds `FACES`. A picture that can not be decoded gets a `FAILURE`."""
+
+    def __init__(self, models: FaceModelChoice, max_pixels: int) -> None:
+        _use_threads(DETECTOR_THREADS)
+        self.detector = models.load(DETECTOR_THREADS).detector
+        self.max_pixels = max_pixels
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        faces: list[str | None] = []
+        failures: list[str] = []
+        for encoded, failure in zip(table.column(ENCODED), table.column(FAILURE), strict=True):
+            found, reason = (None, failure.as_py()) if failure.as_py() else self._detect(encoded.as_py())
+            faces.append(None if found is None else json.dumps([face.to_dict() for face in found]))
+            failures.append(reason)
+        table = table.set_column(table.column_names.index(FAILURE), FAILURE, pa.array(failures, pa.string()))
+        return table.append_column(FACES, pa.array(faces, pa.string()))
+
+    def _detect(self, encoded: bytes) -> tuple[list[Face] | None, str]:
+        try:
+            return self.detector.detect(decode_picture(encoded, self.max_pixels)), ""
+        except PictureError as error:
+            return None, f"{error.reason}: {error}"
+        except Exception as error:  # noqa: BLE001  any defect met by one picture costs that picture only
+            return None, _internal(error)
+
+
+class AnonymizeFaces:
+    """Holds the prior; anonymizes the faces of a block's pictures together and seals their keys.
+
+    A block of RESULT_SCHEMA and the user's own columns comes out, with as many rows as came in.
+    """
+
+    def __init__(
+        self,
+        prior: str,
+        models: FaceModelChoice,
+        settings: AnonymizeSettings,
+        sealing: SealingTarget,
+        device: str,
+        threads: int,
+        expected_prior: str | None,
+        monitor: Monitor | None,
+    ) -> None:
+        """Load everything. expected_prior: digest of a resumed run's prior. Raises PriorError, FaceModelError,
+        ValueError."""
+        threads = threads or os.cpu_count() or 1
+        _use_threads(threads)
+        loaded = load_prior(prior, device=device)
+        if expected_prior not in (None, loaded.digest):
+            raise ValueError(f"prior {prior} has digest {loaded.digest}; the run that is resumed used {expected_prior}")
+        loaded.physical_batch = settings.face_batch
+        face_models = models.load(threads, device)
+        self.anonymizer = PictureAnonymizer(loaded, face_models, settings)
+        self.sealing = sealing
+        self.environment = environment(loaded, device)
+        if monitor is not None:
+            monitor.report_facts(facts(loaded, face_models, self.environment, settings.face_batch))
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        rows = table.select([ROW, ID, SUBJECT, ENCODED, FAILURE, FACES]).to_pylist()
+        usable = [row for row in rows if not row[FAILURE]]
+        made = {row[ROW]: result for row, result in zip(usable, self._anonymize(usable), strict=True)}
+        results = [
+            self._publishable(row, made[row[ROW]])
+            if row[ROW] in made
+            else _quarantined(row, row[FAILURE], _sha256(row[ENCODED]))
+            for row in rows
+        ]
+        return with_results(table, results)
+
+    def _anonymize(self, rows: list[dict[str, Any]]) -> list[PictureResult]:
+        """One result for each row; if the pictures fail together, each is tried alone."""
+        if not rows:
+            return []
+        try:
+            tasks = [
+                PictureTask(r[ID], r[ENCODED], [Face.from_dict(face) for face in json.loads(r[FACES])]) for r in rows
+            ]
+            results = self.anonymizer(tasks)
+            if len(results) != len(rows):
+                raise RuntimeError(f"{len(rows)} pictures gave {len(results)} results")
+            return results
+        except Exception as error:  # noqa: BLE001  any defect met by one picture costs that picture only
+            if len(rows) > 1:
+                return [result for row in rows for result in self._anonymize([row])]
+            return [
+                PictureResult(rows[0][ID], "quarantined", _internal(error), source_sha256=_sha256(rows[0][ENCODED]))
+            ]
+
+    def _publishable(self, row: dict[str, Any], result: PictureResult) -> dict[str, Any]:
+        """What leaves the actor: publishable bytes and the sealed record."""
+        published: dict[str, Any] = {
+            ROW: row[ROW],
+            ID: row[ID],
+            STATUS: result.status,
+            REASON: result.reason,
+            OUTPUT: result.encoded,
+            SOURCE_SHA256: result.source_sha256,
+            OUTPUT_SHA256: _sha256(result.encoded),
+            FACE_COUNT: result.faces,
+            METRICS: json.dumps(result.metrics, sort_keys=True),
+        }
+        if result.status != "anonymized":
+            return published
+        try:
+            if result.key is None or result.encoded is None:
+                raise RuntimeError("an anonymized picture came without its key or its picture")
+            target = self.sealing
+            record = to_key_record(
+                result.key,
+                run_id=target.run_id,
+                dataset=target.dataset,
+                subject=row[SUBJECT],
+                environment=self.environment,
+            )
+            sealed = seal_record(record, target.ingest_public_key)
+        except Exception as error:  # noqa: BLE001  without a sealed key the picture is not published
+            return _quarantined(row, _internal(error), result.source_sha256)
+        return {**published, SEALED: sealed, SIDECAR: result.sidecar, RECORD_ID: record.record_id}
+
+
+def environment(prior: Prior, device: str) -> dict[str, str]:
+    """What the numbers depend on beside the settings; goes into every key record and into the manifest."""
+    found = {"python": platform.python_version(), "machine": platform.machine(), "device": device, "dtype": "float32"}
+    if device.startswith("cuda"):
+        found["gpu"] = torch.cuda.get_device_name(device)
+    found["threads"] = str(torch.get_num_threads())
+    found["prior"] = prior.name
+    for library in LIBRARIES:
+        try:
+            found[library] = version(library)
+        except PackageNotFoundError:  # a source checkout, or another distribution of the same module
+            continue
+    return found
+
+
+def facts(prior: Prior, models: FaceModels, found: dict[str, str], face_batch: int) -> dict[str, Any]:
+    """What the manifest says about the models of a run."""
+    return {
+        "environment": found,
+        "prior": {
+            "name": prior.name,
+            "digest": prior.digest,
+            "files": dict(prior.files),
+            "parameters": prior.parameters,
+            "conditioning": prior.conditioning,
+            "crop_side_px": prior.side,
+        },
+        "face_models": models.digests(),
+        "batch_shape": [face_batch, *prior.latent_shape],
+    }
+
+
+def _use_threads(threads: int) -> None:
+    torch.set_num_threads(threads)
+
+
+def _internal(error: Exception) -> str:
+    """The reason for a row that met a defect. Neither row nor log quote the message: it could hold anything, a key
+    included."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    place = (
+        f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}" if trace is not None else "unknown place"
+    )
+    logger.error("one picture was quarantined: %s at %s", type(error).__name__, place)
+    return f"internal_error: {type(error).__name__} at {place}"
+
+
+def _quarantined(row: dict[str, Any], reason: str, source_sha256: str | None) -> dict[str, Any]:
+    return {
+        ROW: row[ROW],
+        ID: row[ID],
+        STATUS: "quarantined",
+        REASON: reason,
+        SOURCE_SHA256: source_sha256,
+        FACE_COUNT: 0,
+        METRICS: "{}",
+    }
+
+
+def _sha256(data: bytes | None) -> str | None:
+    return None if data is None else hashlib.sha256(data).hexdigest()
