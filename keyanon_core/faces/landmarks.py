@@ -10,6 +10,7 @@ import dlib
 import numpy as np
 import numpy.typing as npt
 
+from keyanon_core.errors import PictureError
 from keyanon_core.faces.alignment import chip, invert, similarity
 from keyanon_core.faces.detection import Face, Pixels
 from keyanon_core.faces.dlib_models import SHA256, SHAPE_PREDICTOR, dlib_model
@@ -63,6 +64,23 @@ def template_in_box(box: tuple[float, float, float, float]) -> Points:
     return np.asarray(FIVE_IN_BOX * [x1 - x0, y1 - y0] + [x0, y0])
 
 
+def with_usable_landmarks(face: Face) -> Face:
+    """The face itself, or with landmarks placed in its box when its own are degenerate: its mask must not depend on
+    them.
+    """
+    try:
+        similarity(face.landmarks, UPRIGHT_TEMPLATE)
+    except PictureError:
+        return Face(face.box, template_in_box(face.box), face.score)
+    return face
+
+
+def mean_shape_at(face: Face) -> Points:
+    """(68, 2) mean landmarks in picture px, placed by a face's five. Raises PictureError ("degenerate_landmarks")."""
+    back = invert(similarity(face.landmarks, UPRIGHT_TEMPLATE))
+    return np.asarray(MEAN_SHAPE @ back[:, :2].T + back[:, 2])
+
+
 def five_of(shape: Points) -> Points:
     """The (5, 2) landmarks that (68, 2) points contain: eye centres, nose tip, mouth corners."""
     return np.stack([shape[36:42].mean(0), shape[42:48].mean(0), shape[30], shape[48], shape[54]])
@@ -95,6 +113,6 @@ class ShapePredictor:
         eye_distance = float(np.linalg.norm(UPRIGHT_TEMPLATE[1] - UPRIGHT_TEMPLATE[0])) * CHIP_SIDE
         disagreement = float(np.linalg.norm(five_of(shape) - expected, axis=1).mean()) / eye_distance
         if not disagreement <= MAX_DISAGREEMENT:
-            shape = MEAN_SHAPE * CHIP_SIDE
+            return mean_shape_at(face)
         back = invert(affine)
         return np.asarray(shape @ back[:, :2].T + back[:, 2])

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from keyanon_core.errors import FaceModelError, PictureError
 from keyanon_core.faces.detection import Face, Pixels
-from keyanon_core.faces.landmarks import ShapePredictor, template_in_box
+from keyanon_core.faces.landmarks import ShapePredictor, with_usable_landmarks
 from keyanon_core.faces.masks import PictureMask, disjoint_masks
 
 __all__ = ["DEFAULT_REGIONS", "LandmarkParser", "PictureMask", "check_regions", "disjoint_masks"]
@@ -24,9 +24,10 @@ DEFAULT_REGIONS = frozenset(REGIONS)
 
 Points = npt.NDArray[np.float64]
 BROWS, EYES, LIPS = (slice(17, 22), slice(22, 27)), (slice(36, 42), slice(42, 48)), slice(48, 60)
-FOREHEAD_THIRDS = 0.85  # height of the forehead above the brows, in facial thirds
+FOREHEAD_THIRDS = 0.95  # height of the forehead above the brows, in facial thirds
 MARGIN = 0.04  # of the face's size: how far the face mask reaches beyond the jaw line, where skin still shows
 PART_MARGIN = 0.03  # of the face's size: the same for brows, eyes, nose and mouth
+LANDMARK_MARGIN = 0.3  # of the five landmarks' spread: covers eyes and lips, of which they are the middle
 EAR_WIDTH = 0.16  # of the face's width, from the jaw line outwards
 ARC_POINTS = 24  # corners of a drawn half ellipse
 SUBPIXEL_BITS = 4  # fixed-point bits of polygon corners in cv2.fillPoly
@@ -55,18 +56,23 @@ class LandmarkParser:
         region, PictureError ("face_outside") for a face that does not touch the picture.
         """
         check_regions(regions)
-        try:
-            shape = self._predictor.points(pixels, face)
-        except PictureError:
-            upright = Face(face.box, template_in_box(face.box), face.score)
-            shape = self._predictor.points(pixels, upright)
-        polygons: list[Points] = []
-        for region in REGIONS:
-            if region in regions:
-                polygons += _POLYGONS[region](shape)
+        face = with_usable_landmarks(face)
+        shape = self._predictor.points(pixels, face)
+        polygons = region_polygons(shape, regions)
         if "skin" in regions:
-            polygons.append(_grown(_hull(face.landmarks), PART_MARGIN * _size(shape)))
+            polygons.append(landmark_hull(face))
         return fill_polygons(polygons, pixels.shape)
+
+
+def region_polygons(shape: Points, regions: frozenset[str]) -> list[Points]:
+    """Outlines (n, 2) in px of the named regions of a face with the landmarks (68, 2)."""
+    return [polygon for region in REGIONS if region in regions for polygon in _POLYGONS[region](shape)]
+
+
+def landmark_hull(face: Face) -> Points:
+    """The part of a face between its five landmarks, (n, 2) px with a margin: no face mask is right without it."""
+    spread = float(np.linalg.norm(face.landmarks - face.landmarks.mean(0), axis=1).max())
+    return _grown(_hull(face.landmarks), LANDMARK_MARGIN * spread)
 
 
 def fill_polygons(polygons: list[Points], shape: tuple[int, ...]) -> PictureMask:

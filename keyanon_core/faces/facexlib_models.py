@@ -1,0 +1,223 @@
+"""facexlib's RetinaFace and BiSeNet, for those who bring their weights.
+
+The published .pth files are pickles. One is opened only when its sha256 is the published digest, and then by
+`torch.load(weights_only=True)`; a safetensors conversion is read whatever its digest, since it can hold nothing but
+numbers. Either way the digest of the very bytes that were parsed goes into the run's manifest.
+"""
+
+import contextlib
+import hashlib
+import io
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import safetensors
+import safetensors.torch
+import torch
+
+from keyanon_core.errors import FaceModelError, PictureError
+from keyanon_core.faces.alignment import chip, invert, similarity
+from keyanon_core.faces.detection import Face, Pixels, in_order
+from keyanon_core.faces.landmarks import UPRIGHT_TEMPLATE, mean_shape_at, with_usable_landmarks
+from keyanon_core.faces.looks import DEFAULT_MAX_SIDE, Candidates, find_faces
+from keyanon_core.faces.masks import PictureMask
+from keyanon_core.faces.parsing import check_regions, fill_polygons, landmark_hull, region_polygons
+
+DOWNLOAD_DIRECTORY = Path("~/.cache/keyanon/facexlib")
+SCORE_THRESHOLD = 0.7  # RetinaFace's face probability
+NMS_IOU = 0.4  # of facexlib's own suppression, within one look
+PARSER_SIDE = 512  # px; BiSeNet's input, an FFHQ-aligned crop
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CLASSES = 19
+# CelebAMask-HQ labels: 1 skin, 2-3 brows, 4-5 eyes, 6 glasses, 7-8 ears, 9 earring, 10 nose, 11 mouth, 12-13 lips
+REGION_LABELS = {
+    "skin": (1,),
+    "brows": (2, 3),
+    "eyes": (4, 5),
+    "glasses": (6,),
+    "ears": (7, 8),
+    "nose": (10,),
+    "mouth": (11,),
+    "lips": (12, 13),
+}
+FACE_LABELS = (1, 2, 3, 4, 5, 6, 10, 11, 12, 13)
+MIN_FACE_COVER = 0.5  # share of the landmarks' hull that must be labelled as face for a parse to be believed
+
+
+@dataclass(frozen=True)
+class _Weights:
+    """A published weight file."""
+
+    stem: str
+    url: str
+    sha256: str
+
+
+RETINAFACE = _Weights(
+    "detection_Resnet50_Final",
+    "https://github.com/xinntao/facexlib/releases/download/v0.1.0/detection_Resnet50_Final.pth",
+    "6d1de9c2944f2ccddca5f5e010ea5ae64a39845a86311af6fdf30841b0a5a16d",
+)
+BISENET = _Weights(
+    "parsing_bisenet",
+    "https://github.com/xinntao/facexlib/releases/download/v0.2.0/parsing_bisenet.pth",
+    "468e13ca13a9b43cc0881a9f99083a430e9c0a38abd935431d1c28ee94b26567",
+)
+
+
+class RetinaFaceDetector:
+    """RetinaFace with a ResNet-50 (Deng et al., CVPR 2020). directory: where the weights lie; None downloads them."""
+
+    def __init__(self, directory: Path | None, device: str = "cpu", max_side: int = DEFAULT_MAX_SIDE) -> None:
+        with _facexlib(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torchvision deprecates the argument by which facexlib asks for no weights
+            from facexlib.detection.retinaface import RetinaFace
+
+            self._network = RetinaFace(network_name="resnet50", device=torch.device(device))
+        self.digest = _load(self._network, RETINAFACE, directory)
+        self.max_side = max_side
+        self.name = f"retinaface-resnet50@{max_side}"
+
+    def detect(self, pixels: Pixels) -> list[Face]:
+        """All faces of an (H, W, 3) uint8 RGB picture, in a stable order. Raises PictureError ("too_many_faces")."""
+        return in_order(find_faces(pixels, self._see, self.max_side))
+
+    def _see(self, pixels: Pixels) -> Candidates:
+        blue_green_red = np.ascontiguousarray(pixels[..., ::-1])
+        with torch.no_grad():
+            rows = self._network.detect_faces(blue_green_red, SCORE_THRESHOLD, NMS_IOU)
+        rows = np.asarray(rows, np.float64).reshape(-1, 15)
+        return Candidates(rows[:, :4], rows[:, 5:].reshape(-1, 5, 2), rows[:, 4])
+
+
+class BiSeNetParser:
+    """BiSeNet (Yu et al., ECCV 2018) on an FFHQ-aligned crop. directory: where the weights lie; None downloads them."""
+
+    name = "bisenet"
+
+    def __init__(self, directory: Path | None, device: str = "cpu") -> None:
+        with _facexlib():
+            from facexlib.parsing.bisenet import BiSeNet
+
+            self._network = BiSeNet(num_class=CLASSES)
+        self.digest = _load(self._network, BISENET, directory)
+        self._device = torch.device(device)
+        self._network.to(self._device)
+
+    def mask(self, pixels: Pixels, face: Face, regions: frozenset[str]) -> PictureMask:
+        """The named regions of one face, cut at the picture's border.
+
+        Where the network does not see a face between the five landmarks, or none of the regions, the regions are drawn
+        from the mean shape of 68 landmarks: a face whose parse failed is still covered. Raises FaceModelError for an
+        unknown region, PictureError ("face_outside").
+        """
+        check_regions(regions)
+        face = with_usable_landmarks(face)
+        affine = similarity(face.landmarks, UPRIGHT_TEMPLATE * PARSER_SIDE)
+        labels = self._labels(chip(pixels, affine, PARSER_SIDE))
+        core = fill_polygons([landmark_hull(face) @ affine[:, :2].T + affine[:, 2]], labels.shape).full(labels.shape)
+        chosen = np.isin(labels, [label for region in regions for label in REGION_LABELS[region]])
+        if np.isin(labels, FACE_LABELS)[core].mean() < MIN_FACE_COVER or not chosen.any():
+            return fill_polygons(region_polygons(mean_shape_at(face), regions), pixels.shape)
+        if "skin" in regions:
+            chosen |= core
+        return _to_picture(chosen, affine, pixels.shape)
+
+    def _labels(self, view: Pixels) -> npt.NDArray[np.int64]:
+        """Class of every pixel of a (512, 512, 3) uint8 crop."""
+        values = torch.from_numpy(view).to(self._device, torch.float32).permute(2, 0, 1)[None] / 255
+        mean = torch.tensor(IMAGENET_MEAN, device=self._device)[:, None, None]
+        std = torch.tensor(IMAGENET_STD, device=self._device)[:, None, None]
+        with torch.no_grad():
+            scores = self._network((values - mean) / std)[0]
+        return np.asarray(scores[0].argmax(0).cpu().numpy(), np.int64)
+
+
+def _to_picture(chosen: npt.NDArray[np.bool_], affine: npt.NDArray[np.float64], shape: tuple[int, ...]) -> PictureMask:
+    """The picture's pixels whose centres fall into chosen pixels of the aligned crop (S, S)."""
+    side, back = chosen.shape[0], invert(affine)
+    corners = np.array([[0, 0], [side, 0], [0, side], [side, side]], np.float64) @ back[:, :2].T + back[:, 2]
+    x0, y0 = np.maximum(np.floor(corners.min(0)).astype(int) - 1, 0)
+    x1, y1 = np.minimum(np.ceil(corners.max(0)).astype(int) + 2, [shape[1], shape[0]])
+    if x0 >= x1 or y0 >= y1:
+        raise PictureError("face_outside", "a detected face lies outside the picture")
+    to_crop = affine.copy()
+    to_crop[:, 2] += affine[:, :2] @ np.array([x0, y0])
+    bits = cv2.warpAffine(
+        chosen.astype(np.uint8), invert(to_crop), (int(x1 - x0), int(y1 - y0)), flags=cv2.INTER_NEAREST
+    ).astype(np.bool_)
+    mask = PictureMask((int(x0), int(y0), int(x1), int(y1)), bits).trimmed()
+    if mask.count == 0:
+        raise PictureError("face_outside", "none of the chosen regions of a face lies inside the picture")
+    return mask
+
+
+@contextlib.contextmanager
+def _facexlib() -> Iterator[None]:
+    """Says what to install when facexlib is not there."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise FaceModelError(f"RetinaFace and BiSeNet need {error.name}: pip install 'keyanon[facexlib]'") from error
+
+
+def _load(network: torch.nn.Module, weights: _Weights, directory: Path | None) -> str:
+    """Fill a network from a weight file, set it to evaluation, and return the file's sha256."""
+    path = _find(weights, directory) if directory is not None else _download(weights)
+    content = path.read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+    if path.suffix == ".pth":
+        if digest != weights.sha256:
+            raise FaceModelError(
+                f"{path.name}: sha256 {digest} is not the published {weights.sha256}, and a pickle with another "
+                f"digest is never opened; fetch it again from {weights.url}, or convert it to {weights.stem}.safetensors"
+            )
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    else:
+        try:
+            state = safetensors.torch.load(content)
+        except safetensors.SafetensorError as error:
+            raise FaceModelError(f"{path.name} is not a safetensors file: {error}") from error
+    # the published RetinaFace was saved from DataParallel
+    state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    try:
+        network.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        first = str(error).splitlines()[:2]
+        raise FaceModelError(f"{path.name} does not fit {type(network).__name__}: {' '.join(first)[:300]}") from error
+    if not all(torch.isfinite(tensor).all() for tensor in network.state_dict().values()):
+        raise FaceModelError(f"{path.name} holds numbers that are not finite")
+    network.eval()
+    return digest
+
+
+def _find(weights: _Weights, directory: Path) -> Path:
+    """The safetensors conversion if there is one, else the published file."""
+    for suffix in (".safetensors", ".pth"):
+        path = directory / (weights.stem + suffix)
+        if path.is_file():
+            return path
+    raise FaceModelError(
+        f"{directory} holds neither {weights.stem}.safetensors nor {weights.stem}.pth; put one there, "
+        f"the latter from {weights.url}"
+    )
+
+
+def _download(weights: _Weights) -> Path:
+    """The published file through facexlib's own download, kept in DOWNLOAD_DIRECTORY."""
+    with _facexlib():
+        from facexlib.utils import load_file_from_url
+    directory = DOWNLOAD_DIRECTORY.expanduser()
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            return Path(load_file_from_url(weights.url, progress=False, save_dir=str(directory)))
+    except OSError as error:
+        raise FaceModelError(
+            f"{weights.url} can not be fetched ({error}); put the file into a directory and name it with the "
+            "weights option"
+        ) from error
