@@ -49,7 +49,7 @@ class RunReport:
     rekeyed_faces: int
     resumed_rows: int
     ignored_files: int
-    keys_ingested: int
+    keys_stored: int
     orphan_shards_removed: int
     seconds: float
     anonymize_seconds: float
@@ -233,7 +233,7 @@ def _commit(attempt: _Attempt, started: float, computed: float) -> RunReport:
             f"{len(lost)} published pictures have no key in keystore {config.keystore} (first record: {min(lost)}"
             f"{'; ' + rejected if rejected else ''}); restore its inbox, or anonymize again into an empty output"
         )
-    report = _report(attempt, tally, computed, time.monotonic() - started, ingested.ingested, len(removed))
+    report = _report(attempt, tally, computed, time.monotonic() - started, len(tally.record_ids), len(removed))
     write_json(attempt.layout.root / RUN_DIRECTORY / REPORT_FILE, report.to_dict())
     manifest.state, manifest.finished_at = COMPLETE, now()
     manifest.config = config.to_json()
@@ -241,7 +241,7 @@ def _commit(attempt: _Attempt, started: float, computed: float) -> RunReport:
     return report
 
 
-def _report(attempt: _Attempt, tally: Tally, computed: float, seconds: float, ingested: int, removed: int) -> RunReport:
+def _report(attempt: _Attempt, tally: Tally, computed: float, seconds: float, stored: int, removed: int) -> RunReport:
     fresh_rows = tally.rows - len(attempt.finished)
     return RunReport(
         run_id=attempt.manifest.run_id,
@@ -256,7 +256,7 @@ def _report(attempt: _Attempt, tally: Tally, computed: float, seconds: float, in
         rekeyed_faces=tally.rekeyed_faces,
         resumed_rows=len(attempt.finished),
         ignored_files=attempt.source.ignored,
-        keys_ingested=ingested,
+        keys_stored=stored,
         orphan_shards_removed=removed,
         seconds=seconds,
         anonymize_seconds=computed,

@@ -29,6 +29,7 @@ FACE_COUNT: Final = "keyanon_face_count"
 METRICS: Final = "keyanon_metrics"  # JSON object of numbers
 
 PREFIX: Final = "keyanon_"
+BYTES_FIELD: Final = "bytes"  # of a struct column, as Hugging Face data sets store pictures
 # Blocks can exceed 2 GiB of bytes in one column: 64-bit offsets.
 SOURCE_SCHEMA: Final = pa.schema(
     [

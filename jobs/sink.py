@@ -22,6 +22,7 @@ from ray.data import Datasink
 from ray.data.block import BlockAccessor
 
 from jobs.blocks import (
+    BYTES_FIELD,
     FACE_COUNT,
     ID,
     METRICS,
@@ -41,7 +42,6 @@ from jobs.blocks import (
 from jobs.errors import PublishError
 from jobs.lease import LeaseToken
 from jobs.output_names import image_name, sidecar_name
-from jobs.parquet_source import BYTES_FIELD
 from jobs.progress import Monitor
 from keystore import durable
 from keystore.errors import KeystoreError

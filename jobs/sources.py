@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import pyarrow as pa
@@ -21,9 +21,11 @@ from ray.data import Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
 from jobs.blocks import ENCODED, FAILURE, ID, ROW
-from jobs.config import AnonymizeConfig
 from jobs.errors import SourceError
 from keystore.records import MAX_NAME_CHARACTERS
+
+if TYPE_CHECKING:  # the configuration loads torch, which read tasks do without
+    from jobs.config import AnonymizeConfig
 
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 PARQUET_SUFFIX = ".parquet"
@@ -89,7 +91,7 @@ class ListedDatasource(Datasource):  # type: ignore[misc]  # Ray ships no types
         ]
 
 
-def open_source(config: AnonymizeConfig) -> Source:
+def open_source(config: "AnonymizeConfig") -> Source:
     """List the input named by `config.photos`.
 
     Raises:
@@ -144,7 +146,7 @@ def is_local(photos: str) -> bool:
     return "://" not in photos or not urlsplit(photos).scheme
 
 
-def check_apart(config: AnonymizeConfig) -> None:
+def check_apart(config: "AnonymizeConfig") -> None:
     """Refuse an output or a keystore that overlaps with another of the three places.
 
     Raises:

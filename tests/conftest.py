@@ -1,0 +1,51 @@
+"""What all tests share: one Ray cluster for the whole session, and the public-domain pictures that ship in packages."""
+
+import logging
+import os
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[Path]:
+    """A local Ray cluster; the directory with its logs and spilled objects. It starts in 4-6 s, hence one for all tests."""
+    import ray
+
+    os.environ.pop("RAY_ADDRESS", None)
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    ray.init(
+        num_cpus=4,
+        object_store_memory=256 * 1024 * 1024,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
+    yield Path(ray._private.worker._global_node.get_session_dir_path())
+    ray.shutdown()
+
+
+def _in_package(package: str, path: str) -> Path:
+    spec = find_spec(package)
+    assert spec is not None and spec.origin is not None
+    return Path(spec.origin).parent / path
+
+
+@pytest.fixture(scope="session")
+def astronaut() -> Path:
+    """512 x 512, one face (NASA, public domain)."""
+    return _in_package("skimage", "data/astronaut.png")
+
+
+@pytest.fixture(scope="session")
+def grace_hopper() -> Path:
+    """512 x 600, one face (US Navy, public domain)."""
+    return _in_package("matplotlib", "mpl-data/sample_data/grace_hopper.jpg")
+
+
+@pytest.fixture(scope="session")
+def coffee() -> Path:
+    """600 x 400, no face (public domain)."""
+    return _in_package("skimage", "data/coffee.png")

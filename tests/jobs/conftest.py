@@ -1,0 +1,52 @@
+"""Small pictures, and configurations that run on them in seconds."""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from jobs.config import AnonymizeConfig
+
+STEPS = 2  # of the prior: these tests are about where rows go, not about how faces look
+
+
+def encoded(source: Path, size: int, kind: str) -> bytes:
+    """A picture reduced to at most `size` pixels a side."""
+    with Image.open(source) as picture:
+        small = picture.convert("RGB")
+        small.thumbnail((size, size))
+        buffer = io.BytesIO()
+        small.save(buffer, kind)
+        return buffer.getvalue()
+
+
+@pytest.fixture(scope="session")
+def face_png(astronaut: Path) -> bytes:
+    return encoded(astronaut, 256, "PNG")
+
+
+@pytest.fixture(scope="session")
+def face_jpeg(grace_hopper: Path) -> bytes:
+    return encoded(grace_hopper, 256, "JPEG")
+
+
+@pytest.fixture(scope="session")
+def faceless_png(coffee: Path) -> bytes:
+    return encoded(coffee, 160, "PNG")
+
+
+MakeConfig = Callable[..., AnonymizeConfig]
+
+
+@pytest.fixture
+def make_config(tmp_path: Path) -> MakeConfig:
+    """A configuration over `tmp_path/{photos,out,keystore}`; keyword arguments change it."""
+
+    def make(**changes: Any) -> AnonymizeConfig:
+        places = {"photos": tmp_path / "photos", "output": tmp_path / "out", "keystore": tmp_path / "keystore"}
+        return AnonymizeConfig.load(None, {**places, "steps": STEPS, "threads_per_actor": 1, **changes})
+
+    return make

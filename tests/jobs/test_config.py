@@ -1,0 +1,52 @@
+from pathlib import Path
+
+import pytest
+
+from jobs.config import AnonymizeConfig
+from jobs.errors import ConfigError
+
+PLACES = {"photos": "p", "output": "o", "keystore": "k"}
+
+
+def test_options_win_over_the_yaml_file_and_none_does_not(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("photos: p\noutput: o\nkeystore: k\nsteps: 5\nfidelity: lossless\n")
+    config = AnonymizeConfig.load(path, {"steps": 7, "fidelity": None})
+    assert (config.steps, config.fidelity) == (7, "lossless")
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("stepps: 5", "stepps"),
+        ("steps: 0", "steps"),
+        ("- a list", "setting: value"),
+        ("a: [", "YAML"),
+        ("x: !!python/object:os.x {}", "YAML"),
+    ],
+)
+def test_a_bad_file_is_refused_by_the_name_of_what_is_wrong(tmp_path: Path, text: str, named: str) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=named):
+        AnonymizeConfig.load(path, PLACES)
+
+
+def test_a_missing_place_is_refused() -> None:
+    with pytest.raises(ConfigError, match="keystore"):
+        AnonymizeConfig.load(None, {"photos": "p", "output": "o"})
+
+
+def test_only_settings_that_change_results_change_the_digest() -> None:
+    base = AnonymizeConfig.load(None, PLACES)
+    assert (
+        AnonymizeConfig.load(None, {**PLACES, "anonymizer_actors": 3, "pictures_per_task": 2}).digest() == base.digest()
+    )
+    for change in ({"steps": 3}, {"fidelity": "image"}, {"regions": ["nose"]}, {"no_face": "pass"}, {"face_batch": 4}):
+        assert AnonymizeConfig.load(None, {**PLACES, **change}).digest() != base.digest()
+
+
+def test_the_data_set_is_named_after_the_photos(tmp_path: Path) -> None:
+    assert AnonymizeConfig.load(None, {**PLACES, "photos": tmp_path / "holiday"}).dataset == "holiday"
+    assert AnonymizeConfig.load(None, {**PLACES, "photos": "x/data.parquet"}).dataset == "data"
+    assert AnonymizeConfig.load(None, {**PLACES, "dataset": "mine"}).dataset == "mine"

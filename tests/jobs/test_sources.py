@@ -1,0 +1,243 @@
+"""Listing and reading, without Ray: every row of the input comes out of the read units once, usable or with a reason."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from jobs.blocks import ENCODED, FAILURE, ID, ROW, SUBJECT
+from jobs.errors import PublishError, SourceError
+from jobs.output_names import image_name, sidecar_name
+from jobs.sources import Source, open_source
+from tests.jobs.conftest import MakeConfig
+
+
+def read_all(source: Source, finished: frozenset[int] = frozenset(), rows: int = 2) -> list[dict[str, Any]]:
+    return [row for unit in source.units(finished, rows) for table in unit.read() for row in table.to_pylist()]
+
+
+def reasons(source: Source) -> dict[str, str]:
+    return {row[ID]: row[FAILURE].split(":")[0] for row in read_all(source)}
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    return folder
+
+
+def test_a_folder_is_listed_recursively_by_extension(photos: Path, make_config: MakeConfig) -> None:
+    (photos / "sub" / "deep").mkdir(parents=True)
+    for name in ("a.jpg", "a.png", "b.WEBP", "sub/deep/c.JPEG", "notes.txt", "sub/d.gif"):
+        (photos / name).write_bytes(name.encode())
+    source = open_source(make_config())
+    rows = read_all(source)
+    assert {row[ID]: row[ENCODED] for row in rows} == {
+        n: n.encode() for n in ("a.jpg", "a.png", "b.WEBP", "sub/deep/c.JPEG")
+    }
+    assert sorted(row[ROW] for row in rows) == [0, 1, 2, 3]
+    assert source.ignored == 2
+
+
+def test_finished_rows_are_not_read_again(photos: Path, make_config: MakeConfig) -> None:
+    for name in "abcde":
+        (photos / f"{name}.png").write_bytes(b"x")
+    assert [row[ROW] for row in read_all(open_source(make_config()), frozenset({0, 3}))] == [1, 2, 4]
+
+
+def test_odd_files_are_rows_with_a_reason_and_loops_end(photos: Path, make_config: MakeConfig) -> None:
+    (photos / "good.png").write_bytes(b"x")
+    (photos / "big.png").write_bytes(b"x" * 101)
+    (photos / "broken.jpg").symlink_to(photos / "nowhere.jpg")
+    os.mkfifo(photos / "pipe.jpg")
+    (photos / "sub").mkdir()
+    (photos / "sub" / "loop").symlink_to(photos)
+    (photos / "sub" / "itself.png").symlink_to(photos / "sub" / "itself.png")
+    (photos / "strange \n * ünï 漢.png").write_bytes(b"x")
+    (photos / os.fsdecode(b"latin\xe9.png")).write_bytes(b"x")
+    (photos / "photo.jpg").mkdir()
+    assert reasons(open_source(make_config(max_file_bytes=100))) == {
+        "good.png": "",
+        "big.png": "too_large",
+        "broken.jpg": "unreadable",
+        "pipe.jpg": "unreadable",
+        "sub/itself.png": "unreadable",
+        "strange \n * ünï 漢.png": "",
+        "latin%E9.png": "unreadable",
+    }
+
+
+def test_a_file_that_vanishes_after_listing_is_a_quarantined_row(photos: Path, make_config: MakeConfig) -> None:
+    (photos / "a.png").write_bytes(b"x")
+    source = open_source(make_config())
+    (photos / "a.png").unlink()
+    assert reasons(source) == {"a.png": "unreadable"}
+
+
+def test_output_names_stay_apart_and_inside(photos: Path, make_config: MakeConfig) -> None:
+    assert image_name("a.jpg", "png") != image_name("a.png", "png")
+    long = image_name("x" * 300 + ".jpg", "png"), image_name("x" * 301 + ".jpg", "png")
+    assert long[0] != long[1] and all(len(Path(name).name) < 255 for name in long)
+    for bad in ("../a.jpg", "/etc/a.jpg", "a//b.jpg", "a/./b.jpg", "a\0.jpg", ""):
+        with pytest.raises(PublishError):
+            image_name(bad, "png")
+        with pytest.raises(PublishError):
+            sidecar_name(bad)
+    (photos / "a.jpg").write_bytes(b"x")
+    (photos / "a.jpg.png").mkdir()
+    (photos / "a.jpg.png" / "b.jpg").write_bytes(b"x")
+    assert reasons(open_source(make_config())) == {"a.jpg": "output_clash", "a.jpg.png/b.jpg": ""}
+
+
+def test_a_single_picture_is_a_source(photos: Path, make_config: MakeConfig) -> None:
+    (photos / "one.jpg").write_bytes(b"x")
+    assert reasons(open_source(make_config(photos=photos / "one.jpg"))) == {"one.jpg": ""}
+
+
+def test_unusable_inputs_are_refused_before_anything_runs(
+    photos: Path, tmp_path: Path, make_config: MakeConfig
+) -> None:
+    with pytest.raises(SourceError, match=r"holds no JPEG.*\(0 other"):
+        open_source(make_config())
+    with pytest.raises(SourceError, match="does not exist"):
+        open_source(make_config(photos=tmp_path / "missing"))
+    (photos / "notes.txt").write_text("x")
+    with pytest.raises(SourceError, match="neither JPEG"):
+        open_source(make_config(photos=photos / "notes.txt"))
+    with pytest.raises(SourceError, match=r"holds no JPEG.*\(1 other"):
+        open_source(make_config())
+    (photos / "a.parquet").write_bytes(b"not parquet")
+    with pytest.raises(SourceError, match="a.parquet can not be read as Parquet"):
+        open_source(make_config())
+    (photos / "a.png").write_bytes(b"x")
+    with pytest.raises(SourceError, match="both pictures and Parquet"):
+        open_source(make_config())
+    with pytest.raises(SourceError, match="can not be opened"):
+        open_source(make_config(photos="nonsense://x/y"))
+
+
+def test_places_that_overlap_are_refused(photos: Path, tmp_path: Path, make_config: MakeConfig) -> None:
+    (photos / "a.png").write_bytes(b"x")
+    (tmp_path / "alias").symlink_to(photos)
+    for changes in (
+        {"output": photos},
+        {"output": photos / "out"},
+        {"output": tmp_path / "alias" / "out"},
+        {"output": tmp_path},
+        {"keystore": photos / "keys"},
+        {"keystore": tmp_path / "out" / "keys"},
+        {"keystore": tmp_path / "out"},
+        {"output": tmp_path / "keystore" / "out"},
+    ):
+        with pytest.raises(SourceError, match="inside|overlap"):
+            open_source(make_config(**changes))
+
+
+def write_parquet(path: Path, table: pa.Table, group: int = 100) -> None:
+    path.parent.mkdir(exist_ok=True)
+    pq.write_table(table, path, row_group_size=group)
+
+
+def test_parquet_rows_carry_ids_subjects_and_reasons(photos: Path, make_config: MakeConfig) -> None:
+    table = pa.table(
+        {
+            "key": ["a", "b", "a", None, "", "x" * 2000, "n"],
+            "person": ["P", None, "Q", "R", "S", "T", "U"],
+            "image": pa.array([b"1", b"2", b"3", b"4", b"5", b"6", None]),
+        }
+    )
+    write_parquet(photos / "one.parquet", table, group=3)
+    source = open_source(make_config(id_column="key", subject_column="person"))
+    rows = read_all(source)
+    assert [row[FAILURE].split(":")[0] for row in rows] == [
+        "",
+        "",
+        "duplicate_id",
+        "missing_id",
+        "missing_id",
+        "bad_id",
+        "null_image",
+    ]
+    assert [row[ENCODED] for row in rows] == [b"1", b"2", None, None, None, None, None]
+    assert [row[SUBJECT] for row in rows][:2] == ["P", None]
+    assert [row["key"] for row in rows] == table.column("key").to_pylist()
+    assert [row[ROW] for row in read_all(source, frozenset({1, 2}))] == [0, 3, 4, 5, 6]
+
+
+def test_duplicates_are_found_across_files_and_the_first_wins(photos: Path, make_config: MakeConfig) -> None:
+    for name in ("a", "b"):
+        write_parquet(photos / f"{name}.parquet", pa.table({"id": [7, 8], "image": [b"x", b"y"]}))
+    rows = read_all(open_source(make_config(id_column="id")))
+    assert [(row[ID], row[FAILURE].split(":")[0]) for row in rows] == [
+        ("7", ""), ("8", ""), ("7", "duplicate_id"), ("8", "duplicate_id"),
+    ]  # fmt: skip
+
+
+def test_ids_without_a_column_are_file_and_row(photos: Path, make_config: MakeConfig) -> None:
+    write_parquet(photos / "a.parquet", pa.table({"image": [b"x", b"y"]}))
+    assert [row[ID] for row in read_all(open_source(make_config()))] == ["a.parquet#0", "a.parquet#1"]
+
+
+def test_a_hugging_face_column_gives_its_bytes_once(photos: Path, make_config: MakeConfig) -> None:
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    cells = [{"bytes": b"x", "path": "x.jpg"}, {"bytes": None, "path": "y.jpg"}, None]
+    write_parquet(photos / "a.parquet", pa.table({"image": pa.array(cells, kind), "label": [1, 2, 3]}))
+    rows = read_all(open_source(make_config()), rows=3)
+    assert [row[ENCODED] for row in rows] == [b"x", None, None]
+    assert [row["image"]["bytes"] for row in rows] == [None] * 3
+    assert [row["image"]["path"] for row in rows] == ["x.jpg", "y.jpg", None]
+
+
+@pytest.mark.parametrize(
+    ("table", "changes", "message"),
+    [
+        ({"picture": [b"x"]}, {}, r"no column called 'image' \(image_column\); its columns are picture"),
+        ({"image": ["text"]}, {}, "column 'image' is string"),
+        ({"image": [[1, 2]]}, {}, "column 'image' is list"),
+        ({"image": [b"x"]}, {"id_column": "key"}, "no column called 'key'"),
+        ({"image": [b"x"], "key": [1.5]}, {"id_column": "key"}, "column 'key' is double"),
+    ],
+)
+def test_wrong_columns_are_refused_by_file_and_name(
+    photos: Path, make_config: MakeConfig, table: dict[str, Any], changes: dict[str, Any], message: str
+) -> None:
+    write_parquet(photos / "a.parquet", pa.table(table))
+    with pytest.raises(SourceError, match=rf"a\.parquet.*{message}"):
+        open_source(make_config(**changes))
+
+
+def test_a_second_file_of_another_schema_is_refused(photos: Path, make_config: MakeConfig) -> None:
+    write_parquet(photos / "a.parquet", pa.table({"image": [b"x"], "n": [1]}))
+    write_parquet(photos / "b.parquet", pa.table({"image": [b"x"], "n": ["1"]}))
+    with pytest.raises(SourceError, match=r"b\.parquet has other columns"):
+        open_source(make_config())
+
+
+def test_a_damaged_row_group_costs_its_rows_only(photos: Path, make_config: MakeConfig) -> None:
+    path = photos / "a.parquet"
+    pq.write_table(
+        pa.table({"id": [1, 2, 3, 4], "image": [os.urandom(5000) for _ in range(4)]}),
+        path, row_group_size=2, compression="zstd", write_page_checksum=True,
+    )  # fmt: skip
+    source = open_source(make_config(id_column="id"))
+    column = pq.ParquetFile(path).metadata.row_group(1).column(1)
+    start = column.dictionary_page_offset or column.data_page_offset
+    content = bytearray(path.read_bytes())
+    content[start : start + column.total_compressed_size] = bytes(column.total_compressed_size)
+    path.write_bytes(content)
+    assert reasons(source) == {"1": "", "2": "", "3": "unreadable", "4": "unreadable"}
+
+
+def test_the_listing_digest_sees_added_and_changed_files(photos: Path, make_config: MakeConfig) -> None:
+    (photos / "a.png").write_bytes(b"x")
+    before = open_source(make_config()).digest
+    (photos / "notes.txt").write_bytes(b"x")
+    assert open_source(make_config()).digest == before
+    (photos / "a.png").write_bytes(b"xy")
+    changed = open_source(make_config()).digest
+    (photos / "b.png").write_bytes(b"x")
+    assert len({before, changed, open_source(make_config()).digest}) == 3
