@@ -1,0 +1,66 @@
+"""The `keyanon` command line.
+
+`main` is the console script and the only place that catches errors: each becomes one line on stderr and one of the exit
+codes of `jobs.exit_codes`; a traceback is shown with -v only, and never with local variables, which may hold keys.
+Commands import torch and Ray when they run, not when they are loaded: `keyanon request` starts in a moment.
+"""
+
+import logging
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from jobs.commands import anonymize, approval, audit, inspect, keystore_admin, recover
+from jobs.exit_codes import ExitCode, exit_code_of
+from jobs.output_format import Output
+
+app = typer.Typer(
+    name="keyanon",
+    help="Anonymize the faces in a data set of images; restore one only with the approval of several people.",
+    epilog="Exit codes: 0 done, 1 defect, 2 usage, 3 input, 4 refused by the keystore, 5 wrong key or tampered, "
+    "6 not converged, 7 rows quarantined (--strict), 130 interrupted.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    pretty_exceptions_show_locals=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("anonymize")(anonymize.anonymize)
+app.command("request")(approval.request)
+app.command("approve")(approval.approve)
+app.command("deny")(approval.deny)
+app.command("requests")(approval.requests)
+app.command("show")(approval.show)
+app.command("recover")(recover.recover)
+app.command("inspect")(inspect.inspect)
+app.command("ingest")(keystore_admin.ingest)
+app.add_typer(keystore_admin.app, name="keystore")
+app.add_typer(audit.app, name="audit")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code. `arguments`: without the program's name; `sys.argv` by default."""
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="keyanon: %(levelname)s: %(message)s")
+    output = Output()
+    command = typer.main.get_command(app)
+    try:
+        command.main(args=None if arguments is None else list(arguments), prog_name="keyanon", obj=output)
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else ExitCode.OK
+    except BaseException as error:  # noqa: BLE001  the one catch: whatever it is, the shell gets a line and a code
+        code = exit_code_of(error)
+        output.failure(error, _explain(error, code), code)
+        return code
+    return ExitCode.OK
+
+
+def _explain(error: BaseException, code: ExitCode) -> str:
+    """What the user reads: the message of an error raised on purpose; of a surprise only its type."""
+    if code is ExitCode.UNEXPECTED:
+        return f"unexpected {type(error).__name__}, a defect in keyanon; run again with -v and report what it prints"
+    return str(error)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

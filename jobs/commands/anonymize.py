@@ -1,0 +1,156 @@
+"""`keyanon anonymize`: the main job. Each field of `AnonymizeConfig` is an option here; a test compares the two lists.
+
+The defaults stand in the model. Options are None unless given, so that a YAML file's value wins over a default and an option
+over the file; the help repeats the defaults as text, because loading the model loads torch.
+"""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from jobs.commands.options import Json, Verbose, output_of
+from jobs.exit_codes import ExitCode
+from jobs.output_format import facts, format_bytes, table
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from jobs.anonymize import RunReport
+    from jobs.config import AnonymizeConfig
+
+_PARQUET = "Parquet input"
+_ALGORITHM = "Algorithm"
+_FACES = "Faces"
+_PICTURES = "Pictures"
+_LAYOUT = "Layout of the work (changes no result)"
+
+
+def _option(default: str | bool, help: str, panel: str, name: str | None = None) -> Any:
+    """An option that is None unless given. default: what the help says of it, a text or nothing (False)."""
+    return typer.Option(*([name] if name else []), help=help, show_default=default, rich_help_panel=panel)
+
+
+def anonymize(
+    context: typer.Context,
+    photos: Annotated[
+        str | None, typer.Argument(metavar="PHOTOS", help="Folder, picture, Parquet file or folder of Parquet files.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="OUT", help="New or resumed output.")] = None,
+    keystore: Annotated[
+        Path | None, typer.Option("--keystore", "-k", metavar="KEYSTORE", help="Created on first use.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", metavar="YAML", help="`setting: value` lines; options win over them.")
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help=f"Exit with {int(ExitCode.QUARANTINED)} unless every row was anonymized.")
+    ] = False,
+    kek: Annotated[
+        str | None, typer.Option(metavar="URI", help="Where the KEK is kept, such as file:/path/kek.key.")
+    ] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="Data set's name in the keystore.", show_default="PHOTOS' name")
+    ] = None,
+    image_column: Annotated[str | None, _option("image", "Column with encoded pictures.", _PARQUET)] = None,
+    id_column: Annotated[str | None, _option("file and row number", "Column with unique ids.", _PARQUET)] = None,
+    subject_column: Annotated[str | None, _option(False, "Column that says whose picture it is.", _PARQUET)] = None,
+    prior: Annotated[str | None, _option("embedded", "Directory or hub id in diffusers format.", _ALGORITHM)] = None,
+    method: Annotated[Literal["exact", "paper"] | None, _option("exact", "Diffusion method.", _ALGORITHM)] = None,
+    transform: Annotated[
+        Literal["rotation", "sign"] | None, _option("rotation", "Keyed transform of the noise latent.", _ALGORITHM)
+    ] = None,
+    steps: Annotated[int | None, _option("12", "DDIM steps one way; NFE is twice that.", _ALGORITHM)] = None,
+    fidelity: Annotated[
+        Literal["latent", "lossless", "image"] | None, _option("latent", "What recovery returns.", _ALGORITHM)
+    ] = None,
+    regions: Annotated[
+        str | None, _option("face without hair and neck", "Regions to anonymize, with commas: skin,nose,...", _FACES)
+    ] = None,
+    face_models: Annotated[
+        Literal["embedded", "facexlib"] | None, _option("embedded", "Detector, parser and landmarks.", _FACES)
+    ] = None,
+    face_weights: Annotated[Path | None, _option(False, "Directory with facexlib's weights.", _FACES)] = None,
+    gate_threshold: Annotated[
+        float | None, _option("the recognizer's own", "Distance to the source a result must exceed.", _FACES)
+    ] = None,
+    max_attempts: Annotated[int | None, _option("4", "Keys tried for a face before quarantine.", _FACES)] = None,
+    no_face: Annotated[
+        Literal["quarantine", "pass"] | None,
+        _option("quarantine", "A picture without a face: kept out, or published without metadata.", _FACES),
+    ] = None,
+    output_format: Annotated[
+        Literal["png", "webp", "jpeg"] | None, _option("png", "Of published pictures.", _PICTURES)
+    ] = None,
+    jpeg_quality: Annotated[int | None, _option("95", "1 to 95, for jpeg.", _PICTURES)] = None,
+    max_pixels: Annotated[int | None, _option("100000000", "A larger picture is quarantined.", _PICTURES)] = None,
+    max_file_bytes: Annotated[
+        int | None, _option("536870912", "A larger file is quarantined unread.", _PICTURES)
+    ] = None,
+    device: Annotated[str | None, _option("cpu", "cpu, cuda or cuda:N.", _LAYOUT)] = None,
+    face_batch: Annotated[int | None, _option("8", "Faces in one call of the prior.", _LAYOUT)] = None,
+    pictures_per_task: Annotated[
+        int | None, _option("16", "Pictures gathered together; rows of one shard.", _LAYOUT)
+    ] = None,
+    detector_actors: Annotated[int | None, _option("1", "Processes that find faces.", _LAYOUT)] = None,
+    anonymizer_actors: Annotated[int | None, _option("1", "Processes that hold the prior.", _LAYOUT)] = None,
+    threads_per_actor: Annotated[
+        int | None, _option("all CPUs", "Threads of one anonymizing process.", _LAYOUT)
+    ] = None,
+    cpus_per_actor: Annotated[float | None, _option("0", "Logical CPUs Ray reserves for one.", _LAYOUT)] = None,
+    gpus_per_actor: Annotated[float | None, _option("0", "GPUs Ray reserves for one.", _LAYOUT)] = None,
+    object_store_bytes: Annotated[int | None, _option("Ray's own", "Object store of a local Ray.", _LAYOUT)] = None,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Anonymize every face in PHOTOS, write the result to OUT and the sealed keys to KEYSTORE.
+
+    A folder of JPEG, PNG or WebP gives a folder; Parquet gives Parquet with all other columns kept. Every input row gets exactly
+    one output row with a status and a reason. The same command run again goes on where it was stopped.
+    """
+    from jobs.config import AnonymizeConfig
+
+    overrides: dict[str, Any] = {
+        name: value for name, value in context.params.items() if name in AnonymizeConfig.model_fields
+    }
+    if regions is not None:
+        overrides["regions"] = [name.strip() for name in regions.split(",") if name.strip()]
+    settings = AnonymizeConfig.load(config, overrides)
+    report = _run(settings)
+    output_of(context).result(report.to_dict(), *_tables(report))
+    if strict and report.statuses.get("anonymized", 0) != report.rows:
+        raise typer.Exit(ExitCode.QUARANTINED)
+
+
+def _run(config: "AnonymizeConfig") -> "RunReport":
+    """Run with a progress bar where stderr is a terminal, without one elsewhere."""
+    from jobs.anonymize import run_anonymize
+    from jobs.progress import ProgressBar
+
+    if not sys.stderr.isatty():
+        return run_anonymize(config)
+    with ProgressBar() as bar:
+        return run_anonymize(config, bar)
+
+
+def _tables(report: "RunReport") -> list["Table"]:
+    """The summary for people."""
+    summary = {
+        "run": report.run_id,
+        "data set": report.dataset,
+        "rows": report.rows,
+        "resumed rows": report.resumed_rows or None,
+        "files ignored": report.ignored_files or None,
+        "faces anonymized": report.faces,
+        "faces given another key": report.rekeyed_faces,
+        "time": f"{report.seconds:.1f} s",
+        "speed": f"{report.images_per_second:.2f} images/s, {report.faces_per_second:.2f} faces/s",
+        **{f"{part} on disk": format_bytes(size) for part, size in report.bytes_of.items()},
+        "output": report.output,
+        "keys": report.keystore,
+    }
+    tables = [facts("anonymized", summary), table("statuses", ("status", "rows"), report.statuses.items())]
+    if report.reasons:
+        tables.append(table("reasons", ("reason", "rows"), report.reasons.items()))
+    return tables

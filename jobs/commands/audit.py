@@ -1,0 +1,86 @@
+"""`keyanon audit`: what happened in a keystore, and whether its log still says so."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from jobs.commands.options import Json, KekUri, KeystorePath, Verbose, output_of
+from jobs.exit_codes import ExitCode
+from jobs.output_format import facts, table
+
+app = typer.Typer(help="Verify, read and checkpoint the audit log.", no_args_is_help=True)
+
+_HEADER_FIELDS = ("seq", "time", "type")
+
+
+@app.command("verify")
+def verify(
+    context: typer.Context,
+    keystore: KeystorePath,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option("--checkpoint", metavar="FILE", help="Checkpoint kept from earlier; the log must extend it."),
+    ] = None,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Check the whole log offline, without the KEK: nothing edited, dropped, reordered or truncated."""
+    from keystore.audit.verify import verify_audit
+
+    try:
+        kept = None if checkpoint is None else checkpoint.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise typer.BadParameter(f"{checkpoint} can not be read ({error})", param_hint="--checkpoint") from error
+    report = verify_audit(keystore, kept)
+    output = output_of(context)
+    summary = {
+        "verdict": "the log is intact" if report.ok else "THE LOG IS NOT WHAT WAS WRITTEN",
+        "log": report.origin,
+        "entries": report.size,
+        "root": report.root,
+        "entries the witness saw": report.witnessed_size,
+    }
+    output.result(
+        report.model_dump(mode="json"),
+        facts(f"audit of {keystore}", summary),
+        *([table("problems", ("problem",), [(problem,) for problem in report.problems])] if report.problems else []),
+    )
+    if not report.ok:
+        raise typer.Exit(ExitCode.WRONG_KEY_OR_TAMPERED)
+
+
+@app.command("log")
+def log(
+    context: typer.Context, keystore: KeystorePath, kek: KekUri = None, as_json: Json = False, verbose: Verbose = False
+) -> None:
+    """Print the entries. People appear as commitments, texts as digests: the log names nobody."""
+    from keystore.store import Keystore
+
+    with Keystore.open(keystore, kek) as opened:
+        entries = [json.loads(leaf) for leaf in opened.audit_entries()]
+    rows = [
+        (
+            entry.get("seq"),
+            entry.get("time"),
+            entry.get("type"),
+            "  ".join(f"{name}={value}" for name, value in sorted(entry.items()) if name not in _HEADER_FIELDS),
+        )
+        for entry in entries
+    ]
+    output_of(context).result(
+        {"entries": entries}, table(f"audit log of {keystore}", ("entry", "time", "what", "details"), rows)
+    )
+
+
+@app.command("checkpoint")
+def checkpoint(
+    context: typer.Context, keystore: KeystorePath, kek: KekUri = None, as_json: Json = False, verbose: Verbose = False
+) -> None:
+    """Print the signed checkpoint of the log as it is now. Keep it where the keystore's account can not change it."""
+    from keystore.store import Keystore
+
+    with Keystore.open(keystore, kek) as opened:
+        note = opened.checkpoint()
+    output_of(context).result({"checkpoint": note}, note.rstrip("\n"))

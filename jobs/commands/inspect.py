@@ -1,0 +1,41 @@
+"""`keyanon inspect`: what is in an output, a sidecar or a picture. It needs no keystore and shows no key material."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from jobs.commands.options import Json, Verbose, output_of
+from jobs.output_format import facts, format_bytes, table
+
+
+def inspect(
+    context: typer.Context,
+    path: Annotated[Path, typer.Argument(metavar="OUT", help="Output of a run, or one sidecar or picture.")],
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Show statuses, counts, faces and sizes of a run's output, or the facts of one sidecar or picture."""
+    from jobs.inspect_output import inspect_picture, inspect_run, inspect_sidecar
+    from jobs.output_names import SIDECAR_SUFFIX
+
+    output = output_of(context)
+    if not path.is_dir():
+        found = inspect_sidecar(path) if path.suffix == SIDECAR_SUFFIX else inspect_picture(path)
+        output.result(found, facts(str(path), found))
+        return
+    run = inspect_run(path)
+    summary = {
+        "run": run.run_id,
+        "finished": "yes" if run.finished else "no: run the same command again to go on",
+        "rows": run.rows,
+        "faces anonymized": run.faces,
+        "shards": run.shards,
+        **{f"{part} on disk": format_bytes(size) for part, size in run.bytes_of.items()},
+    }
+    output.result(
+        run.to_dict(),
+        facts(str(path), summary),
+        table("statuses", ("status", "rows"), run.statuses.most_common()),
+        *([table("reasons", ("reason", "rows"), run.reasons.most_common())] if run.reasons else []),
+    )

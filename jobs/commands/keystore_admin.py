@@ -1,0 +1,65 @@
+"""`keyanon keystore init` and `keyanon ingest`: making a keystore, and taking in the sealed shards of a run."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from jobs.commands.options import Json, KekUri, KeystorePath, Verbose, output_of
+from jobs.exit_codes import ExitCode
+from jobs.output_format import facts, table
+
+app = typer.Typer(help="Make a keystore.", no_args_is_help=True)
+
+
+@app.command("init")
+def init(
+    context: typer.Context,
+    keystore: Annotated[Path, typer.Argument(metavar="PATH", help="Directory that does not exist yet, or is empty.")],
+    kek: KekUri = None,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Make an empty keystore. `keyanon anonymize` does the same on first use."""
+    from keystore.store import Keystore
+
+    with Keystore.create(keystore, kek) as made:
+        document = {"keystore": str(keystore), "id": made.id, "audit_key": made.audit_vkey}
+    output_of(context).result(document, facts("keystore made", document))
+
+
+def ingest(
+    context: typer.Context,
+    keystore: KeystorePath,
+    run: Annotated[
+        str | None, typer.Option("--run", metavar="ID", help="Only this run.", show_default="all in the inbox")
+    ] = None,
+    kek: KekUri = None,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Take the sealed shards in the inbox into the keystore. `keyanon anonymize` does it at its end."""
+    from keystore.store import Keystore
+
+    with Keystore.open(keystore, kek) as opened:
+        reports = [opened.ingest(one) for one in ([run] if run is not None else pending_runs(keystore))]
+    rejected = [(one.shard, one.index, one.record_id, one.reason) for report in reports for one in report.rejected]
+    output_of(context).result(
+        {"runs": [report.model_dump(mode="json") for report in reports]},
+        table(
+            "ingested",
+            ("run", "shards", "new records", "already present", "rejected"),
+            [(r.run_id, len(r.shards), r.ingested, r.already_present, len(r.rejected)) for r in reports],
+        ),
+        *([table("not taken in", ("shard", "index", "record", "reason"), rejected)] if rejected else []),
+    )
+    if rejected:
+        raise typer.Exit(ExitCode.WRONG_KEY_OR_TAMPERED)
+
+
+def pending_runs(keystore: Path) -> list[str]:
+    """The runs that have sealed shards in the inbox, sorted."""
+    from keystore.inbox import INBOX_NAME
+    from keystore.sealing import SHARD_SUFFIX
+
+    return sorted({shard.parent.name for shard in (keystore / INBOX_NAME).glob(f"*/*{SHARD_SUFFIX}")})

@@ -1,0 +1,66 @@
+"""The options and arguments that several commands share."""
+
+import getpass
+import logging
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from jobs.output_format import Output
+
+
+def output_of(context: typer.Context) -> Output:
+    """The `Output` of this invocation; made here where a caller (a test, shell completion) came without one."""
+    return context.ensure_object(Output)
+
+
+def _set_json(context: typer.Context, value: bool) -> bool:
+    output_of(context).as_json |= value
+    return value
+
+
+def _set_verbose(context: typer.Context, value: bool) -> bool:
+    if value:
+        output_of(context).verbose = True
+        for package in ("keyanon", "jobs", "keyanon_core", "keystore"):
+            logging.getLogger(package).setLevel(logging.DEBUG)
+    return value
+
+
+Json = Annotated[
+    bool,
+    typer.Option("--json", callback=_set_json, is_eager=True, help="Print exactly one JSON document on stdout."),
+]
+Verbose = Annotated[
+    bool,
+    typer.Option("--verbose", "-v", callback=_set_verbose, is_eager=True, help="Log to stderr; tracebacks on errors."),
+]
+KeystorePath = Annotated[Path, typer.Argument(metavar="KEYSTORE", help="Directory of the keystore.")]
+RequestId = Annotated[str, typer.Argument(metavar="REQUEST", help="Id that `keyanon request` printed.")]
+KekUri = Annotated[
+    str | None,
+    typer.Option(
+        "--kek", metavar="URI", help="Where the KEK is kept, such as file:/path/kek.key. Default: KEYSTORE/kek.key."
+    ),
+]
+Person = Annotated[str, typer.Option("--as", metavar="NAME", help="Who acts.")]
+PersonOrUser = Annotated[
+    str | None, typer.Option("--as", metavar="NAME", help="Who acts.", show_default="the operating system's user")
+]
+
+
+def acting_person(name: str | None) -> str:
+    """The name given with --as, else the operating system's user.
+
+    Raises:
+        typer.BadParameter: the name is empty, or the process runs under a user without a name.
+    """
+    if name is None:
+        try:
+            name = getpass.getuser()
+        except (OSError, KeyError) as error:
+            raise typer.BadParameter("this user has no name; say who acts with --as NAME") from error
+    if not name.strip():
+        raise typer.BadParameter("--as needs a name")
+    return name.strip()

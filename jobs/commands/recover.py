@@ -1,0 +1,69 @@
+"""`keyanon recover`: uses a grant once and writes the restored pictures."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from jobs.commands.options import Json, KekUri, KeystorePath, PersonOrUser, RequestId, Verbose, acting_person, output_of
+from jobs.output_format import table
+
+
+def recover(
+    context: typer.Context,
+    keystore: KeystorePath,
+    request: RequestId,
+    input: Annotated[Path, typer.Option("--input", metavar="OUT", help="What `keyanon anonymize` wrote.")],
+    output: Annotated[Path, typer.Option("--output", metavar="RESTORED", help="New directory for restored pictures.")],
+    person: PersonOrUser = None,
+    prior: Annotated[
+        str | None, typer.Option("--prior", help="Where the run's prior is now.", show_default="where the run had it")
+    ] = None,
+    kek: KekUri = None,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Restore the pictures of an approved request, once.
+
+    What can fail on this machine is checked before the grant is used. RESTORED holds people in clear: delete it when done.
+    """
+    from keystore.approval import FINAL_STATES
+    from keystore.release import Recipient
+    from keystore.store import Keystore
+
+    by = acting_person(person)
+    out = output_of(context)
+    with Keystore.open(keystore, kek) as opened:
+        view = opened.show(request)
+        if (
+            view.state in FINAL_STATES
+        ):  # refused at once, and into the audit log, before the prior is loaded for nothing
+            opened.release(request, Recipient.generate().public_key, by)
+        from jobs.recover import prepare, recover_request
+
+        prepared = prepare(input, output, view.images, prior)
+        report = recover_request(
+            opened, request, by, prepared, lambda image_id, status: out.note(f"{status}: {image_id}")
+        )
+    out.result(
+        report.to_dict(),
+        table(
+            f"restored into {output}",
+            ("image", "status", "faces", "exact", "picture", "NFE", "iterations", "residual", "reason"),
+            [
+                (
+                    picture.image_id,
+                    picture.status,
+                    picture.faces,
+                    "pixel-exact" if picture.exact else "approximate",
+                    {True: "as published", False: "re-encoded", None: None}[picture.picture_intact],
+                    picture.nfe,
+                    picture.iterations,
+                    None if picture.worst_residual is None else f"{picture.worst_residual:.1e}",
+                    picture.reason or None,
+                )
+                for picture in report.pictures
+            ],
+        ),
+    )
+    raise typer.Exit(report.exit_code)

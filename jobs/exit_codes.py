@@ -1,0 +1,55 @@
+"""What `keyanon` returns to the shell. `docs/commands.md` repeats this table for users.
+
+The numbers tell a script what to do next: 3 is repaired on this machine, 4 by people (a request, an approval, a policy),
+5 must never be retried (something is not what it was when it was written), 6 is a numerical limit.
+"""
+
+from enum import IntEnum
+
+from keyanon_core.errors import ConvergenceError, KeyanonError, SidecarError, WrongKeyError
+from keystore.errors import (
+    AuditError,
+    InvalidRecordError,
+    KekError,
+    KeystoreError,
+    ShardExistsError,
+    StorageError,
+    TamperedError,
+    WrongKekError,
+)
+
+
+class ExitCode(IntEnum):
+    """The exit codes of every `keyanon` command."""
+
+    OK = 0
+    UNEXPECTED = 1  # a defect in keyanon: run again with -v and report it
+    USAGE = 2  # the command line or a configuration file is wrong
+    INPUT = 3  # an input, an output directory, a prior, a model, a keystore directory or a KEK file can not be used
+    REFUSED = 4  # the keystore refuses: unknown record, missing approval, expired or used grant, policy
+    WRONG_KEY_OR_TAMPERED = 5  # wrong KEK or image key, an edited shard, record, sidecar or audit log
+    NOT_CONVERGED = 6  # the inverse could not be solved to its tolerance
+    QUARANTINED = 7  # anonymize --strict: finished, but not every row was anonymized
+    INTERRUPTED = 130  # Ctrl-C; typer ends the process with it (128 + SIGINT)
+
+
+_CODE_OF_ERROR: tuple[tuple[type[BaseException], ExitCode], ...] = (  # first match wins: subclasses before their bases
+    (WrongKekError, ExitCode.WRONG_KEY_OR_TAMPERED),
+    (TamperedError, ExitCode.WRONG_KEY_OR_TAMPERED),
+    (AuditError, ExitCode.WRONG_KEY_OR_TAMPERED),
+    (InvalidRecordError, ExitCode.WRONG_KEY_OR_TAMPERED),
+    (StorageError, ExitCode.INPUT),
+    (KekError, ExitCode.INPUT),
+    (ShardExistsError, ExitCode.INPUT),
+    (KeystoreError, ExitCode.REFUSED),
+    (WrongKeyError, ExitCode.WRONG_KEY_OR_TAMPERED),
+    (SidecarError, ExitCode.WRONG_KEY_OR_TAMPERED),
+    (ConvergenceError, ExitCode.NOT_CONVERGED),
+    (KeyanonError, ExitCode.INPUT),
+    (OSError, ExitCode.INPUT),
+)
+
+
+def exit_code_of(error: BaseException) -> ExitCode:
+    """The exit code that tells the shell about `error`; `UNEXPECTED` for errors nobody raised on purpose."""
+    return next((code for kind, code in _CODE_OF_ERROR if isinstance(error, kind)), ExitCode.UNEXPECTED)

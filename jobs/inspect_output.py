@@ -1,0 +1,235 @@
+"""Reads what a run wrote: rows, pictures and sidecars. It never sees key material, because an output holds none."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
+from pathlib import Path, PurePosixPath
+from typing import Any, Final
+
+import pyarrow.parquet as pq
+from PIL import Image, UnidentifiedImageError
+
+from jobs.blocks import SHARD_SCHEMA, SIDECAR
+from jobs.errors import JobError
+from jobs.output_names import IMAGES, SIDECARS
+from keyanon_core.errors import SidecarError
+from keyanon_core.sidecar import MAX_SIDECAR_BYTES, Sidecar
+
+RUN_DIRECTORY: Final = "_keyanon"
+MANIFEST_FILE: Final = "manifest.json"
+COMPLETE: Final = "complete"  # the manifest's state once every row is there and every key is ingested
+ROWS: Final = "rows"
+
+
+class OutputError(JobError):
+    """A directory is not the output of a finished keyanon run, or a part of it is missing or unreadable."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a run. `shard` is the Parquet file it stands in, `position` its place there."""
+
+    image_id: str
+    status: str
+    reason: str
+    record_id: str | None
+    output: str | None
+    sidecar: str | None
+    source_sha256: str | None
+    faces: int
+    shard: Path
+    position: int
+
+
+_ROW_FIELDS: Final = tuple(f.name for f in fields(Row) if f.name in SHARD_SCHEMA.names)
+
+
+@dataclass
+class RunInspection:
+    """What a run's output holds, in counts and sizes."""
+
+    run_id: str | None
+    finished: bool
+    rows: int = 0
+    shards: int = 0
+    faces: int = 0
+    statuses: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
+    bytes_of: dict[str, int] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The inspection as JSON types."""
+        return {
+            "kind": "run",
+            "run_id": self.run_id,
+            "finished": self.finished,
+            "rows": self.rows,
+            "shards": self.shards,
+            "faces": self.faces,
+            "statuses": dict(self.statuses),
+            "reasons": dict(self.reasons),
+            "bytes": self.bytes_of,
+            "settings": self.settings,
+        }
+
+
+def read_manifest(output: Path) -> dict[str, Any]:
+    """The run's manifest.
+
+    Raises:
+        OutputError: `output` is not a directory that `keyanon anonymize` wrote.
+    """
+    path = output / RUN_DIRECTORY / MANIFEST_FILE
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise OutputError(f"{output} is not the output of a keyanon run: {path} is missing") from error
+    except (OSError, ValueError) as error:
+        raise OutputError(f"{path} can not be read ({error}); restore it from a backup of the output") from error
+    if not isinstance(manifest, dict):
+        raise OutputError(f"{path} is not a JSON object; restore it from a backup of the output")
+    return manifest
+
+
+def row_shards(output: Path) -> list[Path]:
+    """The completed row shards of a run, sorted by name."""
+    return sorted((output / ROWS).glob("*.parquet"))
+
+
+def read_rows(output: Path) -> Iterator[Row]:
+    """Every row of a run, without its pictures, shard by shard.
+
+    Raises:
+        OutputError: a shard is not readable Parquet or lacks a column.
+    """
+    for shard in row_shards(output):
+        try:
+            found = pq.read_table(shard, columns=SHARD_SCHEMA.names).cast(SHARD_SCHEMA)
+        except (OSError, ValueError, KeyError) as error:  # pyarrow's errors are subclasses of these
+            raise OutputError(f"{shard} is not a readable row shard ({error}); restore it from a backup") from error
+        for position, row in enumerate(found.to_pylist()):
+            yield Row(**{name: row[name] for name in _ROW_FIELDS}, shard=shard, position=position)
+
+
+def read_picture(output: Path, row: Row) -> bytes:
+    """The anonymized picture of a row, encoded as it was published.
+
+    Raises:
+        OutputError: it is missing or can not be read.
+    """
+    if row.output is not None:
+        return _read_below(output, row, row.output)
+    column = read_manifest(output).get("image_column")
+    found = _read_cell(row, str(column))
+    return bytes(found["bytes"] if isinstance(found, dict) else found)
+
+
+def read_sidecar(output: Path, row: Row) -> bytes:
+    """The sidecar of a row. Raises OutputError when it is missing or can not be read."""
+    return _read_below(output, row, row.sidecar) if row.sidecar is not None else bytes(_read_cell(row, SIDECAR))
+
+
+def _read_below(output: Path, row: Row, name: str) -> bytes:
+    """A published file. Raises OutputError when it can not be read, or its name leaves the output, as an edited row's may."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts:
+        raise OutputError(
+            f"{row.image_id}: its row names the file {name!r}, which no run writes; {row.shard} was edited"
+        )
+    try:
+        return (output / path).read_bytes()
+    except OSError as error:
+        raise OutputError(
+            f"{row.image_id}: {output / path} can not be read ({error.strerror}); restore it from a backup"
+        ) from error
+
+
+def _read_cell(row: Row, column: str) -> Any:
+    """A picture or sidecar that lies in the row's shard, as for Parquet input."""
+    try:
+        value = pq.read_table(row.shard, columns=[column]).column(column)[row.position].as_py()
+    except (OSError, ValueError, KeyError, IndexError) as error:
+        raise OutputError(f"{row.image_id}: {row.shard} has no readable column {column!r} ({error})") from error
+    if value is None:
+        raise OutputError(f"{row.image_id}: column {column!r} of {row.shard} is empty for it; it was not anonymized")
+    return value
+
+
+def inspect_run(output: Path) -> RunInspection:
+    """Count what a run wrote.
+
+    Raises:
+        OutputError: `output` is not the output of a keyanon run, or a shard can not be read.
+    """
+    manifest = read_manifest(output)
+    config = manifest.get("config")
+    found = RunInspection(
+        run_id=manifest.get("run_id"),
+        finished=manifest.get("state") == COMPLETE,
+        shards=len(row_shards(output)),
+        settings=config if isinstance(config, dict) else {},
+    )
+    for row in read_rows(output):
+        found.rows += 1
+        found.faces += row.faces if row.status == "anonymized" else 0
+        found.statuses[row.status] += 1
+        if row.reason:
+            found.reasons[row.reason.split(":", 1)[0]] += 1
+    for part in (IMAGES, SIDECARS, ROWS):
+        found.bytes_of[part] = sum(path.stat().st_size for path in (output / part).rglob("*") if path.is_file())
+    return found
+
+
+def inspect_sidecar(path: Path) -> dict[str, Any]:
+    """The public facts of one sidecar: what it belongs to and what it holds, in names and sizes.
+
+    Raises:
+        OutputError: the file can not be read. SidecarError: it is not a sidecar.
+    """
+    try:
+        size = path.stat().st_size
+        if size > MAX_SIDECAR_BYTES:
+            raise SidecarError(f"{path}: {size} bytes exceed a sidecar's limit of {MAX_SIDECAR_BYTES} bytes")
+        sidecar = Sidecar.from_bytes(path.read_bytes())
+    except OSError as error:
+        raise OutputError(f"{path} can not be read ({error.strerror})") from error
+    height, width = sidecar.shape
+    return {
+        "kind": "sidecar",
+        "image_id": sidecar.image_id,
+        "record_id": sidecar.record_id,
+        "fidelity": sidecar.fidelity,
+        "prior_digest": sidecar.prior_digest,
+        "width": width,
+        "height": height,
+        "faces": len(sidecar.faces),
+        "latent_shapes": [None if face.latent is None else list(face.latent.shape) for face in sidecar.faces],
+        "encrypted_source_bytes": [0 if face.source is None else len(face.source) for face in sidecar.faces],
+        "bytes": size,
+    }
+
+
+def inspect_picture(path: Path) -> dict[str, Any]:
+    """Format, size and metadata of one picture; an anonymized one has no metadata.
+
+    Raises:
+        OutputError: the file is not a picture, or it can not be read.
+    """
+    try:
+        with Image.open(path) as picture:
+            metadata = sorted(str(name) for name in {*picture.info, *(["exif"] if picture.getexif() else [])})
+            return {
+                "kind": "picture",
+                "format": picture.format,
+                "width": picture.width,
+                "height": picture.height,
+                "mode": picture.mode,
+                "metadata": metadata,
+                "bytes": path.stat().st_size,
+            }
+    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
+        raise OutputError(
+            f"{path} is neither a run's output, nor a sidecar, nor a readable picture ({error})"
+        ) from error

@@ -1,0 +1,240 @@
+"""The recovery job: granted keys in, restored pictures and a report out.
+
+A grant is good for one release. Therefore everything that can fail on this machine is done first: the run's rows are found,
+every picture and sidecar is opened, the prior is loaded and compared, the output is created and written to. Only then is the
+grant used, and from there on a failure belongs to one picture and stops none of the others.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, Final
+from urllib.parse import quote
+
+from jobs.exit_codes import ExitCode, exit_code_of
+from jobs.inspect_output import OutputError, Row, read_manifest, read_picture, read_rows, read_sidecar
+from jobs.output_names import IMAGES, image_name
+from jobs.records import to_picture_key
+from keyanon_core.errors import KeyanonError, PictureError, PriorError, SidecarError
+from keyanon_core.imaging import decode_picture, encode_picture
+from keyanon_core.pictures import PictureRecoverer, RecoveredPicture
+from keyanon_core.prior import Prior, load_prior
+from keyanon_core.sidecar import Sidecar
+from keystore.records import KeyRecord
+from keystore.release import Recipient
+from keystore.store import Keystore
+from keystore.views import RequestedImage
+
+REPORT_FILE: Final = "report.json"
+PRIVATE_DIRECTORY_MODE: Final = 0o700  # restored pictures show people in clear: their owner only
+
+Progress = Callable[[str, str], None]  # image id and what became of it
+
+
+@dataclass
+class PictureReport:
+    """What became of one requested picture. Numbers and digests only; never a key."""
+
+    image_id: str
+    record_id: str | None = None
+    status: str = "failed"
+    reason: str = ""
+    output: str | None = None
+    fidelity: str | None = None
+    faces: int = 0
+    commitment_verified: bool = False
+    exact: bool = False
+    picture_intact: bool | None = None
+    sidecar_intact: bool | None = None
+    source_sha256: str | None = None
+    nfe: int = 0
+    iterations: int = 0
+    worst_residual: float | None = None
+    exit_code: ExitCode = ExitCode.OK
+
+
+@dataclass
+class RecoveryReport:
+    """The report of one recovery, written to `RESTORED/report.json`."""
+
+    request_id: str
+    by: str
+    prior: str | None
+    pictures: list[PictureReport] = field(default_factory=list)
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """`OK`, or the code of the first picture that failed."""
+        return next((p.exit_code for p in self.pictures if p.exit_code is not ExitCode.OK), ExitCode.OK)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as JSON types."""
+        return {
+            "request": self.request_id,
+            "by": self.by,
+            "prior_digest": self.prior,
+            "exit_code": int(self.exit_code),
+            "psnr_db": None,  # needs the source, which a recovery does not hold
+            "pictures": [{**vars(picture), "exit_code": int(picture.exit_code)} for picture in self.pictures],
+        }
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything a recovery needs beside the keys, opened and found usable."""
+
+    output: Path
+    restored: Path
+    rows: Mapping[str, Row]  # by record id
+    prior: Prior | None
+
+
+def prepare(output: Path, restored: Path, images: Sequence[RequestedImage], prior: str | None = None) -> Prepared:
+    """Do all that can fail without a key. Uses no grant.
+
+    Args:
+        output: what `keyanon anonymize` wrote. restored: an absent or empty directory. images: those of the request.
+        prior: where the prior is now; None takes it from where the run had it.
+
+    Raises:
+        OutputError: a picture is not in `output`, or `restored` is not empty or not writable.
+        SidecarError, PictureError: a sidecar or picture is missing, malformed, or they do not belong together.
+        PriorError: the prior is not the one of the run.
+    """
+    manifest = read_manifest(output)
+    wanted = {image.record_id: image.image_id for image in images}
+    rows = {row.record_id: row for row in read_rows(output) if row.record_id in wanted}
+    missing = {image_id for record_id, image_id in wanted.items() if record_id not in rows}
+    if missing:
+        raise OutputError(
+            f"{output} holds no row for {_some(missing)}; give the output of the run that anonymized them"
+        )
+    stated = [_check_published(output, row) for row in rows.values()]
+    needed = {digest for fidelity, digest in stated if fidelity != "lossless"}
+    found = _load_prior(manifest, prior, needed) if needed else None
+    _claim(restored)
+    return Prepared(output, restored, rows, found)
+
+
+def recover_request(
+    keystore: Keystore, request_id: str, by: str, prepared: Prepared, progress: Progress | None = None
+) -> RecoveryReport:
+    """Use the grant once and restore its pictures into `prepared.restored`.
+
+    Raises:
+        KeystoreError: the grant is refused; nothing was released. Failures of single pictures are in the report.
+    """
+    recipient = Recipient.generate()
+    records = recipient.open(keystore.release(request_id, recipient.public_key, by))
+    report = RecoveryReport(request_id, by, prepared.prior.digest if prepared.prior else None)
+    recoverer = PictureRecoverer(prepared.prior)
+    for record in sorted(records, key=lambda record: record.image_id):
+        entry = _recover_one(recoverer, record, prepared)
+        report.pictures.append(entry)
+        if progress is not None:
+            progress(entry.image_id, entry.status)
+    write_private(prepared.restored / REPORT_FILE, (json.dumps(report.to_dict(), indent=2) + "\n").encode())
+    return report
+
+
+def _recover_one(recoverer: PictureRecoverer, record: KeyRecord, prepared: Prepared) -> PictureReport:
+    """Restore one picture; every failure becomes its report's reason and exit code."""
+    entry = PictureReport(record.image_id, record.record_id, fidelity=record.fidelity, faces=len(record.faces))
+    row = prepared.rows.get(record.record_id)
+    try:
+        if row is None:
+            raise OutputError(f"{record.image_id}: record {record.record_id} is of another run than {prepared.output}")
+        encoded, sidecar = read_picture(prepared.output, row), read_sidecar(prepared.output, row)
+        recovered = recoverer.recover(encoded, sidecar, to_picture_key(record))
+        name = restored_name(row)
+        write_private(prepared.restored / name, encode_picture(recovered.pixels, "png"))
+    except (KeyanonError, OSError) as error:
+        entry.reason, entry.exit_code = str(error), exit_code_of(error)
+        return entry
+    entry.status, entry.output, entry.commitment_verified = "recovered", str(name), True
+    entry.source_sha256 = record.source_sha256
+    return _vouch(entry, recovered)
+
+
+def _vouch(entry: PictureReport, recovered: RecoveredPicture) -> PictureReport:
+    """Copy what the recoverer can say about its result."""
+    entry.exact, entry.nfe = recovered.exact, recovered.nfe
+    entry.picture_intact, entry.sidecar_intact = recovered.picture_intact, recovered.sidecar_intact
+    entry.iterations = sum(step.iterations for step in recovered.solver)
+    entry.worst_residual = max((float(step.residual) for step in recovered.solver), default=None)
+    return entry
+
+
+def restored_name(row: Row) -> PurePosixPath:
+    """Where a restored picture goes, relative to RESTORED: as in the output for folders, by image id for Parquet.
+
+    Raises:
+        PublishError: the id can not be a path below RESTORED; no run writes such a row.
+    """
+    name = row.image_id if row.output is not None else quote(row.image_id, safe=" ()+,=@")
+    return PurePosixPath(image_name(name, "png")).relative_to(IMAGES)
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """Write a new file that only its owner can read; it appears whole or not at all."""
+    path.parent.mkdir(mode=PRIVATE_DIRECTORY_MODE, parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".")  # mkstemp creates with mode 0600
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(content)
+        Path(temporary).rename(path)
+    except OSError:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _check_published(output: Path, row: Row) -> tuple[str, str]:
+    """Open one row's picture and sidecar; (fidelity, prior digest) as the sidecar states them."""
+    sidecar = Sidecar.from_bytes(read_sidecar(output, row))
+    if sidecar.record_id != row.record_id or sidecar.image_id != row.image_id:
+        raise SidecarError(
+            f"{row.image_id}: its sidecar belongs to {sidecar.image_id}; restore it from the run's output"
+        )
+    height, width = sidecar.shape
+    pixels = decode_picture(read_picture(output, row), max_pixels=height * width)
+    if pixels.shape[:2] != sidecar.shape:
+        raise PictureError("size", f"{row.image_id}: the picture is not {width} x {height} as when it was published")
+    restored_name(row)
+    return sidecar.fidelity, sidecar.prior_digest
+
+
+def _load_prior(manifest: Mapping[str, Any], prior: str | None, needed: Collection[str]) -> Prior:
+    """Load the prior that made all the sidecars."""
+    config = manifest.get("config", {})
+    place = prior or config.get("prior") or "embedded"
+    loaded = load_prior(place)
+    strangers = set(needed) - {loaded.digest}
+    if strangers:
+        raise PriorError(
+            f"these pictures were anonymized with the prior of digest {_some(strangers)}, and {place} is {loaded.digest}; "
+            "name the right one with --prior"
+        )
+    return loaded
+
+
+def _claim(restored: Path) -> None:
+    """Create RESTORED for its owner alone and prove that it can be written; refuse one that holds anything."""
+    try:
+        restored.mkdir(mode=PRIVATE_DIRECTORY_MODE, parents=True, exist_ok=True)
+        if any(restored.iterdir()):
+            raise OutputError(f"{restored} is not empty; give an empty directory for the restored pictures")
+        probe = restored / ".probe"
+        write_private(probe, b"")
+        probe.unlink()
+    except OSError as error:
+        raise OutputError(f"{restored} can not be written ({error.strerror}); the grant was not used") from error
+
+
+def _some(values: Collection[str], shown: int = 3) -> str:
+    """The first few of `values`, and how many more there are."""
+    first: Sequence[str] = sorted(values)[:shown]
+    more = len(values) - len(first)
+    return ", ".join(first) + (f" and {more} more" if more else "")

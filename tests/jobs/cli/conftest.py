@@ -1,0 +1,81 @@
+"""What the command-line tests share: `keyanon` in-process, and a keystore that holds the records of two images."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs.cli import main
+from keystore.records import KeyRecord
+from keystore.sealing import seal_record, write_shard
+from keystore.store import Keystore
+
+RUN = "run-1"
+DATASET = "wedding"
+IMAGE_KEY = bytes(range(32))
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How one command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """Stdout as the one JSON document it must be."""
+        return json.loads(self.out)
+
+
+Keyanon = Callable[..., Ended]
+
+
+@pytest.fixture
+def keyanon(capsys: pytest.CaptureFixture[str]) -> Keyanon:
+    """Run `keyanon` with these arguments, through its real entry point."""
+
+    def run(*arguments: object) -> Ended:
+        capsys.readouterr()
+        code = main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return Ended(int(code), captured.out, captured.err)
+
+    return run
+
+
+def sealed_record(public_key: bytes, image_id: str, image_key: bytes = IMAGE_KEY) -> bytes:
+    """One sealed record without faces: enough for everything that a keystore does."""
+    record = KeyRecord(
+        run_id=RUN,
+        dataset=DATASET,
+        image_id=image_id,
+        source_sha256="0" * 64,
+        image_key=image_key,
+        faces=[],
+        method="exact",
+        transform="rotation",
+        steps=12,
+        fidelity="latent",
+        prior_digest="1" * 64,
+        created_at=datetime.now(UTC),
+    )
+    return seal_record(record, public_key)
+
+
+@pytest.fixture
+def keystore(tmp_path: Path) -> Path:
+    """A keystore with the records of a.jpg and b.jpg."""
+    path = tmp_path / "keystore"
+    with Keystore.create(path) as made:
+        inbox = made.inbox(RUN)
+        write_shard(
+            inbox, "000000000-shard", [sealed_record(made.ingest_public_key, name) for name in ("a.jpg", "b.jpg")]
+        )
+        made.ingest(RUN)
+    return path
