@@ -97,7 +97,7 @@ def _approved_recovery(story: Story, output: Path, keystore_path: Path, restored
         for person in APPROVERS:
             approved = keystore.approve(view.request_id, person)
             trail.append(("approve", f"{person} signs the request's digest; the request is {approved.state}"))
-        prepared = prepare(output, restored, [REQUESTED])
+        prepared = prepare(output, restored, view.images)
         report = recover_request(keystore, view.request_id, REQUESTER, prepared)
         (picture,) = report.pictures
         trail.append(
