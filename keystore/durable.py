@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 from pathlib import Path
@@ -24,7 +25,10 @@ def make_directory(directory: Path, mode: int = 0o700) -> None:
     if not directory.is_dir():
         if directory.parent != directory:
             make_directory(directory.parent, mode)
-        directory.mkdir(mode=mode, exist_ok=True)
+        try:
+            directory.mkdir(mode=mode, exist_ok=True)
+        except FileExistsError as error:
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(directory)) from error
         sync_directory(directory.parent)
 
 

@@ -14,8 +14,9 @@ from keystore.audit.log import LogWriter
 from keystore.canonical import sha256_hex
 from keystore.errors import InvalidRecordError, StorageError, TamperedError
 from keystore.hybrid import HybridPrivateKey
-from keystore.ingest import RecordVault, ShardOutcome, ingest_shard
+from keystore.ingest import ShardOutcome, ingest_shard
 from keystore.sealing import SHARD_SUFFIX, read_shard_bytes, shard_path
+from keystore.vault import RecordVault
 from keystore.views import IngestReport, RejectedRecord
 
 INBOX_NAME = "inbox"

@@ -19,15 +19,17 @@ from sqlalchemy import Connection, select
 from keystore import durable, schema
 from keystore.audit.log import Clock, LogSigner, LogWriter
 from keystore.audit.verify import AUDIT_KEY_NAME
+from keystore.audit.witness import locked
 from keystore.canonical import timestamp
-from keystore.database import Database
+from keystore.database import DATABASE_NAME, Database
 from keystore.errors import AuditError, KekError, StorageError, TamperedError, WrongKekError
 from keystore.hybrid import HybridPrivateKey, key_id
-from keystore.kek import FILE_SCHEME, KEK_FILE_NAME, KeyEncryptionKey, default_uri, kek_path, open_kek
+from keystore.kek import FILE_SCHEME, KEK_FILE_NAME, KeyEncryptionKey, create_kek, default_uri, kek_path, open_kek
 from keystore.keyring import AUDIT_KIND, INDEX_KIND, INGEST_KIND, Keyring
 from keystore.policy import Policy
 
 INGEST_KEY_NAME = "ingest.pub"
+LOCK_NAME = ".lock"
 INDEX_KEY_BYTES = 32
 FIRST_KEK_VERSION = 1
 # How the database remembers a KEK in the keystore's own directory, so that the directory can be moved.
@@ -44,6 +46,39 @@ class Opened:
     signer: LogSigner = field(repr=False)
     index_key: bytes = field(repr=False)
     ingest_key: HybridPrivateKey = field(repr=False)
+
+
+class NeverCompletedError(StorageError):
+    """The database file exists, but creation was interrupted before its one transaction."""
+
+
+def create(directory: Path, kek_uri: str | None, policy: Policy, clock: Clock, *, must_be_new: bool) -> str | None:
+    """Create a keystore, one process at a time; return the warning about a KEK file that was made for it.
+
+    A keystore that another process completed meanwhile is left as it is, or is a StorageError if this one `must_be_new`.
+    """
+    try:
+        durable.make_directory(directory)
+        with locked(directory / LOCK_NAME):
+            database = Database(directory / DATABASE_NAME, create=True)
+            try:
+                if is_created(database):
+                    if must_be_new:
+                        raise StorageError(
+                            f"there is a keystore in {directory} already; open it, or choose another directory"
+                        )
+                    return None
+                kek, is_new = create_kek(kek_uri or default_uri(directory))
+                database.migrate()
+                with database.write() as connection:
+                    write_first_state(connection, kek, stored_uri(kek_uri, directory), policy, clock)
+                return kek_warning(kek, directory) if is_new else None
+            finally:
+                database.close()
+    except OSError as error:
+        raise StorageError(
+            f"keystore directory {directory} can not be used ({error.strerror}); check its path, permissions and disk"
+        ) from error
 
 
 def is_created(database: Database) -> bool:

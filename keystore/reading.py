@@ -13,7 +13,7 @@ from keystore.approval import RequestLife
 from keystore.canonical import parse_timestamp
 from keystore.errors import TamperedError
 from keystore.policy import Policy
-from keystore.requests import ImageRow, images_of
+from keystore.requests import images_of
 from keystore.views import ApprovalView, GrantView, RecordView, RequestedImage, RequestView
 
 
@@ -36,11 +36,6 @@ def known_request(connection: Connection, request_id: str) -> str | None:
         select(schema.requests.c.request_id).where(schema.requests.c.request_id == request_id)
     ).scalar()
     return None if found is None else str(found)
-
-
-def images(connection: Connection, request_id: str) -> list[ImageRow]:
-    """Return the images of a request."""
-    return images_of(connection, request_id)
 
 
 def record_views(

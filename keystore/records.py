@@ -47,7 +47,9 @@ class FaceRecord(BaseModel):
     """One anonymized face of an image. Coordinates are picture pixels; `mask` is opaque to the keystore (jobs
     choose its encoding)."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True, ser_json_bytes="base64"
+    )
 
     index: int = Field(ge=0)
     attempt: int = Field(ge=0)
@@ -70,7 +72,7 @@ class FaceRecord(BaseModel):
 class KeyRecord(BaseModel):
     """The key record of one image (version 1). Field names are those of the design; `details` is for facts added later."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
 
     version: int = Field(default=RECORD_VERSION, ge=RECORD_VERSION, le=RECORD_VERSION)
     record_id: str = Field(default_factory=new_record_id)

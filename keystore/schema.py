@@ -5,9 +5,52 @@ People appear in every table but `people` as commitments (keystore.identity). Ti
 
 from __future__ import annotations
 
-from sqlalchemy import Column, ForeignKey, Index, Integer, LargeBinary, MetaData, String, Table, Text, UniqueConstraint
+from typing import Any
+
+from sqlalchemy import Column, Dialect, ForeignKey, Index, Integer, MetaData, Table, UniqueConstraint
+from sqlalchemy import LargeBinary as SqlBinary
+from sqlalchemy import String as SqlString
+from sqlalchemy import Text as SqlText
+from sqlalchemy.types import TypeDecorator
+
+from keystore.errors import TamperedError
 
 metadata = MetaData()
+
+
+# SQLite takes any value in any column. What comes out of a column with another type than went in was put there by someone else.
+class LargeBinary(TypeDecorator[bytes]):
+    """Bytes, or TamperedError on reading."""
+
+    impl = SqlBinary
+    cache_ok = True
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> bytes | None:
+        if value is not None and not isinstance(value, bytes):
+            raise TamperedError("the database holds text where bytes belong: it was edited; restore it from a backup")
+        return value
+
+
+class String(TypeDecorator[str]):
+    """Text, or TamperedError on reading."""
+
+    impl = SqlString
+    cache_ok = True
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> str | None:
+        if value is not None and not isinstance(value, str):
+            raise TamperedError(
+                "the database holds another value where text belongs: it was edited; restore it from a backup"
+            )
+        return value
+
+
+class Text(String):
+    """Long text, or TamperedError on reading."""
+
+    impl = SqlText
+    cache_ok = True
+
 
 identity = Table(
     "identity",

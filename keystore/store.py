@@ -15,32 +15,26 @@ from typing import Self
 
 from sqlalchemy import Connection, select
 
-from keystore import durable, opening, people, reading, schema
+from keystore import opening, people, reading, schema
 from keystore.audit.log import Clock, latest_note, leaf_hashes
 from keystore.audit.merkle import inclusion_proof
 from keystore.audit.verify import WITNESS_DIRECTORY, log_problems
-from keystore.audit.witness import locked
 from keystore.canonical import sha256_hex
 from keystore.database import DATABASE_NAME, Database
 from keystore.errors import (
     AuditError,
-    PolicyError,
-    RecordNotFound,
     StorageError,
     TamperedError,
 )
 from keystore.hybrid import key_id
 from keystore.inbox import Inbox
-from keystore.ingest import RecordVault
-from keystore.kek import create_kek, default_uri
 from keystore.ledger import Ledger
 from keystore.policy import Policy
-from keystore.records import KeyRecord
 from keystore.release import seal_release
-from keystore.requests import ImageRow, RequestDesk, Words, find_images
+from keystore.requests import RequestDesk, Words, find_images, images_of
+from keystore.vault import RecordVault
 from keystore.views import IngestReport, RecordView, RequestView
 
-LOCK_NAME = ".lock"
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -81,7 +75,7 @@ class Keystore:
         if (directory / DATABASE_NAME).exists():
             try:
                 return cls.open(directory, kek_uri, clock=clock)
-            except _NeverCompletedError:
+            except opening.NeverCompletedError:
                 pass
         return cls._create(directory, kek_uri, policy or Policy(), clock, must_be_new=False)
 
@@ -102,7 +96,7 @@ class Keystore:
         database = Database(directory / DATABASE_NAME)
         try:
             if not opening.is_created(database):
-                raise _NeverCompletedError(f"the keystore in {directory} was never completed; create it again")
+                raise opening.NeverCompletedError(f"the keystore in {directory} was never completed; create it again")
             kek = opening.open_matching_kek(database, directory, kek_uri)
             database.migrate()
             keystore = cls(directory, database, opening.load(database, kek), clock, ())
@@ -115,31 +109,7 @@ class Keystore:
 
     @classmethod
     def _create(cls, directory: Path, kek_uri: str | None, policy: Policy, clock: Clock, *, must_be_new: bool) -> Self:
-        try:
-            durable.make_directory(directory)
-            with locked(directory / LOCK_NAME):
-                database = Database(directory / DATABASE_NAME, create=True)
-                try:
-                    warning: str | None = None
-                    if opening.is_created(database):
-                        if must_be_new:
-                            raise StorageError(
-                                f"there is a keystore in {directory} already; open it, or choose another directory"
-                            )
-                    else:
-                        kek, is_new = create_kek(kek_uri or default_uri(directory))
-                        warning = opening.kek_warning(kek, directory) if is_new else None
-                        database.migrate()
-                        with database.write() as connection:
-                            opening.write_first_state(
-                                connection, kek, opening.stored_uri(kek_uri, directory), policy, clock
-                            )
-                finally:
-                    database.close()
-        except OSError as error:
-            raise StorageError(
-                f"keystore directory {directory} can not be used ({error.strerror}); check path and permissions"
-            ) from error
+        warning = opening.create(directory, kek_uri, policy, clock, must_be_new=must_be_new)
         keystore = cls.open(directory, kek_uri, clock=clock)
         if warning is not None:
             _LOGGER.warning("%s", warning)
@@ -309,7 +279,7 @@ class Keystore:
                 raise AuditError(f"nothing is released while the audit log does not verify: {'; '.join(problems[:3])}")
             person = people.find_or_add(connection, by)
             grant, digest = self._desk.check_release(connection, log, reading.policy(connection), request_id, person)
-            records = self._open_images(connection, reading.images(connection, request_id))
+            records = self._vault.open_images(connection, images_of(connection, request_id))
             header = {"digest": digest, "grant": grant.grant_id, "keystore": self.id, "request": request_id}
             sealed = seal_release(records, header, recipient_public_key)
             recipient = key_id(recipient_public_key)
@@ -356,25 +326,6 @@ class Keystore:
 
     # Reading
 
-    def _open_images(self, connection: Connection, images: Sequence[ImageRow]) -> list[KeyRecord]:
-        if not images:
-            raise PolicyError("images", "the request names no image")
-        records = []
-        for record_id, dataset, image_id in images:
-            record = self._vault.open(connection, record_id)
-            if record is None:
-                raise RecordNotFound(
-                    "erased-record", f"the key of image {image_id!r} is no longer stored; make a request without it"
-                )
-            if (record.dataset, record.image_id) != (dataset, image_id):
-                raise TamperedError(f"record {record_id} is not of the image that was requested; restore the database")
-            records.append(record)
-        return records
-
     def _view(self, connection: Connection, request_id: str) -> RequestView:
         row = self._desk.row(connection, request_id)
         return reading.request_view(connection, row, self._desk.life(connection, row), self._clock())
-
-
-class _NeverCompletedError(StorageError):
-    """The database file exists, but creation was interrupted before its one transaction."""

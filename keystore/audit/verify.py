@@ -8,6 +8,7 @@ key elsewhere, and give them here.
 from __future__ import annotations
 
 import base64
+from collections.abc import Callable
 from pathlib import Path
 
 from sqlalchemy import Connection, func, select
@@ -15,12 +16,12 @@ from sqlalchemy import Connection, func, select
 from keystore import schema
 from keystore.audit.checkpoint import Checkpoint, open_checkpoint
 from keystore.audit.log import leaf_hashes, origin_of
-from keystore.audit.merkle import Frontier, consistency_proof, leaf_hash
+from keystore.audit.merkle import Frontier, consistency_proof, frontier_of, leaf_hash
 from keystore.audit.replay import LoggedRequest, LoggedState, replay
 from keystore.audit.witness import Witness, check_extends
 from keystore.canonical import sha256_hex
 from keystore.database import DATABASE_NAME, read_only
-from keystore.errors import AuditError, StorageError
+from keystore.errors import AuditError, StorageError, TamperedError
 from keystore.identity import name_commitment
 from keystore.people import approval_message, signature_holds
 from keystore.requests import images_of, request_digest
@@ -65,21 +66,35 @@ def verify_audit(path: Path | str, checkpoint: str | None = None, vkey: str | No
 
 def log_problems(connection: Connection, vkey: str) -> list[str]:
     """Return what is wrong with the log and with the tables it explains: nothing, when all is well."""
-    rows = connection.execute(select(schema.log).order_by(schema.log.c.seq)).all()
     problems: list[str] = []
-    for expected, row in enumerate(rows):
-        if row.seq != expected:
-            problems.append(f"the log has entry {row.seq} where entry {expected} should be")
-            break
-    leaves = [bytes(row.leaf) for row in rows]
-    _check_checkpoints(connection, leaves, vkey, problems)
+    leaves = _read_leaves(connection, problems)
     logged = replay(leaves)
     problems += logged.problems
-    keystore_id = _check_identity(connection, logged, problems)
-    _check_policies_and_people(connection, logged, problems)
-    _check_shards(connection, logged, problems)
-    _check_requests(connection, logged, keystore_id, problems)
+    for check in (_check_identity, _check_policies_and_people, _check_shards, _check_requests):
+        _guarded(lambda check=check: check(connection, logged, problems), problems)  # type: ignore[misc]
+    _guarded(lambda: _check_checkpoints(connection, leaves, vkey, problems), problems)
     return problems
+
+
+def _guarded(check: Callable[[], None], problems: list[str]) -> None:
+    # An edited row can hold anything; whatever a check stumbles over is a finding, and the other checks go on.
+    try:
+        check()
+    except (TamperedError, TypeError, ValueError, AttributeError) as error:
+        problems.append(f"a table holds what this program never wrote ({error})")
+
+
+def _read_leaves(connection: Connection, problems: list[str]) -> list[bytes]:
+    leaves: list[bytes] = []
+    try:
+        for expected, row in enumerate(connection.execute(select(schema.log).order_by(schema.log.c.seq))):
+            if row.seq != expected:
+                problems.append(f"the log has entry {row.seq} where entry {expected} should be")
+                break
+            leaves.append(row.leaf)
+    except TamperedError as error:
+        problems.append(f"entry {len(leaves)} of the log is not readable: {error}")
+    return leaves
 
 
 def _check_checkpoints(connection: Connection, leaves: list[bytes], vkey: str, problems: list[str]) -> None:
@@ -106,14 +121,12 @@ def _check_checkpoints(connection: Connection, leaves: list[bytes], vkey: str, p
         problems.append(f"the log has {len(leaves)} entries and its last checkpoint covers {last}")
 
 
-def _check_identity(connection: Connection, logged: LoggedState, problems: list[str]) -> str:
+def _check_identity(connection: Connection, logged: LoggedState, problems: list[str]) -> None:
     row = connection.execute(select(schema.identity)).first()
     if row is None or logged.created is None:
         problems.append("the log does not begin with the creation of a keystore")
-        return ""
-    if (row.keystore_id, row.audit_vkey) != (logged.created.get("keystore"), logged.created.get("vkey")):
+    elif (row.keystore_id, row.audit_vkey) != (logged.created.get("keystore"), logged.created.get("vkey")):
         problems.append("the keystore's identity is not the one it was created with")
-    return str(row.keystore_id)
 
 
 def _check_policies_and_people(connection: Connection, logged: LoggedState, problems: list[str]) -> None:
@@ -149,7 +162,8 @@ def _check_shards(connection: Connection, logged: LoggedState, problems: list[st
             )
 
 
-def _check_requests(connection: Connection, logged: LoggedState, keystore_id: str, problems: list[str]) -> None:
+def _check_requests(connection: Connection, logged: LoggedState, problems: list[str]) -> None:
+    keystore_id = str(connection.execute(select(schema.identity.c.keystore_id)).scalar())
     keys = {row.person: row.public_key for row in connection.execute(select(schema.people))}
     seen: dict[str, LoggedRequest] = {}
     for row in connection.execute(select(schema.requests)).all():
@@ -230,14 +244,12 @@ def _check_prefix(connection: Connection, old: Checkpoint, what: str, problems: 
         check_extends(
             old, Checkpoint(origin, frontier.size, frontier.root()), lambda size: consistency_proof(hashes, size)
         )
-    except (AuditError, ValueError) as error:
+    except (AuditError, TamperedError, ValueError) as error:
         problems.append(f"{what}: {error}")
 
 
 def _summary(connection: Connection) -> tuple[Frontier, str, str]:
-    frontier = Frontier()
-    for leaf in connection.execute(select(schema.log.c.leaf).order_by(schema.log.c.seq)).scalars():
-        frontier = frontier.append(leaf_hash(bytes(leaf)))
+    frontier = frontier_of(leaf_hash(leaf) for leaf in _read_leaves(connection, []))
     note = connection.execute(
         select(schema.checkpoints.c.note).order_by(schema.checkpoints.c.size.desc()).limit(1)
     ).scalar()

@@ -1,0 +1,132 @@
+"""What the keystore's tests share: a clock that moves by hand, records, and a keystore with a run taken in."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from keystore.records import FaceRecord, KeyRecord
+from keystore.release import Recipient
+from keystore.sealing import seal_record, write_shard
+from keystore.store import Keystore
+from keystore.views import RequestView
+
+RUN = "run-1"
+
+
+class HandClock:
+    """A clock that stands still until it is moved."""
+
+    def __init__(self) -> None:
+        self.now = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def forward(self, **duration: float) -> None:
+        self.now += timedelta(**duration)
+
+
+def make_record(image_id: str = "a.png", **changes: Any) -> KeyRecord:
+    """A key record whose image key is a digest of its image id."""
+    values: dict[str, Any] = {
+        "run_id": RUN,
+        "dataset": "photos",
+        "image_id": image_id,
+        "source_sha256": hashlib.sha256(image_id.encode()).hexdigest(),
+        "image_key": hashlib.sha256(b"key of " + image_id.encode()).digest(),
+        "faces": [
+            FaceRecord(
+                index=0,
+                attempt=0,
+                box=(1.5, 2.25, 90.0, 120.125),
+                affine=(0.1, 0.2, 3.3, -0.2, 0.1, 4.4),
+                scale=1.8000000000000003,
+                mask=b"\x00\xff\x10",
+                mask_shape=(8, 8),
+            )
+        ],
+        "method": "exact",
+        "transform": "rotation",
+        "steps": 12,
+        "fidelity": "latent",
+        "prior_digest": "0" * 64,
+        "environment": {"torch": "2"},
+        "created_at": datetime(2026, 11, 22, tzinfo=UTC),
+    }
+    return KeyRecord(**values | changes)
+
+
+def deposit(keystore: Keystore, records: list[KeyRecord], shard: str = "part-0", run_id: str = RUN) -> Path:
+    """Seal records into a shard in the inbox."""
+    return write_shard(keystore.inbox(run_id), shard, [seal_record(one, keystore.ingest_public_key) for one in records])
+
+
+def make_request(keystore: Keystore, *images: str, requester: str = "Alice", **changes: Any) -> RequestView:
+    """A request that the default policy accepts."""
+    values = {
+        "case": "C-17",
+        "purpose": "identify a missing person",
+        "legal_basis": "court order 12/26",
+        "expires": timedelta(hours=2),
+    }
+    return keystore.request(requester, list(images) or ["a.png"], **values | changes)
+
+
+def make_approved(keystore: Keystore, *images: str) -> str:
+    """A request by Alice, approved by Bob and Carol; its id."""
+    request_id = make_request(keystore, *images).request_id
+    keystore.approve(request_id, "Bob")
+    keystore.approve(request_id, "Carol")
+    return request_id
+
+
+def take(keystore: Keystore, request_id: str, by: str = "Alice") -> list[KeyRecord]:
+    """Release and open."""
+    recipient = Recipient.generate()
+    return recipient.open(keystore.release(request_id, recipient.public_key, by), request_id)
+
+
+class Helpers:
+    """The functions above, for tests to ask for as one fixture (test directories are no packages)."""
+
+    RUN = RUN
+    record = staticmethod(make_record)
+    deposit = staticmethod(deposit)
+    request = staticmethod(make_request)
+    approved = staticmethod(make_approved)
+    take = staticmethod(take)
+
+
+@pytest.fixture
+def make() -> type[Helpers]:
+    return Helpers
+
+
+@pytest.fixture
+def clock() -> HandClock:
+    return HandClock()
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A keystore that holds the records of a.png, b.png and c.png, to be copied: making one takes longer than most tests."""
+    path = tmp_path_factory.mktemp("template") / "ks"
+    with Keystore.create(path, clock=HandClock()) as keystore:
+        deposit(keystore, [make_record(name) for name in ("a.png", "b.png", "c.png")])
+        assert keystore.ingest(RUN).ingested == 3
+    return path
+
+
+@pytest.fixture
+def keystore(template: Path, tmp_path: Path, clock: HandClock) -> Iterator[Keystore]:
+    """A keystore of this test's own that holds the records of a.png, b.png and c.png."""
+    shutil.copytree(template, tmp_path / "ks")
+    with Keystore.open(tmp_path / "ks", clock=clock) as keystore:
+        yield keystore
