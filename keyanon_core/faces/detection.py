@@ -116,16 +116,14 @@ def box_iou(first: Face, second: Face) -> float:
     return overlap / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - overlap)
 
 
-def landmarks_inside(face: Face, mask: PictureMask) -> float:
-    """Share of a face's five landmarks that fall on a pixel of the mask, in [0, 1].
+def landmarks_inside(face: Face, mask: PictureMask, shape: Sequence[int]) -> float:
+    """Share of a face's five landmarks that fall on a pixel of the mask, in [0, 1]. shape: the picture's (H, W, ...).
 
     For the second detection pass: a face of the output is anonymized when its landmarks lie in a mask. Landmarks beyond
     the picture's border are moved onto it first.
     """
     x0, y0, x1, y1 = mask.window
-    columns = np.rint(face.landmarks[:, 0]).astype(np.int64)
-    rows = np.rint(face.landmarks[:, 1]).astype(np.int64)
+    columns = np.clip(np.rint(face.landmarks[:, 0]), 0, shape[1] - 1).astype(np.int64)
+    rows = np.clip(np.rint(face.landmarks[:, 1]), 0, shape[0] - 1).astype(np.int64)
     inside = (columns >= x0) & (columns < x1) & (rows >= y0) & (rows < y1)
-    if not inside.any():
-        return 0.0
     return float(mask.bits[rows[inside] - y0, columns[inside] - x0].sum()) / len(inside)

@@ -8,6 +8,7 @@ numbers. Either way the digest of the very bytes that were parsed goes into the 
 import contextlib
 import hashlib
 import io
+import pickle  # for the name of its error only
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -177,7 +178,10 @@ def _load(network: torch.nn.Module, weights: _Weights, directory: Path | None) -
                 f"{path.name}: sha256 {digest} is not the published {weights.sha256}, and a pickle with another "
                 f"digest is never opened; fetch it again from {weights.url}, or convert it to {weights.stem}.safetensors"
             )
-        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        try:
+            state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+            raise FaceModelError(f"{path.name} holds more than numbers, or is broken") from error
     else:
         try:
             state = safetensors.torch.load(content)

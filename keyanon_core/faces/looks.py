@@ -40,16 +40,35 @@ Network = Callable[[Pixels], Candidates]
 
 
 def find_faces(pixels: Pixels, network: Network, max_side: int = DEFAULT_MAX_SIDE) -> list[Face]:
-    """Faces of an (H, W, 3) uint8 picture, each once, best score first. Raises PictureError ("too_many_faces")."""
+    """Faces of an (H, W, 3) uint8 picture, each once, best score first. Raises PictureError ("too_many_faces").
+
+    A picture that seems to hold none is looked at again upside down and on its sides, reduced: that is how scans lie.
+    """
     long_side = max(pixels.shape[:2])
-    if long_side == 0:
+    if min(pixels.shape[:2]) == 0:
         return []
     if long_side <= SINGLE_PASS_SIDE:
-        enlargement = min(max(ENLARGED_SIDE / long_side, 1.0), MAX_ENLARGEMENT)
-        return _without_duplicates(_look(pixels, network, enlargement))
-    coarse = _look(pixels, network, COARSE_SIDE / long_side)
-    scale = min(max(max_side, COARSE_SIDE) / long_side, 1.0)
-    return _without_duplicates(_merge(coarse, _look(pixels, network, scale), scale))
+        found = _look(pixels, network, min(max(ENLARGED_SIDE / long_side, 1.0), MAX_ENLARGEMENT))
+    else:
+        coarse = _look(pixels, network, COARSE_SIDE / long_side)
+        scale = min(max(max_side, COARSE_SIDE) / long_side, 1.0)
+        found = _merge(coarse, _look(pixels, network, scale), scale)
+    if not found:
+        scale = min(COARSE_SIDE / long_side, 1.0)
+        for turns in (2, 1, 3):
+            turned = np.ascontiguousarray(np.rot90(pixels, turns))
+            found += [_turned_back(face, turns, pixels.shape) for face in _look(turned, network, scale)]
+    return _without_duplicates(found)
+
+
+def _turned_back(face: Face, turns: int, shape: tuple[int, ...]) -> Face:
+    """A face seen in `np.rot90(picture, turns)`, in the coordinates of the picture of shape (H, W, ...)."""
+    corners = np.concatenate([np.reshape(face.box, (2, 2)), face.landmarks])
+    for left in range(turns - 1, -1, -1):
+        width = shape[1] if left % 2 == 0 else shape[0]
+        corners = np.stack([width - 1 - corners[:, 1], corners[:, 0]], -1)
+    (x0, y0), (x1, y1) = corners[:2].min(0), corners[:2].max(0)
+    return Face((float(x0), float(y0), float(x1), float(y1)), corners[2:], face.score)
 
 
 def _look(pixels: Pixels, network: Network, scale: float) -> list[Face]:

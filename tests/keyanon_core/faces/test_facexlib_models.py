@@ -1,0 +1,180 @@
+"""RetinaFace and BiSeNet: which weight files are opened, and what becomes of the networks' answers.
+
+The published weights are not at hand, so the networks hold random numbers, and their answers are set where the answer matters.
+"""
+
+import hashlib
+import io
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from keyanon_core.errors import FaceModelError
+from keyanon_core.faces import facexlib_models
+from keyanon_core.faces.alignment import reduction, similarity
+from keyanon_core.faces.detection import landmarks_inside
+from keyanon_core.faces.facexlib_models import BISENET, RETINAFACE, BiSeNetParser, RetinaFaceDetector
+from keyanon_core.faces.landmarks import UPRIGHT_TEMPLATE
+from keyanon_core.faces.parsing import DEFAULT_REGIONS
+
+pytest.importorskip("facexlib")
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> Path:
+    """A directory with random weights of the exact architectures as safetensors."""
+    from facexlib.detection.retinaface import RetinaFace
+    from facexlib.parsing.bisenet import BiSeNet
+
+    directory = tmp_path_factory.mktemp("facexlib")
+    torch.manual_seed(0)
+    retinaface = {
+        f"module.{name}": value for name, value in RetinaFace(device=torch.device("cpu")).state_dict().items()
+    }
+    safetensors.torch.save_file(retinaface, directory / f"{RETINAFACE.stem}.safetensors")
+    safetensors.torch.save_file(BiSeNet(num_class=19).state_dict(), directory / f"{BISENET.stem}.safetensors")
+    return directory
+
+
+@pytest.fixture(scope="module")
+def parser(weights):
+    return BiSeNetParser(weights)
+
+
+@pytest.mark.slow
+def test_retinaface_loads_records_its_digest_and_answers_in_picture_pixels(weights, astronaut, monkeypatch):
+    detector = RetinaFaceDetector(weights)
+    file = weights / f"{RETINAFACE.stem}.safetensors"
+    assert detector.digest == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert isinstance(detector.detect(astronaut[:40, :40]), list)
+    row = [20.0, 30, 120, 150, 0.99, 45, 70, 95, 70, 70, 95, 50, 120, 90, 120]
+    shown = []
+
+    def answer(image, *thresholds):
+        shown.append(image)
+        return np.array([row])
+
+    monkeypatch.setattr(detector._network, "detect_faces", answer)
+    (face,) = detector.detect(astronaut)
+    np.testing.assert_array_equal(shown[0], astronaut[..., ::-1])
+    assert face.box == (20.0, 30.0, 120.0, 150.0) and face.score == 0.99
+    np.testing.assert_array_equal(face.landmarks[4], [90, 120])
+    monkeypatch.setattr(detector._network, "detect_faces", lambda *args: np.zeros((0, 15)))
+    assert detector.detect(astronaut) == []
+
+
+def test_bisenet_loads_and_labels(parser, weights, astronaut):
+    assert parser.digest == hashlib.sha256((weights / f"{BISENET.stem}.safetensors").read_bytes()).hexdigest()
+    labels = parser._labels(astronaut)
+    assert labels.shape == (512, 512) and labels.min() >= 0 and labels.max() < 19
+
+
+def test_labels_become_the_regions_of_the_picture(parser, models, astronaut, monkeypatch, turned):
+    labels = np.zeros((512, 512), np.int64)
+    labels[100:460, 100:410] = 1  # skin
+    labels[220:260, 160:230] = 4  # an eye
+    labels[350:390, 190:330] = 12  # a lip
+    labels[460:, :] = 14  # neck
+    monkeypatch.setattr(parser, "_labels", lambda view: labels)
+    for picture in (astronaut, turned(astronaut, 50)[0]):
+        (face,) = models.detector.detect(picture)
+        every = parser.mask(picture, face, DEFAULT_REGIONS)
+        assert landmarks_inside(face, every, picture.shape) == 1.0
+        scale = reduction(similarity(face.landmarks, UPRIGHT_TEMPLATE * 512)) ** 2  # picture px per pixel of the crop
+        assert every.count == pytest.approx(360 * 310 * scale, rel=0.06), "neck and background stay out"
+        eyes = parser.mask(picture, face, frozenset(["eyes"]))
+        assert eyes.count == pytest.approx(40 * 70 * scale, rel=0.15)
+        rows, columns = np.nonzero(eyes.full(picture.shape))
+        assert np.linalg.norm([columns.mean(), rows.mean()] - face.landmarks[0]) < 15 * np.sqrt(scale)
+
+
+def test_a_parse_that_saw_no_face_is_replaced_by_the_mean_shape(parser, models, astronaut, monkeypatch):
+    (face,) = models.detector.detect(astronaut)
+    for label in (0, 17):
+        monkeypatch.setattr(parser, "_labels", lambda view, label=label: np.full((512, 512), label))
+        mask = parser.mask(astronaut, face, DEFAULT_REGIONS)
+        assert landmarks_inside(face, mask, astronaut.shape) == 1.0
+        assert parser.mask(astronaut, face, frozenset(["lips"])).count > 0
+    with pytest.raises(FaceModelError):
+        parser.mask(astronaut, face, frozenset(["hair"]))
+
+
+def test_a_missing_file_says_what_to_put_where(tmp_path):
+    with pytest.raises(FaceModelError, match=r"parsing_bisenet\.safetensors.*https://github\.com/xinntao/facexlib"):
+        BiSeNetParser(tmp_path)
+
+
+class Bomb:
+    def __reduce__(self):
+        return (Path.touch, (Path("/nonexistent/opened"),))
+
+
+def test_a_pickle_with_another_digest_is_never_opened(tmp_path, monkeypatch):
+    (tmp_path / f"{BISENET.stem}.pth").write_bytes(pickle.dumps(Bomb()))
+    opened = []
+    monkeypatch.setattr(facexlib_models.torch, "load", lambda *args, **kwargs: opened.append(args))
+    with pytest.raises(FaceModelError, match="never opened"):
+        BiSeNetParser(tmp_path)
+    assert not opened
+
+
+def test_a_pickle_with_the_published_digest_is_read_weights_only(tmp_path, parser, monkeypatch):
+    out = io.BytesIO()
+    torch.save(parser._network.state_dict(), out)
+    (tmp_path / f"{BISENET.stem}.pth").write_bytes(out.getvalue())
+    published = facexlib_models._Weights(BISENET.stem, BISENET.url, hashlib.sha256(out.getvalue()).hexdigest())
+    monkeypatch.setattr(facexlib_models, "BISENET", published)
+    assert BiSeNetParser(tmp_path).digest == published.sha256
+    bomb = pickle.dumps(Bomb())
+    (tmp_path / f"{BISENET.stem}.pth").write_bytes(bomb)
+    monkeypatch.setattr(
+        facexlib_models, "BISENET", facexlib_models._Weights(BISENET.stem, "", hashlib.sha256(bomb).hexdigest())
+    )
+    with pytest.raises(FaceModelError):
+        BiSeNetParser(tmp_path)
+
+
+def test_weights_of_another_network_or_not_finite_are_refused(tmp_path, parser):
+    file = tmp_path / f"{BISENET.stem}.safetensors"
+    state = {name: value.clone() for name, value in parser._network.state_dict().items()}
+    first = next(iter(state))
+    safetensors.torch.save_file({name: value for name, value in state.items() if name != first}, file)
+    with pytest.raises(FaceModelError, match="does not fit"):
+        BiSeNetParser(tmp_path)
+    state[first].view(-1)[0] = float("nan")
+    safetensors.torch.save_file(state, file)
+    with pytest.raises(FaceModelError, match="not finite"):
+        BiSeNetParser(tmp_path)
+    file.write_bytes(b"\x10 not safetensors")
+    with pytest.raises(FaceModelError, match="not a safetensors file"):
+        BiSeNetParser(tmp_path)
+
+
+def test_without_facexlib_the_error_names_the_extra(tmp_path, monkeypatch):
+    import sys
+
+    for name in list(sys.modules):
+        if name.split(".")[0] == "facexlib":
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "facexlib", None)
+    with pytest.raises(FaceModelError, match=r"pip install 'keyanon\[facexlib\]'"):
+        BiSeNetParser(tmp_path)
+
+
+def test_a_download_that_fails_is_explained_and_one_that_comes_is_digest_checked(tmp_path, monkeypatch):
+    import facexlib.utils
+
+    def unreachable(*args, **kwargs):
+        raise OSError("no route")
+
+    monkeypatch.setattr(facexlib.utils, "load_file_from_url", unreachable)
+    with pytest.raises(FaceModelError, match="can not be fetched"):
+        BiSeNetParser(None)
+    (tmp_path / "parsing_bisenet.pth").write_bytes(b"an error page")
+    monkeypatch.setattr(facexlib.utils, "load_file_from_url", lambda *a, **k: str(tmp_path / "parsing_bisenet.pth"))
+    with pytest.raises(FaceModelError, match="never opened"):
+        BiSeNetParser(None)

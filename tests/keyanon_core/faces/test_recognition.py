@@ -1,0 +1,47 @@
+"""The embedded recognizer tells people apart, and the same person through turn, size and storage."""
+
+import numpy as np
+import pytest
+
+from keyanon_core.errors import FaceModelError
+from keyanon_core.faces import dlib_models
+from keyanon_core.imaging import decode_picture, encode_picture
+
+
+def embed(models, pixels):
+    (face,) = models.detector.detect(pixels)
+    return models.recognizer.embed(pixels, [face])[0]
+
+
+def test_the_same_person_is_near_and_another_far(models, astronaut, hopper, turned):
+    import cv2
+
+    recognizer = models.recognizer
+    first, other = embed(models, astronaut), embed(models, hopper)
+    assert first.shape == (128,) and first.dtype == np.float32
+    jpeg = decode_picture(encode_picture(astronaut, "jpeg", 60))
+    smaller = cv2.resize(astronaut, None, fx=0.6, fy=0.6, interpolation=cv2.INTER_AREA)
+    rolled, _ = turned(astronaut, 40)
+    for same in (jpeg, smaller, rolled, np.ascontiguousarray(astronaut[:, ::-1])):
+        assert recognizer.distance(first, embed(models, same)) < recognizer.threshold
+    assert recognizer.distance(first, other) > recognizer.threshold + 0.05
+    assert recognizer.distance(first, first) == 0
+
+
+def test_embeddings_do_not_depend_on_the_other_faces(models, astronaut):
+    (face,) = models.detector.detect(astronaut)
+    alone, beside = models.recognizer.embed(astronaut, [face]), models.recognizer.embed(astronaut, [face, face])
+    np.testing.assert_array_equal(alone[0], beside[1])
+    assert models.recognizer.embed(astronaut, []).shape == (0, 128)
+
+
+def test_missing_or_changed_weights_are_refused(monkeypatch, tmp_path):
+    package = tmp_path / "face_recognition_models"
+    (package / "models").mkdir(parents=True)
+    (package / "__init__.py").write_text("raise RuntimeError('must not be imported')")
+    (package / "models" / dlib_models.RECOGNIZER).write_bytes(b"something else")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(FaceModelError, match="sha256"):
+        dlib_models.dlib_model(dlib_models.RECOGNIZER)
+    with pytest.raises(FaceModelError, match="pip install face-recognition-models"):
+        dlib_models.dlib_model(dlib_models.SHAPE_PREDICTOR)
