@@ -1,0 +1,57 @@
+"""What the methods return."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+Phase = Literal["phi", "psi"]
+
+
+@dataclass(frozen=True)
+class Anonymized:
+    """latent (B, C, h, w) float64: anonymized inside the mask, the known region outside.
+
+    scale (B,) float64 belongs to the key: what the transform divided out.
+    noise_rms (B,): rms of the masked noise latent before the transform (1 for a face that the prior finds typical).
+    nfe: denoiser evaluations for one face.
+    """
+
+    latent: Tensor
+    scale: Tensor
+    noise_rms: Tensor
+    nfe: int
+
+
+@dataclass(frozen=True)
+class SolverStep:
+    """One inverted step: of Phi (from the anonymized face to noise) or of Psi (from noise to the recovered face).
+
+    iterations and residual (rms over a face's masked coordinates) are the largest of the batch; `per_face_*` hold all.
+    """
+
+    phase: Phase
+    t_from: int
+    t_to: int
+    per_face_iterations: tuple[int, ...]
+    per_face_residual: tuple[float, ...]
+
+    @property
+    def iterations(self) -> int:
+        return max(self.per_face_iterations)
+
+    @property
+    def residual(self) -> float:
+        return max(self.per_face_residual)
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """latent (B, C, h, w) float64; steps: empty for `paper`, which solves nothing.
+
+    nfe: denoiser evaluations of the face that needed most.
+    """
+
+    latent: Tensor
+    steps: list[SolverStep]
+    nfe: int

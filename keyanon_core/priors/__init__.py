@@ -1,0 +1,6 @@
+"""Priors: the pretrained diffusion models, read from diffusers directories and checked before use."""
+
+from keyanon_core.priors.loading import EMBEDDED, load_prior
+from keyanon_core.priors.prior import Prior
+
+__all__ = ["EMBEDDED", "Prior", "load_prior"]

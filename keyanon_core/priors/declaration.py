@@ -1,0 +1,98 @@
+"""`keyanon_prior.json`: what a prior says of itself that a diffusers configuration has no field for.
+
+    {"format": 1, "name": "...", "licence": "Apache-2.0", "crop_side": 64, "space_to_depth": 4,
+     "conditioning": "inpaint", "landmark_template": [[x, y], ...]}
+
+Optional: without it a prior is taken for an unconditional one on FFHQ-aligned crops (ldm-celebahq-256).
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from keyanon_core.errors import PriorError
+
+DECLARATION_FILE: Final = "keyanon_prior.json"
+DECLARATION_FORMAT: Final = 1
+MAX_CROP_SIDE: Final = 2048
+"""Pixels; a larger crop than any known face prior's."""
+
+FFHQ_512_TEMPLATE: Final = np.array(
+    [[192.98, 239.95], [318.90, 240.19], [256.63, 314.02], [201.26, 371.41], [313.09, 371.15]], dtype=np.float64
+)
+"""Eyes, nose, mouth corners of the FFHQ alignment, (x, y) pixels of 512 x 512, image-left first (Karras et al. 2019)."""
+
+Conditioning = Literal["none", "inpaint"]
+
+_FIELDS: Final = {
+    "format", "name", "licence", "crop_side", "space_to_depth", "conditioning", "landmark_template", "latent_scaling",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """The validated content of `keyanon_prior.json`, or the defaults that stand for its absence.
+
+    landmark_template: (5, 2) float64 in units of the crop's side.
+    crop_side: pixels, None to derive it from the networks.
+    latent_scaling: factor from the autoencoder's output to the latent, None for the autoencoder's own.
+    """
+
+    name: str | None = None
+    licence: str | None = None
+    crop_side: int | None = None
+    space_to_depth: int = 1
+    conditioning: Conditioning = "none"
+    landmark_template: NDArray[np.float64] = field(default_factory=lambda: FFHQ_512_TEMPLATE / 512)
+    latent_scaling: float | None = None
+
+
+def parse_declaration(values: Any, where: str) -> Declaration:
+    """Checks every field; raises PriorError naming the file and the field."""
+
+    def refuse(what: str) -> PriorError:
+        return PriorError(f"{where}: {what}; see the documentation of keyanon_prior.json")
+
+    def whole(name: str, low: int, high: int, default: int | None) -> int | None:
+        value = values.get(name, default)
+        if value is not None and (type(value) is not int or not low <= value <= high):
+            raise refuse(f"{name} must be a whole number from {low} to {high}, got {value!r}")
+        return value
+
+    def text(name: str) -> str | None:
+        value = values.get(name)
+        if value is not None and not isinstance(value, str):
+            raise refuse(f"{name} must be text, got {value!r}")
+        return value
+
+    if not isinstance(values, dict):
+        raise refuse("the file must hold a JSON object")
+    if unknown := sorted(set(values) - _FIELDS):
+        raise refuse(f"unknown field(s) {', '.join(unknown)}")
+    if values.get("format") != DECLARATION_FORMAT:
+        raise refuse(f"format must be {DECLARATION_FORMAT}, got {values.get('format')!r}")
+    conditioning = values.get("conditioning", "none")
+    if conditioning not in ("none", "inpaint"):
+        raise refuse(f"conditioning must be 'none' or 'inpaint', got {conditioning!r}")
+    scaling = values.get("latent_scaling")
+    if scaling is not None and (type(scaling) not in (int, float) or not 0 < scaling < float("inf")):
+        raise refuse(f"latent_scaling must be a positive number, got {scaling!r}")
+    template = FFHQ_512_TEMPLATE / 512
+    if "landmark_template" in values:
+        try:
+            template = np.array(values["landmark_template"], dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise refuse("landmark_template must be five [x, y] pairs") from error
+        if template.shape != (5, 2) or not np.isfinite(template).all():
+            raise refuse("landmark_template must be five [x, y] pairs of finite numbers")
+    return Declaration(
+        name=text("name"),
+        licence=text("licence"),
+        crop_side=whole("crop_side", 8, MAX_CROP_SIDE, None),
+        space_to_depth=whole("space_to_depth", 1, 64, 1) or 1,
+        conditioning=cast(Conditioning, conditioning),
+        landmark_template=template,
+        latent_scaling=None if scaling is None else float(scaling),
+    )

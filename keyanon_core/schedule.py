@@ -1,0 +1,72 @@
+"""The noise schedule and the grid of timesteps on which both methods walk.
+
+Everything is float64: `alpha_bar` enters as differences of square roots, and recovery undoes what anonymizing did.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+DEFAULT_STEPS = 12
+"""DDIM steps in one direction; anonymizing costs twice as many network evaluations (NFE)."""
+
+MIN_STEPS = 1
+MAX_STEPS = 1000
+
+
+@dataclass(frozen=True)
+class StepCoefficients:
+    """`z_t = a z_s + c eps(z_s, s)`: one DDIM step with eta = 0 (Song et al. 2021, Eq. 12 with sigma = 0)."""
+
+    a: float
+    c: float
+
+
+def ddim_coefficients(alpha_bar: Tensor, s: int, t: int) -> StepCoefficients:
+    """Coefficients of the DDIM step from timestep `s` to `t` (the paper's Eq. 4 for t < s, Eq. 5 for t > s)."""
+    ab_s, ab_t = float(alpha_bar[s]), float(alpha_bar[t])
+    a = math.sqrt(ab_t / ab_s)
+    return StepCoefficients(a, math.sqrt(1 - ab_t) - a * math.sqrt(1 - ab_s))
+
+
+def half_log_snr(alpha_bar: Tensor) -> Tensor:
+    """`lambda = log(sqrt(ab) / sqrt(1 - ab))`, (T,) float64, decreasing (Lu et al. 2022, DPM-Solver, section 3)."""
+    return 0.5 * (torch.log(alpha_bar) - torch.log1p(-alpha_bar))
+
+
+def lambda_grid(alpha_bar: Tensor, steps: int, first: int = 0, last: int | None = None) -> list[int]:
+    """`steps + 1` strictly increasing timesteps from `first` to `last`, uniform in lambda.
+
+    Uniform in lambda because the fixed point that inverts a step contracts by a factor that depends on the step in
+    lambda alone; a grid uniform in t has steps at its clean end that do not converge.
+
+    Raises ValueError when `steps` timesteps do not fit into the schedule.
+    """
+    last = len(alpha_bar) - 1 if last is None else last
+    if not MIN_STEPS <= steps <= MAX_STEPS or not 0 <= first < last < len(alpha_bar) or steps > last - first:
+        raise ValueError(
+            f"{steps} steps do not fit between timesteps {first} and {last} of a schedule of {len(alpha_bar)}; "
+            f"choose from {MIN_STEPS} to {min(MAX_STEPS, len(alpha_bar) - 1)} steps"
+        )
+    lam = half_log_snr(alpha_bar.to(torch.float64))
+    wanted = torch.linspace(float(lam[first]), float(lam[last]), steps + 1, dtype=torch.float64)
+    nearest = [int((lam - value).abs().argmin()) for value in wanted]
+    grid = [first]
+    for position, t in enumerate(nearest[1:], start=1):
+        # Neighbours may round to one timestep at the clean end; keep room for the steps still to come.
+        grid.append(min(max(t, grid[-1] + 1), last - (steps - position)))
+    return grid
+
+
+def backwards(grid: Sequence[int]) -> list[tuple[int, int]]:
+    """Pairs (from, to) walking a grid from its noisy end to its clean end."""
+    return list(pairwise(grid[::-1]))
+
+
+def forwards(grid: Sequence[int]) -> list[tuple[int, int]]:
+    """Pairs (from, to) walking a grid from its clean end to its noisy end."""
+    return list(pairwise(grid))

@@ -1,0 +1,109 @@
+"""Fixed points, several at once, each with its own Anderson acceleration and its own end.
+
+Inverting one DDIM step asks for the w with `w = (v - C eps(w + known)) / A`. The plain iteration contracts slowly on a
+step that is long in lambda; Anderson's mixing (Walker and Ni 2011, "Anderson acceleration for fixed-point iterations")
+takes a few evaluations instead. Faces are independent: each has its own history, and one that has converged is
+evaluated no more.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from keyanon_core.errors import ConvergenceError
+
+DEFAULT_TOLERANCE: Final = 1e-6
+"""Largest accepted rms of `g(w) - w` over a face's masked coordinates, in latent units (an image spans [-1, 1])."""
+
+DEFAULT_MAX_ITERATIONS: Final = 60
+"""Evaluations allowed for one step of one face."""
+
+MEMORY: Final = 5
+"""Earlier differences that an Anderson step combines."""
+
+_RELATIVE_RIDGE: Final = 1e-12
+"""Added to the normal equations, relative to their mean diagonal: keeps nearly dependent differences solvable."""
+
+FixedPointMap = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Solution:
+    """`w` (B, ...) float64; evaluations spent and last residual (rms) of each face."""
+
+    w: Tensor
+    iterations: tuple[int, ...]
+    residual: tuple[float, ...]
+
+
+def solve_fixed_point(
+    g: FixedPointMap,
+    start: Tensor,
+    coordinates: Tensor,
+    *,
+    tolerance: float = DEFAULT_TOLERANCE,
+    max_iterations: int = DEFAULT_MAX_ITERATIONS,
+    where: str = "a fixed point",
+) -> Solution:
+    """Solves `w = g(w)` for each face of a batch.
+
+    g: takes (w of the faces still open, their indices (n,) int64) and returns the same shape; zero outside the masks.
+    start: (B, C, h, w) float64. coordinates: (B,) number of masked coordinates of each face, for the rms.
+    Returns g(w) at the last w, whose residual is below `tolerance`. Raises ConvergenceError with the numbers when a
+    face does not get there in `max_iterations` evaluations or becomes non-finite.
+    """
+    batch = len(start)
+    solved = start.clone()
+    open_faces = torch.arange(batch, device=start.device)
+    iterations, residual = [0] * batch, [float("nan")] * batch
+    w = start
+    points = torch.empty(batch, 0, start[0].numel(), dtype=start.dtype, device=start.device)
+    values = points
+    for count in range(1, max_iterations + 1):
+        image = g(w, open_faces)
+        rms = ((image - w).flatten(1).square().sum(1) / coordinates[open_faces]).sqrt()
+        for face, value in zip(open_faces.tolist(), rms.tolist(), strict=True):
+            iterations[face], residual[face] = count, value
+        if not bool(torch.isfinite(rms).all()):
+            break
+        done = rms <= tolerance
+        solved[open_faces[done]] = image[done]
+        going = ~done
+        if not bool(going.any()):
+            return Solution(solved, tuple(iterations), tuple(residual))
+        open_faces, image = open_faces[going], image[going]
+        points = torch.cat([points[going], w[going].flatten(1)[:, None]], 1)[:, -MEMORY - 1 :]
+        values = torch.cat([values[going], image.flatten(1)[:, None]], 1)[:, -MEMORY - 1 :]
+        w = _anderson_step(points, values).view_as(image)
+    failed = [f for f in range(batch) if not residual[f] <= tolerance]
+    raise ConvergenceError(
+        f"{where} did not converge for face(s) {failed} of the batch: residual (rms) "
+        f"{[f'{residual[f]:.2e}' for f in failed]} after {[iterations[f] for f in failed]} of {max_iterations} "
+        f"iterations, tolerance {tolerance:.1e}. The latent is not one this prior, grid and mask produced, or the "
+        "steps are too long: check the prior's digest, method, transform and number of steps in the key record"
+    )
+
+
+def _anderson_step(points: Tensor, values: Tensor) -> Tensor:
+    """The next iterate from the last m + 1 points and their images, (B, m + 1, D) each.
+
+    `g_k - dG gamma` with `gamma = argmin |f_k - dF gamma|`, where f = g - w and d takes successive differences.
+    """
+    newest = values[:, -1]
+    if points.shape[1] == 1:
+        return newest
+    f = values - points
+    df, dg = f[:, 1:] - f[:, :-1], values[:, 1:] - values[:, :-1]
+    normal = df @ df.mT
+    diagonal = normal.diagonal(dim1=1, dim2=2)
+    # Unit diagonal before solving: differences of successive iterations span many orders of magnitude.
+    size = diagonal.clamp_min(torch.finfo(f.dtype).tiny).sqrt()
+    scaled = normal / (size[:, :, None] * size[:, None, :])
+    scaled = scaled + _RELATIVE_RIDGE * torch.eye(scaled.shape[1], dtype=f.dtype, device=f.device)
+    right = (df @ f[:, -1, :, None]) / size[:, :, None]
+    gamma = torch.linalg.solve(scaled, right) / size[:, :, None]
+    accelerated: Tensor = newest - (gamma.mT @ dg)[:, 0]
+    return accelerated

@@ -1,0 +1,140 @@
+"""Keyed, norm-preserving, exactly invertible transforms of the masked coordinates of the noise latent (K in the paper).
+
+`sign` is the paper's (Eq. 3, 6): each coordinate is multiplied by a keyed Rademacher sign, p = 0.5.
+
+`rotation` divides the vector by its rms (the scale is kept with the key) and applies ROUNDS rounds of keyed signs,
+keyed permutation and orthonormal Walsh-Hadamard blocks: an n log n stand-in for a Haar-random rotation, which would
+make a vector uniform on the sphere whatever it was. Sign flips keep every |z_i|, so they can be linked to the source
+without a key.
+"""
+
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from keyanon_core.keys import KeyStream, subkey
+
+ROUNDS: Final = 4
+"""Rounds of the rotation. Two already spread any coordinate over the vector; four leave no weak tail in a short one."""
+
+Vector = NDArray[np.float64]
+
+
+class KeyedTransform(Protocol):
+    """A keyed bijection on n masked coordinates."""
+
+    def forward(self, values: Vector) -> tuple[Vector, float]:
+        """(n,) float64 -> transformed (n,) float64 and the scale that was divided out of it."""
+
+    def inverse(self, values: Vector, scale: float) -> Vector:
+        """Undoes `forward` to float64 rounding."""
+
+
+class SignFlip:
+    """Bernoulli(0.5) sign flips (paper, Eq. 3 and 6); its own inverse, and its scale is always 1."""
+
+    def __init__(self, key: bytes, n: int) -> None:
+        self._signs = KeyStream(key).signs(n)
+
+    def forward(self, values: Vector) -> tuple[Vector, float]:
+        return values * self._signs, 1.0
+
+    def inverse(self, values: Vector, scale: float) -> Vector:
+        return values * self._signs * scale
+
+
+class Rotation:
+    """Unit-rms scaling, then rounds of signs, permutation and Walsh-Hadamard blocks (see the module's docstring)."""
+
+    def __init__(self, key: bytes, n: int) -> None:
+        stream = KeyStream(key)
+        self._rounds = [(stream.signs(n), stream.permutation(n)) for _ in range(ROUNDS)]
+
+    def forward(self, values: Vector) -> tuple[Vector, float]:
+        scale = float(np.sqrt(np.mean(np.square(values))))
+        if not np.isfinite(scale) or scale == 0.0:
+            raise ValueError(f"a masked latent of rms {scale} has no direction to rotate")
+        mixed = values / scale
+        for signs, order in self._rounds:
+            mixed = _walsh_hadamard_blocks((mixed * signs)[order])
+        return mixed, scale
+
+    def inverse(self, values: Vector, scale: float) -> Vector:
+        mixed = values
+        for signs, order in reversed(self._rounds):
+            unmixed = np.empty_like(mixed)
+            unmixed[order] = _walsh_hadamard_blocks(mixed)  # orthonormal and symmetric: its own inverse
+            mixed = unmixed * signs
+        return mixed * scale
+
+
+TRANSFORMS: Final[dict[str, type[SignFlip] | type[Rotation]]] = {"sign": SignFlip, "rotation": Rotation}
+
+
+def _walsh_hadamard_blocks(values: Vector) -> Vector:
+    """Orthonormal Walsh-Hadamard transform of consecutive blocks, n split into its powers of two, largest first.
+
+    Splitting by the binary digits of n needs no padding (which would not be a bijection) and leaves at most one
+    coordinate alone in a round; the next round's permutation moves it.
+    """
+    mixed = np.empty_like(values)
+    start = 0
+    for exponent in range(len(values).bit_length() - 1, -1, -1):
+        size = 1 << exponent
+        if len(values) & size:
+            mixed[start : start + size] = _walsh_hadamard(values[start : start + size])
+            start += size
+    return mixed
+
+
+def _walsh_hadamard(block: Vector) -> Vector:
+    """Orthonormal Walsh-Hadamard transform of a block whose length is a power of two, by butterflies."""
+    size = len(block)
+    half = 1
+    while half < size:
+        pairs = block.reshape(-1, 2, half)
+        block = np.stack([pairs[:, 0] + pairs[:, 1], pairs[:, 0] - pairs[:, 1]], axis=1)
+        half *= 2
+    flat: Vector = block.reshape(size) / np.sqrt(size)
+    return flat
+
+
+def masked_transforms(kind: str, face_keys: Sequence[bytes], mask: Tensor, channels: int) -> list[KeyedTransform]:
+    """One transform per face of a batch, each under its own key and sized for its own mask.
+
+    mask: (B, 1, h, w), nonzero inside. Raises ValueError for an unknown kind or an empty mask.
+    """
+    if kind not in TRANSFORMS:
+        raise ValueError(f"unknown transform {kind!r}; choose from {', '.join(TRANSFORMS)}")
+    counts = [channels * int(n) for n in (mask != 0).sum((1, 2, 3))]
+    if 0 in counts:
+        raise ValueError(f"the mask of face {counts.index(0)} of the batch is empty: there is nothing to transform")
+    return [TRANSFORMS[kind](subkey(key, "transform"), count) for key, count in zip(face_keys, counts, strict=True)]
+
+
+def apply_forward(w: Tensor, mask: Tensor, transforms: Sequence[KeyedTransform]) -> tuple[Tensor, Tensor]:
+    """K on the masked coordinates of w (B, C, h, w) float64, zero elsewhere; returns K w and the scales (B,)."""
+    out, scales = torch.zeros_like(w), torch.empty(len(w), dtype=torch.float64)
+    for i, transform in enumerate(transforms):
+        inside = _inside(mask[i], w.shape[1])
+        values, scales[i] = transform.forward(w[i][inside].cpu().numpy())
+        out[i][inside] = torch.from_numpy(values).to(w)
+    return out, scales
+
+
+def apply_inverse(w: Tensor, mask: Tensor, transforms: Sequence[KeyedTransform], scale: Tensor) -> Tensor:
+    """K^-1 on the masked coordinates of w (B, C, h, w) float64."""
+    out = torch.zeros_like(w)
+    for i, transform in enumerate(transforms):
+        inside = _inside(mask[i], w.shape[1])
+        values = transform.inverse(w[i][inside].cpu().numpy(), float(scale[i]))
+        out[i][inside] = torch.from_numpy(values).to(w)
+    return out
+
+
+def _inside(mask: Tensor, channels: int) -> Tensor:
+    return (mask != 0).expand(channels, *mask.shape[1:])
