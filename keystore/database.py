@@ -9,6 +9,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 from alembic import command
@@ -55,6 +56,12 @@ def storage_error(path: Path, error: Exception) -> StorageError:
     return StorageError(f"keystore database {path}: {cause}; nothing was changed")
 
 
+@cache
+def _revisions() -> tuple[str, ...]:
+    """The schema revisions this program knows, newest first; read once, since alembic compiles the scripts each time."""
+    return tuple(script.revision for script in ScriptDirectory(str(_MIGRATIONS)).walk_revisions())
+
+
 class Database:
     """Connections to one SQLite file, and the two kinds of transaction."""
 
@@ -85,24 +92,22 @@ class Database:
 
     def migrate(self) -> None:
         """Bring the schema to this program's revision. Raises SchemaError when it is newer or unknown."""
-        scripts = ScriptDirectory(str(_MIGRATIONS))
         with self.read() as connection:
-            if self._revision(connection, scripts) == scripts.get_current_head():
+            if self._revision(connection) == _revisions()[0]:
                 return
         with self.write() as connection:
-            if self._revision(connection, scripts) != scripts.get_current_head():
+            if self._revision(connection) != _revisions()[0]:
                 config = Config()
                 config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
                 config.attributes["connection"] = connection
                 command.upgrade(config, "head")
 
-    def _revision(self, connection: Connection, scripts: ScriptDirectory) -> str | None:
+    def _revision(self, connection: Connection) -> str | None:
         revision = MigrationContext.configure(connection).get_current_revision()
-        known = {script.revision for script in scripts.walk_revisions()}
-        if revision is not None and revision not in known:
+        if revision is not None and revision not in _revisions():
             raise SchemaError(
                 f"keystore database {self.path} has schema {revision}, newer than this program knows "
-                f"({scripts.get_current_head()}); upgrade keyanon"
+                f"({_revisions()[0]}); upgrade keyanon"
             )
         return revision
 

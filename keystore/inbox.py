@@ -96,6 +96,15 @@ class Inbox:
             log.append("reconcile", removed=digests, run=run_id)
         return orphans
 
+    def clear_unfinished(self, run_id: str) -> None:
+        """Remove what killed writers left half-written. Only when no writer of the run is alive. Raises StorageError."""
+        directory = self.directory(run_id)
+        try:
+            for path in directory.glob(f".*{SHARD_SUFFIX}.*.tmp"):
+                path.unlink(missing_ok=True)
+        except OSError as error:
+            raise StorageError(f"{directory} can not be cleared ({error.strerror}); mend the permissions") from error
+
     def remove(self, run_id: str, names: Sequence[str]) -> None:
         """Remove shards from the inbox. Raises StorageError."""
         directory = self.directory(run_id)

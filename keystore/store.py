@@ -173,6 +173,7 @@ class Keystore:
         with self._ledger.transaction("reconcile", None, None) as (_, log):
             removed = self._inbox.log_orphans(run_id, committed, log)
         self._inbox.remove(run_id, removed)
+        self._inbox.clear_unfinished(run_id)
         return removed
 
     def find_records(

@@ -104,7 +104,7 @@ class Helpers:
     take = staticmethod(take)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make() -> type[Helpers]:
     return Helpers
 

@@ -251,7 +251,8 @@ def test_a_release_opens_for_its_recipient_and_its_request_only(keystore, make) 
 
 
 TAMPERING = {
-    "more images": "INSERT INTO request_images SELECT requests.request_id, record_id, dataset, image_id FROM requests, records WHERE image_id = 'b.png'",
+    "more images": "INSERT INTO request_images SELECT request_id, record_id, dataset, image_id FROM requests, "
+    "records WHERE image_id = 'b.png'",
     "another purpose": "UPDATE requests SET purpose = 'something else'",
     "a longer life": "UPDATE requests SET expires_at = '2036-01-01T00:00:00.000000Z'",
     "fewer approvals": "UPDATE requests SET approvals_required = 1",
