@@ -22,7 +22,10 @@ from keyanon_core.faces.masks import PictureMask
 MIN_LIKENESS = 0.5  # correlation in [0, 1] of landmarks and template below which they do not show a face
 MIN_SPREAD_PX = 0.5  # root mean square distance of five landmarks from their centre; below it they are one point
 MIN_BLOCK_REDUCTION = 2.0  # blocks are averaged only as long as at least this reduction is left to the samples
-STRIP_PIXELS = 1_000_000  # picture pixels pasted at once
+TILE_SIDE = 1024  # picture px; pasted at once
+MAX_DRAWN_PIXELS = (
+    16_000_000  # masked pixels drawn for one face, over all back-projections; beyond it rounds are left out
+)
 BACK_PROJECTIONS = 3  # corrections after which a pasted crop reads back as itself to about a grey level
 
 Affine = npt.NDArray[np.float64]
@@ -172,7 +175,10 @@ def coverage(affine: Affine, side: int, shape: tuple[int, ...]) -> npt.NDArray[n
 
 def reachable(mask: PictureMask, affine: Affine, side: int) -> PictureMask:
     """The part of a mask that lies under the crop: pixel centres within the crop's outline."""
-    u, v = _crop_positions(mask, affine, 0, mask.bits.shape[0])
+    x0, y0, x1, y1 = mask.window
+    x, y = np.arange(x0, x1)[None, :], np.arange(y0, y1)[:, None]
+    u = affine[0, 0] * x + affine[0, 1] * y + affine[0, 2]
+    v = affine[1, 0] * x + affine[1, 1] * y + affine[1, 2]
     return PictureMask(mask.window, mask.bits & _within(u, side) & _within(v, side)).trimmed()
 
 
@@ -198,49 +204,37 @@ def paste(
     drawn = crop
     _draw(picture, drawn, affine, mask)
     inside = footprint(mask, affine, side, picture.shape)[..., None]
-    for _ in range(back_projections):
+    for _ in range(min(back_projections, MAX_DRAWN_PIXELS // max(mask.count, 1) - 1)):
         drawn = drawn + (crop - warp(picture, affine, side)) * inside
         _draw(picture, drawn, affine, mask)
 
 
 def _draw(picture: Pixels, crop: Crop, affine: Affine, mask: PictureMask) -> None:
-    """`paste` without corrections."""
+    """`paste` without corrections, tile by tile; tiles without a masked pixel cost nothing."""
     x0, y0, x1, y1 = mask.window
-    if x0 == x1 or y0 == y1:
-        return
-    side, factor = crop.shape[0], reduction(affine)
-    n = max(int(np.ceil(1.0 / factor - 1e-9)), 1)
     image = crop.astype(np.float32)
-    step = max(STRIP_PIXELS // (x1 - x0), 1)
-    for start in range(0, y1 - y0, step):
-        stop = min(start + step, y1 - y0)
-        total = np.zeros((stop - start, x1 - x0, 3), np.float64)
-        for dy in (np.arange(n) + 0.5) / n - 0.5:
-            for dx in (np.arange(n) + 0.5) / n - 0.5:
-                u, v = _crop_positions(mask, affine, start, stop, float(dx), float(dy))
-                u, v = np.clip(u, 0, side - 1), np.clip(v, 0, side - 1)
-                total += cv2.remap(
-                    image,
-                    u.astype(np.float32),
-                    v.astype(np.float32),
-                    cv2.INTER_CUBIC if n == 1 else cv2.INTER_LINEAR,
-                    borderMode=cv2.BORDER_REPLICATE,
-                )
-        values = np.clip(np.rint(total / (n * n)), 0, 255).astype(np.uint8)
-        bits = mask.bits[start:stop]
-        picture[y0 + start : y0 + stop, x0:x1][bits] = values[bits]
-
-
-def _crop_positions(
-    mask: PictureMask, affine: Affine, start: int, stop: int, dx: float = 0.0, dy: float = 0.0
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Crop coordinates of the pixel centres of rows start to stop of the mask's window, moved by (dx, dy) px."""
-    x0, y0, x1, _ = mask.window
-    x, y = (np.arange(x0, x1) + dx)[None, :], (np.arange(y0 + start, y0 + stop) + dy)[:, None]
-    return (
-        affine[0, 0] * x + affine[0, 1] * y + affine[0, 2],
-        affine[1, 0] * x + affine[1, 1] * y + affine[1, 2],
-    )
+    n = max(int(np.ceil(1.0 / reduction(affine) - 1e-9)), 1)
+    offsets = (np.arange(n) + 0.5) / n - 0.5
+    for top in range(y0, y1, TILE_SIDE):
+        for left in range(x0, x1, TILE_SIDE):
+            bottom, right = min(top + TILE_SIDE, y1), min(left + TILE_SIDE, x1)
+            bits = mask.bits[top - y0 : bottom - y0, left - x0 : right - x0]
+            if not bits.any():
+                continue
+            total = np.zeros((bottom - top, right - left, 3), np.float32)
+            for dy in offsets:
+                for dx in offsets:
+                    from_tile = affine.copy()
+                    from_tile[:, 2] += affine[:, :2] @ np.array([left + dx, top + dy])
+                    total += cv2.warpAffine(
+                        image,
+                        from_tile,
+                        (right - left, bottom - top),
+                        flags=(cv2.INTER_CUBIC if n == 1 else cv2.INTER_LINEAR) | cv2.WARP_INVERSE_MAP,
+                        borderMode=cv2.BORDER_REPLICATE,
+                    )
+            values = np.clip(np.rint(total / (n * n)), 0, 255).astype(np.uint8)
+            picture[top:bottom, left:right][bits] = values[bits]
 
 
 def chip(pixels: Pixels, to_chip: npt.NDArray[np.float64], side: int) -> Pixels:
