@@ -6,6 +6,7 @@ The numbers tell a script what to do next: 3 is repaired on this machine, 4 by p
 
 from enum import IntEnum
 
+from jobs.errors import ConfigError
 from keyanon_core.errors import ConvergenceError, KeyanonError, SidecarError, WrongKeyError
 from keystore.errors import (
     AuditError,
@@ -45,6 +46,7 @@ _CODE_OF_ERROR: tuple[tuple[type[BaseException], ExitCode], ...] = (  # first ma
     (WrongKeyError, ExitCode.WRONG_KEY_OR_TAMPERED),
     (SidecarError, ExitCode.WRONG_KEY_OR_TAMPERED),
     (ConvergenceError, ExitCode.NOT_CONVERGED),
+    (ConfigError, ExitCode.USAGE),
     (KeyanonError, ExitCode.INPUT),
     (OSError, ExitCode.INPUT),
 )
