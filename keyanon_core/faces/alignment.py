@@ -21,7 +21,7 @@ from keyanon_core.faces.masks import PictureMask
 
 MIN_LIKENESS = 0.5  # correlation in [0, 1] of landmarks and template below which they do not show a face
 MIN_SPREAD_PX = 0.5  # root mean square distance of five landmarks from their centre; below it they are one point
-MIN_BLOCK_REDUCTION = 2.0  # blocks are averaged only as long as at least this reduction is left to the samples
+MIN_BLOCK_REDUCTION = 1.5  # blocks are averaged only as long as at least this reduction is left to the samples
 TILE_SIDE = 1024  # picture px; pasted at once
 MAX_DRAWN_PIXELS = (
     16_000_000  # masked pixels drawn for one face, over all back-projections; beyond it rounds are left out
