@@ -83,6 +83,7 @@ class Ledger:
         # Asked before the database is read: another process may move both on in between, and never the other way round.
         last = self._witness.last()
         with self._database.read() as connection:
+            LogWriter(connection, self._signer, self._clock)  # checks that the log could be written on
             hashes = leaf_hashes(connection)
             note = latest_note(connection)
         latest = open_checkpoint(note, self._signer.vkey)

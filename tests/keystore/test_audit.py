@@ -65,29 +65,39 @@ def test_a_keystore_in_use_verifies(keystore, make) -> None:
 
 LAST = "(SELECT max(seq) FROM log)"
 EDITS = {
-    "edited entry": ["UPDATE log SET leaf = CAST(replace(CAST(leaf AS TEXT), '\"records\":1', '\"records\":2') AS BLOB)"],
-    "edited last entry": [f"UPDATE log SET leaf = CAST(replace(CAST(leaf AS TEXT), 'approve', 'refused') AS BLOB) "
-    f"WHERE seq = {LAST}"],
+    "edited entry": [
+        "UPDATE log SET leaf = CAST(replace(CAST(leaf AS TEXT), '\"records\":1', '\"records\":2') AS BLOB)"
+    ],
+    "edited last entry": [
+        f"UPDATE log SET leaf = CAST(replace(CAST(leaf AS TEXT), 'approve', 'refused') AS BLOB) WHERE seq = {LAST}"
+    ],
     "entry of another type": ["UPDATE log SET leaf = 'text' WHERE seq = 3"],
     "entry that is no JSON": ["UPDATE log SET leaf = x'00' WHERE seq = 3"],
     "dropped entry": ["DELETE FROM log WHERE seq = 4"],
     "dropped and renumbered": ["DELETE FROM log WHERE seq = 4", "UPDATE log SET seq = seq - 1 WHERE seq > 4"],
-    "swapped entries": ["UPDATE log SET seq = -1 WHERE seq = 5", "UPDATE log SET seq = 5 WHERE seq = 6", "UPDATE "
-    "log SET seq = 6 WHERE seq = -1"],
+    "swapped entries": [
+        "UPDATE log SET seq = -1 WHERE seq = 5",
+        "UPDATE log SET seq = 5 WHERE seq = 6",
+        "UPDATE log SET seq = 6 WHERE seq = -1",
+    ],
     "truncated": [f"DELETE FROM log WHERE seq = {LAST}"],
-    "truncated with its checkpoint": [f"DELETE FROM checkpoints WHERE size > {LAST} - 2", f"DELETE FROM log WHERE "
-    f"seq >= {LAST} - 2"],
+    "truncated with its checkpoint": [
+        f"DELETE FROM checkpoints WHERE size > {LAST} - 2",
+        f"DELETE FROM log WHERE seq >= {LAST} - 2",
+    ],
     "emptied": ["DELETE FROM log", "DELETE FROM checkpoints"],
     "appended": ["INSERT INTO log SELECT max(seq) + 1, leaf FROM log"],
-    "forged checkpoint": ["UPDATE checkpoints SET note = replace(note, 'A', 'B')"],
+    "forged checkpoint": ["UPDATE checkpoints SET note = replace(note, 'keyanon', 'KEYANON')"],
     "forged frontier": ["UPDATE checkpoints SET frontier = zeroblob(length(frontier))"],
     "no checkpoints": ["DELETE FROM checkpoints"],
     "altered request": ["UPDATE requests SET purpose = 'harmless'"],
     "altered state": ["UPDATE requests SET state = 'approved' WHERE state = 'released'"],
     "undenied": ["UPDATE requests SET state = 'pending', denied_by = NULL WHERE state = 'denied'"],
     "deleted approval": ["DELETE FROM approvals"],
-    "forged approval": ["INSERT INTO approvals SELECT request_id, digest, requester, zeroblob(64), created_at "
-    "FROM requests WHERE state = 'pending'"],
+    "forged approval": [
+        "INSERT INTO approvals SELECT request_id, digest, requester, zeroblob(64), created_at "
+        "FROM requests WHERE state = 'pending'"
+    ],
     "longer grant": ["UPDATE grants SET expires_at = '2099-01-01T00:00:00.000000Z'"],
     "forgotten release": ["DELETE FROM releases"],
     "other recipient": ["UPDATE releases SET recipient = 'someone'"],
@@ -112,10 +122,11 @@ def test_every_edit_of_log_or_tables_is_found(used: Path, statements: list[str])
     assert report.problems
 
 
-LOG_EDITS = [name for name in EDITS if name.split()[0] in {"edited", "entry", "dropped", "swapped", "truncated", "emptied", "appended", "no"}]
+LOGGED_TABLES = (" log", " checkpoints", " identity")
+LOG_EDITS = [name for name, edits in EDITS.items() if any(table in edits[0] for table in LOGGED_TABLES)]
 
 
-@pytest.mark.parametrize("name", [name for name in LOG_EDITS if name != "dropped record"])
+@pytest.mark.parametrize("name", LOG_EDITS)
 def test_a_keystore_with_an_edited_log_does_not_open(used: Path, name: str) -> None:
     edit(used, *EDITS[name])
     with pytest.raises(KeystoreError):
@@ -147,7 +158,9 @@ def test_a_forked_database_is_refused(keystore, make) -> None:
     path, _ = roll_back(keystore, make)
     seen = (path / "witness" / "checkpoint").read_bytes()
     (path / "witness" / "checkpoint").unlink()
-    note = sqlite3.connect(path / "keystore.db").execute("SELECT note FROM checkpoints ORDER BY size DESC").fetchone()[0]
+    note = (
+        sqlite3.connect(path / "keystore.db").execute("SELECT note FROM checkpoints ORDER BY size DESC").fetchone()[0]
+    )
     with Keystore.open(path, checkpoint=note) as forked:
         for _ in range(3):
             make.request(forked, "b.png")
@@ -273,19 +286,30 @@ def test_a_log_that_breaks_the_rules_is_found_even_when_it_is_signed(keystore, m
     digest = keystore.show(request_id).digest
     with keystore._ledger.transaction("test", None, None) as (_, log):
         log.append("grant", digest=digest, expires_at="2099-01-01T00:00:00.000000Z", grant="g", request=request_id)
-        log.append("release", by="someone", digest=digest, grant="g", recipient="r", records=1, request=request_id, sealed_sha256="")
+        log.append("release", by="someone", digest=digest, grant="g", recipient="r", request=request_id)
         log.append("approve", approver="someone", digest="other", request=request_id, signature="")
         log.append("policy", by=None, digest="d", policy={}, version=2)
         log.append("sudo")
         log.append("deny", by="x", request="unknown")
     problems = " / ".join(verify_audit(keystore.path).problems)
-    for expected in ("before enough people agreed", "no grant that allows it", "another content", "policies", "unknown type 'sudo'", "malformed"):
+    for expected in (
+        "before enough people agreed",
+        "no grant that allows it",
+        "another content",
+        "policies",
+        "unknown type 'sudo'",
+        "malformed",
+    ):
         assert expected in problems
 
 
 def test_the_log_is_append_only_for_honest_programs(keystore) -> None:
-    for statement in ("UPDATE log SET leaf = x'00'", "DELETE FROM log", "UPDATE checkpoints SET note = ''", "
-    ""DELETE FROM checkpoints"):
+    tables = ("log", "checkpoints")
+    changes = [f"DELETE FROM {table}" for table in tables] + [
+        "UPDATE log SET seq = 7",
+        "UPDATE checkpoints SET size = 7",
+    ]
+    for statement in changes:
         with pytest.raises(StorageError, match="append-only"), keystore._database.write() as connection:
             connection.exec_driver_sql(statement)
 

@@ -120,9 +120,8 @@ def test_records_of_one_subject_share_a_shred_key_and_others_do_not(keystore, ma
     make.deposit(keystore, records, "part-1")
     keystore.ingest(make.RUN)
     with keystore._database.read() as connection:
-        key_of = dict(
-            connection.execute(select(schema.records.c.record_id, schema.records.c.shred_key_id)).tuples().all()
-        )
+        rows = connection.execute(select(schema.records.c.record_id, schema.records.c.shred_key_id))
+        key_of = {row.record_id: row.shred_key_id for row in rows}
     keys = [key_of[one.record_id] for one in records]
     assert keys[0] == keys[1]
     assert keys[4] == keys[6], "an image's records share one key, so that one deletion erases it"

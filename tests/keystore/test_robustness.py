@@ -112,8 +112,12 @@ Keystore.open(sys.argv[1]).ingest("run-1")
 
 
 def test_processes_that_create_at_once_share_one_keystore(tmp_path: Path) -> None:
-    code = "import sys\nfrom keystore.store import Keystore\nwith Keystore.open_or_create(sys.argv[1]) as k: "
-    "print(k.id, len(k.warnings))"
+    code = """
+import sys
+from keystore.store import Keystore
+with Keystore.open_or_create(sys.argv[1]) as keystore:
+    print(keystore.id, len(keystore.warnings))
+"""
     processes = [run_python(code, tmp_path / "ks") for _ in range(3)]
     outputs = [process.communicate() for process in processes]
     assert [process.returncode for process in processes] == [0, 0, 0], outputs
@@ -217,9 +221,8 @@ def test_a_damaged_database_is_an_error_with_a_remedy(keystore, damage: str) -> 
     data = database.read_bytes()
     middle = bytearray(data)
     middle[4096 : len(data) - 4096] = b"\xa5" * (len(data) - 8192)
-    database.write_bytes(
-        {"garbage": b"garbage " * 4000, "header": b"X" * 16 + data[16:], "middle": bytes(middle), "empty": b""}[damage]
-    )
+    damaged = {"garbage": b"garbage " * 4000, "header": b"X" * 16 + data[16:], "middle": bytes(middle), "empty": b""}
+    database.write_bytes(damaged[damage])
     with pytest.raises(KeystoreError) as refused:
         Keystore.open(keystore.path)
     assert "restore" in str(refused.value) or "create" in str(refused.value)
