@@ -15,16 +15,17 @@ import ray
 from ray.data import ActorPoolStrategy
 from ray.exceptions import RayError
 
+from jobs.anonymize_stage import AnonymizeFaces, SealingTarget
 from jobs.cluster import ray_cluster
 from jobs.commit import Tally, finished_rows, settle
 from jobs.config import AnonymizeConfig
+from jobs.detect_stage import DetectFaces, FaceModelChoice
 from jobs.errors import CommitError, JobError, PublishError
 from jobs.lease import Lease, LeaseToken
 from jobs.manifest import COMPLETE, REPORT_FILE, RUN_DIRECTORY, Manifest, now, read_existing, write_json
 from jobs.progress import Monitor, ProgressCallback, Watch
 from jobs.sink import OutputLayout, PairedDatasink
 from jobs.sources import ListedDatasource, Source, open_source
-from jobs.stages import AnonymizeFaces, DetectFaces, FaceModelChoice, SealingTarget
 from keyanon_core.errors import KeyanonError
 from keystore.errors import KeystoreError
 from keystore.store import Keystore
@@ -152,7 +153,7 @@ def _compute(attempt: _Attempt, progress: ProgressCallback | None) -> None:
         models = FaceModelChoice(config.face_models, config.face_weights)
         dataset = dataset.map_batches(
             DetectFaces,
-            fn_constructor_kwargs={"models": models, "max_pixels": config.max_pixels},
+            fn_constructor_kwargs={"models": models, "max_pixels": config.max_pixels, "monitor": monitor},
             batch_size=config.pictures_per_task,
             batch_format="pyarrow",
             compute=_pool(config.detector_actors),
@@ -181,7 +182,7 @@ def _compute(attempt: _Attempt, progress: ProgressCallback | None) -> None:
             with Watch(monitor, progress, source.total, len(attempt.finished)):
                 dataset.write_datasink(sink)
         except RayError as error:
-            raise _cause(error) from error
+            raise _cause(error, monitor) from error
         finally:
             _remember_facts(attempt, monitor)
 
@@ -200,8 +201,12 @@ def _remember_facts(attempt: _Attempt, monitor: Monitor) -> None:
     attempt.manifest.write(attempt.layout.root)
 
 
-def _cause(error: BaseException) -> Exception:
+def _cause(error: BaseException, monitor: Monitor) -> Exception:
     """The error raised on purpose in a worker, out of Ray's wrappings; else a JobError that names what Ray says."""
+    with contextlib.suppress(RayError):  # the cluster may be gone
+        failure = monitor.failure()
+        if failure is not None:
+            return failure
     seen: set[int] = set()
     pending: list[BaseException | None] = [error]
     while pending:

@@ -4,9 +4,10 @@ The counter informs people and the manifest; what is finished is decided by the 
 is harmless.
 """
 
+import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Self
@@ -14,6 +15,8 @@ from typing import Any, Final, Self
 import ray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from keyanon_core.errors import KeyanonError
 
 POLL_SECONDS: Final = 0.5
 
@@ -47,6 +50,7 @@ class _Counter:
         self._rows = 0
         self._faces = 0
         self._facts: list[dict[str, Any]] = []
+        self._failures: list[KeyanonError] = []
 
     def published(self, rows: int, faces: int) -> None:
         self._rows += rows
@@ -61,6 +65,12 @@ class _Counter:
 
     def facts(self) -> list[dict[str, Any]]:
         return self._facts
+
+    def add_failure(self, failure: KeyanonError) -> None:
+        self._failures.append(failure)
+
+    def failures(self) -> list[KeyanonError]:
+        return self._failures
 
 
 class Monitor:
@@ -86,6 +96,20 @@ class Monitor:
         """The different facts reported; more than one entry when workers differ."""
         found: list[dict[str, Any]] = ray.get(self._actor.facts.remote())
         return found
+
+    @contextlib.contextmanager
+    def reporting_failures(self) -> Iterator[None]:
+        """Around the loading of an actor: of an actor that dies while it is made, Ray hands on the text of the error only."""
+        try:
+            yield
+        except KeyanonError as error:
+            ray.get(self._actor.add_failure.remote(error))
+            raise
+
+    def failure(self) -> KeyanonError | None:
+        """The first error that an actor was not made for."""
+        failures: list[KeyanonError] = ray.get(self._actor.failures.remote())
+        return failures[0] if failures else None
 
 
 class Watch:

@@ -111,7 +111,7 @@ def test_unusable_inputs_are_refused_before_anything_runs(
     with pytest.raises(SourceError, match=r"holds no JPEG.*\(1 other"):
         open_source(make_config())
     (photos / "a.parquet").write_bytes(b"not parquet")
-    with pytest.raises(SourceError, match="a.parquet can not be read as Parquet"):
+    with pytest.raises(SourceError, match=r"a\.parquet can not be read as Parquet"):
         open_source(make_config())
     (photos / "a.png").write_bytes(b"x")
     with pytest.raises(SourceError, match="both pictures and Parquet"):
@@ -133,7 +133,7 @@ def test_places_that_overlap_are_refused(photos: Path, tmp_path: Path, make_conf
         {"keystore": tmp_path / "out"},
         {"output": tmp_path / "keystore" / "out"},
     ):
-        with pytest.raises(SourceError, match="inside|overlap"):
+        with pytest.raises(SourceError, match=r"inside|overlap"):
             open_source(make_config(**changes))
 
 
@@ -154,14 +154,8 @@ def test_parquet_rows_carry_ids_subjects_and_reasons(photos: Path, make_config: 
     source = open_source(make_config(id_column="key", subject_column="person"))
     rows = read_all(source)
     assert [row[FAILURE].split(":")[0] for row in rows] == [
-        "",
-        "",
-        "duplicate_id",
-        "missing_id",
-        "missing_id",
-        "bad_id",
-        "null_image",
-    ]
+        "", "", "duplicate_id", "missing_id", "missing_id", "bad_id", "null_image",
+    ]  # fmt: skip
     assert [row[ENCODED] for row in rows] == [b"1", b"2", None, None, None, None, None]
     assert [row[SUBJECT] for row in rows][:2] == ["P", None]
     assert [row["key"] for row in rows] == table.column("key").to_pylist()

@@ -1,17 +1,15 @@
-"""The two stages of a run, as Ray Data actors: find faces, anonymize them.
+"""The anonymizing stage of a run, a Ray Data actor with the prior resident.
 
-Every row that comes in goes out, exactly once, whatever happens to it. A key is born, used and sealed within one call
-of `AnonymizeFaces`: the blocks that Ray stores, spills and ships hold sealed records only (invariant I3).
+Every row that comes in goes out, exactly once, whatever happens to it. A key is born, used and sealed within one call of
+`AnonymizeFaces`: the blocks that Ray stores, spills and ships hold sealed records only (invariant I3).
 """
 
 import hashlib
 import json
-import logging
 import os
 import platform
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -36,32 +34,17 @@ from jobs.blocks import (
     SUBJECT,
     with_results,
 )
+from jobs.detect_stage import FaceModelChoice, internal_error
 from jobs.progress import Monitor
 from jobs.records import to_key_record
-from keyanon_core.errors import PictureError
-from keyanon_core.faces import FaceModels, load_face_models
+from keyanon_core.errors import PriorError
+from keyanon_core.faces import FaceModels
 from keyanon_core.faces.detection import Face
-from keyanon_core.imaging import decode_picture
 from keyanon_core.pictures import AnonymizeSettings, PictureAnonymizer, PictureResult, PictureTask
 from keyanon_core.prior import Prior, load_prior
 from keystore.sealing import seal_record
 
-logger = logging.getLogger("keyanon.stages")
-
 LIBRARIES = ("keyanon", "torch", "diffusers", "numpy", "opencv-python", "onnxruntime", "ray", "cryptography")
-DETECTOR_THREADS = 1  # detection runs beside the denoiser: it must not take its CPUs
-
-
-@dataclass(frozen=True)
-class FaceModelChoice:
-    """Which face models an actor loads. weights: directory, where the kind needs one."""
-
-    kind: str
-    weights: Path | None = None
-
-    def load(self, threads: int, device: str = "cpu") -> FaceModels:
-        """Raises FaceModelError."""
-        return load_face_models(self.kind, self.weights, threads, device)
 
 
 @dataclass(frozen=True)
@@ -71,33 +54,6 @@ class SealingTarget:
     run_id: str
     dataset: str
     ingest_public_key: bytes
-
-
-class DetectFaces:
-    """Finds the faces of each picture of a block; adds `FACES`. A picture that can not be decoded gets a `FAILURE`."""
-
-    def __init__(self, models: FaceModelChoice, max_pixels: int) -> None:
-        _use_threads(DETECTOR_THREADS)
-        self.detector = models.load(DETECTOR_THREADS).detector
-        self.max_pixels = max_pixels
-
-    def __call__(self, table: pa.Table) -> pa.Table:
-        faces: list[str | None] = []
-        failures: list[str] = []
-        for encoded, failure in zip(table.column(ENCODED), table.column(FAILURE), strict=True):
-            found, reason = (None, failure.as_py()) if failure.as_py() else self._detect(encoded.as_py())
-            faces.append(None if found is None else json.dumps([face.to_dict() for face in found]))
-            failures.append(reason)
-        table = table.set_column(table.column_names.index(FAILURE), FAILURE, pa.array(failures, pa.string()))
-        return table.append_column(FACES, pa.array(faces, pa.string()))
-
-    def _detect(self, encoded: bytes) -> tuple[list[Face] | None, str]:
-        try:
-            return self.detector.detect(decode_picture(encoded, self.max_pixels)), ""
-        except PictureError as error:
-            return None, f"{error.reason}: {error}"
-        except Exception as error:  # noqa: BLE001  any defect met by one picture costs that picture only
-            return None, _internal(error)
 
 
 class AnonymizeFaces:
@@ -115,22 +71,25 @@ class AnonymizeFaces:
         device: str,
         threads: int,
         expected_prior: str | None,
-        monitor: Monitor | None,
+        monitor: Monitor,
     ) -> None:
         """Load everything. expected_prior: digest of a resumed run's prior. Raises PriorError, FaceModelError,
         ValueError."""
         threads = threads or os.cpu_count() or 1
-        _use_threads(threads)
-        loaded = load_prior(prior, device=device)
-        if expected_prior not in (None, loaded.digest):
-            raise ValueError(f"prior {prior} has digest {loaded.digest}; the run that is resumed used {expected_prior}")
+        torch.set_num_threads(threads)
+        with monitor.reporting_failures():
+            loaded = load_prior(prior, device=device)
+            if expected_prior not in (None, loaded.digest):
+                raise PriorError(
+                    f"prior {prior} has digest {loaded.digest}, and the run that is resumed used {expected_prior}; "
+                    "give that prior, or an empty output"
+                )
+            face_models = models.load(threads, device)
         loaded.physical_batch = settings.face_batch
-        face_models = models.load(threads, device)
         self.anonymizer = PictureAnonymizer(loaded, face_models, settings)
         self.sealing = sealing
         self.environment = environment(loaded, device)
-        if monitor is not None:
-            monitor.report_facts(facts(loaded, face_models, self.environment, settings.face_batch))
+        monitor.report_facts(facts(loaded, face_models, self.environment, settings.face_batch))
 
     def __call__(self, table: pa.Table) -> pa.Table:
         rows = table.select([ROW, ID, SUBJECT, ENCODED, FAILURE, FACES]).to_pylist()
@@ -160,7 +119,9 @@ class AnonymizeFaces:
             if len(rows) > 1:
                 return [result for row in rows for result in self._anonymize([row])]
             return [
-                PictureResult(rows[0][ID], "quarantined", _internal(error), source_sha256=_sha256(rows[0][ENCODED]))
+                PictureResult(
+                    rows[0][ID], "quarantined", internal_error(error), source_sha256=_sha256(rows[0][ENCODED])
+                )
             ]
 
     def _publishable(self, row: dict[str, Any], result: PictureResult) -> dict[str, Any]:
@@ -191,7 +152,7 @@ class AnonymizeFaces:
             )
             sealed = seal_record(record, target.ingest_public_key)
         except Exception as error:  # noqa: BLE001  without a sealed key the picture is not published
-            return _quarantined(row, _internal(error), result.source_sha256)
+            return _quarantined(row, internal_error(error), result.source_sha256)
         return {**published, SEALED: sealed, SIDECAR: result.sidecar, RECORD_ID: record.record_id}
 
 
@@ -225,23 +186,6 @@ def facts(prior: Prior, models: FaceModels, found: dict[str, str], face_batch: i
         "face_models": models.digests(),
         "batch_shape": [face_batch, *prior.latent_shape],
     }
-
-
-def _use_threads(threads: int) -> None:
-    torch.set_num_threads(threads)
-
-
-def _internal(error: Exception) -> str:
-    """The reason for a row that met a defect. Neither row nor log quote the message: it could hold anything, a key
-    included."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    place = (
-        f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}" if trace is not None else "unknown place"
-    )
-    logger.error("one picture was quarantined: %s at %s", type(error).__name__, place)
-    return f"internal_error: {type(error).__name__} at {place}"
 
 
 def _quarantined(row: dict[str, Any], reason: str, source_sha256: str | None) -> dict[str, Any]:
