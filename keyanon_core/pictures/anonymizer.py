@@ -253,7 +253,7 @@ class PictureAnonymizer:
 
 def _is_same_place(found: Face, face: _Face) -> bool:
     """True when a face of the result lies where `face` was anonymized."""
-    return landmarks_inside(found, face.mask) > 0.5 or box_iou(found, face.detected) > 0.5
+    return landmarks_inside(found, face.mask, face.picture.source.shape) > 0.5 or box_iou(found, face.detected) > 0.5
 
 
 def _as_stored(latent: torch.Tensor) -> torch.Tensor:

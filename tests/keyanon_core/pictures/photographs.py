@@ -8,7 +8,7 @@ from PIL import Image
 
 from keyanon_core.pictures import AnonymizeSettings
 
-STEPS = 3  # DDIM steps one way
+STEPS = 8  # DDIM steps one way; with fewer the embedded prior's steps are too long to invert
 
 
 def settings(**changes: object) -> AnonymizeSettings:

@@ -42,7 +42,7 @@ def test_masked_pixels_of_any_face_never_reach_the_known_region(scale: float, an
 def test_the_world_outside_the_picture_is_filled_and_not_smeared() -> None:
     picture = np.zeros((40, 40, 3), np.uint8)
     picture[:, :20] = 255  # the face, cut by the left border
-    crop = cut_crop(picture, _affine(1.0, 0.0, 12.0, 0.0), _mask(0, 0, 20, 40), [], SIDE)
+    crop = cut_crop(picture, _affine(0.5, 0.0, 12.0, 4.0), _mask(0, 0, 20, 40), [], SIDE)
     outside_picture = crop.values[:, :, :11]
     assert not crop.mask[:, :10].any()
     assert np.all(outside_picture == -1.0)  # the mean of the known pixels, which are black
