@@ -1,0 +1,92 @@
+"""docs/keystore.md, followed by hand: another implementation that reads that page must be able to read these bytes."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import struct
+
+from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, MLKEM768X25519PrivateKey, Suite
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from sqlalchemy import text
+
+from keystore import envelope
+from keystore.hybrid import HybridPrivateKey
+from keystore.release import Recipient
+from keystore.sealing import seal_record, write_shard
+
+KEY = HybridPrivateKey.generate()
+
+
+def hpke_open(private: bytes, ciphertext: bytes, info: bytes) -> bytes:
+    key = MLKEM768X25519PrivateKey(
+        MLKEM768PrivateKey.from_seed_bytes(private[:64]), X25519PrivateKey.from_private_bytes(private[64:])
+    )
+    return Suite(KEM.MLKEM768_X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM).decrypt(ciphertext, key, info=info)
+
+
+def split(data: bytes, magic: bytes) -> tuple[bytes, bytes]:
+    assert data[:8] == magic
+    (length,) = struct.unpack(">I", data[8:12])
+    return data[12 : 12 + length], data[12 + length :]
+
+
+def test_a_sealed_record_has_the_documented_bytes(make) -> None:
+    record = make.record()
+    header, ciphertext = split(seal_record(record, KEY.public_bytes), b"KASEAL01")
+    assert json.loads(header) == {
+        "dataset": "photos",
+        "key_id": hashlib.sha256(KEY.public_bytes).hexdigest(),
+        "record_id": record.record_id,
+        "run_id": "run-1",
+        "version": 1,
+    }
+    plaintext = json.loads(hpke_open(KEY.secret_bytes(), ciphertext, b"keyanon sealed record v1\n" + header))
+    assert base64.b64decode(plaintext["image_key"]) == record.image_key.get_secret_value()
+    assert base64.b64decode(plaintext["faces"][0]["mask"]) == record.faces[0].mask
+
+
+def test_a_shard_has_the_documented_bytes(tmp_path) -> None:
+    body = b"KASHARD1" + struct.pack(">I", 2) + struct.pack(">I", 3) + b"one" + struct.pack(">I", 0)
+    assert write_shard(tmp_path, "part", [b"one", b""]).read_bytes() == body + hashlib.sha256(body).digest()
+
+
+def test_an_envelope_has_the_documented_bytes() -> None:
+    sealed = envelope.seal(b"k" * 32, b"hello", b"context")
+    info = b"keyanon envelope v1\n" + hashlib.sha256(b"context").digest()
+    material = HKDF(SHA256(), length=64, salt=sealed[:32], info=info).derive(b"k" * 32)
+    assert sealed[32:64] == material[32:]
+    assert AESGCM(material[:32]).decrypt(bytes(12), sealed[64:], b"context") == b"hello"
+
+
+def test_a_release_has_the_documented_bytes(keystore, make) -> None:
+    request_id = make.approved(keystore)
+    sealed = keystore.release(request_id, KEY.public_bytes, "Alice")
+    header, ciphertext = split(sealed, b"KARLSE01")
+    body = json.loads(hpke_open(KEY.secret_bytes(), ciphertext, b"keyanon release v1\n" + header))
+    assert body["header"] == json.loads(header)
+    view = keystore.show(request_id)
+    assert view.grant is not None
+    expected = {"digest": view.digest, "grant": view.grant.grant_id, "keystore": keystore.id, "request": request_id}
+    assert body["header"] == expected
+    assert json.loads(base64.b64decode(body["records"][0]))["image_id"] == "a.png"
+    assert Recipient(KEY).open(sealed, request_id)[0].image_id == "a.png"
+
+
+def test_a_request_digest_and_its_signature_are_as_documented(keystore, make) -> None:
+    view = keystore.show(make.approved(keystore, "a.png", "b.png"))
+    names = (
+        "request_id, revision, requester, case_reference, purpose, legal_basis, created_at, expires_at, salt, "
+        "policy_digest, approvals_required"
+    )
+    with keystore._database.read() as connection:
+        row = connection.execute(text(f"SELECT {names} FROM requests")).mappings().one()
+    images = sorted((one.model_dump() for one in view.images), key=lambda one: one["record_id"])
+    content = {**row, "images": images, "keystore": keystore.id, "type": "keyanon request v1"}
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    assert hashlib.sha256(canonical).hexdigest() == view.digest
