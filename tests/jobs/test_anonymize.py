@@ -33,6 +33,7 @@ from keystore.records import KeyRecord
 from keystore.release import Recipient
 from keystore.store import Keystore
 from tests.jobs.conftest import STEPS, MakeConfig
+from tests.jobs.key_search import holds_key, written_forms
 
 pytestmark = pytest.mark.slow
 
@@ -174,23 +175,10 @@ def test_a_record_survives_the_way_to_the_algorithm_and_back(folder_run: FolderR
         assert again.canonical_bytes() == record.canonical_bytes()
 
 
-def written_forms(key: bytes) -> list[bytes]:
-    """A key as it could be met in a file: raw, hex, and base64 at each of the three alignments."""
-    forms = [key, key.hex().encode(), key.hex().upper().encode(), repr(key)[2:-1].encode()]
-    for shift in range(3):
-        for encode in (base64.b64encode, base64.urlsafe_b64encode):
-            whole = encode(bytes(shift) + key)
-            forms.append(whole[4 if shift else 0 : 40])  # the characters that the key alone decides
-    return forms
-
-
 def files_with(keys: list[bytes], folders: list[Path]) -> Iterator[Path]:
-    forms = [form for key in keys for form in written_forms(key)]
     for path in (path for folder in folders for path in folder.rglob("*")):
-        if path.is_file() and not path.is_symlink():
-            content = path.read_bytes()
-            if any(form in content for form in forms):
-                yield path
+        if path.is_file() and not path.is_symlink() and holds_key(path.read_bytes(), keys):
+            yield path
 
 
 def test_no_image_key_is_in_the_output_the_keystore_or_rays_files(folder_run: FolderRun, tmp_path: Path) -> None:

@@ -1,0 +1,164 @@
+"""The stages in this process, with the real prior and face models: one row out for each row in, and no key in a block."""
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from jobs.anonymize_stage import AnonymizeFaces, SealingTarget
+from jobs.blocks import (
+    ENCODED,
+    FACES,
+    FAILURE,
+    ID,
+    OUTPUT,
+    REASON,
+    RECORD_ID,
+    ROW,
+    SEALED,
+    SIDECAR,
+    STATUS,
+    SUBJECT,
+    source_table,
+)
+from jobs.detect_stage import DetectFaces, FaceModelChoice
+from jobs.progress import Monitor
+from keyanon_core.errors import PriorError
+from keyanon_core.pictures import AnonymizeSettings, PictureResult, PictureTask
+from keystore.sealing import sealed_header
+from keystore.store import Keystore
+from tests.jobs.conftest import STEPS
+from tests.jobs.key_search import holds_key
+
+pytestmark = pytest.mark.slow
+
+RUN, DATASET = "run-1", "holiday"
+CANARY = bytes(range(200, 232))
+
+
+@pytest.fixture(scope="module")
+def monitor(ray_cluster: Path) -> Monitor:
+    return Monitor()
+
+
+@pytest.fixture(scope="module")
+def ingest_key(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    with Keystore.create(tmp_path_factory.mktemp("keystore") / "k") as keystore:
+        return keystore.ingest_public_key
+
+
+@pytest.fixture(scope="module")
+def detect(monitor: Monitor) -> DetectFaces:
+    return DetectFaces(FaceModelChoice("embedded"), 10_000_000, monitor)
+
+
+@pytest.fixture(scope="module")
+def anonymize(monitor: Monitor, ingest_key: bytes) -> AnonymizeFaces:
+    settings = AnonymizeSettings(steps=STEPS)
+    return AnonymizeFaces(
+        "embedded",
+        FaceModelChoice("embedded"),
+        settings,
+        SealingTarget(RUN, DATASET, ingest_key),
+        "cpu",
+        1,
+        None,
+        monitor,
+    )
+
+
+def block(pictures: Sequence[tuple[str, bytes | None, str]]) -> pa.Table:
+    rows = [{ROW: at, ID: name, ENCODED: data, FAILURE: failure} for at, (name, data, failure) in enumerate(pictures)]
+    return source_table(rows, pa.table({"label": pa.array(range(len(rows)), pa.int16())}))
+
+
+def serialized(table: pa.Table) -> bytes:
+    buffer = pa.BufferOutputStream()
+    with pa.ipc.new_stream(buffer, table.schema) as writer:
+        writer.write_table(table)
+    return buffer.getvalue().to_pybytes()
+
+
+def test_a_failed_row_passes_through_both_stages(
+    detect: DetectFaces, anonymize: AnonymizeFaces, face_png: bytes
+) -> None:
+    found = detect(block([("lost", None, "unreadable: gone"), ("junk", b"junk", ""), ("good", face_png, "")]))
+    assert [failure.split(":")[0] for failure in found.column(FAILURE).to_pylist()][::2] == ["unreadable", ""]
+    assert len(json.loads(found.column(FACES)[2].as_py())) == 1
+    made = anonymize(found)
+    assert made.column(STATUS).to_pylist() == ["quarantined", "quarantined", "anonymized"]
+    assert made.column("label").to_pylist() == [0, 1, 2] and made.schema.field("label").type == pa.int16()
+    assert [made.column(name)[at].as_py() for name in (SEALED, OUTPUT, SIDECAR) for at in (0, 1)] == [None] * 6
+    header = sealed_header(made.column(SEALED)[2].as_py())
+    assert (header.run_id, header.dataset, header.record_id) == (RUN, DATASET, made.column(RECORD_ID)[2].as_py())
+    assert SUBJECT not in made.column_names and ENCODED not in made.column_names
+
+
+def test_a_known_key_is_in_no_block_and_in_no_log(
+    detect: DetectFaces,
+    anonymize: AnonymizeFaces,
+    face_png: bytes,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("secrets.token_bytes", lambda count: CANARY[:count])  # where every image key comes from
+    seen: list[PictureResult] = []
+    original = anonymize.anonymizer
+
+    def watched(tasks: Sequence[PictureTask]) -> list[PictureResult]:
+        seen.extend(original(tasks))
+        return seen
+
+    monkeypatch.setattr(anonymize, "anonymizer", watched)
+    with caplog.at_level(logging.DEBUG):
+        made = anonymize(detect(block([("a", face_png, "")])))
+    assert seen[0].key is not None and seen[0].key.image_key == CANARY
+    assert made.column(STATUS).to_pylist() == ["anonymized"]
+    assert not holds_key(serialized(made), [CANARY])
+    assert not holds_key(caplog.text.encode(), [CANARY]) and not holds_key(repr(seen).encode(), [CANARY])
+    assert holds_key(serialized(pa.table({"k": [CANARY]})), [CANARY])
+
+
+def test_a_defect_met_by_one_picture_costs_that_picture(
+    detect: DetectFaces,
+    anonymize: AnonymizeFaces,
+    face_png: bytes,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    original = anonymize.anonymizer
+
+    def defective(tasks: Sequence[PictureTask]) -> list[PictureResult]:
+        if any(task.image_id == "poison" for task in tasks):
+            raise ZeroDivisionError(f"the message holds {CANARY.hex()}")
+        return original(tasks)
+
+    monkeypatch.setattr(anonymize, "anonymizer", defective)
+    found = detect(block([("a", face_png, ""), ("poison", face_png, ""), ("b", face_png, "")]))
+    made: list[dict[str, Any]] = anonymize(found).to_pylist()
+    assert [row[STATUS] for row in made] == ["anonymized", "quarantined", "anonymized"]
+    assert made[1][REASON].startswith("internal_error: ZeroDivisionError at test_stages.py")
+    assert "ZeroDivisionError" in caplog.text
+    assert not holds_key(caplog.text.encode() + made[1][REASON].encode(), [CANARY])
+
+
+def test_a_picture_whose_key_can_not_be_sealed_is_not_published(
+    detect: DetectFaces, anonymize: AnonymizeFaces, face_png: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(anonymize, "sealing", SealingTarget(RUN, DATASET, b"no key"))
+    made = anonymize(detect(block([("a", face_png, "")]))).to_pylist()
+    assert made[0][STATUS] == "quarantined" and made[0][OUTPUT] is None and made[0][SIDECAR] is None
+
+
+def test_a_resumed_run_refuses_another_prior(monitor: Monitor, ingest_key: bytes) -> None:
+    target = SealingTarget(RUN, DATASET, ingest_key)
+    with pytest.raises(PriorError, match="the run that is resumed used"):
+        AnonymizeFaces(
+            "embedded", FaceModelChoice("embedded"), AnonymizeSettings(), target, "cpu", 1, "0" * 64, monitor
+        )
+    failure = monitor.failure()
+    assert isinstance(failure, PriorError)
