@@ -6,6 +6,7 @@ grant used, and from there on a failure belongs to one picture and stops none of
 """
 
 import json
+import logging
 import os
 import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -31,6 +32,7 @@ from keystore.views import RequestedImage
 REPORT_FILE: Final = "report.json"
 PRIVATE_DIRECTORY_MODE: Final = 0o700  # restored pictures show people in clear: their owner only
 
+logger = logging.getLogger(__name__)
 Progress = Callable[[str, str], None]  # image id and what became of it
 
 
@@ -153,6 +155,10 @@ def _recover_one(recoverer: PictureRecoverer, record: KeyRecord, prepared: Prepa
         write_private(prepared.restored / name, encode_picture(recovered.pixels, "png"))
     except (KeyanonError, OSError) as error:
         entry.reason, entry.exit_code = str(error), exit_code_of(error)
+        return entry
+    except Exception as error:
+        logger.debug("the defect came from here", exc_info=error)
+        entry.reason, entry.exit_code = f"unexpected {type(error).__name__}", ExitCode.UNEXPECTED
         return entry
     entry.status, entry.output, entry.commitment_verified = "recovered", str(name), True
     entry.source_sha256 = record.source_sha256

@@ -224,18 +224,38 @@ def test_a_sidecar_with_another_commitment_restores_nothing(
     assert [path.name for path in restored.iterdir()] == ["report.json"]
 
 
-def test_a_recovery_that_does_not_converge_exits_with_6(
-    keyanon: Keyanon, run: Run, granted: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("failure", "code", "shown"),
+    [
+        (ConvergenceError("step 3 stayed at residual 0.1"), ExitCode.NOT_CONVERGED, "residual 0.1"),
+        (OSError(28, "No space left on device"), ExitCode.INPUT, "No space left"),
+        (RuntimeError("text that may hold anything"), ExitCode.UNEXPECTED, "unexpected RuntimeError"),
+    ],
+)
+def test_what_fails_after_the_release_is_one_pictures_failure(
+    keyanon: Keyanon,
+    run: Run,
+    granted: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    failure: Exception,
+    code: ExitCode,
+    shown: str,
 ) -> None:
-    def diverge(*_: object, **__: object) -> None:
-        raise ConvergenceError("step 3 stayed at residual 0.1, tolerance 1e-6, after 50 iterations")
+    def fail(*_: object, **__: object) -> None:
+        raise failure
 
-    monkeypatch.setattr(PictureRecoverer, "recover", diverge)
+    monkeypatch.setattr(PictureRecoverer, "recover", fail)
+    restored = tmp_path / "restored"
     ended = keyanon(
-        "recover", run.keystore, granted, "--input", run.output, "--output", tmp_path / "r", "--as", REQUESTER
+        "recover", run.keystore, granted, "--input", run.output, "--output", restored, "--as", REQUESTER, "--json"
     )
-    assert ended.code == ExitCode.NOT_CONVERGED
-    assert "residual 0.1" in ended.out
+    assert ended.code == code
+    (picture,) = ended.json["pictures"]
+    assert picture["status"] == "failed"
+    assert shown in picture["reason"]
+    assert "may hold anything" not in ended.out + ended.err
+    assert json.loads((restored / "report.json").read_text()) == ended.json
 
 
 @pytest.mark.parametrize(
