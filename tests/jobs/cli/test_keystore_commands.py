@@ -166,6 +166,7 @@ def test_audit_verify_accepts_the_log_and_a_kept_checkpoint(keyanon: Keyanon, ke
     "damage",
     [
         "UPDATE log SET leaf = CAST(replace(leaf, 'request', 'reqvest') AS BLOB) WHERE seq = (SELECT max(seq) FROM log)",
+        "UPDATE log SET leaf = 'text where bytes were' WHERE seq = 2",
         "DELETE FROM log WHERE seq = 1",
         "DELETE FROM log WHERE seq = (SELECT max(seq) FROM log)",
         "UPDATE requests SET purpose = 'another purpose'",
