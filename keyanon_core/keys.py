@@ -129,7 +129,7 @@ class KeyStream:
         """
         while True:
             words = self._words(n)
-            order = np.argsort(words, kind="stable")
+            order = np.argsort(words)  # distinct words have one order, whatever the sort
             ranked = words[order]
             if not bool(np.any(ranked[1:] == ranked[:-1])):
                 return order.astype(np.int64)

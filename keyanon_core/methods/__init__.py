@@ -40,7 +40,13 @@ def anonymize(
     """
     _check(prior, method, mask, face_keys, z, z_known)
     return _ANONYMIZE[method](
-        prior, z.double(), z_known.double(), mask.double(), face_keys, transform, lambda_grid(prior.alpha_bar, steps)
+        prior,
+        z.double(),
+        z_known.double(),
+        mask.double(),
+        face_keys,
+        transform,
+        lambda_grid(prior.alpha_bar, steps, *prior.grid_ends),
     )
 
 
@@ -66,7 +72,7 @@ def recover(
     _check(prior, method, mask, face_keys, latent)
     if tuple(scale.shape) != (len(latent),):
         raise ValueError(f"{len(latent)} faces need as many scales, got {tuple(scale.shape)}")
-    grid = lambda_grid(prior.alpha_bar, steps)
+    grid = lambda_grid(prior.alpha_bar, steps, *prior.grid_ends)
     return _RECOVER[method](
         prior, latent.double(), mask.double(), face_keys, scale.double(), transform, grid, tolerance, max_iterations
     )

@@ -1,7 +1,7 @@
 """`keyanon_prior.json`: what a prior says of itself that a diffusers configuration has no field for.
 
     {"format": 1, "name": "...", "licence": "Apache-2.0", "crop_side": 64, "space_to_depth": 4,
-     "conditioning": "inpaint", "landmark_template": [[x, y], ...]}
+     "conditioning": "inpaint", "landmark_template": [[x, y], ...], "grid": [1, 899]}
 
 Optional: without it a prior is taken for an unconditional one on FFHQ-aligned crops (ldm-celebahq-256).
 """
@@ -28,6 +28,7 @@ Conditioning = Literal["none", "inpaint"]
 
 _FIELDS: Final = {
     "format", "name", "licence", "crop_side", "space_to_depth", "conditioning", "landmark_template", "latent_scaling",
+    "grid",
 }  # fmt: skip
 
 
@@ -38,6 +39,8 @@ class Declaration:
     landmark_template: (5, 2) float64 in units of the crop's side.
     crop_side: pixels, None to derive it from the networks.
     latent_scaling: factor from the autoencoder's output to the latent, None for the autoencoder's own.
+    grid: first and last timestep of the walk, None for the schedule's ends. A first timestep above 0 takes the rounding of
+    8-bit pixels for the noise it is, at the price of that much noise in the result.
     """
 
     name: str | None = None
@@ -47,6 +50,7 @@ class Declaration:
     conditioning: Conditioning = "none"
     landmark_template: NDArray[np.float64] = field(default_factory=lambda: FFHQ_512_TEMPLATE / 512)
     latent_scaling: float | None = None
+    grid: tuple[int, int] | None = None
 
 
 def parse_declaration(values: Any, where: str) -> Declaration:
@@ -79,6 +83,11 @@ def parse_declaration(values: Any, where: str) -> Declaration:
     scaling = values.get("latent_scaling")
     if scaling is not None and (type(scaling) not in (int, float) or not 0 < scaling < float("inf")):
         raise refuse(f"latent_scaling must be a positive number, got {scaling!r}")
+    grid = values.get("grid")
+    if grid is not None and (
+        not isinstance(grid, list) or [type(t) for t in grid] != [int, int] or not 0 <= grid[0] < grid[1]
+    ):
+        raise refuse(f"grid must be two timesteps, the first below the last, got {grid!r}")
     template = FFHQ_512_TEMPLATE / 512
     if "landmark_template" in values:
         try:
@@ -95,4 +104,5 @@ def parse_declaration(values: Any, where: str) -> Declaration:
         conditioning=cast(Conditioning, conditioning),
         landmark_template=template,
         latent_scaling=None if scaling is None else float(scaling),
+        grid=None if grid is None else (grid[0], grid[1]),
     )

@@ -42,7 +42,9 @@ def load_prior(
     if files.has("", DECLARATION_FILE):
         declaration = parse_declaration(files.json("", DECLARATION_FILE), str(root / DECLARATION_FILE))
     denoiser_folder, autoencoder_folder, scheduler_folder = _components(files)
-    schedule = read_schedule(files.json(scheduler_folder, _SCHEDULER_CONFIG), str(root / scheduler_folder))
+    schedule = read_schedule(
+        files.json(scheduler_folder, _SCHEDULER_CONFIG), str(root / scheduler_folder / _SCHEDULER_CONFIG)
+    )
     denoiser = build_denoiser(files, denoiser_folder)
     autoencoder = None
     if autoencoder_folder is not None:

@@ -20,6 +20,7 @@ class Prior:
     """A denoiser, an autoencoder or none, and a schedule; made by `load_prior`.
 
     States are float64 on the caller's device; the networks run in `dtype` on `device`.
+    grid_ends: first and last timestep that the methods walk between.
     nfe: denoiser evaluations so far, one for each face of each call (padding is not counted).
     physical_batch: when set, every network call has exactly this many faces, so that no result depends on how many
     others there are.
@@ -42,6 +43,12 @@ class Prior:
         self.licence = declaration.licence
         self.device, self.dtype = torch.device(device), dtype
         self.alpha_bar, self.prediction_type = schedule.alpha_bar, schedule.prediction_type
+        self.grid_ends = declaration.grid or (0, len(schedule.alpha_bar) - 1)
+        if self.grid_ends[1] >= len(schedule.alpha_bar):
+            raise PriorError(
+                f"{name}: {DECLARATION_FILE} ends its grid at timestep {self.grid_ends[1]}, the schedule has "
+                f"{len(schedule.alpha_bar)}"
+            )
         self.conditioning = declaration.conditioning
         self.physical_batch: int | None = None
         self.nfe = 0
@@ -57,7 +64,7 @@ class Prior:
                 network.to(dtype)
             network.to(self.device)
             # Channels last is about 1.4 times as fast in the UNet's convolutions on CPU.
-            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            network.to(memory_format=torch.channels_last)
 
     def __repr__(self) -> str:
         return f"Prior({self.name!r}, side={self.side}, conditioning={self.conditioning!r}, digest={self.digest[:12]})"
