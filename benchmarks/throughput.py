@@ -1,0 +1,132 @@
+"""What the job adds to the denoiser: faces per second of a whole run over those of the bare denoiser, and where the rest goes.
+
+    python benchmarks/throughput.py --photos DIR [--limit 64] [--actors 1] [--threads 0]
+
+Both are measured in one process on the same machine, the bare denoiser before and after the run, at the same NFE and batch. The
+run counts from the first picture read to the report written, model loading in the actors included, the start of Ray not.
+The parts are measured in this process, one after the other, on one thread; their sum is CPU work, which a run spreads over cores.
+"""
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+
+from jobs.anonymize import RunReport, run_anonymize
+from jobs.cluster import ray_cluster
+from jobs.config import AnonymizeConfig
+from keyanon_core.faces import FaceModels, load_face_models
+from keyanon_core.known_path import zero_path
+from keyanon_core.pictures import AnonymizeSettings, PictureAnonymizer, PictureTask
+from keyanon_core.priors import Prior, load_prior
+
+BARE_SECONDS = 15.0  # of denoising, before and again after the run
+PARTS_PHOTOGRAPHS = 16  # measured part by part
+PICTURES = {".jpg", ".jpeg", ".png", ".webp"}
+
+
+def main(
+    photos: Annotated[Path, typer.Option(help="Folder of photographs with faces.")],
+    limit: Annotated[int, typer.Option(help="Photographs at most, in order of name.")] = 64,
+    actors: Annotated[int, typer.Option(help="Anonymizing actors; 0 takes the job's default.")] = 0,
+    threads: Annotated[int, typer.Option(help="Threads of one anonymizing actor; 0 takes the job's default.")] = 0,
+) -> None:
+    """Measure and print."""
+    cores = os.cpu_count() or 1
+    torch.set_num_threads(cores)
+    prior = load_prior("embedded")
+    with tempfile.TemporaryDirectory() as scratch:
+        chosen = Path(scratch) / "photos"
+        chosen.mkdir()
+        for path in [path for path in sorted(photos.iterdir()) if path.suffix.lower() in PICTURES][:limit]:
+            (chosen / path.name).write_bytes(path.read_bytes())
+        layout = {
+            name: value for name, value in (("anonymizer_actors", actors), ("threads_per_actor", threads)) if value
+        }
+        config = AnonymizeConfig.model_validate(
+            {"photos": str(chosen), "output": f"{scratch}/out", "keystore": f"{scratch}/keystore", **layout}
+        )
+        before = bare_faces_per_second(prior, config)
+        with ray_cluster(config.detector_actors + config.anonymizer_actors):
+            started = time.perf_counter()
+            report = run_anonymize(config)
+            seconds = time.perf_counter() - started
+        after = bare_faces_per_second(prior, config)
+        bare, whole = (before + after) / 2, report.faces / seconds
+        typer.echo(
+            f"{cores} cores, {report.faces} faces in {report.rows} photographs, {2 * config.steps} NFE a face, batch "
+            f"{config.face_batch}, {config.anonymizer_actors} anonymizing actor(s), "
+            f"{config.threads_per_actor or 'default'} thread(s) each\n"
+            f"bare denoiser, {cores} threads: {bare:.2f} faces/s (before {before:.2f}, after {after:.2f})\n"
+            f"whole run: {whole:.2f} faces/s in {seconds:.1f} s; ratio {whole / bare:.2f}"
+        )
+        _print_report(report)
+        print_parts(prior, config, sorted(chosen.iterdir())[:PARTS_PHOTOGRAPHS])
+
+
+def bare_faces_per_second(prior: Prior, config: AnonymizeConfig) -> float:
+    """Faces per second of `2 * steps` denoiser calls and nothing else, on all cores."""
+    shape = (config.face_batch, *prior.latent_shape)
+    state, mask = torch.randn(shape, dtype=torch.float64), torch.ones((shape[0], 1, *shape[2:]), dtype=torch.float64)
+    known = zero_path(state, prior.alpha_bar, 0)
+    prior.eps(state, 500, known, mask)
+    calls, started = 0, time.perf_counter()
+    while time.perf_counter() - started < BARE_SECONDS:
+        prior.eps(state, 500, known, mask)
+        calls += 1
+    return calls * config.face_batch / (2 * config.steps) / (time.perf_counter() - started)
+
+
+class PartsClock(PictureAnonymizer):
+    """A PictureAnonymizer that keeps the CPU seconds of its parts."""
+
+    def __init__(self, prior: Prior, models: FaceModels, settings: AnonymizeSettings) -> None:
+        super().__init__(prior, models, settings)
+        self.seconds: dict[str, float] = {}
+        for part, method in (
+            ("decode, detect, mask, crop", "_open"),
+            ("denoise, paste", "_anonymize"),
+            ("gate (two embeddings)", "_passes_gate"),
+            ("second detection pass", "_unanonymized"),
+            ("second pass, encode, sidecar", "_finish"),
+        ):
+            setattr(self, method, self._timed(part, getattr(self, method)))
+        prior.eps = self._timed("denoiser alone", prior.eps)  # type: ignore[method-assign]
+
+    def _timed(self, part: str, method: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*arguments: Any) -> Any:
+            started = time.process_time()
+            try:
+                return method(*arguments)
+            finally:
+                self.seconds[part] = self.seconds.get(part, 0.0) + time.process_time() - started
+
+        return timed
+
+
+def print_parts(prior: Prior, config: AnonymizeConfig, photos: Sequence[Path]) -> None:
+    """CPU milliseconds of each part for one face, on one thread."""
+    torch.set_num_threads(1)
+    prior.physical_batch = config.face_batch
+    clock = PartsClock(prior, load_face_models("embedded"), config.settings())
+    results = clock([PictureTask(path.name, path.read_bytes()) for path in photos])
+    faces = sum(result.faces for result in results)
+    typer.echo(f"parts, CPU milliseconds a face on one thread ({faces} faces):")
+    for part, seconds in clock.seconds.items():
+        typer.echo(f"  {part:32s} {1000 * seconds / faces:7.1f}")
+
+
+def _print_report(report: RunReport) -> None:
+    typer.echo(
+        json.dumps({"statuses": report.statuses, "rekeyed_faces": report.rekeyed_faces, "bytes": report.bytes_of})
+    )
+
+
+if __name__ == "__main__":
+    typer.run(main)
