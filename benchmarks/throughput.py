@@ -53,7 +53,7 @@ def main(
             {"photos": str(chosen), "output": f"{scratch}/out", "keystore": f"{scratch}/keystore", **layout}
         )
         before = bare_faces_per_second(prior, config)
-        with ray_cluster(config.detector_actors + config.anonymizer_actors):
+        with ray_cluster(config.detector_actors + config.actors):
             started = time.perf_counter()
             report = run_anonymize(config)
             seconds = time.perf_counter() - started
@@ -61,8 +61,8 @@ def main(
         bare, whole = (before + after) / 2, report.faces / seconds
         typer.echo(
             f"{cores} cores, {report.faces} faces in {report.rows} photographs, {2 * config.steps} NFE a face, batch "
-            f"{config.face_batch}, {config.anonymizer_actors} anonymizing actor(s), "
-            f"{config.threads_per_actor or 'default'} thread(s) each\n"
+            f"{config.face_batch}, {config.actors} anonymizing actor(s), "
+            f"{config.threads} thread(s) each\n"
             f"bare denoiser, {cores} threads: {bare:.2f} faces/s (before {before:.2f}, after {after:.2f})\n"
             f"whole run: {whole:.2f} faces/s in {seconds:.1f} s; ratio {whole / bare:.2f}"
         )

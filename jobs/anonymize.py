@@ -142,7 +142,7 @@ def _run(attempt: _Attempt, progress: ProgressCallback | None, started: float) -
 def _compute(attempt: _Attempt, progress: ProgressCallback | None) -> None:
     """Run the Ray Data pipeline over the unfinished rows."""
     config, source = attempt.config, attempt.source
-    actors = config.detector_actors + config.anonymizer_actors
+    actors = config.detector_actors + config.actors
     with ray_cluster(actors, config.object_store_bytes):
         monitor = Monitor()
         units = list(source.units(attempt.finished, config.pictures_per_task))
@@ -167,13 +167,13 @@ def _compute(attempt: _Attempt, progress: ProgressCallback | None) -> None:
                 "settings": config.settings(),
                 "sealing": SealingTarget(attempt.manifest.run_id, config.dataset, attempt.keystore.ingest_public_key),
                 "device": config.device,
-                "threads": config.threads_per_actor,
+                "threads": config.threads,
                 "expected_prior": attempt.manifest.prior_digest,
                 "monitor": monitor,
             },
             batch_size=config.pictures_per_task,
             batch_format="pyarrow",
-            compute=_pool(config.anonymizer_actors),
+            compute=_pool(min(config.actors, len(units))),
             num_cpus=config.cpus_per_actor,
             num_gpus=config.gpus_per_actor,
             udf_modifying_row_count=False,

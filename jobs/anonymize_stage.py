@@ -6,7 +6,6 @@ Every row that comes in goes out, exactly once, whatever happens to it. A key is
 
 import hashlib
 import json
-import os
 import platform
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -75,7 +74,6 @@ class AnonymizeFaces:
     ) -> None:
         """Load everything. expected_prior: digest of a resumed run's prior. Raises PriorError, FaceModelError,
         ValueError."""
-        threads = threads or os.cpu_count() or 1
         torch.set_num_threads(threads)
         with monitor.reporting_failures():
             loaded = load_prior(prior, device=device)

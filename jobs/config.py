@@ -25,6 +25,12 @@ from keystore.canonical import canonical_json
 DEFAULT_PICTURES_PER_TASK = 16  # pictures whose faces are gathered together, and rows of one shard
 DEFAULT_MAX_FILE_BYTES = 512 * 1024 * 1024  # of one encoded picture; a larger one is quarantined unread
 MAX_CONFIG_BYTES = 1024 * 1024  # of a YAML file
+MAX_DEFAULT_ACTORS = (
+    8  # anonymizing actors when their number is left to us: each holds the prior, about 1 GB with torch
+)
+MIN_INVERTIBLE_STEPS = (
+    8  # with fewer, the steps of `exact` are too long for the fixed point to invert (measured: 4 fail)
+)
 
 # Settings that change where and how fast a run works, and none of its results: a run may be resumed with others.
 _NEUTRAL = frozenset(
@@ -90,8 +96,8 @@ class AnonymizeConfig(BaseModel):
     face_batch: int = Field(default=DEFAULT_FACE_BATCH, ge=1, le=4096, description="faces in every call of the prior")
     pictures_per_task: int = Field(default=DEFAULT_PICTURES_PER_TASK, ge=1, le=100_000)
     detector_actors: int = Field(default=1, ge=1)
-    anonymizer_actors: int = Field(default=1, ge=1)
-    threads_per_actor: int = Field(default=0, ge=0, description="threads of one anonymizing actor; 0 takes all CPUs")
+    anonymizer_actors: int = Field(default=0, ge=0, description="0: one for each CPU, at most MAX_DEFAULT_ACTORS")
+    threads_per_actor: int = Field(default=0, ge=0, description="of one anonymizing actor; 0 shares the CPUs out")
     cpus_per_actor: float = Field(default=0.0, ge=0, description="logical CPUs Ray reserves; 0 never waits for one")
     gpus_per_actor: float = Field(default=0.0, ge=0)
     object_store_bytes: int | None = Field(default=None, ge=80 * 1024 * 1024, description="of a local cluster")
@@ -114,6 +120,27 @@ class AnonymizeConfig(BaseModel):
         if self.image_column in (self.id_column, self.subject_column):
             raise ValueError("image_column can be neither id_column nor subject_column")
         return self
+
+    @model_validator(mode="after")
+    def _recovery_can_converge(self) -> Self:
+        # Found out at recovery, it would be too late: the grant is spent and the faces stay lost.
+        if self.method == "exact" and self.fidelity != "lossless" and self.steps < MIN_INVERTIBLE_STEPS:
+            raise ValueError(
+                f"steps {self.steps} can not be inverted by method exact; use at least {MIN_INVERTIBLE_STEPS}, or fidelity lossless"
+            )
+        return self
+
+    @property
+    def actors(self) -> int:
+        """Anonymizing actors to start. One thread each is the fastest on CPUs; a GPU is filled by one actor."""
+        if self.anonymizer_actors:
+            return self.anonymizer_actors
+        return 1 if self.device != "cpu" else min(os.cpu_count() or 1, MAX_DEFAULT_ACTORS)
+
+    @property
+    def threads(self) -> int:
+        """Threads of one anonymizing actor."""
+        return self.threads_per_actor or max((os.cpu_count() or 1) // self.actors, 1)
 
     @classmethod
     def load(cls, path: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Self:

@@ -94,13 +94,15 @@ def anonymize(
         int | None, _option("16", "Pictures gathered together; rows of one shard.", _LAYOUT)
     ] = None,
     detector_actors: Annotated[int | None, _option("1", "Processes that find faces.", _LAYOUT)] = None,
-    anonymizer_actors: Annotated[int | None, _option("1", "Processes that hold the prior.", _LAYOUT)] = None,
+    anonymizer_actors: Annotated[
+        int | None, _option("one per CPU, at most 8", "Processes that hold the prior.", _LAYOUT)
+    ] = None,
     threads_per_actor: Annotated[
-        int | None, _option("all CPUs", "Threads of one anonymizing process.", _LAYOUT)
+        int | None, _option("CPUs shared out", "Threads of one anonymizing process.", _LAYOUT)
     ] = None,
     cpus_per_actor: Annotated[float | None, _option("0", "Logical CPUs Ray reserves for one.", _LAYOUT)] = None,
     gpus_per_actor: Annotated[float | None, _option("0", "GPUs Ray reserves for one.", _LAYOUT)] = None,
-    object_store_bytes: Annotated[int | None, _option("Ray's own", "Object store of a local Ray.", _LAYOUT)] = None,
+    object_store_bytes: Annotated[int | None, _option("512 MiB", "Object store of a local Ray.", _LAYOUT)] = None,
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:

@@ -9,7 +9,14 @@ from PIL import Image
 
 from jobs.demo.photographs import write_photographs
 from jobs.demo.report import write_report
-from jobs.demo.story import REQUESTED, anonymize_and_recover, compare_fidelities, compare_methods, embedded_models
+from jobs.demo.story import (
+    REQUESTED,
+    Pixels,
+    anonymize_and_recover,
+    compare_fidelities,
+    compare_methods,
+    embedded_models,
+)
 from keyanon_core.pictures import AnonymizeSettings
 from keyanon_core.priors import load_prior
 
@@ -40,7 +47,7 @@ def main(
     typer.echo(f"wrote {output / 'report.html'}")
 
 
-def _write_strip(path: Path, *pictures: object) -> None:
+def _write_strip(path: Path, *pictures: Pixels | None) -> None:
     """Source, anonymized, recovered side by side, as the README shows them."""
     shown = [Image.fromarray(pixels) for pixels in pictures if pixels is not None]
     strip = Image.new("RGB", (sum(p.width for p in shown), max(p.height for p in shown)), "white")

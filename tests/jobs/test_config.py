@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.config import AnonymizeConfig
+from jobs.config import MIN_INVERTIBLE_STEPS, AnonymizeConfig
 from jobs.errors import ConfigError
 
 PLACES = {"photos": "p", "output": "o", "keystore": "k"}
@@ -42,7 +42,7 @@ def test_only_settings_that_change_results_change_the_digest() -> None:
     assert (
         AnonymizeConfig.load(None, {**PLACES, "anonymizer_actors": 3, "pictures_per_task": 2}).digest() == base.digest()
     )
-    for change in ({"steps": 3}, {"fidelity": "image"}, {"regions": ["nose"]}, {"no_face": "pass"}, {"face_batch": 4}):
+    for change in ({"steps": 9}, {"fidelity": "image"}, {"regions": ["nose"]}, {"no_face": "pass"}, {"face_batch": 4}):
         assert AnonymizeConfig.load(None, {**PLACES, **change}).digest() != base.digest()
 
 
@@ -50,3 +50,10 @@ def test_the_data_set_is_named_after_the_photos(tmp_path: Path) -> None:
     assert AnonymizeConfig.load(None, {**PLACES, "photos": tmp_path / "holiday"}).dataset == "holiday"
     assert AnonymizeConfig.load(None, {**PLACES, "photos": "x/data.parquet"}).dataset == "data"
     assert AnonymizeConfig.load(None, {**PLACES, "dataset": "mine"}).dataset == "mine"
+
+
+def test_steps_that_recovery_could_not_invert_are_refused_unless_the_source_is_stored() -> None:
+    with pytest.raises(ConfigError, match="can not be inverted"):
+        AnonymizeConfig.load(None, {**PLACES, "steps": MIN_INVERTIBLE_STEPS - 1})
+    for change in ({"fidelity": "lossless"}, {"method": "paper"}):
+        assert AnonymizeConfig.load(None, {**PLACES, "steps": 2, **change}).steps == 2
