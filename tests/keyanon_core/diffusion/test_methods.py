@@ -1,0 +1,208 @@
+"""Both methods on both kinds of prior: what recovery gives back, what it costs, and what it does not depend on."""
+
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+
+from keyanon_core.errors import ConvergenceError
+from keyanon_core.keys import KeyStream, subkey
+from keyanon_core.known_path import KnownPath
+from keyanon_core.methods import Anonymized, anonymize, recover
+from keyanon_core.priors import Prior, load_prior
+from keyanon_core.schedule import ddim_coefficients, lambda_grid
+from keyanon_core.solver import DEFAULT_TOLERANCE
+from tests.keyanon_core.diffusion.tiny_priors import a_key, dit_prior, ellipse, kl_prior, ldm_prior, pixel_prior, psnr
+
+STEPS = 6
+KINDS = ("pixel", "inpaint", "ldm", "kl", "dit")
+
+BATCH_TOLERANCE = 1e-4
+"""Largest difference of a face's latent in another batch: float32 kernels sum in another order for another batch.
+It is far below the rounding of a float16 sidecar (5e-4 at 1), which recovery survives at more than 60 dB."""
+
+
+@pytest.fixture(scope="module")
+def priors(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Prior]:
+    root = tmp_path_factory.mktemp("priors")
+    torch.set_num_threads(1)
+    makers = {"ldm": ldm_prior, "kl": kl_prior, "dit": dit_prior}
+    made = {kind: load_prior(make(root / kind)) for kind, make in makers.items()}
+    made["pixel"] = load_prior(pixel_prior(root / "pixel"))
+    made["inpaint"] = load_prior(pixel_prior(root / "inpaint", "inpaint"))
+    return made
+
+
+def problem(prior: Prior, batch: int = 2) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, list[bytes]]:
+    """Smooth latents, their known region, masks of different sizes, and keys."""
+    c, h, w = prior.latent_shape
+    generator = torch.Generator().manual_seed(7)
+    coarse = torch.randn(batch, c, 4, 4, generator=generator, dtype=torch.float64) * 0.5
+    z = torch.nn.functional.interpolate(coarse, (h, w), mode="bilinear")
+    mask = torch.cat([ellipse(h, 0.8 - 0.15 * (i % 3)) for i in range(batch)]).double()
+    return z, z * (1 - mask), mask, [a_key(i) for i in range(batch)]
+
+
+def run(prior: Prior, method: str, transform: str, steps: int = STEPS) -> tuple[Anonymized, torch.Tensor, torch.Tensor]:
+    z, known, mask, keys = problem(prior)
+    done = anonymize(prior, z, known, mask, keys, method=method, transform=transform, steps=steps)
+    return done, z, mask
+
+
+@pytest.mark.parametrize("transform", ["sign", "rotation"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_exact_recovers_every_kind_of_prior_to_float_precision(
+    priors: dict[str, Prior], kind: str, transform: str
+) -> None:
+    prior = priors[kind]
+    done, z, mask = run(prior, "exact", transform)
+    again = recover(prior, done.latent, mask, [a_key(0), a_key(1)], done.scale, transform=transform, steps=STEPS)
+    assert psnr(again.latent, z, mask) > 95
+    assert psnr(done.latent, z, mask) < 30
+    assert torch.equal(again.latent * (1 - mask), z * (1 - mask))
+    assert len(again.steps) == 2 * STEPS
+    assert [step.phase for step in again.steps] == ["phi"] * STEPS + ["psi"] * STEPS
+    assert all(step.residual <= DEFAULT_TOLERANCE and step.iterations >= 1 for step in again.steps)
+
+
+@pytest.mark.parametrize("method", ["exact", "paper"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_anonymizing_costs_two_evaluations_a_step_and_leaves_the_known_region(
+    priors: dict[str, Prior], kind: str, method: str
+) -> None:
+    prior = priors[kind]
+    before = prior.nfe
+    done, z, mask = run(prior, method, "rotation", steps=12)
+    assert done.nfe == 24
+    assert prior.nfe - before == 24 * len(z)
+    assert torch.allclose(done.latent * (1 - mask), z * (1 - mask), rtol=0, atol=1e-12)
+    assert done.scale.shape == done.noise_rms.shape == (2,)
+    assert torch.allclose(done.scale, done.noise_rms)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("transform", ["sign", "rotation"])
+def test_paper_runs_on_every_kind_and_recovers_less_than_exact(
+    priors: dict[str, Prior], kind: str, transform: str
+) -> None:
+    prior = priors[kind]
+    done, z, mask = run(prior, "paper", transform)
+    keys = [a_key(0), a_key(1)]
+    again = recover(prior, done.latent, mask, keys, done.scale, method="paper", transform=transform, steps=STEPS)
+    assert bool(torch.isfinite(again.latent).all())
+    assert again.nfe == 2 * STEPS and again.steps == []
+    assert psnr(done.latent, z, mask) + 1 < psnr(again.latent, z, mask) < 100
+
+
+def test_paper_is_its_equations_written_out(priors: dict[str, Prior]) -> None:
+    """Eq. 5 up, Eq. 3 and 6 at the top, Eq. 4 down with Eq. 7 after each step, for one face, in plain loops."""
+    prior = priors["ldm"]
+    z, known, mask, keys = (x[:1] for x in problem(prior))
+    nothing = KnownPath(torch.zeros_like(z), None, prior.alpha_bar)
+    grid = lambda_grid(prior.alpha_bar, 5)
+    trail = [z]
+    for s, t in itertools.pairwise(grid):
+        k = ddim_coefficients(prior.alpha_bar, s, t)
+        trail.append(k.a * trail[-1] + k.c * prior.eps(trail[-1], s, nothing, mask))
+    inside = mask.expand_as(z) != 0
+    x = trail[-1].clone()
+    x[inside] *= torch.from_numpy(KeyStream(subkey(keys[0], "transform")).signs(int(inside.sum())))
+    for i in range(5, 0, -1):
+        k = ddim_coefficients(prior.alpha_bar, grid[i], grid[i - 1])
+        x = k.a * x + k.c * prior.eps(x, grid[i], nothing, mask)
+        x = mask * x + (1 - mask) * trail[i - 1]
+    done = anonymize(prior, z, known, mask, keys, method="paper", transform="sign", steps=5)
+    assert torch.allclose(done.latent, x, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["pixel", "inpaint"])
+def test_exact_depends_on_nothing_that_recovery_does_not_hold(priors: dict[str, Prior], kind: str) -> None:
+    """Pixels of z outside the mask, and of z_known inside it, are not looked at."""
+    prior = priors[kind]
+    z, known, mask, keys = problem(prior)
+    done = anonymize(prior, z, known, mask, keys, steps=4)
+    other = anonymize(prior, z + (1 - mask) * 9, known + mask * 9, mask, keys, steps=4)
+    assert torch.equal(done.latent, other.latent)
+
+
+@pytest.mark.parametrize("kind", ["pixel", "inpaint"])
+def test_a_wrong_key_gives_another_face(priors: dict[str, Prior], kind: str) -> None:
+    prior = priors[kind]
+    done, z, mask = run(prior, "exact", "rotation")
+    wrong = recover(prior, done.latent, mask, [a_key(8), a_key(9)], done.scale, steps=STEPS, tolerance=1e-4)
+    assert psnr(wrong.latent, z, mask) < psnr(done.latent, z, mask) + 3
+    swapped = recover(prior, done.latent, mask, [a_key(1), a_key(0)], done.scale, steps=STEPS, tolerance=1e-4)
+    assert psnr(swapped.latent, z, mask) < 30
+
+
+@pytest.mark.parametrize("kind", ["pixel", "inpaint"])
+def test_a_face_does_not_depend_on_its_neighbours_or_its_place(priors: dict[str, Prior], kind: str) -> None:
+    prior = priors[kind]
+    z, known, mask, keys = problem(prior, 5)
+    physical = prior.physical_batch
+    try:
+        prior.physical_batch = 4
+        together = anonymize(prior, z, known, mask, keys, steps=STEPS)
+        order = [3, 0]
+        apart = anonymize(prior, z[order], known[order], mask[order], [keys[i] for i in order], steps=STEPS)
+        assert float((together.latent[order] - apart.latent).abs().max()) < BATCH_TOLERANCE
+        again = recover(prior, together.latent[3:4], mask[3:4], keys[3:4], together.scale[3:4], steps=STEPS)
+        assert psnr(again.latent, z[3:4], mask[3:4]) > 80
+    finally:
+        prior.physical_batch = physical
+
+
+def test_known_noise_follows_the_key(priors: dict[str, Prior]) -> None:
+    """The unconditional prior's surroundings are noised under the face key: same key same result, other key another."""
+    prior = priors["pixel"]
+    z, known, mask, keys = problem(prior)
+    first, second = (anonymize(prior, z, known, mask, keys, transform="sign", steps=4).latent for _ in range(2))
+    assert torch.equal(first, second)
+
+
+def test_a_step_that_can_not_be_solved_fails_with_numbers(priors: dict[str, Prior]) -> None:
+    prior = priors["pixel"]
+    done, _, mask = run(prior, "exact", "rotation")
+    with pytest.raises(
+        ConvergenceError, match=r"phi step from timestep \d+ to \d+ .*face\(s\) \[0, 1\].*\[2, 2\] of 2"
+    ):
+        recover(
+            prior, done.latent, mask, [a_key(0), a_key(1)], done.scale, steps=STEPS, tolerance=1e-12, max_iterations=2
+        )
+    broken = done.latent.clone()
+    broken[1] = float("nan")
+    with pytest.raises(ConvergenceError, match=r"\[0, 1\].*nan"):
+        recover(prior, broken, mask, [a_key(0), a_key(1)], done.scale, steps=STEPS)
+
+
+def test_arguments_that_do_not_fit_together_are_refused(priors: dict[str, Prior]) -> None:
+    prior = priors["pixel"]
+    z, known, mask, keys = problem(prior)
+    with pytest.raises(ValueError, match="unknown method"):
+        anonymize(prior, z, known, mask, keys, method="magic")
+    with pytest.raises(ValueError, match="unknown transform"):
+        anonymize(prior, z, known, mask, keys, transform="magic", steps=2)
+    with pytest.raises(ValueError, match="1 face keys need"):
+        anonymize(prior, z, known, mask, keys[:1])
+    with pytest.raises(ValueError, match="zeros and ones"):
+        anonymize(prior, z, known, mask * 0.5, keys)
+    with pytest.raises(ValueError, match="empty"):
+        anonymize(prior, z, known, mask * torch.tensor([1.0, 0.0]).view(2, 1, 1, 1), keys, steps=2)
+    with pytest.raises(ValueError, match="as many scales"):
+        recover(prior, z, mask, keys, torch.ones(1))
+
+
+def test_an_inpainting_network_is_shown_noisy_then_known_then_mask(tmp_path: Path) -> None:
+    prior = load_prior(pixel_prior(tmp_path, "inpaint"))
+    shown: list[torch.Tensor] = []
+    prior._denoiser.network.register_forward_pre_hook(lambda m, a: shown.append(a[0]))
+    z, clean, mask, _ = problem(prior)
+    w = torch.randn(z.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    eps = prior.eps(w, 400, KnownPath(clean, None, prior.alpha_bar), mask)
+    unshuffle = torch.nn.functional.pixel_unshuffle
+    noisy, known, area = shown[0].split([12, 12, 4], 1)
+    assert torch.allclose(noisy, unshuffle(w * mask, 2).float())
+    assert torch.allclose(known, unshuffle(z * (1 - mask), 2).float())
+    assert torch.equal(area, unshuffle(mask, 2).float())
+    assert bool((eps[mask.expand_as(eps) == 0] == 0).all())
