@@ -72,3 +72,15 @@ def test_a_value_that_is_not_finite_is_an_error_at_once() -> None:
     offset[0, 0, 0, 0] = float("nan")
     with pytest.raises(ConvergenceError, match=r"\[0.*nan.*of 100"):
         solve_fixed_point(contraction(rates, offset), torch.zeros_like(offset), coordinates(offset))
+
+
+@pytest.mark.parametrize("tolerance", [1e-3, 1e-6, 1e-9])
+def test_a_face_is_solved_to_the_tolerance_asked_for_and_not_much_further(tolerance: float) -> None:
+    offset = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    rates = torch.linspace(-0.6, 0.97, offset.numel(), dtype=torch.float64).view_as(offset)  # all different
+    solution = solve_fixed_point(
+        contraction(rates, offset), torch.zeros_like(offset), coordinates(offset), tolerance=tolerance
+    )
+    image = rates * solution.w + offset
+    assert float((image - solution.w).square().mean().sqrt()) <= tolerance
+    assert tolerance / 1000 < max(solution.residual) <= tolerance
