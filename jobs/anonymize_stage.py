@@ -40,7 +40,7 @@ from keyanon_core.errors import PriorError
 from keyanon_core.faces import FaceModels
 from keyanon_core.faces.detection import Face
 from keyanon_core.pictures import AnonymizeSettings, PictureAnonymizer, PictureResult, PictureTask
-from keyanon_core.prior import Prior, load_prior
+from keyanon_core.priors import Prior, load_prior
 from keystore.sealing import seal_record
 
 LIBRARIES = ("keyanon", "torch", "diffusers", "numpy", "opencv-python", "onnxruntime", "ray", "cryptography")

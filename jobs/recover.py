@@ -10,7 +10,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 from urllib.parse import quote
@@ -22,7 +22,7 @@ from jobs.records import to_picture_key
 from keyanon_core.errors import KeyanonError, PictureError, PriorError, SidecarError
 from keyanon_core.imaging import decode_picture, encode_picture
 from keyanon_core.pictures import PictureRecoverer, RecoveredPicture
-from keyanon_core.prior import Prior, load_prior
+from keyanon_core.priors import Prior, load_prior
 from keyanon_core.sidecar import Sidecar
 from keystore.records import KeyRecord
 from keystore.release import Recipient
@@ -55,6 +55,7 @@ class PictureReport:
     nfe: int = 0
     iterations: int = 0
     worst_residual: float | None = None
+    solver: list[dict[str, Any]] = field(default_factory=list)  # a line for every inverted step
     exit_code: ExitCode = ExitCode.OK
 
 
@@ -170,6 +171,7 @@ def _vouch(entry: PictureReport, recovered: RecoveredPicture) -> PictureReport:
     entry.exact, entry.nfe = recovered.exact, recovered.nfe
     entry.picture_intact, entry.sidecar_intact = recovered.picture_intact, recovered.sidecar_intact
     entry.iterations = sum(step.iterations for step in recovered.solver)
+    entry.solver = [asdict(step) for step in recovered.solver]
     entry.worst_residual = max((float(step.residual) for step in recovered.solver), default=None)
     return entry
 
