@@ -126,7 +126,8 @@ class AnonymizeConfig(BaseModel):
         # Found out at recovery, it would be too late: the grant is spent and the faces stay lost.
         if self.method == "exact" and self.fidelity != "lossless" and self.steps < MIN_INVERTIBLE_STEPS:
             raise ValueError(
-                f"steps {self.steps} can not be inverted by method exact; use at least {MIN_INVERTIBLE_STEPS}, or fidelity lossless"
+                f"steps {self.steps} can not be inverted by method exact; use at least {MIN_INVERTIBLE_STEPS}, or "
+                "fidelity lossless"
             )
         return self
 
