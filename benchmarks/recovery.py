@@ -27,7 +27,7 @@ from keyanon_core.pictures import AnonymizeSettings, PictureAnonymizer, PictureR
 from keyanon_core.pictures.crops import Crop, cut_crop
 from keyanon_core.priors import Prior, load_prior
 
-METHODS = (("exact", "rotation"), ("exact", "sign"), ("paper", "sign"), ("paper", "rotation"))
+METHODS = (("exact", "rotation"), ("paper", "sign"))
 BATCH = 8  # faces measured together
 PICTURES = {".jpg", ".jpeg", ".png", ".webp"}
 

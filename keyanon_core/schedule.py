@@ -33,6 +33,17 @@ def ddim_coefficients(alpha_bar: Tensor, s: int, t: int) -> StepCoefficients:
     return StepCoefficients(a, math.sqrt(1 - ab_t) - a * math.sqrt(1 - ab_s))
 
 
+def clean_prediction(alpha_bar: Tensor, z_s: Tensor, z_t: Tensor, s: int, t: int) -> Tensor:
+    """The `x0` that the step from z_s to z_t was made of: `(z_s - sqrt(1 - ab_s) eps) / sqrt(ab_s)` (Song et al. 2021, Eq. 9).
+
+    eps is read off the step itself, so this costs no evaluation. z_s, z_t: (B, C, h, w) float64, and the same comes back.
+    """
+    k = ddim_coefficients(alpha_bar, s, t)
+    ab_s = float(alpha_bar[s])
+    eps = (z_t - k.a * z_s) / k.c
+    return (z_s - math.sqrt(1 - ab_s) * eps) / math.sqrt(ab_s)
+
+
 def half_log_snr(alpha_bar: Tensor) -> Tensor:
     """`lambda = log(sqrt(ab) / sqrt(1 - ab))`, (T,) float64, decreasing (Lu et al. 2022, DPM-Solver, section 3)."""
     return 0.5 * (torch.log(alpha_bar) - torch.log1p(-alpha_bar))

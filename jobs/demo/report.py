@@ -84,7 +84,7 @@ def _method_row(figure: RecoveryFigures) -> dict[str, object]:
         "transform": figure.transform,
         "nfe_anonymize": figure.nfe_anonymize,
         "nfe_recover": figure.nfe_recover,
-        "values": [*medians, float(np.median(figure.wrong_key_psnr)), float(np.median(figure.anonymized_psnr))],
+        "psnr": [*medians, float(np.median(figure.wrong_key_psnr)), float(np.median(figure.anonymized_psnr))],
         "iterations": f"{min(iterations)} to {max(iterations)}" if iterations else "explicit",
         "residual": f"{max(float(step.residual) for step in figure.solver):.1e}" if iterations else "",
     }

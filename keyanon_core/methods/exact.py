@@ -14,7 +14,7 @@ from keyanon_core.keys import KeyStream, subkey
 from keyanon_core.known_path import KnownPath
 from keyanon_core.methods.results import Anonymized, Phase, Recovered, SolverStep
 from keyanon_core.priors import Prior
-from keyanon_core.schedule import backwards, ddim_coefficients, forwards
+from keyanon_core.schedule import backwards, clean_prediction, ddim_coefficients, forwards
 from keyanon_core.solver import solve_fixed_point
 from keyanon_core.transforms import apply_forward, apply_inverse, masked_transforms
 
@@ -29,9 +29,11 @@ def anonymize(
         w = _step(prior, w, s, t, known, mask)
     noise_rms = (w.square().sum((1, 2, 3)) / _coordinates(mask, w)).sqrt()
     w, scale = apply_forward(w, mask, masked_transforms(transform, face_keys, mask, z.shape[1]))
+    before = w
     for s, t in backwards(grid):
-        w = _step(prior, w, s, t, known, mask)
-    return Anonymized(w + known.clean, scale, noise_rms, nfe=2 * (len(grid) - 1))
+        before, w = w, _step(prior, w, s, t, known, mask)
+    clean = mask * clean_prediction(prior.alpha_bar, before, w, grid[1], grid[0])
+    return Anonymized(w + known.clean, clean + known.clean, scale, noise_rms, nfe=2 * (len(grid) - 1))
 
 
 def recover(

@@ -31,7 +31,7 @@ def anonymize(
     noise_rms = ((z_t * mask).square().sum((1, 2, 3)) / coordinates).sqrt()
     keyed, scale = apply_forward(z_t * mask, mask, masked_transforms(transform, face_keys, mask, z.shape[1]))
     latent = _generate(prior, keyed + z_t * (1 - mask), trajectory, mask, grid)
-    return Anonymized(latent, scale, noise_rms, nfe=2 * (len(grid) - 1))
+    return Anonymized(latent, latent, scale, noise_rms, nfe=2 * (len(grid) - 1))
 
 
 def recover(

@@ -10,14 +10,17 @@ Phase = Literal["phi", "psi"]
 
 @dataclass(frozen=True)
 class Anonymized:
-    """latent (B, C, h, w) float64: anonymized inside the mask, the known region outside.
+    """latent (B, C, h, w) float64: anonymized inside the mask, the known region outside; what recovery needs.
 
+    clean (B, C, h, w) float64: the same without the noise of the grid's clean end, as the last step predicts it; what is
+    worth showing when the latent is stored beside the picture (`paper`: the latent itself).
     scale (B,) float64 belongs to the key: what the transform divided out.
     noise_rms (B,): rms of the masked noise latent before the transform (1 for a face that the prior finds typical).
     nfe: denoiser evaluations for one face.
     """
 
     latent: Tensor
+    clean: Tensor
     scale: Tensor
     noise_rms: Tensor
     nfe: int

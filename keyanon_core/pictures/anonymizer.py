@@ -173,7 +173,10 @@ class PictureAnonymizer:
             steps=self.settings.steps,
         )
         latent = _as_stored(done.latent)
-        decoded = self.prior.decode(latent).clamp(-1, 1).cpu().numpy()
+        # Recovery from the picture alone needs the latent in it; where the sidecar holds the latent, the picture need not
+        # show the noise that the clean end of the grid leaves in it.
+        shown = latent if self.settings.fidelity == "image" else done.clean
+        decoded = self.prior.decode(shown).clamp(-1, 1).cpu().numpy()
         for position, face in enumerate(batch):
             if not np.isfinite(decoded[position]).all() or not torch.isfinite(latent[position]).all():
                 face.picture.failure = f"not_finite: the prior's result for face {face.index} is not a number"

@@ -8,7 +8,7 @@ import torch
 
 from keyanon_core.known_path import KnownPath
 from keyanon_core.priors.schedules import read_schedule
-from keyanon_core.schedule import ddim_coefficients, half_log_snr, lambda_grid
+from keyanon_core.schedule import clean_prediction, ddim_coefficients, half_log_snr, lambda_grid
 from tests.keyanon_core.diffusion.tiny_priors import SCHEDULER
 
 ALPHA_BAR = read_schedule(SCHEDULER, "test").alpha_bar
@@ -67,3 +67,12 @@ def test_alpha_bar_is_float64_and_agrees_with_diffusers() -> None:
         theirs = DDIMScheduler.from_config(config).alphas_cumprod.double()
         assert ours.dtype == torch.float64
         assert torch.allclose(ours, theirs, rtol=2e-4, atol=1e-7)
+
+
+def test_the_clean_prediction_of_a_step_is_the_x0_it_was_made_of() -> None:
+    alpha_bar = torch.linspace(0.9985, 0.01, 100, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(3)
+    x0, eps = (torch.randn(2, 3, 4, 4, generator=generator, dtype=torch.float64) for _ in range(2))
+    s, t = 40, 3
+    z_s, z_t = (alpha_bar[i].sqrt() * x0 + (1 - alpha_bar[i]).sqrt() * eps for i in (s, t))
+    assert torch.allclose(clean_prediction(alpha_bar, z_s, z_t, s, t), x0, atol=1e-10)
