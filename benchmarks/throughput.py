@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+import pyarrow.parquet as pq
 import torch
 import typer
 
@@ -66,6 +67,9 @@ def main(
             f"bare denoiser, {cores} threads: {bare:.2f} faces/s (before {before:.2f}, after {after:.2f})\n"
             f"whole run: {whole:.2f} faces/s in {seconds:.1f} s; ratio {whole / bare:.2f}"
         )
+        steady = steady_faces_per_second(Path(config.output) / "rows")
+        if steady:
+            typer.echo(f"between the first shard and the last: {steady:.2f} faces/s; ratio {steady / bare:.2f}")
         _print_report(report)
         print_parts(prior, config, sorted(chosen.iterdir())[:PARTS_PHOTOGRAPHS])
 
@@ -81,6 +85,14 @@ def bare_faces_per_second(prior: Prior, config: AnonymizeConfig) -> float:
         prior.eps(state, 500, known, mask)
         calls += 1
     return calls * config.face_batch / (2 * config.steps) / (time.perf_counter() - started)
+
+
+def steady_faces_per_second(rows: Path) -> float | None:
+    """Faces per second once the actors work: those of all shards but the first, over the time since the first appeared."""
+    shards = sorted(rows.glob("*.parquet"), key=lambda path: path.stat().st_mtime)
+    faces = [sum(pq.read_table(path, columns=["faces"])["faces"].to_pylist()) for path in shards]
+    seconds = shards[-1].stat().st_mtime - shards[0].stat().st_mtime
+    return sum(faces[1:]) / seconds if seconds > 0 else None
 
 
 class PartsClock(PictureAnonymizer):

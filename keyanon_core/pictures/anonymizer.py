@@ -16,7 +16,7 @@ import torch
 
 from keyanon_core.errors import KeyanonError, PictureError
 from keyanon_core.faces import FaceModels
-from keyanon_core.faces.alignment import paste, similarity
+from keyanon_core.faces.alignment import BACK_PROJECTIONS, paste, similarity
 from keyanon_core.faces.detection import Face, box_iou, landmarks_inside
 from keyanon_core.faces.masks import PictureMask, disjoint_masks
 from keyanon_core.imaging import decode_picture, encode_picture
@@ -183,7 +183,7 @@ class PictureAnonymizer:
                 continue
             face.latent = latent[position].cpu().numpy().astype(np.float16)
             face.scale, face.noise_rms = float(done.scale[position]), float(done.noise_rms[position])
-            _paste_face(face.picture.result, decoded[position], face.affine, face.mask)
+            _paste_face(face, decoded[position], exactly=self.settings.fidelity == "image")
 
     def _passes_gate(self, face: _Face) -> bool:
         """True when the recognizer takes source and result for different people."""
@@ -264,11 +264,14 @@ def _as_stored(latent: torch.Tensor) -> torch.Tensor:
     return latent.half().double()
 
 
-def _paste_face(
-    result: npt.NDArray[np.uint8], decoded: npt.NDArray[np.float64], affine: npt.NDArray[np.float64], mask: PictureMask
-) -> None:
-    """Write a decoded crop (3, S, S) in [-1, 1] into the picture, inside the mask only."""
-    paste(result, (decoded.transpose(1, 2, 0) + 1.0) * 127.5, affine, mask)
+def _paste_face(face: _Face, decoded: npt.NDArray[np.float64], *, exactly: bool) -> None:
+    """Write a decoded crop (3, S, S) in [-1, 1] into the picture, inside the mask only.
+
+    exactly: make the picture read back as the crop, which only recovery from the picture alone needs.
+    """
+    rounds = BACK_PROJECTIONS if exactly else 0
+    crop = (decoded.transpose(1, 2, 0) + 1.0) * 127.5
+    paste(face.picture.result, crop, face.affine, face.mask, back_projections=rounds)
 
 
 def _geometry(face: _Face) -> FaceGeometry:

@@ -178,6 +178,23 @@ def test_a_face_does_not_depend_on_its_batch_neighbours(
     assert np.abs(a.astype(float) - b.astype(float)).max() <= 2**-9  # float16 rounding of values below 2
 
 
+@pytest.mark.slow
+def test_a_face_in_a_50_megapixel_picture_is_found_and_the_rest_left_alone(
+    prior: Prior, models: FaceModels, astronaut: bytes
+) -> None:
+    scene = Image.new("RGB", (8000, 6250), (90, 110, 130))
+    scene.paste(Image.open(BytesIO(astronaut)).convert("RGB").resize((1536, 1536)), (5000, 3000))
+    buffer = BytesIO()
+    scene.save(buffer, "PNG", compress_level=1)
+    (result,) = PictureAnonymizer(prior, models, settings())([PictureTask("huge", buffer.getvalue())])
+    encoded, _, key = _parts(result)
+    source, published = np.asarray(scene), pixels_of(encoded)
+    inside = _inside(key, source.shape)
+    assert len(key.faces) == 1
+    assert np.array_equal(source[~inside], published[~inside])
+    assert (source != published).any(axis=2)[inside].mean() > 0.9
+
+
 def test_nothing_secret_shows_in_a_repr(anonymized_group: PictureResult) -> None:
     key = _parts(anonymized_group)[2]
     for text in (repr(anonymized_group), repr(key), str(key)):
