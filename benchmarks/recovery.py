@@ -20,11 +20,9 @@ import typer
 
 from keyanon_core.evaluation import STORAGES, RecoveryFigures, measure_recovery
 from keyanon_core.faces import FaceModels, load_face_models
-from keyanon_core.faces.alignment import similarity
-from keyanon_core.faces.masks import disjoint_masks
 from keyanon_core.imaging import decode_picture
 from keyanon_core.pictures import AnonymizeSettings, PictureAnonymizer, PictureRecoverer, PictureTask
-from keyanon_core.pictures.crops import Crop, cut_crop
+from keyanon_core.pictures.crops import Crop, align_faces
 from keyanon_core.priors import Prior, load_prior
 
 METHODS = (("exact", "rotation"), ("paper", "sign"))
@@ -82,10 +80,8 @@ def main(
 def _crops(path: Path, prior: Prior, models: FaceModels) -> Iterator[Crop]:
     pixels = decode_picture(path.read_bytes(), max_pixels=AnonymizeSettings().max_pixels)
     faces = models.detector.detect(pixels)
-    masks = disjoint_masks([models.parser.mask(pixels, face, AnonymizeSettings().regions) for face in faces])
-    for index, face in enumerate(faces):
-        affine = similarity(face.landmarks, prior.landmark_template)
-        yield cut_crop(pixels, affine, masks[index], masks[:index] + masks[index + 1 :], prior.side)
+    for face in align_faces(pixels, faces, models.parser, AnonymizeSettings().regions, prior):
+        yield face.crop
 
 
 def _measure(prior: Prior, crops: list[Crop], method: str, transform: str, steps: int) -> dict[str, float | str]:

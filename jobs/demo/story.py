@@ -17,8 +17,6 @@ from jobs.recover import prepare, recover_request
 from keyanon_core.errors import WrongKeyError
 from keyanon_core.evaluation import RecoveryFigures, measure_recovery, psnr
 from keyanon_core.faces import FaceModels, load_face_models
-from keyanon_core.faces.alignment import similarity
-from keyanon_core.faces.masks import disjoint_masks
 from keyanon_core.imaging import decode_picture
 from keyanon_core.keys import new_image_key
 from keyanon_core.pictures import (
@@ -29,7 +27,7 @@ from keyanon_core.pictures import (
     PictureResult,
     PictureTask,
 )
-from keyanon_core.pictures.crops import cut_crop
+from keyanon_core.pictures.crops import align_faces
 from keyanon_core.priors import Prior
 from keystore.audit.verify import verify_audit
 from keystore.errors import KeystoreError
@@ -192,17 +190,14 @@ def compare_methods(
     prior: Prior, models: FaceModels, photos: list[Path], steps: int
 ) -> tuple[npt.NDArray[np.float64], list[RecoveryFigures]]:
     """Cut every face of the photographs and run each of COMPARED on the same crops: (n, 3, S, S) crops, figures."""
-    crops, masks = [], []
+    crops = []
     for photo in photos:
         pixels = decode_picture(photo.read_bytes(), max_pixels=10**8)
         faces = models.detector.detect(pixels)
-        found = disjoint_masks([models.parser.mask(pixels, face, AnonymizeSettings().regions) for face in faces])
-        for index, face in enumerate(faces):
-            affine = similarity(face.landmarks, prior.landmark_template)
-            crop = cut_crop(pixels, affine, found[index], found[:index] + found[index + 1 :], prior.side)
-            crops.append(crop.values)
-            masks.append(crop.mask)
-    stacked, inside = np.stack(crops[:FACES_COMPARED]), np.stack(masks[:FACES_COMPARED])
+        aligned = align_faces(pixels, faces, models.parser, AnonymizeSettings().regions, prior)
+        crops += [face.crop for face in aligned]
+    stacked = np.stack([crop.values for crop in crops[:FACES_COMPARED]])
+    inside = np.stack([crop.mask for crop in crops[:FACES_COMPARED]])
     figures = [
         measure_recovery(prior, stacked, inside, method=method, transform=transform, steps=steps)
         for method, transform in COMPARED

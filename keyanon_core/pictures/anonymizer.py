@@ -16,13 +16,13 @@ import torch
 
 from keyanon_core.errors import KeyanonError, PictureError
 from keyanon_core.faces import FaceModels
-from keyanon_core.faces.alignment import BACK_PROJECTIONS, paste, similarity
+from keyanon_core.faces.alignment import BACK_PROJECTIONS, paste
 from keyanon_core.faces.detection import Face, box_iou, landmarks_inside
-from keyanon_core.faces.masks import PictureMask, disjoint_masks
+from keyanon_core.faces.masks import PictureMask
 from keyanon_core.imaging import decode_picture, encode_picture
 from keyanon_core.keys import commitment, face_key, new_image_key
 from keyanon_core.methods import anonymize
-from keyanon_core.pictures.crops import Crop, cut_crop
+from keyanon_core.pictures.crops import Crop, align_faces
 from keyanon_core.pictures.key import FaceGeometry, PictureKey
 from keyanon_core.pictures.settings import AnonymizeSettings, PictureResult, PictureTask
 from keyanon_core.priors import Prior
@@ -108,17 +108,14 @@ class PictureAnonymizer:
             detected = self.models.detector.detect(source) if task.faces is None else task.faces
             if not detected:
                 return self._no_face(task, source)
-            masks = disjoint_masks([self.models.parser.mask(source, face, self.settings.regions) for face in detected])
             picture = _Picture(task, source, source.copy())
-            for index, (face, mask) in enumerate(zip(detected, masks, strict=True)):
-                affine = similarity(face.landmarks, self.prior.landmark_template)
-                others = masks[:index] + masks[index + 1 :]
-                crop = cut_crop(source, affine, mask, others, self.prior.side)
-                if not crop.mask.any():
+            regions = self.settings.regions
+            for index, face in enumerate(align_faces(source, detected, self.models.parser, regions, self.prior)):
+                if not face.crop.mask.any():
                     raise PictureError(
-                        "empty_mask", f"face {index} at {_at(face)} has no pixel of its own to anonymize"
+                        "empty_mask", f"face {index} at {_at(face.detected)} has no pixel of its own to anonymize"
                     )
-                picture.faces.append(_Face(face, index, affine, mask, crop, picture))
+                picture.faces.append(_Face(face.detected, index, face.affine, face.mask, face.crop, picture))
             return picture
         except PictureError as error:
             return _quarantined(task, f"{error.reason}: {error}")
@@ -130,7 +127,7 @@ class PictureAnonymizer:
         return PictureResult(
             task.image_id,
             "no_face",
-            "no_face: no face was found; a picture is published unchanged only with --no-face pass",
+            "no_face: no face was found; such a picture is published, re-encoded, only with --no-face pass",
             encoded=self._encode(source) if passes else None,
             source_sha256=hashlib.sha256(task.encoded).hexdigest(),
         )

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from keyanon_core.faces.alignment import coverage, footprint, warp
-from keyanon_core.faces.masks import PictureMask
+from keyanon_core.faces.alignment import coverage, footprint, similarity, warp
+from keyanon_core.faces.detection import Face, FaceParser
+from keyanon_core.faces.masks import PictureMask, disjoint_masks
+from keyanon_core.priors import Prior
 
 Affine = npt.NDArray[np.float64]
 
@@ -24,6 +26,32 @@ class Crop:
 
     values: npt.NDArray[np.float64]
     mask: npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class AlignedFace:
+    """A detected face, where it lies in the prior's square, its own pixels of the picture, and its crop."""
+
+    detected: Face
+    affine: Affine
+    mask: PictureMask
+    crop: Crop
+
+
+def align_faces(
+    pixels: npt.NDArray[np.uint8], faces: Sequence[Face], parser: FaceParser, regions: frozenset[str], prior: Prior
+) -> list[AlignedFace]:
+    """Outline all faces of a picture, disjointly, and cut their crops.
+
+    pixels: (H, W, 3) uint8. Raises PictureError for landmarks that are no face's.
+    """
+    masks = disjoint_masks([parser.mask(pixels, face, regions) for face in faces])
+    aligned = []
+    for index, (face, mask) in enumerate(zip(faces, masks, strict=True)):
+        affine = similarity(face.landmarks, prior.landmark_template)
+        others = masks[:index] + masks[index + 1 :]
+        aligned.append(AlignedFace(face, affine, mask, cut_crop(pixels, affine, mask, others, prior.side)))
+    return aligned
 
 
 def cut_crop(
