@@ -29,8 +29,8 @@ def test_it_is_what_its_card_says(embedded: Prior) -> None:
     assert embedded.name == "keyanon-embedded-64"
     assert round(embedded.parameters / 1e5) == 112
     eyes, mouth = embedded.landmark_template[:2], embedded.landmark_template[3:]
-    assert 20 < eyes[0, 0] < 22 and 42 < eyes[1, 0] < 44 and 30 < eyes[:, 1].mean() < 32
-    assert 54 < mouth[:, 1].mean() < 56
+    assert 22 < eyes[0, 0] < 24 and 40 < eyes[1, 0] < 42 and 28 < eyes[:, 1].mean() < 30
+    assert 47 < mouth[:, 1].mean() < 49
 
 
 def test_it_predicts_faces_and_not_only_noise(embedded: Prior, astronaut_face: torch.Tensor) -> None:
