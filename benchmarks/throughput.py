@@ -104,7 +104,7 @@ class PartsClock(PictureAnonymizer):
         for part, method in (
             ("decode, detect, mask, crop", "_open"),
             ("denoise, paste", "_anonymize"),
-            ("gate (two embeddings)", "_passes_gate"),
+            ("gate (two embeddings)", "_measure_distances"),
             ("second detection pass", "_unanonymized"),
             ("second pass, encode, sidecar", "_finish"),
         ):

@@ -87,8 +87,8 @@ class Recognizer(Protocol):
     @property
     def threshold(self) -> float: ...
 
-    def embed(self, pixels: Pixels, faces: Sequence[Face]) -> npt.NDArray[np.float32]:
-        """(n, d) float32 identity vectors of n faces of one picture."""
+    def embed(self, views: Sequence[tuple[Pixels, Face]]) -> npt.NDArray[np.float32]:
+        """(n, d) float32 identity vectors of n faces, each given with its picture."""
         ...
 
     def distance(self, first: npt.NDArray[np.float32], second: npt.NDArray[np.float32]) -> float:

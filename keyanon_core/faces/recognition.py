@@ -11,39 +11,43 @@ import numpy.typing as npt
 
 from keyanon_core.faces.detection import Face, Pixels
 from keyanon_core.faces.dlib_models import RECOGNIZER, SHA256, dlib_model
+from keyanon_core.faces.dlib_resnet import CHIP_SIDE, EMBEDDING_SIZE, DlibResNet
 from keyanon_core.faces.landmarks import ShapePredictor
 
-CHIP_SIDE = 150  # px; the network's input
 CHIP_PADDING = 0.25  # of the face, as in the network's training
 SAME_PERSON_DISTANCE = 0.6
-EMBEDDING_SIZE = 128
+FACES_AT_ONCE = 32  # bounds the memory of one call: some 20 MB a face
 
 
 class DlibRecognizer:
-    """One identity vector per face, about 0.1 s each. dlib runs it on one thread."""
+    """Identity vectors of faces, computed together in torch; the alignment of a face is dlib's own."""
 
     name = "dlib-resnet-v1"
     threshold = SAME_PERSON_DISTANCE
 
     def __init__(self, predictor: ShapePredictor | None = None) -> None:
         self._predictor = predictor or ShapePredictor()
-        self._network = dlib.face_recognition_model_v1(str(dlib_model(RECOGNIZER)))
+        self._network = DlibResNet(dlib_model(RECOGNIZER))
         self.digest = SHA256[RECOGNIZER]
 
-    def embed(self, pixels: Pixels, faces: Sequence[Face]) -> npt.NDArray[np.float32]:
-        """(n, 128) float32 of n faces of one (H, W, 3) uint8 picture; each on its own, so that neighbours do not
-        matter.
-
-        Raises PictureError ("degenerate_landmarks").
+    def embed(self, views: Sequence[tuple[Pixels, Face]]) -> npt.NDArray[np.float32]:
+        """(n, 128) float32 of n faces, each given with its (H, W, 3) uint8 picture. Neighbours do not matter but for
+        float32 rounding. Raises PictureError ("degenerate_landmarks").
         """
-        vectors = np.zeros((len(faces), EMBEDDING_SIZE), np.float32)
-        for index, face in enumerate(faces):
-            view, _, points = self._predictor.on_chip(pixels, face)
-            parts = dlib.points([dlib.point(round(x), round(y)) for x, y in points])
-            whole = dlib.rectangle(0, 0, view.shape[1] - 1, view.shape[0] - 1)
-            aligned = dlib.get_face_chip(view, dlib.full_object_detection(whole, parts), CHIP_SIDE, CHIP_PADDING)
-            vectors[index] = np.asarray(self._network.compute_face_descriptor(aligned), np.float32)
-        return vectors
+        vectors = [np.zeros((0, EMBEDDING_SIZE), np.float32)]
+        for start in range(0, len(views), FACES_AT_ONCE):
+            chips = [self._chip(pixels, face) for pixels, face in views[start : start + FACES_AT_ONCE]]
+            vectors.append(self._network.embed(np.stack(chips)))
+        return np.concatenate(vectors)
+
+    def _chip(self, pixels: Pixels, face: Face) -> Pixels:
+        """The face as the network saw faces in its training: (150, 150, 3) uint8."""
+        view, _, points = self._predictor.on_chip(pixels, face)
+        parts = dlib.points([dlib.point(round(x), round(y)) for x, y in points])
+        whole = dlib.rectangle(0, 0, view.shape[1] - 1, view.shape[0] - 1)
+        return np.asarray(
+            dlib.get_face_chip(view, dlib.full_object_detection(whole, parts), CHIP_SIDE, CHIP_PADDING), np.uint8
+        )
 
     def distance(self, first: npt.NDArray[np.float32], second: npt.NDArray[np.float32]) -> float:
         """Euclidean distance of two identity vectors (128,); 0 for the same, around 0.9 for strangers."""

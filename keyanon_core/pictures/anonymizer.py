@@ -141,8 +141,9 @@ class PictureAnonymizer:
         while queue:
             batch = [queue.popleft() for _ in range(min(self.settings.face_batch, len(queue)))]
             self._anonymize(batch)
+            self._measure_distances([face for face in batch if not face.picture.failure])
             for face in batch:
-                if face.picture.failure or self._passes_gate(face):
+                if face.picture.failure or face.distance >= self.gate_threshold:
                     continue
                 if face.attempt + 1 < self.settings.max_attempts:
                     face.attempt += 1
@@ -182,14 +183,17 @@ class PictureAnonymizer:
             face.scale, face.noise_rms = float(done.scale[position]), float(done.noise_rms[position])
             _paste_face(face, decoded[position], exactly=self.settings.fidelity == "image")
 
-    def _passes_gate(self, face: _Face) -> bool:
-        """True when the recognizer takes source and result for different people."""
+    def _measure_distances(self, faces: list[_Face]) -> None:
+        """How far the recognizer sees each result from its source; a face below the gate's threshold is the same person."""
         recognizer = self.models.recognizer
-        if face.source_embedding is None:
-            face.source_embedding = recognizer.embed(face.picture.source, [face.detected])[0]
-        after = recognizer.embed(face.picture.result, [face.detected])[0]
-        face.distance = recognizer.distance(face.source_embedding, after)
-        return face.distance >= self.gate_threshold
+        fresh = [face for face in faces if face.source_embedding is None]
+        views = [(face.picture.source, face.detected) for face in fresh]
+        embeddings = recognizer.embed(views + [(face.picture.result, face.detected) for face in faces])
+        for face, embedding in zip(fresh, embeddings, strict=False):
+            face.source_embedding = embedding
+        for face, after in zip(faces, embeddings[len(fresh) :], strict=True):
+            if face.source_embedding is not None:
+                face.distance = recognizer.distance(face.source_embedding, after)
 
     def _finish(self, picture: _Picture) -> PictureResult:
         """Second detection pass, then encode picture and sidecar and assemble the key."""

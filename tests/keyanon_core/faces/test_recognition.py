@@ -1,16 +1,18 @@
 """The embedded recognizer tells people apart, and the same person through turn, size and storage."""
 
+import dlib
 import numpy as np
 import pytest
 
 from keyanon_core.errors import FaceModelError
 from keyanon_core.faces import dlib_models
+from keyanon_core.faces.dlib_resnet import DlibResNet
 from keyanon_core.imaging import decode_picture, encode_picture
 
 
 def embed(models, pixels):
     (face,) = models.detector.detect(pixels)
-    return models.recognizer.embed(pixels, [face])[0]
+    return models.recognizer.embed([(pixels, face)])[0]
 
 
 def test_the_same_person_is_near_and_another_far(models, astronaut, hopper, turned):
@@ -28,11 +30,19 @@ def test_the_same_person_is_near_and_another_far(models, astronaut, hopper, turn
     assert recognizer.distance(first, first) == 0
 
 
-def test_embeddings_do_not_depend_on_the_other_faces(models, astronaut):
-    (face,) = models.detector.detect(astronaut)
-    alone, beside = models.recognizer.embed(astronaut, [face]), models.recognizer.embed(astronaut, [face, face])
-    np.testing.assert_array_equal(alone[0], beside[1])
-    assert models.recognizer.embed(astronaut, []).shape == (0, 128)
+def test_embeddings_do_not_depend_on_the_other_faces(models, astronaut, hopper):
+    views = [(pixels, models.detector.detect(pixels)[0]) for pixels in (astronaut, hopper)]
+    alone, beside = models.recognizer.embed(views[1:]), models.recognizer.embed(views)
+    np.testing.assert_allclose(alone[0], beside[1], atol=1e-5)
+    assert models.recognizer.embed([]).shape == (0, 128)
+
+
+def test_the_network_is_dlibs(astronaut, hopper):
+    path = dlib_models.dlib_model(dlib_models.RECOGNIZER)
+    chips = np.stack([np.ascontiguousarray(pixels[20:170, 150:300]) for pixels in (astronaut, hopper)])
+    original = dlib.face_recognition_model_v1(str(path))
+    expected = [np.asarray(original.compute_face_descriptor(chip)) for chip in chips]
+    np.testing.assert_allclose(DlibResNet(path).embed(chips), expected, atol=1e-5)
 
 
 def test_missing_or_changed_weights_are_refused(monkeypatch, tmp_path):
