@@ -1,5 +1,5 @@
-"""The configuration of `keyanon anonymize`: one model, loadable from YAML, overridable by options, printed into the
-manifest."""
+"""The configurations: models loadable from YAML, overridable by options. `InputConfig` is what every job over pictures has,
+`AnonymizeConfig` that of `keyanon anonymize`, printed into the manifest."""
 
 import hashlib
 import os
@@ -51,69 +51,29 @@ _NEUTRAL = frozenset(
 )
 
 
-class AnonymizeConfig(BaseModel):
-    """All settings of one run. Defaults are the safe ones; unknown names are refused."""
+class InputConfig(BaseModel):
+    """Where a job's pictures come from and which of them are too large; unknown settings are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    # Where
     photos: str = Field(
         min_length=1, description="folder, picture, Parquet file or folder of Parquet files; path or URI"
     )
     output: Path
-    keystore: Path
-    kek: str | None = Field(default=None, description="URI of the key-encryption key; None keeps it in the keystore")
-    dataset: str = Field(
-        default="", max_length=256, description="data set's name in key records; photos' name by default"
-    )
 
     # What is read from Parquet
     image_column: str = "image"
     id_column: str | None = Field(default=None, description="None makes ids of file name and row number")
     subject_column: str | None = Field(default=None, description="whose picture it is: erasure works by subject")
 
-    # The algorithm
-    prior: str = Field(default="embedded", description="'embedded', directory or hub id in diffusers format")
-    method: Literal["exact", "paper"] = "exact"
-    transform: Literal["rotation", "sign"] = "rotation"
-    steps: int = Field(default=DEFAULT_STEPS, ge=1, le=1000)
-    fidelity: Literal["latent", "lossless", "image"] = "latent"
-    regions: frozenset[str] = Field(default=DEFAULT_REGIONS, min_length=1)
-    face_models: Literal["embedded", "facexlib"] = "embedded"
-    face_weights: Path | None = Field(default=None, description="directory of facexlib's weights")
-    gate_threshold: float | None = Field(default=None, gt=0, description="distance; None takes the recognizer's own")
-    max_attempts: int = Field(default=DEFAULT_MAX_ATTEMPTS, ge=1, le=100)
-    no_face: Literal["quarantine", "pass"] = "quarantine"
-    output_format: Literal["png", "webp", "jpeg"] = "png"
-    jpeg_quality: int = Field(default=DEFAULT_JPEG_QUALITY, ge=1, le=95)
-
     # Limits
     max_pixels: int = Field(default=DEFAULT_MAX_PIXELS, ge=1)
     max_file_bytes: int = Field(default=DEFAULT_MAX_FILE_BYTES, ge=1)
-
-    # How the work is laid out
-    device: str = Field(default="cpu", pattern=r"^(cpu|cuda)(:\d+)?$")
-    face_batch: int = Field(default=DEFAULT_FACE_BATCH, ge=1, le=4096, description="faces in every call of the prior")
-    pictures_per_task: int = Field(default=DEFAULT_PICTURES_PER_TASK, ge=1, le=100_000)
-    detector_actors: int = Field(default=1, ge=1)
-    anonymizer_actors: int = Field(default=0, ge=0, description="0: one for each CPU, at most MAX_DEFAULT_ACTORS")
-    threads_per_actor: int = Field(default=0, ge=0, description="of one anonymizing actor; 0 shares the CPUs out")
-    cpus_per_actor: float = Field(default=0.0, ge=0, description="logical CPUs Ray reserves; 0 never waits for one")
-    gpus_per_actor: float = Field(default=0.0, ge=0)
-    object_store_bytes: int | None = Field(default=None, ge=80 * 1024 * 1024, description="of a local cluster")
 
     @field_validator("photos", mode="before")
     @classmethod
     def _path_as_text(cls, value: Any) -> Any:
         return os.fspath(value) if isinstance(value, os.PathLike) else value
-
-    @model_validator(mode="before")
-    @classmethod
-    def _dataset_from_photos(cls, values: Any) -> Any:
-        if isinstance(values, dict) and not values.get("dataset") and values.get("photos"):
-            name = Path(os.path.abspath(os.fspath(values["photos"]))).stem  # noqa: PTH100  resolves "." without the disk
-            values = {**values, "dataset": name.encode("utf-8", "replace").decode() or "photos"}
-        return values
 
     @model_validator(mode="after")
     def _columns_differ(self) -> Self:
@@ -121,27 +81,10 @@ class AnonymizeConfig(BaseModel):
             raise ValueError("image_column can be neither id_column nor subject_column")
         return self
 
-    @model_validator(mode="after")
-    def _recovery_can_converge(self) -> Self:
-        # Found out at recovery, it would be too late: the grant is spent and the faces stay lost.
-        if self.method == "exact" and self.fidelity != "lossless" and self.steps < MIN_INVERTIBLE_STEPS:
-            raise ValueError(
-                f"steps {self.steps} can not be inverted by method exact; use at least {MIN_INVERTIBLE_STEPS}, or "
-                "fidelity lossless"
-            )
-        return self
-
     @property
-    def actors(self) -> int:
-        """Anonymizing actors to start. One thread each is the fastest on CPUs; a GPU is filled by one actor."""
-        if self.anonymizer_actors:
-            return self.anonymizer_actors
-        return 1 if self.device != "cpu" else min(os.cpu_count() or 1, MAX_DEFAULT_ACTORS)
-
-    @property
-    def threads(self) -> int:
-        """Threads of one anonymizing actor."""
-        return self.threads_per_actor or max((os.cpu_count() or 1) // self.actors, 1)
+    def places(self) -> dict[str, Path]:
+        """What the job writes, by the name of its setting; none may lie in another or in the photos."""
+        return {"output": self.output}
 
     @classmethod
     def load(cls, path: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Self:
@@ -159,6 +102,77 @@ class AnonymizeConfig(BaseModel):
             problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']}" for e in error.errors())
             origin = f"{path} with options" if path is not None else "the options"
             raise ConfigError(f"{origin}: {problems}") from error
+
+
+class AnonymizeConfig(InputConfig):
+    """All settings of one run. Defaults are the safe ones."""
+
+    # Where
+    keystore: Path
+    kek: str | None = Field(default=None, description="URI of the key-encryption key; None keeps it in the keystore")
+    dataset: str = Field(
+        default="", max_length=256, description="data set's name in key records; photos' name by default"
+    )
+
+    # The algorithm
+    prior: str = Field(default="embedded", description="'embedded', directory or hub id in diffusers format")
+    method: Literal["exact", "paper"] = "exact"
+    transform: Literal["rotation", "sign"] = "rotation"
+    steps: int = Field(default=DEFAULT_STEPS, ge=1, le=1000)
+    fidelity: Literal["latent", "lossless", "image"] = "latent"
+    regions: frozenset[str] = Field(default=DEFAULT_REGIONS, min_length=1)
+    face_models: Literal["embedded", "facexlib"] = "embedded"
+    face_weights: Path | None = Field(default=None, description="directory of facexlib's weights")
+    gate_threshold: float | None = Field(default=None, gt=0, description="distance; None takes the recognizer's own")
+    max_attempts: int = Field(default=DEFAULT_MAX_ATTEMPTS, ge=1, le=100)
+    no_face: Literal["quarantine", "pass"] = "quarantine"
+    output_format: Literal["png", "webp", "jpeg"] = "png"
+    jpeg_quality: int = Field(default=DEFAULT_JPEG_QUALITY, ge=1, le=95)
+
+    # How the work is laid out
+    device: str = Field(default="cpu", pattern=r"^(cpu|cuda)(:\d+)?$")
+    face_batch: int = Field(default=DEFAULT_FACE_BATCH, ge=1, le=4096, description="faces in every call of the prior")
+    pictures_per_task: int = Field(default=DEFAULT_PICTURES_PER_TASK, ge=1, le=100_000)
+    detector_actors: int = Field(default=1, ge=1)
+    anonymizer_actors: int = Field(default=0, ge=0, description="0: one for each CPU, at most MAX_DEFAULT_ACTORS")
+    threads_per_actor: int = Field(default=0, ge=0, description="of one anonymizing actor; 0 shares the CPUs out")
+    cpus_per_actor: float = Field(default=0.0, ge=0, description="logical CPUs Ray reserves; 0 never waits for one")
+    gpus_per_actor: float = Field(default=0.0, ge=0)
+    object_store_bytes: int | None = Field(default=None, ge=80 * 1024 * 1024, description="of a local cluster")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _dataset_from_photos(cls, values: Any) -> Any:
+        if isinstance(values, dict) and not values.get("dataset") and values.get("photos"):
+            name = Path(os.path.abspath(os.fspath(values["photos"]))).stem  # noqa: PTH100  resolves "." without the disk
+            values = {**values, "dataset": name.encode("utf-8", "replace").decode() or "photos"}
+        return values
+
+    @model_validator(mode="after")
+    def _recovery_can_converge(self) -> Self:
+        # Found out at recovery, it would be too late: the grant is spent and the faces stay lost.
+        if self.method == "exact" and self.fidelity != "lossless" and self.steps < MIN_INVERTIBLE_STEPS:
+            raise ValueError(
+                f"steps {self.steps} can not be inverted by method exact; use at least {MIN_INVERTIBLE_STEPS}, or "
+                "fidelity lossless"
+            )
+        return self
+
+    @property
+    def places(self) -> dict[str, Path]:
+        return {"output": self.output, "keystore": self.keystore}
+
+    @property
+    def actors(self) -> int:
+        """Anonymizing actors to start. One thread each is the fastest on CPUs; a GPU is filled by one actor."""
+        if self.anonymizer_actors:
+            return self.anonymizer_actors
+        return 1 if self.device != "cpu" else min(os.cpu_count() or 1, MAX_DEFAULT_ACTORS)
+
+    @property
+    def threads(self) -> int:
+        """Threads of one anonymizing actor."""
+        return self.threads_per_actor or max((os.cpu_count() or 1) // self.actors, 1)
 
     def settings(self) -> AnonymizeSettings:
         """The part that the algorithm reads."""

@@ -111,6 +111,17 @@ def write_json(path: Path, document: dict[str, Any]) -> None:
     durable.replace(path, (json.dumps(document, indent=2, sort_keys=True, allow_nan=False) + "\n").encode())
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object that `write_json` wrote. Raises PublishError naming the file when it is none any more, OSError."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise PublishError(f"{path} is damaged ({error}); give another output") from error
+    if not isinstance(document, dict):
+        raise PublishError(f"{path} is damaged (no JSON object); give another output")
+    return document
+
+
 def now() -> str:
     """The time as ISO 8601 in UTC."""
     return datetime.now(UTC).isoformat(timespec="seconds")

@@ -16,7 +16,7 @@ from jobs.sources import ReadUnit, Source, failed, id_problem, listing_digest
 from keystore.records import MAX_NAME_CHARACTERS
 
 if TYPE_CHECKING:  # the configuration loads torch, which read tasks do without
-    from jobs.config import AnonymizeConfig
+    from jobs.config import InputConfig
 
 RENAMED_PREFIX: Final = "source_"  # before a column whose name keyanon's own columns have
 
@@ -47,7 +47,7 @@ class ParquetSource(Source):
 
     kind = "parquet"
 
-    def __init__(self, filesystem: pafs.FileSystem, root: str, paths: list[str], config: "AnonymizeConfig") -> None:
+    def __init__(self, filesystem: pafs.FileSystem, root: str, paths: list[str], config: "InputConfig") -> None:
         self._filesystem = filesystem
         self._groups: list[RowGroup] = []
         self._max_bytes = config.max_file_bytes
@@ -93,7 +93,7 @@ class ParquetSource(Source):
                 yield ReadUnit(reader, len(wanted), size)
 
     @staticmethod
-    def _check(path: str, schema: pa.Schema, first: pa.Schema | None, config: "AnonymizeConfig") -> None:
+    def _check(path: str, schema: pa.Schema, first: pa.Schema | None, config: "InputConfig") -> None:
         """Raise SourceError for a file whose columns can not be used; before anything runs."""
         for setting in ("image_column", "id_column", "subject_column"):
             name = getattr(config, setting)
@@ -121,7 +121,7 @@ class ParquetSource(Source):
                 f"{path} has other columns or types than the files before it; run it apart, with its own output"
             )
 
-    def _ids(self, file: pq.ParquetFile, path: str, root: str, config: "AnonymizeConfig") -> list[str | None]:
+    def _ids(self, file: pq.ParquetFile, path: str, root: str, config: "InputConfig") -> list[str | None]:
         """The id of each row of a file, in order; only the id column is read."""
         if config.id_column is None:
             return [f"{_below(root, path)}#{position}" for position in range(file.metadata.num_rows)]
@@ -232,7 +232,7 @@ def _name_rows(ids: list[str | None]) -> tuple[list[str], dict[int, str]]:
     return named, failures
 
 
-def _columns(schema: pa.Schema, config: "AnonymizeConfig") -> Columns:
+def _columns(schema: pa.Schema, config: "InputConfig") -> Columns:
     """Output names: the user's own, with a prefix where keyanon's columns have the name already."""
     names: dict[str, str] = {}
     for field in schema:

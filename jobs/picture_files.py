@@ -26,7 +26,7 @@ from jobs.sources import (
 )
 
 if TYPE_CHECKING:  # the configuration loads torch, which read tasks do without
-    from jobs.config import AnonymizeConfig
+    from jobs.config import InputConfig
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class PictureFiles(Source):
 
     kind = "files"
 
-    def __init__(self, filesystem: pafs.FileSystem, files: list[PictureFile], config: "AnonymizeConfig") -> None:
+    def __init__(self, filesystem: pafs.FileSystem, files: list[PictureFile], config: "InputConfig") -> None:
         self._filesystem = filesystem
         self._max_file_bytes = config.max_file_bytes
         self._files = sorted(files, key=lambda file: os.fsencode(file.path))
@@ -56,14 +56,14 @@ class PictureFiles(Source):
         self._failures = self._find_failures()
 
     @classmethod
-    def single(cls, filesystem: pafs.FileSystem, path: str, config: "AnonymizeConfig") -> Self:
+    def single(cls, filesystem: pafs.FileSystem, path: str, config: "InputConfig") -> Self:
         """One picture; its id is its file name."""
         info = filesystem.get_file_info(path)
         image_id = _as_text(path.rsplit("/", 1)[-1])
         return cls(filesystem, [PictureFile(path, image_id, info.size or 0, info.mtime_ns or 0)], config)
 
     @classmethod
-    def listed(cls, filesystem: pafs.FileSystem, root: str, config: "AnonymizeConfig") -> Self:
+    def listed(cls, filesystem: pafs.FileSystem, root: str, config: "InputConfig") -> Self:
         """A folder. Parquet files found on the way are in `parquet`, other files are counted in `ignored`."""
         local = isinstance(filesystem, pafs.LocalFileSystem)
         found = list(_walk(Path(root)) if local else _select(filesystem, root))

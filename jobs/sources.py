@@ -10,6 +10,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,7 @@ from jobs.errors import SourceError
 from keystore.records import MAX_NAME_CHARACTERS
 
 if TYPE_CHECKING:  # the configuration loads torch, which read tasks do without
-    from jobs.config import AnonymizeConfig
+    from jobs.config import InputConfig
 
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 PARQUET_SUFFIX = ".parquet"
@@ -91,7 +92,7 @@ class ListedDatasource(Datasource):  # type: ignore[misc]  # Ray ships no types
         ]
 
 
-def open_source(config: "AnonymizeConfig") -> Source:
+def open_source(config: "InputConfig") -> Source:
     """List the input named by `config.photos`.
 
     Raises:
@@ -146,27 +147,26 @@ def is_local(photos: str) -> bool:
     return "://" not in photos or not urlsplit(photos).scheme
 
 
-def check_apart(config: "AnonymizeConfig") -> None:
-    """Refuse an output or a keystore that overlaps with another of the three places.
+def check_apart(config: "InputConfig") -> None:
+    """Refuse places to write that overlap with each other or with the photos.
 
     Raises:
         SourceError: the output lies in the photos (it would become input), the keystore in the output (it would be
         published), or so.
     """
-    output, keystore = config.output.resolve(), config.keystore.resolve()
-    if output == keystore or output in keystore.parents or keystore in output.parents:
-        raise SourceError(
-            f"keystore {config.keystore} and output {config.output} overlap; keys must not lie with the pictures"
-        )
+    places = {name: place.resolve() for name, place in config.places.items()}
+    for (one, first), (other, second) in combinations(places.items(), 2):
+        if first == second or first in second.parents or second in first.parents:
+            raise SourceError(f"{one} {first} and {other} {second} overlap; keys must not lie with the pictures")
     if not is_local(config.photos):
         return
     photos = Path(config.photos).resolve()
-    for name, place in (("output", output), ("keystore", keystore)):
+    for name, place in places.items():
         if place == photos or photos in place.parents:
             raise SourceError(
                 f"{name} {place} lies inside the photos {config.photos}; give a directory outside of them"
             )
-    if output in photos.parents:
+    if places["output"] in photos.parents:
         raise SourceError(f"photos {config.photos} lie inside the output {config.output}; give another output")
 
 
