@@ -27,6 +27,8 @@ BLOCKS: Final = (
     (256, True),
 )
 """Filters of each residual block, and whether it halves the picture."""
+TEXTURE_STAGES: Final = (64, 128)  # filters of the blocks whose last activations are the texture features
+TEXTURE_SIZE: Final = sum(TEXTURE_STAGES)
 
 
 class DlibResNet(nn.Module):
@@ -47,8 +49,7 @@ class DlibResNet(nn.Module):
 
     def forward(self, chips: Tensor) -> Tensor:
         """chips: (B, 3, 150, 150) float32, R G B, 0 to 255 -> (B, 128) float32."""
-        x = (chips - chips.new_tensor(MEAN_COLOUR)[:, None, None]) / COLOUR_RANGE
-        x = F.max_pool2d(F.relu(self.stem(x.contiguous(memory_format=torch.channels_last))), 3, 2)
+        x = self._stemmed(chips)
         for block in self.blocks:
             x = block(x)
         return x.mean((2, 3)) @ self.head
@@ -56,7 +57,30 @@ class DlibResNet(nn.Module):
     def embed(self, chips: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """chips: (B, 150, 150, 3) uint8 -> (B, 128) float32; neighbours do not matter but for rounding."""
         with torch.inference_mode():
-            return np.asarray(self(torch.from_numpy(chips).permute(0, 3, 1, 2).float()).numpy())
+            return np.asarray(self(_channels_first(chips)).numpy())
+
+    def features(self, chips: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Texture: chips (B, 150, 150, 3) uint8 -> (B, 192) float32, the spatial means of the activations after the last
+        block of 64 filters and after the last one of 128: grain, edges and colours, wherever they are.
+        """
+        last = {filters: index for index, (filters, _) in enumerate(BLOCKS) if filters in TEXTURE_STAGES}
+        means = []
+        with torch.inference_mode():
+            x = self._stemmed(_channels_first(chips))
+            for index, block in enumerate(self.blocks[: max(last.values()) + 1]):
+                x = block(x)
+                if index in last.values():
+                    means.append(x.mean((2, 3)))
+            return np.asarray(torch.cat(means, 1).numpy())
+
+    def _stemmed(self, chips: Tensor) -> Tensor:
+        """chips (B, 3, 150, 150) float32, 0 to 255 -> what the first block takes."""
+        x = (chips - chips.new_tensor(MEAN_COLOUR)[:, None, None]) / COLOUR_RANGE
+        return F.max_pool2d(F.relu(self.stem(x.contiguous(memory_format=torch.channels_last))), 3, 2)
+
+
+def _channels_first(chips: npt.NDArray[np.uint8]) -> Tensor:
+    return torch.from_numpy(chips).permute(0, 3, 1, 2).float()
 
 
 class _Block(nn.Module):

@@ -3,7 +3,7 @@
 Its author's threshold for "the same person" is 0.6 (99.38 % on LFW).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import dlib
 import numpy as np
@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from keyanon_core.faces.detection import Face, Pixels
 from keyanon_core.faces.dlib_models import RECOGNIZER, SHA256, dlib_model
-from keyanon_core.faces.dlib_resnet import CHIP_SIDE, EMBEDDING_SIZE, DlibResNet
+from keyanon_core.faces.dlib_resnet import CHIP_SIDE, EMBEDDING_SIZE, TEXTURE_SIZE, DlibResNet
 from keyanon_core.faces.landmarks import ShapePredictor
 
 CHIP_PADDING = 0.25  # of the face, as in the network's training
@@ -34,10 +34,25 @@ class DlibRecognizer:
         """(n, 128) float32 of n faces, each given with its (H, W, 3) uint8 picture. Neighbours do not matter but for
         float32 rounding. Raises PictureError ("degenerate_landmarks").
         """
-        vectors = [np.zeros((0, EMBEDDING_SIZE), np.float32)]
+        return self._computed(views, self._network.embed, EMBEDDING_SIZE)
+
+    def features(self, views: Sequence[tuple[Pixels, Face]]) -> npt.NDArray[np.float32]:
+        """(n, 192) float32 texture features of n faces (`DlibResNet.features`), for measuring how far apart two sets of
+        faces are; not for telling people apart. Raises PictureError ("degenerate_landmarks").
+        """
+        return self._computed(views, self._network.features, TEXTURE_SIZE)
+
+    def _computed(
+        self,
+        views: Sequence[tuple[Pixels, Face]],
+        network: Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]],
+        size: int,
+    ) -> npt.NDArray[np.float32]:
+        """(n, size) of n faces, FACES_AT_ONCE at a time."""
+        vectors = [np.zeros((0, size), np.float32)]
         for start in range(0, len(views), FACES_AT_ONCE):
             chips = [self._chip(pixels, face) for pixels, face in views[start : start + FACES_AT_ONCE]]
-            vectors.append(self._network.embed(np.stack(chips)))
+            vectors.append(network(np.stack(chips)))
         return np.concatenate(vectors)
 
     def _chip(self, pixels: Pixels, face: Face) -> Pixels:

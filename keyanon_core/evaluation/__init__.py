@@ -1,0 +1,30 @@
+"""Figures of reports and benchmarks: how well faces come back, and how good the faces are that a prior makes."""
+
+from keyanon_core.evaluation.quality import (
+    EdgeContrast,
+    Seam,
+    cheek_typology_angle,
+    edge_contrast,
+    frechet_distance,
+    nearest,
+    seam,
+    skin_tone,
+)
+from keyanon_core.evaluation.recovery import STORAGES, Crops, RecoveryFigures, eight_bit, measure_recovery, psnr
+
+__all__ = [
+    "STORAGES",
+    "Crops",
+    "EdgeContrast",
+    "RecoveryFigures",
+    "Seam",
+    "cheek_typology_angle",
+    "edge_contrast",
+    "eight_bit",
+    "frechet_distance",
+    "measure_recovery",
+    "nearest",
+    "psnr",
+    "seam",
+    "skin_tone",
+]

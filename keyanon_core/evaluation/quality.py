@@ -1,0 +1,227 @@
+"""How good the faces are that a prior makes: seams, distance of two sets of faces, nearest neighbours, tone of skin.
+
+Colours are compared in CIELAB under D65 (CIE 1976), in which a Euclidean distance of about 2 is just seen.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from keyanon_core.faces.detection import Landmarks, Pixels
+from keyanon_core.faces.masks import Bits, PictureMask
+
+SECTORS: Final = 24  # pieces of a mask's edge, by direction from its centre
+SOBEL_SCALE: Final = 1 / 8  # makes the 3 x 3 kernels differences per px
+MIN_BAND_PIXELS: Final = 4  # on either side; a piece with fewer says nothing
+CHEEK_RADIUS: Final = 0.13  # of the distance between the eyes
+MIN_CHROMA: Final = 5.0  # CIELAB units; skin below it is a grey photograph's, and has no typology angle
+MAX_DISTANCES: Final = 4_000_000  # held at once by `nearest`: 8 bytes each
+TONES: Final = ("light", "intermediate", "dark", "grey")
+_LIGHT_FROM, _DARK_TO = 41.0, 10.0  # degrees; Chardon's very light and light; brown and dark
+
+Features = npt.NDArray[np.floating]
+
+
+@dataclass(frozen=True)
+class EdgeContrast:
+    """What is seen along the edge of a mask, in CIELAB units; NaN when no edge of the mask lies in the picture.
+
+    colour: distance of the mean colours of the bands just inside and just outside, mean over the edge's pieces.
+    gradient: magnitude of the gradient (Sobel's, all three channels, per px), mean over the pixels that touch the edge.
+    step: distance of neighbouring pixels on either side of the edge, mean over all such pairs. A clean cut shows here first:
+    the gradient sees half of it, and the pattern along the edge beside it.
+    """
+
+    colour: float
+    gradient: float
+    step: float
+
+
+@dataclass(frozen=True)
+class Seam:
+    """The same edge in a photograph and in what was made of it. What the photograph shows there is no seam."""
+
+    source: EdgeContrast
+    result: EdgeContrast
+
+    @property
+    def colour_ratio(self) -> float:
+        """Contrast in colour over that of the source; 1 when nothing changed. Single faces scatter: compare means."""
+        return _ratio(self.result.colour, self.source.colour)
+
+    @property
+    def gradient_ratio(self) -> float:
+        """Gradient at the edge over that of the source."""
+        return _ratio(self.result.gradient, self.source.gradient)
+
+    @property
+    def step_ratio(self) -> float:
+        """Step across the edge over that of the source."""
+        return _ratio(self.result.step, self.source.step)
+
+
+def seam(source: Pixels, result: Pixels, mask: PictureMask | Bits, width: int) -> Seam:
+    """`edge_contrast` before and after. source, result: (H, W, 3) uint8 of the same picture. Errors as there."""
+    if source.shape != result.shape:
+        raise ValueError(f"a picture of {result.shape} is not made of one of {source.shape}")
+    return Seam(edge_contrast(source, mask, width), edge_contrast(result, mask, width))
+
+
+def edge_contrast(pixels: Pixels, mask: PictureMask | Bits, width: int) -> EdgeContrast:
+    """How much a picture changes across the edge of a mask.
+
+    pixels: (H, W, 3) uint8 RGB. mask: of the picture, or (H, W) bool. width: px of the bands on either side. The colour is
+    compared piece by piece, over SECTORS directions from the mask's centre, so that light from one side is no contrast. The
+    picture's own border is no edge. Raises ValueError for a width below 1 or a mask of another size, FaceModelError for a
+    mask that reaches beyond the picture.
+    """
+    if isinstance(mask, PictureMask):
+        mask.check_inside(pixels.shape)
+    elif mask.shape != pixels.shape[:2]:
+        raise ValueError(f"a mask of {mask.shape} does not fit a picture of {pixels.shape[:2]}")
+    else:
+        mask = PictureMask.from_full(mask)
+    if width < 1:
+        raise ValueError(f"a band has at least 1 px, not {width}")
+    if mask.count == 0:
+        return EdgeContrast(math.nan, math.nan, math.nan)
+    x0, y0, x1, y1 = mask.window
+    window = (max(x0 - width - 1, 0), max(y0 - width - 1, 0), x1 + width + 1, y1 + width + 1)
+    window = (*window[:2], min(window[2], pixels.shape[1]), min(window[3], pixels.shape[0]))
+    inside = mask.crop(window)
+    if inside.all():
+        return EdgeContrast(math.nan, math.nan, math.nan)
+    lab = cielab(pixels[window[1] : window[3], window[0] : window[2]])
+    return EdgeContrast(_colour_contrast(lab, inside, width), *_gradient_and_step(lab, inside))
+
+
+def _colour_contrast(lab: npt.NDArray[np.float32], inside: Bits, width: int) -> float:
+    """Mean over the pieces of an edge of the distance between the mean colours on its sides."""
+    rows, columns = np.nonzero(inside)
+    y, x = np.indices(inside.shape)
+    angle = np.arctan2(y - rows.mean(), x - columns.mean())
+    sector = np.floor((angle + np.pi) / (2 * np.pi) * SECTORS).astype(np.int64) % SECTORS
+    means, enough = [], np.ones(SECTORS, np.bool_)
+    for side in (inside, ~inside):
+        depth = cv2.distanceTransform(side.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+        band = side & (depth <= width)
+        count = np.bincount(sector[band], minlength=SECTORS)
+        sums = [np.bincount(sector[band], lab[..., channel][band], SECTORS) for channel in range(3)]
+        means.append(np.stack(sums) / np.maximum(count, 1))
+        enough &= count >= MIN_BAND_PIXELS
+    distances = np.linalg.norm(means[0] - means[1], axis=0)[enough]
+    return float(distances.mean()) if len(distances) else math.nan
+
+
+def _gradient_and_step(lab: npt.NDArray[np.float32], inside: Bits) -> tuple[float, float]:
+    """Mean gradient magnitude at the pixels with a neighbour on the other side, and mean distance of those neighbours.
+    Neighbours are side by side or one above the other.
+    """
+    across, down = inside[:, 1:] != inside[:, :-1], inside[1:] != inside[:-1]
+    touching = np.zeros_like(inside)
+    for shifted, pairs in ((touching.T, across.T), (touching, down)):
+        shifted[1:] |= pairs
+        shifted[:-1] |= pairs
+    dx, dy = (cv2.Sobel(lab, cv2.CV_32F, *order, scale=SOBEL_SCALE)[touching] for order in ((1, 0), (0, 1)))
+    gradient = np.sqrt((dx**2 + dy**2).sum(1))
+    steps = [np.linalg.norm(np.diff(lab, axis=axis), axis=2)[pairs] for axis, pairs in ((1, across), (0, down))]
+    return float(gradient.mean()), float(np.concatenate(steps).mean())
+
+
+def _ratio(value: float, base: float) -> float:
+    if value == base:
+        return 1.0
+    return value / base if base else math.inf
+
+
+def cielab(pixels: Pixels) -> npt.NDArray[np.float32]:
+    """CIELAB (H, W, 3) float32 of sRGB (H, W, 3) uint8: L in [0, 100], a and b about [-100, 100]."""
+    return np.asarray(cv2.cvtColor(pixels.astype(np.float32) / 255, cv2.COLOR_RGB2LAB), np.float32)
+
+
+def frechet_distance(first: Features, second: Features) -> float:
+    """Squared Frechet distance of the Gaussians fitted to two sets of features, (n, d) and (m, d), at least two rows each.
+
+    `|mu_1 - mu_2|^2 + tr(C_1 + C_2 - 2 (C_1^1/2 C_2 C_1^1/2)^1/2)`: Dowson and Landau, J. Multivariate Analysis 12(3), 1982;
+    used on features of pictures by Heusel et al., NeurIPS 2017. It falls as n grows: compare at the same n, and only in the
+    same features. Raises ValueError for sets that do not fit together.
+    """
+    if first.ndim != 2 or second.ndim != 2 or first.shape[1] != second.shape[1] or min(len(first), len(second)) < 2:
+        raise ValueError(f"two sets (n, d) of two rows or more are needed, got {first.shape} and {second.shape}")
+    a, b = first.astype(np.float64), second.astype(np.float64)
+    covariance_a, covariance_b = np.atleast_2d(np.cov(a, rowvar=False)), np.atleast_2d(np.cov(b, rowvar=False))
+    root = _square_root(covariance_a)
+    # The trace of a square root is the sum of the roots of the eigenvalues; rounding makes zeros of them slightly negative.
+    eigenvalues = np.linalg.eigvalsh(root @ covariance_b @ root)
+    shared = np.sqrt(np.maximum(eigenvalues, 0.0)).sum()
+    mean = np.square(a.mean(0) - b.mean(0)).sum()
+    return max(float(mean + np.trace(covariance_a) + np.trace(covariance_b) - 2 * shared), 0.0)
+
+
+def _square_root(symmetric: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Of a positive semidefinite matrix."""
+    values, vectors = np.linalg.eigh(symmetric)
+    return np.asarray((vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T)
+
+
+def nearest(queries: Features, references: Features) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """The nearest reference of each query and its Euclidean distance: (n,) int64, (n,) float64.
+
+    queries: (n, d); references: (m, d), m >= 1. Of equally near ones one is taken. For "is this face one of the training
+    set's": with a recognizer's vectors, or with reduced pixels in rows. Raises ValueError for sets that do not fit together.
+    """
+    if queries.ndim != 2 or references.ndim != 2 or queries.shape[1] != references.shape[1] or len(references) == 0:
+        raise ValueError(f"sets (n, d) and (m, d) with m >= 1 are needed, got {queries.shape} and {references.shape}")
+    known = references.astype(np.float64)
+    squares = np.square(known).sum(1)
+    index, distance = np.zeros(len(queries), np.int64), np.zeros(len(queries), np.float64)
+    rows = max(MAX_DISTANCES // len(known), 1)
+    for start in range(0, len(queries), rows):
+        asked = queries[start : start + rows].astype(np.float64)
+        found = (squares - 2 * (asked @ known.T)).argmin(1)
+        index[start : start + rows] = found
+        # The expanded square loses small distances to rounding, so the chosen ones are measured themselves.
+        distance[start : start + rows] = np.linalg.norm(asked - known[found], axis=1)
+    return index, distance
+
+
+def cheek_typology_angle(pixels: Pixels, landmarks: Landmarks) -> float:
+    """Individual typology angle of the cheeks, degrees in (-180, 180]: `arctan((L - 50) / b)`; lighter skin has a larger one.
+
+    Chardon, Cretois and Hourseau, Int. J. Cosmetic Science 13(4), 1991. pixels: (H, W, 3) uint8 RGB; landmarks: (5, 2) px as
+    in `Face`. Medians over discs halfway between each eye and its corner of the mouth. A photograph's light is in it: good
+    for groups, not for one person. NaN when the cheeks are out of the picture or have no colour.
+    """
+    eyes, mouth = landmarks[:2], landmarks[3:5]
+    radius = max(CHEEK_RADIUS * float(np.linalg.norm(eyes[1] - eyes[0])), 1.0)
+    samples = [_disc(pixels, centre, radius) for centre in (eyes + mouth) / 2]
+    skin = np.concatenate(samples)
+    if len(skin) == 0:
+        return math.nan
+    lightness, a, b = np.median(cielab(skin[None])[0].astype(np.float64), axis=0)
+    if math.hypot(a, b) < MIN_CHROMA:
+        return math.nan
+    return math.degrees(math.atan2(lightness - 50, b))
+
+
+def _disc(pixels: Pixels, centre: npt.NDArray[np.float64], radius: float) -> Pixels:
+    """The pixels (n, 3) of a disc, as far as it lies in the picture."""
+    x0, y0 = np.maximum(np.floor(centre - radius).astype(int), 0)
+    x1, y1 = np.minimum(np.ceil(centre + radius).astype(int) + 1, pixels.shape[1::-1])
+    if x0 >= x1 or y0 >= y1:
+        return np.zeros((0, 3), np.uint8)
+    y, x = np.ogrid[y0:y1, x0:x1]
+    return np.asarray(pixels[y0:y1, x0:x1][np.hypot(x - centre[0], y - centre[1]) <= radius], np.uint8)
+
+
+def skin_tone(angle: float) -> str:
+    """One of TONES: Chardon's six classes by twos (very light and light above 41 degrees; intermediate and tan; brown and
+    dark to 10 degrees), "grey" for NaN.
+    """
+    if math.isnan(angle):
+        return "grey"
+    return "light" if angle > _LIGHT_FROM else "intermediate" if angle > _DARK_TO else "dark"
