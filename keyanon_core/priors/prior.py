@@ -7,11 +7,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from keyanon_core.errors import PriorError
 from keyanon_core.known_path import KnownPath
-from keyanon_core.priors.declaration import DECLARATION_FILE, Declaration
+from keyanon_core.priors.declaration import DECLARATION_FILE, Conditioning, Declaration
 from keyanon_core.priors.networks import Autoencoder, Denoiser
 from keyanon_core.priors.schedules import NoiseSchedule
 
@@ -53,7 +53,7 @@ class Prior:
         self.physical_batch: int | None = None
         self.nfe = 0
         self._denoiser, self._autoencoder = denoiser, autoencoder
-        self._block = declaration.space_to_depth
+        self.space_to_depth = declaration.space_to_depth
         self._factor = autoencoder.factor if autoencoder else 1
         self.side, self.latent_shape = _geometry(name, denoiser, autoencoder, declaration)
         self.landmark_template: NDArray[np.float64] = declaration.landmark_template * self.side
@@ -65,6 +65,16 @@ class Prior:
             network.to(self.device)
             # Channels last is about 1.4 times as fast in the UNet's convolutions on CPU.
             network.to(memory_format=torch.channels_last)
+
+    @property
+    def network(self) -> nn.Module:
+        """The denoiser itself."""
+        return self._denoiser.network
+
+    @property
+    def in_pixels(self) -> bool:
+        """True when the states are crops, without an autoencoder between."""
+        return self._autoencoder is None
 
     def __repr__(self) -> str:
         return f"Prior({self.name!r}, side={self.side}, conditioning={self.conditioning!r}, digest={self.digest[:12]})"
@@ -123,15 +133,12 @@ class Prior:
             (len(w),), t, dtype=torch.long, device=self.device
         )  # integers: bfloat16 would round them
         inside = mask.to(w)
-        if self.conditioning == "inpaint":
-            z = w * inside
-            shown = torch.cat([self._to_depth(x) for x in (z, known.clean * (1 - inside), inside)], 1)
-        else:
-            z = w + known.at(t)
-            shown = self._to_depth(z)
+        inpaints = self.conditioning == "inpaint"
+        z = w * inside if inpaints else w + known.at(t)
+        shown = network_input(z, known.clean, inside, self.conditioning, self.space_to_depth)
         raw = self._run(self._denoiser.predict, self._inward(shown), timesteps)
         self.nfe += len(w)
-        predicted = F.pixel_shuffle(self._outward(raw, w), self._block)
+        predicted = F.pixel_shuffle(self._outward(raw, w), self.space_to_depth)
         ab = float(self.alpha_bar[t])
         if self.prediction_type == "epsilon":
             eps = predicted
@@ -139,14 +146,20 @@ class Prior:
             eps = (z - ab**0.5 * predicted) / (1 - ab) ** 0.5
         else:  # v = sqrt(ab) eps - sqrt(1 - ab) x0 (Salimans and Ho 2022, appendix D)
             eps = ab**0.5 * predicted + (1 - ab) ** 0.5 * z
-        return eps * inside if self.conditioning == "inpaint" else eps
-
-    def _to_depth(self, x: Tensor) -> Tensor:
-        return F.pixel_unshuffle(x, self._block)
+        return eps * inside if inpaints else eps
 
     def _check_latent(self, latent: Tensor) -> None:
         if tuple(latent.shape[1:]) != self.latent_shape:
             raise ValueError(f"a latent of {self.name} is (B, {self.latent_shape}), got {tuple(latent.shape)}")
+
+
+def network_input(z: Tensor, clean: Tensor, inside: Tensor, conditioning: Conditioning, space_to_depth: int) -> Tensor:
+    """What a denoiser sees: the noisy state alone, or for an inpainting one with the clean known region and the mask.
+
+    z, clean: (B, C, h, w); inside: (B, 1, h, w) of {0, 1}. Returns (B, channels, h / d, w / d) with d = space_to_depth.
+    """
+    parts = (z * inside, clean * (1 - inside), inside) if conditioning == "inpaint" else (z,)
+    return torch.cat([F.pixel_unshuffle(part, space_to_depth) for part in parts], 1)
 
 
 def _geometry(
