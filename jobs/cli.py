@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import typer
 
-from jobs.commands import anonymize, approval, audit, inspect, keystore_admin, recover
+from jobs.commands import anonymize, approval, audit, inspect, keystore_admin, recover, train_prior
 from jobs.exit_codes import ExitCode, exit_code_of
 from jobs.output_format import Output
 
@@ -33,6 +33,7 @@ app.command("deny")(approval.deny)
 app.command("requests")(approval.requests)
 app.command("show")(approval.show)
 app.command("recover")(recover.recover)
+app.command("train-prior")(train_prior.train_prior)
 app.command("inspect")(inspect.inspect)
 app.command("ingest")(keystore_admin.ingest)
 app.add_typer(keystore_admin.app, name="keystore")

@@ -1,0 +1,184 @@
+"""Trainings on a real cluster, of a network of some thousand weights: what comes out, what a kill costs, what is refused."""
+
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from PIL import Image, ImageOps
+
+from jobs.cli import main
+from jobs.errors import ConfigError, PublishError, SourceError
+from jobs.exit_codes import ExitCode
+from jobs.train.checkpoint import STATE_FILE
+from jobs.train.config import TrainConfig
+from jobs.train.faces import BANK_FOLDER
+from jobs.train.run import run_training
+from jobs.train.worker import LOG_FILE, PRIOR_FOLDER, read_log
+from keyanon_core.errors import PriorError
+from keyanon_core.priors import load_prior
+from keyanon_core.training.bank import FaceBank
+
+pytestmark = pytest.mark.slow
+
+TINY: dict[str, Any] = {
+    "name": "tiny", "licence": "Apache-2.0", "data": "Two photographs in the public domain.", "side": 16, "space_to_depth": 4,
+    "channels": [32], "attention_levels": 1, "batch": 4, "warmup": 2, "learning_rate": 1e-3, "steps": 8, "measured_faces": 1,
+    "threads_per_worker": 1, "cutting_actors": 1, "page_minutes": 60, "held_out_share": 0, "same_person_distance": 0,
+}  # fmt: skip
+MakeTraining = Callable[..., TrainConfig]
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory, astronaut: Path, grace_hopper: Path, coffee: Path) -> Path:
+    """Two people, each also mirrored, and what can not be trained on."""
+    folder = tmp_path_factory.mktemp("faces") / "photos"
+    folder.mkdir()
+    for source in (astronaut, grace_hopper):
+        picture = Image.open(source).convert("RGB").reduce(2)
+        picture.save(folder / f"{source.stem}.png")
+        ImageOps.mirror(picture).save(folder / f"{source.stem}-mirrored.png")
+    (folder / "coffee.png").write_bytes(coffee.read_bytes())
+    (folder / "broken.jpg").write_bytes(b"no picture")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def held_out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("lists") / "held-out.txt"
+    path.write_text("grace_hopper.png\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def training(ray_cluster: Path, photos: Path, held_out: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
+    """One finished training."""
+    output = tmp_path_factory.mktemp("training") / "out"
+    config = TrainConfig.load(
+        None, {**TINY, "photos": photos, "output": output, "held_out_ids": held_out, "same_person_distance": 0.5}
+    )
+    run_training(config)
+    return config
+
+
+def again(training: TrainConfig, output: Path, **changes: Any) -> TrainConfig:
+    """Another training on the same faces, which need not be cut a second time."""
+    config = TrainConfig.load(None, {**training.model_dump(), "output": output, **changes})
+    shutil.copytree(training.output / BANK_FOLDER, output / BANK_FOLDER)
+    (output / "training.json").write_text(json.dumps({"digest": config.digest(), "config": config.to_json()}))
+    return config
+
+
+def weights(config: TrainConfig) -> dict[str, np.ndarray]:
+    return safetensors.numpy.load_file(config.output / PRIOR_FOLDER / "unet" / "diffusion_pytorch_model.safetensors")
+
+
+def largest_difference(first: TrainConfig, second: TrainConfig) -> float:
+    one, other = weights(first), weights(second)
+    assert one.keys() == other.keys()
+    return max(float(np.abs(one[name].astype(np.float32) - other[name].astype(np.float32)).max()) for name in one)
+
+
+def test_a_training_leaves_a_prior_a_card_and_a_page(training: TrainConfig) -> None:
+    prior = load_prior(training.output / PRIOR_FOLDER)
+    assert (prior.name, prior.side, prior.conditioning, prior.grid_ends) == ("tiny", 16, "inpaint", training.grid)
+    card = (training.output / PRIOR_FOLDER / "MODEL_CARD.md").read_text()
+    for part in (prior.digest, "Apache-2.0", "public domain", "8 steps of 4 faces", "1 held-out faces", "Memorisation"):
+        assert part in card
+    page = (training.output / "index.html").read_text()
+    assert "<polyline" not in page or "points" in page
+    assert page.count("data:image/jpeg;base64,") == len(list((training.output / "pictures").glob("*.jpg"))) == 2
+    entries = read_log(training.output / LOG_FILE)
+    assert entries[-1]["step"] == 8 and any("held_out_loss" in entry and "noise_rms" in entry for entry in entries)
+
+
+def test_a_held_out_person_is_trained_on_in_no_picture(training: TrainConfig) -> None:
+    bank = FaceBank.open(training.output / BANK_FOLDER)
+    drawn = {name: weight > 0 for name, weight in zip(bank.ids.tolist(), bank.weight.tolist(), strict=True)}
+    assert drawn == {
+        "astronaut.png": True,
+        "astronaut-mirrored.png": True,
+        "grace_hopper.png": False,
+        "grace_hopper-mirrored.png": False,
+    }
+    assert bank.ids[bank.held_out].tolist() == ["grace_hopper.png"]
+    report = json.loads((training.output / BANK_FOLDER / "cutting.json").read_text())
+    assert (
+        report["pictures"] == 6 and report["too_alike"] == 1 and report["reasons"] == {"no_face": 1, "not_an_image": 1}
+    )
+
+
+def test_two_workers_do_what_one_does(training: TrainConfig, tmp_path: Path) -> None:
+    both = again(training, tmp_path / "both", workers=2)
+    run_training(both)
+    assert largest_difference(training, both) < 2e-3
+
+
+def test_a_killed_training_goes_on_as_if_it_had_not_been(training: TrainConfig, tmp_path: Path) -> None:
+    config = again(training, tmp_path / "killed", steps=200, checkpoint_minutes=0.02)
+    settings = tmp_path / "training.yaml"
+    settings.write_text(json.dumps({**config.to_json(), "photos": config.photos, "output": str(config.output)}))
+    command = [sys.executable, "-m", "jobs.cli", "train-prior", str(settings), "--json"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    victim = subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
+    )
+    deadline = time.monotonic() + 200
+    while not list((config.output / "checkpoints").glob(f"checkpoint_*/{STATE_FILE}")):
+        assert victim.poll() is None and time.monotonic() < deadline, victim.stderr and victim.stderr.read().decode()
+        time.sleep(0.2)
+    os.killpg(victim.pid, signal.SIGKILL)
+    victim.wait()
+    # The steps of the schedule are the plan's: a shorter plan is another training, so the whole one is run both times.
+    run_training(config)
+    assert read_log(config.output / LOG_FILE)[-1]["step"] == 200
+    whole = again(training, tmp_path / "whole", steps=200)
+    run_training(whole)
+    assert largest_difference(whole, config) < 2e-3
+
+
+def test_a_finished_training_run_again_changes_nothing(training: TrainConfig) -> None:
+    before = weights(training)
+    run_training(training)
+    after = weights(training)
+    assert all(np.array_equal(before[name], after[name]) for name in before)
+
+
+def test_what_can_not_be_trained_is_refused(training: TrainConfig, photos: Path, coffee: Path, tmp_path: Path) -> None:
+    with pytest.raises(PublishError, match=r"other settings \(.*learning_rate"):
+        run_training(TrainConfig.load(None, {**training.model_dump(), "learning_rate": 0.5}))
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "thesis.txt").write_text("mine")
+    with pytest.raises(PublishError, match="not empty"):
+        run_training(TrainConfig.load(None, {**TINY, "photos": photos, "output": tmp_path / "taken"}))
+    nobody = tmp_path / "nobody"
+    nobody.mkdir()
+    (nobody / "coffee.png").write_bytes(coffee.read_bytes())
+    with pytest.raises(SourceError, match="none can be trained on"):
+        run_training(TrainConfig.load(None, {**TINY, "photos": nobody, "output": tmp_path / "empty"}))
+    with pytest.raises(PriorError, match="do not fit"):
+        run_training(again(training, tmp_path / "other", initial="embedded"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"batch": 5, "workers": 2}, "multiple"), ({"side": 4}, "side"), ({"lerning_rate": 1.0}, "lerning_rate")],
+)
+def test_bad_settings_are_named(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=message):
+        TrainConfig.load(None, {"photos": tmp_path / "a", "output": tmp_path / "b", **changes})
+
+
+def test_the_command_reports_a_missing_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train-prior", str(tmp_path / "none.yaml")]) == ExitCode.USAGE
+    assert "none.yaml" in io.StringIO(capsys.readouterr().err).read()
