@@ -1,13 +1,13 @@
-"""Which denoiser learns most in the same time: networks trained one after the other for equally long, on the same faces and examples.
+"""Which denoiser learns most in the same time: networks trained for equally long, on the same faces and examples.
 
-    python benchmarks/denoisers.py FACES [--minutes 5] [--network sample/8/128,192,256 --network v_prediction/4/48,128,192,256 ...]
+    python benchmarks/denoisers.py FACES [--minutes 5] [--network sample/8/128,192,256 --network ...]
 
 FACES is the folder `faces` of a training's output (`keyanon train-prior`). A network is named by what it predicts, the side in
 pixels of the block that one cell holds, and the widths of its levels; its crop is the one the faces were cut for.
 
 Printed for each: parameters; images per second in training; ms of one evaluation of 8 faces; the mean squared error of the
-predicted clean crop inside the masks of held-out faces at some timesteps; and, of held-out faces with exact and rotation, the rms of
-the noise latent, what comes back from the 8-bit crop, and the gain of the rounding's error.
+predicted clean crop inside the masks of held-out faces at some timesteps; and, of held-out faces with exact and rotation, the
+rms of the noise latent, what comes back from the 8-bit crop, and the gain of the rounding's error.
 """
 
 import copy
