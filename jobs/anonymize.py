@@ -16,18 +16,16 @@ from ray.data import ActorPoolStrategy
 from ray.exceptions import RayError
 
 from jobs.anonymize_stage import AnonymizeFaces, SealingTarget
-from jobs.cluster import ray_cluster
+from jobs.cluster import cause_of, ray_cluster
 from jobs.commit import Tally, finished_rows, settle
 from jobs.config import AnonymizeConfig
 from jobs.detect_stage import DetectFaces, FaceModelChoice
-from jobs.errors import CommitError, JobError, PublishError
+from jobs.errors import CommitError, PublishError
 from jobs.lease import Lease, LeaseToken
 from jobs.manifest import COMPLETE, REPORT_FILE, RUN_DIRECTORY, Manifest, now, read_existing, write_json
 from jobs.progress import Monitor, ProgressCallback, Watch
 from jobs.sink import OutputLayout, PairedDatasink
 from jobs.sources import ListedDatasource, Source, open_source
-from keyanon_core.errors import KeyanonError
-from keystore.errors import KeystoreError
 from keystore.store import Keystore
 
 TASKS_IN_FLIGHT: Final = 2  # blocks queued at an actor: one in work, one ready
@@ -207,20 +205,7 @@ def _cause(error: BaseException, monitor: Monitor) -> Exception:
         failure = monitor.failure()
         if failure is not None:
             return failure
-    seen: set[int] = set()
-    pending: list[BaseException | None] = [error]
-    while pending:
-        current = pending.pop()
-        if current is None or id(current) in seen:
-            continue
-        seen.add(id(current))
-        if isinstance(current, KeyanonError | KeystoreError) and not isinstance(current, RayError):
-            return current
-        pending += [current.__cause__, current.__context__, getattr(current, "cause", None)]
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return JobError(
-        f"Ray ended the run ({type(error).__name__}: {lines[-1] if lines else ''}); run the same command again to go on"
-    )
+    return cause_of(error, "run")
 
 
 def _commit(attempt: _Attempt, started: float, computed: float) -> RunReport:

@@ -11,8 +11,11 @@ from typing import Any, Final
 
 import ray
 from ray.data import DataContext
+from ray.exceptions import RayError
 
 from jobs.errors import JobError
+from keyanon_core.errors import KeyanonError
+from keystore.errors import KeystoreError
 
 ADDRESS_VARIABLE: Final = "RAY_ADDRESS"
 TOKEN_PATH_VARIABLE: Final = "RAY_AUTH_TOKEN_PATH"  # noqa: S105  the name of a variable
@@ -98,3 +101,23 @@ def _quiet_data() -> Iterator[None]:
         for name, value in before.items():
             setattr(context, name, value)
         data_logger.setLevel(level)
+
+
+def cause_of(error: BaseException, work: str) -> Exception:
+    """The error that a worker raised on purpose, out of Ray's wrappings; else a JobError that names `work` and what Ray says."""
+    seen: set[int] = set()
+    pending: list[BaseException | None] = [error]
+    while pending:
+        current = pending.pop()
+        if current is None or id(current) in seen:
+            continue
+        seen.add(id(current))
+        if isinstance(current, KeyanonError | KeystoreError) and not isinstance(current, RayError):
+            return current
+        by_worker = getattr(current, "worker_failures", None)  # Ray Train keeps them apart from the chain of causes
+        pending += list(by_worker.values()) if isinstance(by_worker, dict) else []
+        pending += [current.__cause__, current.__context__, getattr(current, "cause", None)]
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return JobError(
+        f"Ray ended the {work} ({type(error).__name__}: {lines[-1] if lines else ''}); run the same command again to go on"
+    )

@@ -12,8 +12,8 @@ from ray.exceptions import RayError
 from ray.train import CheckpointConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
-from jobs.cluster import ray_cluster
-from jobs.errors import JobError, PublishError
+from jobs.cluster import cause_of, ray_cluster
+from jobs.errors import PublishError
 from jobs.lease import LEASE_FILE, Lease
 from jobs.manifest import read_json, write_json
 from jobs.sources import open_source
@@ -21,7 +21,6 @@ from jobs.train.card import TrainReport, write_card
 from jobs.train.config import TrainConfig
 from jobs.train.faces import BANK_FOLDER, prepare_faces
 from jobs.train.worker import LOG_FILE, PRIOR_FOLDER, UNFINISHED, WorkerTask, read_log, train_worker
-from keyanon_core.errors import KeyanonError
 from keyanon_core.priors import load_prior
 
 MANIFEST_FILE: Final = "training.json"
@@ -134,32 +133,12 @@ def _train(config: TrainConfig, output: Path) -> None:
     try:
         trainer.fit()
     except (RayError, RuntimeError) as error:
-        raise _cause(error) from error
+        raise cause_of(error, "training") from error
 
 
 def _absolute(initial: str | None) -> str | None:
     """Workers have another working directory."""
     return str(Path(initial).absolute()) if initial is not None and Path(initial).is_dir() else initial
-
-
-def _cause(error: BaseException) -> Exception:
-    """The error that a worker raised on purpose, out of Ray's wrappings; else one that names what Ray says."""
-    pending: list[BaseException | None] = [error]
-    seen: set[int] = set()
-    while pending:
-        current = pending.pop()
-        if current is None or id(current) in seen:
-            continue
-        seen.add(id(current))
-        if isinstance(current, KeyanonError):
-            return current
-        failures = getattr(current, "worker_failures", None)
-        pending += list(failures.values()) if isinstance(failures, dict) else []
-        pending += [current.__cause__, current.__context__, getattr(current, "cause", None)]
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return JobError(
-        f"Ray ended the training ({type(error).__name__}: {lines[-1] if lines else ''}); run the same command to go on"
-    )
 
 
 @contextlib.contextmanager
