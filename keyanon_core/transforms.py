@@ -2,10 +2,10 @@
 
 `sign` is the paper's (Eq. 3, 6): each coordinate is multiplied by a keyed Rademacher sign, p = 0.5.
 
-`rotation` divides the vector by its rms (the scale is kept with the key) and applies ROUNDS rounds of keyed signs,
-keyed permutation and orthonormal Walsh-Hadamard blocks: an n log n stand-in for a Haar-random rotation, which would
-make a vector uniform on the sphere whatever it was. Sign flips keep every |z_i|, so they can be linked to the source
-without a key.
+`rotation` scales the vector to the prior's temperature as its rms, 1 or a little less (the scale is kept with the key), and
+applies ROUNDS rounds of keyed signs, keyed permutation and orthonormal Walsh-Hadamard blocks: an n log n stand-in for a
+Haar-random rotation, which would make a vector uniform on the sphere whatever it was. Sign flips keep every |z_i|, so
+they can be linked to the source without a key.
 """
 
 from collections.abc import Sequence
@@ -27,8 +27,11 @@ Vector = NDArray[np.float64]
 class KeyedTransform(Protocol):
     """A keyed bijection on n masked coordinates."""
 
-    def forward(self, values: Vector) -> tuple[Vector, float]:
-        """(n,) float64 -> transformed (n,) float64 and the scale that was divided out of it."""
+    def forward(self, values: Vector, temperature: float = 1.0) -> tuple[Vector, float]:
+        """(n,) float64 -> transformed (n,) float64 and the scale that was divided out of it.
+
+        temperature: rms that the result of a transform which scales has; 1 is the prior's own noise.
+        """
 
     def inverse(self, values: Vector, scale: float) -> Vector:
         """Undoes `forward` to float64 rounding."""
@@ -40,7 +43,7 @@ class SignFlip:
     def __init__(self, key: bytes, n: int) -> None:
         self._signs = KeyStream(key).signs(n)
 
-    def forward(self, values: Vector) -> tuple[Vector, float]:
+    def forward(self, values: Vector, temperature: float = 1.0) -> tuple[Vector, float]:
         return values * self._signs, 1.0
 
     def inverse(self, values: Vector, scale: float) -> Vector:
@@ -48,16 +51,17 @@ class SignFlip:
 
 
 class Rotation:
-    """Unit-rms scaling, then rounds of signs, permutation and Walsh-Hadamard blocks (see the module's docstring)."""
+    """Scaling to the temperature, then rounds of signs, permutation and Walsh-Hadamard blocks (see the module's docstring)."""
 
     def __init__(self, key: bytes, n: int) -> None:
         stream = KeyStream(key)
         self._rounds = [(stream.signs(n), stream.permutation(n)) for _ in range(ROUNDS)]
 
-    def forward(self, values: Vector) -> tuple[Vector, float]:
-        scale = float(np.sqrt(np.mean(np.square(values))))
-        if not np.isfinite(scale) or scale == 0.0:
-            raise ValueError(f"a masked latent of rms {scale} has no direction to rotate")
+    def forward(self, values: Vector, temperature: float = 1.0) -> tuple[Vector, float]:
+        rms = float(np.sqrt(np.mean(np.square(values))))
+        if not np.isfinite(rms) or rms == 0.0:
+            raise ValueError(f"a masked latent of rms {rms} has no direction to rotate")
+        scale = rms / temperature
         mixed = values / scale
         for signs, order in self._rounds:
             mixed = _walsh_hadamard_blocks((mixed * signs)[order])
@@ -116,12 +120,14 @@ def masked_transforms(kind: str, face_keys: Sequence[bytes], mask: Tensor, chann
     return [TRANSFORMS[kind](subkey(key, "transform"), count) for key, count in zip(face_keys, counts, strict=True)]
 
 
-def apply_forward(w: Tensor, mask: Tensor, transforms: Sequence[KeyedTransform]) -> tuple[Tensor, Tensor]:
+def apply_forward(
+    w: Tensor, mask: Tensor, transforms: Sequence[KeyedTransform], temperature: float = 1.0
+) -> tuple[Tensor, Tensor]:
     """K on the masked coordinates of w (B, C, h, w) float64, zero elsewhere; returns K w and the scales (B,)."""
     out, scales = torch.zeros_like(w), torch.empty(len(w), dtype=torch.float64)
     for i, transform in enumerate(transforms):
         inside = _inside(mask[i], w.shape[1])
-        values, scales[i] = transform.forward(w[i][inside].cpu().numpy())
+        values, scales[i] = transform.forward(w[i][inside].cpu().numpy(), temperature)
         out[i][inside] = torch.from_numpy(values).to(w)
     return out, scales
 

@@ -8,6 +8,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from jobs.config import InputConfig
+from keyanon_core.priors.declaration import MIN_TEMPERATURE
 from keyanon_core.training.settings import (
     FACE_TEMPLATE,
     Augmentation,
@@ -24,7 +25,7 @@ HELD_OUT_DISTANCE = 0.5  # stricter than "same person" of two faces: with hundre
 _NEUTRAL = frozenset(
     {
         "photos", "output", "hours", "steps", "checkpoint_minutes", "page_minutes", "workers", "threads_per_worker",
-        "gpus_per_worker", "cutting_actors", "name", "licence", "data", "known_limits",
+        "gpus_per_worker", "cutting_actors", "name", "licence", "data", "known_limits", "grid", "temperature",
     }
 )  # fmt: skip
 # Settings that decide which faces are stored, and how.
@@ -57,6 +58,9 @@ class TrainConfig(InputConfig):
     layers_per_block: int = Field(default=1, ge=1, le=8)
     attention_levels: int = Field(default=2, ge=0)
     grid: tuple[int, int] = (1, 949)
+    temperature: float = Field(
+        default=0.85, ge=MIN_TEMPERATURE, le=1, description="rms of the noise faces are made from"
+    )
     template: tuple[tuple[float, float], ...] = Field(default=FACE_TEMPLATE, min_length=5, max_length=5)
 
     # The faces
@@ -128,6 +132,7 @@ class TrainConfig(InputConfig):
                 layers_per_block=self.layers_per_block,
                 attention_levels=self.attention_levels,
                 grid=self.grid,
+                temperature=self.temperature,
                 template=self.template,
             ),
             Augmentation(),

@@ -28,7 +28,8 @@ def anonymize(
     for s, t in forwards(grid):
         w = _step(prior, w, s, t, known, mask)
     noise_rms = (w.square().sum((1, 2, 3)) / _coordinates(mask, w)).sqrt()
-    w, scale = apply_forward(w, mask, masked_transforms(transform, face_keys, mask, z.shape[1]))
+    transforms = masked_transforms(transform, face_keys, mask, z.shape[1])
+    w, scale = apply_forward(w, mask, transforms, prior.temperature)
     before = w
     for s, t in backwards(grid):
         before, w = w, _step(prior, w, s, t, known, mask)

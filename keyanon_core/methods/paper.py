@@ -29,7 +29,8 @@ def anonymize(
     z_t = trajectory[-1]
     coordinates = mask.sum((1, 2, 3)) * z.shape[1]
     noise_rms = ((z_t * mask).square().sum((1, 2, 3)) / coordinates).sqrt()
-    keyed, scale = apply_forward(z_t * mask, mask, masked_transforms(transform, face_keys, mask, z.shape[1]))
+    transforms = masked_transforms(transform, face_keys, mask, z.shape[1])
+    keyed, scale = apply_forward(z_t * mask, mask, transforms, prior.temperature)
     latent = _generate(prior, keyed + z_t * (1 - mask), trajectory, mask, grid)
     return Anonymized(latent, latent, scale, noise_rms, nfe=2 * (len(grid) - 1))
 

@@ -1,7 +1,7 @@
 """`keyanon_prior.json`: what a prior says of itself that a diffusers configuration has no field for.
 
     {"format": 1, "name": "...", "licence": "Apache-2.0", "crop_side": 64, "space_to_depth": 4,
-     "conditioning": "inpaint", "landmark_template": [[x, y], ...], "grid": [1, 899]}
+     "conditioning": "inpaint", "landmark_template": [[x, y], ...], "grid": [1, 899], "temperature": 0.9}
 
 Optional: without it a prior is taken for an unconditional one on FFHQ-aligned crops (ldm-celebahq-256).
 """
@@ -19,6 +19,9 @@ DECLARATION_FORMAT: Final = 1
 MAX_CROP_SIDE: Final = 2048
 """Pixels; a larger crop than any known face prior's."""
 
+MIN_TEMPERATURE: Final = 0.5
+"""Below it every face comes out as the mean face, and recovery loses what the division amplifies."""
+
 FFHQ_512_TEMPLATE: Final = np.array(
     [[192.98, 239.95], [318.90, 240.19], [256.63, 314.02], [201.26, 371.41], [313.09, 371.15]], dtype=np.float64
 )
@@ -28,7 +31,7 @@ Conditioning = Literal["none", "inpaint"]
 
 _FIELDS: Final = {
     "format", "name", "licence", "crop_side", "space_to_depth", "conditioning", "landmark_template", "latent_scaling",
-    "grid",
+    "grid", "temperature",
 }  # fmt: skip
 
 
@@ -41,6 +44,8 @@ class Declaration:
     latent_scaling: factor from the autoencoder's output to the latent, None for the autoencoder's own.
     grid: first and last timestep of the walk, None for the schedule's ends. A first timestep above 0 takes the rounding of
     8-bit pixels for the noise it is, at the price of that much noise in the result.
+    temperature: rms of the noise that faces are made from. Below 1 they are smoother and vary less (Kingma and Dhariwal
+    2018, Glow): a small prior gains more than it loses.
     """
 
     name: str | None = None
@@ -51,6 +56,7 @@ class Declaration:
     landmark_template: NDArray[np.float64] = field(default_factory=lambda: FFHQ_512_TEMPLATE / 512)
     latent_scaling: float | None = None
     grid: tuple[int, int] | None = None
+    temperature: float = 1.0
 
 
 def parse_declaration(values: Any, where: str) -> Declaration:
@@ -83,6 +89,9 @@ def parse_declaration(values: Any, where: str) -> Declaration:
     scaling = values.get("latent_scaling")
     if scaling is not None and (type(scaling) not in (int, float) or not 0 < scaling < float("inf")):
         raise refuse(f"latent_scaling must be a positive number, got {scaling!r}")
+    temperature = values.get("temperature", 1.0)
+    if type(temperature) not in (int, float) or not MIN_TEMPERATURE <= temperature <= 1:
+        raise refuse(f"temperature must be a number from {MIN_TEMPERATURE} to 1, got {temperature!r}")
     grid = values.get("grid")
     if grid is not None and (
         not isinstance(grid, list) or [type(t) for t in grid] != [int, int] or not 0 <= grid[0] < grid[1]
@@ -105,4 +114,5 @@ def parse_declaration(values: Any, where: str) -> Declaration:
         landmark_template=template,
         latent_scaling=None if scaling is None else float(scaling),
         grid=None if grid is None else (grid[0], grid[1]),
+        temperature=float(temperature),
     )

@@ -20,7 +20,7 @@ class Prior:
     """A denoiser, an autoencoder or none, and a schedule; made by `load_prior`.
 
     States are float64 on the caller's device; the networks run in `dtype` on `device`.
-    grid_ends: first and last timestep that the methods walk between.
+    grid_ends: first and last timestep that the methods walk between. temperature: rms of the noise that faces are made from.
     nfe: denoiser evaluations so far, one for each face of each call (padding is not counted).
     physical_batch: when set, every network call has exactly this many faces, so that no result depends on how many
     others there are.
@@ -50,6 +50,7 @@ class Prior:
                 f"{len(schedule.alpha_bar)}"
             )
         self.conditioning = declaration.conditioning
+        self.temperature = declaration.temperature
         self.physical_batch: int | None = None
         self.nfe = 0
         self._denoiser, self._autoencoder = denoiser, autoencoder

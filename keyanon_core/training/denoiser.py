@@ -102,6 +102,7 @@ def declaration(settings: PriorSettings, name: str, licence: str | None) -> Decl
         conditioning=settings.conditioning,
         landmark_template=torch.tensor(settings.template, dtype=torch.float64).numpy(),
         grid=settings.grid,
+        temperature=settings.temperature,
     )
 
 

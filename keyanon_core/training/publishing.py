@@ -42,6 +42,7 @@ def write_prior(network: nn.Module, settings: PriorSettings, directory: Path, na
             "conditioning": settings.conditioning,
             "landmark_template": [list(point) for point in settings.template],
             "grid": list(settings.grid),
+            "temperature": settings.temperature,
         }
         (made / DECLARATION_FILE).write_text(json.dumps(declared, indent=2) + "\n", encoding="utf-8")
         if directory.exists():

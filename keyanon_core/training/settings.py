@@ -28,6 +28,7 @@ class PriorSettings:
     prediction: what the network is asked for, "sample" (the clean crop) or "v_prediction" (Salimans and Ho 2022, appendix D).
     channels: of the UNet's levels, each half as wide as the one before; attention_levels: how many of the lowest attend.
     beta_start, beta_end, timesteps: of a scaled linear schedule. grid: first and last timestep that the methods walk between.
+    temperature: rms of the noise that faces are made from.
     """
 
     side: int = 128
@@ -40,7 +41,8 @@ class PriorSettings:
     beta_start: float = 0.0015
     beta_end: float = 0.0195
     timesteps: int = 1000
-    grid: tuple[int, int] = (1, 849)
+    grid: tuple[int, int] = (1, 949)
+    temperature: float = 1.0
     template: tuple[tuple[float, float], ...] = FACE_TEMPLATE
 
     @property

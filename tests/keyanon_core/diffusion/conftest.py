@@ -25,9 +25,9 @@ def embedded() -> Prior:
 
 @pytest.fixture(scope="session")
 def astronaut_face() -> torch.Tensor:
-    """(1, 3, 64, 64) float64 in [-1, 1]: a public-domain face roughly where the embedded prior expects one."""
+    """(1, 3, 128, 128) float64 in [-1, 1]: a public-domain face roughly where the embedded prior expects one."""
     spec = importlib.util.find_spec("skimage")
     assert spec is not None and spec.origin is not None
     picture = Image.open(Path(spec.origin).parent / "data" / "astronaut.png").convert("RGB")
-    crop = picture.crop((160, 44, 290, 174)).resize((64, 64), Image.Resampling.BOX)
+    crop = picture.crop((160, 44, 290, 174)).resize((128, 128), Image.Resampling.BOX)
     return torch.from_numpy(np.asarray(crop)).permute(2, 0, 1)[None].double() / 127.5 - 1

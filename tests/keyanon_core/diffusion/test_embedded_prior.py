@@ -9,7 +9,8 @@ from keyanon_core.solver import DEFAULT_TOLERANCE
 from tests.keyanon_core.diffusion.tiny_priors import a_key, ellipse, psnr
 
 STEPS = 12
-MASK = ellipse(64).double()
+SIDE = 128
+MASK = ellipse(SIDE).double()
 
 
 @pytest.fixture(scope="module")
@@ -25,12 +26,12 @@ def recovered(
 
 
 def test_it_is_what_its_card_says(embedded: Prior) -> None:
-    assert (embedded.side, embedded.latent_shape, embedded.conditioning) == (64, (3, 64, 64), "inpaint")
-    assert embedded.name == "keyanon-embedded-64"
-    assert round(embedded.parameters / 1e5) == 112
+    assert (embedded.side, embedded.latent_shape, embedded.conditioning) == (SIDE, (3, SIDE, SIDE), "inpaint")
+    assert embedded.name == "keyanon-embedded-128"
+    assert round(embedded.parameters / 1e5) == 163
     eyes, mouth = embedded.landmark_template[:2], embedded.landmark_template[3:]
-    assert 22 < eyes[0, 0] < 24 and 40 < eyes[1, 0] < 42 and 28 < eyes[:, 1].mean() < 30
-    assert 47 < mouth[:, 1].mean() < 49
+    assert 44 < eyes[0, 0] < 48 and 80 < eyes[1, 0] < 84 and 56 < eyes[:, 1].mean() < 60
+    assert 94 < mouth[:, 1].mean() < 98
 
 
 def test_it_predicts_faces_and_not_only_noise(embedded: Prior, astronaut_face: torch.Tensor) -> None:

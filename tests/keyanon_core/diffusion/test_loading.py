@@ -335,6 +335,8 @@ def test_schedules_without_an_inverse_are_refused(pixel: Path, changes: dict[str
         ({"grid": [5, 5]}, "grid"),
         ({"grid": [0, 1000]}, "grid"),
         ({"grid": "all"}, "grid"),
+        ({"temperature": 0.1}, "temperature"),
+        ({"temperature": "warm"}, "temperature"),
         ({"crop_side": 18}, "does not fit"),
         ({"space_to_depth": 4}, "does not fit"),
         ({"conditioning": "inpaint"}, "needs a denoiser of 28 -> 12"),

@@ -87,6 +87,15 @@ def test_rotation_moves_magnitudes_which_sign_flips_keep() -> None:
     assert abs(np.corrcoef(np.abs(rotated * scale), np.abs(source))[0, 1]) < 5 / np.sqrt(N)
 
 
+def test_a_temperature_is_the_rms_of_what_a_rotation_gives_and_undone_with_the_scale() -> None:
+    source = 1.7 * np.random.default_rng(0).normal(size=N)
+    transform = Rotation(key_number(1), N)
+    keyed, scale = transform.forward(source, 0.8)
+    assert np.sqrt(np.mean(keyed**2)) == pytest.approx(0.8)
+    np.testing.assert_allclose(transform.inverse(keyed, scale), source, atol=1e-12)
+    assert SignFlip(key_number(1), N).forward(source, 0.8)[1] == 1
+
+
 @pytest.mark.parametrize("kind", sorted(TRANSFORMS))
 def test_each_face_of_a_batch_has_its_own_key_and_mask(kind: str) -> None:
     mask = torch.cat([ellipse(16), ellipse(16, 0.4, 0.5)]).double()
