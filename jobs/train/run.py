@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ray.exceptions import RayError
-from ray.train import CheckpointConfig, RunConfig, ScalingConfig
+from ray.train import CheckpointConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchTrainer
 
 from jobs.cluster import cause_of, ray_cluster
@@ -22,6 +22,7 @@ from jobs.train.config import TrainConfig
 from jobs.train.faces import BANK_FOLDER, prepare_faces
 from jobs.train.worker import LOG_FILE, PRIOR_FOLDER, UNFINISHED, WorkerTask, read_log, train_worker
 from keyanon_core.priors import load_prior
+from keyanon_core.training.denoiser import denoiser_from
 
 MANIFEST_FILE: Final = "training.json"
 CHECKPOINTS_FOLDER: Final = "checkpoints"
@@ -56,7 +57,7 @@ def run_training(config: TrainConfig, progress: TrainProgress | None = None) -> 
         with Lease(output), ray_cluster(config.workers + (config.cutting_actors or config.workers)):
             _claim(output, config)
             if config.initial is not None:
-                load_prior(config.initial)  # an error now costs nothing yet
+                denoiser_from(load_prior(config.initial), config.settings().prior)  # an error now costs nothing yet
             bank, faces = prepare_faces(config, source, lambda done, of: tell(_cutting(done, of)))
             with _watching(output / LOG_FILE, tell):
                 _train(config, output)
@@ -132,7 +133,7 @@ def _train(config: TrainConfig, output: Path) -> None:
     )
     try:
         trainer.fit()
-    except (RayError, RuntimeError) as error:
+    except (RayError, TrainingFailedError, RuntimeError) as error:
         raise cause_of(error, "training") from error
 
 

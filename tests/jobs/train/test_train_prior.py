@@ -16,16 +16,18 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from PIL import Image, ImageOps
+from ray.train import WorkerGroupError
 
 from jobs.cli import main
-from jobs.errors import ConfigError, PublishError, SourceError
+from jobs.cluster import cause_of
+from jobs.errors import ConfigError, JobError, PublishError, SourceError
 from jobs.exit_codes import ExitCode
 from jobs.train.checkpoint import STATE_FILE
 from jobs.train.config import TrainConfig
 from jobs.train.faces import BANK_FOLDER
 from jobs.train.run import run_training
 from jobs.train.worker import LOG_FILE, PRIOR_FOLDER, read_log
-from keyanon_core.errors import PriorError
+from keyanon_core.errors import KeyanonError, PriorError
 from keyanon_core.priors import load_prior
 from keyanon_core.training.bank import FaceBank
 
@@ -34,7 +36,7 @@ pytestmark = pytest.mark.slow
 TINY: dict[str, Any] = {
     "name": "tiny", "licence": "Apache-2.0", "data": "Two photographs in the public domain.", "side": 16, "space_to_depth": 4,
     "channels": [32], "attention_levels": 1, "batch": 4, "warmup": 2, "learning_rate": 1e-3, "steps": 8, "measured_faces": 1,
-    "threads_per_worker": 1, "cutting_actors": 1, "page_minutes": 60, "held_out_share": 0, "same_person_distance": 0,
+    "threads_per_worker": 1, "cutting_actors": 1, "page_minutes": 60, "held_out_share": 0, "same_person_distance": 0, "precision": "fp32",
 }  # fmt: skip
 MakeTraining = Callable[..., TrainConfig]
 
@@ -168,6 +170,20 @@ def test_what_can_not_be_trained_is_refused(training: TrainConfig, photos: Path,
         run_training(TrainConfig.load(None, {**TINY, "photos": nobody, "output": tmp_path / "empty"}))
     with pytest.raises(PriorError, match="do not fit"):
         run_training(again(training, tmp_path / "other", initial="embedded"))
+
+
+def test_what_a_worker_raised_on_purpose_is_found_in_rays_wrappings() -> None:
+    purpose = PriorError("the weights do not fit")
+    assert cause_of(WorkerGroupError("failed", {0: RuntimeError("peer gone"), 1: purpose}), "training") is purpose
+    other = cause_of(WorkerGroupError("failed\nout of memory", {0: MemoryError()}), "training")
+    assert isinstance(other, JobError) and "training" in str(other) and "out of memory" in str(other)
+
+
+def test_damaged_faces_are_refused_by_name(training: TrainConfig, tmp_path: Path) -> None:
+    config = again(training, tmp_path / "damaged")
+    (config.output / BANK_FOLDER / "faces.raw").write_bytes(b"cut short")
+    with pytest.raises(KeyanonError, match="holds no usable faces"):
+        run_training(config)
 
 
 @pytest.mark.parametrize(
