@@ -36,7 +36,8 @@ pytestmark = pytest.mark.slow
 TINY: dict[str, Any] = {
     "name": "tiny", "licence": "Apache-2.0", "data": "Two photographs in the public domain.", "side": 16, "space_to_depth": 4,
     "channels": [32], "attention_levels": 1, "batch": 4, "warmup": 2, "learning_rate": 1e-3, "steps": 8, "measured_faces": 1,
-    "threads_per_worker": 1, "cutting_actors": 1, "page_minutes": 60, "held_out_share": 0, "same_person_distance": 0, "precision": "fp32",
+    "threads_per_worker": 1, "cutting_actors": 1, "page_minutes": 60, "held_out_share": 0, "same_person_distance": 0,
+    "precision": "fp32",
 }  # fmt: skip
 MakeTraining = Callable[..., TrainConfig]
 
