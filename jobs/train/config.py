@@ -59,7 +59,7 @@ class TrainConfig(InputConfig):
     attention_levels: int = Field(default=2, ge=0)
     grid: tuple[int, int] = (1, 949)
     temperature: float = Field(
-        default=0.85, ge=MIN_TEMPERATURE, le=1, description="rms of the noise faces are made from"
+        default=0.75, ge=MIN_TEMPERATURE, le=1, description="rms of the noise faces are made from"
     )
     template: tuple[tuple[float, float], ...] = Field(default=FACE_TEMPLATE, min_length=5, max_length=5)
 
