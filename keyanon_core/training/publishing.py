@@ -24,6 +24,8 @@ def write_prior(network: nn.Module, settings: PriorSettings, directory: Path, na
         half: Any = UNet2DModel.from_config(network.config)
         half.load_state_dict({key: value.detach().cpu() for key, value in network.state_dict().items()})
         half.half().save_pretrained(made / "unet")
+        for weights in (made / "unet").glob("*.safetensors"):
+            weights.chmod(0o644)  # written readable by its owner only; a prior holds no secret
         DDIMScheduler(
             num_train_timesteps=settings.timesteps,
             beta_start=settings.beta_start,
