@@ -131,7 +131,9 @@ class AnonymizeConfig(InputConfig):
 
     # How the work is laid out
     device: str = Field(default="cpu", pattern=r"^(cpu|cuda)(:\d+)?$")
-    face_batch: int = Field(default=DEFAULT_FACE_BATCH, ge=1, le=4096, description="faces in every call of the prior")
+    face_batch: int = Field(
+        default=DEFAULT_FACE_BATCH, ge=1, le=4096, description="faces in one call of the prior, at most"
+    )
     pictures_per_task: int = Field(default=DEFAULT_PICTURES_PER_TASK, ge=1, le=100_000)
     detector_actors: int = Field(default=1, ge=1)
     anonymizer_actors: int = Field(default=0, ge=0, description="0: one for each CPU, at most MAX_DEFAULT_ACTORS")

@@ -22,8 +22,8 @@ class Prior:
     States are float64 on the caller's device; the networks run in `dtype` on `device`.
     grid_ends: first and last timestep that the methods walk between. temperature: rms of the noise that faces are made from.
     nfe: denoiser evaluations so far, one for each face of each call (padding is not counted).
-    physical_batch: when set, every network call has exactly this many faces, so that no result depends on how many
-    others there are.
+    physical_batch: when set, a network call has this many faces, fewer only as a smaller power of two, so that results
+    depend on how many others there are by rounding alone and calls have few shapes.
     """
 
     def __init__(
@@ -82,15 +82,17 @@ class Prior:
 
     @torch.inference_mode()
     def _run(self, function: Any, *inputs: Tensor) -> Tensor:
-        """Calls a network in pieces of `physical_batch` faces, the last piece padded with its own first face."""
+        """Calls a network in pieces of `physical_batch` faces, the last one padded to a power of two with its own first face."""
         batch = len(inputs[0])
         size = self.physical_batch or batch
         outputs = []
         for start in range(0, batch, size):
             pieces = [x[start : start + size] for x in inputs]
             held = len(pieces[0])
-            if held < size:
-                pieces = [torch.cat([x, x[:1].expand(size - held, *x.shape[1:])]) for x in pieces]
+            # A few faces, such as those under another key, do not wait for a whole batch of padding.
+            padding = min(1 << (held - 1).bit_length(), size) - held
+            if self.physical_batch and padding:
+                pieces = [torch.cat([x, x[:1].expand(padding, *x.shape[1:])]) for x in pieces]
             outputs.append(function(*pieces)[:held])
         return torch.cat(outputs)
 

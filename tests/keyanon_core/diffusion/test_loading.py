@@ -171,7 +171,7 @@ def test_masks_of_a_latent_prior_mark_every_cell_a_masked_pixel_touches(made: Pa
     assert prior.latent_mask(crop_mask).nonzero().tolist() == [[0, 0, 1, 2]]
 
 
-def test_a_padded_batch_has_one_physical_size_and_the_same_results(made: Path) -> None:
+def test_a_padded_batch_has_few_physical_sizes_and_the_same_results(made: Path) -> None:
     prior = load_prior(made / "ldm")
     sizes: list[int] = []
     prior._denoiser.network.register_forward_pre_hook(lambda m, a: sizes.append(len(a[0])))
@@ -181,8 +181,9 @@ def test_a_padded_batch_has_one_physical_size_and_the_same_results(made: Path) -
     as_given = prior.eps(z, 10, known, mask)
     prior.physical_batch = 4
     assert torch.allclose(prior.eps(z, 10, known, mask), as_given, atol=1e-5)
-    assert sizes == [5, 4, 4]
-    assert prior.nfe == 10
+    assert torch.allclose(prior.eps(z[:3], 10, known.of(torch.arange(3)), mask[:3]), as_given[:3], atol=1e-5)
+    assert sizes == [5, 4, 1, 4]
+    assert prior.nfe == 13
 
 
 def test_template_defaults_to_ffhq_and_may_be_declared(pixel: Path) -> None:
