@@ -66,6 +66,7 @@ from keyanon_core.known_path import zero_path
 from keyanon_core.pictures import AnonymizeSettings, PictureAnonymizer, PictureResult, PictureTask
 from keyanon_core.pictures.crops import Crop, align_faces
 from keyanon_core.priors import Prior, load_prior
+from keyanon_core.training.measures import EIGHT_BIT_RMS
 
 SETTINGS = AnonymizeSettings(method="exact", transform="rotation", fidelity="latent")
 BATCH = 8  # faces measured and timed together
@@ -74,7 +75,6 @@ BAND = 0.03  # width of the bands along the edge, of the square root of the mask
 MIN_BAND = 2  # px
 SAME_PLACE = 0.5  # share of landmarks in the mask, or overlap of boxes, as in the job's second detection pass
 TIMED_SECONDS, TIMED_ROUNDS = 2.0, 3  # for each prior and round
-EIGHT_BIT_RMS = 1 / 127.5 / math.sqrt(12)
 PICTURES = {".jpg", ".jpeg", ".png", ".webp"}
 PAGE_FACES, PAGE_PAIRS_A_ROW, TILE = 64, 8, 112  # tiles in px
 PAGE_MARGIN = 1.35  # side of a tile over the long side of the mask
