@@ -1,6 +1,7 @@
 """The denoiser being trained: made new, or from a prior's weights, also of another crop side, conditioning or prediction."""
 
 import copy
+from typing import Any, cast
 
 import torch
 from diffusers import UNet2DModel
@@ -17,8 +18,11 @@ NORM_GROUPS = 16
 HEAD_CHANNELS = 32  # of an attention head
 
 
-def new_denoiser(settings: PriorSettings) -> nn.Module:
-    """A UNet2DModel with random weights. Raises PriorError when the settings do not fit each other."""
+def new_denoiser(settings: PriorSettings, time_embedding: int | None = None) -> nn.Module:
+    """A UNet2DModel with random weights. Raises PriorError when the settings do not fit each other.
+
+    time_embedding: width of the time's embedding, None for the usual four times the first level's channels.
+    """
     cells, rest = divmod(settings.side, settings.space_to_depth)
     levels = len(settings.channels)
     if rest or cells % 2 ** (levels - 1) or not 0 <= settings.attention_levels <= levels:
@@ -33,6 +37,7 @@ def new_denoiser(settings: PriorSettings) -> nn.Module:
         sample_size=cells,
         in_channels=input_channels(settings),
         out_channels=3 * settings.space_to_depth**2,
+        time_embedding_dim=time_embedding,
         layers_per_block=settings.layers_per_block,
         block_out_channels=settings.channels,
         down_block_types=["AttnDownBlock2D" if attend else "DownBlock2D" for attend in attends],
@@ -52,11 +57,15 @@ def denoiser_from(prior: Prior, settings: PriorSettings) -> nn.Module:
     """The network of `settings` with the weights of `prior`.
 
     A block of another size is read and written as if its pixels were resampled; inputs the prior did not have begin at zero
-    weight, and a change between x0 and v keeps what the network says at the noisy end, where v is -x0. Raises PriorError when the
-    inner layers differ, or the prior has an autoencoder.
+    weight, and a change between x0 and v keeps what the network says at the noisy end, where v is -x0. A network with one more,
+    finer level takes the prior's levels as its inner ones; the outer one, and what leads in and out of it, begin anew. Raises
+    PriorError when the inner layers differ, or the prior has an autoencoder.
     """
     if not prior.in_pixels or prior.prediction_type not in ("sample", "v_prediction"):
         raise PriorError(f"{prior.name} can not be trained on: only pixel-space priors that predict x0 or v can")
+    levels = cast(Any, prior.network).config.get("block_out_channels", ())
+    if settings.channels[1:] == tuple(levels):
+        return _grown(prior, settings)
     network = new_denoiser(settings)
     weights = copy.deepcopy(prior.network.state_dict())
     sign = 1.0 if prior.prediction_type == settings.prediction else -1.0
@@ -69,6 +78,26 @@ def denoiser_from(prior: Prior, settings: PriorSettings) -> nn.Module:
     except RuntimeError as error:
         raise PriorError(f"the weights of {prior.name} do not fit the network asked for: {error}") from error
     return network
+
+
+def _grown(prior: Prior, settings: PriorSettings) -> nn.Module:
+    """The network of `settings`, which has a finer level around those of `prior`, with the weights of all layers they share."""
+    known: dict[str, Tensor] = prior.network.state_dict()
+    network = new_denoiser(settings, time_embedding=len(known["time_embedding.linear_2.bias"]))
+    inner = {_one_level_in(name): weight for name, weight in known.items()}
+    weights = network.state_dict()
+    shared = {name: weight for name, weight in inner.items() if name in weights and weight.shape == weights[name].shape}
+    network.load_state_dict(weights | shared)
+    return network
+
+
+def _one_level_in(name: str) -> str:
+    """What a layer is called in a network with one more outer level: down blocks count inwards, up blocks outwards."""
+    part, _, rest = name.partition(".")
+    if part != "down_blocks":
+        return name
+    level, _, layer = rest.partition(".")
+    return f"{part}.{int(level) + 1}.{layer}"
 
 
 def as_prior(network: nn.Module, settings: PriorSettings, name: str) -> Prior:

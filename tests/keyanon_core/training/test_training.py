@@ -155,6 +155,28 @@ def test_a_network_may_change_what_it_predicts_and_what_it_is_given():
         denoiser_from(prior, replace(new, channels=(64,)))
 
 
+def test_a_network_with_a_finer_level_keeps_the_inner_ones(tmp_path):
+    old = settings(side=2 * SIDE, channels=(32, 64), prediction="sample").prior
+    new = replace(old, space_to_depth=2, channels=(32, 32, 64))
+    prior = as_prior(network_of(old), old, "old")
+    grown = denoiser_from(prior, new).eval()
+    known, weights = prior.network.state_dict(), grown.state_dict()
+    kept = {name: weight for name, weight in weights.items() if "down_blocks.2." in name}
+    assert kept
+    for name, weight in kept.items():
+        torch.testing.assert_close(weight, known[name.replace("down_blocks.2.", "down_blocks.1.")], rtol=0, atol=0)
+    for name in (
+        "mid_block.resnets.0.conv1.weight",
+        "up_blocks.0.resnets.0.conv1.weight",
+        "time_embedding.linear_2.weight",
+    ):
+        torch.testing.assert_close(weights[name], known[name], rtol=0, atol=0)
+    write_prior(grown, new, tmp_path / "prior", "grown", "Apache-2.0")
+    assert load_prior(tmp_path / "prior").latent_shape == prior.latent_shape
+    with pytest.raises(PriorError, match="do not fit"):
+        denoiser_from(prior, replace(new, channels=(32, 64, 64)))
+
+
 @pytest.mark.parametrize("prediction", ["sample", "v_prediction"])
 @pytest.mark.parametrize("conditioning", ["inpaint", "none"])
 def test_the_prior_in_use_is_the_network_that_was_trained(bank, prediction, conditioning):
