@@ -193,7 +193,7 @@ def paste(
 
     picture: (H, W, 3) uint8. crop: (S, S, 3) on the scale 0 to 255. Enlarging is bicubic, reducing averages. A masked
     pixel that the crop does not reach takes the value of the crop's nearest rim, so no masked pixel keeps its source.
-    There is no feathering: a blend with the source would leave a share of the face in the result.
+    There is no feathering with the source, which would leave a share of the face in the result (see `blending`).
 
     back_projections: rounds of iterative back-projection (Irani and Peleg, CVGIP 53(3), 1991), which correct the crop
     by the difference to what `warp` reads back, so that recovery from the picture alone starts nearer to the anonymized

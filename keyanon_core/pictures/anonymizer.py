@@ -16,7 +16,8 @@ import torch
 
 from keyanon_core.errors import KeyanonError, PictureError
 from keyanon_core.faces import FaceModels
-from keyanon_core.faces.alignment import BACK_PROJECTIONS, paste
+from keyanon_core.faces.alignment import BACK_PROJECTIONS, paste, reduction
+from keyanon_core.faces.blending import feather
 from keyanon_core.faces.detection import Face, box_iou, landmarks_inside
 from keyanon_core.faces.masks import PictureMask
 from keyanon_core.imaging import decode_picture, encode_picture
@@ -28,6 +29,7 @@ from keyanon_core.pictures.settings import AnonymizeSettings, PictureResult, Pic
 from keyanon_core.priors import Prior
 from keyanon_core.sidecar import Sidecar, SidecarFace, seal_source
 
+RIM = 2.0  # crop px of a face's rim that are blended with its surroundings
 MAX_GATHERED_PIXELS = 128_000_000  # decoded pixels held at once: 3 bytes each for the source, 3 for the result
 
 
@@ -268,11 +270,15 @@ def _as_stored(latent: torch.Tensor) -> torch.Tensor:
 def _paste_face(face: _Face, decoded: npt.NDArray[np.float64], *, exactly: bool) -> None:
     """Write a decoded crop (3, S, S) in [-1, 1] into the picture, inside the mask only.
 
-    exactly: make the picture read back as the crop, which only recovery from the picture alone needs.
+    exactly: make the picture read back as the crop, which only recovery from the picture alone needs. Otherwise the rim is
+    blended with its surroundings.
     """
-    rounds = BACK_PROJECTIONS if exactly else 0
+    picture = face.picture
     crop = (decoded.transpose(1, 2, 0) + 1.0) * 127.5
-    paste(face.picture.result, crop, face.affine, face.mask, back_projections=rounds)
+    paste(picture.result, crop, face.affine, face.mask, back_projections=BACK_PROJECTIONS if exactly else 0)
+    if not exactly:
+        others = [other.mask for other in picture.faces if other is not face]
+        feather(picture.result, face.mask, others, max(RIM * reduction(face.affine), 1.0))
 
 
 def _geometry(face: _Face) -> FaceGeometry:
