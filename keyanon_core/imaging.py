@@ -26,7 +26,7 @@ MAX_SIDE = 65_000  # px
 BACKGROUND = (255, 255, 255, 255)  # under transparent pixels
 DEFAULT_JPEG_QUALITY = 95
 SIXTEEN_TO_EIGHT = 257  # 65535 / 255
-PNG_LEVEL = 6  # zlib
+PNG_LEVEL = 4  # zlib; 6 takes twice as long for pictures 4 % smaller
 TRUNCATED_WORDS = (
     "truncated",
     "premature",
