@@ -56,7 +56,7 @@ class Lease:
             holder = os.read(descriptor, 4096).decode("utf-8", "replace").strip()
             os.close(descriptor)
             raise LeaseError(
-                f"another run is writing {path.parent.parent} ({holder}); wait for it, or choose another output"
+                f"another run is writing there and holds {path} ({holder}); wait for it, or choose another output"
             ) from error
         self._descriptor = descriptor
         content = {"attempt": self.token.attempt, "host": socket.gethostname(), "pid": os.getpid()}
