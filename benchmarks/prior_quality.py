@@ -1,7 +1,7 @@
 """How good priors are, one beside the other: the same faces through each, by the job's own path.
 
     python benchmarks/prior_quality.py --photos DIR [--portraits PARQUET_OR_DIR --ids FILE] [--limit 200]
-        [--prior embedded --prior DIR ...] [--groups FILE] [--page FILE.jpg] [--threads 0] [--json]
+        [--prior embedded --prior DIR ...] [--groups FILE] [--page FILE.jpg] [--cutouts FILE.jpg] [--threads 0] [--json]
 
 Faces: the pictures of --photos in order of name, then, up to --limit, those of Parquet files (columns `id` and `image`, encoded
 bytes; only the ids of --ids, one a line, if given). A picture counts when the embedded detector finds exactly one face in it; how
@@ -76,7 +76,8 @@ MIN_BAND = 2  # px
 SAME_PLACE = 0.5  # share of landmarks in the mask, or overlap of boxes, as in the job's second detection pass
 TIMED_SECONDS, TIMED_ROUNDS = 2.0, 3  # for each prior and round
 PICTURES = {".jpg", ".jpeg", ".png", ".webp"}
-PAGE_FACES, PAGE_PAIRS_A_ROW, TILE = 64, 8, 112  # tiles in px
+PAGE_FACES, PAGE_TILES_A_ROW, TILE = 64, 8, 112  # tiles in px
+BACKDROP = 128  # grey
 PAGE_MARGIN = 1.35  # side of a tile over the long side of the mask
 PAGE_BYTES = 600_000
 WANTED = {
@@ -127,6 +128,7 @@ class Outcome:
     identity: npt.NDArray[np.float32] | None = None
     texture: npt.NDArray[np.float32] | None = None
     tile: Pixels | None = None
+    cutout: Pixels | None = None
     sidecar_db: float = math.nan
     eight_bit_db: float = math.nan
     noise_rms: float = math.nan
@@ -151,6 +153,10 @@ def main(
         Path | None, typer.Option(help="CSV with columns id and group; a photograph's id: its stem.")
     ] = None,
     page: Annotated[Path | None, typer.Option(help="JPEG to write: the first 64 faces by the first prior.")] = None,
+    cutouts: Annotated[
+        Path | None,
+        typer.Option(help="JPEG to write: the same results inside their masks alone, with no pixel of a photograph."),
+    ] = None,
     recovered: Annotated[int, typer.Option(help="Faces to recover at most; 0 is all.")] = 0,
     threads: Annotated[int, typer.Option(help="Threads of torch; 0 is one for each core.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document instead of tables.")] = False,
@@ -176,7 +182,9 @@ def main(
     columns, by_group = [], []
     for index, loaded in enumerate(priors):
         started = time.perf_counter()
-        outcomes = _anonymize(loaded, subjects, models, recognizer, with_tiles=index == 0 and page is not None)
+        outcomes = _anonymize(
+            loaded, subjects, models, recognizer, with_tiles=index == 0 and (page or cutouts) is not None
+        )
         anonymized = time.perf_counter()
         solved = _recover(loaded, outcomes[: recovered or None], models)
         seconds = (anonymized - started, time.perf_counter() - anonymized)
@@ -196,7 +204,9 @@ def main(
         )
         by_group += _by_group(str(columns[-1]["prior"]), outcomes, kinds)
         if page and index == 0:
-            _write_page(page, outcomes[:PAGE_FACES])
+            _write_page(page, [outcome.tile for outcome in outcomes if outcome.tile is not None])
+        if cutouts and index == 0:
+            _write_page(cutouts, [outcome.cutout for outcome in outcomes if outcome.cutout is not None])
     facts = {
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "machine": f"{platform.machine()}, {torch.get_num_threads()} of {os.cpu_count()} cores, torch {torch.__version__}",
@@ -278,7 +288,7 @@ def _anonymize(
         for subject, result in zip(part, results, strict=True):
             outcome = _outcome(subject, result, models, recognizer)
             if with_tiles and len(outcomes) < PAGE_FACES:
-                outcome.tile = _pair(subject, result)
+                outcome.tile, outcome.cutout = _tiles(subject, result)
             outcomes.append(outcome)
     prior.physical_batch = None
     return outcomes
@@ -436,28 +446,32 @@ def _milliseconds_per_nfe(priors: Sequence[Prior]) -> list[float]:
     return [1000 * float(np.median(seconds)) / BATCH for seconds in calls]
 
 
-def _pair(subject: Subject, result: PictureResult) -> Pixels:
-    """(TILE, 2 TILE, 3): the source's face and the result's, grey where there is no result."""
+def _tiles(subject: Subject, result: PictureResult) -> tuple[Pixels, Pixels]:
+    """The source's face beside the result's, (TILE, 2 TILE, 3), and the result inside its mask alone, (TILE, TILE, 3)."""
     x0, y0, x1, y1 = subject.mask.window
     scale = TILE / (PAGE_MARGIN * max(x1 - x0, y1 - y0))
     centre = np.array([(x0 + x1 - 1) / 2, (y0 + y1 - 1) / 2])
     shift = (TILE - 1) / 2 - scale * centre
     to_tile = np.array([[scale, 0, shift[0]], [0, scale, shift[1]]])
-    after = np.full((TILE, TILE, 3), 128, np.uint8)
+    after = np.full((TILE, TILE, 3), BACKDROP, np.uint8)
+    cutout = after
     if result.encoded is not None and result.key is not None:
-        after = chip(decode_picture(result.encoded), to_tile, TILE)
-    return np.hstack([chip(subject.pixels, to_tile, TILE), after])
+        pixels = decode_picture(result.encoded)
+        after = chip(pixels, to_tile, TILE)
+        pixels[~subject.mask.full(pixels.shape)] = BACKDROP
+        cutout = chip(pixels, to_tile, TILE)
+    return np.hstack([chip(subject.pixels, to_tile, TILE), after]), cutout
 
 
-def _write_page(path: Path, outcomes: Sequence[Outcome]) -> None:
-    """Source and result side by side, none left out, as a JPEG of PAGE_BYTES at most if quality 40 allows."""
-    tiles = [outcome.tile for outcome in outcomes if outcome.tile is not None]
-    rows = math.ceil(len(tiles) / PAGE_PAIRS_A_ROW)
-    across = min(len(tiles), PAGE_PAIRS_A_ROW)
-    canvas = np.full((rows * TILE, across * 2 * TILE, 3), 255, np.uint8)
+def _write_page(path: Path, tiles: Sequence[Pixels]) -> None:
+    """Tiles of one size, PAGE_TILES_A_ROW a row, none left out, as a JPEG of PAGE_BYTES at most if quality 40 allows."""
+    width = tiles[0].shape[1]
+    rows = math.ceil(len(tiles) / PAGE_TILES_A_ROW)
+    across = min(len(tiles), PAGE_TILES_A_ROW)
+    canvas = np.full((rows * TILE, across * width, 3), 255, np.uint8)
     for position, tile in enumerate(tiles):
-        row, column = divmod(position, PAGE_PAIRS_A_ROW)
-        canvas[row * TILE : (row + 1) * TILE, column * 2 * TILE : (column + 1) * 2 * TILE] = tile
+        row, column = divmod(position, PAGE_TILES_A_ROW)
+        canvas[row * TILE : (row + 1) * TILE, column * width : (column + 1) * width] = tile
     for quality in range(90, 39, -5):
         buffer = io.BytesIO()
         Image.fromarray(canvas).save(buffer, "JPEG", quality=quality)
