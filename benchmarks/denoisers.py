@@ -31,7 +31,7 @@ from keyanon_core.training.measures import measure_inversion
 from keyanon_core.training.objective import clean_crop, training_loss
 from keyanon_core.training.settings import BANK_MARGIN, Optimization, PriorSettings, TrainingSettings
 
-NETWORKS = ("sample/8/128,192,256", "sample/8/96,160,224", "v_prediction/8/96,160,224", "v_prediction/4/64,128,192,256")
+NETWORKS = ("sample/8/128,192,256", "sample/8/96,160,224", "sample/4/64,128,192,256", "v_prediction/4/64,128,192,256")
 OPTIMIZATION = Optimization(learning_rate=6e-4, warmup=60, ema=0.998)
 TIMESTEPS = (5, 50, 150, 300, 500, 700, 900)
 HELD_OUT, INVERTED = 128, 8  # faces
