@@ -63,8 +63,9 @@ from keyanon_core.faces.detection import box_iou, landmarks_inside
 from keyanon_core.faces.recognition import DlibRecognizer
 from keyanon_core.imaging import decode_picture
 from keyanon_core.known_path import zero_path
-from keyanon_core.pictures import AnonymizeSettings, PictureAnonymizer, PictureResult, PictureTask
+from keyanon_core.pictures.anonymizer import PictureAnonymizer
 from keyanon_core.pictures.crops import Crop, align_faces
+from keyanon_core.pictures.settings import AnonymizeSettings, PictureResult, PictureTask
 from keyanon_core.priors import Prior, load_prior
 from keyanon_core.training.measures import EIGHT_BIT_RMS
 

@@ -21,8 +21,10 @@ import typer
 from keyanon_core.evaluation import STORAGES, RecoveryFigures, measure_recovery
 from keyanon_core.faces import FaceModels, load_face_models
 from keyanon_core.imaging import decode_picture
-from keyanon_core.pictures import AnonymizeSettings, PictureAnonymizer, PictureRecoverer, PictureTask
+from keyanon_core.pictures.anonymizer import PictureAnonymizer
 from keyanon_core.pictures.crops import Crop, align_faces
+from keyanon_core.pictures.recoverer import PictureRecoverer
+from keyanon_core.pictures.settings import AnonymizeSettings, PictureTask
 from keyanon_core.priors import Prior, load_prior
 
 METHODS = (("exact", "rotation"), ("paper", "sign"))

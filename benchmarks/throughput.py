@@ -24,7 +24,8 @@ from jobs.cluster import ray_cluster
 from jobs.config import AnonymizeConfig
 from keyanon_core.faces import FaceModels, load_face_models
 from keyanon_core.known_path import zero_path
-from keyanon_core.pictures import AnonymizeSettings, PictureAnonymizer, PictureTask
+from keyanon_core.pictures.anonymizer import PictureAnonymizer
+from keyanon_core.pictures.settings import AnonymizeSettings, PictureTask
 from keyanon_core.priors import Prior, load_prior
 
 BARE_SECONDS = 15.0  # of denoising, before and again after the run

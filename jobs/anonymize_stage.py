@@ -1,5 +1,7 @@
 """The anonymizing stage of a run, a Ray Data actor with the prior resident.
 
+The driver names this stage and computes nothing: what loads torch is imported where an actor begins.
+
 Every row that comes in goes out, exactly once, whatever happens to it. A key is born, used and sealed within one call of
 `AnonymizeFaces`: the blocks that Ray stores, spills and ships hold sealed records only (invariant I3).
 """
@@ -9,10 +11,9 @@ import json
 import platform
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import torch
 
 from jobs.blocks import (
     ENCODED,
@@ -39,9 +40,11 @@ from jobs.records import to_key_record
 from keyanon_core.errors import PriorError
 from keyanon_core.faces import FaceModels
 from keyanon_core.faces.detection import Face
-from keyanon_core.pictures import AnonymizeSettings, PictureAnonymizer, PictureResult, PictureTask
-from keyanon_core.priors import Prior, load_prior
+from keyanon_core.pictures.settings import AnonymizeSettings, PictureResult, PictureTask
 from keystore.sealing import seal_record
+
+if TYPE_CHECKING:
+    from keyanon_core.priors import Prior
 
 LIBRARIES = ("keyanon", "torch", "diffusers", "numpy", "opencv-python", "onnxruntime", "ray", "cryptography")
 
@@ -74,6 +77,11 @@ class AnonymizeFaces:
     ) -> None:
         """Load everything. expected_prior: digest of a resumed run's prior. Raises PriorError, FaceModelError,
         ValueError."""
+        import torch
+
+        from keyanon_core.pictures.anonymizer import PictureAnonymizer
+        from keyanon_core.priors import load_prior
+
         torch.set_num_threads(threads)
         with monitor.reporting_failures():
             loaded = load_prior(prior, device=device)
@@ -154,8 +162,10 @@ class AnonymizeFaces:
         return {**published, SEALED: sealed, SIDECAR: result.sidecar, RECORD_ID: record.record_id}
 
 
-def environment(prior: Prior, device: str) -> dict[str, str]:
+def environment(prior: "Prior", device: str) -> dict[str, str]:
     """What the numbers depend on beside the settings; goes into every key record and into the manifest."""
+    import torch
+
     found = {"python": platform.python_version(), "machine": platform.machine(), "device": device, "dtype": "float32"}
     if device.startswith("cuda"):
         found["gpu"] = torch.cuda.get_device_name(device)
@@ -169,7 +179,7 @@ def environment(prior: Prior, device: str) -> dict[str, str]:
     return found
 
 
-def facts(prior: Prior, models: FaceModels, found: dict[str, str], face_batch: int) -> dict[str, Any]:
+def facts(prior: "Prior", models: FaceModels, found: dict[str, str], face_batch: int) -> dict[str, Any]:
     """What the manifest says about the models of a run."""
     return {
         "environment": found,

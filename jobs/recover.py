@@ -21,7 +21,7 @@ from jobs.output_names import IMAGES, image_name
 from jobs.records import to_picture_key
 from keyanon_core.errors import KeyanonError, PictureError, PriorError, SidecarError
 from keyanon_core.imaging import decode_picture, encode_picture
-from keyanon_core.pictures import PictureRecoverer, RecoveredPicture
+from keyanon_core.pictures.recoverer import PictureRecoverer, RecoveredPicture
 from keyanon_core.priors import Prior, load_prior
 from keyanon_core.sidecar import Sidecar
 from keystore.records import KeyRecord

@@ -17,7 +17,7 @@ from jobs.demo.story import (
     compare_methods,
     embedded_models,
 )
-from keyanon_core.pictures import AnonymizeSettings
+from keyanon_core.pictures.settings import AnonymizeSettings
 from keyanon_core.priors import load_prior
 
 MARKER = ".keyanon-demo"  # a directory that holds it was written by this program and may be deleted by it

@@ -19,15 +19,11 @@ from keyanon_core.evaluation import RecoveryFigures, measure_recovery, psnr
 from keyanon_core.faces import FaceModels, load_face_models
 from keyanon_core.imaging import decode_picture
 from keyanon_core.keys import new_image_key
-from keyanon_core.pictures import (
-    AnonymizeSettings,
-    PictureAnonymizer,
-    PictureKey,
-    PictureRecoverer,
-    PictureResult,
-    PictureTask,
-)
+from keyanon_core.pictures.anonymizer import PictureAnonymizer
 from keyanon_core.pictures.crops import align_faces
+from keyanon_core.pictures.key import PictureKey
+from keyanon_core.pictures.recoverer import PictureRecoverer
+from keyanon_core.pictures.settings import AnonymizeSettings, PictureResult, PictureTask
 from keyanon_core.priors import Prior
 from keystore.audit.verify import verify_audit
 from keystore.errors import KeystoreError

@@ -27,7 +27,7 @@ from jobs.progress import RunState
 from jobs.records import to_key_record, to_picture_key
 from jobs.sink import OutputLayout
 from keyanon_core.errors import PriorError
-from keyanon_core.pictures import PictureRecoverer
+from keyanon_core.pictures.recoverer import PictureRecoverer
 from keyanon_core.priors import load_prior
 from keystore.records import KeyRecord
 from keystore.release import Recipient

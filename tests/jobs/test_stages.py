@@ -2,6 +2,8 @@
 
 import json
 import logging
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,7 @@ from jobs.blocks import (
 from jobs.detect_stage import DetectFaces, FaceModelChoice
 from jobs.progress import Monitor
 from keyanon_core.errors import PriorError
-from keyanon_core.pictures import AnonymizeSettings, PictureResult, PictureTask
+from keyanon_core.pictures.settings import AnonymizeSettings, PictureResult, PictureTask
 from keystore.sealing import sealed_header
 from keystore.store import Keystore
 from tests.jobs.conftest import STEPS
@@ -162,3 +164,8 @@ def test_a_resumed_run_refuses_another_prior(monitor: Monitor, ingest_key: bytes
         )
     failure = monitor.failure()
     assert isinstance(failure, PriorError)
+
+
+def test_the_driver_does_not_load_what_only_actors_need() -> None:
+    script = "import sys, jobs.anonymize; assert not {'torch', 'diffusers'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=120)

@@ -22,7 +22,7 @@ from jobs.commands.anonymize import anonymize
 from jobs.config import AnonymizeConfig
 from jobs.exit_codes import ExitCode
 from keyanon_core.errors import ConvergenceError
-from keyanon_core.pictures import PictureRecoverer
+from keyanon_core.pictures.recoverer import PictureRecoverer
 from keyanon_core.sidecar import Sidecar
 from keystore.store import Keystore
 

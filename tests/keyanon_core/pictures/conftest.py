@@ -6,7 +6,8 @@ import pytest
 
 from jobs.demo.photographs import ASTRONAUT, COFFEE, group_scene, packaged_picture
 from keyanon_core.faces import FaceModels, load_face_models
-from keyanon_core.pictures import PictureAnonymizer, PictureResult, PictureTask
+from keyanon_core.pictures.anonymizer import PictureAnonymizer
+from keyanon_core.pictures.settings import PictureResult, PictureTask
 from keyanon_core.priors import Prior, load_prior
 from tests.keyanon_core.pictures.photographs import settings
 

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from keyanon_core.pictures import AnonymizeSettings
+from keyanon_core.pictures.settings import AnonymizeSettings
 
 STEPS = 8  # DDIM steps one way; with fewer the embedded prior's steps are too long to invert
 

@@ -10,7 +10,10 @@ from PIL import Image
 from keyanon_core.errors import PriorError, SidecarError, WrongKeyError
 from keyanon_core.faces import FaceModels
 from keyanon_core.keys import new_image_key
-from keyanon_core.pictures import PictureAnonymizer, PictureKey, PictureRecoverer, PictureResult, PictureTask
+from keyanon_core.pictures.anonymizer import PictureAnonymizer
+from keyanon_core.pictures.key import PictureKey
+from keyanon_core.pictures.recoverer import PictureRecoverer
+from keyanon_core.pictures.settings import PictureResult, PictureTask
 from keyanon_core.priors import Prior
 from keyanon_core.sidecar import Sidecar
 from tests.keyanon_core.pictures.photographs import pixels_of, settings
