@@ -20,21 +20,34 @@ from keyanon_core.transforms import apply_forward, apply_inverse, masked_transfo
 
 
 def anonymize(
-    prior: Prior, z: Tensor, z_known: Tensor, mask: Tensor, face_keys: Sequence[bytes], transform: str, grid: list[int]
+    prior: Prior,
+    z: Tensor,
+    z_known: Tensor,
+    mask: Tensor,
+    face_keys: Sequence[bytes],
+    transform: str,
+    grid: list[int],
+    noise: Tensor | None = None,
 ) -> Anonymized:
-    """2N evaluations, nothing solved. Shapes as in `keyanon_core.methods.anonymize`."""
+    """2N evaluations, N with the `noise` of an earlier call; nothing solved. Shapes as in `keyanon_core.methods.anonymize`."""
     known = _known_path(prior, z_known * (1 - mask), mask, face_keys, grid[0])
-    w = z * mask
-    for s, t in forwards(grid):
-        w = _step(prior, w, s, t, known, mask)
-    noise_rms = (w.square().sum((1, 2, 3)) / _coordinates(mask, w)).sqrt()
+    nfe = len(grid) - 1
+    if noise is None:
+        nfe *= 2
+        noise = z * mask
+        for s, t in forwards(grid):
+            noise = _step(prior, noise, s, t, known, mask)
+    noise_rms = (noise.square().sum((1, 2, 3)) / _coordinates(mask, noise)).sqrt()
     transforms = masked_transforms(transform, face_keys, mask, z.shape[1])
-    w, scale = apply_forward(w, mask, transforms, prior.temperature)
+    w, scale = apply_forward(noise, mask, transforms, prior.temperature)
     before = w
     for s, t in backwards(grid):
         before, w = w, _step(prior, w, s, t, known, mask)
     clean = mask * clean_prediction(prior.alpha_bar, before, w, grid[1], grid[0])
-    return Anonymized(w + known.clean, clean + known.clean, scale, noise_rms, nfe=2 * (len(grid) - 1))
+    serves_again = (
+        noise if known.noise is None else None
+    )  # Psi depends on the key through the known region's noise alone
+    return Anonymized(w + known.clean, clean + known.clean, scale, noise_rms, nfe, serves_again)
 
 
 def recover(

@@ -1,6 +1,6 @@
 """What the methods return."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from torch import Tensor
@@ -17,6 +17,8 @@ class Anonymized:
     scale (B,) float64 belongs to the key: what the transform divided out.
     noise_rms (B,): rms of the masked noise latent before the transform (1 for a face that the prior finds typical).
     nfe: denoiser evaluations for one face.
+    noise (B, C, h, w) float64: the masked noise latent before the transform, which serves for another key, too; None where it
+    depends on the key. As secret as the source.
     """
 
     latent: Tensor
@@ -24,6 +26,7 @@ class Anonymized:
     scale: Tensor
     noise_rms: Tensor
     nfe: int
+    noise: Tensor | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,11 @@
 """Anonymizes the faces of several pictures together.
 
-Faces are gathered across the pictures into one queue and go through the prior in a fixed physical batch; a face that the
-anonymity gate turns back joins the queue again under its next attempt's key. One bad picture costs nobody else's work.
+Faces are gathered across the pictures and go through the prior in a fixed physical batch; those that the anonymity gate turns
+back go again together, under their next attempt's keys. One bad picture costs nobody else's work.
 """
 
 import hashlib
 import uuid
-from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -47,6 +46,7 @@ class _Face:
     latent: npt.NDArray[np.float16] | None = None
     scale: float = 1.0
     noise_rms: float = 0.0
+    noise: torch.Tensor | None = field(default=None, repr=False)  # serves the next attempt
     distance: float = float("nan")
     source_embedding: npt.NDArray[np.float32] | None = None
 
@@ -139,22 +139,27 @@ class PictureAnonymizer:
 
     def _run(self, faces: list[_Face]) -> None:
         """Take all faces through the prior and the gate, `face_batch` at a time."""
-        queue = deque(faces)
-        while queue:
-            batch = [queue.popleft() for _ in range(min(self.settings.face_batch, len(queue)))]
-            self._anonymize(batch)
-            self._measure_distances([face for face in batch if not face.picture.failure])
-            for face in batch:
-                if face.picture.failure or face.distance >= self.gate_threshold:
-                    continue
-                if face.attempt + 1 < self.settings.max_attempts:
-                    face.attempt += 1
-                    queue.append(face)
-                else:
-                    face.picture.failure = (
-                        f"still_recognizable: face {face.index} at {_at(face.detected)} stayed at distance "
-                        f"{face.distance:.3f} (gate {self.gate_threshold:.3f}) after {self.settings.max_attempts} keys"
-                    )
+        while faces:
+            turned_back: list[_Face] = []
+            for start in range(0, len(faces), self.settings.face_batch):
+                batch = faces[start : start + self.settings.face_batch]
+                self._anonymize(batch)
+                self._measure_distances([face for face in batch if not face.picture.failure])
+                turned_back += [face for face in batch if self._goes_again(face)]
+            faces = turned_back
+
+    def _goes_again(self, face: _Face) -> bool:
+        """The gate: True for a face that is turned back and has another attempt, which this begins."""
+        if not face.picture.failure and face.distance < self.gate_threshold:
+            if face.attempt + 1 < self.settings.max_attempts:
+                face.attempt += 1
+                return True
+            face.picture.failure = (
+                f"still_recognizable: face {face.index} at {_at(face.detected)} stayed at distance "
+                f"{face.distance:.3f} (gate {self.gate_threshold:.3f}) after {self.settings.max_attempts} keys"
+            )
+        face.noise = None
+        return False
 
     def _anonymize(self, batch: list[_Face]) -> None:
         """One pass of a batch: encode with the faces blanked, transform under the key, paste."""
@@ -171,6 +176,7 @@ class PictureAnonymizer:
             method=self.settings.method,
             transform=self.settings.transform,
             steps=self.settings.steps,
+            noise=_stacked([face.noise for face in batch]),
         )
         latent = _as_stored(done.latent)
         # Recovery from the picture alone needs the latent in it; where the sidecar holds the latent, the picture need not
@@ -182,6 +188,7 @@ class PictureAnonymizer:
                 face.picture.failure = f"not_finite: the prior's result for face {face.index} is not a number"
                 continue
             face.latent = latent[position].cpu().numpy().astype(np.float16)
+            face.noise = None if done.noise is None else done.noise[position].clone()
             face.scale, face.noise_rms = float(done.scale[position]), float(done.noise_rms[position])
             _paste_face(face, decoded[position], exactly=self.settings.fidelity == "image")
 
@@ -260,6 +267,12 @@ class PictureAnonymizer:
 def _is_same_place(found: Face, face: _Face) -> bool:
     """True when a face of the result lies where `face` was anonymized."""
     return landmarks_inside(found, face.mask, face.picture.source.shape) > 0.5 or box_iou(found, face.detected) > 0.5
+
+
+def _stacked(noises: list[torch.Tensor | None]) -> torch.Tensor | None:
+    """The noise latents of a batch, or None when one is missing."""
+    known = [noise for noise in noises if noise is not None]
+    return torch.stack(known) if len(known) == len(noises) else None
 
 
 def _as_stored(latent: torch.Tensor) -> torch.Tensor:

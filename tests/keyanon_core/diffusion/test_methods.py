@@ -161,6 +161,32 @@ def test_known_noise_follows_the_key(priors: dict[str, Prior]) -> None:
     assert torch.equal(first, second)
 
 
+def test_another_key_needs_the_noise_latent_only_once(priors: dict[str, Prior]) -> None:
+    prior = priors["inpaint"]
+    z, known, mask, _ = problem(prior)
+    others = [a_key(8), a_key(9)]
+    first, _, _ = run(prior, "exact", "rotation")
+    anew = anonymize(prior, z, known, mask, others, steps=STEPS)
+    before = prior.nfe
+    again = anonymize(prior, z, known, mask, others, steps=STEPS, noise=first.noise)
+    assert (prior.nfe - before, again.nfe) == (len(z) * STEPS, STEPS)
+    for part in ("latent", "clean", "scale", "noise_rms"):
+        torch.testing.assert_close(getattr(again, part), getattr(anew, part), rtol=0, atol=0)
+    assert "noise=" not in repr(first)
+
+
+@pytest.mark.parametrize(("kind", "method"), [("pixel", "exact"), ("inpaint", "paper")])
+def test_noise_that_depends_on_the_key_does_not_serve_for_another(
+    priors: dict[str, Prior], kind: str, method: str
+) -> None:
+    done, z, mask = run(priors[kind], method, "rotation")
+    assert done.noise is None
+    with pytest.raises(ValueError, match="noise latent"):
+        anonymize(
+            priors[kind], z, z * (1 - mask), mask, [a_key(0), a_key(1)], method=method, steps=STEPS, noise=z * mask
+        )
+
+
 def test_a_step_that_can_not_be_solved_fails_with_numbers(priors: dict[str, Prior]) -> None:
     prior = priors["pixel"]
     done, _, mask = run(prior, "exact", "rotation")

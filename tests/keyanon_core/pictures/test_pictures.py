@@ -16,7 +16,7 @@ from keyanon_core.pictures.recoverer import PictureRecoverer
 from keyanon_core.pictures.settings import PictureResult, PictureTask
 from keyanon_core.priors import Prior
 from keyanon_core.sidecar import Sidecar
-from tests.keyanon_core.pictures.photographs import pixels_of, settings
+from tests.keyanon_core.pictures.photographs import STEPS, pixels_of, settings
 
 
 def _parts(result: PictureResult) -> tuple[bytes, bytes, PictureKey]:
@@ -155,6 +155,24 @@ def test_a_face_that_stays_recognizable_is_re_keyed_then_quarantined(
     assert result.reason.startswith("still_recognizable")
     assert "after 3 keys" in result.reason
     assert result.encoded is None
+
+
+def test_a_face_under_its_second_key_is_recovered_and_cost_half_of_the_first(
+    prior: Prior, models: FaceModels, astronaut: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    anonymizer = PictureAnonymizer(prior, models, settings(gate_threshold=0.5))
+    verdicts = iter([0.1, 0.9])
+    monkeypatch.setattr(models.recognizer, "distance", lambda before, after: next(verdicts))
+    before = prior.nfe
+    (result,) = anonymizer([PictureTask("a", astronaut)])
+    assert prior.nfe - before == 3 * STEPS
+    encoded, sidecar, key = _parts(result)
+    assert key.faces[0].attempt == 1
+    recovered = PictureRecoverer(prior).recover(encoded, sidecar, key)
+    inside = _inside(key, recovered.pixels.shape)
+    source = pixels_of(astronaut)[inside].astype(float)
+    wrong_by = np.square(source - pixels_of(encoded)[inside]).mean()
+    assert np.square(source - recovered.pixels[inside]).mean() < wrong_by / 10
 
 
 def test_a_face_nobody_anonymized_quarantines_the_picture(prior: Prior, models: FaceModels, group: bytes) -> None:
