@@ -459,8 +459,9 @@ def _tiles(subject: Subject, result: PictureResult) -> tuple[Pixels, Pixels]:
     if result.encoded is not None and result.key is not None:
         pixels = decode_picture(result.encoded)
         after = chip(pixels, to_tile, TILE)
-        pixels[~subject.mask.full(pixels.shape)] = BACKDROP
-        cutout = chip(pixels, to_tile, TILE)
+        inside = np.repeat(subject.mask.full(pixels.shape)[..., None], 3, axis=2)
+        shown = chip(inside * np.uint8(255), to_tile, TILE) >= 128
+        cutout = np.where(shown, chip(pixels * inside + BACKDROP * ~inside, to_tile, TILE), BACKDROP).astype(np.uint8)
     return np.hstack([chip(subject.pixels, to_tile, TILE), after]), cutout
 
 
