@@ -461,7 +461,8 @@ def _tiles(subject: Subject, result: PictureResult) -> tuple[Pixels, Pixels]:
         after = chip(pixels, to_tile, TILE)
         inside = np.repeat(subject.mask.full(pixels.shape)[..., None], 3, axis=2)
         shown = chip(inside * np.uint8(255), to_tile, TILE) >= 128
-        cutout = np.where(shown, chip(pixels * inside + BACKDROP * ~inside, to_tile, TILE), BACKDROP).astype(np.uint8)
+        blanked = np.where(inside, pixels, np.uint8(BACKDROP))
+        cutout = np.where(shown, chip(blanked, to_tile, TILE), np.uint8(BACKDROP))
     return np.hstack([chip(subject.pixels, to_tile, TILE), after]), cutout
 
 
