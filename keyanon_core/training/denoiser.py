@@ -63,10 +63,13 @@ def denoiser_from(prior: Prior, settings: PriorSettings) -> nn.Module:
     """
     if not prior.in_pixels or prior.prediction_type not in ("sample", "v_prediction"):
         raise PriorError(f"{prior.name} can not be trained on: only pixel-space priors that predict x0 or v can")
-    levels = cast(Any, prior.network).config.get("block_out_channels", ())
-    if settings.channels[1:] == tuple(levels):
-        return _grown(prior, settings)
-    network = new_denoiser(settings)
+    config = cast(Any, prior.network).config
+    levels = tuple(config.get("block_out_channels", ()))
+    if not levels:
+        raise PriorError(f"{prior.name} can not be trained on: its network is no UNet")
+    network = new_denoiser(settings, time_embedding=config.get("time_embedding_dim") or 4 * levels[0])
+    if settings.channels[1:] == levels:
+        return _grown(network, prior, settings)
     weights = copy.deepcopy(prior.network.state_dict())
     sign = 1.0 if prior.prediction_type == settings.prediction else -1.0
     shares = _resampling(prior.space_to_depth, settings.space_to_depth)
@@ -80,11 +83,16 @@ def denoiser_from(prior: Prior, settings: PriorSettings) -> nn.Module:
     return network
 
 
-def _grown(prior: Prior, settings: PriorSettings) -> nn.Module:
-    """The network of `settings`, which has a finer level around those of `prior`, with the weights of all layers they share."""
-    known: dict[str, Tensor] = prior.network.state_dict()
-    network = new_denoiser(settings, time_embedding=len(known["time_embedding.linear_2.bias"]))
-    inner = {_one_level_in(name): weight for name, weight in known.items()}
+def _grown(network: nn.Module, prior: Prior, settings: PriorSettings) -> nn.Module:
+    """The new network, which has a finer level around those of `prior`, with the weights of all layers they share."""
+    config = cast(Any, prior.network).config
+    built = config["layers_per_block"], sum("Attn" in kind for kind in config["down_block_types"])
+    if built != (settings.layers_per_block, settings.attention_levels):
+        raise PriorError(
+            f"the weights of {prior.name} do not fit the network asked for: it has {built[0]} layers a block and attention on "
+            f"{built[1]} levels"
+        )
+    inner = {_one_level_in(name): weight for name, weight in prior.network.state_dict().items()}
     weights = network.state_dict()
     shared = {name: weight for name, weight in inner.items() if name in weights and weight.shape == weights[name].shape}
     network.load_state_dict(weights | shared)

@@ -172,7 +172,12 @@ def test_a_network_with_a_finer_level_keeps_the_inner_ones(tmp_path):
     ):
         torch.testing.assert_close(weights[name], known[name], rtol=0, atol=0)
     write_prior(grown, new, tmp_path / "prior", "grown", "Apache-2.0")
-    assert load_prior(tmp_path / "prior").latent_shape == prior.latent_shape
+    published = load_prior(tmp_path / "prior")
+    assert published.latent_shape == prior.latent_shape
+    further = denoiser_from(published, new).state_dict()  # a grown prior can be trained on
+    assert all(torch.equal(further[name], weight) for name, weight in published.network.state_dict().items())
+    with pytest.raises(PriorError, match="do not fit"):
+        denoiser_from(prior, replace(new, layers_per_block=2))
     with pytest.raises(PriorError, match="do not fit"):
         denoiser_from(prior, replace(new, channels=(32, 64, 64)))
 
