@@ -1,6 +1,6 @@
 """What the job adds to the denoiser: faces per second of a whole run over those of the bare denoiser, and where the rest goes.
 
-    python benchmarks/throughput.py --photos DIR [--limit 64] [--actors 1] [--threads 0]
+    python benchmarks/throughput.py --photos DIR [--limit 64] [--repeat 1] [--actors 0] [--threads 0] [--batch 0]
 
 Both are measured in one process on the same machine, the bare denoiser before and after the run, at the same NFE and batch. The
 run counts from the first picture read to the report written, model loading in the actors included, the start of Ray not.
@@ -36,8 +36,10 @@ PICTURES = {".jpg", ".jpeg", ".png", ".webp"}
 def main(
     photos: Annotated[Path, typer.Option(help="Folder of photographs with faces.")],
     limit: Annotated[int, typer.Option(help="Photographs at most, in order of name.")] = 64,
+    repeat: Annotated[int, typer.Option(min=1, help="How often each photograph goes in: the start weighs less.")] = 1,
     actors: Annotated[int, typer.Option(help="Anonymizing actors; 0 takes the job's default.")] = 0,
     threads: Annotated[int, typer.Option(help="Threads of one anonymizing actor; 0 takes the job's default.")] = 0,
+    batch: Annotated[int, typer.Option(help="Faces in one call of the denoiser; 0 takes the job's default.")] = 0,
 ) -> None:
     """Measure and print."""
     cores = os.cpu_count() or 1
@@ -47,15 +49,18 @@ def main(
         chosen = Path(scratch) / "photos"
         chosen.mkdir()
         for path in [path for path in sorted(photos.iterdir()) if path.suffix.lower() in PICTURES][:limit]:
-            (chosen / path.name).write_bytes(path.read_bytes())
+            for copy in range(repeat):
+                (chosen / f"{copy:04d}-{path.name}").write_bytes(path.read_bytes())
         layout = {
-            name: value for name, value in (("anonymizer_actors", actors), ("threads_per_actor", threads)) if value
+            name: value
+            for name, value in (("anonymizer_actors", actors), ("threads_per_actor", threads), ("face_batch", batch))
+            if value
         }
         config = AnonymizeConfig.model_validate(
             {"photos": str(chosen), "output": f"{scratch}/out", "keystore": f"{scratch}/keystore", **layout}
         )
         before = bare_faces_per_second(prior, config)
-        with ray_cluster(config.detector_actors + config.actors):
+        with ray_cluster(config.reserved_cpus):
             started = time.perf_counter()
             report = run_anonymize(config)
             seconds = time.perf_counter() - started

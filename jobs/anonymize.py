@@ -140,8 +140,7 @@ def _run(attempt: _Attempt, progress: ProgressCallback | None, started: float) -
 def _compute(attempt: _Attempt, progress: ProgressCallback | None) -> None:
     """Run the Ray Data pipeline over the unfinished rows."""
     config, source = attempt.config, attempt.source
-    actors = config.detector_actors + config.actors
-    with ray_cluster(actors, config.object_store_bytes):
+    with ray_cluster(config.reserved_cpus, config.object_store_bytes):
         monitor = Monitor()
         units = list(source.units(attempt.finished, config.pictures_per_task))
         sink = PairedDatasink(attempt.layout, attempt.keystore.inbox(attempt.manifest.run_id), attempt.lease, monitor)

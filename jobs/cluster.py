@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 import os
 import secrets
 import tempfile
@@ -19,15 +20,15 @@ from keystore.errors import KeystoreError
 
 ADDRESS_VARIABLE: Final = "RAY_ADDRESS"
 TOKEN_PATH_VARIABLE: Final = "RAY_AUTH_TOKEN_PATH"  # noqa: S105  the name of a variable
-SPARE_CPUS: Final = (
-    2  # logical CPUs beside the actors': reading and publishing always find one, so two real CPUs suffice
-)
+SPARE_CPUS: Final = 2  # logical CPUs beside the reserved ones, so that reading and publishing always find one
 DEFAULT_OBJECT_STORE_BYTES: Final = 512 * 1024 * 1024  # of a local cluster; blocks hold encoded pictures, not arrays
 
 
 @contextlib.contextmanager
-def ray_cluster(actors: int, object_store_bytes: int | None = None) -> Iterator[None]:
+def ray_cluster(reserved_cpus: float, object_store_bytes: int | None = None) -> Iterator[None]:
     """Connect to the cluster of RAY_ADDRESS or start a local one; leave one that was there already as it was.
+
+    reserved_cpus: logical CPUs that the actors of the job hold until it ends.
 
     Raises:
         JobError: no cluster could be reached or started.
@@ -38,7 +39,7 @@ def ray_cluster(actors: int, object_store_bytes: int | None = None) -> Iterator[
         return
     with contextlib.ExitStack() as stack:
         try:
-            _start(stack, actors, object_store_bytes)
+            _start(stack, reserved_cpus, object_store_bytes)
         except (OSError, RuntimeError, ValueError, ConnectionError) as error:
             place = os.environ.get(ADDRESS_VARIABLE, "a local cluster")
             raise JobError(f"Ray could not be started ({place}): {error}") from error
@@ -47,15 +48,17 @@ def ray_cluster(actors: int, object_store_bytes: int | None = None) -> Iterator[
             yield
 
 
-def _start(stack: contextlib.ExitStack, actors: int, object_store_bytes: int | None) -> None:
+def _start(stack: contextlib.ExitStack, reserved_cpus: float, object_store_bytes: int | None) -> None:
     if os.environ.get(ADDRESS_VARIABLE):
         ray.init(log_to_driver=False, logging_level=logging.ERROR)
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Ray's C++ side writes warnings about its own actors to the user's terminal; failures reach Python as exceptions.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    # Ray calls a stage from a second thread, whose own heap glibc gives back and faults in again: 3 % of the denoiser's time.
+    os.environ.setdefault("MALLOC_ARENA_MAX", "1")
     _give_token_a_home(stack)
-    cpus = max(os.cpu_count() or 1, actors + SPARE_CPUS)
+    cpus = max(os.cpu_count() or 1, math.ceil(reserved_cpus) + SPARE_CPUS)
     ray.init(
         num_cpus=cpus,
         object_store_memory=object_store_bytes or DEFAULT_OBJECT_STORE_BYTES,

@@ -172,6 +172,11 @@ class AnonymizeConfig(InputConfig):
         return 1 if self.device != "cpu" else min(os.cpu_count() or 1, MAX_DEFAULT_ACTORS)
 
     @property
+    def reserved_cpus(self) -> float:
+        """Logical CPUs that all actors of a run hold."""
+        return (self.detector_actors + self.actors) * self.cpus_per_actor
+
+    @property
     def threads(self) -> int:
         """Threads of one anonymizing actor."""
         return self.threads_per_actor or max((os.cpu_count() or 1) // self.actors, 1)

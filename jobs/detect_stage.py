@@ -14,8 +14,8 @@ import pyarrow as pa
 from jobs.blocks import ENCODED, FACES, FAILURE
 from jobs.progress import Monitor
 from keyanon_core.errors import PictureError
-from keyanon_core.faces import FaceModels, load_face_models
-from keyanon_core.faces.detection import Face
+from keyanon_core.faces import FaceModels, load_detector, load_face_models
+from keyanon_core.faces.detection import Detector, Face
 from keyanon_core.imaging import decode_picture
 
 logger = logging.getLogger("keyanon.stages")
@@ -34,13 +34,17 @@ class FaceModelChoice:
         """Raises FaceModelError."""
         return load_face_models(self.kind, self.weights, threads, device)
 
+    def load_detector(self, threads: int) -> Detector:
+        """The detector alone, on the CPU. Raises FaceModelError."""
+        return load_detector(self.kind, self.weights, threads)
+
 
 class DetectFaces:
     """Finds the faces of each picture of a block; adds `FACES`. A picture that can not be decoded gets a `FAILURE`."""
 
     def __init__(self, models: FaceModelChoice, max_pixels: int, monitor: Monitor) -> None:
         with monitor.reporting_failures():
-            self.detector = models.load(DETECTOR_THREADS).detector
+            self.detector = models.load_detector(DETECTOR_THREADS)
         self.max_pixels = max_pixels
 
     def __call__(self, table: pa.Table) -> pa.Table:

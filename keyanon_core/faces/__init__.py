@@ -7,7 +7,7 @@ from keyanon_core.errors import FaceModelError
 from keyanon_core.faces.detection import Detector, Face, FaceParser, Recognizer
 from keyanon_core.faces.masks import PictureMask, disjoint_masks
 
-__all__ = ["Face", "FaceModels", "PictureMask", "disjoint_masks", "load_face_models"]
+__all__ = ["Face", "FaceModels", "PictureMask", "disjoint_masks", "load_detector", "load_face_models"]
 
 
 @dataclass(frozen=True)
@@ -33,19 +33,30 @@ def load_face_models(
     the directory that holds their files, or None for facexlib's own download). The recognizer is dlib's in both.
     threads: of the embedded detector on one picture. device: of the facexlib networks.
     """
+    detector = load_detector(kind, weights, threads, device)
     from keyanon_core.faces.landmarks import ShapePredictor
     from keyanon_core.faces.recognition import DlibRecognizer
 
-    if kind not in ("embedded", "facexlib"):
-        raise FaceModelError(f"unknown face models {kind!r}; choose embedded or facexlib")
+    predictor = ShapePredictor()
     if kind == "facexlib":
-        from keyanon_core.faces.facexlib_models import BiSeNetParser, RetinaFaceDetector
+        from keyanon_core.faces.facexlib_models import BiSeNetParser
 
-        return FaceModels(
-            RetinaFaceDetector(weights, device), BiSeNetParser(weights, device), DlibRecognizer(ShapePredictor())
-        )
-    from keyanon_core.faces.centerface import CenterFaceDetector
+        return FaceModels(detector, BiSeNetParser(weights, device), DlibRecognizer(predictor))
     from keyanon_core.faces.parsing import LandmarkParser
 
-    predictor = ShapePredictor()
-    return FaceModels(CenterFaceDetector(threads), LandmarkParser(predictor), DlibRecognizer(predictor))
+    return FaceModels(detector, LandmarkParser(predictor), DlibRecognizer(predictor))
+
+
+def load_detector(
+    kind: str = "embedded", weights: Path | None = None, threads: int = 1, device: str = "cpu"
+) -> Detector:
+    """The detector of `load_face_models` alone, with the same arguments and errors; the embedded one loads no torch."""
+    if kind == "embedded":
+        from keyanon_core.faces.centerface import CenterFaceDetector
+
+        return CenterFaceDetector(threads)
+    if kind == "facexlib":
+        from keyanon_core.faces.facexlib_models import RetinaFaceDetector
+
+        return RetinaFaceDetector(weights, device)
+    raise FaceModelError(f"unknown face models {kind!r}; choose embedded or facexlib")

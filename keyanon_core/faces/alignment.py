@@ -11,6 +11,7 @@ Coordinates: the centre of pixel (row i, column j) is (x, y) = (j, i), in pictur
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -108,6 +109,13 @@ class _Taps:
 
 
 def _taps(affine: Affine, side: int, shape: tuple[int, ...]) -> _Taps:
+    """The kernel of a (2, 3) affine for pictures of shape (H, W, ...)."""
+    return _latest_taps(tuple(float(value) for value in affine.ravel()), side, shape[:2])
+
+
+@lru_cache(maxsize=1)  # a face is warped, and its footprints and coverage are taken, one after the other
+def _latest_taps(coefficients: tuple[float, ...], side: int, shape: tuple[int, ...]) -> _Taps:
+    affine = np.reshape(coefficients, (2, 3))
     inverse, factor = invert(affine), reduction(affine)
     k = max(int(factor // MIN_BLOCK_REDUCTION), 1)
     n = max(int(np.ceil(factor / k)), 1)
@@ -166,6 +174,9 @@ def footprint(mask: PictureMask, affine: Affine, side: int, shape: tuple[int, ..
 def coverage(affine: Affine, side: int, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
     """(side, side) bool: crop pixels of `warp` to which nothing outside the picture (H, W, ...) contributes."""
     taps = _taps(affine, side, shape)
+    left, top, right, bottom = taps.pixel_window()
+    if left >= 0 and top >= 0 and right <= shape[1] and bottom <= shape[0]:
+        return np.ones((side, side), np.bool_)
     x0, y0, x1, y1 = taps.window
     column, row = np.arange(x0, x1), np.arange(y0, y1)
     k = taps.k
@@ -203,8 +214,11 @@ def paste(
     side = crop.shape[0]
     drawn = crop
     _draw(picture, drawn, affine, mask)
+    rounds = min(back_projections, MAX_DRAWN_PIXELS // max(mask.count, 1) - 1)
+    if rounds <= 0:
+        return
     inside = footprint(mask, affine, side, picture.shape)[..., None]
-    for _ in range(min(back_projections, MAX_DRAWN_PIXELS // max(mask.count, 1) - 1)):
+    for _ in range(rounds):
         drawn = drawn + (crop - warp(picture, affine, side)) * inside
         _draw(picture, drawn, affine, mask)
 

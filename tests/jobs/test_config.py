@@ -46,6 +46,12 @@ def test_only_settings_that_change_results_change_the_digest() -> None:
         assert AnonymizeConfig.load(None, {**PLACES, **change}).digest() != base.digest()
 
 
+def test_a_run_reserves_what_all_its_actors_hold() -> None:
+    sizes = {"detector_actors": 2, "anonymizer_actors": 3}
+    assert AnonymizeConfig.model_validate(PLACES | sizes).reserved_cpus == 0
+    assert AnonymizeConfig.model_validate(PLACES | sizes | {"cpus_per_actor": 1.5}).reserved_cpus == 7.5
+
+
 def test_the_data_set_is_named_after_the_photos(tmp_path: Path) -> None:
     assert AnonymizeConfig.load(None, {**PLACES, "photos": tmp_path / "holiday"}).dataset == "holiday"
     assert AnonymizeConfig.load(None, {**PLACES, "photos": "x/data.parquet"}).dataset == "data"

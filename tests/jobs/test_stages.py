@@ -169,3 +169,12 @@ def test_a_resumed_run_refuses_another_prior(monitor: Monitor, ingest_key: bytes
 def test_the_driver_does_not_load_what_only_actors_need() -> None:
     script = "import sys, jobs.anonymize; assert not {'torch', 'diffusers'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
+
+
+def test_a_detecting_actor_does_not_load_torch() -> None:
+    script = (
+        "import contextlib, sys; from jobs.detect_stage import DetectFaces, FaceModelChoice\n"
+        "class Quiet: reporting_failures = contextlib.nullcontext\n"
+        "DetectFaces(FaceModelChoice('embedded'), 1000, Quiet()); assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=120)

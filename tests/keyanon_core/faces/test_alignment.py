@@ -147,6 +147,21 @@ def test_coverage_marks_what_the_outside_of_the_picture_touches(picture):
     np.testing.assert_array_equal(differs, ~covered)
 
 
+def test_a_crop_wholly_inside_the_picture_is_covered_and_one_at_its_rim_is_not(picture):
+    inside = np.array([[1.0, 0, -20], [0, 1, -30]])
+    rim = np.array([[1.0, 0, 1], [0, 1, -30]])
+    assert coverage(inside, SIDE, picture.shape).all()
+    covered = coverage(rim, SIDE, picture.shape)
+    assert not covered[:, 0].any() and covered[:, 1:].all()
+
+
+def test_pictures_of_several_sizes_under_one_affine_do_not_mix(picture):
+    affine = AFFINES["cut by the border"]
+    before = coverage(affine, SIDE, picture.shape)
+    assert coverage(affine, SIDE, (600, 600)).sum() > before.sum()
+    np.testing.assert_array_equal(coverage(affine, SIDE, picture.shape), before)
+
+
 def test_a_crop_wholly_outside_the_picture_is_black_and_uncovered(picture, mask):
     affine = make_affine(2.0, 10.0, -4000.0, 9000.0)
     assert not warp(picture, affine, SIDE).any()
