@@ -23,7 +23,6 @@ from keyanon_core.faces.masks import PictureMask
 MIN_LIKENESS = 0.5  # correlation in [0, 1] of landmarks and template below which they do not show a face
 MIN_SPREAD_PX = 0.5  # root mean square distance of five landmarks from their centre; below it they are one point
 MIN_BLOCK_REDUCTION = 1.5  # blocks are averaged only as long as at least this reduction is left to the samples
-TILE_SIDE = 1024  # picture px; pasted at once
 MAX_DRAWN_PIXELS = (
     16_000_000  # masked pixels drawn for one face, over all back-projections; beyond it rounds are left out
 )
@@ -225,30 +224,25 @@ def paste(
 
 def _draw(picture: Pixels, crop: Crop, affine: Affine, mask: PictureMask) -> None:
     """`paste` without corrections, tile by tile; tiles without a masked pixel cost nothing."""
-    x0, y0, x1, y1 = mask.window
     image = crop.astype(np.float32)
     n = max(int(np.ceil(1.0 / reduction(affine) - 1e-9)), 1)
     offsets = (np.arange(n) + 0.5) / n - 0.5
-    for top in range(y0, y1, TILE_SIDE):
-        for left in range(x0, x1, TILE_SIDE):
-            bottom, right = min(top + TILE_SIDE, y1), min(left + TILE_SIDE, x1)
-            bits = mask.bits[top - y0 : bottom - y0, left - x0 : right - x0]
-            if not bits.any():
-                continue
-            total = np.zeros((bottom - top, right - left, 3), np.float32)
-            for dy in offsets:
-                for dx in offsets:
-                    from_tile = affine.copy()
-                    from_tile[:, 2] += affine[:, :2] @ np.array([left + dx, top + dy])
-                    total += cv2.warpAffine(
-                        image,
-                        from_tile,
-                        (right - left, bottom - top),
-                        flags=(cv2.INTER_CUBIC if n == 1 else cv2.INTER_LINEAR) | cv2.WARP_INVERSE_MAP,
-                        borderMode=cv2.BORDER_REPLICATE,
-                    )
-            values = np.clip(np.rint(total / (n * n)), 0, 255).astype(np.uint8)
-            picture[top:bottom, left:right][bits] = values[bits]
+    for tile in mask.tiles():
+        left, top, right, bottom = tile.window
+        total = np.zeros((bottom - top, right - left, 3), np.float32)
+        for dy in offsets:
+            for dx in offsets:
+                from_tile = affine.copy()
+                from_tile[:, 2] += affine[:, :2] @ np.array([left + dx, top + dy])
+                total += cv2.warpAffine(
+                    image,
+                    from_tile,
+                    (right - left, bottom - top),
+                    flags=(cv2.INTER_CUBIC if n == 1 else cv2.INTER_LINEAR) | cv2.WARP_INVERSE_MAP,
+                    borderMode=cv2.BORDER_REPLICATE,
+                )
+        values = np.clip(np.rint(total / (n * n)), 0, 255).astype(np.uint8)
+        picture[top:bottom, left:right][tile.bits] = values[tile.bits]
 
 
 def chip(pixels: Pixels, to_chip: npt.NDArray[np.float64], side: int) -> Pixels:

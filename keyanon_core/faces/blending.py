@@ -10,7 +10,6 @@ import numpy.typing as npt
 from keyanon_core.faces.masks import PictureMask
 
 EDGE_SHARE = 0.3  # of the face in the outermost pixels of its mask; the rest is the surroundings' colour
-TILE_SIDE = 1024  # picture px; blended at once
 
 
 def feather(picture: npt.NDArray[np.uint8], mask: PictureMask, hidden: Sequence[PictureMask], width: float) -> None:
@@ -22,22 +21,18 @@ def feather(picture: npt.NDArray[np.uint8], mask: PictureMask, hidden: Sequence[
     the picture.
     """
     mask.check_inside(picture.shape)
-    x0, y0, x1, y1 = mask.window
-    reach = math.ceil(width)
-    for top in range(y0, y1, TILE_SIDE):
-        for left in range(x0, x1, TILE_SIDE):
-            right, bottom = min(left + TILE_SIDE, x1), min(top + TILE_SIDE, y1)
-            around = (
-                max(left - reach - 1, 0),
-                max(top - reach - 1, 0),
-                min(right + reach + 1, picture.shape[1]),
-                min(bottom + reach + 1, picture.shape[0]),
-            )
-            blended = _blended(picture, mask, hidden, width, around)
-            tile = (slice(top, bottom), slice(left, right))
-            part = blended[top - around[1] : bottom - around[1], left - around[0] : right - around[0]]
-            inside = mask.crop((left, top, right, bottom))
-            picture[tile][inside] = part[inside]
+    reach = math.ceil(width) + 1
+    for tile in mask.tiles():
+        left, top, right, bottom = tile.window
+        around = (
+            max(left - reach, 0),
+            max(top - reach, 0),
+            min(right + reach, picture.shape[1]),
+            min(bottom + reach, picture.shape[0]),
+        )
+        blended = _blended(picture, mask, hidden, width, around)
+        part = blended[top - around[1] : bottom - around[1], left - around[0] : right - around[0]]
+        picture[top:bottom, left:right][tile.bits] = part[tile.bits]
 
 
 def _blended(

@@ -2,7 +2,7 @@
 
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,7 @@ HEADER = struct.Struct(">3s4I")  # magic, x0, y0, width, height
 MAX_PIXELS = 200_000_000  # a window larger than this is refused when it is read
 MAX_COORDINATE = 1_000_000  # px; the largest x or y a serialised window may reach
 COMPRESSION_LEVEL = 6  # zlib
+TILE_SIDE = 1024  # px; what works on a picture tile by tile holds no more than this at once
 
 Bits = npt.NDArray[np.bool_]
 
@@ -96,6 +97,16 @@ class PictureMask:
     def _part(self, window: tuple[int, int, int, int]) -> Bits:
         x0, y0 = self.window[:2]
         return self.bits[window[1] - y0 : window[3] - y0, window[0] - x0 : window[2] - x0]
+
+    def tiles(self) -> Iterator["PictureMask"]:
+        """The mask in pieces of at most TILE_SIDE px a side, those without a True pixel left out."""
+        x0, y0, x1, y1 = self.window
+        for top in range(y0, y1, TILE_SIDE):
+            for left in range(x0, x1, TILE_SIDE):
+                window = (left, top, min(left + TILE_SIDE, x1), min(top + TILE_SIDE, y1))
+                bits = self._part(window)
+                if bits.any():
+                    yield PictureMask(window, bits)
 
     def to_bytes(self) -> bytes:
         """Compact, versioned form: header, then the packed bits through zlib."""

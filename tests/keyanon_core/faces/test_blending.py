@@ -5,7 +5,7 @@ import numpy.typing as npt
 import pytest
 
 from keyanon_core.errors import FaceModelError
-from keyanon_core.faces import blending
+from keyanon_core.faces import masks
 from keyanon_core.faces.blending import feather
 from keyanon_core.faces.masks import PictureMask
 
@@ -56,7 +56,7 @@ def test_the_result_does_not_depend_on_the_tiles(monkeypatch: pytest.MonkeyPatch
     whole = noise((90, 90))
     tiled = whole.copy()
     feather(whole, mask, [], 3.4)
-    monkeypatch.setattr(blending, "TILE_SIDE", 17)
+    monkeypatch.setattr(masks, "TILE_SIDE", 17)
     feather(tiled, mask, [], 3.4)
     np.testing.assert_array_equal(whole, tiled)
 

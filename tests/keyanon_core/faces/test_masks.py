@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keyanon_core.errors import FaceModelError
+from keyanon_core.faces import masks
 from keyanon_core.faces.masks import HEADER, MAGIC, PictureMask, disjoint_masks
 
 SHAPE = (60, 80)
@@ -25,6 +26,18 @@ def test_full_and_trimmed_keep_the_pixels():
     assert mask.window == (22, 12, 39, 29)
     np.testing.assert_array_equal(mask.full(SHAPE), full)
     assert PictureMask.from_full(np.zeros(SHAPE, bool)).count == 0
+
+
+def test_tiles_are_the_mask_in_pieces_and_none_is_empty(monkeypatch):
+    monkeypatch.setattr(masks, "TILE_SIDE", 8)
+    mask = disc(30, 20, 15)
+    tiles = list(mask.tiles())
+    assert all(tile.count and max(tile.bits.shape) <= 8 for tile in tiles)
+    np.testing.assert_array_equal(sum(tile.full(SHAPE).astype(int) for tile in tiles), mask.full(SHAPE))
+    corners = np.zeros(SHAPE, bool)
+    corners[0, 0] = corners[-1, -1] = True
+    assert [tile.window for tile in PictureMask.from_full(corners).tiles()] == [(0, 0, 8, 8), (72, 56, 80, 60)]
+    assert not list(PictureMask.from_full(np.zeros(SHAPE, bool)).tiles())
 
 
 def test_crop_reads_any_window():
