@@ -13,6 +13,7 @@ its other frames would be lost or kept unseen. Limits are checked on the header,
 
 import io
 import warnings
+import zlib
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +27,7 @@ MAX_SIDE = 65_000  # px
 BACKGROUND = (255, 255, 255, 255)  # under transparent pixels
 DEFAULT_JPEG_QUALITY = 95
 SIXTEEN_TO_EIGHT = 257  # 65535 / 255
-PNG_LEVEL = 4  # zlib; 6 takes twice as long for pictures 4 % smaller
+PNG_STRATEGY = zlib.Z_RLE  # of photographs: a quarter of the time that zlib's default takes, for files 6 % larger
 TRUNCATED_WORDS = (
     "truncated",
     "premature",
@@ -123,7 +124,7 @@ def encode_picture(pixels: Pixels, format: str, quality: int = DEFAULT_JPEG_QUAL
     picture, out = Image.fromarray(pixels), io.BytesIO()
     try:
         if format == "png":
-            picture.save(out, "PNG", compress_level=PNG_LEVEL)
+            picture.save(out, "PNG", compress_type=PNG_STRATEGY)
         elif format == "webp":
             picture.save(out, "WEBP", lossless=True, exact=True)
         elif format == "jpeg":

@@ -86,9 +86,11 @@ class _Taps:
     def apply(self, blocks: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Mean of the samples: blocks (h, w, C) of the window -> (S, S, C)."""
         flat = blocks.reshape(-1, blocks.shape[-1])
-        samples = self.weight[0][..., None] * flat[self.index[0]]
-        for corner in range(1, 4):
-            samples += self.weight[corner][..., None] * flat[self.index[corner]]
+        samples = np.zeros((*self.index.shape[1:], blocks.shape[-1]))
+        for index, weight in zip(self.index, self.weight, strict=True):
+            corner = np.take(flat, index, axis=0)
+            corner *= weight[..., None]
+            samples += corner
         return np.asarray(samples.mean(axis=(1, 3)))
 
     def pixel_window(self) -> tuple[int, int, int, int]:
