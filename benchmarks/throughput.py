@@ -61,9 +61,9 @@ def main(
         )
         before = bare_faces_per_second(prior, config)
         with ray_cluster(config.reserved_cpus):
-            started = time.perf_counter()
+            started = time.time()
             report = run_anonymize(config)
-            seconds = time.perf_counter() - started
+            seconds = time.time() - started
         after = bare_faces_per_second(prior, config)
         bare, whole = (before + after) / 2, report.faces / seconds
         typer.echo(
@@ -73,11 +73,17 @@ def main(
             f"bare denoiser, {cores} threads: {bare:.2f} faces/s (before {before:.2f}, after {after:.2f})\n"
             f"whole run: {whole:.2f} faces/s in {seconds:.1f} s; ratio {whole / bare:.2f}"
         )
-        steady = steady_faces_per_second(Path(config.output) / "rows")
+        first, steady = steady_state(Path(config.output) / "rows")
+        typer.echo(f"first shard after {first - started:.1f} s")
         if steady:
-            typer.echo(f"between the first shard and the last: {steady:.2f} faces/s; ratio {steady / bare:.2f}")
+            typer.echo(f"from there to the last shard: {steady:.2f} faces/s; ratio {steady / bare:.2f}")
         _print_report(report)
-        print_parts(prior, config, sorted(chosen.iterdir())[:PARTS_PHOTOGRAPHS])
+        parts = print_parts(prior, config, sorted(chosen.iterdir())[:PARTS_PHOTOGRAPHS])
+        spent = 1000 * cores / whole
+        typer.echo(
+            f"a face of the run took {spent:.0f} ms of the cores' time, {spent - parts:.0f} beyond these parts: the start, "
+            "Ray, further keys, processes in each other's way"
+        )
 
 
 def bare_faces_per_second(prior: Prior, config: AnonymizeConfig) -> float:
@@ -93,12 +99,12 @@ def bare_faces_per_second(prior: Prior, config: AnonymizeConfig) -> float:
     return calls * config.face_batch / (2 * config.steps) / (time.perf_counter() - started)
 
 
-def steady_faces_per_second(rows: Path) -> float | None:
-    """Faces per second once the actors work: those of all shards but the first, over the time since the first appeared."""
+def steady_state(rows: Path) -> tuple[float, float | None]:
+    """When the first shard appeared (seconds since the epoch), and the faces of all others over the time they took from then."""
     shards = sorted(rows.glob("*.parquet"), key=lambda path: path.stat().st_mtime)
     faces = [sum(pq.read_table(path, columns=["faces"])["faces"].to_pylist()) for path in shards]
-    seconds = shards[-1].stat().st_mtime - shards[0].stat().st_mtime
-    return sum(faces[1:]) / seconds if seconds > 0 else None
+    first, last = shards[0].stat().st_mtime, shards[-1].stat().st_mtime
+    return first, sum(faces[1:]) / (last - first) if last > first else None
 
 
 class PartsClock(PictureAnonymizer):
@@ -111,7 +117,7 @@ class PartsClock(PictureAnonymizer):
             ("decode, detect, mask, crop", "_open"),
             ("denoise, paste", "_anonymize"),
             ("gate (two embeddings)", "_measure_distances"),
-            ("second detection pass", "_unanonymized"),
+            ("second detection pass alone", "_unanonymized"),
             ("second pass, encode, sidecar", "_finish"),
         ):
             setattr(self, method, self._timed(part, getattr(self, method)))
@@ -128,16 +134,19 @@ class PartsClock(PictureAnonymizer):
         return timed
 
 
-def print_parts(prior: Prior, config: AnonymizeConfig, photos: Sequence[Path]) -> None:
-    """CPU milliseconds of each part for one face, on one thread."""
+def print_parts(prior: Prior, config: AnonymizeConfig, photos: Sequence[Path]) -> float:
+    """CPU milliseconds of each part for one face, on one thread. Returns what the whole takes."""
     torch.set_num_threads(1)
     prior.physical_batch = config.face_batch
     clock = PartsClock(prior, load_face_models("embedded"), config.settings())
+    started = time.process_time()
     results = clock([PictureTask(path.name, path.read_bytes()) for path in photos])
-    faces = sum(result.faces for result in results)
+    whole, faces = time.process_time() - started, sum(result.faces for result in results)
     typer.echo(f"parts, CPU milliseconds a face on one thread ({faces} faces):")
     for part, seconds in clock.seconds.items():
         typer.echo(f"  {part:32s} {1000 * seconds / faces:7.1f}")
+    typer.echo(f"  {'all':32s} {1000 * whole / faces:7.1f}")
+    return 1000 * whole / faces
 
 
 def _print_report(report: RunReport) -> None:
