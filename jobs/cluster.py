@@ -55,7 +55,7 @@ def _start(stack: contextlib.ExitStack, reserved_cpus: float, object_store_bytes
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Ray's C++ side writes warnings about its own actors to the user's terminal; failures reach Python as exceptions.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    # Ray calls a stage from a second thread, whose own heap glibc gives back and faults in again: 3 % of the denoiser's time.
+    # Ray calls a stage from a second thread, whose own heap glibc gives back and faults in again for each face.
     os.environ.setdefault("MALLOC_ARENA_MAX", "1")
     _give_token_a_home(stack)
     cpus = max(os.cpu_count() or 1, math.ceil(reserved_cpus) + SPARE_CPUS)

@@ -1,9 +1,11 @@
 """Alignment: the similarity fit, the exactly known kernel of `warp`, and `paste` inside the mask only."""
 
+import cv2
 import numpy as np
 import pytest
 
 from keyanon_core.errors import FaceModelError, PictureError
+from keyanon_core.faces import masks
 from keyanon_core.faces.alignment import coverage, footprint, invert, paste, reachable, reduction, similarity, warp
 from keyanon_core.faces.landmarks import UPRIGHT_TEMPLATE
 from keyanon_core.faces.masks import PictureMask
@@ -202,6 +204,21 @@ def test_a_pasted_crop_reads_back_better_with_back_projection(name, picture):
         assert error(3) < 0.5 * error(0)
     else:
         assert error(3) < 1.2 * error(0), "a picture smaller than the crop can not hold it"
+
+
+@pytest.mark.parametrize("name", ["small face, enlarged", "reduced, rotated"])
+def test_what_is_pasted_does_not_depend_on_the_tiles(name, picture, mask, monkeypatch):
+    affine = AFFINES[name]
+    smooth = np.kron(np.random.default_rng(5).uniform(40, 210, (6, 6, 3)), np.ones((8, 8, 1)))
+    smooth = cv2.GaussianBlur(smooth, (0, 0), 3)
+    whole, tiled = picture.copy(), picture.copy()
+    paste(whole, smooth, affine, mask, back_projections=0)
+    monkeypatch.setattr(masks, "TILE_SIDE", 17)
+    paste(tiled, smooth, affine, mask, back_projections=0)
+    assert (whole != picture).any()
+    assert np.abs(whole.astype(int) - tiled).max() <= 2, (
+        "OpenCV rounds coordinates to 1/32 px from the tile's corner on"
+    )
 
 
 def test_a_mask_beyond_the_picture_is_refused(picture, mask):
