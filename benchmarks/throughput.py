@@ -28,7 +28,7 @@ from keyanon_core.pictures.anonymizer import PictureAnonymizer
 from keyanon_core.pictures.settings import AnonymizeSettings, PictureTask
 from keyanon_core.priors import Prior, load_prior
 
-BARE_SECONDS = 15.0  # of denoising, before and again after the run
+BARE_SECONDS = 30.0  # of denoising, before and again after the run
 PARTS_PHOTOGRAPHS = 16  # measured part by part
 PICTURES = {".jpg", ".jpeg", ".png", ".webp"}
 

@@ -200,6 +200,10 @@ def test_missing_or_changed_weights_are_refused(monkeypatch, tmp_path):
         CenterFaceDetector()
 
 
+def test_the_runtime_may_fold_the_weights(models):
+    assert not models.detector._session.get_overridable_initializers()
+
+
 def test_every_model_reports_its_digest(models):
     digests = models.digests()
     assert len(digests) == 3 and all(len(digest) == 64 for digest in digests.values())
