@@ -26,6 +26,7 @@ from jobs.manifest import COMPLETE, REPORT_FILE, RUN_DIRECTORY, Manifest, now, r
 from jobs.progress import Monitor, ProgressCallback, Watch
 from jobs.sink import OutputLayout, PairedDatasink
 from jobs.sources import ListedDatasource, Source, open_source
+from jobs.task_sizes import TaskSizes
 from keystore.store import Keystore
 
 TASKS_IN_FLIGHT: Final = 2  # blocks queued at an actor: one in work, one ready
@@ -142,16 +143,17 @@ def _compute(attempt: _Attempt, progress: ProgressCallback | None) -> None:
     config, source = attempt.config, attempt.source
     with ray_cluster(config.reserved_cpus, config.object_store_bytes):
         monitor = Monitor()
-        units = list(source.units(attempt.finished, config.pictures_per_task))
+        sizes, left = TaskSizes.of(config, source), source.total - len(attempt.finished)
+        units = list(source.units(attempt.finished, sizes.next))
         sink = PairedDatasink(attempt.layout, attempt.keystore.inbox(attempt.manifest.run_id), attempt.lease, monitor)
         dataset = ray.data.read_datasource(ListedDatasource(units, "ReadPictures"), override_num_blocks=len(units))
         if source.kind == "parquet":  # a row group may hold many tasks' worth of pictures
-            dataset = dataset.repartition(target_num_rows_per_block=config.pictures_per_task)
+            dataset = dataset.repartition(target_num_rows_per_block=sizes.next(left))
         models = FaceModelChoice(config.face_models, config.face_weights)
         dataset = dataset.map_batches(
             DetectFaces,
             fn_constructor_kwargs={"models": models, "max_pixels": config.max_pixels, "monitor": monitor},
-            batch_size=config.pictures_per_task,
+            batch_size=None,
             batch_format="pyarrow",
             compute=_pool(config.detector_actors),
             num_cpus=config.cpus_per_actor,
@@ -168,9 +170,9 @@ def _compute(attempt: _Attempt, progress: ProgressCallback | None) -> None:
                 "expected_prior": attempt.manifest.prior_digest,
                 "monitor": monitor,
             },
-            batch_size=config.pictures_per_task,
+            batch_size=None,
             batch_format="pyarrow",
-            compute=_pool(min(config.actors, len(units))),
+            compute=_pool(sizes.workers_for(left)),
             num_cpus=config.cpus_per_actor,
             num_gpus=config.gpus_per_actor,
             udf_modifying_row_count=False,

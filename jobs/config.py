@@ -22,7 +22,6 @@ from keyanon_core.pictures.settings import (
 )
 from keystore.canonical import canonical_json
 
-DEFAULT_PICTURES_PER_TASK = 16  # pictures whose faces are gathered together, and rows of one shard
 DEFAULT_MAX_FILE_BYTES = 512 * 1024 * 1024  # of one encoded picture; a larger one is quarantined unread
 MAX_CONFIG_BYTES = 1024 * 1024  # of a YAML file
 MAX_DEFAULT_ACTORS = (
@@ -134,7 +133,9 @@ class AnonymizeConfig(InputConfig):
     face_batch: int = Field(
         default=DEFAULT_FACE_BATCH, ge=1, le=4096, description="faces in one call of the prior, at most"
     )
-    pictures_per_task: int = Field(default=DEFAULT_PICTURES_PER_TASK, ge=1, le=100_000)
+    pictures_per_task: int = Field(
+        default=0, ge=0, le=100_000, description="at most, and rows of one shard; 0 follows the batch: see `TaskSizes`"
+    )
     detector_actors: int = Field(default=1, ge=1)
     anonymizer_actors: int = Field(default=0, ge=0, description="0: one for each CPU, at most MAX_DEFAULT_ACTORS")
     threads_per_actor: int = Field(default=0, ge=0, description="of one anonymizing actor; 0 shares the CPUs out")

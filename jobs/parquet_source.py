@@ -12,7 +12,7 @@ import pyarrow.types as pt
 
 from jobs.blocks import BYTES_FIELD, ENCODED, FAILURE, ID, PREFIX, ROW, SHARD_SCHEMA, SUBJECT, source_table
 from jobs.errors import SourceError
-from jobs.sources import ReadUnit, Source, failed, id_problem, listing_digest
+from jobs.sources import ReadUnit, Source, UnitSize, failed, id_problem, listing_digest
 from keystore.records import MAX_NAME_CHARACTERS
 
 if TYPE_CHECKING:  # the configuration loads torch, which read tasks do without
@@ -70,6 +70,7 @@ class ParquetSource(Source):
         if schema is None or not ids:
             raise SourceError(f"{config.photos} holds no rows")
         self.total = len(ids)
+        self.size_bytes = sum(group.size_bytes for group in self._groups)
         self._ids_by_row, self._failures = _name_rows(ids)
         self._columns = _columns(schema, config)
         self.schema = pa.schema(
@@ -79,18 +80,19 @@ class ParquetSource(Source):
         self.image_column = self._columns.names[config.image_column]
         self.digest = listing_digest([*versions, *self._ids_by_row])
 
-    def units(self, finished: Collection[int], rows_per_unit: int) -> Iterator[ReadUnit]:
+    def units(self, finished: Collection[int], size: UnitSize) -> Iterator[ReadUnit]:
+        rows_per_block = size(self.total - len(finished))
         for group in self._groups:
             rows = range(group.first, group.first + group.rows)
             wanted = [row for row in rows if row not in finished]
             if wanted:
                 ids = {row: self._ids_by_row[row] for row in wanted}
                 failures = {row: self._failures[row] for row in wanted if row in self._failures}
-                size = group.size_bytes * len(wanted) // group.rows
+                size_bytes = group.size_bytes * len(wanted) // group.rows
                 reader = partial(
-                    _read, self._filesystem, group, self._columns, ids, failures, rows_per_unit, self._max_bytes
+                    _read, self._filesystem, group, self._columns, ids, failures, rows_per_block, self._max_bytes
                 )
-                yield ReadUnit(reader, len(wanted), size)
+                yield ReadUnit(reader, len(wanted), size_bytes)
 
     @staticmethod
     def _check(path: str, schema: pa.Schema, first: pa.Schema | None, config: "InputConfig") -> None:

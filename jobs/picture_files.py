@@ -18,6 +18,7 @@ from jobs.sources import (
     PICTURE_SUFFIXES,
     ReadUnit,
     Source,
+    UnitSize,
     failed,
     id_problem,
     listing_digest,
@@ -51,6 +52,7 @@ class PictureFiles(Source):
         self._max_file_bytes = config.max_file_bytes
         self._files = sorted(files, key=lambda file: os.fsencode(file.path))
         self.total = len(self._files)
+        self.size_bytes = sum(map(self._read_bytes, self._files))
         self.digest = listing_digest(f"{f.image_id}\0{f.size}\0{f.modified_ns}" for f in self._files)
         self.parquet: list[str] = []
         self._failures = self._find_failures()
@@ -72,13 +74,18 @@ class PictureFiles(Source):
         source.ignored = len(found) - source.total - len(source.parquet)
         return source
 
-    def units(self, finished: Collection[int], rows_per_unit: int) -> Iterator[ReadUnit]:
+    def units(self, finished: Collection[int], size: UnitSize) -> Iterator[ReadUnit]:
         rows = [row for row in range(self.total) if row not in finished]
-        for start in range(0, len(rows), rows_per_unit):
-            part = rows[start : start + rows_per_unit]
+        start = 0
+        while start < len(rows):
+            part = rows[start : start + size(len(rows) - start)]
+            start += len(part)
             files = [(row, self._files[row], self._failures.get(row, "")) for row in part]
-            size = sum(min(file.size, self._max_file_bytes) for _, file, _ in files)
-            yield ReadUnit(partial(_read, self._filesystem, files, self._max_file_bytes), len(part), size)
+            size_bytes = sum(self._read_bytes(file) for _, file, _ in files)
+            yield ReadUnit(partial(_read, self._filesystem, files, self._max_file_bytes), len(part), size_bytes)
+
+    def _read_bytes(self, file: PictureFile) -> int:
+        return min(file.size, self._max_file_bytes)
 
     def _find_failures(self) -> dict[int, str]:
         """Rows that are quarantined without being opened."""

@@ -32,6 +32,7 @@ PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 PARQUET_SUFFIX = ".parquet"
 
 BlockReader = Callable[[], Iterable[pa.Table]]
+UnitSize = Callable[[int], int]  # rows of the next unit when so many are left; at least 1
 
 
 @dataclass(frozen=True)
@@ -47,13 +48,15 @@ class ReadUnit:
 class Source(ABC):
     """A listed input. Rows are numbered 0..total - 1 in the listing's order.
 
-    digest: sha256 over names, sizes and modification times, for resuming. ignored: files that are no input of keyanon.
+    size_bytes: of all encoded pictures, about. digest: sha256 over names, sizes and modification times, for resuming.
+    ignored: files that are no input of keyanon.
     schema: the user's own columns by their output names (Parquet), image_column among them; None for files. renamed:
     columns whose name keyanon's own have, source name to output name.
     """
 
     kind: str
     total: int
+    size_bytes: int
     digest: str
     ignored: int = 0
     schema: pa.Schema | None = None
@@ -61,8 +64,8 @@ class Source(ABC):
     renamed: Mapping[str, str] = MappingProxyType({})
 
     @abstractmethod
-    def units(self, finished: Collection[int], rows_per_unit: int) -> Iterator[ReadUnit]:
-        """Read tasks for all rows that are not `finished`."""
+    def units(self, finished: Collection[int], size: UnitSize) -> Iterator[ReadUnit]:
+        """Read tasks for all rows that are not `finished`; one of Parquet reads a row group, in blocks of the first size."""
 
 
 class ListedDatasource(Datasource):  # type: ignore[misc]  # Ray ships no types

@@ -91,7 +91,7 @@ def anonymize(
     device: Annotated[str | None, _option("cpu", "cpu, cuda or cuda:N.", _LAYOUT)] = None,
     face_batch: Annotated[int | None, _option("8", "Faces in one call of the prior.", _LAYOUT)] = None,
     pictures_per_task: Annotated[
-        int | None, _option("16", "Pictures gathered together; rows of one shard.", _LAYOUT)
+        int | None, _option("up to 8 batches", "Pictures gathered together; rows of one shard.", _LAYOUT)
     ] = None,
     detector_actors: Annotated[int | None, _option("1", "Processes that find faces.", _LAYOUT)] = None,
     anonymizer_actors: Annotated[

@@ -134,7 +134,7 @@ def _cut(
 ) -> CuttingReport:
     prior = config.settings().prior
     monitor = Monitor()
-    units = list(source.units((), PICTURES_PER_TASK))
+    units = list(source.units((), lambda left: PICTURES_PER_TASK))
     actors = min(config.cutting_actors or os.cpu_count() or 1, len(units))
     dataset = ray.data.read_datasource(ListedDatasource(units, "ReadPictures"), override_num_blocks=len(units))
     if source.kind == "parquet":  # a row group may hold many tasks' worth of pictures

@@ -16,7 +16,9 @@ from tests.jobs.conftest import MakeConfig
 
 
 def read_all(source: Source, finished: frozenset[int] = frozenset(), rows: int = 2) -> list[dict[str, Any]]:
-    return [row for unit in source.units(finished, rows) for table in unit.read() for row in table.to_pylist()]
+    return [
+        row for unit in source.units(finished, lambda left: rows) for table in unit.read() for row in table.to_pylist()
+    ]
 
 
 def reasons(source: Source) -> dict[str, str]:

@@ -1,0 +1,45 @@
+"""How many pictures one task of a run holds.
+
+A task's faces go through the prior together, `face_batch` at a time. What is left over after the full batches, and the few
+faces that the gate turns back, go in calls that are not full; the more pictures a task holds, the less that weighs. At the
+end of a run the tasks shrink, so that no worker is still at a long one when the others have nothing left: guided
+self-scheduling (Polychronopoulos and Kuck, IEEE Transactions on Computers C-36(12), 1987), in which a task is a share of
+what is left.
+"""
+
+from dataclasses import dataclass
+from typing import Final, Self
+
+from jobs.config import AnonymizeConfig
+from jobs.sources import Source
+
+SMALLEST_BATCHES: Final = 2  # of faces, at one a picture
+LARGEST_BATCHES: Final = 8
+TASK_BYTES: Final = 16 * 1024 * 1024  # of encoded pictures, beyond the smallest task; as PNG some five times that
+SHARES: Final = 4  # of what is left, for each worker
+
+
+@dataclass(frozen=True)
+class TaskSizes:
+    """smallest, largest: pictures of a task. workers: processes that take tasks."""
+
+    smallest: int
+    largest: int
+    workers: int
+
+    @classmethod
+    def of(cls, config: AnonymizeConfig, source: Source) -> Self:
+        """`pictures_per_task` bounds a task; left to us, the bound follows the batch and the size of the pictures."""
+        smallest = SMALLEST_BATCHES * config.face_batch
+        fitting = TASK_BYTES * source.total // max(source.size_bytes, 1)
+        largest = config.pictures_per_task or max(min(LARGEST_BATCHES * config.face_batch, fitting), smallest)
+        return cls(min(smallest, largest), largest, config.actors)
+
+    def workers_for(self, left: int) -> int:
+        """Workers that get a task when `left` pictures are to be done: the others would load a prior for nothing."""
+        return min(self.workers, -(-left // self.smallest))
+
+    def next(self, left: int) -> int:
+        """Pictures of the next task when `left` pictures are, 0 when none is."""
+        share = -(-left // (SHARES * self.workers))
+        return min(max(share, self.smallest), self.largest, left)

@@ -1,0 +1,59 @@
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from jobs.sources import open_source
+from jobs.task_sizes import TASK_BYTES, TaskSizes
+from tests.jobs.conftest import MakeConfig
+
+SIZES = TaskSizes(smallest=16, largest=64, workers=2)
+
+
+def split(sizes: TaskSizes, pictures: int) -> list[int]:
+    tasks = []
+    while pictures:
+        tasks.append(sizes.next(pictures))
+        pictures -= tasks[-1]
+    return tasks
+
+
+@pytest.mark.parametrize("pictures", [0, 1, 15, 16, 17, 100, 2700, 10_007])
+def test_every_picture_is_in_one_task_and_tasks_shrink(pictures: int) -> None:
+    tasks = split(SIZES, pictures)
+    assert sum(tasks) == pictures and all(tasks)
+    assert all(first >= second for first, second in pairwise(tasks))
+    assert all(SIZES.smallest <= task <= SIZES.largest for task in tasks[:-1])
+
+
+def test_tasks_are_large_at_first_and_small_at_the_end() -> None:
+    tasks = split(SIZES, 2700)
+    assert tasks[0] == SIZES.largest
+    assert tasks[-3:-1] == [SIZES.smallest] * 2
+
+
+def test_few_pictures_are_shared_among_as_many_workers_as_get_a_task() -> None:
+    assert split(SIZES, 40) == [16, 16, 8]
+    assert [SIZES.workers_for(left) for left in (1, 16, 17, 5000)] == [1, 1, 2, 2]
+
+
+def put(folder: Path, name: str, size_bytes: int) -> None:
+    folder.mkdir(exist_ok=True)
+    with (folder / name).open("wb") as sparse:
+        sparse.truncate(size_bytes)
+
+
+def test_the_default_follows_the_batch_and_the_size_of_the_pictures(tmp_path: Path, make_config: MakeConfig) -> None:
+    config = make_config(face_batch=4, anonymizer_actors=3)
+    put(tmp_path / "photos", "a.png", 1)
+    assert TaskSizes.of(config, open_source(config)) == TaskSizes(smallest=8, largest=32, workers=3)
+    put(tmp_path / "photos", "b.png", TASK_BYTES // 5 - 1)
+    assert TaskSizes.of(config, open_source(config)).largest == 10
+    put(tmp_path / "photos", "c.png", 2 * TASK_BYTES)
+    assert TaskSizes.of(config, open_source(config)).largest == 8
+
+
+def test_a_given_bound_is_kept(tmp_path: Path, make_config: MakeConfig) -> None:
+    config = make_config(pictures_per_task=3)
+    put(tmp_path / "photos", "a.png", 1)
+    assert split(TaskSizes.of(config, open_source(config)), 100) == [3] * 33 + [1]
