@@ -101,8 +101,8 @@ class Prior:
 
     @staticmethod
     def _outward(x: Tensor, like: Tensor) -> Tensor:
-        # A clone made outside inference mode is an ordinary tensor, which callers may use freely.
-        return x.to(like.device, torch.float64, memory_format=torch.contiguous_format).clone()
+        # A copy made outside inference mode is an ordinary tensor, which callers may use freely.
+        return x.to(like.device, torch.float64, memory_format=torch.contiguous_format, copy=True)
 
     def encode(self, crop: Tensor) -> Tensor:
         """Crop (B, 3, S, S) in [-1, 1] -> latent (B, C, h, w) float64; the crop itself for a pixel-space prior."""
@@ -138,10 +138,12 @@ class Prior:
         inside = mask.to(w)
         inpaints = self.conditioning == "inpaint"
         z = w * inside if inpaints else w + known.at(t)
-        shown = network_input(z, known.clean, inside, self.conditioning, self.space_to_depth)
+        # Each part is brought into the network's format before they are put together: that moves the fewest bytes.
+        parts = [self._inward(part) for part in (z, known.clean, inside)]
+        shown = network_input(*parts, self.conditioning, self.space_to_depth)
         raw = self._run(self._denoiser.predict, self._inward(shown), timesteps)
         self.nfe += len(w)
-        predicted = F.pixel_shuffle(self._outward(raw, w), self.space_to_depth)
+        predicted = self._outward(F.pixel_shuffle(raw, self.space_to_depth), w)
         ab = float(self.alpha_bar[t])
         if self.prediction_type == "epsilon":
             eps = predicted
