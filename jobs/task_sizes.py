@@ -16,7 +16,7 @@ from jobs.sources import Source
 SMALLEST_BATCHES: Final = 2  # of faces, at one a picture
 LARGEST_BATCHES: Final = 8
 TASK_BYTES: Final = 16 * 1024 * 1024  # of encoded pictures, beyond the smallest task; as PNG some five times that
-SHARES: Final = 4  # of what is left, for each worker
+SHARES: Final = 8  # of what is left, for each worker
 
 
 @dataclass(frozen=True)
