@@ -139,8 +139,8 @@ class Prior:
         inpaints = self.conditioning == "inpaint"
         z = w * inside if inpaints else w + known.at(t)
         # Each part is brought into the network's format before they are put together: that moves the fewest bytes.
-        parts = [self._inward(part) for part in (z, known.clean, inside)]
-        shown = network_input(*parts, self.conditioning, self.space_to_depth)
+        noisy, clean, where = (self._inward(part) for part in (z, known.clean, inside))
+        shown = network_input(noisy, clean, where, self.conditioning, self.space_to_depth)
         raw = self._run(self._denoiser.predict, self._inward(shown), timesteps)
         self.nfe += len(w)
         predicted = self._outward(F.pixel_shuffle(raw, self.space_to_depth), w)
