@@ -15,7 +15,7 @@ from jobs.sources import Source
 
 SMALLEST_BATCHES: Final = 2  # of faces, at one a picture
 LARGEST_BATCHES: Final = 8
-TASK_BYTES: Final = 16 * 1024 * 1024  # of encoded pictures, beyond the smallest task; as PNG some five times that
+TASK_BYTES: Final = 32 * 1024 * 1024  # of encoded pictures, about: a task is one block of the object store
 SHARES: Final = 8  # of what is left, for each worker
 
 
@@ -30,10 +30,9 @@ class TaskSizes:
     @classmethod
     def of(cls, config: AnonymizeConfig, source: Source) -> Self:
         """`pictures_per_task` bounds a task; left to us, the bound follows the batch and the size of the pictures."""
-        smallest = SMALLEST_BATCHES * config.face_batch
-        fitting = TASK_BYTES * source.total // max(source.size_bytes, 1)
-        largest = config.pictures_per_task or max(min(LARGEST_BATCHES * config.face_batch, fitting), smallest)
-        return cls(min(smallest, largest), largest, config.actors)
+        fitting = max(TASK_BYTES * source.total // max(source.size_bytes, 1), 1)
+        largest = config.pictures_per_task or min(LARGEST_BATCHES * config.face_batch, fitting)
+        return cls(min(SMALLEST_BATCHES * config.face_batch, largest), largest, config.actors)
 
     def workers_for(self, left: int) -> int:
         """Workers that get a task when `left` pictures are to be done: the others would load a prior for nothing."""

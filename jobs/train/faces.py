@@ -21,6 +21,7 @@ from jobs.errors import SourceError
 from jobs.manifest import read_json, write_json
 from jobs.progress import Monitor
 from jobs.sources import ListedDatasource, Source
+from jobs.task_sizes import TaskSizes
 from jobs.train.config import TrainConfig
 from keyanon_core.errors import PictureError
 from keyanon_core.evaluation import nearest
@@ -134,8 +135,8 @@ def _cut(
 ) -> CuttingReport:
     prior = config.settings().prior
     monitor = Monitor()
-    units = list(source.units((), lambda left: PICTURES_PER_TASK))
-    actors = min(config.cutting_actors or os.cpu_count() or 1, len(units))
+    sizes = TaskSizes(PICTURES_PER_TASK, PICTURES_PER_TASK, config.cutting_actors or os.cpu_count() or 1)
+    units = list(source.units((), sizes.next))
     dataset = ray.data.read_datasource(ListedDatasource(units, "ReadPictures"), override_num_blocks=len(units))
     if source.kind == "parquet":  # a row group may hold many tasks' worth of pictures
         dataset = dataset.repartition(target_num_rows_per_block=PICTURES_PER_TASK)
@@ -149,7 +150,7 @@ def _cut(
         },
         batch_size=PICTURES_PER_TASK,
         batch_format="pyarrow",
-        compute=ActorPoolStrategy(size=actors),
+        compute=ActorPoolStrategy(size=sizes.workers_for(source.total)),
         num_cpus=0,
     )
     reasons: Counter[str] = Counter()

@@ -239,7 +239,9 @@ def test_parquet_comes_out_as_parquet(
     pq.write_table(table, tmp_path / "photos" / "part.parquet")
     config = make_config(id_column="id", subject_column="who", pictures_per_task=2)
     run_anonymize(config)
-    made = pa.concat_tables([pq.read_table(p) for p in sorted((config.output / "rows").iterdir())]).sort_by("row")
+    shards = [pq.read_table(path) for path in sorted((config.output / "rows").iterdir())]
+    assert [shard.num_rows for shard in shards] == [2, 2], "a row group is shared out among tasks"
+    made = pa.concat_tables(shards).sort_by("row")
     assert made.column("status").to_pylist() == ["anonymized", "quarantined", "quarantined", "quarantined"]
     assert [reason.split(":")[0] for reason in made.column("reason").to_pylist()][1::2] == [
         "null_image",

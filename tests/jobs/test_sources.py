@@ -51,6 +51,14 @@ def test_finished_rows_are_not_read_again(photos: Path, make_config: MakeConfig)
     assert [row[ROW] for row in read_all(open_source(make_config()), frozenset({0, 3}))] == [1, 2, 4]
 
 
+def test_units_are_as_large_as_they_are_told(photos: Path, make_config: MakeConfig) -> None:
+    for name in "abcdefg":
+        (photos / f"{name}.png").write_bytes(b"x")
+    units = list(open_source(make_config()).units({0}, lambda left: (left + 1) // 2))
+    assert [unit.rows for unit in units] == [3, 2, 1]
+    assert [row[ROW] for unit in units for table in unit.read() for row in table.to_pylist()] == [1, 2, 3, 4, 5, 6]
+
+
 def test_odd_files_are_rows_with_a_reason_and_loops_end(photos: Path, make_config: MakeConfig) -> None:
     (photos / "good.png").write_bytes(b"x")
     (photos / "big.png").write_bytes(b"x" * 101)

@@ -50,7 +50,7 @@ def test_the_default_follows_the_batch_and_the_size_of_the_pictures(tmp_path: Pa
     put(tmp_path / "photos", "b.png", TASK_BYTES // 5 - 1)
     assert TaskSizes.of(config, open_source(config)).largest == 10
     put(tmp_path / "photos", "c.png", 2 * TASK_BYTES)
-    assert TaskSizes.of(config, open_source(config)).largest == 8
+    assert TaskSizes.of(config, open_source(config)) == TaskSizes(smallest=1, largest=1, workers=3)
 
 
 def test_a_given_bound_is_kept(tmp_path: Path, make_config: MakeConfig) -> None:
