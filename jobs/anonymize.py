@@ -29,13 +29,16 @@ from jobs.sources import ListedDatasource, Source, open_source
 from jobs.task_sizes import TaskSizes
 from keystore.store import Keystore
 
+UNPUBLISHED: Final = frozenset({"key_attempts", "rekeyed_faces"})  # of a report: they depend on the sources
 TASKS_IN_FLIGHT: Final = 2  # blocks queued at an actor: one in work, one ready
 
 
 @dataclass(frozen=True)
 class RunReport:
-    """`OUT/_keyanon/report.json`: numbers only. Times in seconds, sizes in bytes; rates are of this attempt's fresh
-    rows."""
+    """Numbers only. Times in seconds, sizes in bytes; rates, key_attempts and rekeyed_faces are of this attempt's fresh rows.
+
+    `OUT/_keyanon/report.json` holds all but `UNPUBLISHED`.
+    """
 
     run_id: str
     output: str
@@ -56,12 +59,15 @@ class RunReport:
     images_per_second: float
     faces_per_second: float
     bytes_of: dict[str, int] = field(default_factory=dict)
-    mean_metrics: dict[str, float] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON types."""
         return asdict(self)
+
+    def published(self) -> dict[str, Any]:
+        """What stands in the output. How many keys a face needed depends on its source; a run may be of one face."""
+        return {name: value for name, value in self.to_dict().items() if name not in UNPUBLISHED}
 
 
 @dataclass(frozen=True)
@@ -130,16 +136,16 @@ def _begin(existing: Manifest | None, keystore: Keystore, config: AnonymizeConfi
 
 def _run(attempt: _Attempt, progress: ProgressCallback | None, started: float) -> RunReport:
     """Compute what is missing, then commit."""
-    computed = 0.0
+    computed, keys = 0.0, (0, 0)
     if len(attempt.finished) < attempt.source.total:
         begun = time.monotonic()
-        _compute(attempt, progress)
+        keys = _compute(attempt, progress)
         computed = time.monotonic() - begun
-    return _commit(attempt, started, computed)
+    return _commit(attempt, started, computed, keys)
 
 
-def _compute(attempt: _Attempt, progress: ProgressCallback | None) -> None:
-    """Run the Ray Data pipeline over the unfinished rows."""
+def _compute(attempt: _Attempt, progress: ProgressCallback | None) -> tuple[int, int]:
+    """Run the Ray Data pipeline over the unfinished rows. Returns keys tried, and on how many faces."""
     config, source = attempt.config, attempt.source
     with ray_cluster(config.reserved_cpus, config.object_store_bytes):
         monitor = Monitor()
@@ -180,6 +186,7 @@ def _compute(attempt: _Attempt, progress: ProgressCallback | None) -> None:
         try:
             with Watch(monitor, progress, source.total, len(attempt.finished)):
                 dataset.write_datasink(sink)
+            return monitor.keys()
         except RayError as error:
             raise _cause(error, monitor) from error
         finally:
@@ -209,7 +216,7 @@ def _cause(error: BaseException, monitor: Monitor) -> Exception:
     return cause_of(error, "run")
 
 
-def _commit(attempt: _Attempt, started: float, computed: float) -> RunReport:
+def _commit(attempt: _Attempt, started: float, computed: float, keys: tuple[int, int]) -> RunReport:
     """Account for every row, ingest the keys, then say so: the manifest's state is the last thing written but the
     report."""
     config, manifest = attempt.config, attempt.manifest
@@ -224,16 +231,19 @@ def _commit(attempt: _Attempt, started: float, computed: float) -> RunReport:
             f"{len(lost)} published pictures have no key in keystore {config.keystore} (first record: {min(lost)}"
             f"{'; ' + rejected if rejected else ''}); restore its inbox, or anonymize again into an empty output"
         )
-    report = _report(attempt, tally, computed, time.monotonic() - started, len(tally.record_ids), len(removed))
-    write_json(attempt.layout.root / RUN_DIRECTORY / REPORT_FILE, report.to_dict())
+    report = _report(attempt, tally, computed, time.monotonic() - started, keys, len(removed))
+    write_json(attempt.layout.root / RUN_DIRECTORY / REPORT_FILE, report.published())
     manifest.state, manifest.finished_at = COMPLETE, now()
     manifest.config = config.to_json()
     manifest.write(attempt.layout.root)
     return report
 
 
-def _report(attempt: _Attempt, tally: Tally, computed: float, seconds: float, stored: int, removed: int) -> RunReport:
+def _report(
+    attempt: _Attempt, tally: Tally, computed: float, seconds: float, keys: tuple[int, int], removed: int
+) -> RunReport:
     fresh_rows = tally.rows - len(attempt.finished)
+    keys_tried, faces_keyed = keys
     return RunReport(
         run_id=attempt.manifest.run_id,
         output=str(attempt.layout.root),
@@ -243,17 +253,16 @@ def _report(attempt: _Attempt, tally: Tally, computed: float, seconds: float, st
         statuses=dict(sorted(tally.statuses.items())),
         reasons=dict(sorted(tally.reasons.items())),
         faces=tally.faces,
-        key_attempts=tally.attempts,
-        rekeyed_faces=tally.rekeyed_faces,
+        key_attempts=keys_tried,
+        rekeyed_faces=max(keys_tried - faces_keyed, 0),
         resumed_rows=len(attempt.finished),
         ignored_files=attempt.source.ignored,
-        keys_stored=stored,
+        keys_stored=len(tally.record_ids),
         orphan_shards_removed=removed,
         seconds=seconds,
         anonymize_seconds=computed,
         images_per_second=fresh_rows / computed if computed else 0.0,
         faces_per_second=tally.fresh_faces / computed if computed else 0.0,
         bytes_of=tally.bytes_of,
-        mean_metrics=tally.mean_metrics(),
         warnings=tuple(attempt.keystore.warnings),
     )

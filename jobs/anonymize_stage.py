@@ -21,7 +21,6 @@ from jobs.blocks import (
     FACES,
     FAILURE,
     ID,
-    METRICS,
     OUTPUT,
     OUTPUT_SHA256,
     REASON,
@@ -29,7 +28,7 @@ from jobs.blocks import (
     ROW,
     SEALED,
     SIDECAR,
-    SOURCE_SHA256,
+    SOURCE_HMAC,
     STATUS,
     SUBJECT,
     with_results,
@@ -94,6 +93,7 @@ class AnonymizeFaces:
         loaded.physical_batch = settings.face_batch
         self.anonymizer = PictureAnonymizer(loaded, face_models, settings)
         self.sealing = sealing
+        self.monitor = monitor
         self.environment = environment(loaded, device)
         monitor.report_facts(facts(loaded, face_models, self.environment, settings.face_batch))
 
@@ -102,11 +102,13 @@ class AnonymizeFaces:
         usable = [row for row in rows if not row[FAILURE]]
         made = {row[ROW]: result for row, result in zip(usable, self._anonymize(usable), strict=True)}
         results = [
-            self._publishable(row, made[row[ROW]])
-            if row[ROW] in made
-            else _quarantined(row, row[FAILURE], _sha256(row[ENCODED]))
+            self._publishable(row, made[row[ROW]]) if row[ROW] in made else _quarantined(row, row[FAILURE])
             for row in rows
         ]
+        self.monitor.report_keys(
+            sum(int(result.metrics.get("attempts", 0)) for result in made.values()),
+            sum(result.faces for result in made.values() if result.metrics),
+        )
         return with_results(table, results)
 
     def _anonymize(self, rows: list[dict[str, Any]]) -> list[PictureResult]:
@@ -124,11 +126,7 @@ class AnonymizeFaces:
         except Exception as error:  # noqa: BLE001  any defect met by one picture costs that picture only
             if len(rows) > 1:
                 return [result for row in rows for result in self._anonymize([row])]
-            return [
-                PictureResult(
-                    rows[0][ID], "quarantined", internal_error(error), source_sha256=_sha256(rows[0][ENCODED])
-                )
-            ]
+            return [PictureResult(rows[0][ID], "quarantined", internal_error(error))]
 
     def _publishable(self, row: dict[str, Any], result: PictureResult) -> dict[str, Any]:
         """What leaves the actor: publishable bytes and the sealed record."""
@@ -138,10 +136,9 @@ class AnonymizeFaces:
             STATUS: result.status,
             REASON: result.reason,
             OUTPUT: result.encoded,
-            SOURCE_SHA256: result.source_sha256,
+            SOURCE_HMAC: result.source_hmac,
             OUTPUT_SHA256: _sha256(result.encoded),
             FACE_COUNT: result.faces,
-            METRICS: json.dumps(result.metrics, sort_keys=True),
         }
         if result.status != "anonymized":
             return published
@@ -158,7 +155,7 @@ class AnonymizeFaces:
             )
             sealed = seal_record(record, target.ingest_public_key)
         except Exception as error:  # noqa: BLE001  without a sealed key the picture is not published
-            return _quarantined(row, internal_error(error), result.source_sha256)
+            return _quarantined(row, internal_error(error))
         return {**published, SEALED: sealed, SIDECAR: result.sidecar, RECORD_ID: record.record_id}
 
 
@@ -196,16 +193,8 @@ def facts(prior: "Prior", models: FaceModels, found: dict[str, str], face_batch:
     }
 
 
-def _quarantined(row: dict[str, Any], reason: str, source_sha256: str | None) -> dict[str, Any]:
-    return {
-        ROW: row[ROW],
-        ID: row[ID],
-        STATUS: "quarantined",
-        REASON: reason,
-        SOURCE_SHA256: source_sha256,
-        FACE_COUNT: 0,
-        METRICS: "{}",
-    }
+def _quarantined(row: dict[str, Any], reason: str) -> dict[str, Any]:
+    return {ROW: row[ROW], ID: row[ID], STATUS: "quarantined", REASON: reason, FACE_COUNT: 0}
 
 
 def _sha256(data: bytes | None) -> str | None:

@@ -23,10 +23,9 @@ RECORD_ID: Final = "keyanon_record_id"
 SEALED: Final = "keyanon_sealed"  # the key record, sealed to the keystore
 OUTPUT: Final = "keyanon_output"  # the anonymized picture's file
 SIDECAR: Final = "keyanon_sidecar"
-SOURCE_SHA256: Final = "keyanon_source_sha256"
+SOURCE_HMAC: Final = "keyanon_source_hmac"  # names the source for holders of the image key alone
 OUTPUT_SHA256: Final = "keyanon_output_sha256"
 FACE_COUNT: Final = "keyanon_face_count"
-METRICS: Final = "keyanon_metrics"  # JSON object of numbers
 
 PREFIX: Final = "keyanon_"
 BYTES_FIELD: Final = "bytes"  # of a struct column, as Hugging Face data sets store pictures
@@ -50,10 +49,9 @@ RESULT_SCHEMA: Final = pa.schema(
         (SEALED, pa.large_binary()),
         (OUTPUT, pa.large_binary()),
         (SIDECAR, pa.large_binary()),
-        (SOURCE_SHA256, pa.string()),
+        (SOURCE_HMAC, pa.string()),
         (OUTPUT_SHA256, pa.string()),
         (FACE_COUNT, pa.int32()),
-        (METRICS, pa.string()),
     ]
 )
 # What a row shard says about every row; Parquet input adds its own columns, the picture's bytes and `SIDECAR`.
@@ -66,11 +64,9 @@ SHARD_SCHEMA: Final = pa.schema(
         ("record_id", pa.string()),
         ("output", pa.string()),
         ("sidecar", pa.string()),
-        ("source_sha256", pa.string()),
+        ("source_hmac", pa.string()),
         ("output_sha256", pa.string()),
         ("faces", pa.int32()),
-        ("attempts", pa.int32()),
-        ("metrics", pa.string()),
     ]
 )
 

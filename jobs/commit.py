@@ -1,8 +1,7 @@
 """The end of a run: every input row accounted for exactly once, keys ingested, leftovers of killed attempts removed."""
 
 import hashlib
-import json
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,8 +26,6 @@ _COLUMNS: Final = [
     "sidecar",
     "output_sha256",
     "faces",
-    "attempts",
-    "metrics",
 ]
 
 
@@ -40,12 +37,8 @@ class Tally:
     statuses: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
     faces: int = 0
-    attempts: int = 0
-    rekeyed_faces: int = 0
     fresh_faces: int = 0
     record_ids: set[str] = field(default_factory=set)
-    metric_sums: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
-    metric_counts: Counter[str] = field(default_factory=Counter)
     bytes_of: dict[str, int] = field(default_factory=dict)
     shards: list[str] = field(default_factory=list)
 
@@ -57,17 +50,8 @@ class Tally:
             self.reasons[row["reason"].split(":", 1)[0]] += 1
         if row["status"] == "anonymized":
             self.faces += row["faces"]
-            self.attempts += row["attempts"]
-            self.rekeyed_faces += max(0, row["attempts"] - row["faces"])
             self.record_ids.add(row["record_id"])
             self.fresh_faces += row["faces"] if fresh else 0
-            for name, value in json.loads(row["metrics"]).items():
-                self.metric_sums[name] += value
-                self.metric_counts[name] += 1
-
-    def mean_metrics(self) -> dict[str, float]:
-        """Each metric's mean over the anonymized pictures."""
-        return {name: self.metric_sums[name] / self.metric_counts[name] for name in sorted(self.metric_sums)}
 
 
 def finished_rows(layout: OutputLayout) -> set[int]:

@@ -36,7 +36,6 @@ class Row:
     record_id: str | None
     output: str | None
     sidecar: str | None
-    source_sha256: str | None
     faces: int
     shard: Path
     position: int

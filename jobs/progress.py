@@ -49,12 +49,21 @@ class _Counter:
     def __init__(self) -> None:
         self._rows = 0
         self._faces = 0
+        self._keys_tried = 0
+        self._faces_keyed = 0
         self._facts: list[dict[str, Any]] = []
         self._failures: list[KeyanonError] = []
 
     def published(self, rows: int, faces: int) -> None:
         self._rows += rows
         self._faces += faces
+
+    def keyed(self, keys_tried: int, faces: int) -> None:
+        self._keys_tried += keys_tried
+        self._faces_keyed += faces
+
+    def keys(self) -> tuple[int, int]:
+        return self._keys_tried, self._faces_keyed
 
     def add_facts(self, facts: dict[str, Any]) -> None:
         if facts not in self._facts:
@@ -82,6 +91,15 @@ class Monitor:
     def report_published(self, rows: int, faces: int) -> None:
         """From the sink: rows that have just become visible."""
         self._actor.published.remote(rows, faces)
+
+    def report_keys(self, tried: int, faces: int) -> None:
+        """From an anonymizing actor: keys tried on so many faces. Sums only: how many one face needed depends on its source."""
+        self._actor.keyed.remote(tried, faces)
+
+    def keys(self) -> tuple[int, int]:
+        """Keys tried in this attempt, and on how many faces."""
+        tried, faces = ray.get(self._actor.keys.remote())
+        return int(tried), int(faces)
 
     def report_facts(self, facts: dict[str, Any]) -> None:
         """From an anonymizing actor: what it loaded. Waits, so that the facts are there when the run ends."""

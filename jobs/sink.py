@@ -7,7 +7,6 @@ repeated at all.
 """
 
 import hashlib
-import json
 import re
 import uuid
 from collections.abc import Iterable, Sequence
@@ -25,7 +24,6 @@ from jobs.blocks import (
     BYTES_FIELD,
     FACE_COUNT,
     ID,
-    METRICS,
     OUTPUT,
     OUTPUT_SHA256,
     REASON,
@@ -35,7 +33,7 @@ from jobs.blocks import (
     SEALED,
     SHARD_SCHEMA,
     SIDECAR,
-    SOURCE_SHA256,
+    SOURCE_HMAC,
     STATUS,
     passthrough,
 )
@@ -163,11 +161,9 @@ def shard_table(layout: OutputLayout, table: pa.Table, results: list[dict[str, A
         "record_id": [row[RECORD_ID] for row in results],
         "output": [picture for picture, _ in names],
         "sidecar": [sidecar for _, sidecar in names],
-        "source_sha256": [row[SOURCE_SHA256] for row in results],
+        "source_hmac": [row[SOURCE_HMAC] for row in results],
         "output_sha256": [row[OUTPUT_SHA256] for row in results],
         "faces": [row[FACE_COUNT] for row in results],
-        "attempts": [int(json.loads(row[METRICS]).get("attempts", 0)) for row in results],
-        "metrics": [row[METRICS] for row in results],
     }
     own: dict[str, Any] = {}
     fields: list[pa.Field] = []

@@ -3,6 +3,7 @@
     image key (32 random bytes, one per image)
       -> face key = HKDF-SHA256(image key; face index, attempt, transform name)
            -> subkeys by label: "transform", "known-noise", "commitment", "lossless"
+      -> key of `source_hmac`
 
 Every stream is ChaCha20 (RFC 8439) under a subkey of its own, from counter 0 and a zero nonce: a subkey is used for one
 stream only. Integers are drawn by rejection, so nothing is biased, and bytes are read little-endian, so nothing
@@ -74,6 +75,14 @@ def commitment(face_key: bytes, image_id: str) -> bytes:
     """32 bytes that commit to a face key for one image, and reveal nothing of it (HMAC-SHA256 under its own subkey)."""
     key = subkey(face_key, "commitment")
     return hmac.digest(key, _info(b"keyanon v1 commitment", image_id.encode()), "sha256")
+
+
+def source_hmac(image_key: bytes, encoded: bytes) -> str:
+    """HMAC-SHA256 of a source file under a key of its own, in hexadecimal: whoever holds the image key, and nobody else, can
+    say whether a file is the one that was anonymized. Raises WrongKeyError for a key of another length.
+    """
+    key = _hkdf(_checked(image_key, IMAGE_KEY_BYTES, "an image key"), _info(b"keyanon v1 source"), 32)
+    return hmac.digest(key, encoded, "sha256").hex()
 
 
 def verify_commitment(face_key: bytes, image_id: str, expected: bytes) -> None:

@@ -63,6 +63,10 @@ class Detector(Protocol):
         """All faces of an (H, W, 3) uint8 RGB picture, ordered by position, whatever the number of threads."""
         ...
 
+    def look_again(self, pixels: Pixels) -> list[Face]:
+        """What may be a face in an anonymized (H, W, 3) uint8 RGB picture, searched otherwise than `detect` does."""
+        ...
+
 
 class FaceParser(Protocol):
     """Says which pixels belong to a face."""

@@ -1,13 +1,12 @@
 """Anonymizes the faces of several pictures together.
 
 Faces are gathered across the pictures and go through the prior in a fixed physical batch; those that the anonymity gate turns
-back go again together, under their next attempt's keys. One bad picture costs nobody else's work.
+back go again together, under their next attempt's keys. Then each result is searched again, otherwise than the source was;
+faces found there that nobody anonymized are taken up in another round. One bad picture costs nobody else's work.
 """
 
 import hashlib
-import uuid
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -17,54 +16,22 @@ from keyanon_core.errors import KeyanonError, PictureError
 from keyanon_core.faces import FaceModels
 from keyanon_core.faces.alignment import BACK_PROJECTIONS, paste, reduction
 from keyanon_core.faces.blending import feather
-from keyanon_core.faces.detection import Face, box_iou, landmarks_inside
+from keyanon_core.faces.detection import Face
 from keyanon_core.faces.masks import PictureMask
+from keyanon_core.faces.missed import missed_faces
 from keyanon_core.imaging import decode_picture, encode_picture
-from keyanon_core.keys import commitment, face_key, new_image_key
+from keyanon_core.keys import commitment, source_hmac
 from keyanon_core.methods import anonymize
-from keyanon_core.pictures.crops import Crop, align_faces
-from keyanon_core.pictures.key import FaceGeometry, PictureKey
+from keyanon_core.pictures.crops import AlignedFace, align_faces
+from keyanon_core.pictures.key import PictureKey
+from keyanon_core.pictures.opened import FaceAtWork, OpenedPicture
 from keyanon_core.pictures.settings import AnonymizeSettings, PictureResult, PictureTask
 from keyanon_core.priors import Prior
 from keyanon_core.sidecar import Sidecar, SidecarFace, seal_source
 
 RIM = 2.0  # crop px of a face's rim that are blended with its surroundings
+MAX_ROUNDS = 3  # searches of one picture's result; what the last one still finds quarantines the picture
 MAX_GATHERED_PIXELS = 128_000_000  # decoded pixels held at once: 3 bytes each for the source, 3 for the result
-
-
-@dataclass
-class _Face:
-    """One face on its way through the prior."""
-
-    detected: Face
-    index: int
-    affine: npt.NDArray[np.float64]
-    mask: PictureMask
-    crop: Crop
-    picture: "_Picture"
-    attempt: int = 0
-    latent: npt.NDArray[np.float16] | None = None
-    scale: float = 1.0
-    noise_rms: float = 0.0
-    noise: torch.Tensor | None = field(default=None, repr=False)  # serves the next attempt
-    distance: float = float("nan")
-    source_embedding: npt.NDArray[np.float32] | None = None
-
-    def key(self, transform: str) -> bytes:
-        return face_key(self.picture.image_key, self.index, self.attempt, transform)
-
-
-@dataclass
-class _Picture:
-    """One decoded picture: its source stays untouched, its result is pasted face by face."""
-
-    task: PictureTask
-    source: npt.NDArray[np.uint8]
-    result: npt.NDArray[np.uint8]
-    image_key: bytes = field(default_factory=new_image_key, repr=False)
-    record_id: str = field(default_factory=lambda: str(uuid.uuid4()))
-    faces: list[_Face] = field(default_factory=list)
-    failure: str = ""
 
 
 class PictureAnonymizer:
@@ -79,16 +46,19 @@ class PictureAnonymizer:
         """Anonymize. Never raises for one picture's sake: that picture's result is `quarantined` with a reason."""
         results: dict[int, PictureResult] = {}
         for group in self._groups(tasks, results):
-            self._run([face for _, picture in group for face in picture.faces])
+            work = [(picture, list(picture.faces)) for _, picture in group]
+            while work:
+                self._run([face for _, faces in work for face in faces])
+                work = [(picture, faces) for picture, _ in work if (faces := self._missed(picture))]
             for position, picture in group:
                 results[position] = self._finish(picture)
         return [results[position] for position in range(len(tasks))]
 
     def _groups(
         self, tasks: Sequence[PictureTask], results: dict[int, PictureResult]
-    ) -> Iterator[list[tuple[int, _Picture]]]:
+    ) -> Iterator[list[tuple[int, OpenedPicture]]]:
         """Open pictures until MAX_GATHERED_PIXELS are held; pictures that end here go straight to `results`."""
-        group: list[tuple[int, _Picture]] = []
+        group: list[tuple[int, OpenedPicture]] = []
         held = 0
         for position, task in enumerate(tasks):
             opened = self._open(task)
@@ -103,26 +73,30 @@ class PictureAnonymizer:
         if group:
             yield group
 
-    def _open(self, task: PictureTask) -> _Picture | PictureResult:
+    def _open(self, task: PictureTask) -> OpenedPicture | PictureResult:
         """Decode, detect, mask and cut the crops of one picture."""
         try:
             source = decode_picture(task.encoded, self.settings.max_pixels)
             detected = self.models.detector.detect(source) if task.faces is None else task.faces
             if not detected:
                 return self._no_face(task, source)
-            picture = _Picture(task, source, source.copy())
-            regions = self.settings.regions
-            for index, face in enumerate(align_faces(source, detected, self.models.parser, regions, self.prior)):
-                if not face.crop.mask.any():
-                    raise PictureError(
-                        "empty_mask", f"face {index} at {_at(face.detected)} has no pixel of its own to anonymize"
-                    )
-                picture.faces.append(_Face(face.detected, index, face.affine, face.mask, face.crop, picture))
+            picture = OpenedPicture(task, source, source.copy())
+            for aligned in self._aligned(picture, detected):
+                picture.faces.append(FaceAtWork(aligned, len(picture.faces), picture))
             return picture
         except PictureError as error:
             return _quarantined(task, f"{error.reason}: {error}")
         except KeyanonError as error:
             return _quarantined(task, f"unusable: {error}")
+
+    def _aligned(self, picture: OpenedPicture, detected: Sequence[Face]) -> list[AlignedFace]:
+        """All faces of a picture, outlined and cut together. Raises PictureError."""
+        regions = self.settings.regions
+        aligned = align_faces(picture.source, detected, self.models.parser, regions, self.prior)
+        for index, face in enumerate(aligned):
+            if not face.crop.mask.any():
+                raise PictureError("empty_mask", f"face {index} has no pixel of its own to anonymize")
+        return aligned
 
     def _no_face(self, task: PictureTask, source: npt.NDArray[np.uint8]) -> PictureResult:
         passes = self.settings.no_face == "pass"
@@ -131,16 +105,15 @@ class PictureAnonymizer:
             "no_face",
             "no_face: no face was found; such a picture is published, re-encoded, only with --no-face pass",
             encoded=self._encode(source) if passes else None,
-            source_sha256=hashlib.sha256(task.encoded).hexdigest(),
         )
 
     def _encode(self, pixels: npt.NDArray[np.uint8]) -> bytes:
         return encode_picture(pixels, self.settings.output_format, self.settings.jpeg_quality)
 
-    def _run(self, faces: list[_Face]) -> None:
+    def _run(self, faces: list[FaceAtWork]) -> None:
         """Take all faces through the prior and the gate, `face_batch` at a time."""
         while faces:
-            turned_back: list[_Face] = []
+            turned_back: list[FaceAtWork] = []
             for start in range(0, len(faces), self.settings.face_batch):
                 batch = faces[start : start + self.settings.face_batch]
                 self._anonymize(batch)
@@ -148,20 +121,20 @@ class PictureAnonymizer:
                 turned_back += [face for face in batch if self._goes_again(face)]
             faces = turned_back
 
-    def _goes_again(self, face: _Face) -> bool:
+    def _goes_again(self, face: FaceAtWork) -> bool:
         """The gate: True for a face that is turned back and has another attempt, which this begins."""
         if not face.picture.failure and face.distance < self.gate_threshold:
-            if face.attempt + 1 < self.settings.max_attempts:
+            if face.keys_tried < self.settings.max_attempts:
                 face.attempt += 1
                 return True
+            # Neither place nor distance: the reason is published, and both are the source's.
             face.picture.failure = (
-                f"still_recognizable: face {face.index} at {_at(face.detected)} stayed at distance "
-                f"{face.distance:.3f} (gate {self.gate_threshold:.3f}) after {self.settings.max_attempts} keys"
+                f"still_recognizable: face {face.index} resembled its source under {self.settings.max_attempts} keys"
             )
         face.noise = None
         return False
 
-    def _anonymize(self, batch: list[_Face]) -> None:
+    def _anonymize(self, batch: list[FaceAtWork]) -> None:
         """One pass of a batch: encode with the faces blanked, transform under the key, paste."""
         crops = torch.from_numpy(np.stack([face.crop.values for face in batch]))
         masked = torch.from_numpy(np.stack([face.crop.mask for face in batch]))[:, None]
@@ -192,7 +165,7 @@ class PictureAnonymizer:
             face.scale, face.noise_rms = float(done.scale[position]), float(done.noise_rms[position])
             _paste_face(face, decoded[position], exactly=self.settings.fidelity == "image")
 
-    def _measure_distances(self, faces: list[_Face]) -> None:
+    def _measure_distances(self, faces: list[FaceAtWork]) -> None:
         """How far the recognizer sees each result from its source; a face below the gate's threshold is the same person."""
         recognizer = self.models.recognizer
         fresh = [face for face in faces if face.source_embedding is None]
@@ -204,11 +177,9 @@ class PictureAnonymizer:
             if face.source_embedding is not None:
                 face.distance = recognizer.distance(face.source_embedding, after)
 
-    def _finish(self, picture: _Picture) -> PictureResult:
-        """Second detection pass, then encode picture and sidecar and assemble the key."""
+    def _finish(self, picture: OpenedPicture) -> PictureResult:
+        """Encode picture and sidecar and assemble the key."""
         task, settings = picture.task, self.settings
-        if not picture.failure:
-            picture.failure = self._unanonymized(picture)
         if picture.failure:
             return _quarantined(task, picture.failure, faces=len(picture.faces))
         encoded = self._encode(picture.result)
@@ -221,7 +192,6 @@ class PictureAnonymizer:
             shape=picture.source.shape[:2],
             faces=tuple(self._sidecar_face(face, key) for face, key in zip(picture.faces, keys, strict=True)),
         ).to_bytes()
-        source_sha256 = hashlib.sha256(task.encoded).hexdigest()
         return PictureResult(
             task.image_id,
             "anonymized",
@@ -231,22 +201,22 @@ class PictureAnonymizer:
                 image_key=picture.image_key,
                 record_id=picture.record_id,
                 image_id=task.image_id,
-                faces=tuple(_geometry(face) for face in picture.faces),
+                faces=tuple(face.geometry() for face in picture.faces),
                 method=settings.method,
                 transform=settings.transform,
                 steps=settings.steps,
                 fidelity=settings.fidelity,
                 prior_digest=self.prior.digest,
-                source_sha256=source_sha256,
+                source_sha256=hashlib.sha256(task.encoded).hexdigest(),
                 output_sha256=hashlib.sha256(encoded).hexdigest(),
                 sidecar_sha256=hashlib.sha256(sidecar).hexdigest(),
             ),
-            source_sha256=source_sha256,
+            source_hmac=source_hmac(picture.image_key, task.encoded),
             faces=len(picture.faces),
             metrics=_metrics(picture),
         )
 
-    def _sidecar_face(self, face: _Face, key: bytes) -> SidecarFace:
+    def _sidecar_face(self, face: FaceAtWork, key: bytes) -> SidecarFace:
         picture, fidelity = face.picture, self.settings.fidelity
         return SidecarFace(
             commitment=commitment(key, picture.task.image_id),
@@ -256,17 +226,58 @@ class PictureAnonymizer:
             else None,
         )
 
-    def _unanonymized(self, picture: _Picture) -> str:
-        """The second detection pass: a reason when the result shows a face nobody anonymized, else ""."""
-        for found in self.models.detector.detect(picture.result):
-            if not any(_is_same_place(found, face) for face in picture.faces):
-                return f"unanonymized_face: a face at {_at(found)} is in the result and in no mask"
-        return ""
+    def _missed(self, picture: OpenedPicture) -> list[FaceAtWork]:
+        """Search a picture's result for faces nobody anonymized, and take them up. Returns all faces that must go through the
+        prior now: the found ones, and those whose crop held what turned out to be a face.
+        """
+        if picture.failure:
+            return []
+        seen = self.models.detector.look_again(picture.result)
+        faces = [face.detected for face in picture.faces]
+        masks = [face.mask for face in picture.faces]
+        missed = missed_faces(seen, faces, masks, picture.source.shape)
+        if not missed:
+            return []
+        if picture.rounds == MAX_ROUNDS:
+            picture.failure = f"unanonymized_face: after {MAX_ROUNDS} rounds the result still shows a face in no mask"
+            return []
+        picture.rounds += 1
+        try:
+            return self._take_up(picture, missed)
+        except PictureError as error:
+            picture.failure = f"unanonymized_face: the result shows a face that can not be outlined ({error.reason})"
+            return []
+
+    def _take_up(self, picture: OpenedPicture, missed: Sequence[Face]) -> list[FaceAtWork]:
+        """Add faces to a picture; see `_missed`. Raises PictureError."""
+        known = [face.detected for face in picture.faces]
+        aligned = self._aligned(picture, [*known, *missed])
+        added = [FaceAtWork(face, len(known) + i, picture) for i, face in enumerate(aligned[len(known) :])]
+        again = []
+        for face, anew in zip(picture.faces, aligned, strict=False):
+            if any(_touches(face, other.mask) for other in added) or not _same_crop(face.aligned, anew):
+                face.start_again(anew)
+                again.append(face)
+        picture.faces += added
+        return again + added
 
 
-def _is_same_place(found: Face, face: _Face) -> bool:
-    """True when a face of the result lies where `face` was anonymized."""
-    return landmarks_inside(found, face.mask, face.picture.source.shape) > 0.5 or box_iou(found, face.detected) > 0.5
+def _touches(face: FaceAtWork, mask: PictureMask) -> bool:
+    """True when a face's softened rim may have taken colours from pixels of the mask."""
+    reach = int(np.ceil(_rim(face))) + 1
+    x0, y0, x1, y1 = face.mask.window
+    return bool(mask.crop((x0 - reach, y0 - reach, x1 + reach, y1 + reach)).any())
+
+
+def _same_crop(first: AlignedFace, second: AlignedFace) -> bool:
+    """True when two crops of one face, and what they stand for, are the same to the bit."""
+    same = np.array_equal(first.crop.values, second.crop.values) and np.array_equal(first.crop.mask, second.crop.mask)
+    return same and first.mask == second.mask
+
+
+def _rim(face: FaceAtWork) -> float:
+    """Width in picture px of the rim that is blended with its surroundings."""
+    return max(RIM * reduction(face.affine), 1.0)
 
 
 def _stacked(noises: list[torch.Tensor | None]) -> torch.Tensor | None:
@@ -280,7 +291,7 @@ def _as_stored(latent: torch.Tensor) -> torch.Tensor:
     return latent.half().double()
 
 
-def _paste_face(face: _Face, decoded: npt.NDArray[np.float64], *, exactly: bool) -> None:
+def _paste_face(face: FaceAtWork, decoded: npt.NDArray[np.float64], *, exactly: bool) -> None:
     """Write a decoded crop (3, S, S) in [-1, 1] into the picture, inside the mask only.
 
     exactly: make the picture read back as the crop, which only recovery from the picture alone needs. Otherwise the rim is
@@ -291,18 +302,10 @@ def _paste_face(face: _Face, decoded: npt.NDArray[np.float64], *, exactly: bool)
     paste(picture.result, crop, face.affine, face.mask, back_projections=BACK_PROJECTIONS if exactly else 0)
     if not exactly:
         others = [other.mask for other in picture.faces if other is not face]
-        feather(picture.result, face.mask, others, max(RIM * reduction(face.affine), 1.0))
+        feather(picture.result, face.mask, others, _rim(face))
 
 
-def _geometry(face: _Face) -> FaceGeometry:
-    a = [float(v) for v in face.affine.ravel()]
-    x0, y0, x1, y1 = (float(v) for v in face.detected.box)
-    return FaceGeometry(
-        face.index, face.attempt, (x0, y0, x1, y1), (a[0], a[1], a[2], a[3], a[4], a[5]), face.scale, face.mask
-    )
-
-
-def _metrics(picture: _Picture) -> dict[str, float]:
+def _metrics(picture: OpenedPicture) -> dict[str, float]:
     faces = picture.faces
     return {
         "attempts": float(sum(face.attempt + 1 for face in faces)),
@@ -313,10 +316,4 @@ def _metrics(picture: _Picture) -> dict[str, float]:
 
 
 def _quarantined(task: PictureTask, reason: str, faces: int = 0) -> PictureResult:
-    digest = hashlib.sha256(task.encoded).hexdigest() if task.encoded else None
-    return PictureResult(task.image_id, "quarantined", reason, source_sha256=digest, faces=faces)
-
-
-def _at(face: Face) -> str:
-    x0, y0, x1, y1 = (round(float(v)) for v in face.box)
-    return f"({x0}, {y0})-({x1}, {y1})"
+    return PictureResult(task.image_id, "quarantined", reason, faces=faces)

@@ -63,6 +63,8 @@ class PictureResult:
     encoded and sidecar are publishable; they are None unless status is `anonymized` (or `no_face` under `no_face="pass"`, then
     encoded is the picture re-encoded without metadata). key is secret and None unless anonymized. reason is "" when
     anonymized, else a short code followed by ": " and an explanation.
+    source_hmac: names the source for holders of the key alone; publishable, None unless anonymized.
+    metrics: numbers about the source (keys tried, distances, noise); for measuring, never published.
     """
 
     image_id: str
@@ -71,6 +73,6 @@ class PictureResult:
     encoded: bytes | None = field(default=None, repr=False)
     sidecar: bytes | None = field(default=None, repr=False)
     key: PictureKey | None = None
-    source_sha256: str | None = None
+    source_hmac: str | None = None
     faces: int = 0
-    metrics: dict[str, float] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict, repr=False)

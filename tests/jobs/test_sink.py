@@ -1,6 +1,5 @@
 """Publishing, without Ray: what is visible after each step, and after each step that fails."""
 
-import json
 import resource
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +12,6 @@ import pytest
 from jobs.blocks import (
     FACE_COUNT,
     ID,
-    METRICS,
     OUTPUT,
     OUTPUT_SHA256,
     REASON,
@@ -21,7 +19,7 @@ from jobs.blocks import (
     ROW,
     SEALED,
     SIDECAR,
-    SOURCE_SHA256,
+    SOURCE_HMAC,
     STATUS,
     with_results,
 )  # fmt: skip
@@ -37,13 +35,12 @@ def result(row: int, name: str, content: bytes = b"picture") -> dict[str, Any]:
 
     return {
         ROW: row, ID: name, STATUS: "anonymized", REASON: "", RECORD_ID: f"record-{row}", SEALED: b"sealed", OUTPUT: content,
-        SIDECAR: b"sidecar", SOURCE_SHA256: "0" * 64, OUTPUT_SHA256: hashlib.sha256(content).hexdigest(), FACE_COUNT: 1,
-        METRICS: json.dumps({"attempts": 2.0}),
+        SIDECAR: b"sidecar", SOURCE_HMAC: "0" * 64, OUTPUT_SHA256: hashlib.sha256(content).hexdigest(), FACE_COUNT: 1,
     }  # fmt: skip
 
 
 def quarantined(row: int, name: str) -> dict[str, Any]:
-    return {ROW: row, ID: name, STATUS: "quarantined", REASON: "corrupt: x", FACE_COUNT: 0, METRICS: "{}"}
+    return {ROW: row, ID: name, STATUS: "quarantined", REASON: "corrupt: x", FACE_COUNT: 0}
 
 
 def block(rows: list[dict[str, Any]], own: pa.Table | None = None) -> pa.Table:
@@ -75,9 +72,9 @@ def test_a_block_becomes_a_pair_of_shards_of_one_name(place: Place) -> None:
     assert read_shard(place.inbox / f"{name}.keys") == [b"sealed"]
     assert place.visible() == {"images/a/x.jpg.png", "sidecars/a/x.jpg.keyanon", f"rows/{name}.parquet"}
     rows = pq.read_table(place.out / "rows" / f"{name}.parquet").to_pylist()
-    assert [(r["image_id"], r["status"], r["output"], r["sidecar"], r["attempts"]) for r in rows] == [
-        ("a/x.jpg", "anonymized", "images/a/x.jpg.png", "sidecars/a/x.jpg.keyanon", 2),
-        ("bad.png", "quarantined", None, None, 0),
+    assert [(r["image_id"], r["status"], r["output"], r["sidecar"]) for r in rows] == [
+        ("a/x.jpg", "anonymized", "images/a/x.jpg.png", "sidecars/a/x.jpg.keyanon"),
+        ("bad.png", "quarantined", None, None),
     ]
 
 

@@ -1,0 +1,97 @@
+"""A picture while it is worked on: its source, its result so far, and its faces on their way through the prior. Secret."""
+
+import uuid
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from keyanon_core.faces.detection import Face
+from keyanon_core.faces.masks import PictureMask
+from keyanon_core.keys import face_key, new_image_key
+from keyanon_core.pictures.crops import AlignedFace, Crop
+from keyanon_core.pictures.key import FaceGeometry
+from keyanon_core.pictures.settings import PictureTask
+
+
+@dataclass(eq=False)
+class FaceAtWork:
+    """One face on its way through the prior.
+
+    attempt: which of its keys it is under, counted from 0; a key serves one crop and is never used for another. first_attempt:
+    the one that this crop began with.
+    latent (C, h, w) float16, scale: what the attempt made, for sidecar and record. noise (C, h, w) float64: serves the next
+    attempt. distance: the recognizer's, from the source; NaN until it is measured.
+    """
+
+    aligned: AlignedFace
+    index: int
+    picture: "OpenedPicture" = field(repr=False)
+    attempt: int = 0
+    first_attempt: int = 0
+    latent: npt.NDArray[np.float16] | None = field(default=None, repr=False)
+    scale: float = 1.0
+    noise_rms: float = 0.0
+    noise: torch.Tensor | None = field(default=None, repr=False)
+    distance: float = float("nan")
+    source_embedding: npt.NDArray[np.float32] | None = field(default=None, repr=False)
+
+    @property
+    def keys_tried(self) -> int:
+        """Keys that this crop has been under."""
+        return self.attempt - self.first_attempt + 1
+
+    @property
+    def detected(self) -> Face:
+        """Where the face was found."""
+        return self.aligned.detected
+
+    @property
+    def affine(self) -> npt.NDArray[np.float64]:
+        """(2, 3) float64, picture -> crop."""
+        return self.aligned.affine
+
+    @property
+    def mask(self) -> PictureMask:
+        """The picture's pixels that are anonymized with this face."""
+        return self.aligned.mask
+
+    @property
+    def crop(self) -> Crop:
+        """The aligned crop of the source."""
+        return self.aligned.crop
+
+    def key(self, transform: str) -> bytes:
+        """The 32-byte key of this face's present attempt."""
+        return face_key(self.picture.image_key, self.index, self.attempt, transform)
+
+    def geometry(self) -> FaceGeometry:
+        """What the key record says of this face."""
+        x0, y0, x1, y1 = (float(v) for v in self.detected.box)
+        a, b, c, d, e, f = (float(v) for v in self.affine.ravel())
+        return FaceGeometry(self.index, self.attempt, (x0, y0, x1, y1), (a, b, c, d, e, f), self.scale, self.mask)
+
+    def start_again(self, aligned: AlignedFace) -> None:
+        """Another crop of the same face, under the next key."""
+        self.aligned = aligned
+        self.attempt += 1
+        self.first_attempt = self.attempt
+        self.latent, self.noise, self.distance = None, None, float("nan")
+
+
+@dataclass(eq=False)
+class OpenedPicture:
+    """One decoded picture. source (H, W, 3) uint8 stays untouched; faces are pasted into result, of the same shape.
+
+    failure: why it can not be published, "" so far.
+    """
+
+    task: PictureTask
+    source: npt.NDArray[np.uint8] = field(repr=False)
+    result: npt.NDArray[np.uint8] = field(repr=False)
+    image_key: bytes = field(default_factory=new_image_key, repr=False)
+    record_id: str = field(default_factory=lambda: str(uuid.uuid4()))
+    faces: list[FaceAtWork] = field(default_factory=list)
+    rounds: int = 1
+    failure: str = ""
