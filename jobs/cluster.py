@@ -6,13 +6,16 @@ import math
 import os
 import secrets
 import tempfile
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
 import ray
+from ray._private import worker as ray_worker
 from ray.data import DataContext
 from ray.exceptions import RayError, RayTaskError, UserCodeException
+from ray.util.annotations import RayDeprecationWarning
 
 from jobs.errors import DefectError, MachineError
 from jobs.faults import FaultKind, describe, kind_of
@@ -91,20 +94,27 @@ def _give_token_a_home(stack: contextlib.ExitStack) -> None:
 
 @contextlib.contextmanager
 def _quiet_data() -> Iterator[None]:
-    """Ray Data without bars and banners: progress is `jobs.progress`'s business, stdout the command's."""
+    """Ray Data without bars, banners and warnings about its own future: progress is `jobs.progress`'s business, stdout the
+    command's, and the named parameters that Ray 2.60 asks for in place of `ray_remote_args` have none for retries."""
     context: Any = DataContext.get_current()
     quiet = {"enable_progress_bars": False, "print_on_execution_start": False, "enable_rich_progress_bars": False}
     before = {name: getattr(context, name) for name in quiet}
+    prints = ray_worker._worker_logs_enabled
     data_logger = logging.getLogger("ray.data")
     level = data_logger.level
     try:
         for name, value in quiet.items():
             setattr(context, name, value)
+        # Ray prints to stdout what it says of processes that died, whatever `log_to_driver` says.
+        ray_worker._worker_logs_enabled = False
         data_logger.setLevel(logging.ERROR)
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated", category=RayDeprecationWarning)
+            yield
     finally:
         for name, value in before.items():
             setattr(context, name, value)
+        ray_worker._worker_logs_enabled = prints
         data_logger.setLevel(level)
 
 
