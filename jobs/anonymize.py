@@ -20,7 +20,7 @@ from jobs.cluster import cause_of, ray_cluster
 from jobs.commit import Tally, finished_rows, settle
 from jobs.config import AnonymizeConfig
 from jobs.detect_stage import DetectFaces, FaceModelChoice
-from jobs.errors import CommitError, PublishError
+from jobs.errors import CommitError, MachineError, PublishError
 from jobs.lease import Lease, LeaseToken
 from jobs.manifest import COMPLETE, REPORT_FILE, RUN_DIRECTORY, Manifest, now, read_existing, write_json
 from jobs.progress import Monitor, ProgressCallback, Watch
@@ -31,6 +31,11 @@ from keystore.store import Keystore
 
 UNPUBLISHED: Final = frozenset({"key_attempts", "rekeyed_faces"})  # of a report: they depend on the sources
 TASKS_IN_FLIGHT: Final = 2  # blocks queued at an actor: one in work, one ready
+READ_RETRIES: Final = 3  # of one read task, for faults of the machine; what a retry can not mend ends the run
+WRITE_RETRIES: Final = 3  # of one write task whose process died
+# Processes that may take one actor's place. `jobs.process_deaths` ends a run long before, unless rows are to blame or the
+# processes die before they can say that they began.
+PROCESS_RESTARTS: Final = 256
 
 
 @dataclass(frozen=True)
@@ -92,8 +97,9 @@ def run_anonymize(config: AnonymizeConfig, progress: ProgressCallback | None = N
         SourceError, ConfigError: the input or a setting can not be used; nothing was written.
         PublishError, LeaseError: the output can not be written, belongs to something else, or is being written by
         another process. KeystoreError: the keystore can not be opened, or a sealed shard was tampered with.
-        PriorError, FaceModelError: a model could not be loaded. CommitError: rows are unaccounted for. JobError: Ray
-        failed.
+        PriorError, FaceModelError: a model could not be loaded. NotReversibleError: what it makes can not be recovered.
+        CommitError: rows are unaccounted for. MachineError: Ray, memory or a device failed; the same command goes on.
+        DefectError: a worker met an error of keyanon's own.
     """
     started = time.monotonic()
     source = open_source(config)
@@ -152,7 +158,11 @@ def _compute(attempt: _Attempt, progress: ProgressCallback | None) -> tuple[int,
         sizes, left = TaskSizes.of(config, source), source.total - len(attempt.finished)
         units = list(source.units(attempt.finished, sizes.next))
         sink = PairedDatasink(attempt.layout, attempt.keystore.inbox(attempt.manifest.run_id), attempt.lease, monitor)
-        dataset = ray.data.read_datasource(ListedDatasource(units, "ReadPictures"), override_num_blocks=len(units))
+        dataset = ray.data.read_datasource(
+            ListedDatasource(units, "ReadPictures"),
+            override_num_blocks=len(units),
+            ray_remote_args={"max_retries": READ_RETRIES, "retry_exceptions": [MachineError, MemoryError]},
+        )
         if source.kind == "parquet":  # a row group may hold many tasks' worth of pictures
             dataset = dataset.repartition(target_num_rows_per_block=sizes.next(left))
         models = FaceModelChoice(config.face_models, config.face_weights)
@@ -163,6 +173,7 @@ def _compute(attempt: _Attempt, progress: ProgressCallback | None) -> tuple[int,
             batch_format="pyarrow",
             compute=_pool(config.detector_actors),
             num_cpus=config.cpus_per_actor,
+            max_restarts=PROCESS_RESTARTS,
             udf_modifying_row_count=False,
         ).map_batches(
             AnonymizeFaces,
@@ -181,11 +192,12 @@ def _compute(attempt: _Attempt, progress: ProgressCallback | None) -> tuple[int,
             compute=_pool(sizes.workers_for(left)),
             num_cpus=config.cpus_per_actor,
             num_gpus=config.gpus_per_actor,
+            max_restarts=PROCESS_RESTARTS,
             udf_modifying_row_count=False,
         )
         try:
             with Watch(monitor, progress, source.total, len(attempt.finished)):
-                dataset.write_datasink(sink)
+                dataset.write_datasink(sink, ray_remote_args={"max_retries": WRITE_RETRIES})
             return monitor.keys()
         except RayError as error:
             raise _cause(error, monitor) from error
@@ -208,7 +220,7 @@ def _remember_facts(attempt: _Attempt, monitor: Monitor) -> None:
 
 
 def _cause(error: BaseException, monitor: Monitor) -> Exception:
-    """The error raised on purpose in a worker, out of Ray's wrappings; else a JobError that names what Ray says."""
+    """The error raised on purpose in a worker, out of Ray's wrappings; else one that says what Ray says."""
     with contextlib.suppress(RayError):  # the cluster may be gone
         failure = monitor.failure()
         if failure is not None:

@@ -9,6 +9,7 @@ Every row that comes in goes out, exactly once, whatever happens to it. A key is
 import hashlib
 import json
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
@@ -33,9 +34,11 @@ from jobs.blocks import (
     SUBJECT,
     with_results,
 )
-from jobs.detect_stage import FaceModelChoice, internal_error
+from jobs.detect_stage import FaceModelChoice
+from jobs.faults import FaultKind, kind_of, reason_of
 from jobs.progress import Monitor
 from jobs.records import to_key_record
+from jobs.rows_in_hand import RowsInHand
 from keyanon_core.errors import PriorError
 from keyanon_core.faces import FaceModels
 from keyanon_core.faces.detection import Face
@@ -74,15 +77,23 @@ class AnonymizeFaces:
         expected_prior: str | None,
         monitor: Monitor,
     ) -> None:
-        """Load everything. expected_prior: digest of a resumed run's prior. Raises PriorError, FaceModelError,
-        ValueError."""
+        """Load everything. expected_prior: digest of a resumed run's prior. Raises PriorError, FaceModelError, ValueError,
+        MachineError."""
         import torch
 
         from keyanon_core.pictures.anonymizer import PictureAnonymizer
         from keyanon_core.priors import load_prior
 
         torch.set_num_threads(threads)
-        with monitor.reporting_failures():
+        self.monitor = monitor
+        self.hands = RowsInHand[dict[str, Any], dict[str, Any]](
+            "anonymize",
+            monitor,
+            work=self._anonymize,
+            quarantine=_quarantined,
+            is_witness=lambda published: published[STATUS] == "anonymized",
+        )
+        with self.hands.reporting_faults():
             loaded = load_prior(prior, device=device)
             if expected_prior not in (None, loaded.digest):
                 raise PriorError(
@@ -90,43 +101,30 @@ class AnonymizeFaces:
                     "give that prior, or an empty output"
                 )
             face_models = models.load(threads, device)
-        loaded.physical_batch = settings.face_batch
-        self.anonymizer = PictureAnonymizer(loaded, face_models, settings)
-        self.sealing = sealing
-        self.monitor = monitor
-        self.environment = environment(loaded, device)
+            loaded.physical_batch = settings.face_batch
+            self.anonymizer = PictureAnonymizer(loaded, face_models, settings)
+            self.sealing = sealing
+            self.environment = environment(loaded, device)
         monitor.report_facts(facts(loaded, face_models, self.environment, settings.face_batch))
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        rows = table.select([ROW, ID, SUBJECT, ENCODED, FAILURE, FACES]).to_pylist()
-        usable = [row for row in rows if not row[FAILURE]]
-        made = {row[ROW]: result for row, result in zip(usable, self._anonymize(usable), strict=True)}
-        results = [
-            self._publishable(row, made[row[ROW]]) if row[ROW] in made else _quarantined(row, row[FAILURE])
-            for row in rows
-        ]
-        self.monitor.report_keys(
-            sum(int(result.metrics.get("attempts", 0)) for result in made.values()),
-            sum(result.faces for result in made.values() if result.metrics),
-        )
-        return with_results(table, results)
+        with self.hands.reporting_faults():
+            rows = table.select([ROW, ID, SUBJECT, ENCODED, FAILURE, FACES]).to_pylist()
+            made = self.hands.work_through({row[ROW]: row for row in rows if not row[FAILURE]})
+            for row in rows:
+                if row[ROW] not in made:
+                    made[row[ROW]] = _quarantined(row, row[FAILURE])
+            return with_results(table, [made[row[ROW]] for row in rows])
 
-    def _anonymize(self, rows: list[dict[str, Any]]) -> list[PictureResult]:
-        """One result for each row; if the pictures fail together, each is tried alone."""
-        if not rows:
-            return []
-        try:
-            tasks = [
-                PictureTask(r[ID], r[ENCODED], [Face.from_dict(face) for face in json.loads(r[FACES])]) for r in rows
-            ]
-            results = self.anonymizer(tasks)
-            if len(results) != len(rows):
-                raise RuntimeError(f"{len(rows)} pictures gave {len(results)} results")
-            return results
-        except Exception as error:  # noqa: BLE001  any defect met by one picture costs that picture only
-            if len(rows) > 1:
-                return [result for row in rows for result in self._anonymize([row])]
-            return [PictureResult(rows[0][ID], "quarantined", internal_error(error))]
+    def _anonymize(self, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """What leaves the actor for each row. Raises whatever the pictures meet together."""
+        tasks = [PictureTask(r[ID], r[ENCODED], [Face.from_dict(face) for face in json.loads(r[FACES])]) for r in rows]
+        results = self.anonymizer(tasks)
+        self.monitor.report_keys(
+            sum(int(result.metrics.get("attempts", 0)) for result in results),
+            sum(result.faces for result in results if result.metrics),
+        )
+        return [self._publishable(row, result) for row, result in zip(rows, results, strict=True)]
 
     def _publishable(self, row: dict[str, Any], result: PictureResult) -> dict[str, Any]:
         """What leaves the actor: publishable bytes and the sealed record."""
@@ -154,8 +152,10 @@ class AnonymizeFaces:
                 environment=self.environment,
             )
             sealed = seal_record(record, target.ingest_public_key)
-        except Exception as error:  # noqa: BLE001  without a sealed key the picture is not published
-            return _quarantined(row, internal_error(error))
+        except Exception as error:
+            if kind_of(error) is not FaultKind.ROW:
+                raise
+            return _quarantined(row, reason_of(error))  # without a sealed key it is not published
         return {**published, SEALED: sealed, SIDECAR: result.sidecar, RECORD_ID: record.record_id}
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -12,7 +12,16 @@ import pyarrow.types as pt
 
 from jobs.blocks import BYTES_FIELD, ENCODED, FAILURE, ID, PREFIX, ROW, SHARD_SCHEMA, SUBJECT, source_table
 from jobs.errors import SourceError
-from jobs.sources import ReadUnit, Source, UnitSize, failed, id_problem, listing_digest
+from jobs.output_names import NO_TEXT, as_text, is_text
+from jobs.sources import (
+    ReadUnit,
+    Source,
+    UnitSize,
+    failed,
+    id_problem,
+    listing_digest,
+    raise_fault_of_the_machine,
+)
 from keystore.records import MAX_NAME_CHARACTERS
 
 if TYPE_CHECKING:  # the configuration loads torch, which read tasks do without
@@ -72,9 +81,9 @@ class ParquetSource(Source):
         self.total = len(ids)
         self.size_bytes = sum(group.size_bytes for group in self._groups)
         self._ids_by_row, self._failures = _name_rows(ids)
-        self._columns = _columns(schema, config)
+        self._columns = _columns(schema, config, ids_are_text=all(i is None or is_text(i) for i in ids))
         self.schema = pa.schema(
-            [field.with_name(self._columns.names[field.name]) for field in schema]
+            [_nullable(field.with_name(self._columns.names[field.name])) for field in schema]
         ).remove_metadata()
         self.renamed = {old: new for old, new in self._columns.names.items() if old != new}
         self.image_column = self._columns.names[config.image_column]
@@ -127,8 +136,7 @@ class ParquetSource(Source):
         """The id of each row of a file, in order; only the id column is read."""
         if config.id_column is None:
             return [f"{_below(root, path)}#{position}" for position in range(file.metadata.num_rows)]
-        values = file.read(columns=[config.id_column]).column(0)
-        return [None if value is None else str(value) for value in values.to_pylist()]
+        return _texts(file.read(columns=[config.id_column]).column(0))
 
     def _add_groups(self, file: pq.ParquetFile, path: str) -> None:
         for index in range(file.metadata.num_row_groups):
@@ -159,6 +167,7 @@ def _read(
                     yield _block([row for row in rows if row in ids], table, columns, ids, failures, max_bytes)
                 done += batch.num_rows
     except (OSError, pa.ArrowException) as error:
+        raise_fault_of_the_machine(error, group.path)
         lost = [row for row in ids if row >= done]
         own = pa.table(
             {columns.names[f.name]: pa.nulls(len(lost), f.type) for f in columns.schema if f.name != columns.image}
@@ -182,23 +191,50 @@ def _block(
         pictures = pa.chunked_array([chunk.field(BYTES_FIELD) for chunk in _masked(pictures)])
     else:
         own = table.drop_columns([columns.image])
-    subjects = table.column(columns.subject).to_pylist() if columns.subject else [None] * len(rows)
+    subjects = _texts(table.column(columns.subject)) if columns.subject else [None] * len(rows)
     entries = []
     for row, encoded, subject in zip(rows, pictures.to_pylist(), subjects, strict=True):
         reason = failures.get(row, "") or _problem(encoded, subject, max_bytes)
         entry = failed(row, ids[row], reason) if reason else {ROW: row, ID: ids[row], ENCODED: encoded, FAILURE: ""}
-        entries.append({**entry, SUBJECT: None if subject is None else str(subject)})
+        entries.append({**entry, SUBJECT: None if subject is None else as_text(subject)})
     return source_table(entries, own.rename_columns([columns.names[name] for name in own.column_names]))
 
 
-def _problem(encoded: bytes | None, subject: Any, max_bytes: int) -> str:
+def _problem(encoded: bytes | None, subject: str | None, max_bytes: int) -> str:
     if encoded is None:
         return "null_image: the cell holds no picture"
     if len(encoded) > max_bytes:
         return f"too_large: the cell has {len(encoded)} bytes, more than the {max_bytes} allowed"
-    if subject is not None and not 0 < len(str(subject)) <= MAX_NAME_CHARACTERS:
+    if subject is not None and not is_text(subject):
+        return f"bad_subject: the subject is {NO_TEXT}"
+    if subject is not None and not 0 < len(subject) <= MAX_NAME_CHARACTERS:
         return f"bad_subject: a subject must have 1 to {MAX_NAME_CHARACTERS} characters"
     return ""
+
+
+def _texts(column: pa.ChunkedArray) -> list[str | None]:
+    """Names as text. Parquet promises UTF-8 and nobody checks: bytes that are none become surrogates, as in file names."""
+    if pt.is_integer(column.type):
+        return [None if value is None else str(value) for value in column.to_pylist()]
+    binary = pa.large_binary() if pt.is_large_string(column.type) else pa.binary()
+    values = column.cast(binary).to_pylist()
+    return [None if value is None else value.decode("utf-8", "surrogateescape") for value in values]
+
+
+def _id_problem(image_id: str) -> str:
+    """Why a row can not have this id, under which nothing but a restored picture is ever named; "" when it can."""
+    if not is_text(image_id):
+        return f"bad_id: the id is {NO_TEXT}"
+    if image_id in (".", ".."):
+        return "bad_id: no restored picture can be named by this id"
+    return id_problem(image_id)
+
+
+def _nullable(field: pa.Field) -> pa.Field:
+    """The field as it is published: a row without a picture, or one that could not be read, has nulls in it."""
+    if pt.is_struct(field.type):
+        field = field.with_type(pa.struct([_nullable(part) for part in field.type]))
+    return field.with_nullable(True)
 
 
 def _masked(column: pa.ChunkedArray) -> list[pa.StructArray]:
@@ -225,8 +261,8 @@ def _name_rows(ids: list[str | None]) -> tuple[list[str], dict[int, str]]:
     failures: dict[int, str] = {}
     first_of: dict[str, int] = {}
     for row, image_id in enumerate(ids):
-        named.append(f"row {row}" if image_id is None else image_id)
-        reason = "missing_id: the id column is null here" if image_id is None else id_problem(image_id)
+        named.append(f"row {row}" if image_id is None else as_text(image_id))
+        reason = "missing_id: the id column is null here" if image_id is None else _id_problem(image_id)
         if not reason and first_of.setdefault(named[row], row) != row:
             reason = f"duplicate_id: row {first_of[named[row]]} has the same id"
         if reason:
@@ -234,11 +270,11 @@ def _name_rows(ids: list[str | None]) -> tuple[list[str], dict[int, str]]:
     return named, failures
 
 
-def _columns(schema: pa.Schema, config: "InputConfig") -> Columns:
+def _columns(schema: pa.Schema, config: "InputConfig", *, ids_are_text: bool) -> Columns:
     """Output names: the user's own, with a prefix where keyanon's columns have the name already."""
     names: dict[str, str] = {}
     for field in schema:
-        same_id = field.name == "image_id" == config.id_column and pt.is_string(field.type)
+        same_id = ids_are_text and field.name == "image_id" == config.id_column and pt.is_string(field.type)
         taken = not same_id and (field.name in SHARD_SCHEMA.names or field.name.startswith(PREFIX))
         names[field.name] = f"{RENAMED_PREFIX}{field.name}" if taken else field.name
         while names[field.name] != field.name and names[field.name] in schema.names:

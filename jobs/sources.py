@@ -22,7 +22,8 @@ from ray.data import Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
 from jobs.blocks import ENCODED, FAILURE, ID, ROW
-from jobs.errors import SourceError
+from jobs.errors import MachineError, SourceError
+from jobs.faults import FaultKind, describe, kind_of_reading
 from keystore.records import MAX_NAME_CHARACTERS
 
 if TYPE_CHECKING:  # the configuration loads torch, which read tasks do without
@@ -188,7 +189,7 @@ def id_problem(image_id: str) -> str:
 
 
 def read_picture(filesystem: pafs.FileSystem, path: str, max_bytes: int) -> tuple[bytes | None, str]:
-    """A file's bytes and "", or None and the reason it can not be used."""
+    """A file's bytes and "", or None and the reason it can not be used. Raises MachineError, which says nothing of the file."""
     try:
         info = filesystem.get_file_info(path)
         if info.type != pafs.FileType.File:
@@ -198,8 +199,18 @@ def read_picture(filesystem: pafs.FileSystem, path: str, max_bytes: int) -> tupl
         with filesystem.open_input_stream(path) as stream:
             return stream.read(), ""
     except (OSError, ValueError, pa.ArrowException) as error:
+        raise_fault_of_the_machine(error, path)
         # Messages of the file system quote the path, which the row has anyway; only their kind is kept.
         return None, f"unreadable: {type(error).__name__}"
+
+
+def raise_fault_of_the_machine(error: Exception, path: str) -> None:
+    """Raise MachineError when it was the disk, the network or the memory that failed, and not the file at `path`."""
+    if kind_of_reading(error) is FaultKind.MACHINE:
+        raise MachineError(
+            f"{path} could not be read: {describe(error)}; see to the disk, the network and the memory, then run the same "
+            "command again: it goes on where it stopped"
+        ) from error
 
 
 def failed(row: int, image_id: str, reason: str) -> dict[str, Any]:

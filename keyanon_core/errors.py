@@ -29,5 +29,9 @@ class ConvergenceError(KeyanonError):
     """A step of the inverse could not be solved to its tolerance; the message holds the numbers."""
 
 
+class NotReversibleError(KeyanonError):
+    """The way back does not come back: what is anonymized with this prior and these settings could not be recovered."""
+
+
 class SidecarError(KeyanonError):
     """A sidecar is missing, malformed, or belongs to another picture."""

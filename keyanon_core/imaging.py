@@ -63,7 +63,7 @@ def decode_picture(encoded: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> Pixe
                 raise PictureError("unsupported", f"{picture.format} of {frames} frames; only still pictures are read")
             picture.load()
             upright = ImageOps.exif_transpose(picture)
-        except (OSError, SyntaxError, ValueError, IndexError, OverflowError, EOFError, MemoryError) as error:
+        except (OSError, SyntaxError, ValueError, IndexError, OverflowError, EOFError) as error:
             words = str(error).lower()
             reason = "truncated" if any(word in words for word in TRUNCATED_WORDS) else "corrupt"
             raise PictureError(reason, f"{picture.format} {width} x {height} can not be decoded: {error}") from error
