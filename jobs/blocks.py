@@ -68,6 +68,7 @@ SHARD_SCHEMA: Final = pa.schema(
         ("sidecar", pa.string()),
         ("source_sha256", pa.string()),
         ("output_sha256", pa.string()),
+        ("sidecar_sha256", pa.string()),
         ("faces", pa.int32()),
         ("attempts", pa.int32()),
         ("metrics", pa.string()),
