@@ -179,7 +179,7 @@ def before_operation(number: int, act: Callable[[], None] | None = None) -> Iter
     def watch(path: str) -> None:
         nonlocal seen
         global _watch
-        if path.startswith(("/proc", "/sys", "/dev", sys.prefix, sys.base_prefix)) or path.endswith((".py", ".pyc")):
+        if path.startswith(("/proc", "/sys", sys.prefix, sys.base_prefix)) or path.endswith((".py", ".pyc")):
             return
         seen += 1
         if seen <= number:

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from jobs.blocks import OUTPUT_SHA256, ROW
 from jobs.commit import finished_rows, quarantined_rows, settle
 from jobs.errors import CommitError, LeaseError, PublishError
-from jobs.inspect_output import read_rows
+from jobs.inspect_output import OutputError, read_rows
 from jobs.sink import OutputLayout
 from jobs.staging import PICTURE_PART, SIDECAR_PART, Staging
 from tests.jobs.publishing import Attempt, Place, before_operation, block, quarantined
@@ -262,9 +263,10 @@ def test_a_file_of_the_users_in_the_output_stays(place: Place) -> None:
 
 
 def test_where_there_are_no_hard_links_the_error_says_so(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    other = Path("/dev/shm") / f"keyanon-{os.getpid()}"  # another file system
-    other.mkdir()
     place.out.mkdir()
+    elsewhere = (Path(name) for name in ("/dev/shm", "/tmp", "/var/tmp", "."))
+    other = next(path for path in elsewhere if path.stat().st_dev != place.out.stat().st_dev) / f"keyanon-{os.getpid()}"
+    other.mkdir()
     (place.out / "images").symlink_to(other)
     try:
         with place.attempt() as attempt, pytest.raises(PublishError, match="does not allow the hard links"):
@@ -300,3 +302,95 @@ def test_what_is_staged_while_the_run_goes_on_is_published_and_a_failure_ends_th
                     attempt.sink().stage(block([quarantined(4, "v.jpg")]))
     assert {row["row"] for row in place.rows()} >= {0, 1, 2}
     place.check_visible()
+
+
+def test_what_a_row_lists_is_on_the_disk_before_the_row_is_visible(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut may take whatever was not synced: files, and names in folders."""
+    events: list[tuple[str, int]] = []  # of a file or folder, by its number
+    sync, link, unlink = os.fsync, os.link, os.unlink
+
+    def fsync(descriptor: int) -> None:
+        sync(descriptor)
+        events.append(("sync", os.fstat(descriptor).st_ino))
+
+    def linked(source: Path, target: Path) -> None:
+        link(source, target)
+        events.append(("link", os.stat(target).st_ino))  # noqa: PTH116
+
+    def unlinked(path: Path, **options: int) -> None:
+        unlink(path, **options)
+        events.append(("unlink", 0))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "link", linked)
+    with place.attempt() as attempt:
+        publisher = attempt.publisher()
+        publisher.open()
+        name = attempt.sink().stage(block([place.result(0, "a/x.jpg"), place.result(1, "b/y.jpg")]))
+        monkeypatch.setattr(os, "unlink", unlinked)
+        publisher.publish_complete()
+
+    shard = place.layout.shard(name)
+    visible = len(events) - 1 - events[::-1].index(("link", shard.stat().st_ino))
+    for row in place.rows():
+        for part in ("output", "sidecar"):
+            file = place.out / row[part]
+            assert ("sync", file.stat().st_ino) in events[:visible]
+            made = events.index(("link", file.stat().st_ino))
+            assert ("sync", file.parent.stat().st_ino) in events[made:visible]
+    after = [event for event in events[visible:] if event[0] != "link"]
+    assert after[0] == ("sync", shard.parent.stat().st_ino), "only then what was staged is removed"
+    assert ("unlink", 0) in after
+
+
+def test_a_shard_that_can_not_be_read_is_named(place: Place) -> None:
+    with place.attempt() as attempt:
+        attempt.run([[quarantined(0, "x.jpg")]], 1)
+    (shard,) = (place.out / "rows").iterdir()
+    foreign = shard.with_name("mine.parquet")
+    shutil.copy(shard, foreign)
+    with pytest.raises(PublishError, match=r"mine\.parquet was not written by this run"):
+        finished_rows(place.layout)
+    foreign.unlink()
+    pq.write_table(pq.read_table(shard).drop_columns(["status"]), shard)
+    assert finished_rows(place.layout) == {0}
+    with pytest.raises(PublishError, match=rf"{shard.name} lacks the column 'status'"):
+        settle(place.layout, 1)
+    with pytest.raises(OutputError, match="has no readable rows"):
+        list(read_rows(place.out))
+    shard.write_bytes(shard.read_bytes()[:-7])
+    with pytest.raises(PublishError, match=rf"{shard.name} is damaged"):
+        finished_rows(place.layout)
+
+
+def test_a_retry_over_parquet_keeps_the_other_rows_of_a_shard_as_they_were(place: Place) -> None:
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    schema = pa.schema([("image", kind), ("tags", pa.list_(pa.string()))])
+    place.layout = OutputLayout(place.out, "png", schema, "image")
+    own = pa.table(
+        {
+            ROW: [0, 1, 2],
+            "image": pa.array([{"bytes": None, "path": f"{at}.jpg"} for at in range(3)], kind),
+            "tags": pa.array([["a", "b"], None, ["c"]], pa.list_(pa.string())),
+        }
+    )
+    with place.attempt() as attempt:
+        attempt.publisher().open()
+        attempt.sink().stage(block([place.result(0, "x"), quarantined(1, "y"), place.result(2, "z", b"another")], own))
+        attempt.publisher().publish_complete()
+        attempt.complete(3)
+    before = pq.read_table(place.out / "rows")
+    with place.attempt(retry=1) as attempt:
+        publisher = attempt.publisher(done={0, 2})
+        publisher.open()
+        attempt.sink().stage(block([place.result(1, "y", b"now")], own.slice(1, 1)))
+        publisher.publish_complete()
+        assert [row.position for row in read_rows(place.out)] == [0, 2, 0]
+        attempt.complete(3)
+    place.check_complete(3)
+    after = pq.read_table(place.out / "rows").sort_by("row")
+    assert after.schema == before.schema
+    assert after.take([0, 2]).equals(before.take([0, 2]))
+    assert after.column("image")[1].as_py() == {"bytes": b"now", "path": "1.jpg"}

@@ -13,7 +13,7 @@ from jobs.commit import finished_rows
 from jobs.errors import LeaseError, PublishError
 from jobs.lease import Lease
 from jobs.sink import OutputLayout
-from jobs.staging import Staging
+from jobs.staging import PICTURE_PART, Staging
 from keystore.sealing import read_shard
 from tests.jobs.publishing import Attempt, Place, block, quarantined
 
@@ -120,3 +120,12 @@ def test_parquet_keeps_the_users_columns_and_types(place: Place, attempt: Attemp
     assert table.column("status").to_pylist() == ["anonymized", "quarantined"]
     assert table.column("tags").to_pylist() == [["a", "b"], None]
     assert place.visible() == {f"rows/{name}.parquet"}
+
+
+def test_a_staged_file_is_never_overwritten(attempt: Attempt) -> None:
+    staging = Staging.of(attempt.lease.token)
+    staging.open("one")
+    staging.fill("one", [(0, PICTURE_PART, b"first")])
+    with pytest.raises(FileExistsError):
+        staging.fill("one", [(0, PICTURE_PART, b"second")])
+    assert staging.file("one", 0, PICTURE_PART).read_bytes() == b"first"
