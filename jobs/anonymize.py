@@ -8,7 +8,9 @@ it.
 import contextlib
 import time
 import uuid
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 import ray
@@ -17,19 +19,22 @@ from ray.exceptions import RayError
 
 from jobs.anonymize_stage import AnonymizeFaces, SealingTarget
 from jobs.cluster import cause_of, ray_cluster
-from jobs.commit import Tally, finished_rows, settle
-from jobs.config import AnonymizeConfig
+from jobs.commit import Tally, complete, finished_rows, quarantined_rows
+from jobs.config import NEUTRAL_SETTINGS, AnonymizeConfig
 from jobs.detect_stage import DetectFaces, FaceModelChoice
-from jobs.errors import CommitError, MachineError, PublishError
-from jobs.lease import Lease, LeaseToken
-from jobs.manifest import COMPLETE, REPORT_FILE, RUN_DIRECTORY, Manifest, now, read_existing, write_json
+from jobs.errors import ConfigError, MachineError, PublishError
+from jobs.lease import Lease
+from jobs.manifest import COMPLETE, REPORT_FILE, RUN_DIRECTORY, Manifest, read_existing, write_json
 from jobs.progress import Monitor, ProgressCallback, Watch
+from jobs.publisher import Publisher
 from jobs.sink import OutputLayout, PairedDatasink
 from jobs.sources import ListedDatasource, Source, open_source
 from jobs.task_sizes import TaskSizes
 from keystore.store import Keystore
 
 UNPUBLISHED: Final = frozenset({"key_attempts", "rekeyed_faces"})  # of a report: they depend on the sources
+# What `quarantine retry` may be given anew: where and how fast it works, and how many keys are tried.
+RETRY_SETTINGS: Final = NEUTRAL_SETTINGS - {"output"} | {"max_attempts"}
 TASKS_IN_FLIGHT: Final = 2  # blocks queued at an actor: one in work, one ready
 READ_RETRIES: Final = 3  # of one read task, for faults of the machine; what a retry can not mend ends the run
 WRITE_RETRIES: Final = 3  # of one write task whose process died
@@ -77,15 +82,16 @@ class RunReport:
 
 @dataclass(frozen=True)
 class _Attempt:
-    """What one attempt works with."""
+    """What one attempt works with. finished: rows that it leaves alone. retry: number of the retry, 0 for the run itself."""
 
     config: AnonymizeConfig
     source: Source
     layout: OutputLayout
     keystore: Keystore
     manifest: Manifest
-    lease: LeaseToken
+    lease: Lease
     finished: frozenset[int]
+    retry: int = 0
 
 
 def run_anonymize(config: AnonymizeConfig, progress: ProgressCallback | None = None) -> RunReport:
@@ -107,20 +113,81 @@ def run_anonymize(config: AnonymizeConfig, progress: ProgressCallback | None = N
     if existing is not None:
         existing.check_same_run(config.output, config, source)
     layout = OutputLayout(config.output.absolute(), config.output_format, source.schema, source.image_column)
-    try:
-        with contextlib.ExitStack() as stack:
-            lease = stack.enter_context(Lease(layout.root / RUN_DIRECTORY))
-            # Read again: the attempt that held the lease a moment ago may have written it.
-            existing = read_existing(layout.root)
-            if existing is not None:
-                existing.check_same_run(layout.root, config, source)
-            keystore = stack.enter_context(Keystore.open_or_create(config.keystore, config.kek))
+    with _holding(layout) as lease:
+        # Read again: the attempt that held the lease a moment ago may have written it.
+        existing = read_existing(layout.root)
+        if existing is not None:
+            existing.check_same_run(layout.root, config, source)
+        with Keystore.open_or_create(config.keystore, config.kek) as keystore:
             manifest = _begin(existing, keystore, config, source)
             manifest.write(layout.root)
-            attempt = _Attempt(
-                config, source, layout, keystore, manifest, lease.token, frozenset(finished_rows(layout))
+            finished = frozenset(finished_rows(layout))
+            return _run(_Attempt(config, source, layout, keystore, manifest, lease, finished), progress, started)
+
+
+def retry_quarantined(
+    output: Path,
+    reason: str | None = None,
+    changes: Mapping[str, Any] | None = None,
+    progress: ProgressCallback | None = None,
+) -> RunReport:
+    """Do the quarantined rows of a complete run again, or go on where the same retry was stopped; no other row is touched.
+
+    Args:
+        output: the run's. reason: code of the rows to do, None for all. changes: settings of `RETRY_SETTINGS`; all others
+        are the run's own, from its manifest.
+
+    Raises:
+        ConfigError: a setting is not one that may change, or no row is quarantined for that reason. Else as `run_anonymize`.
+    """
+    started = time.monotonic()
+    changed = {name: value for name, value in (changes or {}).items() if value is not None}
+    config = _retry_config(_complete_run(output), output, changed)
+    source = open_source(config)
+    layout = OutputLayout(output.absolute(), config.output_format, source.schema, source.image_column)
+    with _holding(layout) as lease:
+        manifest = _complete_run(layout.root)
+        manifest.check_same_input(layout.root, source)
+        if reason is not None and manifest.unfinished_retry is None and not quarantined_rows(layout, reason):
+            raise ConfigError(
+                f"no row of {output} is quarantined for {reason!r}; `keyanon quarantine list {output}` shows the reasons"
             )
-            return _run(attempt, progress, started)
+        with Keystore.open(config.keystore, config.kek) as keystore:
+            manifest.check_keystore(layout.root, keystore)
+            number = manifest.begin_retry(reason, {name: config.to_json()[name] for name in sorted(changed)})
+            manifest.write(layout.root)
+            finished = frozenset(range(source.total)) - quarantined_rows(layout, reason, before_retry=number)
+            return _run(
+                _Attempt(config, source, layout, keystore, manifest, lease, finished, number), progress, started
+            )
+
+
+def _complete_run(output: Path) -> Manifest:
+    """The manifest of a run whose rows can be retried. Raises PublishError."""
+    manifest = read_existing(output)
+    if manifest is None:
+        raise PublishError(f"{output} is not the output of a keyanon run; give the one of `keyanon anonymize`")
+    if manifest.state != COMPLETE and manifest.unfinished_retry is None:
+        raise PublishError(f"the run of {output} is not complete; run its `keyanon anonymize` again first")
+    return manifest
+
+
+def _retry_config(manifest: Manifest, output: Path, changes: Mapping[str, Any]) -> AnonymizeConfig:
+    """The run's settings with some changed. Raises ConfigError."""
+    refused = sorted(set(changes) - RETRY_SETTINGS)
+    if refused:
+        raise ConfigError(
+            f"a retry has the settings of its run, and {', '.join(refused)} can not change; anonymize into another output"
+        )
+    return AnonymizeConfig.load(None, {**manifest.config, **changes, "output": output})
+
+
+@contextlib.contextmanager
+def _holding(layout: OutputLayout) -> Iterator[Lease]:
+    """The output's lease. What can not be written there is a PublishError that names it."""
+    try:
+        with Lease(layout.root / RUN_DIRECTORY) as lease:
+            yield lease
     except OSError as error:
         raise PublishError(
             f"output {layout.root} can not be written ({error.strerror or error}); mend it, then run the command again"
@@ -131,11 +198,7 @@ def _begin(existing: Manifest | None, keystore: Keystore, config: AnonymizeConfi
     """The manifest of this attempt: a new run's, or the existing one's with one more attempt."""
     if existing is None:
         return Manifest.begin(f"run-{uuid.uuid4().hex}", keystore.id, config, source)
-    if existing.keystore_id != keystore.id:
-        raise PublishError(
-            f"output {config.output} belongs to a run whose keys are in keystore {existing.keystore_id}, and "
-            f"{config.keystore} is {keystore.id}; give that keystore, or an empty output"
-        )
+    existing.check_keystore(config.output, keystore)
     existing.attempts += 1
     return existing
 
@@ -157,7 +220,9 @@ def _compute(attempt: _Attempt, progress: ProgressCallback | None) -> tuple[int,
         monitor = Monitor()
         sizes, left = TaskSizes.of(config, source), source.total - len(attempt.finished)
         units = list(source.units(attempt.finished, sizes.next))
-        sink = PairedDatasink(attempt.layout, attempt.keystore.inbox(attempt.manifest.run_id), attempt.lease, monitor)
+        inbox = attempt.keystore.inbox(attempt.manifest.run_id)
+        sink = PairedDatasink(attempt.layout, inbox, attempt.lease.token, attempt.retry)
+        publisher = Publisher(attempt.layout, attempt.lease, attempt.finished, monitor.report_published)
         dataset = ray.data.read_datasource(
             ListedDatasource(units, "ReadPictures"),
             override_num_blocks=len(units),
@@ -196,7 +261,7 @@ def _compute(attempt: _Attempt, progress: ProgressCallback | None) -> tuple[int,
             udf_modifying_row_count=False,
         )
         try:
-            with Watch(monitor, progress, source.total, len(attempt.finished)):
+            with Watch(monitor, progress, source.total, len(attempt.finished)), publisher:
                 dataset.write_datasink(sink, ray_remote_args={"max_retries": WRITE_RETRIES})
             return monitor.keys()
         except RayError as error:
@@ -232,21 +297,12 @@ def _commit(attempt: _Attempt, started: float, computed: float, keys: tuple[int,
     """Account for every row, ingest the keys, then say so: the manifest's state is the last thing written but the
     report."""
     config, manifest = attempt.config, attempt.manifest
-    tally = settle(attempt.layout, attempt.source.total, attempt.finished)
-    removed = attempt.keystore.reconcile(manifest.run_id, tally.shards)
-    ingested = attempt.keystore.ingest(manifest.run_id)
-    stored = {view.record_id for view in attempt.keystore.find_records(run_id=manifest.run_id)}
-    lost = tally.record_ids - stored
-    if lost:
-        rejected = "; ".join(f"{one.shard}[{one.index}]: {one.reason}" for one in ingested.rejected[:3])
-        raise CommitError(
-            f"{len(lost)} published pictures have no key in keystore {config.keystore} (first record: {min(lost)}"
-            f"{'; ' + rejected if rejected else ''}); restore its inbox, or anonymize again into an empty output"
-        )
+    tally, removed = complete(
+        attempt.layout, attempt.lease, attempt.keystore, manifest.run_id, attempt.source.total, attempt.finished
+    )
     report = _report(attempt, tally, computed, time.monotonic() - started, keys, len(removed))
     write_json(attempt.layout.root / RUN_DIRECTORY / REPORT_FILE, report.published())
-    manifest.state, manifest.finished_at = COMPLETE, now()
-    manifest.config = config.to_json()
+    manifest.finish(config)
     manifest.write(attempt.layout.root)
     return report
 

@@ -66,6 +66,7 @@ SHARD_SCHEMA: Final = pa.schema(
         ("sidecar", pa.string()),
         ("source_hmac", pa.string()),
         ("output_sha256", pa.string()),
+        ("sidecar_sha256", pa.string()),
         ("faces", pa.int32()),
     ]
 )

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import typer
 
-from jobs.commands import anonymize, approval, audit, inspect, keystore_admin, recover, train_prior
+from jobs.commands import anonymize, approval, audit, inspect, keystore_admin, quarantine, recover, train_prior
 from jobs.exit_codes import ExitCode, exit_code_of
 from jobs.output_format import Output
 from keyanon_core.errors import KeyanonError
@@ -37,6 +37,7 @@ app.command("recover")(recover.recover)
 app.command("train-prior")(train_prior.train_prior)
 app.command("inspect")(inspect.inspect)
 app.command("ingest")(keystore_admin.ingest)
+app.add_typer(quarantine.app, name="quarantine")
 app.add_typer(keystore_admin.app, name="keystore")
 app.add_typer(audit.app, name="audit")
 

@@ -32,7 +32,7 @@ MIN_INVERTIBLE_STEPS = (
 )
 
 # Settings that change where and how fast a run works, and none of its results: a run may be resumed with others.
-_NEUTRAL = frozenset(
+NEUTRAL_SETTINGS = frozenset(
     {
         "photos",
         "output",
@@ -207,7 +207,7 @@ class AnonymizeConfig(InputConfig):
 
     def digest(self) -> str:
         """sha256 over the settings that change results: two runs may continue each other only if it is the same."""
-        meaning = {name: value for name, value in self.to_json().items() if name not in _NEUTRAL}
+        meaning = {name: value for name, value in self.to_json().items() if name not in NEUTRAL_SETTINGS}
         return hashlib.sha256(canonical_json(meaning)).hexdigest()
 
 

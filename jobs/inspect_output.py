@@ -7,19 +7,20 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, UnidentifiedImageError
 
 from jobs.blocks import SHARD_SCHEMA, SIDECAR
-from jobs.errors import JobError
+from jobs.errors import JobError, PublishError
 from jobs.output_names import IMAGES, SIDECARS
+from jobs.row_shards import ROWS, reason_code, row_shards, standing_rows
 from keyanon_core.errors import SidecarError
 from keyanon_core.sidecar import MAX_SIDECAR_BYTES, Sidecar
 
 RUN_DIRECTORY: Final = "_keyanon"
 MANIFEST_FILE: Final = "manifest.json"
 COMPLETE: Final = "complete"  # the manifest's state once every row is there and every key is ingested
-ROWS: Final = "rows"
 
 
 class OutputError(JobError):
@@ -92,24 +93,19 @@ def read_manifest(output: Path) -> dict[str, Any]:
     return manifest
 
 
-def row_shards(output: Path) -> list[Path]:
-    """The completed row shards of a run, sorted by name."""
-    return sorted((output / ROWS).glob("*.parquet"))
-
-
 def read_rows(output: Path) -> Iterator[Row]:
-    """Every row of a run, without its pictures, shard by shard.
+    """Every row of a run that stands, without its pictures, shard by shard.
 
     Raises:
         OutputError: a shard is not readable Parquet or lacks a column.
     """
-    for shard in row_shards(output):
-        try:
-            found = pq.read_table(shard, columns=SHARD_SCHEMA.names).cast(SHARD_SCHEMA)
-        except (OSError, ValueError, KeyError) as error:  # pyarrow's errors are subclasses of these
-            raise OutputError(f"{shard} is not a readable row shard ({error}); restore it from a backup") from error
-        for position, row in enumerate(found.to_pylist()):
-            yield Row(**{name: row[name] for name in _ROW_FIELDS}, shard=shard, position=position)
+    try:
+        for part in standing_rows(output, SHARD_SCHEMA.names):
+            found = part.table.cast(SHARD_SCHEMA).to_pylist()
+            for position, row in zip(part.positions, found, strict=True):
+                yield Row(**{name: row[name] for name in _ROW_FIELDS}, shard=part.shard, position=position)
+    except (PublishError, pa.ArrowException) as error:
+        raise OutputError(f"{output} has no readable rows: {error}") from error
 
 
 def read_picture(output: Path, row: Row) -> bytes:
@@ -175,7 +171,7 @@ def inspect_run(output: Path) -> RunInspection:
         found.faces += row.faces if row.status == "anonymized" else 0
         found.statuses[row.status] += 1
         if row.reason:
-            found.reasons[row.reason.split(":", 1)[0]] += 1
+            found.reasons[reason_code(row.reason)] += 1
     for part in (IMAGES, SIDECARS, ROWS):
         found.bytes_of[part] = sum(path.stat().st_size for path in (output / part).rglob("*") if path.is_file())
     return found

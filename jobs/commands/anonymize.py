@@ -5,6 +5,7 @@ over the file; the help repeats the defaults as text, because loading the model 
 """
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -15,10 +16,13 @@ from jobs.exit_codes import ExitCode
 from jobs.output_format import facts, format_bytes, table
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rich.table import Table
 
     from jobs.anonymize import RunReport
     from jobs.config import AnonymizeConfig
+    from jobs.progress import ProgressCallback
 
 _PARQUET = "Parquet input"
 _ALGORITHM = "Algorithm"
@@ -119,24 +123,34 @@ def anonymize(
     if regions is not None:
         overrides["regions"] = [name.strip() for name in regions.split(",") if name.strip()]
     settings = AnonymizeConfig.load(config, overrides)
-    report = _run(settings)
-    output_of(context).result(report.to_dict(), *_tables(report))
+    report = with_progress(partial(_run, settings))
+    output_of(context).result(report.to_dict(), *report_tables(report))
+    end_strictly(report, strict)
+
+
+def _run(config: "AnonymizeConfig", progress: "ProgressCallback | None") -> "RunReport":
+    from jobs.anonymize import run_anonymize
+
+    return run_anonymize(config, progress)
+
+
+def with_progress(run: "Callable[[ProgressCallback | None], RunReport]") -> "RunReport":
+    """Run with a progress bar where stderr is a terminal, without one elsewhere."""
+    from jobs.progress import ProgressBar
+
+    if not sys.stderr.isatty():
+        return run(None)
+    with ProgressBar() as bar:
+        return run(bar)
+
+
+def end_strictly(report: "RunReport", strict: bool) -> None:
+    """End the command with `QUARANTINED` where `--strict` was given and not every row was anonymized."""
     if strict and report.statuses.get("anonymized", 0) != report.rows:
         raise typer.Exit(ExitCode.QUARANTINED)
 
 
-def _run(config: "AnonymizeConfig") -> "RunReport":
-    """Run with a progress bar where stderr is a terminal, without one elsewhere."""
-    from jobs.anonymize import run_anonymize
-    from jobs.progress import ProgressBar
-
-    if not sys.stderr.isatty():
-        return run_anonymize(config)
-    with ProgressBar() as bar:
-        return run_anonymize(config, bar)
-
-
-def _tables(report: "RunReport") -> list["Table"]:
+def report_tables(report: "RunReport") -> list["Table"]:
     """The summary for people."""
     summary = {
         "run": report.run_id,

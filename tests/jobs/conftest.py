@@ -1,7 +1,7 @@
 """Small pictures, and configurations that run on them in seconds."""
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,8 @@ import pytest
 from PIL import Image
 
 from jobs.config import AnonymizeConfig
+from keystore.store import Keystore
+from tests.jobs.publishing import Place
 
 STEPS = 8  # of the prior, the fewest that latent recovery allows: these tests are about where rows go
 
@@ -50,3 +52,15 @@ def make_config(tmp_path: Path) -> MakeConfig:
         return AnonymizeConfig.load(None, {**places, "steps": STEPS, "threads_per_actor": 1, **changes})
 
     return make
+
+
+@pytest.fixture(scope="session")
+def shared_keystore(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Keystore]:
+    """A real keystore; each test that takes it has a run of its own in it."""
+    with Keystore.create(tmp_path_factory.mktemp("keystore") / "keystore") as keystore:
+        yield keystore
+
+
+@pytest.fixture
+def place(tmp_path: Path, shared_keystore: Keystore) -> Place:
+    return Place(tmp_path, shared_keystore)
