@@ -254,9 +254,7 @@ def test_parquet_rows_may_have_any_id_that_a_restored_picture_can_be_named_by(
     found = reasons(open_source(make_config(id_column="id")))
     assert found == {**dict.fromkeys(ids, ""), "..": "bad_id"}
     names = {
-        restored_name(Row(name, "anonymized", "", "record", None, None, None, 1, photos, 0))
-        for name in ids
-        if name != ".."
+        restored_name(Row(name, "anonymized", "", "record", None, None, 1, photos, 0)) for name in ids if name != ".."
     }
     assert len(names) == len(ids) - 1 and all(len(name.parts) == 1 and "\0" not in str(name) for name in names)
 
