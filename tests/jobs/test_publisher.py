@@ -394,3 +394,24 @@ def test_a_retry_over_parquet_keeps_the_other_rows_of_a_shard_as_they_were(place
     assert after.schema == before.schema
     assert after.take([0, 2]).equals(before.take([0, 2]))
     assert after.column("image")[1].as_py() == {"bytes": b"now", "path": "1.jpg"}
+
+
+def test_the_account_of_a_run_counts_what_stands(place: Place) -> None:
+    with place.attempt() as attempt:
+        tally = attempt.run(first_blocks(place), 4)
+    assert (tally.rows, tally.faces, tally.fresh_faces) == (4, 2, 2)
+    assert (dict(tally.statuses), dict(tally.reasons)) == (
+        {"anonymized": 2, "quarantined": 2},
+        {"corrupt": 1, "gate": 1},
+    )
+    assert tally.record_ids == {row["record_id"] for row in place.rows()} - {None}
+    sizes = {
+        part: sum(p.stat().st_size for p in (place.out / part).rglob("*.*")) for part in ("images", "sidecars", "rows")
+    }
+    assert tally.bytes_of == sizes
+    assert settle(place.layout, 4, frozenset({0, 1})).fresh_faces == 1
+    with place.attempt(retry=1) as attempt:
+        tally = attempt.run([retried(place, 0)], 4, {0, 2})
+    assert (tally.rows, dict(tally.reasons), tally.faces) == (4, {"gate": 1}, 3)
+    assert quarantined_rows(place.layout) == quarantined_rows(place.layout, "gate") == {3}
+    assert quarantined_rows(place.layout, "corrupt") == quarantined_rows(place.layout, before_retry=1) == set()
