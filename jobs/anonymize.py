@@ -230,7 +230,7 @@ def _compute(attempt: _Attempt, progress: ProgressCallback | None) -> tuple[int,
         )
         if source.kind == "parquet":  # a row group may hold many tasks' worth of pictures
             dataset = dataset.repartition(target_num_rows_per_block=sizes.next(left))
-        models = FaceModelChoice(config.face_models, config.face_weights)
+        models = FaceModelChoice(config.face_models, config.face_weights, config.min_face)
         dataset = dataset.map_batches(
             DetectFaces,
             fn_constructor_kwargs={"models": models, "max_pixels": config.max_pixels, "monitor": monitor},

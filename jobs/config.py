@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from jobs.errors import ConfigError
+from keyanon_core.faces.looks import DEFAULT_MIN_FACE, MIN_FACE_LIMITS
 from keyanon_core.faces.parsing import DEFAULT_REGIONS
 from keyanon_core.pictures.settings import (
     DEFAULT_FACE_BATCH,
@@ -122,6 +123,12 @@ class AnonymizeConfig(InputConfig):
     regions: frozenset[str] = Field(default=DEFAULT_REGIONS, min_length=1)
     face_models: Literal["embedded", "facexlib"] = "embedded"
     face_weights: Path | None = Field(default=None, description="directory of facexlib's weights")
+    min_face: int = Field(
+        default=DEFAULT_MIN_FACE,
+        ge=MIN_FACE_LIMITS[0],
+        le=MIN_FACE_LIMITS[1],
+        description="px, height of the smallest face that is searched for; smaller ones may stay",
+    )
     gate_threshold: float | None = Field(default=None, gt=0, description="distance; None takes the recognizer's own")
     max_attempts: int = Field(default=DEFAULT_MAX_ATTEMPTS, ge=1, le=100)
     no_face: Literal["quarantine", "pass"] = "quarantine"

@@ -17,6 +17,7 @@ from jobs.progress import Monitor
 from jobs.rows_in_hand import RowsInHand
 from keyanon_core.faces import FaceModels, load_detector, load_face_models
 from keyanon_core.faces.detection import Detector, Face
+from keyanon_core.faces.looks import DEFAULT_MIN_FACE
 from keyanon_core.imaging import decode_picture
 
 DETECTOR_THREADS = 1  # detection runs beside the denoiser: it must not take its CPUs
@@ -24,18 +25,19 @@ DETECTOR_THREADS = 1  # detection runs beside the denoiser: it must not take its
 
 @dataclass(frozen=True)
 class FaceModelChoice:
-    """Which face models an actor loads. weights: directory, where the kind needs one."""
+    """Which face models an actor loads. weights: directory, where the kind needs one. min_face: px, the smallest searched for."""
 
     kind: str
     weights: Path | None = None
+    min_face: int = DEFAULT_MIN_FACE
 
     def load(self, threads: int, device: str = "cpu") -> FaceModels:
         """Raises FaceModelError."""
-        return load_face_models(self.kind, self.weights, threads, device)
+        return load_face_models(self.kind, self.weights, threads, device, self.min_face)
 
     def load_detector(self, threads: int) -> Detector:
         """The detector alone, on the CPU. Raises FaceModelError."""
-        return load_detector(self.kind, self.weights, threads)
+        return load_detector(self.kind, self.weights, threads, min_face=self.min_face)
 
 
 class DetectFaces:

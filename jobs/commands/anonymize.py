@@ -76,6 +76,9 @@ def anonymize(
         Literal["embedded", "facexlib"] | None, _option("embedded", "Detector, parser and landmarks.", _FACES)
     ] = None,
     face_weights: Annotated[Path | None, _option(False, "Directory with facexlib's weights.", _FACES)] = None,
+    min_face: Annotated[
+        int | None, _option("16", "Height in px of the smallest face searched for; larger is faster.", _FACES)
+    ] = None,
     gate_threshold: Annotated[
         float | None, _option("the recognizer's own", "Distance to the source a result must exceed.", _FACES)
     ] = None,

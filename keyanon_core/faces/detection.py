@@ -17,6 +17,9 @@ from keyanon_core.faces.masks import PictureMask
 Pixels = npt.NDArray[np.uint8]
 Landmarks = npt.NDArray[np.float64]
 LANDMARK_COUNT = 5
+OTHER_SIDE = (1, 0, 2, 4, 3)  # each landmark's counterpart in a mirrored face
+SAME_CENTRE = 0.16  # of the mean side of two boxes: centres nearer than this are one face's
+SAME_SIZE = 2.0  # ratio of two boxes' sides beyond which they are not
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,9 @@ class Detector(Protocol):
         ...
 
     def look_again(self, pixels: Pixels) -> list[Face]:
-        """What may be a face in an anonymized (H, W, 3) uint8 RGB picture, searched otherwise than `detect` does."""
+        """What may be a face in an anonymized (H, W, 3) uint8 RGB picture, searched otherwise than `detect` does and for less
+        certain faces; before suppression, so one face may be there several times.
+        """
         ...
 
 
@@ -118,6 +123,37 @@ def box_iou(first: Face, second: Face) -> float:
         return 0.0
     overlap = width * height
     return overlap / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - overlap)
+
+
+def same_face(first: Face, second: Face) -> bool:
+    """Whether two detections show one face, not one behind the other.
+
+    Boxes alone do not tell: those of two people, one behind the other, overlap as much as two looks at one face that is cut or
+    turned. But the looks agree about where the middle of a face is, by its box or by its landmarks.
+    """
+    sides = [float(np.sqrt((face.box[2] - face.box[0]) * (face.box[3] - face.box[1]))) for face in (first, second)]
+    if max(sides) > SAME_SIZE * min(sides):
+        return False
+    reach = SAME_CENTRE * sum(sides) / 2
+    by_box = np.reshape(first.box, (2, 2)).mean(0) - np.reshape(second.box, (2, 2)).mean(0)
+    by_landmarks = first.landmarks.mean(0) - second.landmarks.mean(0)
+    return bool(min(np.linalg.norm(by_box), np.linalg.norm(by_landmarks)) < reach)
+
+
+def without_duplicates(faces: Sequence[Face]) -> list[Face]:
+    """Each face once, best score first: greedy suppression by `same_face`."""
+    kept: list[Face] = []
+    for face in sorted(faces, key=lambda face: (-face.score, face.box)):
+        if not any(same_face(face, other) for other in kept):
+            kept.append(face)
+    return kept
+
+
+def mirrored(box: Landmarks, landmarks: Landmarks, width: int) -> tuple[Landmarks, Landmarks]:
+    """A box (2, 2) and landmarks (5, 2) seen in a mirrored picture of so many px, in the coordinates of the picture."""
+    corners = np.stack([width - 1 - box[::-1, 0], box[:, 1]], -1)
+    points = np.stack([width - 1 - landmarks[:, 0], landmarks[:, 1]], -1)
+    return corners, points[list(OTHER_SIDE)]
 
 
 def landmarks_inside(face: Face, mask: PictureMask, shape: Sequence[int]) -> float:

@@ -23,15 +23,17 @@ import torch
 
 from keyanon_core.errors import FaceModelError, PictureError
 from keyanon_core.faces.alignment import chip, invert, similarity
-from keyanon_core.faces.detection import Face, Pixels, in_order
+from keyanon_core.faces.closer import confirmed
+from keyanon_core.faces.detection import Face, Pixels, in_order, without_duplicates
 from keyanon_core.faces.landmarks import UPRIGHT_TEMPLATE, mean_shape_at, with_usable_landmarks
-from keyanon_core.faces.looks import DEFAULT_MAX_SIDE, Candidates, find_faces
+from keyanon_core.faces.looks import DEFAULT_MIN_FACE, Candidates, Search, check_min_face, look
 from keyanon_core.faces.masks import PictureMask
 from keyanon_core.faces.parsing import check_regions, fill_polygons, landmark_hull, region_polygons
 
 DOWNLOAD_DIRECTORY = Path("~/.cache/keyanon/facexlib")
-SCORE_THRESHOLD = 0.7  # RetinaFace's face probability
-NMS_IOU = 0.4  # of facexlib's own suppression, within one look
+FIRST = Search(shown=16.0, tile=1536, mirrored=False, sure=0.7, doubt=0.2)  # scores: RetinaFace's face probability
+SECOND = Search(shown=22.6, tile=1280, mirrored=True, sure=0.7, doubt=0.1)
+NMS_IOU = 0.75  # of facexlib's own suppression, within one look; `same_face` decides about what overlaps less
 PARSER_SIDE = 512  # px; BiSeNet's input, an FFHQ-aligned crop
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLASSES = 19
@@ -74,28 +76,34 @@ BISENET = _Weights(
 class RetinaFaceDetector:
     """RetinaFace with a ResNet-50 (Deng et al., CVPR 2020). directory: where the weights lie; None downloads them."""
 
-    def __init__(self, directory: Path | None, device: str = "cpu", max_side: int = DEFAULT_MAX_SIDE) -> None:
+    def __init__(self, directory: Path | None, device: str = "cpu", min_face: int = DEFAULT_MIN_FACE) -> None:
+        check_min_face(min_face)
         with _facexlib(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torchvision deprecates the argument by which facexlib asks for no weights
             from facexlib.detection.retinaface import RetinaFace
 
             self._network = RetinaFace(network_name="resnet50", device=torch.device(device))
         self.digest = _load(self._network, RETINAFACE, directory)
-        self.max_side = max_side
-        self.name = f"retinaface-resnet50@{max_side}"
+        self.min_face = min_face
+        self.name = f"retinaface-resnet50-tiled@{min_face}px"
 
     def detect(self, pixels: Pixels) -> list[Face]:
         """All faces of an (H, W, 3) uint8 RGB picture, in a stable order. Raises PictureError ("too_many_faces")."""
-        return in_order(find_faces(pixels, self._see, self.max_side))
+        return in_order(without_duplicates(self._search(pixels, FIRST) or self._search(pixels, SECOND)))
 
     def look_again(self, pixels: Pixels) -> list[Face]:
-        """What may be a face in an anonymized picture."""
-        return self.detect(pixels)
+        """What may be a face in an anonymized (H, W, 3) uint8 RGB picture, in no order, before suppression. Raises PictureError
+        ("too_many_faces").
+        """
+        return self._search(pixels, SECOND)
 
-    def _see(self, pixels: Pixels) -> Candidates:
+    def _search(self, pixels: Pixels, search: Search) -> list[Face]:
+        return confirmed(pixels, self._see, search, look(pixels, self._see, search, self.min_face))
+
+    def _see(self, pixels: Pixels, lowest: float) -> Candidates:
         blue_green_red = np.ascontiguousarray(pixels[..., ::-1])
         with torch.no_grad():
-            rows = self._network.detect_faces(blue_green_red, SCORE_THRESHOLD, NMS_IOU)
+            rows = self._network.detect_faces(blue_green_red, lowest, NMS_IOU)
         rows = np.asarray(rows, np.float64).reshape(-1, 15)
         return Candidates(rows[:, :4], rows[:, 5:].reshape(-1, 5, 2), rows[:, 4])
 

@@ -1,30 +1,37 @@
-"""How a picture of any size is shown to a detection network: once, or reduced and again nearer to full size.
+"""How a picture of any size is shown to a detection network: at full resolution, in overlapping tiles, at several scales.
 
-Networks see faces of a limited range of sizes. A picture of up to SINGLE_PASS_SIDE is looked at once (enlarged when it
-is tiny). A larger one is looked at twice, reduced to COARSE_SIDE for its large faces and to `max_side` for its small
-ones. Cost is bounded by `max_side`, and so is the smallest face: 16 px at the scale of the look, 1.3 % of the long side
-of a picture beyond the default.
+A network sees faces of a limited range of sizes, so a picture is shown as a pyramid. Each level looks after a range of
+face sizes, and its tiles overlap by more than the largest of them: a face of any size lies whole in some tile of some
+level. Cost is linear in the picture's pixels, memory is bounded by a tile.
+
+A network is asked for what it doubts as well as for what it is sure of: see `closer`.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from keyanon_core.errors import PictureError
-from keyanon_core.faces.detection import Face, Pixels, box_iou
+from keyanon_core.errors import FaceModelError, PictureError
+from keyanon_core.faces.detection import Face, Pixels, mirrored
 
+DEFAULT_MIN_FACE = 16  # px; height of the smallest face that is searched for
+MIN_FACE_LIMITS = (4, 1024)  # px; sensible choices of it
+LEVEL_STEP = 4.0  # each level of the pyramid is this much coarser than the one before
+SINGLE_PASS_SIDE = 640  # px; a level of up to this long side is the last
+COARSE_SIDE = 512  # px; long side of the last level where there is more than one
 ENLARGED_SIDE = 320  # px; smaller pictures are enlarged up to this long side
 MAX_ENLARGEMENT = 4.0
-SINGLE_PASS_SIDE = 640  # px; pictures up to this long side are looked at once, unreduced
-COARSE_SIDE = 512  # px; long side of the reduced look at larger pictures
-DEFAULT_MAX_SIDE = 1280  # px; long side of the detailed look at larger pictures
-MAX_FACE_PX = 450.0  # height in a detailed look above which the coarse look is the better judge
-FRAGMENT_SHARE = 0.25  # parts of a face too large for the detailed look are at least this share of its height
-DUPLICATE_IOU = 0.3  # boxes that overlap more are one face
-MAX_CANDIDATES = 4000  # per look; a picture with more is refused
+TILE_OVERLAP = 192  # px as shown
+TILED_FACE_PX = 176.0  # as shown; larger faces are left to coarser levels where a level has tiles
+MAX_FACE_PX = 450.0  # as shown, the same where a level is seen in one piece
+FRAGMENT_SHARE = 0.25  # parts of a face too large for a level are at least this share of its height
+MAX_CANDIDATES = 4000  # of which the network is sure, per tile; a picture with more is refused
+MAX_DOUBTS_PER_MEGAPIXEL = 150  # as shown, the best of each tile; bounds the time spent on closer looks
+DOUBT_DISTANCE = 0.5  # of its size: a weaker doubt nearer to a stronger one is the same doubt
 
 
 @dataclass(frozen=True)
@@ -36,91 +43,175 @@ class Candidates:
     scores: npt.NDArray[np.float64]
 
 
-Network = Callable[[Pixels], Candidates]
+Network = Callable[[Pixels, float], Candidates]
+"""Shown (h, w, 3) uint8 and the lowest score that is of interest."""
 
 
-def find_faces(pixels: Pixels, network: Network, max_side: int = DEFAULT_MAX_SIDE) -> list[Face]:
-    """Faces of an (H, W, 3) uint8 picture, each once, best score first. Raises PictureError ("too_many_faces").
+@dataclass(frozen=True)
+class Search:
+    """One way of going through a picture.
 
-    A picture that seems to hold none is looked at again upside down and on its sides, reduced: that is how scans lie.
+    shown: px at which a face of the smallest size is shown. tile: px, longest side of a tile as shown. mirrored: whether
+    left and right are exchanged. sure: score from which a candidate is a face. doubt: score from which it is worth a closer
+    look.
     """
-    long_side = max(pixels.shape[:2])
-    if min(pixels.shape[:2]) == 0:
-        return []
-    if long_side <= SINGLE_PASS_SIDE:
-        found = _look(pixels, network, min(max(ENLARGED_SIDE / long_side, 1.0), MAX_ENLARGEMENT))
-    else:
-        coarse = _look(pixels, network, COARSE_SIDE / long_side)
-        scale = min(max(max_side, COARSE_SIDE) / long_side, 1.0)
-        found = _merge(coarse, _look(pixels, network, scale), scale)
-    if not found:
-        scale = min(COARSE_SIDE / long_side, 1.0)
-        for turns in (2, 1, 3):
-            turned = np.ascontiguousarray(np.rot90(pixels, turns))
-            found += [_turned_back(face, turns, pixels.shape) for face in _look(turned, network, scale)]
-    return _without_duplicates(found)
+
+    shown: float
+    tile: int
+    mirrored: bool
+    sure: float
+    doubt: float
 
 
-def _turned_back(face: Face, turns: int, shape: tuple[int, ...]) -> Face:
-    """A face seen in `np.rot90(picture, turns)`, in the coordinates of the picture of shape (H, W, ...)."""
-    corners = np.concatenate([np.reshape(face.box, (2, 2)), face.landmarks])
-    for left in range(turns - 1, -1, -1):
-        width = shape[1] if left % 2 == 0 else shape[0]
-        corners = np.stack([width - 1 - corners[:, 1], corners[:, 0]], -1)
-    (x0, y0), (x1, y1) = corners[:2].min(0), corners[:2].max(0)
-    return Face((float(x0), float(y0), float(x1), float(y1)), corners[2:], face.score)
+@dataclass(frozen=True)
+class Seen:
+    """A candidate in picture px and the scale of the level on which it was seen."""
+
+    face: Face
+    scale: float
+
+    @property
+    def height(self) -> float:
+        """Of its box, in picture px."""
+        return self.face.box[3] - self.face.box[1]
 
 
-def _look(pixels: Pixels, network: Network, scale: float) -> list[Face]:
-    """Show a picture at a scale; faces in picture px."""
+@dataclass(frozen=True)
+class _Tile:
+    """A part of a picture, (x0, y0, x1, y1) px, of which the part `core` is its own: cores cover a picture without overlap."""
+
+    window: tuple[int, int, int, int]
+    core: tuple[float, float, float, float]
+
+
+def check_min_face(min_face: int) -> None:
+    """Raise FaceModelError unless it is a size in px that can be searched for."""
+    least, most = MIN_FACE_LIMITS
+    if not least <= min_face <= most:
+        raise FaceModelError(f"min_face {min_face} px is out of range; choose {least} to {most}")
+
+
+def look(pixels: Pixels, network: Network, search: Search, min_face: int) -> list[Seen]:
+    """All candidates of an (H, W, 3) uint8 picture on all levels, most of them several times, in no order.
+
+    Raises PictureError ("too_many_faces").
+    """
     height, width = pixels.shape[:2]
+    if min(height, width) == 0:
+        return []
+    scales = _levels(max(height, width), search.shown / min_face)
+    seen: list[Seen] = []
+    for position, scale in enumerate(scales):
+        tiles = list(_tiles(height, width, scale, search.tile))
+        largest = math.inf if position == len(scales) - 1 else TILED_FACE_PX if len(tiles) > 1 else MAX_FACE_PX
+        for tile in tiles:
+            for face in _look_at_tile(pixels, network, search, scale, tile):
+                if max(face.box[2] - face.box[0], face.box[3] - face.box[1]) * scale <= largest:
+                    seen.append(Seen(face, scale))
+    return _without_fragments(seen, search.sure)
+
+
+def _levels(long_side: int, finest: float) -> list[float]:
+    """Scales at which a picture is shown, the finest first."""
+    scales = [max(finest, min(ENLARGED_SIDE / long_side, MAX_ENLARGEMENT))]
+    while long_side * scales[-1] > SINGLE_PASS_SIDE:
+        scales.append(max(scales[-1] / LEVEL_STEP, COARSE_SIDE / long_side))
+    return scales
+
+
+def _tiles(height: int, width: int, scale: float, side: int) -> Iterator[_Tile]:
+    """Tiles of nearly equal size that are at most about `side` px as shown and overlap by TILE_OVERLAP."""
+    rows, columns = (_spans(length, side / scale, TILE_OVERLAP / scale) for length in (height, width))
+    for y0, y1, top, bottom in rows:
+        for x0, x1, left, right in columns:
+            yield _Tile((x0, y0, x1, y1), (left, top, right, bottom))
+
+
+def _spans(length: int, side: float, overlap: float) -> list[tuple[int, int, float, float]]:
+    """Start, end, and start and end of the core of the tiles along one axis of `length` px."""
+    count = max(math.ceil((length - overlap) / (side - overlap)), 1)
+    each = (length + (count - 1) * overlap) / count
+    starts = [math.floor(i * (each - overlap)) for i in range(count)]
+    ends = [min(math.ceil(i * (each - overlap) + each), length) for i in range(count)]
+    seams = [(ends[i] + starts[i + 1]) / 2 for i in range(count - 1)]
+    return list(zip(starts, ends, [-math.inf, *seams], [*seams, math.inf], strict=True))
+
+
+def _look_at_tile(pixels: Pixels, network: Network, search: Search, scale: float, tile: _Tile) -> list[Face]:
+    """Show one tile; faces in picture px whose centres lie in its core."""
+    x0, y0, x1, y1 = tile.window
+    width, height = x1 - x0, y1 - y0
     size = (max(round(width * scale), 1), max(round(height * scale), 1))
-    shown = pixels
+    shown = pixels[y0:y1, x0:x1]
     if size != (width, height):
-        shown = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-    seen = network(shown)
-    if len(seen.scores) > MAX_CANDIDATES:
-        raise PictureError("too_many_faces", f"{len(seen.scores)} face candidates, more than {MAX_CANDIDATES}")
+        shown = cv2.resize(shown, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    if search.mirrored:
+        shown = shown[:, ::-1]
+    candidates = _without_odd(network(np.ascontiguousarray(shown), search.doubt), size)
+    if (sure := int((candidates.scores >= search.sure).sum())) > MAX_CANDIDATES:
+        raise PictureError("too_many_faces", f"{sure} faces in one tile, more than {MAX_CANDIDATES}")
+    chosen = _strongest(candidates, search.sure, size[0] * size[1] * 1e-6 * MAX_DOUBTS_PER_MEGAPIXEL)
     # pixel centres are at whole numbers, so the scale acts about the point (-0.5, -0.5)
-    ratio = np.array([width / size[0], height / size[1]])
-    boxes = (seen.boxes.reshape(-1, 2, 2) + 0.5) * ratio - 0.5
-    landmarks = (seen.landmarks + 0.5) * ratio - 0.5
+    ratio, origin = np.array([width / size[0], height / size[1]]), np.array([x0, y0])
+    left, top, right, bottom = tile.core
+    faces = []
+    for index in chosen:
+        box, landmarks = candidates.boxes[index].reshape(2, 2), candidates.landmarks[index]
+        if search.mirrored:
+            box, landmarks = mirrored(box, landmarks, size[0])
+        box, landmarks = (box + 0.5) * ratio - 0.5 + origin, (landmarks + 0.5) * ratio - 0.5 + origin
+        x, y = box.mean(0)
+        if left <= x < right and top <= y < bottom and (box[1] - box[0] >= 1).all():
+            (bx0, by0), (bx1, by1) = box.tolist()
+            faces.append(Face((bx0, by0, bx1, by1), landmarks, float(candidates.scores[index])))
+    return faces
+
+
+def _without_odd(candidates: Candidates, size: tuple[int, int]) -> Candidates:
+    """Those whose numbers are finite and whose boxes touch what was shown, `size` (width, height) px."""
+    boxes = candidates.boxes.reshape(-1, 2, 2)
     usable = (
         np.isfinite(boxes).all((1, 2))
-        & np.isfinite(landmarks).all((1, 2))
-        & (boxes[:, 1] - boxes[:, 0] >= 1).all(1)
+        & np.isfinite(candidates.landmarks).all((1, 2))
+        & np.isfinite(candidates.scores)
+        & (boxes[:, 1] > boxes[:, 0]).all(1)
         & (boxes[:, 1] > 0).all(1)
-        & (boxes[:, 0] < [width - 1, height - 1]).all(1)
+        & (boxes[:, 0] < [size[0] - 1, size[1] - 1]).all(1)
     )
-    return [
-        Face((float(x0), float(y0), float(x1), float(y1)), points, float(score))
-        for ((x0, y0), (x1, y1)), points, score in zip(
-            boxes[usable], landmarks[usable], seen.scores[usable], strict=True
-        )
-    ]
+    return Candidates(candidates.boxes[usable], candidates.landmarks[usable], candidates.scores[usable])
 
 
-def _without_duplicates(faces: list[Face]) -> list[Face]:
-    """Greedy non-maximum suppression: of overlapping boxes the best score stays."""
-    kept: list[Face] = []
-    for face in sorted(faces, key=lambda face: (-face.score, face.box)):
-        if all(box_iou(face, other) < DUPLICATE_IOU for other in kept):
-            kept.append(face)
-    return kept
+def _strongest(candidates: Candidates, sure: float, limit: float) -> list[int]:
+    """Indices of all sure candidates, and of the best doubts that are not beside a better one, `limit` at most."""
+    order = np.argsort(-candidates.scores, kind="stable")
+    count = int((candidates.scores >= sure).sum())
+    kept = [int(index) for index in order[:count]]
+    boxes = candidates.boxes.reshape(-1, 2, 2)
+    centres, sizes = boxes.mean(1), (boxes[:, 1] - boxes[:, 0]).max(1)
+    doubts: list[int] = []
+    for index in order[count:]:
+        if len(doubts) >= max(limit, 1):
+            break
+        distances = np.abs(centres[doubts] - centres[index]).max(1)
+        if not (distances < DOUBT_DISTANCE * np.minimum(sizes[doubts], sizes[index])).any():
+            doubts.append(int(index))
+    return kept + doubts
 
 
-def _merge(coarse: list[Face], detailed: list[Face], scale: float) -> list[Face]:
-    """Faces of both looks, without what the detailed look (at `scale`) makes of faces too large for it."""
-    large = [face for face in coarse if (face.box[3] - face.box[1]) * scale > MAX_FACE_PX]
+def _without_fragments(seen: list[Seen], sure: float) -> list[Seen]:
+    """Candidates without what a level makes of parts of faces that are too large for it."""
+    large = [one for one in seen if one.face.score >= sure and one.height * max(s.scale for s in seen) > MAX_FACE_PX]
 
-    def is_fragment(face: Face) -> bool:
-        height = face.box[3] - face.box[1]
-        x, y = (face.box[0] + face.box[2]) / 2, (face.box[1] + face.box[3]) / 2
+    def is_fragment(one: Seen) -> bool:
+        x0, y0, x1, y1 = one.face.box
+        x, y = (x0 + x1) / 2, (y0 + y1) / 2
         return any(
-            other.box[0] < x < other.box[2]
-            and other.box[1] < y < other.box[3]
-            and height > FRAGMENT_SHARE * (other.box[3] - other.box[1])
+            other.height * one.scale > MAX_FACE_PX
+            and other.face.box[0] < x < other.face.box[2]
+            and other.face.box[1] < y < other.face.box[3]
+            and one.height > FRAGMENT_SHARE * other.height
             for other in large
+            if other.scale < one.scale
         )
 
-    return coarse + [face for face in detailed if not is_fragment(face)]
+    return [one for one in seen if not is_fragment(one)]

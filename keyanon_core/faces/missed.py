@@ -2,19 +2,54 @@
 
 from collections.abc import Sequence
 
-from keyanon_core.faces.detection import Face, box_iou, landmarks_inside
+import cv2
+import numpy as np
+
+from keyanon_core.faces.detection import Face, same_face, without_duplicates
 from keyanon_core.faces.masks import PictureMask
+
+MIN_COVERED = 0.75  # share of a face's inner part that masks must cover for the face to be anonymized
+MIN_INNER_SHARE = 0.1  # of the box's side: the inner face is at least this wide, whatever the landmarks say
+SUBPIXEL_BITS = 4  # fixed-point bits of polygon corners in cv2.fillPoly
 
 
 def missed_faces(
     found: Sequence[Face], faces: Sequence[Face], masks: Sequence[PictureMask], shape: Sequence[int]
 ) -> list[Face]:
-    """Of the faces found in a result of shape (H, W, ...), those where none of `faces`, each with its mask, was anonymized."""
-    return [
+    """Of the faces found in a result of shape (H, W, ...), those that nobody anonymized, each once, best score first.
+
+    found: what `Detector.look_again` saw. faces, masks: what was anonymized. A found face is accounted for when the masks
+    cover most of its inner part, the hull of its landmarks; a face behind another is not, as long as part of it shows. It is
+    also accounted for when it is one of `faces`: of those, the masks cover the regions that the user chose.
+    """
+    missed = [
         one
         for one in found
-        if not any(
-            landmarks_inside(one, mask, shape) > 0.5 or box_iou(one, face) > 0.5
-            for face, mask in zip(faces, masks, strict=True)
-        )
+        if not any(same_face(one, face) for face in faces) and _covered(one, masks, shape) < MIN_COVERED
     ]
+    return without_duplicates(missed)
+
+
+def _covered(face: Face, masks: Sequence[PictureMask], shape: Sequence[int]) -> float:
+    """Share in [0, 1] of a face's inner part, within the picture, that the masks cover together; 0 when none of it lies there."""
+    points = _inner(face)
+    x0, y0 = np.maximum(np.floor(points.min(0)).astype(int), 0)
+    x1, y1 = np.minimum(np.ceil(points.max(0)).astype(int) + 1, [shape[1], shape[0]])
+    if x0 >= x1 or y0 >= y1:
+        return 0.0
+    canvas = np.zeros((y1 - y0, x1 - x0), np.uint8)
+    corners = cv2.convexHull(((points - [x0, y0]) * (1 << SUBPIXEL_BITS)).round().astype(np.int32))
+    cv2.fillPoly(canvas, [corners], 1, shift=SUBPIXEL_BITS)
+    inner = canvas.astype(np.bool_)
+    covered = np.zeros_like(inner)
+    for mask in masks:
+        covered |= mask.crop((int(x0), int(y0), int(x1), int(y1)))
+    return float((covered & inner).sum()) / max(int(inner.sum()), 1)
+
+
+def _inner(face: Face) -> "np.ndarray[tuple[int, ...], np.dtype[np.float64]]":
+    """Corners (n, 2) px of the part of a face between its landmarks, and around its middle if they lie together."""
+    x0, y0, x1, y1 = face.box
+    reach = MIN_INNER_SHARE * np.array([x1 - x0, y1 - y0])
+    around = face.landmarks.mean(0) + reach * np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])
+    return np.concatenate([face.landmarks, around])

@@ -9,7 +9,7 @@ from keyanon_core.faces import centerface, load_face_models, looks
 from keyanon_core.faces.centerface import CenterFaceDetector
 from keyanon_core.faces.detection import Face, box_iou, in_order, landmarks_inside
 from keyanon_core.faces.landmarks import UPRIGHT_TEMPLATE, roll_degrees, template_in_box
-from keyanon_core.faces.looks import Candidates, find_faces
+from keyanon_core.faces.looks import Candidates, Search, look
 from keyanon_core.faces.masks import PictureMask
 
 
@@ -155,19 +155,22 @@ def test_what_is_no_face_is_refused(data):
         Face.from_dict(data)
 
 
+SEARCH = Search(shown=16.0, tile=1536, mirrored=False, sure=0.35, doubt=0.05)
+
+
 def test_too_many_candidates_are_refused_rather_than_cut_off():
     n = looks.MAX_CANDIDATES + 1
-    crowd = Candidates(np.zeros((n, 4)), np.zeros((n, 5, 2)), np.ones(n))
+    crowd = Candidates(np.tile([0.0, 0, 9, 9], (n, 1)), np.zeros((n, 5, 2)), np.ones(n))
     with pytest.raises(PictureError) as error:
-        find_faces(np.zeros((100, 100, 3), np.uint8), lambda pixels: crowd)
+        look(np.zeros((100, 100, 3), np.uint8), lambda pixels, lowest: crowd, SEARCH, 16)
     assert error.value.reason == "too_many_faces"
 
 
 def test_numbers_that_are_not_finite_are_no_face():
     boxes = np.array([[10.0, 10, 50, 50], [10, 10, np.inf, 50], [60, 60, 60.7, 61.5], [-90, -90, -10, -10]])
     odd = Candidates(boxes, np.full((4, 5, 2), 30.0), np.full(4, 0.9))
-    (face,) = find_faces(np.zeros((640, 640, 3), np.uint8), lambda pixels: odd)
-    np.testing.assert_allclose(face.box, boxes[0])
+    (seen,) = look(np.zeros((640, 640, 3), np.uint8), lambda pixels, lowest: odd, SEARCH, 16)
+    np.testing.assert_allclose(seen.face.box, boxes[0])
 
 
 def test_landmarks_that_make_no_face_are_replaced_by_the_boxs(models, coffee):
@@ -209,21 +212,3 @@ def test_every_model_reports_its_digest(models):
     assert len(digests) == 3 and all(len(digest) == 64 for digest in digests.values())
     with pytest.raises(FaceModelError):
         load_face_models("unknown")
-
-
-@pytest.mark.parametrize(("quadrant", "name"), [((0, 0), "left"), ((1, 0), "upside down"), ((1, 1), "right")])
-def test_a_face_seen_only_in_the_turned_picture_is_brought_back(quadrant, name):
-    """The picture's mark stands top right; each turn brings it to a quadrant of its own, the only one this network sees."""
-    picture = np.zeros((600, 900, 3), np.uint8)
-    picture[80:120, 680:720] = 255
-
-    def network(pixels):
-        rows, columns = np.nonzero(pixels.max(-1) > 128)
-        x, y = columns.mean(), rows.mean()
-        if (y > pixels.shape[0] / 2, x > pixels.shape[1] / 2) != quadrant:
-            return Candidates(np.zeros((0, 4)), np.zeros((0, 5, 2)), np.zeros(0))
-        return Candidates(np.array([[x - 9, y - 6, x + 9, y + 6]]), np.full((1, 5, 2), [x, y]), np.array([0.9]))
-
-    (face,) = find_faces(picture, network)
-    np.testing.assert_allclose(face.landmarks, np.full((5, 2), [699.5, 99.5]), atol=0.6)
-    assert face.box[0] < 690 and face.box[2] > 709

@@ -1,0 +1,106 @@
+"""What the search of a result holds against it: faces nobody anonymized, and not those that somebody did."""
+
+import numpy as np
+
+from keyanon_core.faces.detection import Face, box_iou, same_face, without_duplicates
+from keyanon_core.faces.landmarks import template_in_box
+from keyanon_core.faces.masks import PictureMask
+from keyanon_core.faces.missed import missed_faces
+
+SHAPE = (300, 400, 3)
+
+
+def face_at(x, y, height, score=0.9, width_share=0.78):
+    """A face whose box is centred on (x, y)."""
+    half = (height * width_share / 2, height / 2)
+    box = (x - half[0], y - half[1], x + half[0], y + half[1])
+    return Face(box, template_in_box(box), score)
+
+
+def mask_of(face, grown=1.0):
+    """An ellipse that fills the face's box."""
+    x0, y0, x1, y1 = face.box
+    rows, columns = np.ogrid[: SHAPE[0], : SHAPE[1]]
+    across, down = (columns - (x0 + x1) / 2) / ((x1 - x0) / 2), (rows - (y0 + y1) / 2) / ((y1 - y0) / 2)
+    return PictureMask.from_full(across**2 + down**2 <= grown**2)
+
+
+def test_looks_at_one_face_are_the_same_face():
+    face = face_at(200, 150, 80)
+    for other in (face_at(203, 152, 76), face_at(197, 146, 90), face_at(200, 150, 80, width_share=0.95)):
+        assert same_face(face, other) and same_face(other, face)
+    cut = Face((face.box[0] + 25, *face.box[1:]), face.landmarks, 0.5)
+    assert same_face(face, cut), "landmarks tell where a box is cut"
+    assert without_duplicates([face_at(203, 152, 76, 0.5), face]) == [face]
+
+
+def test_a_face_behind_a_face_is_another_face_whatever_their_boxes_share():
+    front = face_at(200, 150, 80)
+    shares = []
+    for dx, dy, height in [
+        (50, 0, 80),
+        (35, 0, 80),
+        (20, 10, 80),
+        (16, 0, 80),
+        (0, 21, 80),
+        (14, 16, 96),
+        (15, 10, 64),
+    ]:
+        rear = face_at(200 + dx, 150 + dy, height)
+        shares.append(box_iou(front, rear))
+        assert not same_face(front, rear) and not same_face(rear, front)
+        assert len(without_duplicates([front, rear])) == 2
+    assert min(shares) < 0.15 and max(shares) >= 0.55
+
+
+def test_a_small_face_on_a_large_one_is_another_face():
+    assert not same_face(face_at(200, 150, 80), face_at(200, 150, 30))
+
+
+def test_an_anonymized_face_is_accounted_for_wherever_in_its_mask_it_is_seen_again():
+    face = face_at(200, 150, 80)
+    again = [face_at(200, 150, 80, 0.3), face_at(206, 144, 70, 0.4), face_at(190, 158, 60)]
+    assert missed_faces(again, [face], [mask_of(face)], SHAPE) == []
+
+
+def test_a_face_that_no_mask_covers_is_missed_and_counted_once():
+    face = face_at(100, 150, 80)
+    left = [face_at(300, 150, 40, 0.4), face_at(302, 151, 42, 0.8)]
+    assert missed_faces([*left, face], [face], [mask_of(face)], SHAPE) == [left[1]]
+    assert missed_faces(left, [], [], SHAPE) == [left[1]]
+
+
+def test_a_face_behind_an_anonymized_one_is_missed_while_a_quarter_of_it_shows():
+    front = face_at(200, 150, 80)
+    rear = face_at(200 + 35, 150, 80)
+    assert box_iou(front, rear) > 0.25
+    (missed,) = missed_faces([front, rear], [front], [mask_of(front)], SHAPE)
+    assert missed is rear
+    assert missed_faces([rear], [front, rear], [mask_of(front), mask_of(rear).subtract(mask_of(front))], SHAPE) == []
+
+
+def test_masks_of_neighbours_count_together():
+    left, right = face_at(195, 150, 80), face_at(230, 150, 80)
+    between = face_at(212, 150, 40)
+    assert missed_faces([between], [left, right], [mask_of(left), mask_of(right)], SHAPE) == []
+
+
+def test_where_only_the_nose_was_chosen_the_face_around_it_is_accounted_for():
+    face = face_at(200, 150, 80)
+    nose = PictureMask.from_full(mask_of(face_at(200, 155, 20)).full(SHAPE))
+    assert missed_faces([face_at(202, 151, 78)], [face], [nose], SHAPE) == []
+    assert len(missed_faces([face_at(240, 151, 78)], [face], [nose], SHAPE)) == 1
+
+
+def test_a_face_cut_by_the_border_is_judged_by_what_lies_in_the_picture():
+    face = face_at(5, 150, 80)
+    assert missed_faces([face], [], [], SHAPE) == [face]
+    assert missed_faces([face_at(2, 150, 76)], [face_at(40, 20, 30)], [mask_of(face)], SHAPE) == []
+
+
+def test_landmarks_that_lie_on_one_point_hide_no_face():
+    point = Face(face_at(200, 150, 80).box, np.full((5, 2), [200.0, 150.0]), 0.5)
+    assert missed_faces([point], [], [], SHAPE) == [point]
+    dot = np.zeros(SHAPE[:2], bool)
+    dot[149:152, 199:202] = True
+    assert missed_faces([point], [face_at(40, 40, 30)], [PictureMask.from_full(dot)], SHAPE) == [point]
