@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 import pyarrow.parquet as pq
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from jobs.blocks import SHARD_SCHEMA, SIDECAR
 from jobs.errors import JobError
@@ -235,7 +235,9 @@ def inspect_picture(path: Path) -> dict[str, Any]:
                 "metadata": metadata,
                 "bytes": path.stat().st_size,
             }
-    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's parsers raise whatever they stumble over
         raise OutputError(
             f"{path} is neither a run's output, nor a sidecar, nor a readable picture ({error})"
         ) from error

@@ -15,6 +15,7 @@ import numpy as np
 from jobs.blocks import ENCODED, FAILURE, ID, ROW
 from jobs.config import InputConfig
 from jobs.errors import SourceError
+from jobs.inspect_output import OutputError, inspect_picture
 from jobs.sources import open_source
 from keyanon_core.errors import FaceModelError, PictureError, SidecarError
 from keyanon_core.faces.detection import Face
@@ -49,6 +50,20 @@ def picture(data: bytes) -> bool:
             return False
     assert pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] == 3
     assert 0 < pixels.shape[0] * pixels.shape[1] <= MAX_PIXELS
+    return True
+
+
+def inspected(data: bytes) -> bool:
+    """`keyanon inspect` of a file says what kind it is, or gives an OutputError."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "file"
+        path.write_bytes(data)
+        try:
+            found = inspect_picture(path)
+        except OutputError as error:
+            str(error).encode()
+            return False
+    json.dumps(found).encode()
     return True
 
 
@@ -154,5 +169,5 @@ def read_parquet(path: Path, **settings: str) -> bool:
 
 
 TARGETS: dict[str, Callable[[bytes], bool]] = {
-    made.__name__: made for made in (picture, sidecar, mask, face, record, sealed, shard, parquet)
+    made.__name__: made for made in (picture, inspected, sidecar, mask, face, record, sealed, shard, parquet)
 }

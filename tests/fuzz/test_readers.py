@@ -20,6 +20,8 @@ from tests.fuzz import seeds, targets
 from tests.fuzz.conftest import PROFILE
 from tests.fuzz.mutations import json_texts, mutated, mutated_json, mutated_png
 
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's remarks on what it reads
+
 FORMATS = sorted(seeds.pictures())
 searched = settings(settings.get_profile(PROFILE))
 
@@ -49,7 +51,9 @@ def test_every_reader_accepts_what_the_mutations_start_from() -> None:
 @searched
 @given(data=st.data())
 def test_pictures_with_broken_bytes(name: str, data: st.DataObject) -> None:
-    targets.picture(data.draw(mutated(seeds.pictures()[name])))
+    broken = data.draw(mutated(seeds.pictures()[name]))
+    targets.picture(broken)
+    targets.inspected(broken)
 
 
 @pytest.mark.parametrize("name", [name for name in FORMATS if name.startswith("png")])
@@ -69,6 +73,7 @@ def test_pictures_with_broken_metadata(kind: str, exif: bytes, profile: bytes | 
         picture.save(out, kind, icc_profile=profile, **({} if kind == "TIFF" else {"exif": exif}))
     except Exception:  # noqa: BLE001 - Pillow would not write it; the reader is what is tried
         return
+    targets.inspected(out.getvalue())
     assert targets.picture(out.getvalue()), "broken metadata costs nobody the picture"
 
 
