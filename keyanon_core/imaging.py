@@ -115,7 +115,7 @@ def _still(picture: Image.Image) -> Pixels:
 def _upright(picture: Image.Image) -> Image.Image:
     """Turned as its EXIF says."""
     try:
-        turn = TURNS.get(picture.getexif().get(ExifTags.Base.Orientation))
+        turn = TURNS.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
     except MemoryError:
         raise
     except Exception as error:
