@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from jobs.blocks import SHARD_SCHEMA, SIDECAR
 from jobs.errors import JobError, PublishError
@@ -122,18 +122,24 @@ def read_picture(output: Path, row: Row) -> bytes:
 
 
 def read_sidecar(output: Path, row: Row) -> bytes:
-    """The sidecar of a row. Raises OutputError when it is missing or can not be read."""
-    return _read_below(output, row, row.sidecar) if row.sidecar is not None else bytes(_read_cell(row, SIDECAR))
+    """The sidecar of a row. Raises OutputError when it is missing or can not be read, SidecarError when it is too large."""
+    if row.sidecar is not None:
+        return _read_below(output, row, row.sidecar, MAX_SIDECAR_BYTES)
+    return bytes(_read_cell(row, SIDECAR))
 
 
-def _read_below(output: Path, row: Row, name: str) -> bytes:
-    """A published file. Raises OutputError when it can not be read, or its name leaves the output, as an edited row's may."""
+def _read_below(output: Path, row: Row, name: str, max_bytes: int | None = None) -> bytes:
+    """A published file. Raises OutputError when it can not be read, or its name leaves the output, as an edited row's may;
+    SidecarError when it has more than `max_bytes`.
+    """
     path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts:
+    if path.is_absolute() or ".." in path.parts or "\0" in name:
         raise OutputError(
             f"{row.image_id}: its row names the file {name!r}, which no run writes; {row.shard} was edited"
         )
     try:
+        if max_bytes is not None and (output / path).stat().st_size > max_bytes:
+            raise SidecarError(f"{row.image_id}: {output / path} exceeds a sidecar's limit of {max_bytes} bytes")
         return (output / path).read_bytes()
     except OSError as error:
         raise OutputError(
@@ -224,7 +230,9 @@ def inspect_picture(path: Path) -> dict[str, Any]:
                 "metadata": metadata,
                 "bytes": path.stat().st_size,
             }
-    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's parsers raise whatever they stumble over
         raise OutputError(
             f"{path} is neither a run's output, nor a sidecar, nor a readable picture ({error})"
         ) from error

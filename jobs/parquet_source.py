@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # the configuration loads torch, which read tasks do without
     from jobs.config import InputConfig
 
 RENAMED_PREFIX: Final = "source_"  # before a column whose name keyanon's own columns have
+MAX_UNBACKED_ROWS: Final = 1_000_000  # rows a file may claim whatever its size; more must take a byte each at least
 
 
 @dataclass(frozen=True)
@@ -68,10 +69,11 @@ class ParquetSource(Source):
                 with pq.ParquetFile(path, filesystem=filesystem) as file:
                     self._check(path, file.schema_arrow, schema, config)
                     schema = schema or file.schema_arrow
+                    info = filesystem.get_file_info(path)
+                    _check_rows(file, path, info.size)
                     ids.extend(self._ids(file, path, root, config))
                     self._add_groups(file, path)
-                info = filesystem.get_file_info(path)
-            except (OSError, pa.ArrowException) as error:
+            except (OSError, ValueError, pa.ArrowException) as error:
                 raise SourceError(
                     f"{path} can not be read as Parquet ({error}); repair it or take it out of the input"
                 ) from error
@@ -136,7 +138,10 @@ class ParquetSource(Source):
         """The id of each row of a file, in order; only the id column is read."""
         if config.id_column is None:
             return [f"{_below(root, path)}#{position}" for position in range(file.metadata.num_rows)]
-        return _texts(file.read(columns=[config.id_column]).column(0))
+        values = file.read(columns=[config.id_column]).column(0)
+        if len(values) != file.metadata.num_rows:
+            raise SourceError(f"{path} is damaged: {len(values)} ids for {file.metadata.num_rows} rows; repair it")
+        return _texts(values)
 
     def _add_groups(self, file: pq.ParquetFile, path: str) -> None:
         for index in range(file.metadata.num_row_groups):
@@ -144,6 +149,16 @@ class ParquetSource(Source):
             first = self._groups[-1].first + self._groups[-1].rows if self._groups else 0
             if group.num_rows:
                 self._groups.append(RowGroup(path, index, first, group.num_rows, group.total_byte_size))
+
+
+def _check_rows(file: pq.ParquetFile, path: str, size_bytes: int) -> None:
+    """Raise SourceError for a number of rows that can not be right, before a name is made for each."""
+    rows = file.metadata.num_rows
+    in_groups = [file.metadata.row_group(index).num_rows for index in range(file.metadata.num_row_groups)]
+    if rows != sum(in_groups) or min(in_groups, default=0) < 0 or rows > max(size_bytes, MAX_UNBACKED_ROWS):
+        raise SourceError(
+            f"{path} is damaged: it claims {rows} rows, its row groups {sum(in_groups)}, in {size_bytes} bytes; repair it"
+        )
 
 
 def _read(
@@ -166,7 +181,9 @@ def _read(
                 if table.num_rows:
                     yield _block([row for row in rows if row in ids], table, columns, ids, failures, max_bytes)
                 done += batch.num_rows
-    except (OSError, pa.ArrowException) as error:
+            if done < group.first + group.rows:  # a damaged page can end a column early, and nothing is raised
+                raise pa.ArrowInvalid(f"{done - group.first} of {group.rows} rows")
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise_fault_of_the_machine(error, group.path)
         lost = [row for row in ids if row >= done]
         own = pa.table(
