@@ -90,8 +90,8 @@ class AnonymizeFaces:
                     "give that prior, or an empty output"
                 )
             face_models = models.load(threads, device)
-        loaded.physical_batch = settings.face_batch
-        self.anonymizer = PictureAnonymizer(loaded, face_models, settings)
+            loaded.physical_batch = settings.face_batch
+            self.anonymizer = PictureAnonymizer(loaded, face_models, settings)
         self.sealing = sealing
         self.monitor = monitor
         self.environment = environment(loaded, device)
