@@ -61,7 +61,7 @@ class AnonymityGate:
         end decides.
         """
         self._know_sources(faces)
-        seen = self._embed([_in_crop(face, crop) for face, crop in zip(faces, crops, strict=True)])
+        seen = self._embed_crops(faces, crops)
         return [
             self._distance(face, embedding) < self._bound(face, margin)
             for face, embedding in zip(faces, seen, strict=True)
@@ -82,6 +82,9 @@ class AnonymityGate:
         except PictureError:
             return [None] if len(views) == 1 else [self._embed([view])[0] for view in views]
         return embeddings
+
+    def _embed_crops(self, faces: Sequence[FaceAtWork], crops: npt.NDArray[np.float64]) -> list[Embedding | None]:
+        return self._embed([_in_crop(face, crop) for face, crop in zip(faces, crops, strict=True)])
 
     def _bound(self, face: FaceAtWork, margin: float = 0.0) -> float:
         """The least distance from its source that lets a face pass; NaN, which nothing reaches, for an unknown source."""

@@ -40,7 +40,7 @@ class WayBack:
     def __init__(self, prior: Prior, settings: AnonymizeSettings) -> None:
         self.prior, self.settings = prior, settings
         self._recoverer = PictureRecoverer(prior)
-        self._passed = 0
+        self.passed = 0
 
     def pass_by(self, picture: OpenedPicture, encoded: bytes, sidecar: bytes, key: PictureKey) -> None:
         """Every picture passes here before it is published; faces that are due are tried.
@@ -48,9 +48,9 @@ class WayBack:
         encoded, sidecar: what would be stored. Raises NotReversibleError with the numbers.
         """
         every = self.settings.check_every
-        for index in range(-self._passed % every, len(picture.faces), every):
+        for index in range(-self.passed % every, len(picture.faces), every):
             self._try(picture.faces[index], encoded, sidecar, key)
-        self._passed += len(picture.faces)  # after them: a face that failed is due again
+        self.passed += len(picture.faces)  # after them: a face that failed is due again
 
     def _try(self, face: FaceAtWork, encoded: bytes, sidecar: bytes, key: PictureKey) -> None:
         where = f"{key.image_id}: face {face.index} does not come back from what would be published"
