@@ -12,8 +12,8 @@ many others there were is printed. Give people the priors were not trained on, o
 "space_to_depth": pixels folded into channels, "conditioning": "none" or "inpaint", "landmark_template": five [x, y] in units of
 the crop's side}, with the template the network was trained on (keyanon_core/priors/declaration.py).
 
-What is printed for each prior, all with method exact, transform rotation, pictures as at fidelity latent, the job's steps and gate,
-fresh keys:
+What is printed for each prior, all with method exact, transform rotation, pictures as at fidelity latent, the job's steps and
+gate, fresh keys:
 - quarantined: pictures the job would not publish, with reasons. They have no result, so found, seam, Frechet are of the others.
 - found: share of results in which the detector finds a face at the anonymized one's place.
 - first key passes: share the gate lets pass at the first attempt, of those whose outcome the gate decided.

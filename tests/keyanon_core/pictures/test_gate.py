@@ -1,6 +1,7 @@
 """The anonymity gate: what passes, what it costs, and that nothing but a distant face ever does."""
 
 import math
+from collections import deque
 
 import numpy as np
 import pytest
@@ -8,7 +9,8 @@ import pytest
 from keyanon_core.errors import PictureError
 from keyanon_core.faces import FaceModels
 from keyanon_core.pictures.anonymizer import PictureAnonymizer
-from keyanon_core.pictures.gate import AnonymityGate
+from keyanon_core.pictures.attempts import _early_checks, _next_batch
+from keyanon_core.pictures.gate import EASED, AnonymityGate
 from keyanon_core.pictures.opened import OpenedPicture
 from keyanon_core.pictures.settings import PictureTask
 from keyanon_core.priors import Prior
@@ -132,3 +134,63 @@ def test_what_a_face_comes_to_under_several_keys_does_not_depend_on_its_neighbou
     if first.latent is not None and second.latent is not None:
         assert np.abs(first.latent.astype(float) - second.latent.astype(float)).max() <= 2**-9
     assert first.distance == pytest.approx(second.distance, abs=1e-3, nan_ok=True)
+
+
+def test_the_second_half_of_the_keys_is_asked_for_less_and_not_looked_at_early(
+    prior: Prior, models: FaceModels, astronaut: bytes
+) -> None:
+    (face,) = opened(PictureAnonymizer(prior, models, settings()), astronaut).faces
+    gate = AnonymityGate(models.recognizer, 0.9, 4)
+    gate.measure([face])
+    assert face.source_embedding is not None
+    bound = 0.9 * models.recognizer.stranger_distance(face.source_embedding)
+    for attempt, share, early in ((0, 1.0, True), (1, 1.0, True), (2, EASED, False), (3, EASED, False)):
+        face.attempt = attempt
+        face.distance = share * bound
+        assert gate.passes(face)
+        face.distance -= 1e-6
+        assert not gate.passes(face)
+        assert gate.looks_early(face) is early
+    face.attempt = 0
+    assert not AnonymityGate(models.recognizer, 0.9, 1).looks_early(face)  # the only key is taken to the end
+
+
+def test_faces_wait_until_a_batch_is_full_and_the_nearest_to_the_end_goes_first() -> None:
+    def waiting(*counts: int) -> list[deque]:
+        return [deque(f"{stage}{i}" for i in range(count)) for stage, count in enumerate(counts)]
+
+    assert _next_batch(waiting(9, 4, 3), 4) == ["10", "11", "12", "13"]  # type: ignore[comparison-overlap]
+    assert _next_batch(waiting(9, 4, 5), 4) == ["20", "21", "22", "23"]  # type: ignore[comparison-overlap]
+    assert _next_batch(waiting(0, 2, 3), 4) == ["10", "11"]  # type: ignore[comparison-overlap]
+
+
+def test_batches_stay_full_while_keys_are_given_up(
+    prior: Prior, models: FaceModels, group: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four faces, of which every second one is given up at each look: no evaluation of one face alone while others wait."""
+    anonymizer = PictureAnonymizer(prior, models, settings(face_batch=2, gate_threshold=0.3, max_attempts=4))
+    turns = iter(range(1000))
+    monkeypatch.setattr(AnonymityGate, "hopeless", lambda self, faces, c, m: [next(turns) % 2 == 0 for _ in faces])
+    sizes: list[int] = []
+    eps = prior.eps
+    monkeypatch.setattr(prior, "eps", lambda w, t, known, mask: (sizes.append(len(w)), eps(w, t, known, mask))[1])
+    anonymizer.attempts.run(opened(anonymizer, group).faces)
+    alone = sum(size == 1 for size in sizes)
+    assert max(sizes) == 2
+    assert alone < len(sizes) / 3
+
+
+@pytest.mark.parametrize(
+    ("change", "threshold", "expected"),
+    [
+        ({"steps": 12}, 0.925, {5: 0.095, 8: 0.045}),
+        ({"steps": 6}, 0.925, {2: 0.095, 4: 0.045}),
+        ({"steps": 1, "fidelity": "lossless"}, 0.925, {}),
+        ({"steps": 12, "method": "paper"}, 0.925, {}),
+        ({"steps": 12}, 0.0, {}),
+    ],
+)
+def test_early_looks_come_at_shares_of_the_steps(
+    change: dict[str, object], threshold: float, expected: dict[int, float]
+) -> None:
+    assert _early_checks(settings(**change), threshold) == expected
