@@ -11,10 +11,13 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from jobs.errors import ConfigError
+from keyanon_core.errors import KeyanonError
 from keyanon_core.faces.looks import DEFAULT_MIN_FACE, MIN_FACE_LIMITS
 from keyanon_core.faces.parsing import DEFAULT_REGIONS
 from keyanon_core.pictures.settings import (
+    DEFAULT_CHECK_EVERY,
     DEFAULT_FACE_BATCH,
+    DEFAULT_GATE_THRESHOLD,
     DEFAULT_JPEG_QUALITY,
     DEFAULT_MAX_ATTEMPTS,
     DEFAULT_MAX_PIXELS,
@@ -24,12 +27,10 @@ from keyanon_core.pictures.settings import (
 from keystore.canonical import canonical_json
 
 DEFAULT_MAX_FILE_BYTES = 512 * 1024 * 1024  # of one encoded picture; a larger one is quarantined unread
+EMBEDDED = "embedded"  # the prior in the package; it declares no limit of steps
 MAX_CONFIG_BYTES = 1024 * 1024  # of a YAML file
 MAX_DEFAULT_ACTORS = (
     8  # anonymizing actors when their number is left to us: each holds the prior, about 1 GB with torch
-)
-MIN_INVERTIBLE_STEPS = (
-    8  # with fewer, the steps of `exact` are too long for the fixed point to invert (measured: 4 fail)
 )
 
 # Settings that change where and how fast a run works, and none of its results: a run may be resumed with others.
@@ -40,6 +41,7 @@ NEUTRAL_SETTINGS = frozenset(
         "keystore",
         "kek",
         "face_weights",
+        "check_every",
         "pictures_per_task",
         "detector_actors",
         "anonymizer_actors",
@@ -115,7 +117,7 @@ class AnonymizeConfig(InputConfig):
     )
 
     # The algorithm
-    prior: str = Field(default="embedded", description="'embedded', directory or hub id in diffusers format")
+    prior: str = Field(default=EMBEDDED, description="'embedded', directory or hub id in diffusers format")
     method: Literal["exact", "paper"] = "exact"
     transform: Literal["rotation", "sign"] = "rotation"
     steps: int = Field(default=DEFAULT_STEPS, ge=1, le=1000)
@@ -129,8 +131,11 @@ class AnonymizeConfig(InputConfig):
         le=MIN_FACE_LIMITS[1],
         description="px, height of the smallest face that is searched for; smaller ones may stay",
     )
-    gate_threshold: float | None = Field(default=None, gt=0, description="distance; None takes the recognizer's own")
-    max_attempts: int = Field(default=DEFAULT_MAX_ATTEMPTS, ge=1, le=100)
+    gate_threshold: float = Field(
+        default=DEFAULT_GATE_THRESHOLD, gt=0, description="of the distance that strangers have from a face's source"
+    )
+    max_attempts: int = Field(default=DEFAULT_MAX_ATTEMPTS, ge=1, le=1000)
+    check_every: int = Field(default=DEFAULT_CHECK_EVERY, ge=1, description="faces; one is restored before publishing")
     no_face: Literal["quarantine", "pass"] = "quarantine"
     output_format: Literal["png", "webp", "jpeg"] = "png"
     jpeg_quality: int = Field(default=DEFAULT_JPEG_QUALITY, ge=1, le=95)
@@ -159,13 +164,13 @@ class AnonymizeConfig(InputConfig):
         return values
 
     @model_validator(mode="after")
-    def _recovery_can_converge(self) -> Self:
-        # Found out at recovery, it would be too late: the grant is spent and the faces stay lost.
-        if self.method == "exact" and self.fidelity != "lossless" and self.steps < MIN_INVERTIBLE_STEPS:
-            raise ValueError(
-                f"steps {self.steps} can not be inverted by method exact; use at least {MIN_INVERTIBLE_STEPS}, or "
-                "fidelity lossless"
-            )
+    def _embedded_prior_can_be_inverted(self) -> Self:
+        # Other priors say what they need in their declaration, which is read where they are loaded.
+        if self.prior == EMBEDDED:
+            try:
+                self.settings().check_steps(None, self.prior)
+            except KeyanonError as error:
+                raise ValueError(str(error)) from error
         return self
 
     @property
@@ -199,6 +204,7 @@ class AnonymizeConfig(InputConfig):
             regions=self.regions,
             gate_threshold=self.gate_threshold,
             max_attempts=self.max_attempts,
+            check_every=self.check_every,
             no_face=self.no_face,
             output_format=self.output_format,
             jpeg_quality=self.jpeg_quality,

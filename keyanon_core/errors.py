@@ -30,7 +30,7 @@ class ConvergenceError(KeyanonError):
 
 
 class NotReversibleError(KeyanonError):
-    """The way back does not come back: what is anonymized with this prior and these settings could not be recovered."""
+    """A face did not come back from what is about to be published; the message holds the numbers. Ends the run."""
 
 
 class SidecarError(KeyanonError):

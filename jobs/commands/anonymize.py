@@ -80,9 +80,12 @@ def anonymize(
         int | None, _option("16", "Height in px of the smallest face searched for; larger is faster.", _FACES)
     ] = None,
     gate_threshold: Annotated[
-        float | None, _option("the recognizer's own", "Distance to the source a result must exceed.", _FACES)
+        float | None, _option("0.925", "Distance from its source that a face must reach; 1 is a stranger's.", _FACES)
     ] = None,
-    max_attempts: Annotated[int | None, _option("4", "Keys tried for a face before quarantine.", _FACES)] = None,
+    max_attempts: Annotated[int | None, _option("32", "Keys tried for a face before quarantine.", _FACES)] = None,
+    check_every: Annotated[
+        int | None, _option("1000", "The first face, then one in so many, is restored before publishing.", _FACES)
+    ] = None,
     no_face: Annotated[
         Literal["quarantine", "pass"] | None,
         _option("quarantine", "A picture without a face: kept out, or published without metadata.", _FACES),

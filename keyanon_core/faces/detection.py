@@ -104,6 +104,10 @@ class Recognizer(Protocol):
         """Distance of two identity vectors (d,)."""
         ...
 
+    def stranger_distance(self, embedding: npt.NDArray[np.float32]) -> float:
+        """The distance that strangers are expected to have from a face of this identity vector (d,)."""
+        ...
+
 
 def in_order(faces: Sequence[Face]) -> list[Face]:
     """Faces sorted by their box centre, left to right within whole pixels from the top: a stable order for face

@@ -32,7 +32,7 @@ from keyanon_core.priors import load_prior
 from keystore.records import KeyRecord
 from keystore.release import Recipient
 from keystore.store import Keystore
-from tests.jobs.conftest import STEPS, MakeConfig
+from tests.jobs.conftest import OPEN_GATE, STEPS, MakeConfig
 from tests.jobs.key_search import holds_key, written_forms
 
 pytestmark = pytest.mark.slow
@@ -88,7 +88,7 @@ def folder_run(
         None,
         {
             "photos": photos, "output": root / "out", "keystore": root / "keystore", "steps": STEPS,
-            "pictures_per_task": 4, "max_pixels": 1_000_000, "fidelity": "lossless",
+            "pictures_per_task": 4, "max_pixels": 1_000_000, "fidelity": "lossless", "gate_threshold": OPEN_GATE,
         },
     )  # fmt: skip
     states: list[RunState] = []

@@ -10,7 +10,7 @@ import torch
 from keyanon_core.errors import ConvergenceError
 from keyanon_core.keys import KeyStream, subkey
 from keyanon_core.known_path import KnownPath
-from keyanon_core.methods import Anonymized, anonymize, recover
+from keyanon_core.methods import Anonymized, anonymize, exact, recover
 from keyanon_core.priors import Prior, load_prior
 from keyanon_core.schedule import ddim_coefficients, lambda_grid
 from keyanon_core.solver import DEFAULT_MAX_ITERATIONS, DEFAULT_TOLERANCE
@@ -176,6 +176,41 @@ def early_view(prior: Prior, keys: list[bytes]) -> torch.Tensor:
     finally:
         hook.remove()
     return shown[1][: len(keys)]
+
+
+@pytest.mark.parametrize("kind", ["pixel", "inpaint"])
+def test_phi_walked_in_pieces_beside_others_is_phi_in_one(priors: dict[str, Prior], kind: str) -> None:
+    prior = priors[kind]
+    z, known, mask, keys = problem(prior, 3)
+    whole = anonymize(prior, z, known, mask, keys, steps=STEPS)
+    grid = lambda_grid(prior.alpha_bar, STEPS, *prior.grid_ends)
+    walk = exact.advance(prior, exact.begin(prior, z, known, mask, keys, "rotation", grid), grid, 2)
+    assert walk.taken == 2
+    last, first = (exact.advance(prior, walk.of(torch.tensor(faces)), grid, 4) for faces in ([2], [0, 1]))
+    walk = exact.advance(prior, exact.Walk.together([last, first]), grid, STEPS)
+    done = exact.finish(walk, whole.nfe)
+    for part in ("latent", "clean", "scale", "noise_rms"):
+        difference = getattr(done, part) - getattr(whole, part)[[2, 0, 1]]
+        assert float(difference.abs().max()) < BATCH_TOLERANCE
+    assert (done.noise is None) == (whole.noise is None) == (kind == "pixel")
+    with pytest.raises(ValueError, match="same step"):
+        exact.Walk.together([last, walk])
+
+
+def test_the_predicted_face_comes_nearer_to_the_end_with_each_step(priors: dict[str, Prior]) -> None:
+    prior = priors["inpaint"]
+    z, known, mask, keys = problem(prior)
+    grid = lambda_grid(prior.alpha_bar, STEPS, *prior.grid_ends)
+    walk = exact.begin(prior, z, known, mask, keys, "rotation", grid)
+    whole = exact.finish(exact.advance(prior, walk, grid, STEPS), 0)
+    off = [
+        float((exact.advance(prior, walk, grid, taken).predicted - whole.clean).square().mean())
+        for taken in (0, 2, 4, STEPS)
+    ]
+    assert off == sorted(off, reverse=True)
+    assert off[-1] == 0
+    outside = (walk.predicted - known) * (1 - mask)
+    assert float(outside.abs().max()) < 1e-12
 
 
 def test_known_noise_follows_the_key(priors: dict[str, Prior]) -> None:

@@ -127,7 +127,7 @@ def test_a_changed_sidecar_another_picture_and_another_prior_are_refused(
         recoverer.recover(encoded, tampered, key)
     with pytest.raises(SidecarError, match="published size"):
         recoverer.recover(coffee, sidecar, key)
-    (other,) = PictureAnonymizer(prior, models, settings(steps=1))([PictureTask("a", astronaut)])
+    (other,) = PictureAnonymizer(prior, models, settings())([PictureTask("a", astronaut)])
     with pytest.raises(SidecarError, match="belongs to record"):
         recoverer.recover(encoded, _parts(other)[1], key)
     other_encoded, other_sidecar, other_key = _parts(other)
@@ -145,7 +145,7 @@ def test_one_bad_picture_costs_nobody_elses_work(
         PictureTask("text", b"not a picture at all"),
         PictureTask("no face", coffee),
     ]
-    results = PictureAnonymizer(prior, models, settings(steps=1))(tasks)
+    results = PictureAnonymizer(prior, models, settings(steps=1, fidelity="lossless"))(tasks)
     assert [result.image_id for result in results] == [task.image_id for task in tasks]
     assert [result.status for result in results] == [
         "quarantined",
@@ -175,7 +175,9 @@ def test_no_face_passes_only_when_asked_and_without_metadata(prior: Prior, model
 def test_a_face_that_stays_recognizable_is_re_keyed_then_quarantined(
     prior: Prior, models: FaceModels, astronaut: bytes
 ) -> None:
-    anonymizer = PictureAnonymizer(prior, models, settings(steps=1, gate_threshold=99.0, max_attempts=3))
+    anonymizer = PictureAnonymizer(
+        prior, models, settings(steps=1, fidelity="lossless", gate_threshold=99.0, max_attempts=3)
+    )
     opened = anonymizer._open(PictureTask("a", astronaut))
     keys = set()
     for attempt in range(3):
@@ -231,7 +233,7 @@ def test_what_a_missed_face_touched_is_made_again_under_another_key(
     source = pixels_of(buffer.getvalue())
     faces = models.detector.detect(source)
     assert len(faces) == 2
-    anonymizer = PictureAnonymizer(prior, models, settings(steps=1))
+    anonymizer = PictureAnonymizer(prior, models, settings(steps=1, fidelity="lossless"))
     (result,) = anonymizer([PictureTask("side by side", buffer.getvalue(), faces[:1])])
     key = _parts(result)[2]
     others = [face.mask for face in key.faces]
@@ -256,7 +258,7 @@ def test_a_face_that_is_still_seen_after_all_rounds_quarantines_the_picture(
         return [Face((box, 420.0, box + 16, 440.0), template_in_box((box, 420.0, box + 16, 440.0)), 0.9)]
 
     monkeypatch.setattr(models.detector, "look_again", see_elsewhere)
-    (result,) = PictureAnonymizer(prior, models, settings(steps=1))([PictureTask("a", astronaut)])
+    (result,) = PictureAnonymizer(prior, models, settings(steps=1, fidelity="lossless"))([PictureTask("a", astronaut)])
     assert len(seen) == MAX_ROUNDS
     assert result.status == "quarantined"
     assert result.reason.startswith("unanonymized_face")
@@ -271,8 +273,8 @@ def test_a_face_does_not_depend_on_its_batch_neighbours(
     beside = anonymizer._open(PictureTask("a", astronaut))
     others = anonymizer._open(PictureTask("g", group))
     beside.image_key = alone.image_key  # type: ignore[union-attr]
-    anonymizer._run(list(alone.faces))  # type: ignore[union-attr]
-    anonymizer._run([*others.faces[:2], *beside.faces])  # type: ignore[union-attr]
+    anonymizer.attempts.run(list(alone.faces))  # type: ignore[union-attr]
+    anonymizer.attempts.run([*others.faces[:2], *beside.faces])  # type: ignore[union-attr]
     a, b = alone.faces[0].latent, beside.faces[0].latent  # type: ignore[union-attr]
     assert a is not None
     assert b is not None

@@ -1,0 +1,104 @@
+"""The way back is tried before anything is published: a face is restored from exactly what would be stored of it.
+
+The first face of a run, and then one in `check_every`, comes back from the encoded picture, the sidecar's bytes and the key, as a
+recovery will have them. If it does not come back, no other face of the run can be trusted to, and the run ends: found out at
+recovery, it would be too late. The rest of the faces cost nothing; a face that is tried costs a recovery of one face.
+
+What must come back depends on what was stored:
+
+- `lossless`: every pixel of the source inside the mask, bit for bit.
+- `latent`: the crop, as near as LATENT_PSNR asks.
+- `image`, and method `paper`, which are inexact by nature: a crop nearer to the source than the anonymized one is, by IMAGE_GAIN
+  and PAPER_GAIN.
+
+What an autoencoder loses of a face is no fault of the way back: crops are compared with what the prior decodes of the source.
+"""
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from keyanon_core.errors import KeyanonError, NotReversibleError
+from keyanon_core.pictures.key import PictureKey
+from keyanon_core.pictures.opened import FaceAtWork, OpenedPicture
+from keyanon_core.pictures.recoverer import PictureRecoverer, RecoveredPicture
+from keyanon_core.pictures.settings import AnonymizeSettings
+from keyanon_core.priors import Prior
+
+LATENT_PSNR = 45.0  # dB inside the mask, peak to peak 2
+IMAGE_GAIN = 3.0  # dB nearer to the source than the anonymized face
+PAPER_GAIN = 3.0  # dB nearer to the source than the anonymized face
+
+Crop = npt.NDArray[np.float64]
+
+
+class WayBack:
+    """Counts the faces of a run and tries the way back where it is due."""
+
+    def __init__(self, prior: Prior, settings: AnonymizeSettings) -> None:
+        self.prior, self.settings = prior, settings
+        self._recoverer = PictureRecoverer(prior)
+        self.passed = 0
+
+    def pass_by(self, picture: OpenedPicture, encoded: bytes, sidecar: bytes, key: PictureKey) -> None:
+        """Every picture passes here before it is published; faces that are due are tried.
+
+        encoded, sidecar: what would be stored. Raises NotReversibleError with the numbers.
+        """
+        every = self.settings.check_every
+        for index in range(-self.passed % every, len(picture.faces), every):
+            self._try(picture.faces[index], encoded, sidecar, key)
+        self.passed += len(picture.faces)  # after them: a face that failed is due again
+
+    def _try(self, face: FaceAtWork, encoded: bytes, sidecar: bytes, key: PictureKey) -> None:
+        where = f"{key.image_id}: face {face.index} does not come back from what would be published"
+        remedy = "nothing of this batch was published; take more steps, fidelity lossless or another prior"
+        try:
+            back = self._recoverer.recover(encoded, sidecar, key, only=face.index, max_pixels=self.settings.max_pixels)
+        except KeyanonError as error:
+            raise NotReversibleError(f"{where}: {error}; {remedy}") from error
+        fault = self._exactly(face, back) if self.settings.fidelity == "lossless" else self._nearly(face, back)
+        if fault:
+            raise NotReversibleError(f"{where}: {fault}; {remedy}")
+
+    def _exactly(self, face: FaceAtWork, back: RecoveredPicture) -> str:
+        """What is wrong with source pixels that were stored, "" for nothing."""
+        inside = face.mask.full(back.pixels.shape)
+        wrong = int((back.pixels[inside] != face.picture.source[inside]).any(axis=1).sum())
+        return "" if back.exact and wrong == 0 else f"{wrong} of {int(inside.sum())} pixels are not the source's"
+
+    def _nearly(self, face: FaceAtWork, back: RecoveredPicture) -> str:
+        """What is wrong with a crop that was solved for, "" for nothing."""
+        source, anonymized = self._decoded(face)
+        (crop,) = back.crops
+        came_back, was_at = _psnr(crop, source, face.crop.mask), _psnr(anonymized, source, face.crop.mask)
+        wanted = LATENT_PSNR
+        if self.settings.method == "paper":
+            wanted = was_at + PAPER_GAIN
+        elif self.settings.fidelity == "image":
+            wanted = was_at + IMAGE_GAIN
+        if came_back >= wanted:
+            return ""
+        residual = max((step.residual for step in back.solver), default=math.nan)
+        iterations = max((step.iterations for step in back.solver), default=0)
+        return (
+            f"PSNR {came_back:.1f} dB where {wanted:.1f} dB is wanted (anonymized: {was_at:.1f} dB), residual {residual:.1e} "
+            f"after at most {iterations} iterations a step"
+        )
+
+    def _decoded(self, face: FaceAtWork) -> tuple[Crop, Crop]:
+        """The source's crop and the anonymized one as the prior shows them, (3, S, S) each."""
+        if face.latent is None:
+            raise ValueError(f"face {face.index} was not anonymized")
+        source = self.prior.encode(torch.from_numpy(face.crop.values)[None])
+        latents = torch.cat([source, torch.from_numpy(face.latent.astype(np.float64))[None]])
+        shown, anonymized = self.prior.decode(latents).clamp(-1, 1).cpu().numpy()
+        return shown, anonymized
+
+
+def _psnr(result: Crop, source: Crop, mask: npt.NDArray[np.bool_]) -> float:
+    """dB inside the mask (S, S) of crops (3, S, S) in [-1, 1]; NaN when the result is not a number."""
+    square = float(np.square(result - source)[:, mask].mean())
+    return math.inf if square == 0 else 10 * math.log10(4 / square) if math.isfinite(square) else math.nan
