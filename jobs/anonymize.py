@@ -42,12 +42,13 @@ class RunReport:
 
     run_id: str
     output: str
-    keystore: str
+    keystore: str | None
     dataset: str
     rows: int
     statuses: dict[str, int]
     reasons: dict[str, int]
     faces: int
+    kept_faces: int
     key_attempts: int
     rekeyed_faces: int
     resumed_rows: int
@@ -72,12 +73,12 @@ class RunReport:
 
 @dataclass(frozen=True)
 class _Attempt:
-    """What one attempt works with."""
+    """What one attempt works with. keystore: None when the keys are discarded."""
 
     config: AnonymizeConfig
     source: Source
     layout: OutputLayout
-    keystore: Keystore
+    keystore: Keystore | None
     manifest: Manifest
     lease: LeaseToken
     finished: frozenset[int]
@@ -96,7 +97,7 @@ def run_anonymize(config: AnonymizeConfig, progress: ProgressCallback | None = N
         failed.
     """
     started = time.monotonic()
-    source = open_source(config)
+    source = open_source(config, config.given())
     existing = read_existing(config.output)
     if existing is not None:
         existing.check_same_run(config.output, config, source)
@@ -108,7 +109,9 @@ def run_anonymize(config: AnonymizeConfig, progress: ProgressCallback | None = N
             existing = read_existing(layout.root)
             if existing is not None:
                 existing.check_same_run(layout.root, config, source)
-            keystore = stack.enter_context(Keystore.open_or_create(config.keystore, config.kek))
+            keystore = None
+            if config.keystore is not None:
+                keystore = stack.enter_context(Keystore.open_or_create(config.keystore, config.kek))
             manifest = _begin(existing, keystore, config, source)
             manifest.write(layout.root)
             attempt = _Attempt(
@@ -121,14 +124,15 @@ def run_anonymize(config: AnonymizeConfig, progress: ProgressCallback | None = N
         ) from error
 
 
-def _begin(existing: Manifest | None, keystore: Keystore, config: AnonymizeConfig, source: Source) -> Manifest:
+def _begin(existing: Manifest | None, keystore: Keystore | None, config: AnonymizeConfig, source: Source) -> Manifest:
     """The manifest of this attempt: a new run's, or the existing one's with one more attempt."""
+    keystore_id = None if keystore is None else keystore.id
     if existing is None:
-        return Manifest.begin(f"run-{uuid.uuid4().hex}", keystore.id, config, source)
-    if existing.keystore_id != keystore.id:
+        return Manifest.begin(f"run-{uuid.uuid4().hex}", keystore_id, config, source)
+    if existing.keystore_id != keystore_id:
         raise PublishError(
             f"output {config.output} belongs to a run whose keys are in keystore {existing.keystore_id}, and "
-            f"{config.keystore} is {keystore.id}; give that keystore, or an empty output"
+            f"{config.keystore} is {keystore_id}; give that keystore, or an empty output"
         )
     existing.attempts += 1
     return existing
@@ -151,14 +155,23 @@ def _compute(attempt: _Attempt, progress: ProgressCallback | None) -> tuple[int,
         monitor = Monitor()
         sizes, left = TaskSizes.of(config, source), source.total - len(attempt.finished)
         units = list(source.units(attempt.finished, sizes.next))
-        sink = PairedDatasink(attempt.layout, attempt.keystore.inbox(attempt.manifest.run_id), attempt.lease, monitor)
+        keystore, sealing, inbox = attempt.keystore, None, None
+        if keystore is not None:
+            sealing = SealingTarget(attempt.manifest.run_id, config.dataset, keystore.ingest_public_key)
+            inbox = keystore.inbox(attempt.manifest.run_id)
+        sink = PairedDatasink(attempt.layout, inbox, attempt.lease, monitor)
         dataset = ray.data.read_datasource(ListedDatasource(units, "ReadPictures"), override_num_blocks=len(units))
         if source.kind == "parquet":  # a row group may hold many tasks' worth of pictures
             dataset = dataset.repartition(target_num_rows_per_block=sizes.next(left))
         models = FaceModelChoice(config.face_models, config.face_weights)
         dataset = dataset.map_batches(
             DetectFaces,
-            fn_constructor_kwargs={"models": models, "max_pixels": config.max_pixels, "monitor": monitor},
+            fn_constructor_kwargs={
+                "models": models,
+                "max_pixels": config.max_pixels,
+                "monitor": monitor,
+                "faces": config.faces,
+            },
             batch_size=None,
             batch_format="pyarrow",
             compute=_pool(config.detector_actors),
@@ -170,7 +183,7 @@ def _compute(attempt: _Attempt, progress: ProgressCallback | None) -> tuple[int,
                 "prior": config.prior,
                 "models": models,
                 "settings": config.settings(),
-                "sealing": SealingTarget(attempt.manifest.run_id, config.dataset, attempt.keystore.ingest_public_key),
+                "sealing": sealing,
                 "device": config.device,
                 "threads": config.threads,
                 "expected_prior": attempt.manifest.prior_digest,
@@ -221,22 +234,31 @@ def _commit(attempt: _Attempt, started: float, computed: float, keys: tuple[int,
     report."""
     config, manifest = attempt.config, attempt.manifest
     tally = settle(attempt.layout, attempt.source.total, attempt.finished)
-    removed = attempt.keystore.reconcile(manifest.run_id, tally.shards)
-    ingested = attempt.keystore.ingest(manifest.run_id)
-    stored = {view.record_id for view in attempt.keystore.find_records(run_id=manifest.run_id)}
-    lost = tally.record_ids - stored
-    if lost:
-        rejected = "; ".join(f"{one.shard}[{one.index}]: {one.reason}" for one in ingested.rejected[:3])
-        raise CommitError(
-            f"{len(lost)} published pictures have no key in keystore {config.keystore} (first record: {min(lost)}"
-            f"{'; ' + rejected if rejected else ''}); restore its inbox, or anonymize again into an empty output"
-        )
+    removed = [] if attempt.keystore is None else _take_in_keys(attempt.keystore, manifest.run_id, tally)
     report = _report(attempt, tally, computed, time.monotonic() - started, keys, len(removed))
     write_json(attempt.layout.root / RUN_DIRECTORY / REPORT_FILE, report.published())
     manifest.state, manifest.finished_at = COMPLETE, now()
     manifest.config = config.to_json()
     manifest.write(attempt.layout.root)
     return report
+
+
+def _take_in_keys(keystore: Keystore, run_id: str, tally: Tally) -> list[str]:
+    """Ingest the keys of all published pictures; the key shards removed because no row shard belongs to them.
+
+    Raises CommitError when a key is not there, KeystoreError.
+    """
+    removed = keystore.reconcile(run_id, tally.shards)
+    ingested = keystore.ingest(run_id)
+    stored = {view.record_id for view in keystore.find_records(run_id=run_id)}
+    lost = tally.record_ids - stored
+    if lost:
+        rejected = "; ".join(f"{one.shard}[{one.index}]: {one.reason}" for one in ingested.rejected[:3])
+        raise CommitError(
+            f"{len(lost)} published pictures have no key in keystore {keystore.path} (first record: {min(lost)}"
+            f"{'; ' + rejected if rejected else ''}); restore its inbox, or anonymize again into an empty output"
+        )
+    return removed
 
 
 def _report(
@@ -247,12 +269,13 @@ def _report(
     return RunReport(
         run_id=attempt.manifest.run_id,
         output=str(attempt.layout.root),
-        keystore=str(attempt.config.keystore),
+        keystore=None if attempt.config.keystore is None else str(attempt.config.keystore),
         dataset=attempt.config.dataset,
         rows=tally.rows,
         statuses=dict(sorted(tally.statuses.items())),
         reasons=dict(sorted(tally.reasons.items())),
         faces=tally.faces,
+        kept_faces=tally.kept_faces,
         key_attempts=keys_tried,
         rekeyed_faces=max(keys_tried - faces_keyed, 0),
         resumed_rows=len(attempt.finished),
@@ -264,5 +287,5 @@ def _report(
         images_per_second=fresh_rows / computed if computed else 0.0,
         faces_per_second=tally.fresh_faces / computed if computed else 0.0,
         bytes_of=tally.bytes_of,
-        warnings=tuple(attempt.keystore.warnings),
+        warnings=() if attempt.keystore is None else tuple(attempt.keystore.warnings),
     )

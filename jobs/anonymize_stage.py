@@ -20,9 +20,13 @@ from jobs.blocks import (
     FACE_COUNT,
     FACES,
     FAILURE,
+    GIVEN,
     ID,
+    KEPT_COUNT,
+    KEPT_FACES,
     OUTPUT,
     OUTPUT_SHA256,
+    PERMANENT,
     REASON,
     RECORD_ID,
     ROW,
@@ -39,6 +43,7 @@ from jobs.records import to_key_record
 from keyanon_core.errors import PriorError
 from keyanon_core.faces import FaceModels
 from keyanon_core.faces.detection import Face
+from keyanon_core.faces.given import GivenFaces
 from keyanon_core.pictures.settings import AnonymizeSettings, PictureResult, PictureTask
 from keystore.sealing import seal_record
 
@@ -60,7 +65,8 @@ class SealingTarget:
 class AnonymizeFaces:
     """Holds the prior; anonymizes the faces of a block's pictures together and seals their keys.
 
-    A block of RESULT_SCHEMA and the user's own columns comes out, with as many rows as came in.
+    A block of RESULT_SCHEMA and the user's own columns comes out, with as many rows as came in. The key of a permanent row is
+    not sealed: it ends with the picture that it was made for.
     """
 
     def __init__(
@@ -68,14 +74,16 @@ class AnonymizeFaces:
         prior: str,
         models: FaceModelChoice,
         settings: AnonymizeSettings,
-        sealing: SealingTarget,
+        sealing: SealingTarget | None,
         device: str,
         threads: int,
         expected_prior: str | None,
         monitor: Monitor,
     ) -> None:
-        """Load everything. expected_prior: digest of a resumed run's prior. Raises PriorError, FaceModelError,
-        ValueError."""
+        """Load everything. sealing: None makes every row permanent. expected_prior: digest of a resumed run's prior.
+
+        Raises PriorError, FaceModelError, ValueError.
+        """
         import torch
 
         from keyanon_core.pictures.anonymizer import PictureAnonymizer
@@ -98,7 +106,8 @@ class AnonymizeFaces:
         monitor.report_facts(facts(loaded, face_models, self.environment, settings.face_batch))
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        rows = table.select([ROW, ID, SUBJECT, ENCODED, FAILURE, FACES]).to_pylist()
+        names = [ROW, ID, SUBJECT, ENCODED, FAILURE, GIVEN, PERMANENT, FACES, KEPT_FACES]
+        rows = [{**row, PERMANENT: self._permanent(row)} for row in table.select(names).to_pylist()]
         usable = [row for row in rows if not row[FAILURE]]
         made = {row[ROW]: result for row, result in zip(usable, self._anonymize(usable), strict=True)}
         results = [
@@ -116,10 +125,7 @@ class AnonymizeFaces:
         if not rows:
             return []
         try:
-            tasks = [
-                PictureTask(r[ID], r[ENCODED], [Face.from_dict(face) for face in json.loads(r[FACES])]) for r in rows
-            ]
-            results = self.anonymizer(tasks)
+            results = self.anonymizer([_task(row) for row in rows])
             if len(results) != len(rows):
                 raise RuntimeError(f"{len(rows)} pictures gave {len(results)} results")
             return results
@@ -139,13 +145,17 @@ class AnonymizeFaces:
             SOURCE_HMAC: result.source_hmac,
             OUTPUT_SHA256: _sha256(result.encoded),
             FACE_COUNT: result.faces,
+            KEPT_COUNT: result.kept,
+            PERMANENT: row[PERMANENT],
         }
         if result.status != "anonymized":
             return published
+        target = self.sealing
+        if row[PERMANENT]:
+            return published
         try:
-            if result.key is None or result.encoded is None:
+            if target is None or result.key is None or result.encoded is None:
                 raise RuntimeError("an anonymized picture came without its key or its picture")
-            target = self.sealing
             record = to_key_record(
                 result.key,
                 run_id=target.run_id,
@@ -157,6 +167,16 @@ class AnonymizeFaces:
         except Exception as error:  # noqa: BLE001  without a sealed key the picture is not published
             return _quarantined(row, internal_error(error))
         return {**published, SEALED: sealed, SIDECAR: result.sidecar, RECORD_ID: record.record_id}
+
+    def _permanent(self, row: dict[str, Any]) -> bool:
+        return self.sealing is None or bool(row[PERMANENT])
+
+
+def _task(row: dict[str, Any]) -> PictureTask:
+    """What the algorithm is told of a row."""
+    faces, kept = ([Face.from_dict(face) for face in json.loads(row[name])] for name in (FACES, KEPT_FACES))
+    given = GivenFaces() if row[GIVEN] is None else GivenFaces.from_json(row[GIVEN])
+    return PictureTask(row[ID], row[ENCODED], faces, kept, given, row[PERMANENT])
 
 
 def environment(prior: "Prior", device: str) -> dict[str, str]:
@@ -194,7 +214,8 @@ def facts(prior: "Prior", models: FaceModels, found: dict[str, str], face_batch:
 
 
 def _quarantined(row: dict[str, Any], reason: str) -> dict[str, Any]:
-    return {ROW: row[ROW], ID: row[ID], STATUS: "quarantined", REASON: reason, FACE_COUNT: 0}
+    counts = {FACE_COUNT: 0, KEPT_COUNT: 0, PERMANENT: row[PERMANENT]}
+    return {ROW: row[ROW], ID: row[ID], STATUS: "quarantined", REASON: reason, **counts}
 
 
 def _sha256(data: bytes | None) -> str | None:

@@ -26,6 +26,8 @@ _COLUMNS: Final = [
     "sidecar",
     "output_sha256",
     "faces",
+    "kept",
+    "permanent",
 ]
 
 
@@ -38,19 +40,27 @@ class Tally:
     reasons: Counter[str] = field(default_factory=Counter)
     faces: int = 0
     fresh_faces: int = 0
+    kept_faces: int = 0
     record_ids: set[str] = field(default_factory=set)
     bytes_of: dict[str, int] = field(default_factory=dict)
     shards: list[str] = field(default_factory=list)
 
     def add(self, row: dict[str, Any], fresh: bool) -> None:
-        """Count one row. fresh: it was made by this attempt."""
+        """Count one row. fresh: it was made by this attempt. Raises CommitError for one that should have a key, and has none."""
         self.rows += 1
         self.statuses[row["status"]] += 1
         if row["reason"]:
             self.reasons[row["reason"].split(":", 1)[0]] += 1
+        self.kept_faces += row["kept"]
         if row["status"] == "anonymized":
             self.faces += row["faces"]
-            self.record_ids.add(row["record_id"])
+            if (row["record_id"] is None) != bool(row["permanent"]):
+                wrong = "is permanent and names" if row["permanent"] else "is not permanent and lacks"
+                raise CommitError(
+                    f"row {row['row']} {wrong} a key record; its shard was edited: anonymize again into an empty output"
+                )
+            if row["record_id"] is not None:
+                self.record_ids.add(row["record_id"])
             self.fresh_faces += row["faces"] if fresh else 0
 
 

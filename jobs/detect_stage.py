@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from jobs.blocks import ENCODED, FACES, FAILURE
+from jobs.blocks import ENCODED, FACES, FAILURE, GIVEN, KEPT_FACES
 from jobs.progress import Monitor
 from keyanon_core.errors import PictureError
 from keyanon_core.faces import FaceModels, load_detector, load_face_models
 from keyanon_core.faces.detection import Detector, Face
+from keyanon_core.faces.given import ChosenFaces, FaceChoice, GivenFaces, choose_faces
 from keyanon_core.imaging import decode_picture
 
 logger = logging.getLogger("keyanon.stages")
@@ -40,30 +41,42 @@ class FaceModelChoice:
 
 
 class DetectFaces:
-    """Finds the faces of each picture of a block; adds `FACES`. A picture that can not be decoded gets a `FAILURE`."""
+    """Finds the faces of each picture of a block, and joins them with those given; adds `FACES` and `KEPT_FACES`. A picture
+    that can not be decoded, or that its given faces do not fit, gets a `FAILURE`."""
 
-    def __init__(self, models: FaceModelChoice, max_pixels: int, monitor: Monitor) -> None:
+    def __init__(
+        self, models: FaceModelChoice, max_pixels: int, monitor: Monitor, faces: FaceChoice = "detect"
+    ) -> None:
         with monitor.reporting_failures():
             self.detector = models.load_detector(DETECTOR_THREADS)
-        self.max_pixels = max_pixels
+        self.max_pixels, self.faces = max_pixels, faces
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        faces: list[str | None] = []
-        failures: list[str] = []
-        for encoded, failure in zip(table.column(ENCODED), table.column(FAILURE), strict=True):
-            found, reason = (None, failure.as_py()) if failure.as_py() else self._detect(encoded.as_py())
-            faces.append(None if found is None else json.dumps([face.to_dict() for face in found]))
-            failures.append(reason)
-        table = table.set_column(table.column_names.index(FAILURE), FAILURE, pa.array(failures, pa.string()))
-        return table.append_column(FACES, pa.array(faces, pa.string()))
+        made: dict[str, list[str | None]] = {FAILURE: [], FACES: [], KEPT_FACES: []}
+        columns = (table.column(name) for name in (ENCODED, FAILURE, GIVEN))
+        for encoded, failure, given in zip(*columns, strict=True):
+            reason = failure.as_py()
+            found, reason = (None, reason) if reason else self._detect(encoded.as_py(), given.as_py())
+            made[FAILURE].append(reason)
+            made[FACES].append(None if found is None else _as_json(found.faces))
+            made[KEPT_FACES].append(None if found is None else _as_json(found.kept))
+        table = table.set_column(table.column_names.index(FAILURE), FAILURE, pa.array(made[FAILURE], pa.string()))
+        for name in (FACES, KEPT_FACES):
+            table = table.append_column(name, pa.array(made[name], pa.large_string()))
+        return table
 
-    def _detect(self, encoded: bytes) -> tuple[list[Face] | None, str]:
+    def _detect(self, encoded: bytes, given: str | None) -> tuple[ChosenFaces | None, str]:
         try:
-            return self.detector.detect(decode_picture(encoded, self.max_pixels)), ""
+            said = GivenFaces() if given is None else GivenFaces.from_json(given)
+            return choose_faces(decode_picture(encoded, self.max_pixels), self.detector, said, self.faces), ""
         except PictureError as error:
             return None, f"{error.reason}: {error}"
         except Exception as error:  # noqa: BLE001  any defect met by one picture costs that picture only
             return None, internal_error(error)
+
+
+def _as_json(faces: list[Face]) -> str:
+    return json.dumps([face.to_dict() for face in faces])
 
 
 def internal_error(error: Exception) -> str:

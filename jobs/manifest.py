@@ -24,10 +24,10 @@ COMPLETE: Final = "complete"
 @dataclass
 class Manifest:
     """`OUT/_keyanon/manifest.json`. identity: digests of the settings and of the input's listing; a resume needs the
-    same."""
+    same. keys: "store", or "discard" when no key was kept; keystore_id is None then."""
 
     run_id: str
-    keystore_id: str
+    keystore_id: str | None
     dataset: str
     config_digest: str
     listing_digest: str
@@ -42,9 +42,10 @@ class Manifest:
     renamed_columns: dict[str, str] = field(default_factory=dict)
     facts: list[dict[str, Any]] = field(default_factory=list)
     version: int = FORMAT_VERSION
+    keys: str = "store"
 
     @classmethod
-    def begin(cls, run_id: str, keystore_id: str, config: AnonymizeConfig, source: Source) -> Self:
+    def begin(cls, run_id: str, keystore_id: str | None, config: AnonymizeConfig, source: Source) -> Self:
         """The manifest of a run that starts now."""
         return cls(
             run_id=run_id,
@@ -58,6 +59,7 @@ class Manifest:
             started_at=now(),
             image_column=source.image_column,
             renamed_columns=dict(source.renamed),
+            keys=config.keys,
         )
 
     @property

@@ -10,8 +10,21 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pyarrow.types as pt
 
-from jobs.blocks import BYTES_FIELD, ENCODED, FAILURE, ID, PREFIX, ROW, SHARD_SCHEMA, SUBJECT, source_table
+from jobs.blocks import (
+    BYTES_FIELD,
+    ENCODED,
+    FAILURE,
+    GIVEN,
+    ID,
+    PERMANENT,
+    PREFIX,
+    ROW,
+    SHARD_SCHEMA,
+    SUBJECT,
+    source_table,
+)
 from jobs.errors import SourceError
+from jobs.given_faces import GivenInput, check_column, given_in_row, permanent_in_row
 from jobs.sources import ReadUnit, Source, UnitSize, failed, id_problem, listing_digest
 from keystore.records import MAX_NAME_CHARACTERS
 
@@ -40,6 +53,7 @@ class Columns:
     subject: str | None
     names: Mapping[str, str]
     schema: pa.Schema
+    given: GivenInput
 
 
 class ParquetSource(Source):
@@ -47,7 +61,14 @@ class ParquetSource(Source):
 
     kind = "parquet"
 
-    def __init__(self, filesystem: pafs.FileSystem, root: str, paths: list[str], config: "InputConfig") -> None:
+    def __init__(
+        self, filesystem: pafs.FileSystem, root: str, paths: list[str], config: "InputConfig", given: GivenInput
+    ) -> None:
+        for name, file in (("boxes", given.boxes), ("keep", given.keep)):
+            if file is not None:
+                raise SourceError(
+                    f"{name} {file} is for pictures in a folder; for Parquet name a column: {name}_column"
+                )
         self._filesystem = filesystem
         self._groups: list[RowGroup] = []
         self._max_bytes = config.max_file_bytes
@@ -57,7 +78,7 @@ class ParquetSource(Source):
         for path in sorted(paths):
             try:
                 with pq.ParquetFile(path, filesystem=filesystem) as file:
-                    self._check(path, file.schema_arrow, schema, config)
+                    self._check(path, file.schema_arrow, schema, config, given)
                     schema = schema or file.schema_arrow
                     ids.extend(self._ids(file, path, root, config))
                     self._add_groups(file, path)
@@ -72,7 +93,7 @@ class ParquetSource(Source):
         self.total = len(ids)
         self.size_bytes = sum(group.size_bytes for group in self._groups)
         self._ids_by_row, self._failures = _name_rows(ids)
-        self._columns = _columns(schema, config)
+        self._columns = _columns(schema, config, given)
         self.schema = pa.schema(
             [field.with_name(self._columns.names[field.name]) for field in schema]
         ).remove_metadata()
@@ -95,10 +116,10 @@ class ParquetSource(Source):
                 yield ReadUnit(reader, len(wanted), size_bytes)
 
     @staticmethod
-    def _check(path: str, schema: pa.Schema, first: pa.Schema | None, config: "InputConfig") -> None:
+    def _check(path: str, schema: pa.Schema, first: pa.Schema | None, config: "InputConfig", given: GivenInput) -> None:
         """Raise SourceError for a file whose columns can not be used; before anything runs."""
-        for setting in ("image_column", "id_column", "subject_column"):
-            name = getattr(config, setting)
+        own = {setting: getattr(config, setting) for setting in ("image_column", "id_column", "subject_column")}
+        for setting, name in {**own, **given.columns()}.items():
             count = schema.names.count(name)
             if name is not None and count != 1:
                 raise SourceError(
@@ -116,6 +137,8 @@ class ParquetSource(Source):
                 raise SourceError(
                     f"{path}: column {name!r} is {schema.field(name).type}; an id must be text or a whole number"
                 )
+        for setting, name in given.columns().items():
+            check_column(path, setting, schema.field(name))
         if len(set(schema.names)) != len(schema.names):
             raise SourceError(f"{path} has two columns of one name; rename one")
         if first is not None and not schema.equals(first):
@@ -182,13 +205,23 @@ def _block(
         pictures = pa.chunked_array([chunk.field(BYTES_FIELD) for chunk in _masked(pictures)])
     else:
         own = table.drop_columns([columns.image])
-    subjects = table.column(columns.subject).to_pylist() if columns.subject else [None] * len(rows)
-    entries = []
-    for row, encoded, subject in zip(rows, pictures.to_pylist(), subjects, strict=True):
-        reason = failures.get(row, "") or _problem(encoded, subject, max_bytes)
+    subjects = _cells(table, columns.subject)
+    given, entries = columns.given, []
+    boxes, keep = _cells(table, given.boxes_column), _cells(table, given.keep_column)
+    permanent = _cells(table, given.permanent_column, otherwise=False)
+    for at, (row, encoded) in enumerate(zip(rows, pictures.to_pylist(), strict=True)):
+        said, bad_faces = given_in_row(boxes[at], keep[at])
+        forgotten, bad_permanent = permanent_in_row(permanent[at])
+        reason = failures.get(row, "") or _problem(encoded, subjects[at], max_bytes) or bad_faces or bad_permanent
         entry = failed(row, ids[row], reason) if reason else {ROW: row, ID: ids[row], ENCODED: encoded, FAILURE: ""}
-        entries.append({**entry, SUBJECT: None if subject is None else str(subject)})
+        subject = None if subjects[at] is None else str(subjects[at])
+        entries.append({**entry, SUBJECT: subject, GIVEN: said, PERMANENT: forgotten})
     return source_table(entries, own.rename_columns([columns.names[name] for name in own.column_names]))
+
+
+def _cells(table: pa.Table, column: str | None, otherwise: Any = None) -> list[Any]:
+    """The values of a column, or one value for each row when none is asked for."""
+    return table.column(column).to_pylist() if column is not None else [otherwise] * table.num_rows
 
 
 def _problem(encoded: bytes | None, subject: Any, max_bytes: int) -> str:
@@ -234,16 +267,18 @@ def _name_rows(ids: list[str | None]) -> tuple[list[str], dict[int, str]]:
     return named, failures
 
 
-def _columns(schema: pa.Schema, config: "InputConfig") -> Columns:
-    """Output names: the user's own, with a prefix where keyanon's columns have the name already."""
+def _columns(schema: pa.Schema, config: "InputConfig", given: GivenInput) -> Columns:
+    """Output names: the user's own, with a prefix where keyanon's columns have the name already and say another thing."""
     names: dict[str, str] = {}
     for field in schema:
-        same_id = field.name == "image_id" == config.id_column and pt.is_string(field.type)
-        taken = not same_id and (field.name in SHARD_SCHEMA.names or field.name.startswith(PREFIX))
+        same = (field.name == "image_id" == config.id_column and pt.is_string(field.type)) or (
+            field.name == "permanent" == given.permanent_column
+        )
+        taken = not same and (field.name in SHARD_SCHEMA.names or field.name.startswith(PREFIX))
         names[field.name] = f"{RENAMED_PREFIX}{field.name}" if taken else field.name
         while names[field.name] != field.name and names[field.name] in schema.names:
             names[field.name] = RENAMED_PREFIX + names[field.name]
-    return Columns(config.image_column, config.subject_column, names, schema)
+    return Columns(config.image_column, config.subject_column, names, schema, given)
 
 
 def _holds_pictures(kind: pa.DataType) -> bool:

@@ -103,11 +103,13 @@ def prepare(output: Path, restored: Path, images: Sequence[RequestedImage], prio
         prior: where the prior is now; None takes it from where the run had it.
 
     Raises:
-        OutputError: a picture is not in `output`, or `restored` is not empty or not writable.
+        OutputError: a picture is not in `output`, the run discarded its keys, or `restored` is not empty or not writable.
         SidecarError, PictureError: a sidecar or picture is missing, malformed, or they do not belong together.
         PriorError: the prior is not the one of the run.
     """
     manifest = read_manifest(output)
+    if manifest.get("keys") == "discard":
+        raise OutputError(f"{output} was anonymized with its keys discarded; nothing in it can be restored")
     wanted = {image.record_id: image.image_id for image in images}
     rows = {row.record_id: row for row in read_rows(output) if row.record_id in wanted}
     missing = {image_id for record_id, image_id in wanted.items() if record_id not in rows}

@@ -24,8 +24,10 @@ from jobs.blocks import (
     BYTES_FIELD,
     FACE_COUNT,
     ID,
+    KEPT_COUNT,
     OUTPUT,
     OUTPUT_SHA256,
+    PERMANENT,
     REASON,
     RECORD_ID,
     RESULT_SCHEMA,
@@ -71,9 +73,12 @@ class OutputLayout:
 
 
 class PairedDatasink(Datasink[str]):  # type: ignore[misc]  # Ray ships no types
-    """Publishes blocks of results as pairs of a key shard and a row shard; the pictures between the two."""
+    """Publishes blocks of results as pairs of a key shard and a row shard; the pictures between the two. inbox: None in a run
+    that discards its keys."""
 
-    def __init__(self, layout: OutputLayout, inbox: Path, lease: LeaseToken, monitor: Monitor | None = None) -> None:
+    def __init__(
+        self, layout: OutputLayout, inbox: Path | None, lease: LeaseToken, monitor: Monitor | None = None
+    ) -> None:
         self.layout, self.inbox, self.lease, self.monitor = layout, inbox, lease, monitor
 
     def get_name(self) -> str:
@@ -100,6 +105,8 @@ class PairedDatasink(Datasink[str]):  # type: ignore[misc]  # Ray ships no types
         self.lease.check()
         sealed = [row[SEALED] for row in results if row[SEALED] is not None]
         if sealed:
+            if self.inbox is None:
+                raise PublishError("a sealed key came out of a run that discards its keys; nothing of it was published")
             try:
                 write_shard(self.inbox, name, sealed)
             except KeystoreError as error:
@@ -164,6 +171,8 @@ def shard_table(layout: OutputLayout, table: pa.Table, results: list[dict[str, A
         "source_hmac": [row[SOURCE_HMAC] for row in results],
         "output_sha256": [row[OUTPUT_SHA256] for row in results],
         "faces": [row[FACE_COUNT] for row in results],
+        "kept": [row[KEPT_COUNT] for row in results],
+        "permanent": [row[PERMANENT] for row in results],
     }
     own: dict[str, Any] = {}
     fields: list[pa.Field] = []
