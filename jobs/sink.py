@@ -171,8 +171,8 @@ def shard_table(layout: OutputLayout, table: pa.Table, results: list[dict[str, A
         "source_hmac": [row[SOURCE_HMAC] for row in results],
         "output_sha256": [row[OUTPUT_SHA256] for row in results],
         "faces": [row[FACE_COUNT] for row in results],
-        "kept": [row[KEPT_COUNT] for row in results],
-        "permanent": [row[PERMANENT] for row in results],
+        "kept": [row[KEPT_COUNT] or 0 for row in results],
+        "permanent": [bool(row[PERMANENT]) for row in results],
     }
     own: dict[str, Any] = {}
     fields: list[pa.Field] = []
