@@ -24,6 +24,10 @@ FACE_CHOICES: Final = ("detect", "given", "aligned")
 
 BAD_FACES: Final = "bad_faces"  # reason of a picture whose given faces or kept boxes can not be used
 MIN_BOX_SIDE_PX: Final = 2.0  # of a given box; no face is smaller, and shares of a picture (0 to 1) are no pixels
+MAX_BOX_SIDES: Final = (
+    2.0  # a box's longer side, in longer sides of its picture: of a face that is cut by the border on all sides
+)
+LANDMARK_REACH: Final = 0.5  # of its box's sides: how far beyond its box a landmark may lie
 MAX_COORDINATE_PX: Final = 1_000_000.0  # of a box or landmark, either sign
 MAX_BOXES: Final = 2000  # of one picture, given and kept each
 INSIDE_LANDMARKS: Final = 4  # of five, for a face to lie in a box
@@ -84,7 +88,15 @@ def check_face(numbers: Sequence[Any]) -> GivenFace:
     """A face of 4 numbers (its box) or 14 (box and five landmarks x, y). Raises PictureError ("bad_faces")."""
     if len(numbers) not in (4, 4 + 2 * LANDMARK_COUNT):
         raise PictureError(BAD_FACES, f"{len(numbers)} numbers; a face has 4 (its box), or 14 with five landmarks")
-    return GivenFace(check_box(numbers[:4]), check_landmarks(numbers[4:]) if len(numbers) > 4 else None)
+    box = check_box(numbers[:4])
+    if len(numbers) == 4:
+        return GivenFace(box)
+    landmarks = check_landmarks(numbers[4:])
+    low, high = np.reshape(box, (2, 2))
+    reach = LANDMARK_REACH * (high - low)
+    if not ((landmarks >= low - reach) & (landmarks <= high + reach)).all():
+        raise PictureError(BAD_FACES, "its landmarks do not lie in its box")
+    return GivenFace(box, landmarks)
 
 
 def check_box(corners: Sequence[Any]) -> Box:
@@ -174,6 +186,11 @@ def _check_fit(given: GivenFaces, shape: tuple[int, ...]) -> None:
         for at, (x0, y0, x1, y1) in enumerate(boxes):
             if x1 <= 0 or y1 <= 0 or x0 >= width - 1 or y0 >= height - 1:
                 raise PictureError(BAD_FACES, f"{kind} {at} lies outside the picture of {width} x {height} px")
+            if max(x1 - x0, y1 - y0) > MAX_BOX_SIDES * max(width, height):
+                raise PictureError(
+                    BAD_FACES,
+                    f"{kind} {at} is more than {MAX_BOX_SIDES:g} times as large as the picture of {width} x {height} px",
+                )
 
 
 def _named_faces(

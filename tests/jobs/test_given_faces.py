@@ -18,7 +18,7 @@ from keyanon_core.faces.given import MAX_BOXES, GivenFaces
 from keyanon_core.faces.landmarks import UPRIGHT_TEMPLATE
 from tests.jobs.conftest import MakeConfig
 
-FIVE = (UPRIGHT_TEMPLATE * 100 + 0.25).ravel().tolist()
+FIVE = (UPRIGHT_TEMPLATE * 50 + 0.25).ravel().tolist()
 HEADER = "file,x0,y0,x1,y1"
 HEADER_15 = HEADER + "".join(f",l{at}" for at in range(10))
 NUMBERS = pa.list_(pa.list_(pa.float64()))

@@ -192,6 +192,10 @@ def test_landmarks_in_another_order_and_no_landmarks_are_refused() -> None:
     for bad in ([5.0] * 10, [*good[:9], float("nan")]):
         with pytest.raises(PictureError):
             check_landmarks(bad)
+    for box in ([0, 0, 50, 100], [0, 0, 100, 50]):
+        with pytest.raises(PictureError, match="landmarks do not lie in its box"):
+            check_face([*box, *(value + 30 for value in good)])
+    assert check_face([40, 50, 100, 110, *(value + 30 for value in good)]).landmarks is not None
     with pytest.raises(PictureError, match="7 numbers"):
         check_face([0, 0, 10, 10, 1, 2, 3])
 
@@ -200,6 +204,7 @@ def test_boxes_that_can_not_be_about_the_picture_are_refused(detector: Detector,
     for given, named in (
         (GivenFaces((GivenFace((600.0, 10.0, 700.0, 90.0)),)), "face 0 lies outside"),
         (GivenFaces(keep=((10.0, -90.0, 70.0, -10.0),)), "kept box 0 lies outside"),
+        (GivenFaces((GivenFace((-600.0, 0.0, 425.0, 90.0)),)), "face 0 is more than 2 times as large"),
         (GivenFaces(size=(512, 511)), "given for 512 x 511 px"),
         (GivenFaces((GivenFace(ELSEWHERE),) * (MAX_BOXES + 1)), "more than"),
     ):
