@@ -8,7 +8,7 @@ it.
 import contextlib
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -52,12 +52,13 @@ class RunReport:
 
     run_id: str
     output: str
-    keystore: str
+    keystore: str | None
     dataset: str
     rows: int
     statuses: dict[str, int]
     reasons: dict[str, int]
     faces: int
+    kept_faces: int
     key_attempts: int
     rekeyed_faces: int
     resumed_rows: int
@@ -82,12 +83,13 @@ class RunReport:
 
 @dataclass(frozen=True)
 class _Attempt:
-    """What one attempt works with. finished: rows that it leaves alone. retry: number of the retry, 0 for the run itself."""
+    """What one attempt works with. keystore: None when the keys are discarded. finished: rows that it leaves alone. retry:
+    number of the retry, 0 for the run itself."""
 
     config: AnonymizeConfig
     source: Source
     layout: OutputLayout
-    keystore: Keystore
+    keystore: Keystore | None
     manifest: Manifest
     lease: Lease
     finished: frozenset[int]
@@ -108,7 +110,7 @@ def run_anonymize(config: AnonymizeConfig, progress: ProgressCallback | None = N
         DefectError: a worker met an error of keyanon's own.
     """
     started = time.monotonic()
-    source = open_source(config)
+    source = open_source(config, config.given())
     existing = read_existing(config.output)
     if existing is not None:
         existing.check_same_run(config.output, config, source)
@@ -118,7 +120,7 @@ def run_anonymize(config: AnonymizeConfig, progress: ProgressCallback | None = N
         existing = read_existing(layout.root)
         if existing is not None:
             existing.check_same_run(layout.root, config, source)
-        with Keystore.open_or_create(config.keystore, config.kek) as keystore:
+        with _keystore(config, Keystore.open_or_create) as keystore:
             manifest = _begin(existing, keystore, config, source)
             manifest.write(layout.root)
             finished = frozenset(finished_rows(layout))
@@ -143,7 +145,7 @@ def retry_quarantined(
     started = time.monotonic()
     changed = {name: value for name, value in (changes or {}).items() if value is not None}
     config = _retry_config(_complete_run(output), output, changed)
-    source = open_source(config)
+    source = open_source(config, config.given())
     layout = OutputLayout(output.absolute(), config.output_format, source.schema, source.image_column)
     with _holding(layout) as lease:
         manifest = _complete_run(layout.root)
@@ -152,7 +154,7 @@ def retry_quarantined(
             raise ConfigError(
                 f"no row of {output} is quarantined for {reason!r}; `keyanon quarantine list {output}` shows the reasons"
             )
-        with Keystore.open(config.keystore, config.kek) as keystore:
+        with _keystore(config, Keystore.open) as keystore:
             manifest.check_keystore(layout.root, keystore)
             number = manifest.begin_retry(reason, {name: config.to_json()[name] for name in sorted(changed)})
             manifest.write(layout.root)
@@ -194,10 +196,21 @@ def _holding(layout: OutputLayout) -> Iterator[Lease]:
         ) from error
 
 
-def _begin(existing: Manifest | None, keystore: Keystore, config: AnonymizeConfig, source: Source) -> Manifest:
+@contextlib.contextmanager
+def _keystore(config: AnonymizeConfig, open_: Callable[[Path, str | None], Keystore]) -> Iterator[Keystore | None]:
+    """The run's keystore, None where its keys are discarded. Raises KeystoreError."""
+    if config.keystore is None:
+        yield None
+        return
+    with open_(config.keystore, config.kek) as keystore:
+        yield keystore
+
+
+def _begin(existing: Manifest | None, keystore: Keystore | None, config: AnonymizeConfig, source: Source) -> Manifest:
     """The manifest of this attempt: a new run's, or the existing one's with one more attempt."""
     if existing is None:
-        return Manifest.begin(f"run-{uuid.uuid4().hex}", keystore.id, config, source)
+        keystore_id = None if keystore is None else keystore.id
+        return Manifest.begin(f"run-{uuid.uuid4().hex}", keystore_id, config, source)
     existing.check_keystore(config.output, keystore)
     existing.attempts += 1
     return existing
@@ -220,7 +233,10 @@ def _compute(attempt: _Attempt, progress: ProgressCallback | None) -> tuple[int,
         monitor = Monitor()
         sizes, left = TaskSizes.of(config, source), source.total - len(attempt.finished)
         units = list(source.units(attempt.finished, sizes.next))
-        inbox = attempt.keystore.inbox(attempt.manifest.run_id)
+        keystore, sealing, inbox = attempt.keystore, None, None
+        if keystore is not None:
+            sealing = SealingTarget(attempt.manifest.run_id, config.dataset, keystore.ingest_public_key)
+            inbox = keystore.inbox(attempt.manifest.run_id)
         sink = PairedDatasink(attempt.layout, inbox, attempt.lease.token, attempt.retry)
         publisher = Publisher(attempt.layout, attempt.lease, attempt.finished, monitor.report_published)
         dataset = ray.data.read_datasource(
@@ -233,7 +249,12 @@ def _compute(attempt: _Attempt, progress: ProgressCallback | None) -> tuple[int,
         models = FaceModelChoice(config.face_models, config.face_weights, config.min_face)
         dataset = dataset.map_batches(
             DetectFaces,
-            fn_constructor_kwargs={"models": models, "max_pixels": config.max_pixels, "monitor": monitor},
+            fn_constructor_kwargs={
+                "models": models,
+                "max_pixels": config.max_pixels,
+                "monitor": monitor,
+                "faces": config.faces,
+            },
             batch_size=None,
             batch_format="pyarrow",
             compute=_pool(config.detector_actors),
@@ -246,7 +267,7 @@ def _compute(attempt: _Attempt, progress: ProgressCallback | None) -> tuple[int,
                 "prior": config.prior,
                 "models": models,
                 "settings": config.settings(),
-                "sealing": SealingTarget(attempt.manifest.run_id, config.dataset, attempt.keystore.ingest_public_key),
+                "sealing": sealing,
                 "device": config.device,
                 "threads": config.threads,
                 "expected_prior": attempt.manifest.prior_digest,
@@ -315,12 +336,13 @@ def _report(
     return RunReport(
         run_id=attempt.manifest.run_id,
         output=str(attempt.layout.root),
-        keystore=str(attempt.config.keystore),
+        keystore=None if attempt.config.keystore is None else str(attempt.config.keystore),
         dataset=attempt.config.dataset,
         rows=tally.rows,
         statuses=dict(sorted(tally.statuses.items())),
         reasons=dict(sorted(tally.reasons.items())),
         faces=tally.faces,
+        kept_faces=tally.kept_faces,
         key_attempts=keys_tried,
         rekeyed_faces=max(keys_tried - faces_keyed, 0),
         resumed_rows=len(attempt.finished),
@@ -332,5 +354,5 @@ def _report(
         images_per_second=fresh_rows / computed if computed else 0.0,
         faces_per_second=tally.fresh_faces / computed if computed else 0.0,
         bytes_of=tally.bytes_of,
-        warnings=tuple(attempt.keystore.warnings),
+        warnings=() if attempt.keystore is None else tuple(attempt.keystore.warnings),
     )

@@ -21,9 +21,13 @@ from jobs.blocks import (
     FACE_COUNT,
     FACES,
     FAILURE,
+    GIVEN,
     ID,
+    KEPT_COUNT,
+    KEPT_FACES,
     OUTPUT,
     OUTPUT_SHA256,
+    PERMANENT,
     REASON,
     RECORD_ID,
     ROW,
@@ -42,6 +46,7 @@ from jobs.rows_in_hand import RowsInHand
 from keyanon_core.errors import PriorError
 from keyanon_core.faces import FaceModels
 from keyanon_core.faces.detection import Face
+from keyanon_core.faces.given import GivenFaces
 from keyanon_core.pictures.settings import AnonymizeSettings, PictureResult, PictureTask
 from keystore.sealing import seal_record
 
@@ -63,7 +68,8 @@ class SealingTarget:
 class AnonymizeFaces:
     """Holds the prior; anonymizes the faces of a block's pictures together and seals their keys.
 
-    A block of RESULT_SCHEMA and the user's own columns comes out, with as many rows as came in.
+    A block of RESULT_SCHEMA and the user's own columns comes out, with as many rows as came in. The key of a permanent row is
+    not sealed: it ends with the picture that it was made for.
     """
 
     def __init__(
@@ -71,14 +77,16 @@ class AnonymizeFaces:
         prior: str,
         models: FaceModelChoice,
         settings: AnonymizeSettings,
-        sealing: SealingTarget,
+        sealing: SealingTarget | None,
         device: str,
         threads: int,
         expected_prior: str | None,
         monitor: Monitor,
     ) -> None:
-        """Load everything. expected_prior: digest of a resumed run's prior. Raises PriorError, FaceModelError, ValueError,
-        MachineError."""
+        """Load everything. sealing: None makes every row permanent. expected_prior: digest of a resumed run's prior.
+
+        Raises PriorError, FaceModelError, ValueError, MachineError.
+        """
         import torch
 
         from keyanon_core.pictures.anonymizer import PictureAnonymizer
@@ -108,8 +116,9 @@ class AnonymizeFaces:
         monitor.report_facts(facts(loaded, face_models, self.environment, settings.face_batch))
 
     def __call__(self, table: pa.Table) -> pa.Table:
+        names = [ROW, ID, SUBJECT, ENCODED, FAILURE, GIVEN, PERMANENT, FACES, KEPT_FACES]
         with self.hands.reporting_faults():
-            rows = table.select([ROW, ID, SUBJECT, ENCODED, FAILURE, FACES]).to_pylist()
+            rows = [{**row, PERMANENT: self._permanent(row)} for row in table.select(names).to_pylist()]
             made = self.hands.work_through({row[ROW]: row for row in rows if not row[FAILURE]})
             for row in rows:
                 if row[ROW] not in made:
@@ -118,8 +127,7 @@ class AnonymizeFaces:
 
     def _anonymize(self, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """What leaves the actor for each row. Raises whatever the pictures meet together."""
-        tasks = [PictureTask(r[ID], r[ENCODED], [Face.from_dict(face) for face in json.loads(r[FACES])]) for r in rows]
-        results = self.anonymizer(tasks)
+        results = self.anonymizer([_task(row) for row in rows])
         self.monitor.report_keys(
             sum(int(result.metrics.get("attempts", 0)) for result in results),
             sum(result.faces for result in results if result.metrics),
@@ -137,13 +145,17 @@ class AnonymizeFaces:
             SOURCE_HMAC: result.source_hmac,
             OUTPUT_SHA256: _sha256(result.encoded),
             FACE_COUNT: result.faces,
+            KEPT_COUNT: result.kept,
+            PERMANENT: row[PERMANENT],
         }
         if result.status != "anonymized":
             return published
+        target = self.sealing
+        if row[PERMANENT]:
+            return published
         try:
-            if result.key is None or result.encoded is None:
+            if target is None or result.key is None or result.encoded is None:
                 raise RuntimeError("an anonymized picture came without its key or its picture")
-            target = self.sealing
             record = to_key_record(
                 result.key,
                 run_id=target.run_id,
@@ -157,6 +169,16 @@ class AnonymizeFaces:
                 raise
             return _quarantined(row, reason_of(error))  # without a sealed key it is not published
         return {**published, SEALED: sealed, SIDECAR: result.sidecar, RECORD_ID: record.record_id}
+
+    def _permanent(self, row: dict[str, Any]) -> bool:
+        return self.sealing is None or bool(row[PERMANENT])
+
+
+def _task(row: dict[str, Any]) -> PictureTask:
+    """What the algorithm is told of a row."""
+    faces, kept = ([Face.from_dict(face) for face in json.loads(row[name])] for name in (FACES, KEPT_FACES))
+    given = GivenFaces() if row[GIVEN] is None else GivenFaces.from_json(row[GIVEN])
+    return PictureTask(row[ID], row[ENCODED], faces, kept, given, row[PERMANENT])
 
 
 def environment(prior: "Prior", device: str) -> dict[str, str]:
@@ -194,7 +216,8 @@ def facts(prior: "Prior", models: FaceModels, found: dict[str, str], face_batch:
 
 
 def _quarantined(row: dict[str, Any], reason: str) -> dict[str, Any]:
-    return {ROW: row[ROW], ID: row[ID], STATUS: "quarantined", REASON: reason, FACE_COUNT: 0}
+    counts = {FACE_COUNT: 0, KEPT_COUNT: 0, PERMANENT: row[PERMANENT]}
+    return {ROW: row[ROW], ID: row[ID], STATUS: "quarantined", REASON: reason, **counts}
 
 
 def _sha256(data: bytes | None) -> str | None:

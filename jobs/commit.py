@@ -33,6 +33,8 @@ _COLUMNS: Final = [
     "reason",
     "record_id",
     "faces",
+    "kept",
+    "permanent",
 ]
 
 
@@ -45,19 +47,27 @@ class Tally:
     reasons: Counter[str] = field(default_factory=Counter)
     faces: int = 0
     fresh_faces: int = 0
+    kept_faces: int = 0
     record_ids: set[str] = field(default_factory=set)
     bytes_of: dict[str, int] = field(default_factory=dict)
     shards: list[str] = field(default_factory=list)
 
     def add(self, row: dict[str, Any], fresh: bool) -> None:
-        """Count one row. fresh: it was made by this attempt."""
+        """Count one row. fresh: it was made by this attempt. Raises CommitError for one that should have a key, and has none."""
         self.rows += 1
         self.statuses[row["status"]] += 1
         if row["reason"]:
             self.reasons[reason_code(row["reason"])] += 1
+        self.kept_faces += row["kept"]
         if row["status"] == "anonymized":
             self.faces += row["faces"]
-            self.record_ids.add(row["record_id"])
+            if (row["record_id"] is None) != bool(row["permanent"]):
+                wrong = "is permanent and names" if row["permanent"] else "is not permanent and lacks"
+                raise CommitError(
+                    f"row {row['row']} {wrong} a key record; its shard was edited: anonymize again into an empty output"
+                )
+            if row["record_id"] is not None:
+                self.record_ids.add(row["record_id"])
             self.fresh_faces += row["faces"] if fresh else 0
 
 
@@ -85,12 +95,14 @@ def quarantined_rows(layout: OutputLayout, reason: str | None = None, before_ret
 def complete(
     layout: OutputLayout,
     lease: Lease,
-    keystore: Keystore,
+    keystore: Keystore | None,
     run_id: str,
     total: int,
     finished: frozenset[int] = frozenset(),
 ) -> tuple[Tally, list[str]]:
     """Account for every row, take in the keys, and leave nothing behind that does not count.
+
+    keystore: None where the keys are discarded.
 
     Returns the account, and the key shards that were removed because nothing was published with them.
 
@@ -99,6 +111,22 @@ def complete(
         KeystoreError: a sealed shard was tampered with.
     """
     tally = settle(layout, total, finished)
+    removed = [] if keystore is None else _take_in_keys(keystore, run_id, tally)
+    _remove_leftovers(layout)
+    # Only now: a shard that is replaced gives up the name under which its keys lay in the inbox.
+    _drop_superseded(layout, Staging.of(lease.token))
+    sweep(lease.token)
+    tally.bytes_of = {
+        part: sum(p.stat().st_size for p in _files(layout.root / part)) for part in (IMAGES, SIDECARS, ROWS)
+    }
+    return tally, removed
+
+
+def _take_in_keys(keystore: Keystore, run_id: str, tally: Tally) -> list[str]:
+    """Ingest the keys of all published pictures; the key shards removed because no row shard belongs to them.
+
+    Raises CommitError when a key is not there, KeystoreError.
+    """
     removed = keystore.reconcile(run_id, tally.shards)
     ingested = keystore.ingest(run_id)
     stored = {view.record_id for view in keystore.find_records(run_id=run_id)}
@@ -109,14 +137,7 @@ def complete(
             f"{len(lost)} published pictures have no key in keystore {keystore.path} (first record: {min(lost)}"
             f"{'; ' + rejected if rejected else ''}); restore its inbox, or anonymize again into an empty output"
         )
-    _remove_leftovers(layout)
-    # Only now: a shard that is replaced gives up the name under which its keys lay in the inbox.
-    _drop_superseded(layout, Staging.of(lease.token))
-    sweep(lease.token)
-    tally.bytes_of = {
-        part: sum(p.stat().st_size for p in _files(layout.root / part)) for part in (IMAGES, SIDECARS, ROWS)
-    }
-    return tally, removed
+    return removed
 
 
 def settle(layout: OutputLayout, total: int, finished: frozenset[int] = frozenset()) -> Tally:

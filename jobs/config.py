@@ -11,7 +11,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from jobs.errors import ConfigError
+from jobs.given_faces import GivenInput
 from keyanon_core.errors import KeyanonError
+from keyanon_core.faces.given import FaceChoice
 from keyanon_core.faces.looks import DEFAULT_MIN_FACE, MIN_FACE_LIMITS
 from keyanon_core.faces.parsing import DEFAULT_REGIONS
 from keyanon_core.pictures.settings import (
@@ -40,6 +42,8 @@ NEUTRAL_SETTINGS = frozenset(
         "output",
         "keystore",
         "kek",
+        "boxes",  # the digests of these two files are in the listing's
+        "keep",
         "face_weights",
         "check_every",
         "pictures_per_task",
@@ -110,11 +114,20 @@ class AnonymizeConfig(InputConfig):
     """All settings of one run. Defaults are the safe ones."""
 
     # Where
-    keystore: Path
+    keystore: Path | None = Field(default=None, description="where sealed keys go; None only with keys discard")
     kek: str | None = Field(default=None, description="URI of the key-encryption key; None keeps it in the keystore")
+    keys: Literal["store", "discard"] = Field(default="store", description="discard forgets them: nothing is restored")
     dataset: str = Field(
         default="", max_length=256, description="data set's name in key records; photos' name by default"
     )
+
+    # What the user says about faces
+    faces: FaceChoice = Field(default="detect", description="detect adds given ones to those that are detected")
+    boxes: Path | None = Field(default=None, description="CSV or COCO file of faces to anonymize, beside a folder")
+    keep: Path | None = Field(default=None, description="CSV or COCO file of boxes to leave alone, beside a folder")
+    boxes_column: str | None = Field(default=None, description="the same of Parquet")
+    keep_column: str | None = None
+    permanent_column: str | None = Field(default=None, description="true: the row's key is made and forgotten")
 
     # The algorithm
     prior: str = Field(default=EMBEDDED, description="'embedded', directory or hub id in diffusers format")
@@ -166,16 +179,50 @@ class AnonymizeConfig(InputConfig):
     @model_validator(mode="after")
     def _embedded_prior_can_be_inverted(self) -> Self:
         # Other priors say what they need in their declaration, which is read where they are loaded.
-        if self.prior == EMBEDDED:
+        if self.prior == EMBEDDED and self.keys == "store":
             try:
                 self.settings().check_steps(None, self.prior)
             except KeyanonError as error:
                 raise ValueError(str(error)) from error
         return self
 
+    @model_validator(mode="after")
+    def _keys_have_a_place_or_are_discarded(self) -> Self:
+        if self.keys == "store" and self.keystore is None:
+            raise ValueError("keystore is missing: the keys need a place, or keys must be discard")
+        asked = {
+            "keystore": self.keystore is not None,
+            "kek": self.kek is not None,
+            "permanent_column": self.permanent_column is not None,
+            f"fidelity {self.fidelity}": self.fidelity != "latent",
+        }
+        if self.keys == "discard" and any(asked.values()):
+            useless = ", ".join(name for name, is_set in asked.items() if is_set)
+            raise ValueError(f"keys discard keeps no key and restores nothing; leave out {useless}")
+        return self
+
+    @model_validator(mode="after")
+    def _given_faces_fit_their_use(self) -> Self:
+        given = self.given()
+        if self.faces == "given" and given.boxes is None and given.boxes_column is None:
+            raise ValueError("faces given needs boxes or boxes_column")
+        said = [name for name in ("boxes", "keep", "boxes_column", "keep_column") if getattr(given, name) is not None]
+        if self.faces == "aligned" and said:
+            raise ValueError(f"faces aligned takes each picture as one face's crop; leave out {', '.join(said)}")
+        used = [self.image_column, self.id_column, self.subject_column]
+        for setting, name in given.columns().items():
+            if name in used:
+                raise ValueError(f"{setting} {name!r} is another setting's column already")
+            used.append(name)
+        return self
+
     @property
     def places(self) -> dict[str, Path]:
-        return {"output": self.output, "keystore": self.keystore}
+        return {"output": self.output, **({} if self.keystore is None else {"keystore": self.keystore})}
+
+    def given(self) -> GivenInput:
+        """Where the run finds what its user says about faces."""
+        return GivenInput(self.boxes, self.keep, self.boxes_column, self.keep_column, self.permanent_column)
 
     @property
     def actors(self) -> int:
@@ -202,6 +249,7 @@ class AnonymizeConfig(InputConfig):
             steps=self.steps,
             fidelity=self.fidelity,
             regions=self.regions,
+            faces=self.faces,
             gate_threshold=self.gate_threshold,
             max_attempts=self.max_attempts,
             check_every=self.check_every,

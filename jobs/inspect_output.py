@@ -29,7 +29,8 @@ class OutputError(JobError):
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a run. `shard` is the Parquet file it stands in, `position` its place there."""
+    """One row of a run. `shard` is the Parquet file it stands in, `position` its place there. `permanent`: its key is forgotten;
+    None only where the user's own column did not say, and the row is quarantined."""
 
     image_id: str
     status: str
@@ -38,6 +39,8 @@ class Row:
     output: str | None
     sidecar: str | None
     faces: int
+    kept: int
+    permanent: bool | None
     shard: Path
     position: int
 
@@ -47,13 +50,17 @@ _ROW_FIELDS: Final = tuple(f.name for f in fields(Row) if f.name in SHARD_SCHEMA
 
 @dataclass
 class RunInspection:
-    """What a run's output holds, in counts and sizes."""
+    """What a run's output holds, in counts and sizes. keys: "store", or "discard" when none was kept. permanent: pictures
+    anonymized for good, whose key was forgotten."""
 
     run_id: str | None
     finished: bool
+    keys: str = "store"
     rows: int = 0
     shards: int = 0
     faces: int = 0
+    kept_faces: int = 0
+    permanent: int = 0
     statuses: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
     bytes_of: dict[str, int] = field(default_factory=dict)
@@ -68,6 +75,9 @@ class RunInspection:
             "rows": self.rows,
             "shards": self.shards,
             "faces": self.faces,
+            "kept_faces": self.kept_faces,
+            "keys": self.keys,
+            "permanent": self.permanent,
             "statuses": dict(self.statuses),
             "reasons": dict(self.reasons),
             "bytes": self.bytes_of,
@@ -169,12 +179,15 @@ def inspect_run(output: Path) -> RunInspection:
     found = RunInspection(
         run_id=manifest.get("run_id"),
         finished=manifest.get("state") == COMPLETE,
+        keys=str(manifest.get("keys", "store")),
         shards=len(row_shards(output)),
         settings=config if isinstance(config, dict) else {},
     )
     for row in read_rows(output):
         found.rows += 1
         found.faces += row.faces if row.status == "anonymized" else 0
+        found.kept_faces += row.kept
+        found.permanent += row.status == "anonymized" and bool(row.permanent)
         found.statuses[row.status] += 1
         if row.reason:
             found.reasons[reason_code(row.reason)] += 1

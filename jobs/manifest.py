@@ -25,10 +25,11 @@ COMPLETE: Final = "complete"
 @dataclass
 class Manifest:
     """`OUT/_keyanon/manifest.json`. identity: digests of the settings and of the input's listing; a resume needs the
-    same. retries: those of `keyanon quarantine retry`, in order; `finished_at` of the last is None while it is not through."""
+    same. keys: "store", or "discard" when no key was kept; keystore_id is None then. retries: those of `keyanon quarantine
+    retry`, in order; `finished_at` of the last is None while it is not through."""
 
     run_id: str
-    keystore_id: str
+    keystore_id: str | None
     dataset: str
     config_digest: str
     listing_digest: str
@@ -44,9 +45,10 @@ class Manifest:
     facts: list[dict[str, Any]] = field(default_factory=list)
     retries: list[dict[str, Any]] = field(default_factory=list)
     version: int = FORMAT_VERSION
+    keys: str = "store"
 
     @classmethod
-    def begin(cls, run_id: str, keystore_id: str, config: AnonymizeConfig, source: Source) -> Self:
+    def begin(cls, run_id: str, keystore_id: str | None, config: AnonymizeConfig, source: Source) -> Self:
         """The manifest of a run that starts now."""
         return cls(
             run_id=run_id,
@@ -60,6 +62,7 @@ class Manifest:
             started_at=now(),
             image_column=source.image_column,
             renamed_columns=dict(source.renamed),
+            keys=config.keys,
         )
 
     @property
@@ -90,12 +93,13 @@ class Manifest:
                 "give an empty output"
             )
 
-    def check_keystore(self, root: Path, keystore: Keystore) -> None:
-        """Raise PublishError unless the keys of the run that wrote `root` are in that keystore."""
-        if self.keystore_id != keystore.id:
+    def check_keystore(self, root: Path, keystore: Keystore | None) -> None:
+        """Raise PublishError unless the keys of the run that wrote `root` are in that keystore, or discarded as now."""
+        if self.keystore_id != (None if keystore is None else keystore.id):
+            now_in = "discarded" if keystore is None else f"in {keystore.path}, which is {keystore.id}"
             raise PublishError(
-                f"output {root} belongs to a run whose keys are in keystore {self.keystore_id}, and "
-                f"{keystore.path} is {keystore.id}; give that keystore, or an empty output"
+                f"output {root} belongs to a run whose keys are in keystore {self.keystore_id}, and now they would be "
+                f"{now_in}; give that keystore, or an empty output"
             )
 
     @property

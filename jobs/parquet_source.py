@@ -3,15 +3,28 @@
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pyarrow.types as pt
 
-from jobs.blocks import BYTES_FIELD, ENCODED, FAILURE, ID, PREFIX, ROW, SHARD_SCHEMA, SUBJECT, source_table
+from jobs.blocks import (
+    BYTES_FIELD,
+    ENCODED,
+    FAILURE,
+    GIVEN,
+    ID,
+    PERMANENT,
+    PREFIX,
+    ROW,
+    SHARD_SCHEMA,
+    SUBJECT,
+    source_table,
+)
 from jobs.errors import SourceError
+from jobs.given_faces import GivenInput, check_column, given_in_row, permanent_in_row
 from jobs.output_names import NO_TEXT, as_text, is_text
 from jobs.sources import (
     ReadUnit,
@@ -50,6 +63,7 @@ class Columns:
     subject: str | None
     names: Mapping[str, str]
     schema: pa.Schema
+    given: GivenInput
 
 
 class ParquetSource(Source):
@@ -57,7 +71,14 @@ class ParquetSource(Source):
 
     kind = "parquet"
 
-    def __init__(self, filesystem: pafs.FileSystem, root: str, paths: list[str], config: "InputConfig") -> None:
+    def __init__(
+        self, filesystem: pafs.FileSystem, root: str, paths: list[str], config: "InputConfig", given: GivenInput
+    ) -> None:
+        for name, file in (("boxes", given.boxes), ("keep", given.keep)):
+            if file is not None:
+                raise SourceError(
+                    f"{name} {file} is for pictures in a folder; for Parquet name a column: {name}_column"
+                )
         self._filesystem = filesystem
         self._groups: list[RowGroup] = []
         self._max_bytes = config.max_file_bytes
@@ -67,7 +88,7 @@ class ParquetSource(Source):
         for path in sorted(paths):
             try:
                 with pq.ParquetFile(path, filesystem=filesystem) as file:
-                    self._check(path, file.schema_arrow, schema, config)
+                    self._check(path, file.schema_arrow, schema, config, given)
                     schema = schema or file.schema_arrow
                     info = filesystem.get_file_info(path)
                     _check_rows(file, path, info.size)
@@ -83,7 +104,8 @@ class ParquetSource(Source):
         self.total = len(ids)
         self.size_bytes = sum(group.size_bytes for group in self._groups)
         self._ids_by_row, self._failures = _name_rows(ids)
-        self._columns = _columns(schema, config, ids_are_text=all(i is None or is_text(i) for i in ids))
+        ids_are_text = all(i is None or is_text(i) for i in ids)
+        self._columns = _columns(schema, config, given, ids_are_text=ids_are_text)
         self.schema = pa.schema(
             [_nullable(field.with_name(self._columns.names[field.name])) for field in schema]
         ).remove_metadata()
@@ -106,10 +128,10 @@ class ParquetSource(Source):
                 yield ReadUnit(reader, len(wanted), size_bytes)
 
     @staticmethod
-    def _check(path: str, schema: pa.Schema, first: pa.Schema | None, config: "InputConfig") -> None:
+    def _check(path: str, schema: pa.Schema, first: pa.Schema | None, config: "InputConfig", given: GivenInput) -> None:
         """Raise SourceError for a file whose columns can not be used; before anything runs."""
-        for setting in ("image_column", "id_column", "subject_column"):
-            name = getattr(config, setting)
+        own = {setting: getattr(config, setting) for setting in ("image_column", "id_column", "subject_column")}
+        for setting, name in {**own, **given.columns()}.items():
             count = schema.names.count(name)
             if name is not None and count != 1:
                 raise SourceError(
@@ -127,6 +149,8 @@ class ParquetSource(Source):
                 raise SourceError(
                     f"{path}: column {name!r} is {schema.field(name).type}; an id must be text or a whole number"
                 )
+        for setting, name in given.columns().items():
+            check_column(path, setting, schema.field(name))
         if len(set(schema.names)) != len(schema.names):
             raise SourceError(f"{path} has two columns of one name; rename one")
         if first is not None and not schema.equals(first):
@@ -209,12 +233,23 @@ def _block(
     else:
         own = table.drop_columns([columns.image])
     subjects = _texts(table.column(columns.subject)) if columns.subject else [None] * len(rows)
-    entries = []
-    for row, encoded, subject in zip(rows, pictures.to_pylist(), subjects, strict=True):
-        reason = failures.get(row, "") or _problem(encoded, subject, max_bytes)
+    given, entries = columns.given, []
+    boxes, keep = _cells(table, given.boxes_column), _cells(table, given.keep_column)
+    permanent = _cells(table, given.permanent_column, otherwise=False)
+    for at, (row, encoded) in enumerate(zip(rows, pictures.to_pylist(), strict=True)):
+        said, bad_faces = given_in_row(boxes[at], keep[at])
+        forgotten, bad_permanent = permanent_in_row(permanent[at])
+        subject = subjects[at]
+        reason = failures.get(row, "") or _problem(encoded, subject, max_bytes) or bad_faces or bad_permanent
         entry = failed(row, ids[row], reason) if reason else {ROW: row, ID: ids[row], ENCODED: encoded, FAILURE: ""}
-        entries.append({**entry, SUBJECT: None if subject is None else as_text(subject)})
+        subject = None if subject is None else as_text(subject)
+        entries.append({**entry, SUBJECT: subject, GIVEN: said, PERMANENT: forgotten})
     return source_table(entries, own.rename_columns([columns.names[name] for name in own.column_names]))
+
+
+def _cells(table: pa.Table, column: str | None, otherwise: Any = None) -> list[Any]:
+    """The values of a column, or one value for each row when none is asked for."""
+    return table.column(column).to_pylist() if column is not None else [otherwise] * table.num_rows
 
 
 def _problem(encoded: bytes | None, subject: str | None, max_bytes: int) -> str:
@@ -287,16 +322,18 @@ def _name_rows(ids: list[str | None]) -> tuple[list[str], dict[int, str]]:
     return named, failures
 
 
-def _columns(schema: pa.Schema, config: "InputConfig", *, ids_are_text: bool) -> Columns:
-    """Output names: the user's own, with a prefix where keyanon's columns have the name already."""
+def _columns(schema: pa.Schema, config: "InputConfig", given: GivenInput, *, ids_are_text: bool) -> Columns:
+    """Output names: the user's own, with a prefix where keyanon's columns have the name already and say another thing."""
     names: dict[str, str] = {}
     for field in schema:
-        same_id = ids_are_text and field.name == "image_id" == config.id_column and pt.is_string(field.type)
-        taken = not same_id and (field.name in SHARD_SCHEMA.names or field.name.startswith(PREFIX))
+        same = (ids_are_text and field.name == "image_id" == config.id_column and pt.is_string(field.type)) or (
+            field.name == "permanent" == given.permanent_column
+        )
+        taken = not same and (field.name in SHARD_SCHEMA.names or field.name.startswith(PREFIX))
         names[field.name] = f"{RENAMED_PREFIX}{field.name}" if taken else field.name
         while names[field.name] != field.name and names[field.name] in schema.names:
             names[field.name] = RENAMED_PREFIX + names[field.name]
-    return Columns(config.image_column, config.subject_column, names, schema)
+    return Columns(config.image_column, config.subject_column, names, schema, given)
 
 
 def _holds_pictures(kind: pa.DataType) -> bool:

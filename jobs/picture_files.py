@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Self
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from jobs.blocks import ENCODED, FAILURE, ID, ROW, source_table
+from jobs.blocks import ENCODED, FAILURE, GIVEN, ID, ROW, source_table
+from jobs.given_faces import GivenFiles, GivenInput
 from jobs.output_names import NO_TEXT, as_text, clashing_names, is_text, name_problem
 from jobs.sources import (
     PARQUET_SUFFIX,
@@ -54,15 +55,18 @@ class PictureFiles(Source):
         self.total = len(self._files)
         self.size_bytes = sum(map(self._read_bytes, self._files))
         self.digest = listing_digest(f"{f.image_id}\0{f.size}\0{f.modified_ns}" for f in self._files)
+        self._given = GivenFiles()
         self.parquet: list[str] = []
         self._failures = self._find_failures()
 
     @classmethod
-    def single(cls, filesystem: pafs.FileSystem, path: str, config: "InputConfig") -> Self:
-        """One picture; its id is its file name."""
+    def single(cls, filesystem: pafs.FileSystem, path: str, config: "InputConfig", given: GivenInput) -> Self:
+        """One picture; its id is its file name. Raises SourceError as `attach` does."""
         info = filesystem.get_file_info(path)
         image_id = as_text(path.rsplit("/", 1)[-1])
-        return cls(filesystem, [PictureFile(path, image_id, info.size or 0, info.mtime_ns or 0)], config)
+        source = cls(filesystem, [PictureFile(path, image_id, info.size or 0, info.mtime_ns or 0)], config)
+        source.attach(given)
+        return source
 
     @classmethod
     def listed(cls, filesystem: pafs.FileSystem, root: str, config: "InputConfig") -> Self:
@@ -74,6 +78,13 @@ class PictureFiles(Source):
         source.ignored = len(found) - source.total - len(source.parquet)
         return source
 
+    def attach(self, given: GivenInput) -> None:
+        """Read what the user says of these pictures. Raises SourceError when it can not be read, or names another picture."""
+        self._given = GivenFiles.read(given)
+        self._given.check_names({file.image_id for file in self._files})
+        if digests := self._given.digests():
+            self.digest = listing_digest([self.digest, *digests])
+
     def units(self, finished: Collection[int], size: UnitSize) -> Iterator[ReadUnit]:
         rows = [row for row in range(self.total) if row not in finished]
         start = 0
@@ -81,8 +92,9 @@ class PictureFiles(Source):
             part = rows[start : start + size(len(rows) - start)]
             start += len(part)
             files = [(row, self._files[row], self._failures.get(row, "")) for row in part]
+            given = {row: said for row, file, _ in files if (said := self._given.of(file.image_id)) is not None}
             size_bytes = sum(self._read_bytes(file) for _, file, _ in files)
-            yield ReadUnit(partial(_read, self._filesystem, files, self._max_file_bytes), len(part), size_bytes)
+            yield ReadUnit(partial(_read, self._filesystem, files, given, self._max_file_bytes), len(part), size_bytes)
 
     def _read_bytes(self, file: PictureFile) -> int:
         return min(file.size, self._max_file_bytes)
@@ -104,15 +116,17 @@ class PictureFiles(Source):
         return failures
 
 
-def _read(filesystem: pafs.FileSystem, files: list[tuple[int, PictureFile, str]], max_bytes: int) -> Iterator[pa.Table]:
-    """The read task: one block of the given files."""
+def _read(
+    filesystem: pafs.FileSystem, files: list[tuple[int, PictureFile, str]], given: dict[int, str], max_bytes: int
+) -> Iterator[pa.Table]:
+    """The read task: one block of the listed files. given: what the user says of their faces, by row."""
     rows = []
     for row, file, failure in files:
         if failure:
             rows.append(failed(row, file.image_id, failure))
             continue
         encoded, reason = read_picture(filesystem, file.path, max_bytes)
-        rows.append({ROW: row, ID: file.image_id, ENCODED: encoded, FAILURE: reason})
+        rows.append({ROW: row, ID: file.image_id, ENCODED: encoded, FAILURE: reason, GIVEN: given.get(row)})
     yield source_table(rows)
 
 

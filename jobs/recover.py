@@ -116,12 +116,14 @@ def prepare(
         skip_damaged: go on without pictures that are damaged, as long as one is whole.
 
     Raises:
-        OutputError: a picture is not in `output`, or `restored` is not empty or not writable.
+        OutputError: a picture is not in `output`, the run discarded its keys, or `restored` is not empty or not writable.
         SidecarError, PictureError, OutputError: the sidecar or picture that the message names is missing, malformed, or
             they do not belong together.
         PriorError: the prior is not the one of the run.
     """
     manifest = read_manifest(output)
+    if manifest.get("keys") == "discard":
+        raise OutputError(f"{output} was anonymized with its keys discarded; nothing in it can be restored")
     wanted = {image.record_id: image.image_id for image in images}
     rows = {row.record_id: row for row in read_rows(output) if row.record_id in wanted}
     missing = {image_id for record_id, image_id in wanted.items() if record_id not in rows}

@@ -20,8 +20,10 @@ from jobs.blocks import (
     BYTES_FIELD,
     FACE_COUNT,
     ID,
+    KEPT_COUNT,
     OUTPUT,
     OUTPUT_SHA256,
+    PERMANENT,
     REASON,
     RECORD_ID,
     RESULT_SCHEMA,
@@ -64,10 +66,10 @@ class OutputLayout:
 class PairedDatasink(Datasink[str]):  # type: ignore[misc]  # Ray ships no types
     """Stages blocks of results as pairs of a key shard and a row shard; the pictures between the two.
 
-    retry: number of the retry whose rows these are, 0 in the run itself.
+    inbox: None in a run that discards its keys. retry: number of the retry whose rows these are, 0 in the run itself.
     """
 
-    def __init__(self, layout: OutputLayout, inbox: Path, lease: LeaseToken, retry: int = 0) -> None:
+    def __init__(self, layout: OutputLayout, inbox: Path | None, lease: LeaseToken, retry: int = 0) -> None:
         self.layout, self.inbox, self.lease, self.retry = layout, inbox, lease, retry
         self.staging = Staging.of(lease)
 
@@ -112,6 +114,8 @@ class PairedDatasink(Datasink[str]):  # type: ignore[misc]  # Ray ships no types
     def _seal(self, name: str, sealed: list[bytes]) -> None:
         if not sealed:
             return
+        if self.inbox is None:
+            raise PublishError("a sealed key came out of a run that discards its keys; nothing of it was published")
         try:
             write_shard(self.inbox, name, sealed)
         except KeystoreError as error:
@@ -149,6 +153,8 @@ def shard_table(layout: OutputLayout, table: pa.Table, results: list[dict[str, A
         "output_sha256": [row[OUTPUT_SHA256] for row in results],
         "sidecar_sha256": [_sha256(row[SIDECAR]) for row in results],
         "faces": [row[FACE_COUNT] for row in results],
+        "kept": [row[KEPT_COUNT] or 0 for row in results],
+        "permanent": [bool(row[PERMANENT]) for row in results],
     }
     own: dict[str, Any] = {}
     fields: list[pa.Field] = []

@@ -49,10 +49,17 @@ def anonymize(
         Path | None, typer.Option("--config", metavar="YAML", help="`setting: value` lines; options win over them.")
     ] = None,
     strict: Annotated[
-        bool, typer.Option("--strict", help=f"Exit with {int(ExitCode.QUARANTINED)} unless every row was anonymized.")
+        bool,
+        typer.Option(
+            "--strict", help=f"Exit with {int(ExitCode.QUARANTINED)} unless every row was anonymized or kept."
+        ),
     ] = False,
     kek: Annotated[
         str | None, typer.Option(metavar="URI", help="Where the KEK is kept, such as file:/path/kek.key.")
+    ] = None,
+    keys: Annotated[
+        Literal["store", "discard"] | None,
+        typer.Option(help="discard forgets them: no keystore, nothing can be restored.", show_default="store"),
     ] = None,
     dataset: Annotated[
         str | None, typer.Option(help="Data set's name in the keystore.", show_default="PHOTOS' name")
@@ -60,6 +67,17 @@ def anonymize(
     image_column: Annotated[str | None, _option("image", "Column with encoded pictures.", _PARQUET)] = None,
     id_column: Annotated[str | None, _option("file and row number", "Column with unique ids.", _PARQUET)] = None,
     subject_column: Annotated[str | None, _option(False, "Column that says whose picture it is.", _PARQUET)] = None,
+    boxes_column: Annotated[str | None, _option(False, "Column with boxes of faces to anonymize.", _PARQUET)] = None,
+    keep_column: Annotated[str | None, _option(False, "Column with boxes to leave alone.", _PARQUET)] = None,
+    permanent_column: Annotated[
+        str | None, _option(False, "Bool column: true forgets the row's key, for good.", _PARQUET)
+    ] = None,
+    faces: Annotated[
+        Literal["detect", "given", "aligned"] | None,
+        _option("detect", "Which: detected and given, given alone, or each picture is one face's crop.", _FACES),
+    ] = None,
+    boxes: Annotated[Path | None, _option(False, "CSV or COCO file of faces to anonymize.", _FACES)] = None,
+    keep: Annotated[Path | None, _option(False, "CSV or COCO file of boxes to leave alone.", _FACES)] = None,
     prior: Annotated[str | None, _option("embedded", "Directory or hub id in diffusers format.", _ALGORITHM)] = None,
     method: Annotated[Literal["exact", "paper"] | None, _option("exact", "Diffusion method.", _ALGORITHM)] = None,
     transform: Annotated[
@@ -151,8 +169,8 @@ def with_progress(run: "Callable[[ProgressCallback | None], RunReport]") -> "Run
 
 
 def end_strictly(report: "RunReport", strict: bool) -> None:
-    """End the command with `QUARANTINED` where `--strict` was given and not every row was anonymized."""
-    if strict and report.statuses.get("anonymized", 0) != report.rows:
+    """End the command with `QUARANTINED` where `--strict` was given and some row was neither anonymized nor kept."""
+    if strict and report.statuses.get("anonymized", 0) + report.reasons.get("kept", 0) != report.rows:
         raise typer.Exit(ExitCode.QUARANTINED)
 
 
@@ -165,12 +183,13 @@ def report_tables(report: "RunReport") -> list["Table"]:
         "resumed rows": report.resumed_rows or None,
         "files ignored": report.ignored_files or None,
         "faces anonymized": report.faces,
+        "faces left alone": report.kept_faces or None,
         "faces given another key": report.rekeyed_faces,
         "time": f"{report.seconds:.1f} s",
         "speed": f"{report.images_per_second:.2f} images/s, {report.faces_per_second:.2f} faces/s",
         **{f"{part} on disk": format_bytes(size) for part, size in report.bytes_of.items()},
         "output": report.output,
-        "keys": report.keystore,
+        "keys": report.keystore or "discarded: nothing can be restored",
     }
     tables = [facts("anonymized", summary), table("statuses", ("status", "rows"), report.statuses.items())]
     if report.reasons:

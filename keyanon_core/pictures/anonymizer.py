@@ -7,6 +7,7 @@ face is restored from what is about to be published (`way_back`). One bad pictur
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,7 @@ import numpy.typing as npt
 from keyanon_core.errors import KeyanonError, PictureError
 from keyanon_core.faces import FaceModels
 from keyanon_core.faces.detection import Face
+from keyanon_core.faces.given import choose_faces, is_kept, newly_kept
 from keyanon_core.faces.missed import missed_faces
 from keyanon_core.imaging import decode_picture, encode_picture
 from keyanon_core.keys import commitment, source_hmac
@@ -81,11 +83,14 @@ class PictureAnonymizer:
         """Decode, detect, mask and cut the crops of one picture."""
         try:
             source = decode_picture(task.encoded, self.settings.max_pixels)
-            detected = self.models.detector.detect(source) if task.faces is None else task.faces
-            if not detected:
-                return self._no_face(task, source)
-            picture = OpenedPicture(task, source, source.copy())
-            for aligned in self._aligned(picture, detected):
+            faces, kept = task.faces, task.kept
+            if faces is None:
+                chosen = choose_faces(source, self.models.detector, task.given, self.settings.faces)
+                faces, kept = chosen.faces, chosen.kept
+            if not faces and not kept and not self._searched_without_faces():
+                return self._without_faces(task, None)
+            picture = OpenedPicture(task, source, source.copy(), kept=list(kept))
+            for aligned in self._aligned(picture, faces):
                 picture.faces.append(FaceAtWork(aligned, len(picture.faces), picture))
             return picture
         except PictureError as error:
@@ -93,22 +98,33 @@ class PictureAnonymizer:
         except KeyanonError as error:
             return _quarantined(task, f"unusable: {error}")
 
+    def _searched_without_faces(self) -> bool:
+        """True when a picture in which nothing was found goes through the second search all the same: it would be published, or
+        was not searched at all."""
+        return self.settings.no_face == "pass" or self.settings.faces == "given"
+
     def _aligned(self, picture: OpenedPicture, detected: Sequence[Face]) -> list[AlignedFace]:
         """All faces of a picture, outlined and cut together. Raises PictureError."""
+        crop = self.settings.faces == "aligned"
         regions = self.settings.regions
-        aligned = align_faces(picture.source, detected, self.models.parser, regions, self.prior)
+        aligned = align_faces(picture.source, detected, self.models.parser, regions, self.prior, aligned_crop=crop)
         for index, face in enumerate(aligned):
             if not face.crop.mask.any():
                 raise PictureError("empty_mask", f"face {index} has no pixel of its own to anonymize")
         return aligned
 
-    def _no_face(self, task: PictureTask, source: npt.NDArray[np.uint8]) -> PictureResult:
-        passes = self.settings.no_face == "pass"
+    def _without_faces(self, task: PictureTask, picture: OpenedPicture | None) -> PictureResult:
+        """A picture with nothing to anonymize; picture: None when it was not searched again, and is not published."""
+        if picture is not None and picture.kept:
+            reason = "kept: every face that was found is to be left alone; the picture is published, re-encoded"
+            kept = len(picture.kept)
+            return PictureResult(task.image_id, "no_face", reason, self._encode(picture.result), kept=kept)
+        passes = picture is not None and self.settings.no_face == "pass"
         return PictureResult(
             task.image_id,
             "no_face",
             "no_face: no face was found; such a picture is published, re-encoded, only with --no-face pass",
-            encoded=self._encode(source) if passes else None,
+            encoded=self._encode(picture.result) if passes and picture is not None else None,
         )
 
     def _encode(self, pixels: npt.NDArray[np.uint8]) -> bytes:
@@ -119,7 +135,19 @@ class PictureAnonymizer:
         task, settings = picture.task, self.settings
         if picture.failure:
             return _quarantined(task, picture.failure, faces=len(picture.faces))
+        if not picture.faces:
+            return self._without_faces(task, picture)
         encoded = self._encode(picture.result)
+        done = PictureResult(
+            task.image_id,
+            "anonymized",
+            encoded=encoded,
+            faces=len(picture.faces),
+            kept=len(picture.kept),
+            metrics=_metrics(picture),
+        )
+        if task.permanent:  # its key ends here, with the opened picture
+            return done
         keys = [face.key(settings.transform) for face in picture.faces]
         sidecar = Sidecar(
             record_id=picture.record_id,
@@ -144,16 +172,7 @@ class PictureAnonymizer:
             sidecar_sha256=hashlib.sha256(sidecar).hexdigest(),
         )
         self.way_back.pass_by(picture, encoded, sidecar, key)
-        return PictureResult(
-            task.image_id,
-            "anonymized",
-            encoded=encoded,
-            sidecar=sidecar,
-            key=key,
-            source_hmac=source_hmac(picture.image_key, task.encoded),
-            faces=len(picture.faces),
-            metrics=_metrics(picture),
-        )
+        return replace(done, sidecar=sidecar, key=key, source_hmac=source_hmac(picture.image_key, task.encoded))
 
     def _sidecar_face(self, face: FaceAtWork, key: bytes) -> SidecarFace:
         picture, fidelity = face.picture, self.settings.fidelity
@@ -175,6 +194,9 @@ class PictureAnonymizer:
         faces = [face.detected for face in picture.faces]
         masks = [face.mask for face in picture.faces]
         missed = missed_faces(seen, faces, masks, picture.source.shape)
+        keep = picture.task.given.keep
+        picture.kept += newly_kept(missed, keep, picture.kept)
+        missed = [face for face in missed if not is_kept(face, keep, picture.kept)]
         if not missed:
             return []
         if picture.rounds == MAX_ROUNDS:

@@ -109,17 +109,18 @@ class Attempts:
     def _judge(self, batch: list[FaceAtWork], done: Anonymized) -> list[FaceAtWork]:
         """Paste finished faces and measure them. Returns those that are turned back and have another key."""
         latent = _as_stored(done.latent)
-        exactly = self.settings.fidelity == "image"
         # Recovery from the picture alone needs the latent in it; where the sidecar holds the latent, the picture need not
-        # show the noise that the clean end of the grid leaves in it.
-        decoded = self.prior.decode(latent if exactly else done.clean).clamp(-1, 1).cpu().numpy()
+        # show the noise that the clean end of the grid leaves in it. A permanent picture is never recovered.
+        exactly = [self.settings.fidelity == "image" and not face.picture.task.permanent for face in batch]
+        shown = torch.where(torch.tensor(exactly, device=latent.device)[:, None, None, None], latent, done.clean)
+        decoded = self.prior.decode(shown).clamp(-1, 1).cpu().numpy()
         for position, face in enumerate(batch):
             if not np.isfinite(decoded[position]).all() or not torch.isfinite(latent[position]).all():
                 face.picture.failure = f"not_finite: the prior's result for face {face.index} is not a number"
                 continue
             face.latent = latent[position].cpu().numpy().astype(np.float16)
             face.scale, face.noise_rms = float(done.scale[position]), float(done.noise_rms[position])
-            paste_face(face, decoded[position], exactly=exactly)
+            paste_face(face, decoded[position], exactly=exactly[position])
         pasted = [face for face in batch if not face.picture.failure]
         self.gate.measure(pasted)
         return [face for face in pasted if not self.gate.passes(face) and self._has_another_key(face)]

@@ -90,7 +90,7 @@ class FaceAtWork:
 class OpenedPicture:
     """One decoded picture. source (H, W, 3) uint8 stays untouched; faces are pasted into result, of the same shape.
 
-    failure: why it can not be published, "" so far.
+    kept: faces found so far that are left alone. failure: why it can not be published, "" so far.
     """
 
     task: PictureTask
@@ -99,5 +99,6 @@ class OpenedPicture:
     image_key: bytes = field(default_factory=new_image_key, repr=False)
     record_id: str = field(default_factory=lambda: str(uuid.uuid4()))
     faces: list[FaceAtWork] = field(default_factory=list)
+    kept: list[Face] = field(default_factory=list)
     rounds: int = 1
     failure: str = ""

@@ -5,6 +5,7 @@ from typing import Literal
 
 from keyanon_core.errors import KeyanonError, PriorError
 from keyanon_core.faces.detection import Face
+from keyanon_core.faces.given import FACE_CHOICES, FaceChoice, GivenFaces
 from keyanon_core.faces.parsing import DEFAULT_REGIONS
 from keyanon_core.pictures.key import PictureKey
 
@@ -38,6 +39,7 @@ class AnonymizeSettings:
     steps: int = DEFAULT_STEPS
     fidelity: str = "latent"
     regions: frozenset[str] = DEFAULT_REGIONS
+    faces: FaceChoice = "detect"
     gate_threshold: float = DEFAULT_GATE_THRESHOLD
     max_attempts: int = DEFAULT_MAX_ATTEMPTS
     check_every: int = DEFAULT_CHECK_EVERY
@@ -49,7 +51,12 @@ class AnonymizeSettings:
 
     def __post_init__(self) -> None:
         """Raise KeyanonError for a value no run can use."""
-        for name, allowed in (("method", METHODS), ("transform", TRANSFORMS), ("fidelity", FIDELITIES)):
+        for name, allowed in (
+            ("method", METHODS),
+            ("transform", TRANSFORMS),
+            ("fidelity", FIDELITIES),
+            ("faces", FACE_CHOICES),
+        ):
             if getattr(self, name) not in allowed:
                 raise KeyanonError(f"{name} {getattr(self, name)!r} is unknown; choose one of {', '.join(allowed)}")
         for name in ("steps", "max_attempts", "check_every", "face_batch", "max_pixels"):
@@ -71,21 +78,29 @@ class AnonymizeSettings:
 
 @dataclass(frozen=True)
 class PictureTask:
-    """One picture to anonymize. faces: None lets the anonymizer detect them itself."""
+    """One picture to anonymize.
+
+    faces: None lets the anonymizer find them itself. kept: those found that are to be left alone. given: what the user says of
+    the picture. permanent: its key is forgotten, so that nothing restores it.
+    """
 
     image_id: str
     encoded: bytes = field(repr=False)
     faces: list[Face] | None = None
+    kept: list[Face] = field(default_factory=list)
+    given: GivenFaces = field(default_factory=GivenFaces)
+    permanent: bool = False
 
 
 @dataclass(frozen=True)
 class PictureResult:
     """What became of one picture.
 
-    encoded and sidecar are publishable; they are None unless status is `anonymized` (or `no_face` under `no_face="pass"`, then
-    encoded is the picture re-encoded without metadata). key is secret and None unless anonymized. reason is "" when
-    anonymized, else a short code followed by ": " and an explanation.
+    encoded and sidecar are publishable; they are None unless status is `anonymized` (or `no_face` under `no_face="pass"` or
+    with kept faces, then encoded is the picture re-encoded without metadata). key is secret and None unless anonymized. reason is
+    "" when anonymized, else a short code followed by ": " and an explanation.
     source_hmac: names the source for holders of the key alone; publishable, None unless anonymized.
+    A permanent picture has neither sidecar, key nor source_hmac. kept: faces left alone because they were to be.
     metrics: numbers about the source (keys tried, distances, noise); for measuring, never published.
     """
 
@@ -97,4 +112,5 @@ class PictureResult:
     key: PictureKey | None = None
     source_hmac: str | None = None
     faces: int = 0
+    kept: int = 0
     metrics: dict[str, float] = field(default_factory=dict, repr=False)
