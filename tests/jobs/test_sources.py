@@ -246,6 +246,14 @@ def unchecked_text(values: list[bytes]) -> pa.Array:
     return pa.Array.from_buffers(pa.string(), len(values), pa.array(values).buffers())
 
 
+def parquet_row(image_id: str, shard: Path) -> Row:
+    """A published row that is not of files."""
+    return Row(
+        image_id=image_id, status="anonymized", reason="", record_id="record", output=None, sidecar=None, faces=1, kept=0,
+        permanent=False, shard=shard, position=0,
+    )  # fmt: skip
+
+
 def test_parquet_rows_may_have_any_id_that_a_restored_picture_can_be_named_by(
     photos: Path, make_config: MakeConfig
 ) -> None:
@@ -253,9 +261,7 @@ def test_parquet_rows_may_have_any_id_that_a_restored_picture_can_be_named_by(
     write_parquet(photos / "a.parquet", pa.table({"id": ids, "image": [b"x"] * len(ids)}))
     found = reasons(open_source(make_config(id_column="id")))
     assert found == {**dict.fromkeys(ids, ""), "..": "bad_id"}
-    names = {
-        restored_name(Row(name, "anonymized", "", "record", None, None, 1, photos, 0)) for name in ids if name != ".."
-    }
+    names = {restored_name(parquet_row(name, photos)) for name in ids if name != ".."}
     assert len(names) == len(ids) - 1 and all(len(name.parts) == 1 and "\0" not in str(name) for name in names)
 
 
