@@ -14,7 +14,7 @@ from typing import Any, Final
 import ray
 from ray._private import worker as ray_worker
 from ray.data import DataContext
-from ray.exceptions import RayError, RayTaskError, UserCodeException
+from ray.exceptions import ActorDiedError, RayError, RayTaskError, UserCodeException
 from ray.util.annotations import RayDeprecationWarning
 
 from jobs.errors import DefectError, MachineError
@@ -24,6 +24,7 @@ from keystore.errors import KeystoreError
 
 ADDRESS_VARIABLE: Final = "RAY_ADDRESS"
 TOKEN_PATH_VARIABLE: Final = "RAY_AUTH_TOKEN_PATH"  # noqa: S105  the name of a variable
+CREATION_FAILED: Final = "an error raised in its creation task"  # as Ray says it of an actor whose constructor raised
 SPARE_CPUS: Final = 2  # logical CPUs beside the reserved ones, so that reading and publishing always find one
 DEFAULT_OBJECT_STORE_BYTES: Final = 512 * 1024 * 1024  # of a local cluster; blocks hold encoded pictures, not arrays
 
@@ -141,6 +142,9 @@ def cause_of(error: BaseException, work: str) -> Exception:
             f"a defect ended the {work} ({describe(defect)}); run again with -v and report what it prints"
         )
     lines = [line for line in str(error).splitlines() if line.strip()]
+    if isinstance(error, ActorDiedError) and CREATION_FAILED in str(error):  # Ray keeps the text of such an error only
+        raised = lines[-1].split(":")[0]
+        return DefectError(f"a defect ended the {work} ({raised} where a worker begins); report it with Ray's logs")
     return MachineError(
         f"Ray ended the {work} ({type(error).__name__}: {lines[-1] if lines else ''}); run the same command again to go on"
     )

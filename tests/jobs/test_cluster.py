@@ -63,3 +63,20 @@ def test_what_ended_a_run_is_found_in_rays_wrappings(
     assert type(cause) is kind and exit_code_of(cause) is code
     if what == "defect":
         assert isinstance(caught.value, RayTaskError) and "secret" not in str(cause)
+
+
+@ray.remote(max_restarts=0)
+class NeverBegins:
+    def __init__(self) -> None:
+        raise ZeroDivisionError("a secret")
+
+    def answer(self) -> int:
+        return 1
+
+
+def test_a_worker_whose_constructor_raises_is_a_defect_and_no_reason_to_try_again(ray_cluster: Path) -> None:
+    with pytest.raises(ray.exceptions.ActorDiedError) as caught:
+        ray.get(NeverBegins.remote().answer.remote())
+    cause = cause_of(caught.value, "run")
+    assert exit_code_of(cause) is ExitCode.UNEXPECTED
+    assert "ZeroDivisionError" in str(cause) and "secret" not in str(cause)

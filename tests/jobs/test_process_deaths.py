@@ -29,6 +29,7 @@ def play(record: StageRecord, blocks: list[list[int]], meets: Meets, process: st
         while True:
             plan = record.plan(block)
             done = dict(plan.verdicts)
+            assert sorted([*done, *(row for part in plan.parts for row in part)]) == sorted(block)
             for part in plan.parts:
                 assert part
                 record.hold(process, part, 0)

@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+import ray
+from ray.exceptions import RayError
 
 from jobs.errors import DefectError, MachineError
 from jobs.process_deaths import Fault
@@ -145,3 +147,10 @@ def test_only_rows_that_went_the_whole_way_witness_for_the_machine(monitor: Moni
     assert monitor.plan("stage", [7]).verdicts == {}
     hands(monitor, Work()).work_through(rows(1))
     assert monitor.plan("stage", [7]).verdicts[7].startswith("out_of_memory: 2 processes")
+
+
+def test_a_monitor_that_can_not_be_reached_ends_the_process_and_is_no_verdict(monitor: Monitor) -> None:
+    process = hands(monitor, Work())
+    ray.kill(monitor._actor)
+    with pytest.raises(RayError), process.reporting_faults():
+        process.work_through(rows(2))
