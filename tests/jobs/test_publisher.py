@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.blocks import OUTPUT_SHA256, ROW
+from jobs.blocks import OUTPUT_SHA256, REASON, RECORD_ID, ROW, SEALED, SIDECAR, STATUS
 from jobs.commit import finished_rows, quarantined_rows, settle
 from jobs.errors import CommitError, LeaseError, PublishError
 from jobs.inspect_output import OutputError, read_rows
@@ -31,11 +31,14 @@ def first_blocks(place: Place) -> list[list[dict[str, Any]]]:
 
 
 def missing_blocks(place: Place, done: set[int]) -> list[list[dict[str, Any]]]:
-    """What a second attempt makes of the rows: other bytes, under other keys, and not every picture comes out again."""
+    """What a second attempt makes of the rows: other bytes, under other keys, and not every file comes out again."""
+    passed = {STATUS: "no_face", REASON: "no_face: none found", RECORD_ID: None, SEALED: None, SIDECAR: None}
     rows = [
-        place.result(1, "a/bad.png", b"bad of B"), quarantined(0, "a/x.jpg", "gate: now"), place.result(2, "y.jpg", b"y of B"),
+        place.result(1, "a/bad.png", b"bad of B"),
+        quarantined(0, "a/x.jpg", "gate: now"),
+        {**place.result(2, "y.jpg", b"y of B"), **passed},
         quarantined(3, "z.jpg"),
-    ]  # fmt: skip
+    ]
     return [[row] for row in rows if row[ROW] not in done]
 
 
@@ -252,6 +255,28 @@ def test_a_row_in_two_shards_of_the_run_itself_is_an_error(place: Place) -> None
     shutil.copy(shard, shard.with_name("000000000-0123456789abcdef-0123456789ab.parquet"))
     with pytest.raises(CommitError, match="2 output rows"):
         settle(place.layout, 1)
+
+
+def test_a_published_picture_without_its_key_is_an_error(place: Place) -> None:
+    with place.attempt() as attempt:
+        publisher = attempt.publisher()
+        publisher.open()
+        name = attempt.sink().stage(block([place.result(0, "x.jpg")]))
+        publisher.publish_complete()
+        (place.keystore.inbox(place.run_id) / f"{name}.keys").unlink()
+        with pytest.raises(CommitError, match=r"1 published pictures have no key in keystore .* restore its inbox"):
+            attempt.complete(1)
+
+
+def test_an_attempt_sweeps_what_dead_ones_staged_before_it_begins(place: Place) -> None:
+    """They may be what fills the disk."""
+    with place.attempt() as a:
+        a.publisher().open()
+        a.sink().stage(block([place.result(0, "x.jpg")]))
+    with place.attempt() as b:
+        b.publisher().open()
+        folder = Staging.of(b.lease.token).folder
+        assert list(folder.parent.iterdir()) == [folder] and not list(folder.iterdir())
 
 
 def test_a_file_of_the_users_in_the_output_stays(place: Place) -> None:
