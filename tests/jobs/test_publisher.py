@@ -440,3 +440,17 @@ def test_the_account_of_a_run_counts_what_stands(place: Place) -> None:
     assert (tally.rows, dict(tally.reasons), tally.faces) == (4, {"gate": 1}, 3)
     assert quarantined_rows(place.layout) == quarantined_rows(place.layout, "gate") == {3}
     assert quarantined_rows(place.layout, "corrupt") == quarantined_rows(place.layout, before_retry=1) == set()
+
+
+def test_a_driver_whose_lease_file_was_removed_publishes_nothing_beside_its_successor(place: Place) -> None:
+    with place.attempt() as a:
+        publisher = a.publisher()
+        publisher.open()
+        a.sink().stage(block([place.result(0, "x.jpg", b"of A")]))
+        a.lease.token.path.unlink()  # by hand, and with it the lock
+        with place.attempt() as b:
+            with pytest.raises(LeaseError, match="another attempt"):
+                publisher.publish_complete()
+            b.run([[place.result(0, "x.jpg", b"of B")]], 1)
+    place.check_complete(1)
+    assert (place.out / "images/x.jpg.png").read_bytes() == b"of B"
