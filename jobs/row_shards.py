@@ -33,8 +33,8 @@ class StandingRows:
     superseded: int
 
 
-def new_shard_name(rows: Sequence[int], retry: int = 0) -> str:
-    """A name that no shard has had: `<lowest row>-<digest of the rows>-<random>`, and `-r<number>` in a retry."""
+def new_shard_name(rows: Sequence[int], retry: int) -> str:
+    """A name that no shard has had: `<lowest row>-<digest of the rows>-<random>`, and `-r<number>` in a retry, 0 being none."""
     digest = hashlib.sha256(",".join(map(str, sorted(rows))).encode()).hexdigest()
     name = f"{min(rows):09d}-{digest[:16]}-{uuid.uuid4().hex[:12]}"
     return f"{name}-r{retry}" if retry else name

@@ -69,7 +69,7 @@ class PairedDatasink(Datasink[str]):  # type: ignore[misc]  # Ray ships no types
     inbox: None in a run that discards its keys. retry: number of the retry whose rows these are, 0 in the run itself.
     """
 
-    def __init__(self, layout: OutputLayout, inbox: Path | None, lease: LeaseToken, retry: int = 0) -> None:
+    def __init__(self, layout: OutputLayout, inbox: Path | None, lease: LeaseToken, retry: int) -> None:
         self.layout, self.inbox, self.lease, self.retry = layout, inbox, lease, retry
         self.staging = Staging.of(lease)
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.blocks import OUTPUT_SHA256, ROW
+from jobs.blocks import OUTPUT_SHA256, REASON, RECORD_ID, ROW, SEALED, SIDECAR, STATUS
 from jobs.commit import finished_rows, quarantined_rows, settle
 from jobs.errors import CommitError, LeaseError, PublishError
 from jobs.inspect_output import OutputError, read_rows
@@ -31,11 +31,14 @@ def first_blocks(place: Place) -> list[list[dict[str, Any]]]:
 
 
 def missing_blocks(place: Place, done: set[int]) -> list[list[dict[str, Any]]]:
-    """What a second attempt makes of the rows: other bytes, under other keys, and not every picture comes out again."""
+    """What a second attempt makes of the rows: other bytes, under other keys, and not every file comes out again."""
+    passed = {STATUS: "no_face", REASON: "no_face: none found", RECORD_ID: None, SEALED: None, SIDECAR: None}
     rows = [
-        place.result(1, "a/bad.png", b"bad of B"), quarantined(0, "a/x.jpg", "gate: now"), place.result(2, "y.jpg", b"y of B"),
+        place.result(1, "a/bad.png", b"bad of B"),
+        quarantined(0, "a/x.jpg", "gate: now"),
+        {**place.result(2, "y.jpg", b"y of B"), **passed},
         quarantined(3, "z.jpg"),
-    ]  # fmt: skip
+    ]
     return [[row] for row in rows if row[ROW] not in done]
 
 
@@ -254,6 +257,28 @@ def test_a_row_in_two_shards_of_the_run_itself_is_an_error(place: Place) -> None
         settle(place.layout, 1)
 
 
+def test_a_published_picture_without_its_key_is_an_error(place: Place) -> None:
+    with place.attempt() as attempt:
+        publisher = attempt.publisher()
+        publisher.open()
+        name = attempt.sink().stage(block([place.result(0, "x.jpg")]))
+        publisher.publish_complete()
+        (place.keystore.inbox(place.run_id) / f"{name}.keys").unlink()
+        with pytest.raises(CommitError, match=r"1 published pictures have no key in keystore .* restore its inbox"):
+            attempt.complete(1)
+
+
+def test_an_attempt_sweeps_what_dead_ones_staged_before_it_begins(place: Place) -> None:
+    """They may be what fills the disk."""
+    with place.attempt() as a:
+        a.publisher().open()
+        a.sink().stage(block([place.result(0, "x.jpg")]))
+    with place.attempt() as b:
+        b.publisher().open()
+        folder = Staging.of(b.lease.token).folder
+        assert list(folder.parent.iterdir()) == [folder] and not list(folder.iterdir())
+
+
 def test_a_file_of_the_users_in_the_output_stays(place: Place) -> None:
     (place.out / "images").mkdir(parents=True)
     (place.out / "images" / "notes.txt").write_text("mine")
@@ -304,11 +329,10 @@ def test_what_is_staged_while_the_run_goes_on_is_published_and_a_failure_ends_th
     place.check_visible()
 
 
-def test_what_a_row_lists_is_on_the_disk_before_the_row_is_visible(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A power cut may take whatever was not synced: files, and names in folders."""
-    events: list[tuple[str, int]] = []  # of a file or folder, by its number
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """What is synced, linked and removed, in order, each a file or folder by its number; the real calls are made."""
+    events: list[tuple[str, int]] = []
     sync, link, unlink = os.fsync, os.link, os.unlink
 
     def fsync(descriptor: int) -> None:
@@ -317,32 +341,53 @@ def test_what_a_row_lists_is_on_the_disk_before_the_row_is_visible(
 
     def linked(source: Path, target: Path) -> None:
         link(source, target)
-        events.append(("link", os.stat(target).st_ino))  # noqa: PTH116
+        events.append(("link", Path(target).stat().st_ino))
 
-    def unlinked(path: Path, **options: int) -> None:
-        unlink(path, **options)
-        events.append(("unlink", 0))
+    def unlinked(path: Path, *, dir_fd: int | None = None) -> None:
+        events.append(("unlink", os.stat(path, dir_fd=dir_fd).st_ino))
+        unlink(path, dir_fd=dir_fd)
 
     monkeypatch.setattr(os, "fsync", fsync)
     monkeypatch.setattr(os, "link", linked)
+    monkeypatch.setattr(os, "unlink", unlinked)
+    return events
+
+
+def number(path: Path) -> int:
+    return path.stat().st_ino
+
+
+def test_what_a_row_lists_is_on_the_disk_before_the_row_is_visible(place: Place, disk: list[tuple[str, int]]) -> None:
+    """A power cut may take whatever was not synced: files, and names in folders."""
     with place.attempt() as attempt:
         publisher = attempt.publisher()
         publisher.open()
         name = attempt.sink().stage(block([place.result(0, "a/x.jpg"), place.result(1, "b/y.jpg")]))
-        monkeypatch.setattr(os, "unlink", unlinked)
         publisher.publish_complete()
-
     shard = place.layout.shard(name)
-    visible = len(events) - 1 - events[::-1].index(("link", shard.stat().st_ino))
+    visible = len(disk) - 1 - disk[::-1].index(("link", number(shard)))
     for row in place.rows():
         for part in ("output", "sidecar"):
             file = place.out / row[part]
-            assert ("sync", file.stat().st_ino) in events[:visible]
-            made = events.index(("link", file.stat().st_ino))
-            assert ("sync", file.parent.stat().st_ino) in events[made:visible]
-    after = [event for event in events[visible:] if event[0] != "link"]
-    assert after[0] == ("sync", shard.parent.stat().st_ino), "only then what was staged is removed"
-    assert ("unlink", 0) in after
+            assert ("sync", number(file)) in disk[:visible]
+            made = disk.index(("link", number(file)))
+            assert ("sync", number(file.parent)) in disk[made:visible]
+            assert ("unlink", number(file)) in disk[visible:], "what was staged is removed"
+    assert disk[visible + 1] == ("sync", number(shard.parent)), "and not before the row is on the disk"
+
+
+def test_a_shard_is_removed_when_the_one_that_replaces_it_is_on_the_disk(
+    place: Place, disk: list[tuple[str, int]]
+) -> None:
+    with place.attempt() as attempt:
+        attempt.run([[place.result(0, "x.jpg"), quarantined(1, "y.jpg")]], 2)
+    (old,) = (place.out / "rows").iterdir()
+    removed, rows = number(old), number(old.parent)
+    with place.attempt(retry=1) as attempt:
+        attempt.run([[place.result(1, "y.jpg")]], 2, {0})
+    (replacing,) = (place.layout.shard(row["shard"]) for row in place.rows() if row["row"] == 0)
+    at = disk.index(("unlink", removed), disk.index(("link", number(replacing))))
+    assert disk[at - 2 : at + 2] == [("link", number(replacing)), ("sync", rows), ("unlink", removed), ("sync", rows)]
 
 
 def test_a_shard_that_can_not_be_read_is_named(place: Place) -> None:
@@ -415,3 +460,17 @@ def test_the_account_of_a_run_counts_what_stands(place: Place) -> None:
     assert (tally.rows, dict(tally.reasons), tally.faces) == (4, {"gate": 1}, 3)
     assert quarantined_rows(place.layout) == quarantined_rows(place.layout, "gate") == {3}
     assert quarantined_rows(place.layout, "corrupt") == quarantined_rows(place.layout, before_retry=1) == set()
+
+
+def test_a_driver_whose_lease_file_was_removed_publishes_nothing_beside_its_successor(place: Place) -> None:
+    with place.attempt() as a:
+        publisher = a.publisher()
+        publisher.open()
+        a.sink().stage(block([place.result(0, "x.jpg", b"of A")]))
+        a.lease.token.path.unlink()  # by hand, and with it the lock
+        with place.attempt() as b:
+            with pytest.raises(LeaseError, match="another attempt"):
+                publisher.publish_complete()
+            b.run([[place.result(0, "x.jpg", b"of B")]], 1)
+    place.check_complete(1)
+    assert (place.out / "images/x.jpg.png").read_bytes() == b"of B"
