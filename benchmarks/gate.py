@@ -19,7 +19,7 @@ Printed for each rule:
 Rows of groups: the default rule. Skin tones by the individual typology angle, other groups by files with columns id and group.
 
 --run N: besides, the first N photographs go through the job's path under the rule as it was (0.6 for the median face, no early
-check) and under the default, in turns: keys, evaluations, CPU seconds and quarantined.
+check) and under the default, in turns: keys, evaluations, CPU seconds and quarantined. Ctrl-C prints what was done so far.
 """
 
 import csv
@@ -351,16 +351,19 @@ def _print_runs(part: Sequence[Subject], subjects: Sequence[Subject], prior: Pri
         "default": Run(PictureAnonymizer(prior, models, AnonymizeSettings())),
     }
     runs["as it was"].anonymizer.attempts.checks = {}
-    for start in range(0, len(part), GATHERED):
-        for run in runs.values():
-            run.anonymizer.way_back.passed = 1  # the first face is tried in every run: not what is compared here
-            run.take(part[start : start + GATHERED], subjects)
-        typer.echo(f"{min(start + GATHERED, len(part))} of {len(part)}", err=True)
+    try:
+        for start in range(0, len(part), GATHERED):
+            for run in runs.values():
+                run.anonymizer.way_back.passed = 1  # the first face is tried in every run: not what is compared here
+                run.take(part[start : start + GATHERED], subjects)
+            typer.echo(f"{min(start + GATHERED, len(part))} of {len(part)}", err=True)
+    except KeyboardInterrupt:
+        part = part[:start]  # what both have done
     rows = [["run", "photographs", "keys", "evaluations", "CPU s", "quarantined", "rank", "first"]]
     for name, run in runs.items():
         published = sum(rank is not None for rank in run.ranks)
-        figures = [f"{run.keys / max(published, 1):.2f}", f"{run.evaluations / len(part):.0f}"]
-        figures.append(f"{run.seconds / len(part):.2f}")
+        figures = [f"{run.keys / max(published, 1):.2f}", f"{run.evaluations / len(run.ranks):.0f}"]
+        figures.append(f"{run.seconds / len(run.ranks):.2f}")
         rows.append([name, str(len(part)), *figures, *run.ranked(len(subjects), range(len(part)))])
     _table(rows)
     rows = [

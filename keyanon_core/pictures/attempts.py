@@ -21,9 +21,7 @@ from keyanon_core.priors import Prior
 from keyanon_core.schedule import lambda_grid
 
 Waiting = list[deque[FaceAtWork]]
-BEGINNINGS = (
-    2  # stages before the early checks: of faces whose source is still to be inverted, and of those that are back
-)
+BEGINNINGS = 2  # stages of faces that begin: with a source still to be inverted, or with the noise of an earlier key
 
 
 class Attempts:

@@ -11,7 +11,8 @@ What must come back depends on what was stored:
 - `image`, and method `paper`, which are inexact by nature: a crop nearer to the source than the anonymized one is, by IMAGE_GAIN
   and PAPER_GAIN.
 
-What an autoencoder loses of a face is no fault of the way back: crops are compared with what the prior decodes of the source.
+What an autoencoder loses of a face is no fault of the way back: crops are compared with what the prior decodes of the source in
+the stored surroundings.
 """
 
 import math
@@ -65,9 +66,11 @@ class WayBack:
 
     def _exactly(self, face: FaceAtWork, back: RecoveredPicture) -> str:
         """What is wrong with source pixels that were stored, "" for nothing."""
-        inside = face.mask.full(back.pixels.shape)
-        wrong = int((back.pixels[inside] != face.picture.source[inside]).any(axis=1).sum())
-        return "" if back.exact and wrong == 0 else f"{wrong} of {int(inside.sum())} pixels are not the source's"
+        x0, y0, x1, y1 = face.mask.window
+        bits = face.mask.bits
+        differs = back.pixels[y0:y1, x0:x1][bits] != face.picture.source[y0:y1, x0:x1][bits]
+        wrong = int(differs.any(axis=1).sum())
+        return "" if back.exact and wrong == 0 else f"{wrong} of {len(differs)} pixels are not the source's"
 
     def _nearly(self, face: FaceAtWork, back: RecoveredPicture) -> str:
         """What is wrong with a crop that was solved for, "" for nothing."""
@@ -89,12 +92,13 @@ class WayBack:
         )
 
     def _decoded(self, face: FaceAtWork) -> tuple[Crop, Crop]:
-        """The source's crop and the anonymized one as the prior shows them, (3, S, S) each."""
+        """The source's crop and the anonymized one as the prior shows them beside the stored surroundings, (3, S, S) each."""
         if face.latent is None:
             raise ValueError(f"face {face.index} was not anonymized")
-        source = self.prior.encode(torch.from_numpy(face.crop.values)[None])
-        latents = torch.cat([source, torch.from_numpy(face.latent.astype(np.float64))[None]])
-        shown, anonymized = self.prior.decode(latents).clamp(-1, 1).cpu().numpy()
+        stored = torch.from_numpy(face.latent.astype(np.float64))[None]
+        inside = self.prior.latent_mask(torch.from_numpy(face.crop.mask)[None, None])
+        source = inside * self.prior.encode(torch.from_numpy(face.crop.values)[None]) + (1 - inside) * stored
+        shown, anonymized = self.prior.decode(torch.cat([source, stored])).clamp(-1, 1).cpu().numpy()
         return shown, anonymized
 
 

@@ -14,8 +14,8 @@ from keyanon_core.pictures.anonymizer import PictureAnonymizer
 from keyanon_core.pictures.settings import AnonymizeSettings, PictureTask
 from keyanon_core.pictures.way_back import WayBack
 from keyanon_core.priors import Prior, load_prior
-from keyanon_core.sidecar import Sidecar, SidecarFace
-from tests.keyanon_core.diffusion.tiny_priors import declare, pixel_prior
+from keyanon_core.sidecar import Sidecar, SidecarFace, seal_source
+from tests.keyanon_core.diffusion.tiny_priors import declare, kl_prior, ldm_prior, pixel_prior
 
 STEPS = 8
 TOO_STEEP = 60.0  # factor on the denoiser's last layer beyond which a step's fixed point no longer contracts
@@ -78,12 +78,25 @@ def _spoiled(face: SidecarFace) -> SidecarFace:
     return replace(face, latent=latent, source=source)
 
 
-@pytest.mark.parametrize("change", [{"fidelity": "lossless"}, {"fidelity": "latent"}, {"method": "paper"}])
+@pytest.mark.parametrize("make", [pixel_prior, ldm_prior, kl_prior])
+@pytest.mark.parametrize("change", [{"fidelity": "lossless"}, {"fidelity": "latent"}])
 def test_what_comes_back_is_published(
-    tiny: Prior, models: FaceModels, astronaut: bytes, change: dict[str, object]
+    tmp_path: Path, models: FaceModels, astronaut: bytes, make: Callable[[Path], Path], change: dict[str, object]
 ) -> None:
-    (result,) = PictureAnonymizer(tiny, models, settings(**change))([PictureTask("a", astronaut)])
+    prior = load_prior(make(tmp_path))
+    (result,) = PictureAnonymizer(prior, models, settings(**change))([PictureTask("a", astronaut)])
     assert result.status == "anonymized", result.reason
+
+
+def test_stored_pixels_that_are_not_the_sources_stop_the_run(
+    tiny: Prior, models: FaceModels, astronaut: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def seal_another(source: np.ndarray, *rest: object) -> bytes:
+        return seal_source(source ^ 1, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("keyanon_core.pictures.anonymizer.seal_source", seal_another)
+    with pytest.raises(NotReversibleError, match=r"(\d+) of \1 pixels are not the source's"):
+        PictureAnonymizer(tiny, models, settings(fidelity="lossless"))([PictureTask("a", astronaut)])
 
 
 def test_the_first_face_and_then_one_in_so_many_is_tried(
