@@ -179,7 +179,7 @@ class AnonymizeConfig(InputConfig):
     @model_validator(mode="after")
     def _embedded_prior_can_be_inverted(self) -> Self:
         # Other priors say what they need in their declaration, which is read where they are loaded.
-        if self.prior == EMBEDDED and self.keys == "store":
+        if self.prior == EMBEDDED:
             try:
                 self.settings().check_steps(None, self.prior)
             except KeyanonError as error:
@@ -250,6 +250,7 @@ class AnonymizeConfig(InputConfig):
             fidelity=self.fidelity,
             regions=self.regions,
             faces=self.faces,
+            reversible=self.keys == "store",
             gate_threshold=self.gate_threshold,
             max_attempts=self.max_attempts,
             check_every=self.check_every,

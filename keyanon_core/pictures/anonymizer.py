@@ -81,6 +81,7 @@ class PictureAnonymizer:
 
     def _open(self, task: PictureTask) -> OpenedPicture | PictureResult:
         """Decode, detect, mask and cut the crops of one picture."""
+        task = replace(task, permanent=task.permanent or not self.settings.reversible)
         try:
             source = decode_picture(task.encoded, self.settings.max_pixels)
             faces, kept = task.faces, task.kept

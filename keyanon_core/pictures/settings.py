@@ -32,6 +32,7 @@ class AnonymizeSettings:
 
     gate_threshold: see `gate`; the least distance of a face from its source, as a share of the one that strangers have.
     check_every: see `way_back`; no value does without the first face.
+    reversible: False makes every picture permanent, whatever its task says.
     """
 
     method: str = "exact"
@@ -40,6 +41,7 @@ class AnonymizeSettings:
     fidelity: str = "latent"
     regions: frozenset[str] = DEFAULT_REGIONS
     faces: FaceChoice = "detect"
+    reversible: bool = True
     gate_threshold: float = DEFAULT_GATE_THRESHOLD
     max_attempts: int = DEFAULT_MAX_ATTEMPTS
     check_every: int = DEFAULT_CHECK_EVERY
@@ -66,10 +68,12 @@ class AnonymizeSettings:
     def check_steps(self, declared: int | None, prior: str) -> None:
         """Raise PriorError when recovery could not invert so few steps of the prior. declared: its own limit, if it says one.
 
-        `lossless` stores the source and `paper` inverts nothing: they may take as few as they like.
+        `lossless` stores the source, `paper` inverts nothing, of permanent pictures nothing is recovered: they may take as few
+        as they like.
         """
         least = UNDECLARED_MIN_STEPS if declared is None else declared
-        if self.method == "exact" and self.fidelity != "lossless" and self.steps < least:
+        inverted = self.reversible and self.method == "exact" and self.fidelity != "lossless"
+        if inverted and self.steps < least:
             raise PriorError(
                 f"steps {self.steps} of prior {prior} can not be inverted by method exact; use at least {least}, or "
                 "fidelity lossless"

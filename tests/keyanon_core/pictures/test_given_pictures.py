@@ -8,6 +8,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
+from keyanon_core.errors import PriorError
 from keyanon_core.faces import FaceModels
 from keyanon_core.faces.alignment import similarity, warp
 from keyanon_core.faces.detection import Face
@@ -23,6 +24,7 @@ from tests.keyanon_core.pictures.photographs import pixels_of, settings
 
 CROP_SIDE = 320  # px, of the aligned crop
 KEY = bytes(range(32))
+FEW = settings(steps=1, fidelity="lossless")  # which faces are taken does not depend on the number of steps
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -61,9 +63,7 @@ def test_a_kept_face_stays_to_the_bit_and_the_second_search_lets_it_be(
     prior: Prior, models: FaceModels, group: bytes, found: list[Face]
 ) -> None:
     keep = (around(found[0]),)
-    (result,) = PictureAnonymizer(prior, models, settings(steps=1, fidelity="lossless"))(
-        [PictureTask("g", group, given=GivenFaces(keep=keep))]
-    )
+    (result,) = PictureAnonymizer(prior, models, FEW)([PictureTask("g", group, given=GivenFaces(keep=keep))])
     assert (result.status, result.faces, result.kept) == ("anonymized", 3, 1), result.reason
     assert result.encoded is not None and result.key is not None
     source, published = pixels_of(group), pixels_of(result.encoded)
@@ -77,7 +77,7 @@ def test_a_face_beside_a_kept_one_is_found_by_the_second_search(
 ) -> None:
     keep = (around(found[0]),)
     first_search = PictureTask("g", group, faces=[], kept=found[:1], given=GivenFaces(keep=keep))
-    (result,) = PictureAnonymizer(prior, models, settings(steps=1))([first_search])
+    (result,) = PictureAnonymizer(prior, models, FEW)([first_search])
     assert (result.status, result.faces, result.kept) == ("anonymized", 3, 1), result.reason
 
 
@@ -90,7 +90,7 @@ def test_a_picture_of_kept_faces_alone_is_published_re_encoded_and_says_so(
     Image.fromarray(pixels).save(buffer, "PNG", exif=exif)
     (face,) = models.detector.detect(pixels)
     task = PictureTask("a", buffer.getvalue(), given=GivenFaces(keep=(around(face),)))
-    (result,) = PictureAnonymizer(prior, models, settings(steps=1))([task])
+    (result,) = PictureAnonymizer(prior, models, FEW)([task])
     assert (result.status, result.faces, result.kept) == ("no_face", 0, 1)
     assert result.reason.startswith("kept: ")
     assert result.encoded is not None and b"secret" not in result.encoded
@@ -100,7 +100,7 @@ def test_a_picture_of_kept_faces_alone_is_published_re_encoded_and_says_so(
 
 def test_a_kept_box_without_a_face_publishes_nothing(prior: Prior, models: FaceModels, coffee: bytes) -> None:
     task = PictureTask("c", coffee, given=GivenFaces(keep=((10.0, 10.0, 60.0, 60.0),)))
-    (result,) = PictureAnonymizer(prior, models, settings(steps=1))([task])
+    (result,) = PictureAnonymizer(prior, models, FEW)([task])
     assert (result.status, result.encoded, result.kept) == ("no_face", None, 0)
     assert result.reason.startswith("no_face: ")
 
@@ -113,7 +113,7 @@ def test_with_given_faces_alone_a_face_nobody_gave_is_taken_up_all_the_same(
         PictureTask("none", astronaut),
         PictureTask("empty", coffee),
     ]
-    some, none, empty = PictureAnonymizer(prior, models, settings(steps=1, faces="given"))(tasks)
+    some, none, empty = PictureAnonymizer(prior, models, replace(FEW, faces="given"))(tasks)
     assert (some.status, some.faces, some.kept) == ("anonymized", 3, 1), some.reason
     assert (none.status, none.faces) == ("anonymized", 1), none.reason
     assert (empty.status, empty.encoded) == ("no_face", None)
@@ -121,7 +121,7 @@ def test_with_given_faces_alone_a_face_nobody_gave_is_taken_up_all_the_same(
 
 def test_a_picture_passed_without_a_face_was_searched_twice(prior: Prior, models: FaceModels, astronaut: bytes) -> None:
     overlooked = PictureTask("a", astronaut, faces=[])
-    (passed,) = PictureAnonymizer(prior, models, settings(steps=1, no_face="pass"))([overlooked])
+    (passed,) = PictureAnonymizer(prior, models, replace(FEW, no_face="pass"))([overlooked])
     assert (passed.status, passed.faces) == ("anonymized", 1)
 
 
@@ -153,7 +153,7 @@ def test_the_scaling_maps_outline_onto_outline() -> None:
 
 def test_an_aligned_crop_that_is_not_square_is_quarantined(prior: Prior, models: FaceModels, aligned: bytes) -> None:
     cut = as_png(pixels_of(aligned)[:-1])
-    (result,) = PictureAnonymizer(prior, models, settings(steps=1, faces="aligned"))([PictureTask("a", cut)])
+    (result,) = PictureAnonymizer(prior, models, replace(FEW, faces="aligned"))([PictureTask("a", cut)])
     assert (result.status, result.reason.split(":")[0], result.encoded) == ("quarantined", "not_square", None)
 
 
@@ -163,7 +163,7 @@ def test_a_second_face_in_an_aligned_crop_is_anonymized_as_well(
     pixels = pixels_of(aligned).copy()
     small = np.asarray(Image.fromarray(pixels).resize((CROP_SIDE // 4, CROP_SIDE // 4)))
     pixels[: small.shape[0], : small.shape[1]] = small
-    (result,) = PictureAnonymizer(prior, models, settings(steps=1, faces="aligned"))([PictureTask("a", as_png(pixels))])
+    (result,) = PictureAnonymizer(prior, models, replace(FEW, faces="aligned"))([PictureTask("a", as_png(pixels))])
     assert (result.status, result.faces) == ("anonymized", 2), result.reason
     assert result.key is not None
     first, second = (np.reshape(face.affine, (2, 3)) for face in result.key.faces)
@@ -171,20 +171,34 @@ def test_a_second_face_in_an_aligned_crop_is_anonymized_as_well(
     assert not np.allclose(second, first, atol=0.1)
 
 
-def permanent_and_not(prior: Prior, models: FaceModels, picture: bytes, **changes: object) -> list[PictureResult]:
-    tasks = [PictureTask("a", picture), PictureTask("a", picture, permanent=True)]
-    return PictureAnonymizer(prior, models, settings(steps=1, **changes))(tasks)
-
-
-@pytest.mark.parametrize("fidelity", ["latent", "lossless", "image"])
 def test_a_permanent_picture_leaves_nothing_of_its_key_and_looks_like_any_other(
-    prior: Prior, models: FaceModels, astronaut: bytes, fidelity: str, monkeypatch: pytest.MonkeyPatch
+    prior: Prior, models: FaceModels, astronaut: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("secrets.token_bytes", lambda count: KEY[:count])  # where every image key comes from
-    (as_ever, _) = permanent_and_not(prior, models, astronaut)
-    kept, permanent = permanent_and_not(prior, models, astronaut, fidelity=fidelity)
-    assert kept.key is not None and kept.key.image_key == KEY and kept.sidecar is not None
-    assert (permanent.status, permanent.faces) == ("anonymized", 1)
-    assert (permanent.key, permanent.sidecar, permanent.source_hmac) == (None, None, None)
-    assert permanent.encoded == as_ever.encoded, "under one key it shows what a latent picture shows"
+    tasks = [PictureTask("a", astronaut), PictureTask("a", astronaut, permanent=True)]
+    kept, permanent = PictureAnonymizer(prior, models, FEW)(tasks)
+    assert kept.key is not None and kept.key.image_key == KEY and kept.sidecar is not None and kept.source_hmac
+    assert permanent.encoded == kept.encoded
     assert replace(permanent, encoded=None, metrics={}) == PictureResult("a", "anonymized", faces=1)
+
+
+def test_a_run_that_is_not_reversible_makes_every_picture_permanent_and_may_take_few_steps(
+    prior: Prior, models: FaceModels, astronaut: bytes
+) -> None:
+    with pytest.raises(PriorError, match="can not be inverted"):
+        PictureAnonymizer(prior, models, settings(steps=1))
+    (result,) = PictureAnonymizer(prior, models, settings(steps=1, reversible=False))([PictureTask("a", astronaut)])
+    assert (result.status, result.key, result.sidecar, result.source_hmac) == ("anonymized", None, None, None)
+
+
+def test_a_permanent_picture_shows_no_noise_for_a_recovery_that_never_comes(
+    prior: Prior, models: FaceModels, astronaut: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("secrets.token_bytes", lambda count: KEY[:count])
+    shown = [
+        PictureAnonymizer(prior, models, settings(fidelity=fidelity, reversible=reversible))(
+            [PictureTask("a", astronaut, permanent=True)]
+        )[0].encoded
+        for fidelity, reversible in (("image", True), ("latent", False))
+    ]
+    assert shown[0] == shown[1] is not None
