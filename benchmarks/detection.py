@@ -113,16 +113,20 @@ def main(
     typer.echo(f"{len(portraits)} portraits, detector {models.detector.name}, seed {seed}")
     _print_false_alarms(models)
     counts = Counts()
-    path = None if skip_path else Path_(models)
+    path = None if skip_path else WholePath(models)
     made = number = 0
     while made < faces:
         megapixels = [size for size in MEGAPIXELS if size <= largest]
         scene = compose(np.random.default_rng([seed, number]), portraits, megapixels[number % len(megapixels)], case)
         number, made = number + 1, made + len(scene.faces)
-        if not skip_recall:
-            counts.add(scene, models)
-        if path is not None:
-            path.run(scene, number)
+        try:
+            if not skip_recall:
+                counts.add(scene, models)
+            if path is not None:
+                path.run(scene, number)
+        except KeyboardInterrupt:
+            typer.echo("interrupted: what was measured so far")
+            break
     if not skip_recall:
         counts.print()
     if path is not None:
@@ -369,7 +373,7 @@ def _recall(rows: list[tuple[Placed, bool, bool]]) -> str:
     )
 
 
-class Path_:
+class WholePath:
     """What the whole path makes of the scenes."""
 
     def __init__(self, models: FaceModels) -> None:
@@ -383,6 +387,10 @@ class Path_:
     def run(self, scene: Scene, number: int) -> None:
         encoded = cv2.imencode(".png", scene.pixels[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes()
         (result,) = self.anonymizer([PictureTask(f"scene-{number}", encoded)])
+        rounds = f", {result.faces} faces taken for {len(scene.faces)}"
+        typer.echo(
+            f"scene {number}: {result.status}{rounds}, {len(self.untouched)} untouched of {self.faces}", err=True
+        )
         status = result.status + (f" ({result.reason.split(':')[0]})" if result.status == "quarantined" else "")
         self.statuses[status] = self.statuses.get(status, 0) + 1
         pixels = decode_picture(result.encoded, max_pixels=10**9) if result.encoded is not None else None

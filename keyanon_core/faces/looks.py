@@ -27,6 +27,7 @@ ENLARGED_SIDE = 320  # px; smaller pictures are enlarged up to this long side
 MAX_ENLARGEMENT = 4.0
 TILE_OVERLAP = 192  # px as shown
 TILED_FACE_PX = 176.0  # as shown; larger faces are left to coarser levels where a level has tiles
+CORE_MARGIN = 16.0  # px as shown: two tiles may disagree by this much about whose side of their seam a face is on
 MAX_FACE_PX = 450.0  # as shown, the same where a level is seen in one piece
 FRAGMENT_SHARE = 0.25  # parts of a face too large for a level are at least this share of its height
 MAX_CANDIDATES = 4000  # of which the network is sure, per tile; a picture with more is refused
@@ -138,7 +139,7 @@ def _spans(length: int, side: float, overlap: float) -> list[tuple[int, int, flo
 
 
 def _look_at_tile(pixels: Pixels, network: Network, search: Search, scale: float, tile: _Tile) -> list[Face]:
-    """Show one tile; faces in picture px whose centres lie in its core."""
+    """Show one tile; faces in picture px whose centres lie in its core or at most CORE_MARGIN beside it."""
     x0, y0, x1, y1 = tile.window
     width, height = x1 - x0, y1 - y0
     size = (max(round(width * scale), 1), max(round(height * scale), 1))
@@ -153,7 +154,13 @@ def _look_at_tile(pixels: Pixels, network: Network, search: Search, scale: float
     chosen = _strongest(candidates, search.sure, size[0] * size[1] * 1e-6 * MAX_DOUBTS_PER_MEGAPIXEL)
     # pixel centres are at whole numbers, so the scale acts about the point (-0.5, -0.5)
     ratio, origin = np.array([width / size[0], height / size[1]]), np.array([x0, y0])
-    left, top, right, bottom = tile.core
+    margin = CORE_MARGIN / scale
+    left, top, right, bottom = (
+        tile.core[0] - margin,
+        tile.core[1] - margin,
+        tile.core[2] + margin,
+        tile.core[3] + margin,
+    )
     faces = []
     for index in chosen:
         box, landmarks = candidates.boxes[index].reshape(2, 2), candidates.landmarks[index]
