@@ -106,7 +106,7 @@ class Monitor:
         self._actor = ray.remote(num_cpus=0)(_Counter).remote()
 
     def report_published(self, rows: int, faces: int) -> None:
-        """From the sink: rows that have just become visible."""
+        """From the publisher: rows that have just become visible."""
         self._actor.published.remote(rows, faces)
 
     def report_keys(self, tried: int, faces: int) -> None:

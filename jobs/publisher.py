@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.types as pt
 
 from jobs.blocks import BYTES_FIELD, SIDECAR
-from jobs.errors import PublishError
+from jobs.errors import MachineError, PublishError
 from jobs.lease import Lease
 from jobs.row_shards import read_shard, unlisted
 from jobs.sink import OutputLayout
@@ -78,8 +78,8 @@ class Publisher:
         """One round: every block that is complete by now.
 
         Raises:
-            PublishError: a staged file is not what its row lists, or the output can not be written; nothing of that block
-            is visible. LeaseError: another attempt holds the output.
+            MachineError: a staged file is not what its row lists; nothing of that block is visible. PublishError: the output
+            can not be written. LeaseError: another attempt holds the output.
         """
         with self._explained():
             for name in self._staging.complete():
@@ -130,7 +130,7 @@ class Publisher:
         ]
 
     def _check(self, name: str, rows: list[dict[str, Any]], table: pa.Table) -> None:
-        """Compare every picture and sidecar of a block with the digest its row lists. Raises PublishError."""
+        """Compare every picture and sidecar of a block with the digest its row lists. Raises MachineError."""
         pictures = sidecars = None
         if self._layout.schema is not None:
             pictures, sidecars = _pictures(table, str(self._layout.image_column)), table.column(SIDECAR)
@@ -144,7 +144,7 @@ class Publisher:
                         content = self._staging.file(name, position, part).read_bytes()
                 digest = None if content is None else hashlib.sha256(content).hexdigest()
                 if digest != row[f"{column}_sha256"]:
-                    raise PublishError(
+                    raise MachineError(
                         f"{row['image_id']}: its {part}, staged in {self._staging.folder / name}, is "
                         f"{'missing' if content is None else 'not what its row lists'}; nothing of the block was "
                         "published. Check the disk, then run the same command again"

@@ -206,7 +206,9 @@ def test_a_bad_file_of_boxes_is_refused_before_anything_is_written(folder_run: G
 def test_a_sealed_key_in_a_run_that_discards_them_publishes_nothing(tmp_path: Path) -> None:
     result = {ROW: 0, ID: "a.png", STATUS: "anonymized", SEALED: b"sealed", OUTPUT: b"picture", FACE_COUNT: 1}
     with Lease(tmp_path / "_keyanon") as lease, pytest.raises(PublishError, match="discards its keys"):
-        PairedDatasink(OutputLayout(tmp_path, "png"), None, lease.token).publish(with_results(pa.table({}), [result]))
+        sink = PairedDatasink(OutputLayout(tmp_path, "png"), None, lease.token, 0)
+        sink.staging.create()
+        sink.stage(with_results(pa.table({}), [result]))
     assert {path.name for path in tmp_path.iterdir()} == {"_keyanon"}
 
 

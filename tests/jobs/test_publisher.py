@@ -14,7 +14,7 @@ import pytest
 
 from jobs.blocks import OUTPUT_SHA256, REASON, RECORD_ID, ROW, SEALED, SIDECAR, STATUS
 from jobs.commit import finished_rows, quarantined_rows, settle
-from jobs.errors import CommitError, LeaseError, PublishError
+from jobs.errors import CommitError, LeaseError, MachineError, PublishError
 from jobs.inspect_output import OutputError, read_rows
 from jobs.sink import OutputLayout
 from jobs.staging import PICTURE_PART, SIDECAR_PART, Staging
@@ -197,7 +197,7 @@ def test_a_staged_file_that_is_not_what_its_row_lists_is_not_published(
         if damage is not None:
             staged.write_bytes(damage)
         with pytest.raises(
-            PublishError, match=rf"y\.jpg: its {part}.* (missing|not what its row lists); nothing of the block"
+            MachineError, match=rf"y\.jpg: its {part}.* (missing|not what its row lists); nothing of the block"
         ):
             publisher.publish_complete()
         assert place.visible() == set()
@@ -216,7 +216,7 @@ def test_a_picture_in_a_parquet_shard_is_compared_with_its_digest(place: Place, 
         publisher = attempt.publisher(layout=layout)
         publisher.open()
         attempt.sink(layout).stage(block([{**place.result(0, "x"), OUTPUT_SHA256: "f" * 64}], own))
-        with pytest.raises(PublishError, match="not what its row lists"):
+        with pytest.raises(MachineError, match="not what its row lists"):
             publisher.publish_complete()
         assert place.visible() == set()
     with place.attempt() as attempt:
@@ -319,7 +319,7 @@ def test_what_is_staged_while_the_run_goes_on_is_published_and_a_failure_ends_th
                 publisher._over.wait(0.01)
             attempt.sink().stage(block([place.result(2, "z.jpg")]))
         assert counted == [(2, 1), (1, 1)]
-        with pytest.raises(PublishError, match="is missing"), attempt.publisher():
+        with pytest.raises(MachineError, match="is missing"), attempt.publisher():
             name = attempt.sink().stage(block([place.result(3, "u.jpg")]))
             Staging.of(attempt.lease.token).file(name, 0, PICTURE_PART).unlink(missing_ok=True)
             with pytest.raises(LeaseError):
