@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from keyanon_core.errors import NotReversibleError, PriorError
 from keyanon_core.faces import FaceModels
@@ -109,6 +111,23 @@ def test_the_first_face_and_then_one_in_so_many_is_tried(
         anonymizer([PictureTask(name, encoded)])
     # Ten faces in the order of their pictures: a, b x 4, c, d x 4.
     assert tried == [("a", 0), ("b", 2), ("d", 0), ("d", 3)]
+
+
+def test_a_face_too_small_for_the_picture_alone_does_not_speak_for_the_prior(
+    tmp_path: Path, models: FaceModels, astronaut: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = Image.open(BytesIO(astronaut)).convert("RGB")
+    small.thumbnail((100, 100))
+    buffer = BytesIO()
+    small.save(buffer, "PNG")
+    prior = load_prior(pixel_prior(tmp_path, "inpaint", side=32))
+    for fidelity, expected in (("image", ["large"]), ("lossless", ["small"])):
+        tried: list[str] = []
+        monkeypatch.setattr(WayBack, "_try", lambda self, face, e, s, key, tried=tried: tried.append(key.image_id))
+        anonymizer = PictureAnonymizer(prior, models, settings(fidelity=fidelity))
+        results = anonymizer([PictureTask("small", buffer.getvalue()), PictureTask("large", astronaut)])
+        assert [result.status for result in results] == ["anonymized"] * 2
+        assert tried == expected
 
 
 def test_only_the_face_that_is_due_is_recovered(
