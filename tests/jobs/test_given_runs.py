@@ -14,14 +14,11 @@ import pytest
 from PIL import Image
 
 from jobs.anonymize import RunReport, run_anonymize
-from jobs.blocks import FACE_COUNT, ID, OUTPUT, ROW, SEALED, STATUS, with_results
 from jobs.config import AnonymizeConfig
 from jobs.errors import CommitError, PublishError, SourceError
 from jobs.exit_codes import ExitCode
 from jobs.inspect_output import OutputError, inspect_run, read_rows
-from jobs.lease import Lease
 from jobs.recover import prepare
-from jobs.sink import OutputLayout, PairedDatasink
 from keyanon_core.faces import load_detector
 from keyanon_core.faces.alignment import similarity, warp
 from keyanon_core.faces.detection import Face
@@ -201,13 +198,6 @@ def test_a_bad_file_of_boxes_is_refused_before_anything_is_written(folder_run: G
     with pytest.raises(SourceError, match=r"'pair\.PNG'"):
         run_anonymize(config)
     assert not (tmp_path / "out").exists()
-
-
-def test_a_sealed_key_in_a_run_that_discards_them_publishes_nothing(tmp_path: Path) -> None:
-    result = {ROW: 0, ID: "a.png", STATUS: "anonymized", SEALED: b"sealed", OUTPUT: b"picture", FACE_COUNT: 1}
-    with Lease(tmp_path / "_keyanon") as lease, pytest.raises(PublishError, match="discards its keys"):
-        PairedDatasink(OutputLayout(tmp_path, "png"), None, lease.token).publish(with_results(pa.table({}), [result]))
-    assert {path.name for path in tmp_path.iterdir()} == {"_keyanon"}
 
 
 def test_parquet_gives_boxes_and_chooses_permanence_row_by_row(

@@ -227,6 +227,24 @@ def test_an_aligned_crop_is_its_largest_central_face_and_must_be_square(
     assert caught.value.reason == "not_square"
 
 
+class Seeing(BlindToWholes):
+    """A detector that sees these faces."""
+
+    def __init__(self, detector: Detector, faces: list[Face]) -> None:
+        super().__init__(detector, ())
+        self.faces = faces
+
+    def detect(self, pixels: Pixels) -> list[Face]:
+        return self.faces
+
+
+def test_the_face_of_an_aligned_crop_is_not_a_larger_one_at_its_side(detector: Detector, astronaut: Pixels) -> None:
+    boxes: list[Box] = [(270.0, 60.0, 510.0, 400.0), (150.0, 160.0, 330.0, 400.0), (200.0, 200.0, 300.0, 300.0)]
+    aside, main, inner = (Face(box, template_in_box(box), 0.9) for box in boxes)
+    chosen = choose_faces(astronaut, Seeing(detector, [aside, inner, main]), choice="aligned")
+    assert [face.box for face in chosen.faces] == [main.box, aside.box, inner.box]
+
+
 def test_an_aligned_crop_in_which_no_face_is_seen_is_outlined_as_ffhq_aligns_them(detector: Detector) -> None:
     (face,) = choose_faces(np.full((512, 512, 3), 127, np.uint8), detector, choice="aligned").faces
     assert np.abs(face.landmarks - UPRIGHT_TEMPLATE * 512).max() <= 0.5
