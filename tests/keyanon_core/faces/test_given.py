@@ -85,6 +85,15 @@ def test_where_the_detector_sees_no_face_an_upright_one_fills_the_given_box(
     assert only.box == ELSEWHERE
 
 
+def test_a_box_far_too_small_for_its_face_does_not_hide_the_rest_of_it(
+    detector: Detector, astronaut: Pixels, found: Face
+) -> None:
+    given = GivenFaces((GivenFace(grown(found, -0.35)),))
+    faces = choose_faces(astronaut, detector, given, "given").faces
+    assert len(faces) == 2
+    assert min(np.abs(face.landmarks - found.landmarks).max() for face in faces) < 5
+
+
 def test_given_landmarks_are_taken_as_they_are(detector: Detector, astronaut: Pixels, found: Face) -> None:
     moved = found.landmarks + 1.0
     (face,) = choose_faces(astronaut, detector, GivenFaces((GivenFace(found.box, moved),))).faces
