@@ -220,7 +220,10 @@ def _named_faces(
             face for face in _look_into(pixels, detector, box.box) if not any(_one_face(one, face) for one in named)
         ]
         best = max(found, key=lambda face: _overlap(face, box), default=None)
-        named.append(best if best is not None and _overlap(best, box) else box)
+        if best is not None and _overlap(best, box):
+            named.append(best)
+        else:  # what the detector sees there instead may be the face that a badly drawn box means
+            named += [box, *(face for face in found if _holds_middle(face, box))]
     return named
 
 
@@ -244,6 +247,12 @@ def _overlap(face: Face, given: Face) -> float:
     """How well a given box fits a face that lies in it: IoU; 0 when it means another."""
     iou = box_iou(face, given)
     return iou if iou >= MIN_OVERLAP and _lies_in(face, given.box) else 0.0
+
+
+def _holds_middle(face: Face, given: Face) -> bool:
+    x, y = np.reshape(given.box, (2, 2)).mean(0)
+    x0, y0, x1, y1 = face.box
+    return bool(x0 <= x <= x1 and y0 <= y <= y1)
 
 
 def _upright(box: Box) -> Face:

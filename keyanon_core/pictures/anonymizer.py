@@ -16,6 +16,7 @@ from keyanon_core.errors import KeyanonError, PictureError
 from keyanon_core.faces import FaceModels
 from keyanon_core.faces.detection import Face
 from keyanon_core.faces.given import choose_faces, is_kept, newly_kept
+from keyanon_core.faces.masks import PictureMask
 from keyanon_core.faces.missed import missed_faces
 from keyanon_core.imaging import decode_picture, encode_picture
 from keyanon_core.keys import commitment, source_hmac
@@ -194,10 +195,7 @@ class PictureAnonymizer:
         seen = self.models.detector.look_again(picture.result)
         faces = [face.detected for face in picture.faces]
         masks = [face.mask for face in picture.faces]
-        missed = missed_faces(seen, faces, masks, picture.source.shape)
-        keep = picture.task.given.keep
-        picture.kept += newly_kept(missed, keep, picture.kept)
-        missed = [face for face in missed if not is_kept(face, keep, picture.kept)]
+        missed = missed_faces(self._not_kept(picture, seen, faces, masks), faces, masks, picture.source.shape)
         if not missed:
             return []
         if picture.rounds == MAX_ROUNDS:
@@ -209,6 +207,17 @@ class PictureAnonymizer:
         except PictureError as error:
             picture.failure = f"unanonymized_face: the result shows a face that can not be outlined ({error.reason})"
             return []
+
+    def _not_kept(
+        self, picture: OpenedPicture, seen: Sequence[Face], faces: Sequence[Face], masks: Sequence[PictureMask]
+    ) -> list[Face]:
+        """The seen faces without those to be left alone, which are counted. Told apart before repeated ones are dropped: a kept
+        face must not stand for the one behind it. faces, masks: what was anonymized, which is not left alone wherever it lies.
+        """
+        keep = picture.task.given.keep
+        alone = missed_faces([face for face in seen if is_kept(face, keep)], faces, masks, picture.source.shape)
+        picture.kept += newly_kept(alone, keep, picture.kept)
+        return [face for face in seen if not is_kept(face, keep, picture.kept)]
 
     def _take_up(self, picture: OpenedPicture, missed: Sequence[Face]) -> list[FaceAtWork]:
         """Add faces to a picture; see `_missed`. Raises PictureError."""

@@ -12,7 +12,7 @@ import pytest
 from jobs.blocks import FAILURE, GIVEN, ID, PERMANENT
 from jobs.config import AnonymizeConfig
 from jobs.errors import ConfigError, SourceError
-from jobs.given_faces import GivenInput, read_boxes
+from jobs.given_faces import MAX_FILE_BYTES, GivenInput, read_boxes
 from jobs.sources import Source, open_source
 from keyanon_core.faces.given import MAX_BOXES, GivenFaces
 from keyanon_core.faces.landmarks import UPRIGHT_TEMPLATE
@@ -79,7 +79,7 @@ def test_coco_gives_boxes_keypoints_and_the_size_they_are_for(
     hidden = [*five[:14], 0]
     images = [
         {"id": 7, "file_name": "a.jpg", "width": 640, "height": 480},
-        {"id": "x", "file_name": "sub/c.jpg"},
+        {"id": "x", "file_name": "sub/c.jpg", "width": 640},
         {"id": 9, "file_name": "not/here.jpg"},  # without a box it names nothing that could be left as it is
     ]
     annotations = [
@@ -164,6 +164,10 @@ def test_categories_of_which_none_is_the_face_are_refused(boxes: Path) -> None:
 
 def test_a_file_that_is_no_text_or_not_there_is_refused(boxes: Path) -> None:
     with pytest.raises(SourceError, match="can not be read"):
+        read_boxes(boxes, regions=False)
+    with boxes.open("wb") as file:
+        file.truncate(MAX_FILE_BYTES + 1)
+    with pytest.raises(SourceError, match=f"more than the {MAX_FILE_BYTES}"):
         read_boxes(boxes, regions=False)
     boxes.write_bytes(b"\xff\xfe\x00\x01")
     with pytest.raises(SourceError, match="UTF-8"):
@@ -257,7 +261,7 @@ def test_a_bad_cell_costs_its_row_and_says_which_box(photos: Path, make_config: 
         [[1.0, 2.0, 31.0]],
         [[1.0, None, 31.0, 42.0]],
         [good] * (MAX_BOXES + 1),
-        [good],
+        [good] * MAX_BOXES,
     ]
     write_parquet(photos, at=pa.array(cells, NUMBERS))
     for column, given in (("boxes", GivenInput(boxes_column="at")), ("keep", GivenInput(keep_column="at"))):
@@ -288,6 +292,16 @@ def test_a_row_is_permanent_or_not_and_null_is_neither(photos: Path, make_config
         (pa.array([1.0]), GivenInput(boxes_column="at"), "'at' is double; boxes_column must be a list of boxes"),
         (pa.array([["1"]]), GivenInput(keep_column="at"), "keep_column must be a list of boxes"),
         (pa.array([[{"x0": 1}]]), GivenInput(boxes_column="at"), "boxes_column must be a list of boxes"),
+        (
+            pa.array([[dict.fromkeys(("x0", "y0", "x1", "y1"), 1) | {"landmarks": ["1"]}]]),
+            GivenInput(boxes_column="at"),
+            "boxes_column must be a list of boxes",
+        ),
+        (
+            pa.array([[dict.fromkeys(("x0", "y0", "x1", "y1"), 1) | {"landmarks": 1}]]),
+            GivenInput(boxes_column="at"),
+            "boxes_column must be a list of boxes",
+        ),
         (pa.array([1]), GivenInput(permanent_column="at"), "permanent_column must be true or false"),
         (pa.array([1]), GivenInput(permanent_column="bt"), r"no column called 'bt' \(permanent_column\)"),
         (pa.array([1]), GivenInput(boxes=Path("f.csv")), "for Parquet name a column: boxes_column"),

@@ -14,14 +14,11 @@ import pytest
 from PIL import Image
 
 from jobs.anonymize import RunReport, run_anonymize
-from jobs.blocks import FACE_COUNT, ID, OUTPUT, ROW, SEALED, STATUS, with_results
 from jobs.config import AnonymizeConfig
 from jobs.errors import CommitError, PublishError, SourceError
 from jobs.exit_codes import ExitCode
 from jobs.inspect_output import OutputError, inspect_run, read_rows
-from jobs.lease import Lease
 from jobs.recover import prepare
-from jobs.sink import OutputLayout, PairedDatasink
 from keyanon_core.faces import load_detector
 from keyanon_core.faces.alignment import similarity, warp
 from keyanon_core.faces.detection import Face

@@ -55,6 +55,14 @@ def test_no_picture_is_staged_when_the_inbox_can_not_be_written(place: Place, at
     assert place.files() == set()
 
 
+def test_a_sealed_key_in_a_run_that_discards_them_stages_nothing(place: Place, attempt: Attempt) -> None:
+    sink = attempt.sink()
+    sink.inbox = None
+    with pytest.raises(PublishError, match="discards its keys"):
+        sink.stage(block([place.result(0, "x.jpg")]))
+    assert place.files() == set() and place.key_shards() == set()
+
+
 def test_a_full_disk_leaves_a_block_that_is_not_complete(place: Place, attempt: Attempt) -> None:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))

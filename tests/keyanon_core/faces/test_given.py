@@ -85,6 +85,15 @@ def test_where_the_detector_sees_no_face_an_upright_one_fills_the_given_box(
     assert only.box == ELSEWHERE
 
 
+def test_a_box_far_too_small_for_its_face_does_not_hide_the_rest_of_it(
+    detector: Detector, astronaut: Pixels, found: Face
+) -> None:
+    given = GivenFaces((GivenFace(grown(found, -0.35)),))
+    faces = choose_faces(astronaut, detector, given, "given").faces
+    assert len(faces) == 2
+    assert min(np.abs(face.landmarks - found.landmarks).max() for face in faces) < 5
+
+
 def test_given_landmarks_are_taken_as_they_are(detector: Detector, astronaut: Pixels, found: Face) -> None:
     moved = found.landmarks + 1.0
     (face,) = choose_faces(astronaut, detector, GivenFaces((GivenFace(found.box, moved),))).faces
@@ -225,6 +234,24 @@ def test_an_aligned_crop_is_its_largest_central_face_and_must_be_square(
     with pytest.raises(PictureError) as caught:
         choose_faces(crop[:-1], detector, choice="aligned")
     assert caught.value.reason == "not_square"
+
+
+class Seeing(BlindToWholes):
+    """A detector that sees these faces."""
+
+    def __init__(self, detector: Detector, faces: list[Face]) -> None:
+        super().__init__(detector, ())
+        self.faces = faces
+
+    def detect(self, pixels: Pixels) -> list[Face]:
+        return self.faces
+
+
+def test_the_face_of_an_aligned_crop_is_not_a_larger_one_at_its_side(detector: Detector, astronaut: Pixels) -> None:
+    boxes: list[Box] = [(270.0, 60.0, 510.0, 400.0), (150.0, 160.0, 330.0, 400.0), (200.0, 200.0, 300.0, 300.0)]
+    aside, main, inner = (Face(box, template_in_box(box), 0.9) for box in boxes)
+    chosen = choose_faces(astronaut, Seeing(detector, [aside, inner, main]), choice="aligned")
+    assert [face.box for face in chosen.faces] == [main.box, aside.box, inner.box]
 
 
 def test_an_aligned_crop_in_which_no_face_is_seen_is_outlined_as_ffhq_aligns_them(detector: Detector) -> None:

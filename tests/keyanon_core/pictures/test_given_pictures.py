@@ -11,9 +11,9 @@ from PIL import Image
 from keyanon_core.errors import PriorError
 from keyanon_core.faces import FaceModels
 from keyanon_core.faces.alignment import similarity, warp
-from keyanon_core.faces.detection import Face
+from keyanon_core.faces.detection import Face, same_face
 from keyanon_core.faces.given import Box, GivenFace, GivenFaces
-from keyanon_core.faces.landmarks import UPRIGHT_TEMPLATE
+from keyanon_core.faces.landmarks import UPRIGHT_TEMPLATE, template_in_box
 from keyanon_core.pictures.anonymizer import PictureAnonymizer
 from keyanon_core.pictures.crops import scaling
 from keyanon_core.pictures.recoverer import PictureRecoverer
@@ -96,6 +96,32 @@ def test_a_picture_of_kept_faces_alone_is_published_re_encoded_and_says_so(
     assert result.encoded is not None and b"secret" not in result.encoded
     assert np.array_equal(pixels_of(result.encoded), pixels)
     assert (result.sidecar, result.key, result.source_hmac) == (None, None, None)
+
+
+def test_a_kept_face_does_not_stand_for_the_one_behind_it(
+    prior: Prior, models: FaceModels, astronaut: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (front,) = models.detector.detect(pixels_of(astronaut))
+    x0, y0, x1, y1 = around(front, 0.35)
+    rear = Face((x0, y0, x1, y1), template_in_box((x0, y0, x1, y1)), front.score - 0.1)
+    assert same_face(front, rear), "as the searches see it"
+    monkeypatch.setattr(models.detector, "look_again", lambda pixels: [front, rear])
+    (left, top), (right, bottom) = front.landmarks.min(0) - 2, front.landmarks.max(0) + 2
+    keep = (float(left), float(top), float(right), float(bottom))
+    task = PictureTask("a", astronaut, faces=[], kept=[front], given=GivenFaces(keep=(keep,)))
+    (result,) = PictureAnonymizer(prior, models, FEW)([task])
+    assert (result.status, result.faces, result.kept) == ("anonymized", 1, 1), result.reason
+    assert result.key is not None and result.key.faces[0].box == pytest.approx(rear.box)
+
+
+def test_a_given_face_in_a_kept_box_is_not_counted_as_left_alone(
+    prior: Prior, models: FaceModels, astronaut: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (face,) = models.detector.detect(pixels_of(astronaut))
+    monkeypatch.setattr(models.detector, "look_again", lambda pixels: [face])
+    task = PictureTask("a", astronaut, given=GivenFaces((GivenFace(face.box),), (around(face),)))
+    (result,) = PictureAnonymizer(prior, models, FEW)([task])
+    assert (result.status, result.faces, result.kept) == ("anonymized", 1, 0), result.reason
 
 
 def test_a_kept_box_without_a_face_publishes_nothing(prior: Prior, models: FaceModels, coffee: bytes) -> None:
