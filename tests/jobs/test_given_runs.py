@@ -200,15 +200,6 @@ def test_a_bad_file_of_boxes_is_refused_before_anything_is_written(folder_run: G
     assert not (tmp_path / "out").exists()
 
 
-def test_a_sealed_key_in_a_run_that_discards_them_publishes_nothing(tmp_path: Path) -> None:
-    result = {ROW: 0, ID: "a.png", STATUS: "anonymized", SEALED: b"sealed", OUTPUT: b"picture", FACE_COUNT: 1}
-    with Lease(tmp_path / "_keyanon") as lease, pytest.raises(PublishError, match="discards its keys"):
-        sink = PairedDatasink(OutputLayout(tmp_path, "png"), None, lease.token, 0)
-        sink.staging.create()
-        sink.stage(with_results(pa.table({}), [result]))
-    assert {path.name for path in tmp_path.iterdir()} == {"_keyanon"}
-
-
 def test_parquet_gives_boxes_and_chooses_permanence_row_by_row(
     ray_cluster: Path, tmp_path: Path, pair: tuple[bytes, list[Face]], keyanon: Keyanon
 ) -> None:
