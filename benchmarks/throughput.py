@@ -3,8 +3,8 @@
     python benchmarks/throughput.py --photos DIR [--limit 150] [--repeat 18] [--actors 0] [--threads 0] [--batch 0]
 
 Both are measured in one process on the same machine, the bare denoiser before and after the run, at the evaluations of one key
-and at the same batch. The run counts from the first picture read to the report written, model loading and the try of the way back
-in the actors included, the start of Ray not. The gate asks for further keys, and what they cost is the run's: the parts say how many
+and at the same batch. The run counts from the first picture read to the report written, the start of Ray not, but the actors'
+loading and their try of the way back. The gate asks for further keys, and what they cost is the run's: the parts say how many
 evaluations a face took. Short runs measure the loading.
 The parts are measured in this process, one after the other, on one thread; their sum is CPU work, which a run spreads over cores.
 """
