@@ -125,6 +125,12 @@ def test_a_profile_is_converted_to_srgb(format, smooth):
     assert np.abs(shown - smooth).mean() > 40
 
 
+def test_the_profile_of_a_palette_is_converted_too(smooth):
+    palette = Image.fromarray(smooth).quantize(16)
+    shown = decode_picture(encoded(palette, "PNG", icc_profile=profile_of_swapped_colours())).astype(int)
+    assert np.abs(shown - np.asarray(palette.convert("RGB"))[..., [1, 0, 2]]).mean() < 4
+
+
 def test_a_profile_that_says_nothing_new_or_nothing_at_all_changes_nothing(smooth):
     grey = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
     for profile in (srgb_profile(), b"no profile", profile_of_swapped_colours()[:300], grey):
