@@ -43,7 +43,7 @@ from keyanon_core.imaging import decode_picture
 from keyanon_core.pictures.anonymizer import PictureAnonymizer
 from keyanon_core.pictures.attempts import Attempts
 from keyanon_core.pictures.crops import align_faces
-from keyanon_core.pictures.gate import EARLY_CHECKS, EASED, PATIENCE, AnonymityGate
+from keyanon_core.pictures.gate import EARLY_CHECKS, LOOKED_AT, AnonymityGate, asked_share
 from keyanon_core.pictures.opened import FaceAtWork, OpenedPicture
 from keyanon_core.pictures.settings import DEFAULT_GATE_THRESHOLD, DEFAULT_MAX_ATTEMPTS, AnonymizeSettings, PictureTask
 from keyanon_core.priors import Prior, load_prior
@@ -215,10 +215,9 @@ def _print_rules(subjects: Sequence[Subject], made: dict[str, MadeKeys], models:
     far = np.array([models.recognizer.stranger_distance(one.identity) for one in subjects])
     apart = np.linalg.norm(gallery[:, None] - gallery[None], axis=-1)
     others = ~np.eye(len(gallery), dtype=bool)
-    patience = math.ceil(PATIENCE * DEFAULT_MAX_ATTEMPTS)
 
     def share_of(share: float) -> Callable[[float, int], float]:
-        return lambda strangers, k: share * strangers * (1.0 if k < patience else EASED)
+        return lambda strangers, k: asked_share(share, k, DEFAULT_MAX_ATTEMPTS) * strangers
 
     rules = [Rule(f"distance >= {t:g}", lambda _far, _k, t=t: t) for t in ABSOLUTE]  # type: ignore[misc]
     rules += [Rule(f">= {t:g} of strangers'", share_of(t), early=True) for t in SHARES]
@@ -270,7 +269,9 @@ def _figures(
                 (
                     stop
                     for stop, (_, margin), seen in zip(stops, EARLY_CHECKS, early[k], strict=True)
-                    if rule.early and seen < rule.bound(far[place], k) - margin * far[place]
+                    if rule.early
+                    and k < LOOKED_AT * DEFAULT_MAX_ATTEMPTS
+                    and seen < rule.bound(far[place], k) - margin * far[place]
                 ),
                 steps,
             )

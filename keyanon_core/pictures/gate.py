@@ -19,25 +19,30 @@ from keyanon_core.pictures.opened import FaceAtWork
 
 EARLY_CHECKS = ((5 / 12, 0.095), (2 / 3, 0.045))
 """After which share of Phi's steps a face is looked at, and how far below the threshold it is given up: measured with the
-embedded prior, so that 95 % of the faces that would pass go on at each (`benchmarks/gate.py`)."""
+embedded prior, so that 95 % of the keys that would pass go on at each (`benchmarks/gate.py`)."""
 
-PATIENCE = 0.5
-"""Share of a face's keys that are asked for the whole threshold and looked at early. The others are asked for EASED of it and
-taken to the end, so that neither a face whose every result is near, nor a prior whose first steps say little, costs a picture."""
+LOOKED_AT = 0.5
+"""Share of a face's keys that are looked at early. The others are taken to the end, so that a prior whose first steps say little
+costs evaluations and no picture."""
 
-EASED = 0.92
-"""Of the threshold: as far as nine of ten strangers are, where the default asks for as far as three of four."""
+EASED = 0.79
+"""Share of the threshold that the last key of a face is asked for; from the first key to it, the share falls evenly. Some faces
+look like their source under nearly every key: the first keys hold out for a stranger, the last take what comes nearest to one."""
 
 Embedding = npt.NDArray[np.float32]
+
+
+def asked_share(threshold: float, key: int, max_attempts: int) -> float:
+    """Share of the strangers' distance that key number `key` of a face, counted from 0, must reach."""
+    return threshold * (1 - (1 - EASED) * key / max(max_attempts - 1, 1))
 
 
 class AnonymityGate:
     """Measures how far faces are from their sources, and judges them. Keeps nothing of a face."""
 
     def __init__(self, recognizer: Recognizer, threshold: float, max_attempts: int) -> None:
-        """threshold: share of the strangers' expected distance that a face must reach. max_attempts: keys for one face."""
+        """threshold: share of the strangers' expected distance that a face's first key must reach. max_attempts: keys for one."""
         self.recognizer, self.threshold, self.max_attempts = recognizer, threshold, max_attempts
-        self.patience = math.ceil(PATIENCE * max_attempts)  # keys
 
     def passes(self, face: FaceAtWork) -> bool:
         """True for a finite distance at or above the face's bound, and for nothing else."""
@@ -45,7 +50,7 @@ class AnonymityGate:
 
     def looks_early(self, face: FaceAtWork) -> bool:
         """True for a face whose present key may be given up before the end."""
-        return face.keys_tried <= self.patience and face.keys_tried < self.max_attempts
+        return face.keys_tried <= LOOKED_AT * self.max_attempts
 
     def measure(self, faces: Sequence[FaceAtWork]) -> None:
         """Set each face's distance from its source as its picture's result now shows it; NaN where it can not be told."""
@@ -90,8 +95,8 @@ class AnonymityGate:
         """The least distance from its source that lets a face pass; NaN, which nothing reaches, for an unknown source."""
         if face.source_embedding is None:
             return math.nan
-        share = self.threshold if face.keys_tried <= self.patience else EASED * self.threshold
-        return (share - margin) * self.recognizer.stranger_distance(face.source_embedding)
+        asked = asked_share(self.threshold, face.keys_tried - 1, self.max_attempts) - margin
+        return asked * self.recognizer.stranger_distance(face.source_embedding)
 
     def _distance(self, face: FaceAtWork, embedding: Embedding | None) -> float:
         if face.source_embedding is None or embedding is None:

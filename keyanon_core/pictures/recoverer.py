@@ -15,7 +15,6 @@ from keyanon_core.keys import verify_commitment
 from keyanon_core.methods import SolverStep, recover
 from keyanon_core.pictures.crops import cut_crop
 from keyanon_core.pictures.key import FaceGeometry, PictureKey
-from keyanon_core.pictures.settings import DEFAULT_MAX_PIXELS
 from keyanon_core.priors import Prior
 from keyanon_core.sidecar import Sidecar, open_source
 
@@ -52,7 +51,6 @@ class PictureRecoverer:
         *,
         check_key: bool = True,
         only: int | None = None,
-        max_pixels: int = DEFAULT_MAX_PIXELS,
     ) -> RecoveredPicture:
         """Restore one picture, or, with `only`, the face of that index in it.
 
@@ -64,7 +62,7 @@ class PictureRecoverer:
         sidecar_intact = hashlib.sha256(sidecar).hexdigest() == key.sidecar_sha256
         if check_key:
             self._check(parsed, key, sidecar_intact)
-        picture = decode_picture(encoded, max_pixels)
+        picture = decode_picture(encoded, max_pixels=parsed.shape[0] * parsed.shape[1])
         if picture.shape[:2] != parsed.shape:
             raise SidecarError(
                 f"{key.image_id}: the picture is {picture.shape[1]} x {picture.shape[0]}, the sidecar belongs to "

@@ -64,7 +64,7 @@ class WayBack:
         where = f"{key.image_id}: face {face.index} does not come back from what would be published"
         remedy = "nothing of this batch was published; take more steps, fidelity lossless or another prior"
         try:
-            back = self._recoverer.recover(encoded, sidecar, key, only=face.index, max_pixels=self.settings.max_pixels)
+            back = self._recoverer.recover(encoded, sidecar, key, only=face.index)
         except KeyanonError as error:
             raise NotReversibleError(f"{where}: {error}; {remedy}") from error
         fault = self._exactly(face, back) if self.settings.fidelity == "lossless" else self._nearly(face, back)

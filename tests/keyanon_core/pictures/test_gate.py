@@ -136,19 +136,19 @@ def test_what_a_face_comes_to_under_several_keys_does_not_depend_on_its_neighbou
     assert first.distance == pytest.approx(second.distance, abs=1e-3, nan_ok=True)
 
 
-def test_the_second_half_of_the_keys_is_asked_for_less_and_not_looked_at_early(
+def test_each_further_key_is_asked_for_less_and_the_second_half_is_not_looked_at_early(
     prior: Prior, models: FaceModels, astronaut: bytes
 ) -> None:
     (face,) = opened(PictureAnonymizer(prior, models, settings()), astronaut).faces
-    gate = AnonymityGate(models.recognizer, 0.9, 4)
+    gate = AnonymityGate(models.recognizer, 0.9, 5)
     gate.measure([face])
     assert face.source_embedding is not None
-    bound = 0.9 * models.recognizer.stranger_distance(face.source_embedding)
-    for attempt, share, early in ((0, 1.0, True), (1, 1.0, True), (2, EASED, False), (3, EASED, False)):
+    strangers = models.recognizer.stranger_distance(face.source_embedding)
+    for attempt, eased, early in ((0, 0.0, True), (1, 0.25, True), (2, 0.5, False), (4, 1.0, False)):
         face.attempt = attempt
-        face.distance = share * bound
+        face.distance = 0.9 * (1 - (1 - EASED) * eased) * strangers + 1e-6
         assert gate.passes(face)
-        face.distance -= 1e-6
+        face.distance -= 2e-6
         assert not gate.passes(face)
         assert gate.looks_early(face) is early
     face.attempt = 0
