@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from jobs.anonymize import RunReport, run_anonymize
+from jobs.anonymize import RunReport, retry_quarantined, run_anonymize
 from jobs.config import AnonymizeConfig
 from jobs.errors import CommitError, PublishError, SourceError
 from jobs.exit_codes import ExitCode
@@ -176,6 +176,17 @@ def test_what_was_discarded_can_not_be_recovered_and_is_said_to_be_so(
     asked = ["--case", "C-1", "--purpose", "test of the recovery", "--legal-basis", "consent", "--expires", "1h"]
     refused = keyanon("request", tmp_path / "keystore", "--image", "pair.png", *asked)
     assert refused.code == ExitCode.REFUSED and "key was discarded has no record" in refused.err
+
+
+def test_quarantined_rows_of_a_run_without_keys_are_done_again_without_keys(folder_run: Given) -> None:
+    output = folder_run.config.output
+    before = rows_of(output)
+    report = retry_quarantined(output, "bad_faces")
+    assert (report.resumed_rows, report.rows, report.keystore) == (5, 6, None)
+    assert {name: row["status"] for name, row in rows_of(output).items()} == {
+        name: row["status"] for name, row in before.items()
+    }
+    assert rows_of(output)["sized.png"]["permanent"] is True
 
 
 def test_a_resumed_run_needs_the_same_boxes(folder_run: Given, tmp_path: Path) -> None:

@@ -83,6 +83,8 @@ def test_where_the_detector_sees_no_face_an_upright_one_fills_the_given_box(
     assert np.array_equal(added.landmarks, template_in_box(ELSEWHERE))
     (only,) = choose_faces(astronaut, detector, GivenFaces((GivenFace(ELSEWHERE),)), "given").faces
     assert only.box == ELSEWHERE
+    two = choose_faces(astronaut, detector, GivenFaces((GivenFace(grown(found, 0.1)), GivenFace(ELSEWHERE)))).faces
+    assert sorted(face.box for face in two) == sorted([found.box, ELSEWHERE])
 
 
 def test_a_box_far_too_small_for_its_face_does_not_hide_the_rest_of_it(
