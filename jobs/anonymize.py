@@ -8,7 +8,9 @@ it.
 import contextlib
 import time
 import uuid
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 import ray
@@ -17,20 +19,28 @@ from ray.exceptions import RayError
 
 from jobs.anonymize_stage import AnonymizeFaces, SealingTarget
 from jobs.cluster import cause_of, ray_cluster
-from jobs.commit import Tally, finished_rows, settle
-from jobs.config import AnonymizeConfig
+from jobs.commit import Tally, complete, finished_rows, quarantined_rows
+from jobs.config import NEUTRAL_SETTINGS, AnonymizeConfig
 from jobs.detect_stage import DetectFaces, FaceModelChoice
-from jobs.errors import CommitError, PublishError
-from jobs.lease import Lease, LeaseToken
-from jobs.manifest import COMPLETE, REPORT_FILE, RUN_DIRECTORY, Manifest, now, read_existing, write_json
+from jobs.errors import ConfigError, MachineError, PublishError
+from jobs.lease import Lease
+from jobs.manifest import COMPLETE, REPORT_FILE, RUN_DIRECTORY, Manifest, read_existing, write_json
 from jobs.progress import Monitor, ProgressCallback, Watch
+from jobs.publisher import Publisher
 from jobs.sink import OutputLayout, PairedDatasink
 from jobs.sources import ListedDatasource, Source, open_source
 from jobs.task_sizes import TaskSizes
 from keystore.store import Keystore
 
 UNPUBLISHED: Final = frozenset({"key_attempts", "rekeyed_faces"})  # of a report: they depend on the sources
+# What `quarantine retry` may be given anew: where and how fast it works, and how many keys are tried.
+RETRY_SETTINGS: Final = NEUTRAL_SETTINGS - {"output"} | {"max_attempts"}
 TASKS_IN_FLIGHT: Final = 2  # blocks queued at an actor: one in work, one ready
+READ_RETRIES: Final = 3  # of one read task, for faults of the machine; what a retry can not mend ends the run
+WRITE_RETRIES: Final = 3  # of one write task whose process died
+# Processes that may take one actor's place. `jobs.process_deaths` ends a run long before, unless rows are to blame or the
+# processes die before they can say that they began.
+PROCESS_RESTARTS: Final = 256
 
 
 @dataclass(frozen=True)
@@ -42,12 +52,13 @@ class RunReport:
 
     run_id: str
     output: str
-    keystore: str
+    keystore: str | None
     dataset: str
     rows: int
     statuses: dict[str, int]
     reasons: dict[str, int]
     faces: int
+    kept_faces: int
     key_attempts: int
     rekeyed_faces: int
     resumed_rows: int
@@ -72,15 +83,17 @@ class RunReport:
 
 @dataclass(frozen=True)
 class _Attempt:
-    """What one attempt works with."""
+    """What one attempt works with. keystore: None when the keys are discarded. finished: rows that it leaves alone. retry:
+    number of the retry, 0 for the run itself."""
 
     config: AnonymizeConfig
     source: Source
     layout: OutputLayout
-    keystore: Keystore
+    keystore: Keystore | None
     manifest: Manifest
-    lease: LeaseToken
+    lease: Lease
     finished: frozenset[int]
+    retry: int = 0
 
 
 def run_anonymize(config: AnonymizeConfig, progress: ProgressCallback | None = None) -> RunReport:
@@ -92,44 +105,113 @@ def run_anonymize(config: AnonymizeConfig, progress: ProgressCallback | None = N
         SourceError, ConfigError: the input or a setting can not be used; nothing was written.
         PublishError, LeaseError: the output can not be written, belongs to something else, or is being written by
         another process. KeystoreError: the keystore can not be opened, or a sealed shard was tampered with.
-        PriorError, FaceModelError: a model could not be loaded. CommitError: rows are unaccounted for. JobError: Ray
-        failed.
+        PriorError, FaceModelError: a model could not be loaded. NotReversibleError: what it makes can not be recovered.
+        CommitError: rows are unaccounted for. MachineError: Ray, memory or a device failed; the same command goes on.
+        DefectError: a worker met an error of keyanon's own.
     """
     started = time.monotonic()
-    source = open_source(config)
+    source = open_source(config, config.given())
     existing = read_existing(config.output)
     if existing is not None:
         existing.check_same_run(config.output, config, source)
     layout = OutputLayout(config.output.absolute(), config.output_format, source.schema, source.image_column)
-    try:
-        with contextlib.ExitStack() as stack:
-            lease = stack.enter_context(Lease(layout.root / RUN_DIRECTORY))
-            # Read again: the attempt that held the lease a moment ago may have written it.
-            existing = read_existing(layout.root)
-            if existing is not None:
-                existing.check_same_run(layout.root, config, source)
-            keystore = stack.enter_context(Keystore.open_or_create(config.keystore, config.kek))
+    with _holding(layout) as lease:
+        # Read again: the attempt that held the lease a moment ago may have written it.
+        existing = read_existing(layout.root)
+        if existing is not None:
+            existing.check_same_run(layout.root, config, source)
+        with _keystore(config, Keystore.open_or_create) as keystore:
             manifest = _begin(existing, keystore, config, source)
             manifest.write(layout.root)
-            attempt = _Attempt(
-                config, source, layout, keystore, manifest, lease.token, frozenset(finished_rows(layout))
+            finished = frozenset(finished_rows(layout))
+            return _run(_Attempt(config, source, layout, keystore, manifest, lease, finished), progress, started)
+
+
+def retry_quarantined(
+    output: Path,
+    reason: str | None = None,
+    changes: Mapping[str, Any] | None = None,
+    progress: ProgressCallback | None = None,
+) -> RunReport:
+    """Do the quarantined rows of a complete run again, or go on where the same retry was stopped; no other row is touched.
+
+    Args:
+        output: the run's. reason: code of the rows to do, None for all. changes: settings of `RETRY_SETTINGS`; all others
+        are the run's own, from its manifest.
+
+    Raises:
+        ConfigError: a setting is not one that may change, or no row is quarantined for that reason. Else as `run_anonymize`.
+    """
+    started = time.monotonic()
+    changed = {name: value for name, value in (changes or {}).items() if value is not None}
+    config = _retry_config(_complete_run(output), output, changed)
+    source = open_source(config, config.given())
+    layout = OutputLayout(output.absolute(), config.output_format, source.schema, source.image_column)
+    with _holding(layout) as lease:
+        manifest = _complete_run(layout.root)
+        manifest.check_same_input(layout.root, source)
+        if reason is not None and manifest.unfinished_retry is None and not quarantined_rows(layout, reason):
+            raise ConfigError(
+                f"no row of {output} is quarantined for {reason!r}; `keyanon quarantine list {output}` shows the reasons"
             )
-            return _run(attempt, progress, started)
+        with _keystore(config, Keystore.open) as keystore:
+            manifest.check_keystore(layout.root, keystore)
+            number = manifest.begin_retry(reason, {name: config.to_json()[name] for name in sorted(changed)})
+            manifest.write(layout.root)
+            finished = frozenset(range(source.total)) - quarantined_rows(layout, reason, before_retry=number)
+            return _run(
+                _Attempt(config, source, layout, keystore, manifest, lease, finished, number), progress, started
+            )
+
+
+def _complete_run(output: Path) -> Manifest:
+    """The manifest of a run whose rows can be retried. Raises PublishError."""
+    manifest = read_existing(output)
+    if manifest is None:
+        raise PublishError(f"{output} is not the output of a keyanon run; give the one of `keyanon anonymize`")
+    if manifest.state != COMPLETE and manifest.unfinished_retry is None:
+        raise PublishError(f"the run of {output} is not complete; run its `keyanon anonymize` again first")
+    return manifest
+
+
+def _retry_config(manifest: Manifest, output: Path, changes: Mapping[str, Any]) -> AnonymizeConfig:
+    """The run's settings with some changed. Raises ConfigError."""
+    refused = sorted(set(changes) - RETRY_SETTINGS)
+    if refused:
+        raise ConfigError(
+            f"a retry has the settings of its run, and {', '.join(refused)} can not change; anonymize into another output"
+        )
+    return AnonymizeConfig.load(None, {**manifest.config, **changes, "output": output})
+
+
+@contextlib.contextmanager
+def _holding(layout: OutputLayout) -> Iterator[Lease]:
+    """The output's lease. What can not be written there is a PublishError that names it."""
+    try:
+        with Lease(layout.root / RUN_DIRECTORY) as lease:
+            yield lease
     except OSError as error:
         raise PublishError(
             f"output {layout.root} can not be written ({error.strerror or error}); mend it, then run the command again"
         ) from error
 
 
-def _begin(existing: Manifest | None, keystore: Keystore, config: AnonymizeConfig, source: Source) -> Manifest:
+@contextlib.contextmanager
+def _keystore(config: AnonymizeConfig, open_: Callable[[Path, str | None], Keystore]) -> Iterator[Keystore | None]:
+    """The run's keystore, None where its keys are discarded. Raises KeystoreError."""
+    if config.keystore is None:
+        yield None
+        return
+    with open_(config.keystore, config.kek) as keystore:
+        yield keystore
+
+
+def _begin(existing: Manifest | None, keystore: Keystore | None, config: AnonymizeConfig, source: Source) -> Manifest:
     """The manifest of this attempt: a new run's, or the existing one's with one more attempt."""
     if existing is None:
-        return Manifest.begin(f"run-{uuid.uuid4().hex}", keystore.id, config, source)
-    if existing.keystore_id != keystore.id:
-        raise PublishError(
-            f"output {config.output} belongs to a run whose keys are in keystore {existing.keystore_id}, and "
-            f"{config.keystore} is {keystore.id}; give that keystore, or an empty output"
-        )
+        keystore_id = None if keystore is None else keystore.id
+        return Manifest.begin(f"run-{uuid.uuid4().hex}", keystore_id, config, source)
+    existing.check_keystore(config.output, keystore)
     existing.attempts += 1
     return existing
 
@@ -151,18 +233,33 @@ def _compute(attempt: _Attempt, progress: ProgressCallback | None) -> tuple[int,
         monitor = Monitor()
         sizes, left = TaskSizes.of(config, source), source.total - len(attempt.finished)
         units = list(source.units(attempt.finished, sizes.next))
-        sink = PairedDatasink(attempt.layout, attempt.keystore.inbox(attempt.manifest.run_id), attempt.lease, monitor)
-        dataset = ray.data.read_datasource(ListedDatasource(units, "ReadPictures"), override_num_blocks=len(units))
+        keystore, sealing, inbox = attempt.keystore, None, None
+        if keystore is not None:
+            sealing = SealingTarget(attempt.manifest.run_id, config.dataset, keystore.ingest_public_key)
+            inbox = keystore.inbox(attempt.manifest.run_id)
+        sink = PairedDatasink(attempt.layout, inbox, attempt.lease.token, attempt.retry)
+        publisher = Publisher(attempt.layout, attempt.lease, attempt.finished, monitor.report_published)
+        dataset = ray.data.read_datasource(
+            ListedDatasource(units, "ReadPictures"),
+            override_num_blocks=len(units),
+            ray_remote_args={"max_retries": READ_RETRIES, "retry_exceptions": [MachineError, MemoryError]},
+        )
         if source.kind == "parquet":  # a row group may hold many tasks' worth of pictures
             dataset = dataset.repartition(target_num_rows_per_block=sizes.next(left))
         models = FaceModelChoice(config.face_models, config.face_weights, config.min_face)
         dataset = dataset.map_batches(
             DetectFaces,
-            fn_constructor_kwargs={"models": models, "max_pixels": config.max_pixels, "monitor": monitor},
+            fn_constructor_kwargs={
+                "models": models,
+                "max_pixels": config.max_pixels,
+                "monitor": monitor,
+                "faces": config.faces,
+            },
             batch_size=None,
             batch_format="pyarrow",
             compute=_pool(config.detector_actors),
             num_cpus=config.cpus_per_actor,
+            max_restarts=PROCESS_RESTARTS,
             udf_modifying_row_count=False,
         ).map_batches(
             AnonymizeFaces,
@@ -170,7 +267,7 @@ def _compute(attempt: _Attempt, progress: ProgressCallback | None) -> tuple[int,
                 "prior": config.prior,
                 "models": models,
                 "settings": config.settings(),
-                "sealing": SealingTarget(attempt.manifest.run_id, config.dataset, attempt.keystore.ingest_public_key),
+                "sealing": sealing,
                 "device": config.device,
                 "threads": config.threads,
                 "expected_prior": attempt.manifest.prior_digest,
@@ -181,11 +278,12 @@ def _compute(attempt: _Attempt, progress: ProgressCallback | None) -> tuple[int,
             compute=_pool(sizes.workers_for(left)),
             num_cpus=config.cpus_per_actor,
             num_gpus=config.gpus_per_actor,
+            max_restarts=PROCESS_RESTARTS,
             udf_modifying_row_count=False,
         )
         try:
-            with Watch(monitor, progress, source.total, len(attempt.finished)):
-                dataset.write_datasink(sink)
+            with Watch(monitor, progress, source.total, len(attempt.finished)), publisher:
+                dataset.write_datasink(sink, ray_remote_args={"max_retries": WRITE_RETRIES})
             return monitor.keys()
         except RayError as error:
             raise _cause(error, monitor) from error
@@ -208,7 +306,7 @@ def _remember_facts(attempt: _Attempt, monitor: Monitor) -> None:
 
 
 def _cause(error: BaseException, monitor: Monitor) -> Exception:
-    """The error raised on purpose in a worker, out of Ray's wrappings; else a JobError that names what Ray says."""
+    """The error raised on purpose in a worker, out of Ray's wrappings; else one that says what Ray says."""
     with contextlib.suppress(RayError):  # the cluster may be gone
         failure = monitor.failure()
         if failure is not None:
@@ -220,21 +318,12 @@ def _commit(attempt: _Attempt, started: float, computed: float, keys: tuple[int,
     """Account for every row, ingest the keys, then say so: the manifest's state is the last thing written but the
     report."""
     config, manifest = attempt.config, attempt.manifest
-    tally = settle(attempt.layout, attempt.source.total, attempt.finished)
-    removed = attempt.keystore.reconcile(manifest.run_id, tally.shards)
-    ingested = attempt.keystore.ingest(manifest.run_id)
-    stored = {view.record_id for view in attempt.keystore.find_records(run_id=manifest.run_id)}
-    lost = tally.record_ids - stored
-    if lost:
-        rejected = "; ".join(f"{one.shard}[{one.index}]: {one.reason}" for one in ingested.rejected[:3])
-        raise CommitError(
-            f"{len(lost)} published pictures have no key in keystore {config.keystore} (first record: {min(lost)}"
-            f"{'; ' + rejected if rejected else ''}); restore its inbox, or anonymize again into an empty output"
-        )
+    tally, removed = complete(
+        attempt.layout, attempt.lease, attempt.keystore, manifest.run_id, attempt.source.total, attempt.finished
+    )
     report = _report(attempt, tally, computed, time.monotonic() - started, keys, len(removed))
     write_json(attempt.layout.root / RUN_DIRECTORY / REPORT_FILE, report.published())
-    manifest.state, manifest.finished_at = COMPLETE, now()
-    manifest.config = config.to_json()
+    manifest.finish(config)
     manifest.write(attempt.layout.root)
     return report
 
@@ -247,12 +336,13 @@ def _report(
     return RunReport(
         run_id=attempt.manifest.run_id,
         output=str(attempt.layout.root),
-        keystore=str(attempt.config.keystore),
+        keystore=None if attempt.config.keystore is None else str(attempt.config.keystore),
         dataset=attempt.config.dataset,
         rows=tally.rows,
         statuses=dict(sorted(tally.statuses.items())),
         reasons=dict(sorted(tally.reasons.items())),
         faces=tally.faces,
+        kept_faces=tally.kept_faces,
         key_attempts=keys_tried,
         rekeyed_faces=max(keys_tried - faces_keyed, 0),
         resumed_rows=len(attempt.finished),
@@ -264,5 +354,5 @@ def _report(
         images_per_second=fresh_rows / computed if computed else 0.0,
         faces_per_second=tally.fresh_faces / computed if computed else 0.0,
         bytes_of=tally.bytes_of,
-        warnings=tuple(attempt.keystore.warnings),
+        warnings=() if attempt.keystore is None else tuple(attempt.keystore.warnings),
     )

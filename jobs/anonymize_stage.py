@@ -9,6 +9,7 @@ Every row that comes in goes out, exactly once, whatever happens to it. A key is
 import hashlib
 import json
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
@@ -20,9 +21,13 @@ from jobs.blocks import (
     FACE_COUNT,
     FACES,
     FAILURE,
+    GIVEN,
     ID,
+    KEPT_COUNT,
+    KEPT_FACES,
     OUTPUT,
     OUTPUT_SHA256,
+    PERMANENT,
     REASON,
     RECORD_ID,
     ROW,
@@ -33,12 +38,15 @@ from jobs.blocks import (
     SUBJECT,
     with_results,
 )
-from jobs.detect_stage import FaceModelChoice, internal_error
+from jobs.detect_stage import FaceModelChoice
+from jobs.faults import FaultKind, kind_of, reason_of
 from jobs.progress import Monitor
 from jobs.records import to_key_record
+from jobs.rows_in_hand import RowsInHand
 from keyanon_core.errors import PriorError
 from keyanon_core.faces import FaceModels
 from keyanon_core.faces.detection import Face
+from keyanon_core.faces.given import GivenFaces
 from keyanon_core.pictures.settings import AnonymizeSettings, PictureResult, PictureTask
 from keystore.sealing import seal_record
 
@@ -60,7 +68,8 @@ class SealingTarget:
 class AnonymizeFaces:
     """Holds the prior; anonymizes the faces of a block's pictures together and seals their keys.
 
-    A block of RESULT_SCHEMA and the user's own columns comes out, with as many rows as came in.
+    A block of RESULT_SCHEMA and the user's own columns comes out, with as many rows as came in. The key of a permanent row is
+    not sealed: it ends with the picture that it was made for.
     """
 
     def __init__(
@@ -68,21 +77,31 @@ class AnonymizeFaces:
         prior: str,
         models: FaceModelChoice,
         settings: AnonymizeSettings,
-        sealing: SealingTarget,
+        sealing: SealingTarget | None,
         device: str,
         threads: int,
         expected_prior: str | None,
         monitor: Monitor,
     ) -> None:
-        """Load everything. expected_prior: digest of a resumed run's prior. Raises PriorError, FaceModelError,
-        ValueError."""
+        """Load everything. sealing: None makes every row permanent. expected_prior: digest of a resumed run's prior.
+
+        Raises PriorError, FaceModelError, ValueError, MachineError.
+        """
         import torch
 
         from keyanon_core.pictures.anonymizer import PictureAnonymizer
         from keyanon_core.priors import load_prior
 
         torch.set_num_threads(threads)
-        with monitor.reporting_failures():
+        self.monitor = monitor
+        self.hands = RowsInHand[dict[str, Any], dict[str, Any]](
+            "anonymize",
+            monitor,
+            work=self._anonymize,
+            quarantine=_quarantined,
+            is_witness=lambda published: published[STATUS] == "anonymized",
+        )
+        with self.hands.reporting_faults():
             loaded = load_prior(prior, device=device)
             if expected_prior not in (None, loaded.digest):
                 raise PriorError(
@@ -90,43 +109,30 @@ class AnonymizeFaces:
                     "give that prior, or an empty output"
                 )
             face_models = models.load(threads, device)
-        loaded.physical_batch = settings.face_batch
-        self.anonymizer = PictureAnonymizer(loaded, face_models, settings)
-        self.sealing = sealing
-        self.monitor = monitor
-        self.environment = environment(loaded, device)
+            loaded.physical_batch = settings.face_batch
+            self.anonymizer = PictureAnonymizer(loaded, face_models, settings)
+            self.sealing = sealing
+            self.environment = environment(loaded, device)
         monitor.report_facts(facts(loaded, face_models, self.environment, settings.face_batch))
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        rows = table.select([ROW, ID, SUBJECT, ENCODED, FAILURE, FACES]).to_pylist()
-        usable = [row for row in rows if not row[FAILURE]]
-        made = {row[ROW]: result for row, result in zip(usable, self._anonymize(usable), strict=True)}
-        results = [
-            self._publishable(row, made[row[ROW]]) if row[ROW] in made else _quarantined(row, row[FAILURE])
-            for row in rows
-        ]
-        self.monitor.report_keys(
-            sum(int(result.metrics.get("attempts", 0)) for result in made.values()),
-            sum(result.faces for result in made.values() if result.metrics),
-        )
-        return with_results(table, results)
+        names = [ROW, ID, SUBJECT, ENCODED, FAILURE, GIVEN, PERMANENT, FACES, KEPT_FACES]
+        with self.hands.reporting_faults():
+            rows = [{**row, PERMANENT: self._permanent(row)} for row in table.select(names).to_pylist()]
+            made = self.hands.work_through({row[ROW]: row for row in rows if not row[FAILURE]})
+            for row in rows:
+                if row[ROW] not in made:
+                    made[row[ROW]] = _quarantined(row, row[FAILURE])
+            return with_results(table, [made[row[ROW]] for row in rows])
 
-    def _anonymize(self, rows: list[dict[str, Any]]) -> list[PictureResult]:
-        """One result for each row; if the pictures fail together, each is tried alone."""
-        if not rows:
-            return []
-        try:
-            tasks = [
-                PictureTask(r[ID], r[ENCODED], [Face.from_dict(face) for face in json.loads(r[FACES])]) for r in rows
-            ]
-            results = self.anonymizer(tasks)
-            if len(results) != len(rows):
-                raise RuntimeError(f"{len(rows)} pictures gave {len(results)} results")
-            return results
-        except Exception as error:  # noqa: BLE001  any defect met by one picture costs that picture only
-            if len(rows) > 1:
-                return [result for row in rows for result in self._anonymize([row])]
-            return [PictureResult(rows[0][ID], "quarantined", internal_error(error))]
+    def _anonymize(self, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """What leaves the actor for each row. Raises whatever the pictures meet together."""
+        results = self.anonymizer([_task(row) for row in rows])
+        self.monitor.report_keys(
+            sum(int(result.metrics.get("attempts", 0)) for result in results),
+            sum(result.faces for result in results if result.metrics),
+        )
+        return [self._publishable(row, result) for row, result in zip(rows, results, strict=True)]
 
     def _publishable(self, row: dict[str, Any], result: PictureResult) -> dict[str, Any]:
         """What leaves the actor: publishable bytes and the sealed record."""
@@ -139,13 +145,17 @@ class AnonymizeFaces:
             SOURCE_HMAC: result.source_hmac,
             OUTPUT_SHA256: _sha256(result.encoded),
             FACE_COUNT: result.faces,
+            KEPT_COUNT: result.kept,
+            PERMANENT: row[PERMANENT],
         }
         if result.status != "anonymized":
             return published
+        target = self.sealing
+        if row[PERMANENT]:
+            return published
         try:
-            if result.key is None or result.encoded is None:
+            if target is None or result.key is None or result.encoded is None:
                 raise RuntimeError("an anonymized picture came without its key or its picture")
-            target = self.sealing
             record = to_key_record(
                 result.key,
                 run_id=target.run_id,
@@ -154,9 +164,21 @@ class AnonymizeFaces:
                 environment=self.environment,
             )
             sealed = seal_record(record, target.ingest_public_key)
-        except Exception as error:  # noqa: BLE001  without a sealed key the picture is not published
-            return _quarantined(row, internal_error(error))
+        except Exception as error:
+            if kind_of(error) is not FaultKind.ROW:
+                raise
+            return _quarantined(row, reason_of(error))  # without a sealed key it is not published
         return {**published, SEALED: sealed, SIDECAR: result.sidecar, RECORD_ID: record.record_id}
+
+    def _permanent(self, row: dict[str, Any]) -> bool:
+        return self.sealing is None or bool(row[PERMANENT])
+
+
+def _task(row: dict[str, Any]) -> PictureTask:
+    """What the algorithm is told of a row."""
+    faces, kept = ([Face.from_dict(face) for face in json.loads(row[name])] for name in (FACES, KEPT_FACES))
+    given = GivenFaces() if row[GIVEN] is None else GivenFaces.from_json(row[GIVEN])
+    return PictureTask(row[ID], row[ENCODED], faces, kept, given, row[PERMANENT])
 
 
 def environment(prior: "Prior", device: str) -> dict[str, str]:
@@ -194,7 +216,8 @@ def facts(prior: "Prior", models: FaceModels, found: dict[str, str], face_batch:
 
 
 def _quarantined(row: dict[str, Any], reason: str) -> dict[str, Any]:
-    return {ROW: row[ROW], ID: row[ID], STATUS: "quarantined", REASON: reason, FACE_COUNT: 0}
+    counts = {FACE_COUNT: 0, KEPT_COUNT: 0, PERMANENT: row[PERMANENT]}
+    return {ROW: row[ROW], ID: row[ID], STATUS: "quarantined", REASON: reason, **counts}
 
 
 def _sha256(data: bytes | None) -> str | None:

@@ -14,8 +14,11 @@ ID: Final = "keyanon_id"
 SUBJECT: Final = "keyanon_subject"
 ENCODED: Final = "keyanon_encoded"  # the picture's file as it was read; null when `FAILURE` says why
 FAILURE: Final = "keyanon_failure"  # "" or `code: explanation`
+GIVEN: Final = "keyanon_given"  # what the user says of its faces (`GivenFaces.to_json`); null when nothing
+PERMANENT: Final = "keyanon_permanent"  # True: its key is made and forgotten
 # From detection
-FACES: Final = "keyanon_faces"  # JSON list of faces
+FACES: Final = "keyanon_faces"  # JSON list of faces to anonymize
+KEPT_FACES: Final = "keyanon_kept_faces"  # JSON list of faces to leave alone
 # From anonymization; what is published
 STATUS: Final = "keyanon_status"
 REASON: Final = "keyanon_reason"
@@ -26,6 +29,7 @@ SIDECAR: Final = "keyanon_sidecar"
 SOURCE_HMAC: Final = "keyanon_source_hmac"  # names the source for holders of the image key alone
 OUTPUT_SHA256: Final = "keyanon_output_sha256"
 FACE_COUNT: Final = "keyanon_face_count"
+KEPT_COUNT: Final = "keyanon_kept_count"  # faces left alone because the user keeps them
 
 PREFIX: Final = "keyanon_"
 BYTES_FIELD: Final = "bytes"  # of a struct column, as Hugging Face data sets store pictures
@@ -37,6 +41,8 @@ SOURCE_SCHEMA: Final = pa.schema(
         (SUBJECT, pa.string()),
         (ENCODED, pa.large_binary()),
         (FAILURE, pa.string()),
+        (GIVEN, pa.large_string()),
+        (PERMANENT, pa.bool_()),
     ]
 )
 RESULT_SCHEMA: Final = pa.schema(
@@ -52,6 +58,8 @@ RESULT_SCHEMA: Final = pa.schema(
         (SOURCE_HMAC, pa.string()),
         (OUTPUT_SHA256, pa.string()),
         (FACE_COUNT, pa.int32()),
+        (KEPT_COUNT, pa.int32()),
+        (PERMANENT, pa.bool_()),
     ]
 )
 # What a row shard says about every row; Parquet input adds its own columns, the picture's bytes and `SIDECAR`.
@@ -66,7 +74,10 @@ SHARD_SCHEMA: Final = pa.schema(
         ("sidecar", pa.string()),
         ("source_hmac", pa.string()),
         ("output_sha256", pa.string()),
+        ("sidecar_sha256", pa.string()),
         ("faces", pa.int32()),
+        ("kept", pa.int32()),
+        ("permanent", pa.bool_()),
     ]
 )
 

@@ -11,15 +11,16 @@ from collections.abc import Sequence
 
 import typer
 
-from jobs.commands import anonymize, approval, audit, inspect, keystore_admin, recover, train_prior
+from jobs.commands import anonymize, approval, audit, inspect, keystore_admin, quarantine, recover, train_prior
 from jobs.exit_codes import ExitCode, exit_code_of
 from jobs.output_format import Output
+from keyanon_core.errors import KeyanonError
 
 app = typer.Typer(
     name="keyanon",
     help="Anonymize the faces in a data set of images; restore one only with the approval of several people.",
     epilog="Exit codes: 0 done, 1 defect, 2 usage, 3 input, 4 refused by the keystore, 5 wrong key or tampered, "
-    "6 not converged, 7 rows quarantined (--strict), 130 interrupted.",
+    "6 not converged, 7 rows quarantined (--strict), 75 try again, 130 interrupted.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -36,6 +37,7 @@ app.command("recover")(recover.recover)
 app.command("train-prior")(train_prior.train_prior)
 app.command("inspect")(inspect.inspect)
 app.command("ingest")(keystore_admin.ingest)
+app.add_typer(quarantine.app, name="quarantine")
 app.add_typer(keystore_admin.app, name="keystore")
 app.add_typer(audit.app, name="audit")
 
@@ -58,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _explain(error: BaseException, code: ExitCode) -> str:
     """What the user reads: the message of an error raised on purpose; of a surprise only its type."""
-    if code is ExitCode.UNEXPECTED:
+    if code is ExitCode.UNEXPECTED and not isinstance(error, KeyanonError):
         return f"unexpected {type(error).__name__}, a defect in keyanon; run again with -v and report what it prints"
     return str(error)
 

@@ -6,20 +6,25 @@ import math
 import os
 import secrets
 import tempfile
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
 import ray
+from ray._private import worker as ray_worker
 from ray.data import DataContext
-from ray.exceptions import RayError
+from ray.exceptions import ActorDiedError, RayError, RayTaskError, UserCodeException
+from ray.util.annotations import RayDeprecationWarning
 
-from jobs.errors import JobError
+from jobs.errors import DefectError, MachineError
+from jobs.faults import FaultKind, describe, kind_of
 from keyanon_core.errors import KeyanonError
 from keystore.errors import KeystoreError
 
 ADDRESS_VARIABLE: Final = "RAY_ADDRESS"
 TOKEN_PATH_VARIABLE: Final = "RAY_AUTH_TOKEN_PATH"  # noqa: S105  the name of a variable
+CREATION_FAILED: Final = "an error raised in its creation task"  # as Ray says it of an actor whose constructor raised
 SPARE_CPUS: Final = 2  # logical CPUs beside the reserved ones, so that reading and publishing always find one
 DEFAULT_OBJECT_STORE_BYTES: Final = 512 * 1024 * 1024  # of a local cluster; blocks hold encoded pictures, not arrays
 
@@ -31,7 +36,7 @@ def ray_cluster(reserved_cpus: float, object_store_bytes: int | None = None) -> 
     reserved_cpus: logical CPUs that the actors of the job hold until it ends.
 
     Raises:
-        JobError: no cluster could be reached or started.
+        MachineError: no cluster could be reached or started.
     """
     if ray.is_initialized():
         with _quiet_data():
@@ -42,7 +47,7 @@ def ray_cluster(reserved_cpus: float, object_store_bytes: int | None = None) -> 
             _start(stack, reserved_cpus, object_store_bytes)
         except (OSError, RuntimeError, ValueError, ConnectionError) as error:
             place = os.environ.get(ADDRESS_VARIABLE, "a local cluster")
-            raise JobError(f"Ray could not be started ({place}): {error}") from error
+            raise MachineError(f"Ray could not be started ({place}): {error}") from error
         stack.callback(ray.shutdown)
         with _quiet_data():
             yield
@@ -60,6 +65,7 @@ def _start(stack: contextlib.ExitStack, reserved_cpus: float, object_store_bytes
     _give_token_a_home(stack)
     cpus = max(os.cpu_count() or 1, math.ceil(reserved_cpus) + SPARE_CPUS)
     ray.init(
+        address="local",  # else Ray follows the address that a cluster left behind on this machine, a dead one too
         num_cpus=cpus,
         object_store_memory=object_store_bytes or DEFAULT_OBJECT_STORE_BYTES,
         include_dashboard=False,
@@ -89,27 +95,36 @@ def _give_token_a_home(stack: contextlib.ExitStack) -> None:
 
 @contextlib.contextmanager
 def _quiet_data() -> Iterator[None]:
-    """Ray Data without bars and banners: progress is `jobs.progress`'s business, stdout the command's."""
+    """Ray Data without bars, banners and warnings about its own future: progress is `jobs.progress`'s business, stdout the
+    command's, and the named parameters that Ray 2.60 asks for in place of `ray_remote_args` have none for retries."""
     context: Any = DataContext.get_current()
     quiet = {"enable_progress_bars": False, "print_on_execution_start": False, "enable_rich_progress_bars": False}
     before = {name: getattr(context, name) for name in quiet}
+    prints = ray_worker._worker_logs_enabled
     data_logger = logging.getLogger("ray.data")
     level = data_logger.level
     try:
         for name, value in quiet.items():
             setattr(context, name, value)
+        # Ray prints to stdout what it says of processes that died, whatever `log_to_driver` says.
+        ray_worker._worker_logs_enabled = False
         data_logger.setLevel(logging.ERROR)
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated", category=RayDeprecationWarning)
+            yield
     finally:
         for name, value in before.items():
             setattr(context, name, value)
+        ray_worker._worker_logs_enabled = prints
         data_logger.setLevel(level)
 
 
 def cause_of(error: BaseException, work: str) -> Exception:
-    """The error that a worker raised on purpose, out of Ray's wrappings; else a JobError that names `work` and what Ray says."""
+    """What ended `work`, out of Ray's wrappings: the error that a worker raised on purpose; a DefectError for one that
+    nobody did; else a MachineError that says what Ray says."""
     seen: set[int] = set()
     pending: list[BaseException | None] = [error]
+    defect: BaseException | None = None
     while pending:
         current = pending.pop()
         if current is None or id(current) in seen:
@@ -117,10 +132,26 @@ def cause_of(error: BaseException, work: str) -> Exception:
         seen.add(id(current))
         if isinstance(current, KeyanonError | KeystoreError) and not isinstance(current, RayError):
             return current
+        if isinstance(current, RayTaskError) and _is_defect(current.cause):
+            defect = current.cause
         by_worker = getattr(current, "worker_failures", None)  # Ray Train keeps them apart from the chain of causes
         pending += list(by_worker.values()) if isinstance(by_worker, dict) else []
         pending += [current.__cause__, current.__context__, getattr(current, "cause", None)]
+    if defect is not None:
+        return DefectError(
+            f"a defect ended the {work} ({describe(defect)}); run again with -v and report what it prints"
+        )
     lines = [line for line in str(error).splitlines() if line.strip()]
-    return JobError(
+    if isinstance(error, ActorDiedError) and CREATION_FAILED in str(error):  # Ray keeps the text of such an error only
+        raised = lines[-1].split(":")[0]
+        return DefectError(f"a defect ended the {work} ({raised} where a worker begins); report it with Ray's logs")
+    return MachineError(
         f"Ray ended the {work} ({type(error).__name__}: {lines[-1] if lines else ''}); run the same command again to go on"
     )
+
+
+def _is_defect(raised: BaseException | None) -> bool:
+    """True for what a task raised of itself, which is no fault of the machine."""
+    if isinstance(raised, RayError):
+        return isinstance(raised, UserCodeException)
+    return raised is not None and kind_of(raised) is not FaultKind.MACHINE

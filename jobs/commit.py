@@ -1,31 +1,40 @@
-"""The end of a run: every input row accounted for exactly once, keys ingested, leftovers of killed attempts removed."""
+"""The end of a run: every input row accounted for exactly once, keys ingested, and nothing left that does not count."""
 
-import hashlib
+import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
-
 from jobs.errors import CommitError, PublishError
+from jobs.lease import Lease
 from jobs.output_names import IMAGES, SIDECARS, image_name, sidecar_name
-from jobs.sink import ROWS, SHARD_SUFFIX, OutputLayout, is_shard_name
+from jobs.row_shards import (
+    ROWS,
+    base_name,
+    keep_positions,
+    new_shard_name,
+    read_shard,
+    reason_code,
+    retry_of,
+    standing_rows,
+    to_parquet,
+    unlisted,
+)
+from jobs.sink import OutputLayout
+from jobs.staging import DIRECTORY_MODE, Staging, sweep
 from keystore import durable
+from keystore.store import Keystore
 
 _COLUMNS: Final = [
     "row",
-    "image_id",
     "status",
     "reason",
     "record_id",
-    "output",
-    "sidecar",
-    "output_sha256",
     "faces",
+    "kept",
+    "permanent",
 ]
 
 
@@ -38,128 +47,156 @@ class Tally:
     reasons: Counter[str] = field(default_factory=Counter)
     faces: int = 0
     fresh_faces: int = 0
+    kept_faces: int = 0
     record_ids: set[str] = field(default_factory=set)
     bytes_of: dict[str, int] = field(default_factory=dict)
     shards: list[str] = field(default_factory=list)
 
     def add(self, row: dict[str, Any], fresh: bool) -> None:
-        """Count one row. fresh: it was made by this attempt."""
+        """Count one row. fresh: it was made by this attempt. Raises CommitError for one that should have a key, and has none."""
         self.rows += 1
         self.statuses[row["status"]] += 1
         if row["reason"]:
-            self.reasons[row["reason"].split(":", 1)[0]] += 1
+            self.reasons[reason_code(row["reason"])] += 1
+        self.kept_faces += row["kept"]
         if row["status"] == "anonymized":
             self.faces += row["faces"]
-            self.record_ids.add(row["record_id"])
+            if (row["record_id"] is None) != bool(row["permanent"]):
+                wrong = "is permanent and names" if row["permanent"] else "is not permanent and lacks"
+                raise CommitError(
+                    f"row {row['row']} {wrong} a key record; its shard was edited: anonymize again into an empty output"
+                )
+            if row["record_id"] is not None:
+                self.record_ids.add(row["record_id"])
             self.fresh_faces += row["faces"] if fresh else 0
 
 
 def finished_rows(layout: OutputLayout) -> set[int]:
     """Numbers of the rows that earlier attempts finished. Raises PublishError for a damaged row shard."""
-    return {row for shard in shards(layout) for row in _read(shard, ["row"]).column("row").to_pylist()}
+    return {row for part in standing_rows(layout.root, ["row"]) for row in part.table.column("row").to_pylist()}
 
 
-def shards(layout: OutputLayout) -> list[Path]:
-    """The visible row shards, sorted by name. Raises PublishError for a file that is none."""
-    found = sorted(path for path in layout.rows.glob(f"*{SHARD_SUFFIX}") if not path.name.startswith("."))
-    for path in found:
-        if not is_shard_name(path.name.removesuffix(SHARD_SUFFIX)):
-            raise PublishError(f"{path} was not written by this run; move it away and run the same command again")
+def quarantined_rows(layout: OutputLayout, reason: str | None = None, before_retry: int | None = None) -> set[int]:
+    """Numbers of the quarantined rows, of one reason's code where it is given.
+
+    before_retry: only those that no retry of this number or a later one has made.
+    """
+    found: set[int] = set()
+    for part in standing_rows(layout.root, ["row", "status", "reason"]):
+        if before_retry is None or retry_of(base_name(part.shard)) < before_retry:
+            found |= {
+                row["row"]
+                for row in part.table.to_pylist()
+                if row["status"] == "quarantined" and reason in (None, reason_code(row["reason"]))
+            }
     return found
 
 
-def settle(layout: OutputLayout, total: int, finished: frozenset[int] = frozenset()) -> Tally:
-    """Make the shards hold every row once, sweep leftovers, and count.
+def complete(
+    layout: OutputLayout,
+    lease: Lease,
+    keystore: Keystore | None,
+    run_id: str,
+    total: int,
+    finished: frozenset[int] = frozenset(),
+) -> tuple[Tally, list[str]]:
+    """Account for every row, take in the keys, and leave nothing behind that does not count.
+
+    keystore: None where the keys are discarded.
+
+    Returns the account, and the key shards that were removed because nothing was published with them.
 
     Raises:
-        CommitError: rows are missing or unknown. PublishError, OSError: the output can not be read or written.
+        CommitError: rows or keys are missing. PublishError, OSError: the output can not be read or written.
+        KeystoreError: a sealed shard was tampered with.
     """
-    _resolve_duplicates(layout)
+    tally = settle(layout, total, finished)
+    removed = [] if keystore is None else _take_in_keys(keystore, run_id, tally)
+    _remove_leftovers(layout)
+    # Only now: a shard that is replaced gives up the name under which its keys lay in the inbox.
+    _drop_superseded(layout, Staging.of(lease.token))
+    sweep(lease.token)
+    tally.bytes_of = {
+        part: sum(p.stat().st_size for p in _files(layout.root / part)) for part in (IMAGES, SIDECARS, ROWS)
+    }
+    return tally, removed
+
+
+def _take_in_keys(keystore: Keystore, run_id: str, tally: Tally) -> list[str]:
+    """Ingest the keys of all published pictures; the key shards removed because no row shard belongs to them.
+
+    Raises CommitError when a key is not there, KeystoreError.
+    """
+    removed = keystore.reconcile(run_id, tally.shards)
+    ingested = keystore.ingest(run_id)
+    stored = {view.record_id for view in keystore.find_records(run_id=run_id)}
+    lost = tally.record_ids - stored
+    if lost:
+        rejected = "; ".join(f"{one.shard}[{one.index}]: {one.reason}" for one in ingested.rejected[:3])
+        raise CommitError(
+            f"{len(lost)} published pictures have no key in keystore {keystore.path} (first record: {min(lost)}"
+            f"{'; ' + rejected if rejected else ''}); restore its inbox, or anonymize again into an empty output"
+        )
+    return removed
+
+
+def settle(layout: OutputLayout, total: int, finished: frozenset[int] = frozenset()) -> Tally:
+    """Count what the shards say. Raises CommitError unless every row stands exactly once, PublishError."""
     tally, seen = Tally(), set()
-    published: set[str] = set()
-    unpublished: list[str] = []
-    for shard in shards(layout):
-        tally.shards.append(shard.name.removesuffix(SHARD_SUFFIX))
-        for row in _read(shard, _COLUMNS).to_pylist():
+    for part in standing_rows(layout.root, _COLUMNS):
+        tally.shards.append(base_name(part.shard))
+        for row in part.table.to_pylist():
             seen.add(row["row"])
             tally.add(row, row["row"] not in finished)
-            published.update(name for name in (row["output"], row["sidecar"]) if name is not None)
-            if row["output"] is None:
-                unpublished.append(row["image_id"])
     if len(seen) != tally.rows or seen != set(range(total)):
         missing = sorted(set(range(total)) - seen)
         raise CommitError(
             f"{total} input rows, {tally.rows} output rows, {len(missing)} missing (first: {missing[:5]}), "
             f"{len(seen - set(range(total)))} unknown; the output is not complete, run the same command again"
         )
-    _sweep(layout, published, unpublished)
-    tally.bytes_of = {
-        part: sum(p.stat().st_size for p in _files(layout.root / part)) for part in (IMAGES, SIDECARS, ROWS)
-    }
     return tally
 
 
-def _resolve_duplicates(layout: OutputLayout) -> None:
-    """Where two attempts published the same row, keep the one whose picture is there: its key is the right one."""
-    holders: dict[int, list[tuple[Path, str | None, str | None]]] = {}
-    for shard in shards(layout):
-        for row in _read(shard, ["row", "output", "output_sha256"]).to_pylist():
-            holders.setdefault(row["row"], []).append((shard, row["output"], row["output_sha256"]))
-    losers: dict[Path, set[int]] = {}
-    for row, claims in holders.items():
-        if len(claims) > 1:
-            winner = next(
-                (shard for shard, output, digest in claims if _is_there(layout, output, digest)), claims[0][0]
-            )
-            for shard, _, _ in claims:
-                if shard != winner:
-                    losers.setdefault(shard, set()).add(row)
-    for shard, rows in losers.items():
-        table = _read(shard, None)
-        kept = table.filter(pc.invert(pc.is_in(table.column("row"), pa.array(sorted(rows), pa.int64()))))
-        if kept.num_rows:
-            buffer = pa.BufferOutputStream()
-            pq.write_table(kept, buffer, compression="zstd")
-            durable.replace(shard, buffer.getvalue())
-        else:
-            shard.unlink()
-
-
-def _is_there(layout: OutputLayout, output: str | None, digest: str | None) -> bool:
-    if output is None:
-        return False
-    path = layout.root / output
-    return path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == digest
-
-
-def _sweep(layout: OutputLayout, published: set[str], unpublished: list[str]) -> None:
-    """Remove what killed attempts left: temporary files, and pictures of rows that were quarantined when they were done
-    again."""
-    for part in (IMAGES, SIDECARS, ROWS):
-        for path in _files(layout.root / part):
-            if path.name.startswith(".") and path.name.endswith(".tmp"):
-                path.unlink(missing_ok=True)
+def _remove_leftovers(layout: OutputLayout) -> None:
+    """Remove pictures and sidecars that a killed attempt linked, of rows that list none now that they were done again."""
     if layout.schema is not None:
         return
-    for image_id in unpublished:
-        try:
-            names = (image_name(image_id, layout.output_format), sidecar_name(image_id))
-        except PublishError:  # an id that can not be a path never had files
+    there: set[str] = set()
+    for part in standing_rows(layout.root, ["row", "image_id", "output", "sidecar"]):
+        for row in part.table.to_pylist():
+            if row["output"] is None or row["sidecar"] is None:
+                there.update(name for name in _names(layout, row["image_id"]) if os.path.lexists(layout.root / name))
+    for name in unlisted(layout.root, there):
+        (layout.root / name).unlink()
+
+
+def _names(layout: OutputLayout, image_id: str) -> tuple[str, ...]:
+    """What a picture's files would be called; nothing for an id that can not be a path and never had files."""
+    try:
+        return image_name(image_id, layout.output_format), sidecar_name(image_id)
+    except PublishError:
+        return ()
+
+
+def _drop_superseded(layout: OutputLayout, staging: Staging) -> None:
+    """Put shards without the rows that were done again beside those that hold them, then remove these.
+
+    Killed in between, the new shard, of the latest retry, supersedes the old one, and the next commit removes that.
+    """
+    parts = list(standing_rows(layout.root, ["row"]))
+    latest = max((retry_of(base_name(part.shard)) for part in parts), default=0)
+    for part in parts:
+        if not part.superseded:
             continue
-        for name in names:
-            if name not in published:
-                (layout.root / name).unlink(missing_ok=True)
+        if part.positions:
+            name = new_shard_name(part.table.column("row").to_pylist(), latest)
+            durable.make_directory(staging.folder, DIRECTORY_MODE)
+            staging.finish(name, to_parquet(keep_positions(read_shard(part.shard), part.positions)))
+            os.link(staging.shard(name), layout.shard(name))
+            durable.sync_directory(layout.rows)
+        part.shard.unlink()
+        durable.sync_directory(layout.rows)
 
 
 def _files(folder: Path) -> Iterator[Path]:
     return (path for path in folder.rglob("*") if path.is_file())
-
-
-def _read(shard: Path, columns: list[str] | None) -> pa.Table:
-    try:
-        with pq.ParquetFile(shard) as file:
-            return file.read(columns=columns)
-    except (OSError, pa.ArrowException) as error:
-        raise PublishError(
-            f"row shard {shard} is damaged ({error}); remove it and run the same command again"
-        ) from error

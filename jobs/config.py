@@ -11,10 +11,15 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from jobs.errors import ConfigError
+from jobs.given_faces import GivenInput
+from keyanon_core.errors import KeyanonError
+from keyanon_core.faces.given import FaceChoice
 from keyanon_core.faces.looks import DEFAULT_MIN_FACE, MIN_FACE_LIMITS
 from keyanon_core.faces.parsing import DEFAULT_REGIONS
 from keyanon_core.pictures.settings import (
+    DEFAULT_CHECK_EVERY,
     DEFAULT_FACE_BATCH,
+    DEFAULT_GATE_THRESHOLD,
     DEFAULT_JPEG_QUALITY,
     DEFAULT_MAX_ATTEMPTS,
     DEFAULT_MAX_PIXELS,
@@ -24,22 +29,23 @@ from keyanon_core.pictures.settings import (
 from keystore.canonical import canonical_json
 
 DEFAULT_MAX_FILE_BYTES = 512 * 1024 * 1024  # of one encoded picture; a larger one is quarantined unread
+EMBEDDED = "embedded"  # the prior in the package; it declares no limit of steps
 MAX_CONFIG_BYTES = 1024 * 1024  # of a YAML file
 MAX_DEFAULT_ACTORS = (
     8  # anonymizing actors when their number is left to us: each holds the prior, about 1 GB with torch
 )
-MIN_INVERTIBLE_STEPS = (
-    8  # with fewer, the steps of `exact` are too long for the fixed point to invert (measured: 4 fail)
-)
 
 # Settings that change where and how fast a run works, and none of its results: a run may be resumed with others.
-_NEUTRAL = frozenset(
+NEUTRAL_SETTINGS = frozenset(
     {
         "photos",
         "output",
         "keystore",
         "kek",
+        "boxes",  # the digests of these two files are in the listing's
+        "keep",
         "face_weights",
+        "check_every",
         "pictures_per_task",
         "detector_actors",
         "anonymizer_actors",
@@ -108,14 +114,23 @@ class AnonymizeConfig(InputConfig):
     """All settings of one run. Defaults are the safe ones."""
 
     # Where
-    keystore: Path
+    keystore: Path | None = Field(default=None, description="where sealed keys go; None only with keys discard")
     kek: str | None = Field(default=None, description="URI of the key-encryption key; None keeps it in the keystore")
+    keys: Literal["store", "discard"] = Field(default="store", description="discard forgets them: nothing is restored")
     dataset: str = Field(
         default="", max_length=256, description="data set's name in key records; photos' name by default"
     )
 
+    # What the user says about faces
+    faces: FaceChoice = Field(default="detect", description="detect adds given ones to those that are detected")
+    boxes: Path | None = Field(default=None, description="CSV or COCO file of faces to anonymize, beside a folder")
+    keep: Path | None = Field(default=None, description="CSV or COCO file of boxes to leave alone, beside a folder")
+    boxes_column: str | None = Field(default=None, description="the same of Parquet")
+    keep_column: str | None = None
+    permanent_column: str | None = Field(default=None, description="true: the row's key is made and forgotten")
+
     # The algorithm
-    prior: str = Field(default="embedded", description="'embedded', directory or hub id in diffusers format")
+    prior: str = Field(default=EMBEDDED, description="'embedded', directory or hub id in diffusers format")
     method: Literal["exact", "paper"] = "exact"
     transform: Literal["rotation", "sign"] = "rotation"
     steps: int = Field(default=DEFAULT_STEPS, ge=1, le=1000)
@@ -129,8 +144,11 @@ class AnonymizeConfig(InputConfig):
         le=MIN_FACE_LIMITS[1],
         description="px, height of the smallest face that is searched for; smaller ones may stay",
     )
-    gate_threshold: float | None = Field(default=None, gt=0, description="distance; None takes the recognizer's own")
-    max_attempts: int = Field(default=DEFAULT_MAX_ATTEMPTS, ge=1, le=100)
+    gate_threshold: float = Field(
+        default=DEFAULT_GATE_THRESHOLD, gt=0, description="of the distance that strangers have from a face's source"
+    )
+    max_attempts: int = Field(default=DEFAULT_MAX_ATTEMPTS, ge=1, le=1000)
+    check_every: int = Field(default=DEFAULT_CHECK_EVERY, ge=1, description="faces; one is restored before publishing")
     no_face: Literal["quarantine", "pass"] = "quarantine"
     output_format: Literal["png", "webp", "jpeg"] = "png"
     jpeg_quality: int = Field(default=DEFAULT_JPEG_QUALITY, ge=1, le=95)
@@ -159,18 +177,52 @@ class AnonymizeConfig(InputConfig):
         return values
 
     @model_validator(mode="after")
-    def _recovery_can_converge(self) -> Self:
-        # Found out at recovery, it would be too late: the grant is spent and the faces stay lost.
-        if self.method == "exact" and self.fidelity != "lossless" and self.steps < MIN_INVERTIBLE_STEPS:
-            raise ValueError(
-                f"steps {self.steps} can not be inverted by method exact; use at least {MIN_INVERTIBLE_STEPS}, or "
-                "fidelity lossless"
-            )
+    def _embedded_prior_can_be_inverted(self) -> Self:
+        # Other priors say what they need in their declaration, which is read where they are loaded.
+        if self.prior == EMBEDDED:
+            try:
+                self.settings().check_steps(None, self.prior)
+            except KeyanonError as error:
+                raise ValueError(str(error)) from error
+        return self
+
+    @model_validator(mode="after")
+    def _keys_have_a_place_or_are_discarded(self) -> Self:
+        if self.keys == "store" and self.keystore is None:
+            raise ValueError("keystore is missing: the keys need a place, or keys must be discard")
+        asked = {
+            "keystore": self.keystore is not None,
+            "kek": self.kek is not None,
+            "permanent_column": self.permanent_column is not None,
+            f"fidelity {self.fidelity}": self.fidelity != "latent",
+        }
+        if self.keys == "discard" and any(asked.values()):
+            useless = ", ".join(name for name, is_set in asked.items() if is_set)
+            raise ValueError(f"keys discard keeps no key and restores nothing; leave out {useless}")
+        return self
+
+    @model_validator(mode="after")
+    def _given_faces_fit_their_use(self) -> Self:
+        given = self.given()
+        if self.faces == "given" and given.boxes is None and given.boxes_column is None:
+            raise ValueError("faces given needs boxes or boxes_column")
+        said = [name for name in ("boxes", "keep", "boxes_column", "keep_column") if getattr(given, name) is not None]
+        if self.faces == "aligned" and said:
+            raise ValueError(f"faces aligned takes each picture as one face's crop; leave out {', '.join(said)}")
+        used = [self.image_column, self.id_column, self.subject_column]
+        for setting, name in given.columns().items():
+            if name in used:
+                raise ValueError(f"{setting} {name!r} is another setting's column already")
+            used.append(name)
         return self
 
     @property
     def places(self) -> dict[str, Path]:
-        return {"output": self.output, "keystore": self.keystore}
+        return {"output": self.output, **({} if self.keystore is None else {"keystore": self.keystore})}
+
+    def given(self) -> GivenInput:
+        """Where the run finds what its user says about faces."""
+        return GivenInput(self.boxes, self.keep, self.boxes_column, self.keep_column, self.permanent_column)
 
     @property
     def actors(self) -> int:
@@ -197,8 +249,11 @@ class AnonymizeConfig(InputConfig):
             steps=self.steps,
             fidelity=self.fidelity,
             regions=self.regions,
+            faces=self.faces,
+            reversible=self.keys == "store",
             gate_threshold=self.gate_threshold,
             max_attempts=self.max_attempts,
+            check_every=self.check_every,
             no_face=self.no_face,
             output_format=self.output_format,
             jpeg_quality=self.jpeg_quality,
@@ -214,7 +269,7 @@ class AnonymizeConfig(InputConfig):
 
     def digest(self) -> str:
         """sha256 over the settings that change results: two runs may continue each other only if it is the same."""
-        meaning = {name: value for name, value in self.to_json().items() if name not in _NEUTRAL}
+        meaning = {name: value for name, value in self.to_json().items() if name not in NEUTRAL_SETTINGS}
         return hashlib.sha256(canonical_json(meaning)).hexdigest()
 
 

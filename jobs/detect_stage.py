@@ -5,21 +5,22 @@ of CPU time to load and which detection does not need.
 """
 
 import json
-import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pyarrow as pa
 
-from jobs.blocks import ENCODED, FACES, FAILURE
+from jobs.blocks import ENCODED, FACES, FAILURE, GIVEN, KEPT_FACES, ROW
+from jobs.faults import FaultKind, kind_of, reason_of
 from jobs.progress import Monitor
-from keyanon_core.errors import PictureError
+from jobs.rows_in_hand import RowsInHand
 from keyanon_core.faces import FaceModels, load_detector, load_face_models
-from keyanon_core.faces.detection import Detector, Face
+from keyanon_core.faces.detection import Detector
+from keyanon_core.faces.given import ChosenFaces, FaceChoice, GivenFaces, choose_faces
 from keyanon_core.faces.looks import DEFAULT_MIN_FACE
 from keyanon_core.imaging import decode_picture
-
-logger = logging.getLogger("keyanon.stages")
 
 DETECTOR_THREADS = 1  # detection runs beside the denoiser: it must not take its CPUs
 
@@ -42,40 +43,67 @@ class FaceModelChoice:
 
 
 class DetectFaces:
-    """Finds the faces of each picture of a block; adds `FACES`. A picture that can not be decoded gets a `FAILURE`."""
+    """Finds the faces of each picture of a block, and joins them with those given; adds `FACES` and `KEPT_FACES`. A picture
+    that can not be decoded, or that its given faces do not fit, gets a `FAILURE`."""
 
-    def __init__(self, models: FaceModelChoice, max_pixels: int, monitor: Monitor) -> None:
-        with monitor.reporting_failures():
+    def __init__(
+        self, models: FaceModelChoice, max_pixels: int, monitor: Monitor, faces: FaceChoice = "detect"
+    ) -> None:
+        """Load the detector. Raises FaceModelError, MachineError."""
+        self.max_pixels, self.faces = max_pixels, faces
+        self.hands = RowsInHand[Asked, Found](
+            "detect", monitor, work=self._detect, quarantine=_failed, is_witness=_is_found
+        )
+        with self.hands.reporting_faults():
             self.detector = models.load_detector(DETECTOR_THREADS)
-        self.max_pixels = max_pixels
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        faces: list[str | None] = []
-        failures: list[str] = []
-        for encoded, failure in zip(table.column(ENCODED), table.column(FAILURE), strict=True):
-            found, reason = (None, failure.as_py()) if failure.as_py() else self._detect(encoded.as_py())
-            faces.append(None if found is None else json.dumps([face.to_dict() for face in found]))
-            failures.append(reason)
-        table = table.set_column(table.column_names.index(FAILURE), FAILURE, pa.array(failures, pa.string()))
-        return table.append_column(FACES, pa.array(faces, pa.string()))
+        with self.hands.reporting_faults():
+            numbers, failures = table.column(ROW).to_pylist(), table.column(FAILURE).to_pylist()
+            rows = zip(numbers, table.column(ENCODED), table.column(GIVEN), failures, strict=True)
+            asked = {row: (encoded.as_py(), given.as_py()) for row, encoded, given, failure in rows if not failure}
+            found = self.hands.work_through(asked)
+            for row, failure in zip(numbers, failures, strict=True):
+                found.setdefault(row, Found(None, failure))
+            failures = pa.array([found[row].failure for row in numbers], pa.string())
+            table = table.set_column(table.column_names.index(FAILURE), FAILURE, failures)
+            faces = pa.array([found[row].to_json("faces") for row in numbers], pa.large_string())
+            kept = pa.array([found[row].to_json("kept") for row in numbers], pa.large_string())
+            return table.append_column(FACES, faces).append_column(KEPT_FACES, kept)
 
-    def _detect(self, encoded: bytes) -> tuple[list[Face] | None, str]:
+    def _detect(self, pictures: Sequence["Asked"]) -> list["Found"]:
+        return [self._detect_one(encoded, given) for encoded, given in pictures]
+
+    def _detect_one(self, encoded: bytes, given: str | None) -> "Found":
         try:
-            return self.detector.detect(decode_picture(encoded, self.max_pixels)), ""
-        except PictureError as error:
-            return None, f"{error.reason}: {error}"
-        except Exception as error:  # noqa: BLE001  any defect met by one picture costs that picture only
-            return None, internal_error(error)
+            said = GivenFaces() if given is None else GivenFaces.from_json(given)
+            return Found(choose_faces(decode_picture(encoded, self.max_pixels), self.detector, said, self.faces))
+        except Exception as error:
+            if kind_of(error) is not FaultKind.ROW:
+                raise
+            return Found(None, reason_of(error))
 
 
-def internal_error(error: Exception) -> str:
-    """The reason for a row that met a defect. Neither row nor log quote the message: it could hold anything, a key
-    included."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    place = (
-        f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}" if trace is not None else "unknown place"
-    )
-    logger.error("one picture was quarantined: %s at %s", type(error).__name__, place)
-    return f"internal_error: {type(error).__name__} at {place}"
+Asked = tuple[bytes, str | None]  # an encoded picture, and what its user says of the faces in it
+
+
+@dataclass(frozen=True)
+class Found:
+    """What detection made of one picture. failure: why it is not anonymized, or ""."""
+
+    chosen: ChosenFaces | None
+    failure: str = ""
+
+    def to_json(self, which: Literal["faces", "kept"]) -> str | None:
+        """The faces to anonymize, or those to leave alone, as they travel; None where there is a failure instead."""
+        if self.chosen is None:
+            return None
+        return json.dumps([face.to_dict() for face in (self.chosen.faces if which == "faces" else self.chosen.kept)])
+
+
+def _failed(_: Asked, reason: str) -> Found:
+    return Found(None, reason)
+
+
+def _is_found(found: Found) -> bool:
+    return not found.failure

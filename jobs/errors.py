@@ -7,6 +7,15 @@ class JobError(KeyanonError):
     """Base of the errors of a run; Ray carries them from workers to the driver by their message alone."""
 
 
+class MachineError(JobError):
+    """Memory, a device, a disk, the network or a process failed, again and again: no row is to blame, and the same command
+    may be run again."""
+
+
+class DefectError(JobError):
+    """A worker met an error that nobody raised on purpose and that no row is to blame for."""
+
+
 class ConfigError(JobError):
     """A setting is unknown, missing, or has a value no run can use."""
 

@@ -7,19 +7,20 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
+import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from jobs.blocks import SHARD_SCHEMA, SIDECAR
-from jobs.errors import JobError
+from jobs.errors import JobError, PublishError
 from jobs.output_names import IMAGES, SIDECARS
+from jobs.row_shards import ROWS, reason_code, row_shards, standing_rows
 from keyanon_core.errors import SidecarError
 from keyanon_core.sidecar import MAX_SIDECAR_BYTES, Sidecar
 
 RUN_DIRECTORY: Final = "_keyanon"
 MANIFEST_FILE: Final = "manifest.json"
 COMPLETE: Final = "complete"  # the manifest's state once every row is there and every key is ingested
-ROWS: Final = "rows"
 
 
 class OutputError(JobError):
@@ -28,7 +29,8 @@ class OutputError(JobError):
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a run. `shard` is the Parquet file it stands in, `position` its place there."""
+    """One row of a run. `shard` is the Parquet file it stands in, `position` its place there. `permanent`: its key is forgotten;
+    None only where the user's own column did not say, and the row is quarantined."""
 
     image_id: str
     status: str
@@ -37,6 +39,8 @@ class Row:
     output: str | None
     sidecar: str | None
     faces: int
+    kept: int
+    permanent: bool | None
     shard: Path
     position: int
 
@@ -46,13 +50,17 @@ _ROW_FIELDS: Final = tuple(f.name for f in fields(Row) if f.name in SHARD_SCHEMA
 
 @dataclass
 class RunInspection:
-    """What a run's output holds, in counts and sizes."""
+    """What a run's output holds, in counts and sizes. keys: "store", or "discard" when none was kept. permanent: pictures
+    anonymized for good, whose key was forgotten."""
 
     run_id: str | None
     finished: bool
+    keys: str = "store"
     rows: int = 0
     shards: int = 0
     faces: int = 0
+    kept_faces: int = 0
+    permanent: int = 0
     statuses: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
     bytes_of: dict[str, int] = field(default_factory=dict)
@@ -67,6 +75,9 @@ class RunInspection:
             "rows": self.rows,
             "shards": self.shards,
             "faces": self.faces,
+            "kept_faces": self.kept_faces,
+            "keys": self.keys,
+            "permanent": self.permanent,
             "statuses": dict(self.statuses),
             "reasons": dict(self.reasons),
             "bytes": self.bytes_of,
@@ -92,24 +103,19 @@ def read_manifest(output: Path) -> dict[str, Any]:
     return manifest
 
 
-def row_shards(output: Path) -> list[Path]:
-    """The completed row shards of a run, sorted by name."""
-    return sorted((output / ROWS).glob("*.parquet"))
-
-
 def read_rows(output: Path) -> Iterator[Row]:
-    """Every row of a run, without its pictures, shard by shard.
+    """Every row of a run that stands, without its pictures, shard by shard.
 
     Raises:
         OutputError: a shard is not readable Parquet or lacks a column.
     """
-    for shard in row_shards(output):
-        try:
-            found = pq.read_table(shard, columns=SHARD_SCHEMA.names).cast(SHARD_SCHEMA)
-        except (OSError, ValueError, KeyError) as error:  # pyarrow's errors are subclasses of these
-            raise OutputError(f"{shard} is not a readable row shard ({error}); restore it from a backup") from error
-        for position, row in enumerate(found.to_pylist()):
-            yield Row(**{name: row[name] for name in _ROW_FIELDS}, shard=shard, position=position)
+    try:
+        for part in standing_rows(output, SHARD_SCHEMA.names):
+            found = part.table.cast(SHARD_SCHEMA).to_pylist()
+            for position, row in zip(part.positions, found, strict=True):
+                yield Row(**{name: row[name] for name in _ROW_FIELDS}, shard=part.shard, position=position)
+    except (PublishError, pa.ArrowException) as error:
+        raise OutputError(f"{output} has no readable rows: {error}") from error
 
 
 def read_picture(output: Path, row: Row) -> bytes:
@@ -126,18 +132,24 @@ def read_picture(output: Path, row: Row) -> bytes:
 
 
 def read_sidecar(output: Path, row: Row) -> bytes:
-    """The sidecar of a row. Raises OutputError when it is missing or can not be read."""
-    return _read_below(output, row, row.sidecar) if row.sidecar is not None else bytes(_read_cell(row, SIDECAR))
+    """The sidecar of a row. Raises OutputError when it is missing or can not be read, SidecarError when it is too large."""
+    if row.sidecar is not None:
+        return _read_below(output, row, row.sidecar, MAX_SIDECAR_BYTES)
+    return bytes(_read_cell(row, SIDECAR))
 
 
-def _read_below(output: Path, row: Row, name: str) -> bytes:
-    """A published file. Raises OutputError when it can not be read, or its name leaves the output, as an edited row's may."""
+def _read_below(output: Path, row: Row, name: str, max_bytes: int | None = None) -> bytes:
+    """A published file. Raises OutputError when it can not be read, or its name leaves the output, as an edited row's may;
+    SidecarError when it has more than `max_bytes`.
+    """
     path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts:
+    if path.is_absolute() or ".." in path.parts or "\0" in name:
         raise OutputError(
             f"{row.image_id}: its row names the file {name!r}, which no run writes; {row.shard} was edited"
         )
     try:
+        if max_bytes is not None and (output / path).stat().st_size > max_bytes:
+            raise SidecarError(f"{row.image_id}: {output / path} exceeds a sidecar's limit of {max_bytes} bytes")
         return (output / path).read_bytes()
     except OSError as error:
         raise OutputError(
@@ -167,15 +179,18 @@ def inspect_run(output: Path) -> RunInspection:
     found = RunInspection(
         run_id=manifest.get("run_id"),
         finished=manifest.get("state") == COMPLETE,
+        keys=str(manifest.get("keys", "store")),
         shards=len(row_shards(output)),
         settings=config if isinstance(config, dict) else {},
     )
     for row in read_rows(output):
         found.rows += 1
         found.faces += row.faces if row.status == "anonymized" else 0
+        found.kept_faces += row.kept
+        found.permanent += row.status == "anonymized" and bool(row.permanent)
         found.statuses[row.status] += 1
         if row.reason:
-            found.reasons[row.reason.split(":", 1)[0]] += 1
+            found.reasons[reason_code(row.reason)] += 1
     for part in (IMAGES, SIDECARS, ROWS):
         found.bytes_of[part] = sum(path.stat().st_size for path in (output / part).rglob("*") if path.is_file())
     return found
@@ -228,7 +243,9 @@ def inspect_picture(path: Path) -> dict[str, Any]:
                 "metadata": metadata,
                 "bytes": path.stat().st_size,
             }
-    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's parsers raise whatever they stumble over
         raise OutputError(
             f"{path} is neither a run's output, nor a sidecar, nor a readable picture ({error})"
         ) from error

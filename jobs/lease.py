@@ -1,8 +1,8 @@
 """The lease of an output: two attempts of a run can not both write (invariant I5).
 
 The driver holds a lock on `_keyanon/lease`, which the operating system takes back the moment the process ends, however
-it ends. The file names the attempt; workers compare it before they publish, so that a straggler of a dead attempt
-publishes nothing beside its successor.
+it ends. Only the driver makes results visible. The file names the attempt: workers compare it before they stage a block, so
+that a straggler of a dead attempt ends early; that it can do no harm rests on its folder being its own (`jobs.staging`).
 """
 
 import fcntl
@@ -66,10 +66,15 @@ class Lease:
         os.fsync(descriptor)
         return self
 
+    def withdraw(self) -> None:
+        """Let the workers of this attempt find no holder, while the lock is still held."""
+        if self._descriptor is not None:
+            os.ftruncate(self._descriptor, 0)
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._descriptor is not None:
-            os.ftruncate(self._descriptor, 0)  # stragglers of this attempt find no holder
+            self.withdraw()
             os.close(self._descriptor)
             self._descriptor = None

@@ -7,16 +7,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Self
 
-from jobs.config import AnonymizeConfig
+from jobs.config import NEUTRAL_SETTINGS, AnonymizeConfig
 from jobs.errors import PublishError
 from jobs.lease import LEASE_FILE
 from jobs.sources import Source
 from keystore import durable
+from keystore.store import Keystore
 
 RUN_DIRECTORY: Final = "_keyanon"
 MANIFEST_FILE: Final = "manifest.json"
 REPORT_FILE: Final = "report.json"
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
 RUNNING: Final = "running"
 COMPLETE: Final = "complete"
 
@@ -24,10 +25,11 @@ COMPLETE: Final = "complete"
 @dataclass
 class Manifest:
     """`OUT/_keyanon/manifest.json`. identity: digests of the settings and of the input's listing; a resume needs the
-    same."""
+    same. keys: "store", or "discard" when no key was kept; keystore_id is None then. retries: those of `keyanon quarantine
+    retry`, in order; `finished_at` of the last is None while it is not through."""
 
     run_id: str
-    keystore_id: str
+    keystore_id: str | None
     dataset: str
     config_digest: str
     listing_digest: str
@@ -41,10 +43,12 @@ class Manifest:
     image_column: str | None = None
     renamed_columns: dict[str, str] = field(default_factory=dict)
     facts: list[dict[str, Any]] = field(default_factory=list)
+    retries: list[dict[str, Any]] = field(default_factory=list)
     version: int = FORMAT_VERSION
+    keys: str = "store"
 
     @classmethod
-    def begin(cls, run_id: str, keystore_id: str, config: AnonymizeConfig, source: Source) -> Self:
+    def begin(cls, run_id: str, keystore_id: str | None, config: AnonymizeConfig, source: Source) -> Self:
         """The manifest of a run that starts now."""
         return cls(
             run_id=run_id,
@@ -58,6 +62,7 @@ class Manifest:
             started_at=now(),
             image_column=source.image_column,
             renamed_columns=dict(source.renamed),
+            keys=config.keys,
         )
 
     @property
@@ -78,11 +83,47 @@ class Manifest:
                 f"output {root} belongs to a run with other settings ({', '.join(changed)}); "
                 "give an empty output, or the same settings"
             )
+        self.check_same_input(root, source)
+
+    def check_same_input(self, root: Path, source: Source) -> None:
+        """Raise PublishError unless the run that wrote `root` had this input."""
         if self.listing_digest != source.digest:
             raise PublishError(
                 f"output {root} belongs to a run over other input: files were added, taken or changed; "
                 "give an empty output"
             )
+
+    def check_keystore(self, root: Path, keystore: Keystore | None) -> None:
+        """Raise PublishError unless the keys of the run that wrote `root` are in that keystore, or discarded as now."""
+        if self.keystore_id != (None if keystore is None else keystore.id):
+            now_in = "discarded" if keystore is None else f"in {keystore.path}, which is {keystore.id}"
+            raise PublishError(
+                f"output {root} belongs to a run whose keys are in keystore {self.keystore_id}, and now they would be "
+                f"{now_in}; give that keystore, or an empty output"
+            )
+
+    @property
+    def unfinished_retry(self) -> dict[str, Any] | None:
+        """The retry that was begun last, if it is not through."""
+        return self.retries[-1] if self.retries and self.retries[-1]["finished_at"] is None else None
+
+    def begin_retry(self, reason: str | None, settings: dict[str, Any]) -> int:
+        """Number of the retry that starts now, or goes on where the same was stopped. settings: what it changes."""
+        retry = self.unfinished_retry
+        if retry is None or retry["reason"] != reason:
+            retry = {"number": len(self.retries) + 1, "reason": reason, "started_at": now(), "finished_at": None}
+            self.retries.append(retry)
+        retry["settings"] = settings
+        self.state, self.finished_at = RUNNING, None
+        self.attempts += 1
+        return int(retry["number"])
+
+    def finish(self, config: AnonymizeConfig) -> None:
+        """Every row is there and every key taken in. config: of this attempt, whose places and layout are kept."""
+        self.state, self.finished_at = COMPLETE, now()
+        for retry in self.retries:
+            retry["finished_at"] = retry["finished_at"] or self.finished_at
+        self.config.update({name: value for name, value in config.to_json().items() if name in NEUTRAL_SETTINGS})
 
 
 def read_existing(root: Path) -> Manifest | None:
@@ -95,14 +136,22 @@ def read_existing(root: Path) -> Manifest | None:
         present = {entry.name for entry in root.iterdir()} if root.exists() else set()
         path = root / RUN_DIRECTORY / MANIFEST_FILE
         if path.is_file():
-            return Manifest(**json.loads(path.read_text(encoding="utf-8")))
+            return _manifest(path, json.loads(path.read_text(encoding="utf-8")))
         ours = {entry.name for entry in (root / RUN_DIRECTORY).iterdir()} if RUN_DIRECTORY in present else set()
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise PublishError(f"output {root} can not be used ({error}); give an empty directory") from error
     # A run that was killed before its manifest was written leaves its lease, and nothing that counts.
     if present - {RUN_DIRECTORY} or any(name != LEASE_FILE and not name.endswith(".tmp") for name in ours):
         raise PublishError(f"output {root} is not empty and no run of keyanon wrote it; give an empty directory")
     return None
+
+
+def _manifest(path: Path, document: dict[str, Any]) -> Manifest:
+    if document.get("version") != FORMAT_VERSION:
+        raise PublishError(
+            f"{path} is of version {document.get('version')}, and this keyanon writes {FORMAT_VERSION}; give an empty output"
+        )
+    return Manifest(**document)
 
 
 def write_json(path: Path, document: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ SIDECAR_SUFFIX: Final = ".keyanon"
 SUFFIXES: Final = {"png": ".png", "webp": ".webp", "jpeg": ".jpg"}
 # File systems allow 255 bytes; the suffix and the name of the temporary file beside it need their share.
 MAX_COMPONENT_BYTES: Final = 200
+NO_TEXT: Final = "no text that UTF-8 can hold"
 _DIGEST_CHARACTERS: Final = 32  # 128 bits: two long names never meet
 
 
@@ -40,9 +41,32 @@ def clashing_names(image_ids: Sequence[str]) -> set[int]:
     return {at for at, image_id in enumerate(image_ids) if any(image_id + ending in folders for ending in endings)}
 
 
+def name_problem(image_id: str) -> str:
+    """Why no file below the output can be named by this id; "" when one can."""
+    if any(part in ("", ".", "..") for part in image_id.split("/")):
+        return "it is no plain path below the output"
+    if "\0" in image_id:
+        return "it holds a NUL"
+    return "" if is_text(image_id) else f"it is {NO_TEXT}"
+
+
+def is_text(name: str) -> bool:
+    """False for what file names, listings and Parquet can bring that is no Unicode: surrogates without their other half."""
+    return not any("\ud800" <= character <= "\udfff" for character in name)
+
+
+def as_text(name: str) -> str:
+    """A name as blocks and records can hold it. Bytes that were no UTF-8, which Python shows as surrogates, become %XX."""
+    return (
+        "".join(f"%{ord(c) - 0xDC00:02X}" if "\udc80" <= c <= "\udcff" else c for c in name)
+        .encode("utf-8", "backslashreplace")
+        .decode()
+    )
+
+
 def _safe(image_id: str) -> str:
     parts = image_id.split("/")
-    if any(part in ("", ".", "..") for part in parts) or "\0" in image_id:
+    if name_problem(image_id):
         raise PublishError(f"image id {image_id!r} can not be a path below the output; nothing was written for it")
     return "/".join(_shortened(part) for part in parts)
 

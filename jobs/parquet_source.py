@@ -10,15 +10,38 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pyarrow.types as pt
 
-from jobs.blocks import BYTES_FIELD, ENCODED, FAILURE, ID, PREFIX, ROW, SHARD_SCHEMA, SUBJECT, source_table
+from jobs.blocks import (
+    BYTES_FIELD,
+    ENCODED,
+    FAILURE,
+    GIVEN,
+    ID,
+    PERMANENT,
+    PREFIX,
+    ROW,
+    SHARD_SCHEMA,
+    SUBJECT,
+    source_table,
+)
 from jobs.errors import SourceError
-from jobs.sources import ReadUnit, Source, UnitSize, failed, id_problem, listing_digest
+from jobs.given_faces import GivenInput, check_column, given_in_row, permanent_in_row
+from jobs.output_names import NO_TEXT, as_text, is_text
+from jobs.sources import (
+    ReadUnit,
+    Source,
+    UnitSize,
+    failed,
+    id_problem,
+    listing_digest,
+    raise_fault_of_the_machine,
+)
 from keystore.records import MAX_NAME_CHARACTERS
 
 if TYPE_CHECKING:  # the configuration loads torch, which read tasks do without
     from jobs.config import InputConfig
 
 RENAMED_PREFIX: Final = "source_"  # before a column whose name keyanon's own columns have
+MAX_UNBACKED_ROWS: Final = 1_000_000  # rows a file may claim whatever its size; more must take a byte each at least
 
 
 @dataclass(frozen=True)
@@ -40,6 +63,7 @@ class Columns:
     subject: str | None
     names: Mapping[str, str]
     schema: pa.Schema
+    given: GivenInput
 
 
 class ParquetSource(Source):
@@ -47,7 +71,14 @@ class ParquetSource(Source):
 
     kind = "parquet"
 
-    def __init__(self, filesystem: pafs.FileSystem, root: str, paths: list[str], config: "InputConfig") -> None:
+    def __init__(
+        self, filesystem: pafs.FileSystem, root: str, paths: list[str], config: "InputConfig", given: GivenInput
+    ) -> None:
+        for name, file in (("boxes", given.boxes), ("keep", given.keep)):
+            if file is not None:
+                raise SourceError(
+                    f"{name} {file} is for pictures in a folder; for Parquet name a column: {name}_column"
+                )
         self._filesystem = filesystem
         self._groups: list[RowGroup] = []
         self._max_bytes = config.max_file_bytes
@@ -57,12 +88,13 @@ class ParquetSource(Source):
         for path in sorted(paths):
             try:
                 with pq.ParquetFile(path, filesystem=filesystem) as file:
-                    self._check(path, file.schema_arrow, schema, config)
+                    self._check(path, file.schema_arrow, schema, config, given)
                     schema = schema or file.schema_arrow
+                    info = filesystem.get_file_info(path)
+                    _check_rows(file, path, info.size)
                     ids.extend(self._ids(file, path, root, config))
                     self._add_groups(file, path)
-                info = filesystem.get_file_info(path)
-            except (OSError, pa.ArrowException) as error:
+            except (OSError, ValueError, pa.ArrowException) as error:
                 raise SourceError(
                     f"{path} can not be read as Parquet ({error}); repair it or take it out of the input"
                 ) from error
@@ -72,9 +104,10 @@ class ParquetSource(Source):
         self.total = len(ids)
         self.size_bytes = sum(group.size_bytes for group in self._groups)
         self._ids_by_row, self._failures = _name_rows(ids)
-        self._columns = _columns(schema, config)
+        ids_are_text = all(i is None or is_text(i) for i in ids)
+        self._columns = _columns(schema, config, given, ids_are_text=ids_are_text)
         self.schema = pa.schema(
-            [field.with_name(self._columns.names[field.name]) for field in schema]
+            [_nullable(field.with_name(self._columns.names[field.name])) for field in schema]
         ).remove_metadata()
         self.renamed = {old: new for old, new in self._columns.names.items() if old != new}
         self.image_column = self._columns.names[config.image_column]
@@ -95,10 +128,10 @@ class ParquetSource(Source):
                 yield ReadUnit(reader, len(wanted), size_bytes)
 
     @staticmethod
-    def _check(path: str, schema: pa.Schema, first: pa.Schema | None, config: "InputConfig") -> None:
+    def _check(path: str, schema: pa.Schema, first: pa.Schema | None, config: "InputConfig", given: GivenInput) -> None:
         """Raise SourceError for a file whose columns can not be used; before anything runs."""
-        for setting in ("image_column", "id_column", "subject_column"):
-            name = getattr(config, setting)
+        own = {setting: getattr(config, setting) for setting in ("image_column", "id_column", "subject_column")}
+        for setting, name in {**own, **given.columns()}.items():
             count = schema.names.count(name)
             if name is not None and count != 1:
                 raise SourceError(
@@ -116,6 +149,8 @@ class ParquetSource(Source):
                 raise SourceError(
                     f"{path}: column {name!r} is {schema.field(name).type}; an id must be text or a whole number"
                 )
+        for setting, name in given.columns().items():
+            check_column(path, setting, schema.field(name))
         if len(set(schema.names)) != len(schema.names):
             raise SourceError(f"{path} has two columns of one name; rename one")
         if first is not None and not schema.equals(first):
@@ -128,7 +163,9 @@ class ParquetSource(Source):
         if config.id_column is None:
             return [f"{_below(root, path)}#{position}" for position in range(file.metadata.num_rows)]
         values = file.read(columns=[config.id_column]).column(0)
-        return [None if value is None else str(value) for value in values.to_pylist()]
+        if len(values) != file.metadata.num_rows:
+            raise SourceError(f"{path} is damaged: {len(values)} ids for {file.metadata.num_rows} rows; repair it")
+        return _texts(values)
 
     def _add_groups(self, file: pq.ParquetFile, path: str) -> None:
         for index in range(file.metadata.num_row_groups):
@@ -136,6 +173,16 @@ class ParquetSource(Source):
             first = self._groups[-1].first + self._groups[-1].rows if self._groups else 0
             if group.num_rows:
                 self._groups.append(RowGroup(path, index, first, group.num_rows, group.total_byte_size))
+
+
+def _check_rows(file: pq.ParquetFile, path: str, size_bytes: int) -> None:
+    """Raise SourceError for a number of rows that can not be right, before a name is made for each."""
+    rows = file.metadata.num_rows
+    in_groups = [file.metadata.row_group(index).num_rows for index in range(file.metadata.num_row_groups)]
+    if rows != sum(in_groups) or min(in_groups, default=0) < 0 or rows > max(size_bytes, MAX_UNBACKED_ROWS):
+        raise SourceError(
+            f"{path} is damaged: it claims {rows} rows, its row groups {sum(in_groups)}, in {size_bytes} bytes; repair it"
+        )
 
 
 def _read(
@@ -158,7 +205,10 @@ def _read(
                 if table.num_rows:
                     yield _block([row for row in rows if row in ids], table, columns, ids, failures, max_bytes)
                 done += batch.num_rows
-    except (OSError, pa.ArrowException) as error:
+            if done < group.first + group.rows:  # a damaged page can end a column early, and nothing is raised
+                raise pa.ArrowInvalid(f"{done - group.first} of {group.rows} rows")
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise_fault_of_the_machine(error, group.path)
         lost = [row for row in ids if row >= done]
         own = pa.table(
             {columns.names[f.name]: pa.nulls(len(lost), f.type) for f in columns.schema if f.name != columns.image}
@@ -182,23 +232,61 @@ def _block(
         pictures = pa.chunked_array([chunk.field(BYTES_FIELD) for chunk in _masked(pictures)])
     else:
         own = table.drop_columns([columns.image])
-    subjects = table.column(columns.subject).to_pylist() if columns.subject else [None] * len(rows)
-    entries = []
-    for row, encoded, subject in zip(rows, pictures.to_pylist(), subjects, strict=True):
-        reason = failures.get(row, "") or _problem(encoded, subject, max_bytes)
+    subjects = _texts(table.column(columns.subject)) if columns.subject else [None] * len(rows)
+    given, entries = columns.given, []
+    boxes, keep = _cells(table, given.boxes_column), _cells(table, given.keep_column)
+    permanent = _cells(table, given.permanent_column, otherwise=False)
+    for at, (row, encoded) in enumerate(zip(rows, pictures.to_pylist(), strict=True)):
+        said, bad_faces = given_in_row(boxes[at], keep[at])
+        forgotten, bad_permanent = permanent_in_row(permanent[at])
+        subject = subjects[at]
+        reason = failures.get(row, "") or _problem(encoded, subject, max_bytes) or bad_faces or bad_permanent
         entry = failed(row, ids[row], reason) if reason else {ROW: row, ID: ids[row], ENCODED: encoded, FAILURE: ""}
-        entries.append({**entry, SUBJECT: None if subject is None else str(subject)})
+        subject = None if subject is None else as_text(subject)
+        entries.append({**entry, SUBJECT: subject, GIVEN: said, PERMANENT: forgotten})
     return source_table(entries, own.rename_columns([columns.names[name] for name in own.column_names]))
 
 
-def _problem(encoded: bytes | None, subject: Any, max_bytes: int) -> str:
+def _cells(table: pa.Table, column: str | None, otherwise: Any = None) -> list[Any]:
+    """The values of a column, or one value for each row when none is asked for."""
+    return table.column(column).to_pylist() if column is not None else [otherwise] * table.num_rows
+
+
+def _problem(encoded: bytes | None, subject: str | None, max_bytes: int) -> str:
     if encoded is None:
         return "null_image: the cell holds no picture"
     if len(encoded) > max_bytes:
         return f"too_large: the cell has {len(encoded)} bytes, more than the {max_bytes} allowed"
-    if subject is not None and not 0 < len(str(subject)) <= MAX_NAME_CHARACTERS:
+    if subject is not None and not is_text(subject):
+        return f"bad_subject: the subject is {NO_TEXT}"
+    if subject is not None and not 0 < len(subject) <= MAX_NAME_CHARACTERS:
         return f"bad_subject: a subject must have 1 to {MAX_NAME_CHARACTERS} characters"
     return ""
+
+
+def _texts(column: pa.ChunkedArray) -> list[str | None]:
+    """Names as text. Parquet promises UTF-8 and nobody checks: bytes that are none become surrogates, as in file names."""
+    if pt.is_integer(column.type):
+        return [None if value is None else str(value) for value in column.to_pylist()]
+    binary = pa.large_binary() if pt.is_large_string(column.type) else pa.binary()
+    values = column.cast(binary).to_pylist()
+    return [None if value is None else value.decode("utf-8", "surrogateescape") for value in values]
+
+
+def _id_problem(image_id: str) -> str:
+    """Why a row can not have this id, under which nothing but a restored picture is ever named; "" when it can."""
+    if not is_text(image_id):
+        return f"bad_id: the id is {NO_TEXT}"
+    if image_id in (".", ".."):
+        return "bad_id: no restored picture can be named by this id"
+    return id_problem(image_id)
+
+
+def _nullable(field: pa.Field) -> pa.Field:
+    """The field as it is published: a row without a picture, or one that could not be read, has nulls in it."""
+    if pt.is_struct(field.type):
+        field = field.with_type(pa.struct([_nullable(part) for part in field.type]))
+    return field.with_nullable(True)
 
 
 def _masked(column: pa.ChunkedArray) -> list[pa.StructArray]:
@@ -225,8 +313,8 @@ def _name_rows(ids: list[str | None]) -> tuple[list[str], dict[int, str]]:
     failures: dict[int, str] = {}
     first_of: dict[str, int] = {}
     for row, image_id in enumerate(ids):
-        named.append(f"row {row}" if image_id is None else image_id)
-        reason = "missing_id: the id column is null here" if image_id is None else id_problem(image_id)
+        named.append(f"row {row}" if image_id is None else as_text(image_id))
+        reason = "missing_id: the id column is null here" if image_id is None else _id_problem(image_id)
         if not reason and first_of.setdefault(named[row], row) != row:
             reason = f"duplicate_id: row {first_of[named[row]]} has the same id"
         if reason:
@@ -234,16 +322,18 @@ def _name_rows(ids: list[str | None]) -> tuple[list[str], dict[int, str]]:
     return named, failures
 
 
-def _columns(schema: pa.Schema, config: "InputConfig") -> Columns:
-    """Output names: the user's own, with a prefix where keyanon's columns have the name already."""
+def _columns(schema: pa.Schema, config: "InputConfig", given: GivenInput, *, ids_are_text: bool) -> Columns:
+    """Output names: the user's own, with a prefix where keyanon's columns have the name already and say another thing."""
     names: dict[str, str] = {}
     for field in schema:
-        same_id = field.name == "image_id" == config.id_column and pt.is_string(field.type)
-        taken = not same_id and (field.name in SHARD_SCHEMA.names or field.name.startswith(PREFIX))
+        same = (ids_are_text and field.name == "image_id" == config.id_column and pt.is_string(field.type)) or (
+            field.name == "permanent" == given.permanent_column
+        )
+        taken = not same and (field.name in SHARD_SCHEMA.names or field.name.startswith(PREFIX))
         names[field.name] = f"{RENAMED_PREFIX}{field.name}" if taken else field.name
         while names[field.name] != field.name and names[field.name] in schema.names:
             names[field.name] = RENAMED_PREFIX + names[field.name]
-    return Columns(config.image_column, config.subject_column, names, schema)
+    return Columns(config.image_column, config.subject_column, names, schema, given)
 
 
 def _holds_pictures(kind: pa.DataType) -> bool:

@@ -3,7 +3,7 @@
 import os
 import stat
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Self
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from jobs.blocks import ENCODED, FAILURE, ID, ROW, source_table
-from jobs.output_names import clashing_names
+from jobs.blocks import ENCODED, FAILURE, GIVEN, ID, ROW, source_table
+from jobs.given_faces import GivenFiles, GivenInput
+from jobs.output_names import NO_TEXT, as_text, clashing_names, is_text, name_problem
 from jobs.sources import (
     PARQUET_SUFFIX,
     PICTURE_SUFFIXES,
@@ -50,19 +51,22 @@ class PictureFiles(Source):
     def __init__(self, filesystem: pafs.FileSystem, files: list[PictureFile], config: "InputConfig") -> None:
         self._filesystem = filesystem
         self._max_file_bytes = config.max_file_bytes
-        self._files = sorted(files, key=lambda file: os.fsencode(file.path))
+        self._files = sorted(map(_with_usable_id, files), key=lambda file: _order(file.path))
         self.total = len(self._files)
         self.size_bytes = sum(map(self._read_bytes, self._files))
         self.digest = listing_digest(f"{f.image_id}\0{f.size}\0{f.modified_ns}" for f in self._files)
+        self._given = GivenFiles()
         self.parquet: list[str] = []
         self._failures = self._find_failures()
 
     @classmethod
-    def single(cls, filesystem: pafs.FileSystem, path: str, config: "InputConfig") -> Self:
-        """One picture; its id is its file name."""
+    def single(cls, filesystem: pafs.FileSystem, path: str, config: "InputConfig", given: GivenInput) -> Self:
+        """One picture; its id is its file name. Raises SourceError as `attach` does."""
         info = filesystem.get_file_info(path)
-        image_id = _as_text(path.rsplit("/", 1)[-1])
-        return cls(filesystem, [PictureFile(path, image_id, info.size or 0, info.mtime_ns or 0)], config)
+        image_id = as_text(path.rsplit("/", 1)[-1])
+        source = cls(filesystem, [PictureFile(path, image_id, info.size or 0, info.mtime_ns or 0)], config)
+        source.attach(given)
+        return source
 
     @classmethod
     def listed(cls, filesystem: pafs.FileSystem, root: str, config: "InputConfig") -> Self:
@@ -74,6 +78,13 @@ class PictureFiles(Source):
         source.ignored = len(found) - source.total - len(source.parquet)
         return source
 
+    def attach(self, given: GivenInput) -> None:
+        """Read what the user says of these pictures. Raises SourceError when it can not be read, or names another picture."""
+        self._given = GivenFiles.read(given)
+        self._given.check_names({file.image_id for file in self._files})
+        if digests := self._given.digests():
+            self.digest = listing_digest([self.digest, *digests])
+
     def units(self, finished: Collection[int], size: UnitSize) -> Iterator[ReadUnit]:
         rows = [row for row in range(self.total) if row not in finished]
         start = 0
@@ -81,8 +92,9 @@ class PictureFiles(Source):
             part = rows[start : start + size(len(rows) - start)]
             start += len(part)
             files = [(row, self._files[row], self._failures.get(row, "")) for row in part]
+            given = {row: said for row, file, _ in files if (said := self._given.of(file.image_id)) is not None}
             size_bytes = sum(self._read_bytes(file) for _, file, _ in files)
-            yield ReadUnit(partial(_read, self._filesystem, files, self._max_file_bytes), len(part), size_bytes)
+            yield ReadUnit(partial(_read, self._filesystem, files, given, self._max_file_bytes), len(part), size_bytes)
 
     def _read_bytes(self, file: PictureFile) -> int:
         return min(file.size, self._max_file_bytes)
@@ -93,7 +105,7 @@ class PictureFiles(Source):
         seen: set[str] = set()
         clashes = clashing_names([file.image_id for file in self._files])
         for row, file in enumerate(self._files):
-            reason = file.failure or id_problem(file.image_id)
+            reason = file.failure or id_problem(file.image_id) or _name_problem(file.image_id)
             if not reason and file.image_id in seen:
                 reason = "duplicate_id: an earlier file has the same id"
             if not reason and row in clashes:
@@ -104,15 +116,17 @@ class PictureFiles(Source):
         return failures
 
 
-def _read(filesystem: pafs.FileSystem, files: list[tuple[int, PictureFile, str]], max_bytes: int) -> Iterator[pa.Table]:
-    """The read task: one block of the given files."""
+def _read(
+    filesystem: pafs.FileSystem, files: list[tuple[int, PictureFile, str]], given: dict[int, str], max_bytes: int
+) -> Iterator[pa.Table]:
+    """The read task: one block of the listed files. given: what the user says of their faces, by row."""
     rows = []
     for row, file, failure in files:
         if failure:
             rows.append(failed(row, file.image_id, failure))
             continue
         encoded, reason = read_picture(filesystem, file.path, max_bytes)
-        rows.append({ROW: row, ID: file.image_id, ENCODED: encoded, FAILURE: reason})
+        rows.append({ROW: row, ID: file.image_id, ENCODED: encoded, FAILURE: reason, GIVEN: given.get(row)})
     yield source_table(rows)
 
 
@@ -125,11 +139,11 @@ def _walk(root: Path) -> Iterator[PictureFile]:
             entries = sorted(os.scandir(folder), key=lambda entry: os.fsencode(entry.name))
         except OSError as error:
             yield PictureFile(
-                f"{folder}/unreadable.jpg", _as_text(f"{prefix}*"), 0, 0, f"unreadable: folder, {type(error).__name__}"
+                f"{folder}/unreadable.jpg", as_text(f"{prefix}*"), 0, 0, f"unreadable: folder, {type(error).__name__}"
             )
             return
         for entry in entries:
-            name = _as_text(prefix + entry.name)
+            name = as_text(prefix + entry.name)
             try:
                 status = entry.stat()
             except OSError as error:
@@ -156,6 +170,21 @@ def _select(filesystem: pafs.FileSystem, root: str) -> Iterator[PictureFile]:
             yield PictureFile(info.path, info.path.removeprefix(prefix), info.size or 0, info.mtime_ns or 0)
 
 
-def _as_text(name: str) -> str:
-    """A file name as valid text: bytes that are no UTF-8 become %XX."""
-    return "".join(f"%{ord(c) - 0xDC00:02X}" if 0xDC80 <= ord(c) <= 0xDCFF else c for c in name)
+def _with_usable_id(file: PictureFile) -> PictureFile:
+    """The file under an id that blocks can hold; one whose id had to be changed for that is quarantined."""
+    if is_text(file.image_id):
+        return file
+    return replace(file, image_id=as_text(file.image_id), failure=file.failure or f"bad_id: the id is {NO_TEXT}")
+
+
+def _name_problem(image_id: str) -> str:
+    problem = name_problem(image_id)
+    return f"bad_id: no output file can be named by this id, {problem}" if problem else ""
+
+
+def _order(path: str) -> bytes:
+    """Paths in the order of their bytes, also those that are no text."""
+    try:
+        return os.fsencode(path)
+    except UnicodeEncodeError:
+        return path.encode("utf-8", "surrogatepass")

@@ -1,13 +1,14 @@
 """How a run is watched: a counter in the cluster that workers report to, and its display in the terminal.
 
-The counter informs people and the manifest; what is finished is decided by the row shards alone, so that a lost count
-is harmless.
+The counter informs people and the manifest, and remembers which rows processes had in hand when they died; what is finished
+is decided by the row shards alone, so that a lost count is harmless. It is told row numbers, never a picture or a key.
 """
 
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Self
@@ -16,6 +17,8 @@ import ray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from jobs.errors import MachineError
+from jobs.process_deaths import Fault, Plan, StageRecord
 from keyanon_core.errors import KeyanonError
 
 POLL_SECONDS: Final = 0.5
@@ -53,6 +56,7 @@ class _Counter:
         self._faces_keyed = 0
         self._facts: list[dict[str, Any]] = []
         self._failures: list[KeyanonError] = []
+        self._stages: defaultdict[str, StageRecord] = defaultdict(StageRecord)
 
     def published(self, rows: int, faces: int) -> None:
         self._rows += rows
@@ -81,6 +85,19 @@ class _Counter:
     def failures(self) -> list[KeyanonError]:
         return self._failures
 
+    def process_started(self, stage: str, process: str) -> str:
+        self._stages[stage].started(process)
+        return self._stages[stage].exhausted()
+
+    def plan(self, stage: str, rows: list[int]) -> Plan:
+        return self._stages[stage].plan(rows)
+
+    def hold(self, stage: str, process: str, rows: list[int], witnesses: int) -> None:
+        self._stages[stage].hold(process, rows, witnesses)
+
+    def process_leaves(self, stage: str, process: str, fault: Fault) -> None:
+        self._stages[stage].leaves(process, fault)
+
 
 class Monitor:
     """Handle of a run's counter; travels to the workers."""
@@ -89,7 +106,7 @@ class Monitor:
         self._actor = ray.remote(num_cpus=0)(_Counter).remote()
 
     def report_published(self, rows: int, faces: int) -> None:
-        """From the sink: rows that have just become visible."""
+        """From the publisher: rows that have just become visible."""
         self._actor.published.remote(rows, faces)
 
     def report_keys(self, tried: int, faces: int) -> None:
@@ -121,11 +138,44 @@ class Monitor:
         try:
             yield
         except KeyanonError as error:
-            ray.get(self._actor.add_failure.remote(error))
+            self.report_failure(error)
             raise
 
+    def report_failure(self, failure: KeyanonError) -> None:
+        """From any worker: why the run is about to end. Waits; Ray hands on the text of most errors only."""
+        ray.get(self._actor.add_failure.remote(failure))
+
+    def process_started(self, stage: str, process: str) -> None:
+        """From a worker: it begins, or takes the place of one of that name that died.
+
+        Raises:
+            MachineError: more processes of the stage died than rows can be blamed for; the run must end.
+        """
+        exhausted: str = ray.get(self._actor.process_started.remote(stage, process))
+        if exhausted:
+            raise MachineError(
+                f"stage {stage}: {exhausted}; no picture is to blame: see to memory, disk, device and drivers of the "
+                "machines, then run the same command again: it goes on where it stopped"
+            )
+
+    def plan(self, stage: str, rows: Sequence[int]) -> Plan:
+        """From a worker: how to work through the rows of a block, after what happened to processes that had them."""
+        plan: Plan = ray.get(self._actor.plan.remote(stage, list(rows)))
+        return plan
+
+    def hold(self, stage: str, process: str, rows: Sequence[int], witnesses: int) -> None:
+        """From a worker: the rows it works on from now, and how many went the whole way since it said so last.
+
+        Waits: the process may die in the next moment.
+        """
+        ray.get(self._actor.hold.remote(stage, process, list(rows), witnesses))
+
+    def process_leaves(self, stage: str, process: str, fault: Fault) -> None:
+        """From a worker: it is about to end for a fault of the machine."""
+        ray.get(self._actor.process_leaves.remote(stage, process, fault))
+
     def failure(self) -> KeyanonError | None:
-        """The first error that an actor was not made for."""
+        """The first reason for the run to end that a worker reported."""
         failures: list[KeyanonError] = ray.get(self._actor.failures.remote())
         return failures[0] if failures else None
 

@@ -3,6 +3,10 @@
 A grant is good for one release. Therefore everything that can fail on this machine is done first: the run's rows are found,
 every picture and sidecar is opened, the prior is loaded and compared, the output is created and written to. Only then is the
 grant used, and from there on a failure belongs to one picture and stops none of the others.
+
+A picture that turns out damaged before the grant is used stops the recovery and names itself: it may be restored from a
+backup, and a grant spent without it would have to be asked for again. Where no backup will come, `skip_damaged` goes on with
+the others, so that whoever damages one picture does not withhold them all.
 """
 
 import json
@@ -93,21 +97,33 @@ class Prepared:
     restored: Path
     rows: Mapping[str, Row]  # by record id
     prior: Prior | None
+    damaged: Mapping[str, KeyanonError] = field(default_factory=dict)  # by record id: why it is not tried
 
 
-def prepare(output: Path, restored: Path, images: Sequence[RequestedImage], prior: str | None = None) -> Prepared:
+def prepare(
+    output: Path,
+    restored: Path,
+    images: Sequence[RequestedImage],
+    prior: str | None = None,
+    *,
+    skip_damaged: bool = False,
+) -> Prepared:
     """Do all that can fail without a key. Uses no grant.
 
     Args:
         output: what `keyanon anonymize` wrote. restored: an absent or empty directory. images: those of the request.
         prior: where the prior is now; None takes it from where the run had it.
+        skip_damaged: go on without pictures that are damaged, as long as one is whole.
 
     Raises:
-        OutputError: a picture is not in `output`, or `restored` is not empty or not writable.
-        SidecarError, PictureError: a sidecar or picture is missing, malformed, or they do not belong together.
+        OutputError: a picture is not in `output`, the run discarded its keys, or `restored` is not empty or not writable.
+        SidecarError, PictureError, OutputError: the sidecar or picture that the message names is missing, malformed, or
+            they do not belong together.
         PriorError: the prior is not the one of the run.
     """
     manifest = read_manifest(output)
+    if manifest.get("keys") == "discard":
+        raise OutputError(f"{output} was anonymized with its keys discarded; nothing in it can be restored")
     wanted = {image.record_id: image.image_id for image in images}
     rows = {row.record_id: row for row in read_rows(output) if row.record_id in wanted}
     missing = {image_id for record_id, image_id in wanted.items() if record_id not in rows}
@@ -115,11 +131,29 @@ def prepare(output: Path, restored: Path, images: Sequence[RequestedImage], prio
         raise OutputError(
             f"{output} holds no row for {_some(missing)}; give the output of the run that anonymized them"
         )
-    stated = [_check_published(output, row) for row in rows.values()]
-    needed = {digest for fidelity, digest in stated if fidelity != "lossless"}
-    found = _load_prior(manifest, prior, needed) if needed else None
+    needed: dict[str, str] = {}  # digest of the prior that a record's sidecar asks for
+    damaged: dict[str, KeyanonError] = {}
+    for record_id, row in rows.items():
+        try:
+            fidelity, digest = _check_published(output, row)
+        except KeyanonError as error:
+            damaged[record_id] = error
+            continue
+        if fidelity != "lossless":
+            needed[record_id] = digest
+    found: Prior | None = None
+    if needed:
+        try:
+            found = load_prior(prior or manifest.get("config", {}).get("prior") or "embedded")
+        except PriorError as error:
+            damaged.update(dict.fromkeys(needed, error))
+        else:
+            strangers = {record_id: digest for record_id, digest in needed.items() if digest != found.digest}
+            damaged.update({key: _other_prior(rows[key], digest, found) for key, digest in strangers.items()})
+    if damaged and (not skip_damaged or len(damaged) == len(rows)):
+        raise next(iter(damaged.values()))
     _claim(restored)
-    return Prepared(output, restored, rows, found)
+    return Prepared(output, restored, rows, found, damaged)
 
 
 def recover_request(
@@ -150,6 +184,8 @@ def _recover_one(recoverer: PictureRecoverer, record: KeyRecord, prepared: Prepa
     try:
         if row is None:
             raise OutputError(f"{record.image_id}: record {record.record_id} is of another run than {prepared.output}")
+        if record.record_id in prepared.damaged:
+            raise prepared.damaged[record.record_id]
         encoded, sidecar = read_picture(prepared.output, row), read_sidecar(prepared.output, row)
         recovered = recoverer.recover(encoded, sidecar, to_picture_key(record))
         name = restored_name(row)
@@ -200,32 +236,31 @@ def write_private(path: Path, content: bytes) -> None:
 
 
 def _check_published(output: Path, row: Row) -> tuple[str, str]:
-    """Open one row's picture and sidecar; (fidelity, prior digest) as the sidecar states them."""
-    sidecar = Sidecar.from_bytes(read_sidecar(output, row))
+    """Open one row's picture and sidecar; (fidelity, prior digest) as the sidecar states them. Every error names the picture."""
+    stored, encoded = read_sidecar(output, row), read_picture(output, row)
+    try:
+        sidecar = Sidecar.from_bytes(stored)
+        height, width = sidecar.shape
+        pixels = decode_picture(encoded, max_pixels=height * width)
+    except SidecarError as error:
+        raise SidecarError(f"{row.image_id}: {error}") from error
+    except PictureError as error:
+        raise PictureError(error.reason, f"{row.image_id}: {error}") from error
     if sidecar.record_id != row.record_id or sidecar.image_id != row.image_id:
         raise SidecarError(
-            f"{row.image_id}: its sidecar belongs to {sidecar.image_id}; restore it from the run's output"
+            f"{row.image_id}: its sidecar belongs to {sidecar.image_id!r:.200}; restore it from the run's output"
         )
-    height, width = sidecar.shape
-    pixels = decode_picture(read_picture(output, row), max_pixels=height * width)
     if pixels.shape[:2] != sidecar.shape:
         raise PictureError("size", f"{row.image_id}: the picture is not {width} x {height} as when it was published")
     restored_name(row)
     return sidecar.fidelity, sidecar.prior_digest
 
 
-def _load_prior(manifest: Mapping[str, Any], prior: str | None, needed: Collection[str]) -> Prior:
-    """Load the prior that made all the sidecars."""
-    config = manifest.get("config", {})
-    place = prior or config.get("prior") or "embedded"
-    loaded = load_prior(place)
-    strangers = set(needed) - {loaded.digest}
-    if strangers:
-        raise PriorError(
-            f"these pictures were anonymized with the prior of digest {_some(strangers)}, and {place} is {loaded.digest}; "
-            "name the right one with --prior"
-        )
-    return loaded
+def _other_prior(row: Row, digest: str, prior: Prior) -> PriorError:
+    return PriorError(
+        f"{row.image_id}: it was anonymized with the prior of digest {digest!r:.80}, and {prior.name} is {prior.digest}; "
+        "name the right one with --prior"
+    )
 
 
 def _claim(restored: Path) -> None:

@@ -1,21 +1,17 @@
-"""The only place that publishes.
+"""The end of the pipeline: each block of results is staged, for the publisher to make it visible.
 
-For each block, in this order: the sealed keys, durable in the keystore's inbox; the pictures and sidecars; the row
-shard, whose appearance marks the block as finished (invariants I1, I2). Key shard and row shard have the same base
-name. A name is used once, so a write that Ray repeats overwrites nothing; a write whose rows are visible already is not
-repeated at all.
+For each block, in this order: the sealed keys, durable in the keystore's inbox; the pictures and sidecars; the row shard, whose
+appearance says that the block is complete (invariants I1, I2). Key shard and row shard have the same base name, which is
+used once, so that a write that Ray repeats is a second block; the publisher takes one of the two.
 """
 
 import hashlib
-import re
-import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pyarrow.types as pt
 from ray.data import Datasink
 from ray.data.block import BlockAccessor
@@ -24,8 +20,10 @@ from jobs.blocks import (
     BYTES_FIELD,
     FACE_COUNT,
     ID,
+    KEPT_COUNT,
     OUTPUT,
     OUTPUT_SHA256,
+    PERMANENT,
     REASON,
     RECORD_ID,
     RESULT_SCHEMA,
@@ -37,18 +35,13 @@ from jobs.blocks import (
     STATUS,
     passthrough,
 )
-from jobs.errors import PublishError
+from jobs.errors import LeaseError, PublishError
 from jobs.lease import LeaseToken
 from jobs.output_names import image_name, sidecar_name
-from jobs.progress import Monitor
-from keystore import durable
+from jobs.row_shards import ROWS, SHARD_SUFFIX, new_shard_name, to_parquet
+from jobs.staging import PICTURE_PART, SIDECAR_PART, Staging
 from keystore.errors import KeystoreError
 from keystore.sealing import write_shard
-
-ROWS: Final = "rows"
-SHARD_SUFFIX: Final = ".parquet"
-DIRECTORY_MODE: Final = 0o755
-_NAME: Final = re.compile(r"(\d{9}-[0-9a-f]{16})-[0-9a-f]{12}")
 
 
 @dataclass(frozen=True)
@@ -66,80 +59,75 @@ class OutputLayout:
         return self.root / ROWS
 
     def shard(self, name: str) -> Path:
-        """Path of the row shard of that base name."""
+        """Path of the visible row shard of that base name."""
         return self.rows / (name + SHARD_SUFFIX)
 
 
 class PairedDatasink(Datasink[str]):  # type: ignore[misc]  # Ray ships no types
-    """Publishes blocks of results as pairs of a key shard and a row shard; the pictures between the two."""
+    """Stages blocks of results as pairs of a key shard and a row shard; the pictures between the two.
 
-    def __init__(self, layout: OutputLayout, inbox: Path, lease: LeaseToken, monitor: Monitor | None = None) -> None:
-        self.layout, self.inbox, self.lease, self.monitor = layout, inbox, lease, monitor
+    inbox: None in a run that discards its keys. retry: number of the retry whose rows these are, 0 in the run itself.
+    """
+
+    def __init__(self, layout: OutputLayout, inbox: Path | None, lease: LeaseToken, retry: int) -> None:
+        self.layout, self.inbox, self.lease, self.retry = layout, inbox, lease, retry
+        self.staging = Staging.of(lease)
 
     def get_name(self) -> str:
-        return "Publish"
+        return "StageResults"
 
     def write(self, blocks: Iterable[Any], ctx: Any) -> str:
-        """Publish the blocks of one write task; the base name of its shards, "" when there were no rows.
+        """Stage the blocks of one write task; the base name of its shards, "" when there were no rows.
 
         Raises:
-            PublishError: inbox or output can not be written, or the lease was lost; the rows are not visible.
+            PublishError: inbox or output can not be written. LeaseError: the attempt is over. No row became visible.
         """
         tables = [BlockAccessor.for_block(block).to_arrow() for block in blocks]
         tables = [table for table in tables if table.num_rows]
-        return self.publish(pa.concat_tables(tables, promote_options="permissive")) if tables else ""
+        return self.stage(pa.concat_tables(tables, promote_options="permissive")) if tables else ""
 
-    def publish(self, table: pa.Table) -> str:
-        """Publish one table of results; see `write`."""
-        identity = shard_identity(table.column(ROW).to_pylist())
-        done = sorted(self.layout.rows.glob(f"{identity}-*{SHARD_SUFFIX}"))
-        if done:  # a repeated write task: replacing its pictures would part them from the keys that are visible
-            return done[0].name.removesuffix(SHARD_SUFFIX)
-        name = f"{identity}-{uuid.uuid4().hex[:12]}"
+    def stage(self, table: pa.Table) -> str:
+        """Stage one table of results; see `write`."""
+        self.lease.check()  # spares work; what keeps a straggler from harm is that it writes into its own folder
+        name = new_shard_name(table.column(ROW).to_pylist(), self.retry)
         results = table.select(RESULT_SCHEMA.names).to_pylist()
-        self.lease.check()
-        sealed = [row[SEALED] for row in results if row[SEALED] is not None]
-        if sealed:
-            try:
-                write_shard(self.inbox, name, sealed)
-            except KeystoreError as error:
-                raise PublishError(f"{error}; no picture of this block was published") from error
+        rows = shard_table(self.layout, table, results)
+        files = self.layout.schema is None
         try:
-            if self.layout.schema is None:
-                for row in results:
-                    self._write_files(row)
-            self.lease.check()
-            _write_parquet(self.layout.shard(name), shard_table(self.layout, table, results))
+            if files:
+                self.staging.open(name)
+            self._seal(name, [row[SEALED] for row in results if row[SEALED] is not None])
+            if files:
+                self.staging.fill(name, _files_of(results))
+            self.staging.finish(name, to_parquet(rows))
+        except FileNotFoundError as error:
+            raise LeaseError(
+                f"{self.staging.folder} is gone: this attempt is over and publishes nothing more"
+            ) from error
         except OSError as error:
             raise PublishError(
                 f"output {self.layout.root} can not be written ({error.strerror or error}); "
                 "make room or mend its permissions, then run the same command again"
             ) from error
-        if self.monitor is not None:
-            self.monitor.report_published(
-                len(results), sum(row[FACE_COUNT] for row in results if row[STATUS] == "anonymized")
-            )
         return name
 
-    def _write_files(self, row: dict[str, Any]) -> None:
-        """The sidecar first: a visible picture always has its sidecar."""
-        names = published_names(self.layout, row)
-        for name, content in zip(reversed(names), (row[SIDECAR], row[OUTPUT]), strict=True):
-            if name is not None and content is not None:
-                path = self.layout.root / name
-                durable.make_directory(path.parent, DIRECTORY_MODE)
-                durable.replace(path, content)
+    def _seal(self, name: str, sealed: list[bytes]) -> None:
+        if not sealed:
+            return
+        if self.inbox is None:
+            raise PublishError("a sealed key came out of a run that discards its keys; nothing of it was published")
+        try:
+            write_shard(self.inbox, name, sealed)
+        except KeystoreError as error:
+            raise PublishError(f"{error}; no picture of this block was published") from error
 
 
-def shard_identity(rows: Sequence[int]) -> str:
-    """The part of a shard's name that its rows decide: lowest row number and a digest over all."""
-    digest = hashlib.sha256(",".join(map(str, sorted(rows))).encode()).hexdigest()
-    return f"{min(rows):09d}-{digest[:16]}"
-
-
-def is_shard_name(name: str) -> bool:
-    """True for base names that `PairedDatasink` gives."""
-    return _NAME.fullmatch(name) is not None
+def _files_of(results: list[dict[str, Any]]) -> Iterator[tuple[int, str, bytes]]:
+    """What is staged beside the row shard: position, part, content."""
+    for position, row in enumerate(results):
+        for part, content in ((PICTURE_PART, row[OUTPUT]), (SIDECAR_PART, row[SIDECAR])):
+            if content is not None:
+                yield position, part, content
 
 
 def published_names(layout: OutputLayout, row: dict[str, Any]) -> tuple[str | None, str | None]:
@@ -163,7 +151,10 @@ def shard_table(layout: OutputLayout, table: pa.Table, results: list[dict[str, A
         "sidecar": [sidecar for _, sidecar in names],
         "source_hmac": [row[SOURCE_HMAC] for row in results],
         "output_sha256": [row[OUTPUT_SHA256] for row in results],
+        "sidecar_sha256": [_sha256(row[SIDECAR]) for row in results],
         "faces": [row[FACE_COUNT] for row in results],
+        "kept": [row[KEPT_COUNT] or 0 for row in results],
+        "permanent": [bool(row[PERMANENT]) for row in results],
     }
     own: dict[str, Any] = {}
     fields: list[pa.Field] = []
@@ -205,9 +196,5 @@ def _replaced_bytes(field: pa.Field, pictures: pa.ChunkedArray, own: pa.Table) -
     return pa.chunked_array([pa.StructArray.from_arrays(arrays, fields=list(field.type))])
 
 
-def _write_parquet(path: Path, table: pa.Table) -> None:
-    """Publish a row shard: not visible, then whole and durable. Raises OSError."""
-    buffer = pa.BufferOutputStream()
-    pq.write_table(table, buffer, compression="zstd")
-    durable.make_directory(path.parent, DIRECTORY_MODE)
-    durable.write_new(path, buffer.getvalue())
+def _sha256(content: bytes | None) -> str | None:
+    return None if content is None else hashlib.sha256(content).hexdigest()

@@ -22,7 +22,9 @@ from ray.data import Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
 from jobs.blocks import ENCODED, FAILURE, ID, ROW
-from jobs.errors import SourceError
+from jobs.errors import MachineError, SourceError
+from jobs.faults import FaultKind, describe, kind_of_reading
+from jobs.given_faces import GivenInput
 from keystore.records import MAX_NAME_CHARACTERS
 
 if TYPE_CHECKING:  # the configuration loads torch, which read tasks do without
@@ -95,17 +97,19 @@ class ListedDatasource(Datasource):  # type: ignore[misc]  # Ray ships no types
         ]
 
 
-def open_source(config: "InputConfig") -> Source:
-    """List the input named by `config.photos`.
+def open_source(config: "InputConfig", given: GivenInput | None = None) -> Source:
+    """List the input named by `config.photos`. given: where its user says what of the faces in it.
 
     Raises:
         SourceError: it does not exist, is empty, mixes pictures with Parquet, overlaps with the output or the keystore,
-        or a Parquet
-            file lacks a column or has it in a type that holds no pictures; the message names file and column.
+        a Parquet
+            file lacks a column or has it in a type that holds no pictures, or what is given can not be read or belongs to no
+            picture; the message names file and column or line.
     """
     from jobs.parquet_source import ParquetSource
     from jobs.picture_files import PictureFiles
 
+    given = given or GivenInput()
     check_apart(config)
     filesystem, root = resolve(config.photos)
     info = filesystem.get_file_info(root)
@@ -113,10 +117,10 @@ def open_source(config: "InputConfig") -> Source:
         raise SourceError(f"{config.photos} does not exist; give a folder of pictures, a picture, or Parquet")
     if info.type == pafs.FileType.File:
         if root.lower().endswith(PARQUET_SUFFIX):
-            return ParquetSource(filesystem, root, [root], config)
+            return ParquetSource(filesystem, root, [root], config, given)
         if suffix_of(root) not in PICTURE_SUFFIXES:
             raise SourceError(f"{config.photos} is neither JPEG, PNG or WebP nor Parquet by its name")
-        return PictureFiles.single(filesystem, root, config)
+        return PictureFiles.single(filesystem, root, config, given)
     files = PictureFiles.listed(filesystem, root, config)
     if files.parquet and files.total:
         raise SourceError(
@@ -124,12 +128,13 @@ def open_source(config: "InputConfig") -> Source:
             "run the two apart, each with its own output"
         )
     if files.parquet:
-        return ParquetSource(filesystem, root, files.parquet, config)
+        return ParquetSource(filesystem, root, files.parquet, config, given)
     if not files.total:
         raise SourceError(
             f"{config.photos} holds no JPEG, PNG, WebP or Parquet file ({files.ignored} other files); "
             "is this the right folder?"
         )
+    files.attach(given)
     return files
 
 
@@ -188,7 +193,7 @@ def id_problem(image_id: str) -> str:
 
 
 def read_picture(filesystem: pafs.FileSystem, path: str, max_bytes: int) -> tuple[bytes | None, str]:
-    """A file's bytes and "", or None and the reason it can not be used."""
+    """A file's bytes and "", or None and the reason it can not be used. Raises MachineError, which says nothing of the file."""
     try:
         info = filesystem.get_file_info(path)
         if info.type != pafs.FileType.File:
@@ -198,8 +203,18 @@ def read_picture(filesystem: pafs.FileSystem, path: str, max_bytes: int) -> tupl
         with filesystem.open_input_stream(path) as stream:
             return stream.read(), ""
     except (OSError, ValueError, pa.ArrowException) as error:
+        raise_fault_of_the_machine(error, path)
         # Messages of the file system quote the path, which the row has anyway; only their kind is kept.
         return None, f"unreadable: {type(error).__name__}"
+
+
+def raise_fault_of_the_machine(error: Exception, path: str) -> None:
+    """Raise MachineError when it was the disk, the network or the memory that failed, and not the file at `path`."""
+    if kind_of_reading(error) is FaultKind.MACHINE:
+        raise MachineError(
+            f"{path} could not be read: {describe(error)}; see to the disk, the network and the memory, then run the same "
+            "command again: it goes on where it stopped"
+        ) from error
 
 
 def failed(row: int, image_id: str, reason: str) -> dict[str, Any]:

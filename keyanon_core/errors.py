@@ -29,5 +29,9 @@ class ConvergenceError(KeyanonError):
     """A step of the inverse could not be solved to its tolerance; the message holds the numbers."""
 
 
+class NotReversibleError(KeyanonError):
+    """A face did not come back from what is about to be published; the message holds the numbers. Ends the run."""
+
+
 class SidecarError(KeyanonError):
     """A sidecar is missing, malformed, or belongs to another picture."""

@@ -5,19 +5,23 @@ Read: JPEG, PNG, WebP, BMP, TIFF, GIF, of one frame. A picture of several frames
 its other frames would be lost or kept unseen. Limits are checked on the header, before any pixel is decoded.
 
 - Of the multi-picture JPEG that phones write (a picture with its depth or gain map), the first picture is read.
-- EXIF orientation is applied.
+- EXIF orientation is applied; where the EXIF can not be read, the picture is taken as it lies.
 - An ICC profile is converted to sRGB and dropped; a profile that can not be used is ignored.
 - Transparency is laid over white. Grey, palette, CMYK and 16-bit pictures become 8-bit RGB; 16 bits are scaled by their
   full range.
+
+Pillow's parsers meet whatever the world calls a picture, and raise whatever they stumble over: KeyError, TypeError,
+AssertionError. All of it is the picture's fault and becomes PictureError; MemoryError alone is the machine's, and passes.
 """
 
 import io
+import logging
 import warnings
 import zlib
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
 from keyanon_core.errors import PictureError
 
@@ -26,7 +30,16 @@ DEFAULT_MAX_PIXELS = 100_000_000  # width x height
 MAX_SIDE = 65_000  # px
 BACKGROUND = (255, 255, 255, 255)  # under transparent pixels
 DEFAULT_JPEG_QUALITY = 95
-SIXTEEN_TO_EIGHT = 257  # 65535 / 255
+EIGHT_OF_SIXTEEN = np.rint(np.arange(2**16) / 257).astype(np.uint8)  # 257 = 65535 / 255
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # what makes a picture upright, by its EXIF orientation (JEITA CP-3451, tag 0x0112)
 PNG_STRATEGY = zlib.Z_RLE  # of photographs: a quarter of the time that zlib's default takes, for files 6 % larger
 TRUNCATED_WORDS = (
     "truncated",
@@ -38,12 +51,14 @@ TRUNCATED_WORDS = (
 
 Pixels = npt.NDArray[np.uint8]
 
+logger = logging.getLogger(__name__)
+
 
 def decode_picture(encoded: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> Pixels:
     """Pixels (H, W, 3) uint8 RGB of an encoded picture, upright.
 
     Raises PictureError with reason "empty", "not_an_image", "unsupported" (format, or several frames), "too_large",
-    "truncated" or "corrupt".
+    "truncated" or "corrupt". MemoryError passes: it says nothing about the picture.
     """
     if not encoded:
         raise PictureError("empty", "the file has no bytes")
@@ -58,16 +73,15 @@ def decode_picture(encoded: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> Pixe
                 f"{width} x {height} px; the limit is {max_pixels} px in all (max_pixels) and {MAX_SIDE} px a side",
             )
         try:
-            frames = 1 if picture.format == "MPO" else int(getattr(picture, "n_frames", 1))
-            if frames != 1:
-                raise PictureError("unsupported", f"{picture.format} of {frames} frames; only still pictures are read")
-            picture.load()
-            upright = ImageOps.exif_transpose(picture)
-        except (OSError, SyntaxError, ValueError, IndexError, OverflowError, EOFError, MemoryError) as error:
+            return _still(picture)
+        except (PictureError, MemoryError):
+            raise
+        except Exception as error:
             words = str(error).lower()
             reason = "truncated" if any(word in words for word in TRUNCATED_WORDS) else "corrupt"
-            raise PictureError(reason, f"{picture.format} {width} x {height} can not be decoded: {error}") from error
-        return np.array(_to_srgb(upright, picture.info.get("icc_profile")), dtype=np.uint8)
+            raise PictureError(
+                reason, f"{picture.format} {width} x {height} can not be decoded: {_said(error)}"
+            ) from error
 
 
 def _open(encoded: bytes) -> Image.Image:
@@ -79,8 +93,35 @@ def _open(encoded: bytes) -> Image.Image:
         raise PictureError(
             "not_an_image", f"not a picture of a known format ({', '.join(FORMATS)}), or its header is broken"
         ) from error
-    except (OSError, SyntaxError, ValueError, OverflowError, EOFError) as error:
-        raise PictureError("corrupt", f"its header can not be read: {error}") from error
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise PictureError("corrupt", f"its header can not be read: {_said(error)}") from error
+
+
+def _said(error: Exception) -> str:
+    return str(error) or type(error).__name__
+
+
+def _still(picture: Image.Image) -> Pixels:
+    """The pixels of a picture of one frame. Raises whatever Pillow raises."""
+    # Not n_frames, which walks through all of them: a small file can hold millions.
+    if picture.format != "MPO" and getattr(picture, "is_animated", False):
+        raise PictureError("unsupported", f"{picture.format} of several frames; only still pictures are read")
+    picture.load()
+    return np.array(_to_srgb(_upright(picture), picture.info.get("icc_profile")), dtype=np.uint8)
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    """Turned as its EXIF says."""
+    try:
+        turn = TURNS.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
+    except MemoryError:
+        raise
+    except Exception as error:
+        logger.debug("an EXIF block can not be read; the picture is taken as it lies", exc_info=error)
+        return picture
+    return picture if turn is None else picture.transpose(turn)
 
 
 def _to_srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:
@@ -88,8 +129,7 @@ def _to_srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:
     if picture.mode in ("I", "F"):
         raise PictureError("unsupported", f"{picture.format} of 32-bit samples, whose range no header tells")
     if picture.mode.startswith("I;16"):
-        deep = np.asarray(picture).astype(np.float64)
-        picture = Image.fromarray(np.rint(deep / SIXTEEN_TO_EIGHT).astype(np.uint8))
+        picture = Image.fromarray(EIGHT_OF_SIXTEEN[np.asarray(picture)])
         profile = None  # it was made for 16-bit samples
     transparent = picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info
     if transparent:

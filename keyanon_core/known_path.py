@@ -1,6 +1,7 @@
 """The path of the known region: what a network sees outside the mask while the masked coordinates walk the grid."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -38,6 +39,13 @@ class KnownPath:
         """The path of some faces of the batch; faces: (n,) int64 indices."""
         noise = None if self.noise is None else self.noise[faces]
         return KnownPath(self.clean[faces], noise, self.alpha_bar, self.first)
+
+    @staticmethod
+    def together(paths: Sequence["KnownPath"]) -> "KnownPath":
+        """One batch of several, of one prior and grid."""
+        noises = [path.noise for path in paths if path.noise is not None]
+        clean = torch.cat([path.clean for path in paths])
+        return KnownPath(clean, torch.cat(noises) if noises else None, paths[0].alpha_bar, paths[0].first)
 
 
 def zero_path(like: Tensor, alpha_bar: Tensor, first: int) -> KnownPath:

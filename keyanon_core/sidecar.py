@@ -8,11 +8,15 @@ One safetensors file per picture (the container parses without executing anythin
     i.source       uint8 (n,)          the source's pixels inside the mask, AES-256-GCM          (fidelity lossless)
 
 Nothing in it is secret: without the key, `latent` is one more anonymized face, and `source` is ciphertext.
+
+Whoever can write into a run's output can write a sidecar, so it is read as hostile bytes: its two JSON headers are short,
+have no member twice, no floating-point number and no text that is not Unicode; every number is in its range; what does
+not fit raises SidecarError before anything of its claimed size is allocated.
 """
 
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -21,14 +25,16 @@ import safetensors.numpy
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from keyanon_core.errors import SidecarError, WrongKeyError
+from keyanon_core.errors import PictureError, SidecarError, WrongKeyError
 from keyanon_core.faces.masks import PictureMask
-from keyanon_core.imaging import decode_picture, encode_picture
+from keyanon_core.imaging import MAX_SIDE, decode_picture, encode_picture
 from keyanon_core.keys import subkey
 
 FORMAT = "keyanon-sidecar/1"
 MAX_SIDECAR_BYTES = 256 * 2**20  # bytes; a larger file is refused unread
+MAX_HEADER_BYTES = 2 * 2**20  # bytes of the container's JSON; that of MAX_FACES faces with all their parts has 1.2 MB
 MAX_FACES = 4096  # faces in one picture
+PARTS = ("commitment", "latent", "source")  # of a face, as its tensors are called after its number
 COMMITMENT_BYTES = 32
 LOSSLESS_NONCE = bytes(12)  # constant: every lossless key encrypts exactly one message
 
@@ -80,21 +86,25 @@ class Sidecar:
             raise SidecarError(f"sidecar of {len(data)} bytes exceeds the limit of {MAX_SIDECAR_BYTES} bytes")
         try:
             header = _header(data)
+            count = _whole(header, "faces", 0, MAX_FACES)
             tensors = safetensors.numpy.load(data)
-            count = int(header["faces"])
-            if not 0 <= count <= MAX_FACES:
-                raise SidecarError(f"sidecar declares {count} faces; the limit is {MAX_FACES}")
+            strays = set(tensors) - {f"{index}.{part}" for index in range(count) for part in PARTS}
+            if strays:
+                raise SidecarError(f"sidecar of {count} faces holds a part of none of them: {min(strays)!r:.100}")
             faces = tuple(_face(tensors, index) for index in range(count))
-            height, width = (int(n) for n in header["shape"])
+            height, width = header["shape"]
             return Sidecar(
-                record_id=str(header["record_id"]),
-                image_id=str(header["image_id"]),
-                fidelity=str(header["fidelity"]),
-                prior_digest=str(header["prior_digest"]),
-                shape=(height, width),
+                record_id=_text(header, "record_id"),
+                image_id=_text(header, "image_id"),
+                fidelity=_text(header, "fidelity"),
+                prior_digest=_text(header, "prior_digest"),
+                shape=(
+                    _whole({"height": height}, "height", 1, MAX_SIDE),
+                    _whole({"width": width}, "width", 1, MAX_SIDE),
+                ),
                 faces=faces,
             )
-        except (safetensors.SafetensorError, KeyError, ValueError, TypeError) as error:
+        except (safetensors.SafetensorError, LookupError, ValueError, TypeError, RecursionError) as error:
             raise SidecarError(
                 f"not a readable sidecar ({type(error).__name__}: {error}); restore it from the run's output"
             ) from error
@@ -105,12 +115,46 @@ def _header(data: bytes) -> dict[str, Any]:
     length = int.from_bytes(data[:8], "little")
     if len(data) < 8 or length > len(data) - 8:
         raise SidecarError(f"not a readable sidecar (truncated at {len(data)} bytes); restore it from the run's output")
-    header: dict[str, Any] = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["keyanon"])
+    if length > MAX_HEADER_BYTES:
+        raise SidecarError(f"a sidecar's header of {length} bytes exceeds the limit of {MAX_HEADER_BYTES} bytes")
+    container = _strict_json(data[8 : 8 + length].decode())
+    header: dict[str, Any] = _strict_json(container["__metadata__"]["keyanon"])
     if header["format"] != FORMAT:
         raise SidecarError(
-            f"sidecar format {header['format']!r} is not {FORMAT!r}; use the keyanon version that wrote it"
+            f"sidecar format {header['format']!r:.100} is not {FORMAT!r}; use the keyanon version that wrote it"
         )
     return header
+
+
+def _strict_json(text: str) -> Any:
+    """JSON of texts and whole numbers. Raises ValueError for a member given twice or a fraction, and RecursionError."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            raise ValueError("a member is given twice")
+        return found
+
+    def no_number(word: str) -> NoReturn:
+        raise ValueError(f"{word[:20]} is no whole number")
+
+    return json.loads(text, object_pairs_hook=unique, parse_float=no_number, parse_constant=no_number)
+
+
+def _whole(header: dict[str, Any], name: str, least: int, most: int) -> int:
+    value = header[name]
+    if type(value) is not int or not least <= value <= most:
+        raise SidecarError(f"a sidecar's {name} must be a whole number from {least} to {most}")
+    return value
+
+
+def _text(header: dict[str, Any], name: str) -> str:
+    """A member that is Unicode text; JSON can spell lone surrogates, which nothing can encode. Raises ValueError."""
+    value = header[name]
+    if type(value) is not str:
+        raise SidecarError(f"a sidecar's {name} must be a text")
+    value.encode()
+    return value
 
 
 def _face(tensors: dict[str, npt.NDArray[Any]], index: int) -> SidecarFace:
@@ -118,7 +162,9 @@ def _face(tensors: dict[str, npt.NDArray[Any]], index: int) -> SidecarFace:
     if commitment.dtype != np.uint8 or commitment.shape != (COMMITMENT_BYTES,):
         raise SidecarError(f"face {index}: commitment is not {COMMITMENT_BYTES} bytes")
     latent = tensors.get(f"{index}.latent")
-    if latent is not None and (latent.dtype != np.float16 or latent.ndim != 3 or not np.isfinite(latent).all()):
+    if latent is not None and not (
+        latent.dtype == np.float16 and latent.ndim == 3 and latent.size and np.isfinite(latent).all()
+    ):
         raise SidecarError(f"face {index}: latent is not a finite float16 array of three axes")
     source = tensors.get(f"{index}.source")
     if source is not None and (source.dtype != np.uint8 or source.ndim != 1):
@@ -139,7 +185,10 @@ def seal_source(pixels: npt.NDArray[np.uint8], mask: PictureMask, face_key: byte
 
 
 def open_source(sealed: bytes, mask: PictureMask, face_key: bytes, record_id: str, index: int) -> npt.NDArray[np.uint8]:
-    """Decrypt what `seal_source` wrote: (h, w, 3) uint8 over the mask's window. Raises WrongKeyError if the tag fails."""
+    """Decrypt what `seal_source` wrote: (h, w, 3) uint8 over the mask's window.
+
+    Raises WrongKeyError if the tag fails, SidecarError when what it protects is no picture of the window's size.
+    """
     try:
         plain = AESGCM(subkey(face_key, "lossless")).decrypt(LOSSLESS_NONCE, sealed, _source_context(record_id, index))
     except InvalidTag as error:
@@ -148,7 +197,10 @@ def open_source(sealed: bytes, mask: PictureMask, face_key: bytes, record_id: st
             "key is another one's"
         ) from error
     height, width = mask.bits.shape
-    window = decode_picture(plain, max_pixels=height * width)
+    try:
+        window = decode_picture(plain, max_pixels=height * width)
+    except PictureError as error:
+        raise SidecarError(f"face {index} of record {record_id}: stored pixels are not readable: {error}") from error
     if window.shape != (height, width, 3):
         raise SidecarError(f"face {index} of record {record_id}: stored pixels do not fit the mask's window")
     return window

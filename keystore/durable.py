@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+from collections.abc import Iterable
 from pathlib import Path
 
 PUBLIC_MODE = 0o644
@@ -41,6 +42,26 @@ def write_new(path: Path, data: bytes, mode: int = PUBLIC_MODE) -> None:
     finally:
         temporary.unlink()
     sync_directory(path.parent)
+
+
+def write_all_new(directory: Path, files: Iterable[tuple[str, bytes]], mode: int = PUBLIC_MODE) -> None:
+    """Write new files into `directory`, all durable on return; killed before, some are there, and some half-written.
+
+    All are written before the first is synced: a journaling file system then commits them together.
+    Raises FileExistsError if one exists, else OSError.
+    """
+    paths = []
+    for name, data in files:
+        paths.append(directory / name)
+        with os.fdopen(os.open(paths[-1], os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as stream:
+            stream.write(data)
+    for path in paths:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    sync_directory(directory)
 
 
 def replace(path: Path, data: bytes, mode: int = PUBLIC_MODE) -> None:

@@ -81,7 +81,8 @@ def find_images(
         if not rows:
             raise RecordNotFound(
                 "unknown-record",
-                f"no key record is stored for image {one!r}; check the id and whether its run was ingested",
+                f"no key record is stored for image {one!r}; check the id and whether its run was ingested (an image whose key "
+                "was discarded has no record and can not be restored)",
             )
         if len(rows) > 1:
             choices = ", ".join(f"{row.record_id} (data set {row.dataset!r}, run {row.run_id!r})" for row in rows[:5])

@@ -17,6 +17,7 @@ def ray_cluster() -> Iterator[Path]:
     os.environ.pop("RAY_ADDRESS", None)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     ray.init(
+        address="local",
         num_cpus=4,
         object_store_memory=256 * 1024 * 1024,
         include_dashboard=False,

@@ -5,6 +5,7 @@ over the file; the help repeats the defaults as text, because loading the model 
 """
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -15,10 +16,13 @@ from jobs.exit_codes import ExitCode
 from jobs.output_format import facts, format_bytes, table
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rich.table import Table
 
     from jobs.anonymize import RunReport
     from jobs.config import AnonymizeConfig
+    from jobs.progress import ProgressCallback
 
 _PARQUET = "Parquet input"
 _ALGORITHM = "Algorithm"
@@ -45,10 +49,17 @@ def anonymize(
         Path | None, typer.Option("--config", metavar="YAML", help="`setting: value` lines; options win over them.")
     ] = None,
     strict: Annotated[
-        bool, typer.Option("--strict", help=f"Exit with {int(ExitCode.QUARANTINED)} unless every row was anonymized.")
+        bool,
+        typer.Option(
+            "--strict", help=f"Exit with {int(ExitCode.QUARANTINED)} unless every row was anonymized or kept."
+        ),
     ] = False,
     kek: Annotated[
         str | None, typer.Option(metavar="URI", help="Where the KEK is kept, such as file:/path/kek.key.")
+    ] = None,
+    keys: Annotated[
+        Literal["store", "discard"] | None,
+        typer.Option(help="discard forgets them: no keystore, nothing can be restored.", show_default="store"),
     ] = None,
     dataset: Annotated[
         str | None, typer.Option(help="Data set's name in the keystore.", show_default="PHOTOS' name")
@@ -56,6 +67,17 @@ def anonymize(
     image_column: Annotated[str | None, _option("image", "Column with encoded pictures.", _PARQUET)] = None,
     id_column: Annotated[str | None, _option("file and row number", "Column with unique ids.", _PARQUET)] = None,
     subject_column: Annotated[str | None, _option(False, "Column that says whose picture it is.", _PARQUET)] = None,
+    boxes_column: Annotated[str | None, _option(False, "Column with boxes of faces to anonymize.", _PARQUET)] = None,
+    keep_column: Annotated[str | None, _option(False, "Column with boxes to leave alone.", _PARQUET)] = None,
+    permanent_column: Annotated[
+        str | None, _option(False, "Bool column: true forgets the row's key, for good.", _PARQUET)
+    ] = None,
+    faces: Annotated[
+        Literal["detect", "given", "aligned"] | None,
+        _option("detect", "Which: detected and given, given alone, or each picture is one face's crop.", _FACES),
+    ] = None,
+    boxes: Annotated[Path | None, _option(False, "CSV or COCO file of faces to anonymize.", _FACES)] = None,
+    keep: Annotated[Path | None, _option(False, "CSV or COCO file of boxes to leave alone.", _FACES)] = None,
     prior: Annotated[str | None, _option("embedded", "Directory or hub id in diffusers format.", _ALGORITHM)] = None,
     method: Annotated[Literal["exact", "paper"] | None, _option("exact", "Diffusion method.", _ALGORITHM)] = None,
     transform: Annotated[
@@ -76,9 +98,12 @@ def anonymize(
         int | None, _option("16", "Height in px of the smallest face searched for; larger is faster.", _FACES)
     ] = None,
     gate_threshold: Annotated[
-        float | None, _option("the recognizer's own", "Distance to the source a result must exceed.", _FACES)
+        float | None, _option("0.95", "Distance from its source that a face must reach; 1 is a stranger's.", _FACES)
     ] = None,
-    max_attempts: Annotated[int | None, _option("4", "Keys tried for a face before quarantine.", _FACES)] = None,
+    max_attempts: Annotated[int | None, _option("32", "Keys tried for a face before quarantine.", _FACES)] = None,
+    check_every: Annotated[
+        int | None, _option("1000", "The first face, then one in so many, is restored before publishing.", _FACES)
+    ] = None,
     no_face: Annotated[
         Literal["quarantine", "pass"] | None,
         _option("quarantine", "A picture without a face: kept out, or published without metadata.", _FACES),
@@ -122,24 +147,34 @@ def anonymize(
     if regions is not None:
         overrides["regions"] = [name.strip() for name in regions.split(",") if name.strip()]
     settings = AnonymizeConfig.load(config, overrides)
-    report = _run(settings)
-    output_of(context).result(report.to_dict(), *_tables(report))
-    if strict and report.statuses.get("anonymized", 0) != report.rows:
-        raise typer.Exit(ExitCode.QUARANTINED)
+    report = with_progress(partial(_run, settings))
+    output_of(context).result(report.to_dict(), *report_tables(report))
+    end_strictly(report, strict)
 
 
-def _run(config: "AnonymizeConfig") -> "RunReport":
-    """Run with a progress bar where stderr is a terminal, without one elsewhere."""
+def _run(config: "AnonymizeConfig", progress: "ProgressCallback | None") -> "RunReport":
     from jobs.anonymize import run_anonymize
+
+    return run_anonymize(config, progress)
+
+
+def with_progress(run: "Callable[[ProgressCallback | None], RunReport]") -> "RunReport":
+    """Run with a progress bar where stderr is a terminal, without one elsewhere."""
     from jobs.progress import ProgressBar
 
     if not sys.stderr.isatty():
-        return run_anonymize(config)
+        return run(None)
     with ProgressBar() as bar:
-        return run_anonymize(config, bar)
+        return run(bar)
 
 
-def _tables(report: "RunReport") -> list["Table"]:
+def end_strictly(report: "RunReport", strict: bool) -> None:
+    """End the command with `QUARANTINED` where `--strict` was given and some row was neither anonymized nor kept."""
+    if strict and report.statuses.get("anonymized", 0) + report.reasons.get("kept", 0) != report.rows:
+        raise typer.Exit(ExitCode.QUARANTINED)
+
+
+def report_tables(report: "RunReport") -> list["Table"]:
     """The summary for people."""
     summary = {
         "run": report.run_id,
@@ -148,12 +183,13 @@ def _tables(report: "RunReport") -> list["Table"]:
         "resumed rows": report.resumed_rows or None,
         "files ignored": report.ignored_files or None,
         "faces anonymized": report.faces,
+        "faces left alone": report.kept_faces or None,
         "faces given another key": report.rekeyed_faces,
         "time": f"{report.seconds:.1f} s",
         "speed": f"{report.images_per_second:.2f} images/s, {report.faces_per_second:.2f} faces/s",
         **{f"{part} on disk": format_bytes(size) for part, size in report.bytes_of.items()},
         "output": report.output,
-        "keys": report.keystore,
+        "keys": report.keystore or "discarded: nothing can be restored",
     }
     tables = [facts("anonymized", summary), table("statuses", ("status", "rows"), report.statuses.items())]
     if report.reasons:

@@ -30,6 +30,9 @@ def inspect(
         "finished": "yes" if run.finished else "no: run the same command again to go on",
         "rows": run.rows,
         "faces anonymized": run.faces,
+        **({"faces left alone": run.kept_faces} if run.kept_faces else {}),
+        "keys": "discarded: nothing can be restored" if run.keys == "discard" else "stored in a keystore",
+        **({"pictures whose key was discarded": run.permanent} if run.permanent else {}),
         "shards": run.shards,
         **{f"{part} on disk": format_bytes(size) for part, size in run.bytes_of.items()},
     }

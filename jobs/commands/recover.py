@@ -19,6 +19,12 @@ def recover(
     prior: Annotated[
         str | None, typer.Option("--prior", help="Where the run's prior is now.", show_default="where the run had it")
     ] = None,
+    skip_damaged: Annotated[
+        bool,
+        typer.Option(
+            "--skip-damaged", help="Use the grant although some pictures or sidecars are damaged; restore the others."
+        ),
+    ] = False,
     kek: KekUri = None,
     as_json: Json = False,
     verbose: Verbose = False,
@@ -41,7 +47,7 @@ def recover(
             opened.release(request, Recipient.generate().public_key, by)
         from jobs.recover import prepare, recover_request
 
-        prepared = prepare(input, output, view.images, prior)
+        prepared = prepare(input, output, view.images, prior, skip_damaged=skip_damaged)
         report = recover_request(
             opened, request, by, prepared, lambda image_id, status: out.note(f"{status}: {image_id}")
         )

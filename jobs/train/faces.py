@@ -16,14 +16,14 @@ import ray
 from ray.data import ActorPoolStrategy
 
 from jobs.blocks import ENCODED, FAILURE, ID, SUBJECT
-from jobs.detect_stage import FaceModelChoice, internal_error
-from jobs.errors import SourceError
+from jobs.detect_stage import FaceModelChoice
+from jobs.errors import MachineError, SourceError
+from jobs.faults import FaultKind, describe, kind_of, reason_of
 from jobs.manifest import read_json, write_json
 from jobs.progress import Monitor
 from jobs.sources import ListedDatasource, Source
 from jobs.task_sizes import TaskSizes
 from jobs.train.config import TrainConfig
-from keyanon_core.errors import PictureError
 from keyanon_core.evaluation import nearest
 from keyanon_core.faces.landmarks import ShapePredictor
 from keyanon_core.imaging import decode_picture
@@ -80,10 +80,13 @@ class CutFaces:
                 return {**kept, FAILURE: "no_face: no face was found"}
             largest = max(faces, key=lambda face: (face.box[2] - face.box[0]) * (face.box[3] - face.box[1]))
             face = cut_face(pixels, largest, self.models, self.predictor, self.prior)
-        except PictureError as error:
-            return {**kept, FAILURE: f"{error.reason}: {error}"}
-        except Exception as error:  # noqa: BLE001  any defect met by one picture costs that picture only
-            return {**kept, FAILURE: internal_error(error)}
+        except Exception as error:
+            if kind_of(error) is FaultKind.ROW:  # any defect met by one picture costs that picture only
+                return {**kept, FAILURE: reason_of(error)}
+            with self.monitor.reporting_failures():
+                raise MachineError(
+                    f"cutting faces met {describe(error)}; run the same command again to go on"
+                ) from error
         about = {name: np.ravel(getattr(face, name)).tolist() for name in ABOUT}
         return {**kept, STORED: face.face.tobytes(), COVERED: np.packbits(face.covered).tobytes(), **about}
 

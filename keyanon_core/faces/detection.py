@@ -46,7 +46,7 @@ class Face:
             x0, y0, x1, y1 = (float(value) for value in data["box"])
             landmarks = np.asarray(data["landmarks"], dtype=np.float64)
             score = float(data["score"])
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise FaceModelError(f"not a face: {error}; expected box, landmarks and score") from error
         numbers = np.concatenate([[x0, y0, x1, y1, score], landmarks.ravel()])
         if landmarks.shape != (LANDMARK_COUNT, 2) or not np.isfinite(numbers).all() or x1 <= x0 or y1 <= y0:
@@ -102,6 +102,10 @@ class Recognizer(Protocol):
 
     def distance(self, first: npt.NDArray[np.float32], second: npt.NDArray[np.float32]) -> float:
         """Distance of two identity vectors (d,)."""
+        ...
+
+    def stranger_distance(self, embedding: npt.NDArray[np.float32]) -> float:
+        """The distance that strangers are expected to have from a face of this identity vector (d,)."""
         ...
 
 

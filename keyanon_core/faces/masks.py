@@ -134,7 +134,7 @@ class PictureMask:
             raise FaceModelError(f"not a mask: {error}") from error
         if len(packed) != expected or not inflater.eof or inflater.unused_data:
             raise FaceModelError(f"not a mask: its bits are not the {expected} bytes its header declares")
-        bits = np.unpackbits(np.frombuffer(packed, np.uint8), count=width * height).astype(np.bool_)
+        bits = np.unpackbits(np.frombuffer(packed, np.uint8), count=width * height).view(np.bool_)
         return cls((x0, y0, x0 + width, y0 + height), bits.reshape(height, width))
 
 

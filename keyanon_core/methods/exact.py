@@ -3,9 +3,13 @@
 Psi carries the masked coordinates from the clean to the noisy end of the grid, Phi back; both are plain DDIM steps with
 eps taken at the start of the step, beside a known region that walks a path of its own. Each step is a bijection
 as long as its fixed point contracts, so recovery is a true inverse and not a second guess.
+
+Phi can be walked in pieces (`begin`, `advance`, `finish`), so that a face of which the first steps show that it will not do is
+given up before the last.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -19,6 +23,98 @@ from keyanon_core.solver import solve_fixed_point
 from keyanon_core.transforms import apply_forward, apply_inverse, masked_transforms
 
 
+@dataclass(frozen=True)
+class Walk:
+    """A batch of faces on its way through Phi, from keyed noise to the clean end of the grid.
+
+    Faces are apart from each other: some can leave (`of`) and go on beside others that have come as far (`together`).
+    w (B, C, h, w) float64: the masked coordinates after `taken` steps. clean (B, C, h, w) float64: the face that the last step
+    predicts, inside the mask (before the first step: the noise). scale, noise_rms, noise: as in `Anonymized`.
+    """
+
+    taken: int
+    w: Tensor
+    clean: Tensor
+    known: KnownPath
+    mask: Tensor
+    scale: Tensor
+    noise_rms: Tensor
+    noise: Tensor | None = field(repr=False)
+
+    def of(self, faces: Tensor) -> "Walk":
+        """Some faces of the batch; faces: (n,) int64 indices."""
+        return replace(
+            self,
+            w=self.w[faces],
+            clean=self.clean[faces],
+            known=self.known.of(faces),
+            mask=self.mask[faces],
+            scale=self.scale[faces],
+            noise_rms=self.noise_rms[faces],
+            noise=None if self.noise is None else self.noise[faces],
+        )
+
+    @staticmethod
+    def together(walks: Sequence["Walk"]) -> "Walk":
+        """One batch of several, of one prior and grid. Raises ValueError when they have not taken as many steps."""
+        if len({walk.taken for walk in walks}) != 1:
+            raise ValueError("faces go on together only from the same step")
+        noises = [walk.noise for walk in walks if walk.noise is not None]
+        return Walk(
+            walks[0].taken,
+            torch.cat([walk.w for walk in walks]),
+            torch.cat([walk.clean for walk in walks]),
+            KnownPath.together([walk.known for walk in walks]),
+            torch.cat([walk.mask for walk in walks]),
+            torch.cat([walk.scale for walk in walks]),
+            torch.cat([walk.noise_rms for walk in walks]),
+            torch.cat(noises) if noises else None,
+        )
+
+    @property
+    def predicted(self) -> Tensor:
+        """(B, C, h, w) float64: the anonymized latent as it is expected now, the known region around it."""
+        return self.clean + self.known.clean
+
+
+def begin(
+    prior: Prior,
+    z: Tensor,
+    z_known: Tensor,
+    mask: Tensor,
+    face_keys: Sequence[bytes],
+    transform: str,
+    grid: list[int],
+    noise: Tensor | None = None,
+) -> Walk:
+    """K . Psi: N evaluations, none with the `noise` of an earlier call. Shapes as in `keyanon_core.methods.anonymize`."""
+    known = _known_path(prior, z_known * (1 - mask), mask, face_keys, grid[0])
+    if noise is None:
+        noise = z * mask
+        for s, t in forwards(grid):
+            noise = _step(prior, noise, s, t, known, mask)
+    noise_rms = (noise.square().sum((1, 2, 3)) / _coordinates(mask, noise)).sqrt()
+    transforms = masked_transforms(transform, face_keys, mask, z.shape[1])
+    w, scale = apply_forward(noise, mask, transforms, prior.temperature)
+    # Psi depends on the key through the known region's noise alone.
+    serves_again = noise if known.noise is None else None
+    return Walk(0, w, w, known, mask, scale, noise_rms, serves_again)
+
+
+def advance(prior: Prior, walk: Walk, grid: list[int], taken: int) -> Walk:
+    """Phi as far as `taken` steps, one evaluation each."""
+    w, clean = walk.w, walk.clean
+    for s, t in backwards(grid)[walk.taken : taken]:
+        before, w = w, _step(prior, w, s, t, walk.known, walk.mask)
+        clean = walk.mask * clean_prediction(prior.alpha_bar, before, w, s, t)
+    return replace(walk, taken=taken, w=w, clean=clean)
+
+
+def finish(walk: Walk, nfe: int) -> Anonymized:
+    """What a walk that has taken all steps of its grid comes to."""
+    return Anonymized(walk.w + walk.known.clean, walk.predicted, walk.scale, walk.noise_rms, nfe, walk.noise)
+
+
 def anonymize(
     prior: Prior,
     z: Tensor,
@@ -30,24 +126,9 @@ def anonymize(
     noise: Tensor | None = None,
 ) -> Anonymized:
     """2N evaluations, N with the `noise` of an earlier call; nothing solved. Shapes as in `keyanon_core.methods.anonymize`."""
-    known = _known_path(prior, z_known * (1 - mask), mask, face_keys, grid[0])
-    nfe = len(grid) - 1
-    if noise is None:
-        nfe *= 2
-        noise = z * mask
-        for s, t in forwards(grid):
-            noise = _step(prior, noise, s, t, known, mask)
-    noise_rms = (noise.square().sum((1, 2, 3)) / _coordinates(mask, noise)).sqrt()
-    transforms = masked_transforms(transform, face_keys, mask, z.shape[1])
-    w, scale = apply_forward(noise, mask, transforms, prior.temperature)
-    before = w
-    for s, t in backwards(grid):
-        before, w = w, _step(prior, w, s, t, known, mask)
-    clean = mask * clean_prediction(prior.alpha_bar, before, w, grid[1], grid[0])
-    serves_again = (
-        noise if known.noise is None else None
-    )  # Psi depends on the key through the known region's noise alone
-    return Anonymized(w + known.clean, clean + known.clean, scale, noise_rms, nfe, serves_again)
+    steps = len(grid) - 1
+    walk = begin(prior, z, z_known, mask, face_keys, transform, grid, noise)
+    return finish(advance(prior, walk, grid, steps), 2 * steps if noise is None else steps)
 
 
 def recover(

@@ -39,19 +39,34 @@ class AlignedFace:
 
 
 def align_faces(
-    pixels: npt.NDArray[np.uint8], faces: Sequence[Face], parser: FaceParser, regions: frozenset[str], prior: Prior
+    pixels: npt.NDArray[np.uint8],
+    faces: Sequence[Face],
+    parser: FaceParser,
+    regions: frozenset[str],
+    prior: Prior,
+    *,
+    aligned_crop: bool = False,
 ) -> list[AlignedFace]:
     """Outline all faces of a picture, disjointly, and cut their crops.
 
-    pixels: (H, W, 3) uint8. Raises PictureError for landmarks that are no face's.
+    pixels: (H, W, 3) uint8. aligned_crop: the picture is itself the crop of its first face. Raises PictureError for landmarks
+    that are no face's.
     """
     masks = disjoint_masks([parser.mask(pixels, face, regions) for face in faces])
     aligned = []
     for index, (face, mask) in enumerate(zip(faces, masks, strict=True)):
-        affine = similarity(face.landmarks, prior.landmark_template)
+        whole = aligned_crop and index == 0
+        affine = scaling(pixels.shape[0], prior.side) if whole else similarity(face.landmarks, prior.landmark_template)
         others = masks[:index] + masks[index + 1 :]
         aligned.append(AlignedFace(face, affine, mask, cut_crop(pixels, affine, mask, others, prior.side)))
     return aligned
+
+
+def scaling(picture_side: int, side: int) -> Affine:
+    """The (2, 3) float64 map of a square picture onto a square crop, outline onto outline; sides in px."""
+    factor = side / picture_side
+    shift = (factor - 1) / 2  # pixel centres are at whole numbers
+    return np.array([[factor, 0.0, shift], [0.0, factor, shift]])
 
 
 def cut_crop(

@@ -10,6 +10,7 @@ import torch
 from keyanon_core.faces.detection import Face
 from keyanon_core.faces.masks import PictureMask
 from keyanon_core.keys import face_key, new_image_key
+from keyanon_core.methods.exact import Walk
 from keyanon_core.pictures.crops import AlignedFace, Crop
 from keyanon_core.pictures.key import FaceGeometry
 from keyanon_core.pictures.settings import PictureTask
@@ -22,7 +23,7 @@ class FaceAtWork:
     attempt: which of its keys it is under, counted from 0; a key serves one crop and is never used for another. first_attempt:
     the one that this crop began with.
     latent (C, h, w) float16, scale: what the attempt made, for sidecar and record. noise (C, h, w) float64: serves the next
-    attempt. distance: the recognizer's, from the source; NaN until it is measured.
+    attempt. walk: how far the present attempt has come. distance: the recognizer's, from the source; NaN until it is measured.
     """
 
     aligned: AlignedFace
@@ -34,6 +35,7 @@ class FaceAtWork:
     scale: float = 1.0
     noise_rms: float = 0.0
     noise: torch.Tensor | None = field(default=None, repr=False)
+    walk: Walk | None = field(default=None, repr=False)
     distance: float = float("nan")
     source_embedding: npt.NDArray[np.float32] | None = field(default=None, repr=False)
 
@@ -72,19 +74,23 @@ class FaceAtWork:
         a, b, c, d, e, f = (float(v) for v in self.affine.ravel())
         return FaceGeometry(self.index, self.attempt, (x0, y0, x1, y1), (a, b, c, d, e, f), self.scale, self.mask)
 
+    def next_key(self) -> None:
+        """Another attempt at the same crop."""
+        self.attempt += 1
+        self.latent, self.walk, self.distance = None, None, float("nan")
+
     def start_again(self, aligned: AlignedFace) -> None:
         """Another crop of the same face, under the next key."""
-        self.aligned = aligned
-        self.attempt += 1
+        self.next_key()
+        self.aligned, self.noise = aligned, None
         self.first_attempt = self.attempt
-        self.latent, self.noise, self.distance = None, None, float("nan")
 
 
 @dataclass(eq=False)
 class OpenedPicture:
     """One decoded picture. source (H, W, 3) uint8 stays untouched; faces are pasted into result, of the same shape.
 
-    failure: why it can not be published, "" so far.
+    kept: faces found so far that are left alone. failure: why it can not be published, "" so far.
     """
 
     task: PictureTask
@@ -93,5 +99,6 @@ class OpenedPicture:
     image_key: bytes = field(default_factory=new_image_key, repr=False)
     record_id: str = field(default_factory=lambda: str(uuid.uuid4()))
     faces: list[FaceAtWork] = field(default_factory=list)
+    kept: list[Face] = field(default_factory=list)
     rounds: int = 1
     failure: str = ""

@@ -1,6 +1,7 @@
 """Restores the faces of one anonymized picture from its key, and says how well it can vouch for the result."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +15,6 @@ from keyanon_core.keys import verify_commitment
 from keyanon_core.methods import SolverStep, recover
 from keyanon_core.pictures.crops import cut_crop
 from keyanon_core.pictures.key import FaceGeometry, PictureKey
-from keyanon_core.pictures.settings import DEFAULT_MAX_PIXELS
 from keyanon_core.priors import Prior
 from keyanon_core.sidecar import Sidecar, open_source
 
@@ -50,9 +50,9 @@ class PictureRecoverer:
         key: PictureKey,
         *,
         check_key: bool = True,
-        max_pixels: int = DEFAULT_MAX_PIXELS,
+        only: int | None = None,
     ) -> RecoveredPicture:
-        """Restore one picture.
+        """Restore one picture, or, with `only`, the face of that index in it.
 
         encoded: the anonymized picture, possibly re-encoded since. sidecar: as published. check_key=False is for research
         only: it skips the commitment and the sidecar's digest, and shows what a wrong key yields.
@@ -62,21 +62,22 @@ class PictureRecoverer:
         sidecar_intact = hashlib.sha256(sidecar).hexdigest() == key.sidecar_sha256
         if check_key:
             self._check(parsed, key, sidecar_intact)
-        picture = decode_picture(encoded, max_pixels)
+        picture = decode_picture(encoded, max_pixels=parsed.shape[0] * parsed.shape[1])
         if picture.shape[:2] != parsed.shape:
             raise SidecarError(
                 f"{key.image_id}: the picture is {picture.shape[1]} x {picture.shape[0]}, the sidecar belongs to "
                 f"{parsed.shape[1]} x {parsed.shape[0]}; give the picture in its published size"
             )
         result = picture.copy()
+        faces = key.faces if only is None else key.faces[only : only + 1]
         exact = key.fidelity == "lossless" and check_key
         crops, solver, nfe = np.empty((0, 3, 0, 0)), list[SolverStep](), 0
         if exact:
-            for face in key.faces:
+            for face in faces:
                 self._restore_source(result, parsed, key, face)
         else:
-            crops, solver, nfe = self._solve(picture, parsed, key)
-            for crop, face in zip(crops, key.faces, strict=True):
+            crops, solver, nfe = self._solve(picture, parsed, key, faces)
+            for crop, face in zip(crops, faces, strict=True):
                 paste(result, (crop.transpose(1, 2, 0) + 1.0) * 127.5, _affine(face), face.mask)
         return RecoveredPicture(
             pixels=result,
@@ -118,16 +119,17 @@ class PictureRecoverer:
         result[y0:y1, x0:x1][face.mask.bits] = window[face.mask.bits]
 
     def _solve(
-        self, picture: npt.NDArray[np.uint8], parsed: Sidecar, key: PictureKey
+        self, picture: npt.NDArray[np.uint8], parsed: Sidecar, key: PictureKey, faces: Sequence[FaceGeometry]
     ) -> tuple[npt.NDArray[np.float64], list[SolverStep], int]:
-        """Invert the diffusion for all faces of the picture: (n, 3, S, S) crops in [-1, 1]."""
+        """Invert the diffusion for n faces of the picture: (n, 3, S, S) crops in [-1, 1]."""
         prior = self.prior
         if prior is None:
             raise PriorError(f"{key.image_id}: recovery at fidelity {key.fidelity} needs the prior {key.prior_digest}")
-        masks = [face.mask for face in key.faces]
         cut = [
-            cut_crop(picture, _affine(face), face.mask, masks[:i] + masks[i + 1 :], prior.side)
-            for i, face in enumerate(key.faces)
+            cut_crop(
+                picture, _affine(face), face.mask, [other.mask for other in key.faces if other is not face], prior.side
+            )
+            for face in faces
         ]
         crop_masks = torch.from_numpy(np.stack([crop.mask for crop in cut]))[:, None]
         mask = prior.latent_mask(crop_masks)
@@ -136,13 +138,13 @@ class PictureRecoverer:
             known = prior.encode(crops.masked_fill(crop_masks, 0.0)).half().double()
             latent = mask * prior.encode(crops) + (1 - mask) * known
         else:
-            latent = torch.from_numpy(np.stack([_stored_latent(parsed, key, face, prior) for face in key.faces]))
+            latent = torch.from_numpy(np.stack([_stored_latent(parsed, key, face, prior) for face in faces]))
         done = recover(
             prior,
             latent,
             mask,
-            [key.face_key(face) for face in key.faces],
-            torch.tensor([face.scale for face in key.faces], dtype=torch.float64),
+            [key.face_key(face) for face in faces],
+            torch.tensor([face.scale for face in faces], dtype=torch.float64),
             method=key.method,
             transform=key.transform,
             steps=key.steps,

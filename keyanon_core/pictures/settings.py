@@ -3,8 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from keyanon_core.errors import KeyanonError
+from keyanon_core.errors import KeyanonError, PriorError
 from keyanon_core.faces.detection import Face
+from keyanon_core.faces.given import FACE_CHOICES, FaceChoice, GivenFaces
 from keyanon_core.faces.parsing import DEFAULT_REGIONS
 from keyanon_core.pictures.key import PictureKey
 
@@ -14,7 +15,12 @@ TRANSFORMS = ("rotation", "sign")
 FIDELITIES = ("latent", "lossless", "image")
 
 DEFAULT_STEPS = 12  # DDIM steps one way; anonymizing costs twice as many denoiser evaluations (NFE)
-DEFAULT_MAX_ATTEMPTS = 4  # keys tried for one face before its picture is quarantined
+DEFAULT_GATE_THRESHOLD = 0.95  # of the distance that strangers have from a source
+DEFAULT_MAX_ATTEMPTS = 32  # keys tried for one face before its picture is quarantined
+DEFAULT_CHECK_EVERY = 1000  # faces; the first one and then one in so many are restored before they are published
+UNDECLARED_MIN_STEPS = (
+    8  # for priors that declare none; fewer are too long for the fixed point to invert (measured: 4 fail)
+)
 DEFAULT_FACE_BATCH = 8  # faces in one denoiser call
 DEFAULT_MAX_PIXELS = 100_000_000  # pixels of a picture; a larger one is quarantined unread
 DEFAULT_JPEG_QUALITY = 95  # Pillow's quality, 1..95
@@ -22,15 +28,23 @@ DEFAULT_JPEG_QUALITY = 95  # Pillow's quality, 1..95
 
 @dataclass(frozen=True)
 class AnonymizeSettings:
-    """The algorithm's settings. gate_threshold: None takes the recognizer's own; a distance below it is the same person."""
+    """The algorithm's settings.
+
+    gate_threshold: see `gate`; the least distance of a face from its source, as a share of the one that strangers have.
+    check_every: see `way_back`; no value does without the first face.
+    reversible: False makes every picture permanent, whatever its task says.
+    """
 
     method: str = "exact"
     transform: str = "rotation"
     steps: int = DEFAULT_STEPS
     fidelity: str = "latent"
     regions: frozenset[str] = DEFAULT_REGIONS
-    gate_threshold: float | None = None
+    faces: FaceChoice = "detect"
+    reversible: bool = True
+    gate_threshold: float = DEFAULT_GATE_THRESHOLD
     max_attempts: int = DEFAULT_MAX_ATTEMPTS
+    check_every: int = DEFAULT_CHECK_EVERY
     no_face: Literal["quarantine", "pass"] = "quarantine"
     output_format: Literal["png", "webp", "jpeg"] = "png"
     jpeg_quality: int = DEFAULT_JPEG_QUALITY
@@ -39,31 +53,58 @@ class AnonymizeSettings:
 
     def __post_init__(self) -> None:
         """Raise KeyanonError for a value no run can use."""
-        for name, allowed in (("method", METHODS), ("transform", TRANSFORMS), ("fidelity", FIDELITIES)):
+        for name, allowed in (
+            ("method", METHODS),
+            ("transform", TRANSFORMS),
+            ("fidelity", FIDELITIES),
+            ("faces", FACE_CHOICES),
+        ):
             if getattr(self, name) not in allowed:
                 raise KeyanonError(f"{name} {getattr(self, name)!r} is unknown; choose one of {', '.join(allowed)}")
-        for name in ("steps", "max_attempts", "face_batch", "max_pixels"):
+        for name in ("steps", "max_attempts", "check_every", "face_batch", "max_pixels"):
             if getattr(self, name) < 1:
                 raise KeyanonError(f"{name} must be at least 1, not {getattr(self, name)}")
+
+    def check_steps(self, declared: int | None, prior: str) -> None:
+        """Raise PriorError when recovery could not invert so few steps of the prior. declared: its own limit, if it says one.
+
+        `lossless` stores the source, `paper` inverts nothing, of permanent pictures nothing is recovered: they may take as few
+        as they like.
+        """
+        least = UNDECLARED_MIN_STEPS if declared is None else declared
+        inverted = self.reversible and self.method == "exact" and self.fidelity != "lossless"
+        if inverted and self.steps < least:
+            raise PriorError(
+                f"steps {self.steps} of prior {prior} can not be inverted by method exact; use at least {least}, or "
+                "fidelity lossless"
+            )
 
 
 @dataclass(frozen=True)
 class PictureTask:
-    """One picture to anonymize. faces: None lets the anonymizer detect them itself."""
+    """One picture to anonymize.
+
+    faces: None lets the anonymizer find them itself. kept: those found that are to be left alone. given: what the user says of
+    the picture. permanent: its key is forgotten, so that nothing restores it.
+    """
 
     image_id: str
     encoded: bytes = field(repr=False)
     faces: list[Face] | None = None
+    kept: list[Face] = field(default_factory=list)
+    given: GivenFaces = field(default_factory=GivenFaces)
+    permanent: bool = False
 
 
 @dataclass(frozen=True)
 class PictureResult:
     """What became of one picture.
 
-    encoded and sidecar are publishable; they are None unless status is `anonymized` (or `no_face` under `no_face="pass"`, then
-    encoded is the picture re-encoded without metadata). key is secret and None unless anonymized. reason is "" when
-    anonymized, else a short code followed by ": " and an explanation.
+    encoded and sidecar are publishable; they are None unless status is `anonymized` (or `no_face` under `no_face="pass"` or
+    with kept faces, then encoded is the picture re-encoded without metadata). key is secret and None unless anonymized. reason is
+    "" when anonymized, else a short code followed by ": " and an explanation.
     source_hmac: names the source for holders of the key alone; publishable, None unless anonymized.
+    A permanent picture has neither sidecar, key nor source_hmac. kept: faces left alone because they were to be.
     metrics: numbers about the source (keys tried, distances, noise); for measuring, never published.
     """
 
@@ -75,4 +116,5 @@ class PictureResult:
     key: PictureKey | None = None
     source_hmac: str | None = None
     faces: int = 0
+    kept: int = 0
     metrics: dict[str, float] = field(default_factory=dict, repr=False)

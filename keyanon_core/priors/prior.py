@@ -21,6 +21,7 @@ class Prior:
 
     States are float64 on the caller's device; the networks run in `dtype` on `device`.
     grid_ends: first and last timestep that the methods walk between. temperature: rms of the noise that faces are made from.
+    min_steps: fewest steps one way that can be inverted, None where the prior does not say.
     nfe: denoiser evaluations so far, one for each face of each call (padding is not counted).
     physical_batch: when set, a network call has this many faces, fewer only as a smaller power of two, so that results
     depend on how many others there are by rounding alone and calls have few shapes.
@@ -51,6 +52,7 @@ class Prior:
             )
         self.conditioning = declaration.conditioning
         self.temperature = declaration.temperature
+        self.min_steps = declaration.min_steps
         self.physical_batch: int | None = None
         self.nfe = 0
         self._denoiser, self._autoencoder = denoiser, autoencoder

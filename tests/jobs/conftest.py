@@ -1,7 +1,7 @@
 """Small pictures, and configurations that run on them in seconds."""
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +9,11 @@ import pytest
 from PIL import Image
 
 from jobs.config import AnonymizeConfig
+from keystore.store import Keystore
+from tests.jobs.publishing import Place
 
 STEPS = 8  # of the prior, the fewest that latent recovery allows: these tests are about where rows go
+OPEN_GATE = 0.1  # nor about the gate, which takes several keys for a face
 
 
 def encoded(source: Path, size: int, kind: str) -> bytes:
@@ -47,6 +50,19 @@ def make_config(tmp_path: Path) -> MakeConfig:
 
     def make(**changes: Any) -> AnonymizeConfig:
         places = {"photos": tmp_path / "photos", "output": tmp_path / "out", "keystore": tmp_path / "keystore"}
-        return AnonymizeConfig.load(None, {**places, "steps": STEPS, "threads_per_actor": 1, **changes})
+        quick = {"steps": STEPS, "gate_threshold": OPEN_GATE, "threads_per_actor": 1}
+        return AnonymizeConfig.load(None, {**places, **quick, **changes})
 
     return make
+
+
+@pytest.fixture(scope="session")
+def shared_keystore(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Keystore]:
+    """A real keystore; each test that takes it has a run of its own in it."""
+    with Keystore.create(tmp_path_factory.mktemp("keystore") / "keystore") as keystore:
+        yield keystore
+
+
+@pytest.fixture
+def place(tmp_path: Path, shared_keystore: Keystore) -> Place:
+    return Place(tmp_path, shared_keystore)

@@ -32,7 +32,7 @@ from keyanon_core.priors import load_prior
 from keystore.records import KeyRecord
 from keystore.release import Recipient
 from keystore.store import Keystore
-from tests.jobs.conftest import STEPS, MakeConfig
+from tests.jobs.conftest import OPEN_GATE, STEPS, MakeConfig
 from tests.jobs.key_search import holds_key, written_forms
 
 pytestmark = pytest.mark.slow
@@ -88,7 +88,7 @@ def folder_run(
         None,
         {
             "photos": photos, "output": root / "out", "keystore": root / "keystore", "steps": STEPS,
-            "pictures_per_task": 4, "max_pixels": 1_000_000, "fidelity": "lossless",
+            "pictures_per_task": 4, "max_pixels": 1_000_000, "fidelity": "lossless", "gate_threshold": OPEN_GATE,
         },
     )  # fmt: skip
     states: list[RunState] = []
@@ -257,6 +257,31 @@ def test_parquet_comes_out_as_parquet(
     assert not (config.output / "images").exists()
     with Keystore.open(config.keystore) as keystore:
         assert [view.image_id for view in keystore.find_records()] == ["10"]
+
+
+@pytest.mark.parametrize("shape", ["binary", "struct"])
+def test_a_picture_column_without_nulls_has_room_for_a_quarantined_row(
+    ray_cluster: Path, tmp_path: Path, make_config: MakeConfig, face_png: bytes, shape: str
+) -> None:
+    cells = [face_png, b"no picture"]
+    if shape == "struct":
+        kind = pa.struct([pa.field("bytes", pa.binary(), nullable=False), ("path", pa.string())])
+        column = pa.array([{"bytes": cell, "path": "p"} for cell in cells], kind)
+    else:
+        kind, column = pa.binary(), pa.array(cells)
+    schema = pa.schema([pa.field("image", kind, nullable=False), pa.field("id", pa.string(), nullable=False)])
+    (tmp_path / "photos").mkdir()
+    table = pa.table({"image": column, "id": ["a/../b//c", "./\n"]}, schema=schema)
+    pq.write_table(table, tmp_path / "photos" / "part.parquet")
+    config = make_config(id_column="id", pictures_per_task=1, anonymizer_actors=1)
+    for _ in range(2):
+        assert run_anonymize(config).statuses == {"anonymized": 1, "quarantined": 1}
+        shards = sorted((config.output / "rows").iterdir())
+        made = pa.concat_tables(pq.read_table(shard) for shard in shards).sort_by("row")
+        pictures = [cell["bytes"] if isinstance(cell, dict) else cell for cell in made.column("image").to_pylist()]
+        assert pictures[0] and pictures[0] != face_png and pictures[1] is None
+        assert made.column("image_id").to_pylist() == ["a/../b//c", "./\n"]
+        shards[1].unlink()  # as if the attempt had been killed before it, so that the next one resumes
 
 
 def test_a_prior_that_can_not_be_loaded_is_the_error_that_is_shown(

@@ -2,8 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from jobs.config import MIN_INVERTIBLE_STEPS, AnonymizeConfig
+from jobs.config import AnonymizeConfig
 from jobs.errors import ConfigError
+from keyanon_core.pictures.settings import UNDECLARED_MIN_STEPS
 
 PLACES = {"photos": "p", "output": "o", "keystore": "k"}
 
@@ -39,9 +40,8 @@ def test_a_missing_place_is_refused() -> None:
 
 def test_only_settings_that_change_results_change_the_digest() -> None:
     base = AnonymizeConfig.load(None, PLACES)
-    assert (
-        AnonymizeConfig.load(None, {**PLACES, "anonymizer_actors": 3, "pictures_per_task": 2}).digest() == base.digest()
-    )
+    layout = {"anonymizer_actors": 3, "pictures_per_task": 2, "check_every": 7}
+    assert AnonymizeConfig.load(None, {**PLACES, **layout}).digest() == base.digest()
     for change in ({"steps": 9}, {"fidelity": "image"}, {"regions": ["nose"]}, {"no_face": "pass"}, {"face_batch": 4}):
         assert AnonymizeConfig.load(None, {**PLACES, **change}).digest() != base.digest()
 
@@ -60,6 +60,15 @@ def test_the_data_set_is_named_after_the_photos(tmp_path: Path) -> None:
 
 def test_steps_that_recovery_could_not_invert_are_refused_unless_the_source_is_stored() -> None:
     with pytest.raises(ConfigError, match="can not be inverted"):
-        AnonymizeConfig.load(None, {**PLACES, "steps": MIN_INVERTIBLE_STEPS - 1})
+        AnonymizeConfig.load(None, {**PLACES, "steps": UNDECLARED_MIN_STEPS - 1})
     for change in ({"fidelity": "lossless"}, {"method": "paper"}):
         assert AnonymizeConfig.load(None, {**PLACES, "steps": 2, **change}).steps == 2
+
+
+def test_what_another_prior_needs_is_left_to_its_declaration() -> None:
+    assert AnonymizeConfig.load(None, {**PLACES, "prior": "some/directory", "steps": 2}).steps == 2
+
+
+def test_the_first_try_of_the_way_back_can_not_be_switched_off() -> None:
+    with pytest.raises(ConfigError, match="check_every"):
+        AnonymizeConfig.load(None, {**PLACES, "check_every": 0})

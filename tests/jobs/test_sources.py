@@ -1,16 +1,21 @@
 """Listing and reading, without Ray: every row of the input comes out of the read units once, usable or with a reason."""
 
+import errno
 import os
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
 
 from jobs.blocks import ENCODED, FAILURE, ID, ROW, SUBJECT
-from jobs.errors import PublishError, SourceError
-from jobs.output_names import image_name, sidecar_name
+from jobs.errors import MachineError, PublishError, SourceError
+from jobs.inspect_output import Row
+from jobs.output_names import as_text, image_name, sidecar_name
+from jobs.picture_files import PictureFile, PictureFiles
+from jobs.recover import restored_name
 from jobs.sources import Source, open_source
 from tests.jobs.conftest import MakeConfig
 
@@ -22,7 +27,8 @@ def read_all(source: Source, finished: frozenset[int] = frozenset(), rows: int =
 
 
 def reasons(source: Source) -> dict[str, str]:
-    return {row[ID]: row[FAILURE].split(":")[0] for row in read_all(source)}
+    blocks = [block.select([ID, FAILURE]) for unit in source.units((), lambda left: 2) for block in unit.read()]
+    return {row[ID]: row[FAILURE].split(":")[0] for block in blocks for row in block.to_pylist()}
 
 
 @pytest.fixture
@@ -103,6 +109,69 @@ def test_output_names_stay_apart_and_inside(photos: Path, make_config: MakeConfi
     assert reasons(open_source(make_config())) == {"a.jpg": "output_clash", "a.jpg.png/b.jpg": ""}
 
 
+ODD_IDS = ("a//b.jpg", "a/../b.jpg", "./x.jpg", "/abs.jpg", "..", "n\0ul.jpg", "lone\ud800.jpg", "byte\udce9.jpg")
+
+
+def test_ids_that_no_file_can_be_named_by_are_rows_with_a_reason(make_config: MakeConfig) -> None:
+    """As object stores list them, whose keys are any text."""
+    keys = [*ODD_IDS, "good.jpg", "line\nfeed.jpg"]
+    files = [PictureFile(f"bucket/{key}", key, 1, 0) for key in keys]
+    rows = read_all(PictureFiles(pafs._MockFileSystem(), files, make_config()))
+    found = {row[ID]: row[FAILURE].split(":")[0] for row in rows}
+    assert sorted(found) == sorted(as_text(key) for key in keys) and sorted(row[ROW] for row in rows) == list(range(10))
+    assert {name for name, reason in found.items() if reason != "bad_id"} == {"good.jpg", "line\nfeed.jpg"}
+
+
+def test_keys_with_empty_parts_are_listed_as_an_object_store_gives_them(make_config: MakeConfig) -> None:
+    store = pafs.PyFileSystem(ListedKeys({"photos/a//b.jpg": b"x", "photos//c.jpg": b"x", "photos/d.jpg": b"x"}))
+    assert reasons(PictureFiles.listed(store, "photos", make_config())) == {
+        "a//b.jpg": "bad_id",
+        "/c.jpg": "bad_id",
+        "d.jpg": "",
+    }
+
+
+class ListedKeys(pafs.FileSystemHandler):
+    """An object store: keys are any text, and reading raises `fault` if there is one."""
+
+    def __init__(self, objects: dict[str, bytes], fault: Exception | None = None) -> None:
+        self.objects, self.fault = objects, fault
+
+    def get_type_name(self) -> str:
+        return "listed keys"
+
+    def normalize_path(self, path: str) -> str:
+        return path
+
+    def get_file_info(self, paths: list[str]) -> list[pafs.FileInfo]:
+        return [pafs.FileInfo(path, pafs.FileType.File, size=len(self.objects[path])) for path in paths]
+
+    def get_file_info_selector(self, selector: pafs.FileSelector) -> list[pafs.FileInfo]:
+        return self.get_file_info([key for key in self.objects if key.startswith(selector.base_dir + "/")])
+
+    def open_input_stream(self, path: str) -> pa.NativeFile:
+        if self.fault is not None:
+            raise self.fault
+        return pa.BufferReader(self.objects[path])
+
+    def _unused(self, *_: Any) -> Any:
+        raise NotImplementedError
+
+    create_dir = delete_dir = delete_dir_contents = delete_root_dir_contents = delete_file = move = copy_file = _unused
+    open_input_file = open_output_stream = open_append_stream = _unused
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [OSError(errno.EIO, "x"), OSError(errno.EMFILE, "x"), OSError("AWS Error NETWORK_CONNECTION during GetObject")],
+    ids=["disk", "open files", "network"],
+)
+def test_a_disk_or_network_that_fails_is_no_verdict_on_a_row(make_config: MakeConfig, fault: Exception) -> None:
+    store = pafs.PyFileSystem(ListedKeys({"photos/a.jpg": b"x"}, fault))
+    with pytest.raises(MachineError, match=r"photos/a\.jpg could not be read: OSError.*run the same command again"):
+        read_all(PictureFiles.listed(store, "photos", make_config()))
+
+
 def test_a_single_picture_is_a_source(photos: Path, make_config: MakeConfig) -> None:
     (photos / "one.jpg").write_bytes(b"x")
     assert reasons(open_source(make_config(photos=photos / "one.jpg"))) == {"one.jpg": ""}
@@ -170,6 +239,44 @@ def test_parquet_rows_carry_ids_subjects_and_reasons(photos: Path, make_config: 
     assert [row[SUBJECT] for row in rows][:2] == ["P", None]
     assert [row["key"] for row in rows] == table.column("key").to_pylist()
     assert [row[ROW] for row in read_all(source, frozenset({1, 2}))] == [0, 3, 4, 5, 6]
+
+
+def unchecked_text(values: list[bytes]) -> pa.Array:
+    """A column of text whose bytes nobody checked, as Parquet files can hold."""
+    return pa.Array.from_buffers(pa.string(), len(values), pa.array(values).buffers())
+
+
+def parquet_row(image_id: str, shard: Path) -> Row:
+    """A published row that is not of files."""
+    return Row(
+        image_id=image_id, status="anonymized", reason="", record_id="record", output=None, sidecar=None, faces=1, kept=0,
+        permanent=False, shard=shard, position=0,
+    )  # fmt: skip
+
+
+def test_parquet_rows_may_have_any_id_that_a_restored_picture_can_be_named_by(
+    photos: Path, make_config: MakeConfig
+) -> None:
+    ids = [*ODD_IDS[:6], "/", "x" * 1000]
+    write_parquet(photos / "a.parquet", pa.table({"id": ids, "image": [b"x"] * len(ids)}))
+    found = reasons(open_source(make_config(id_column="id")))
+    assert found == {**dict.fromkeys(ids, ""), "..": "bad_id"}
+    names = {restored_name(parquet_row(name, photos)) for name in ids if name != ".."}
+    assert len(names) == len(ids) - 1 and all(len(name.parts) == 1 and "\0" not in str(name) for name in names)
+
+
+def test_ids_and_subjects_that_are_no_utf8_are_rows_with_a_reason(photos: Path, make_config: MakeConfig) -> None:
+    table = pa.table(
+        {
+            "image_id": unchecked_text([b"caf\xe9", b"good", b"also good"]),
+            "who": unchecked_text([b"P", b"Q", b"\xff"]),
+            "image": [b"x"] * 3,
+        }
+    )
+    write_parquet(photos / "a.parquet", table)
+    source = open_source(make_config(id_column="image_id", subject_column="who"))
+    assert reasons(source) == {"caf%E9": "bad_id", "good": "", "also good": "bad_subject"}
+    assert source.renamed == {"image_id": "source_image_id"}, "keyanon's own column says what the id became"
 
 
 def test_duplicates_are_found_across_files_and_the_first_wins(photos: Path, make_config: MakeConfig) -> None:

@@ -18,11 +18,13 @@ from jobs.blocks import (
     FAILURE,
     ID,
     OUTPUT,
+    PERMANENT,
     REASON,
     RECORD_ID,
     ROW,
     SEALED,
     SIDECAR,
+    SOURCE_HMAC,
     STATUS,
     SUBJECT,
     source_table,
@@ -33,7 +35,7 @@ from keyanon_core.errors import PriorError
 from keyanon_core.pictures.settings import AnonymizeSettings, PictureResult, PictureTask
 from keystore.sealing import sealed_header
 from keystore.store import Keystore
-from tests.jobs.conftest import STEPS
+from tests.jobs.conftest import OPEN_GATE, STEPS
 from tests.jobs.key_search import holds_key
 
 pytestmark = pytest.mark.slow
@@ -60,7 +62,7 @@ def detect(monitor: Monitor) -> DetectFaces:
 
 @pytest.fixture(scope="module")
 def anonymize(monitor: Monitor, ingest_key: bytes) -> AnonymizeFaces:
-    settings = AnonymizeSettings(steps=STEPS)
+    settings = AnonymizeSettings(steps=STEPS, gate_threshold=OPEN_GATE)
     return AnonymizeFaces(
         "embedded",
         FaceModelChoice("embedded"),
@@ -125,6 +127,35 @@ def test_a_known_key_is_in_no_block_and_in_no_log(
     assert holds_key(serialized(pa.table({"k": [CANARY]})), [CANARY])
 
 
+def test_the_key_of_a_permanent_row_is_neither_sealed_nor_in_any_block_or_result(
+    detect: DetectFaces,
+    anonymize: AnonymizeFaces,
+    face_png: bytes,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("secrets.token_bytes", lambda count: CANARY[:count])
+    sealed: list[object] = []
+    monkeypatch.setattr("jobs.anonymize_stage.seal_record", lambda record, key: sealed.append(record) or b"sealed")
+    seen: list[PictureResult] = []
+    original = anonymize.anonymizer
+    monkeypatch.setattr(anonymize, "anonymizer", lambda tasks: seen.extend(original(tasks)) or seen[-len(tasks) :])
+    rows = [{ROW: at, ID: str(at), ENCODED: face_png, FAILURE: "", PERMANENT: at == 1} for at in range(2)]
+    with caplog.at_level(logging.DEBUG):
+        made = anonymize(detect(source_table(rows)))
+        monkeypatch.setattr(anonymize, "sealing", None)
+        discarded = anonymize(detect(source_table(rows)))
+    assert made.column(STATUS).to_pylist() == discarded.column(STATUS).to_pylist() == ["anonymized"] * 2
+    assert made.column(PERMANENT).to_pylist() == [False, True]
+    assert discarded.column(PERMANENT).to_pylist() == [True, True]
+    for name in (SEALED, SIDECAR, RECORD_ID, SOURCE_HMAC):
+        assert [value is None for value in made.column(name).to_pylist()] == [False, True], name
+        assert discarded.column(name).null_count == 2, name
+    assert len(sealed) == 1
+    assert [result.key is None for result in seen] == [False, True, True, True]
+    assert not holds_key(serialized(made) + serialized(discarded) + caplog.text.encode(), [CANARY])
+
+
 def test_a_defect_met_by_one_picture_costs_that_picture(
     detect: DetectFaces,
     anonymize: AnonymizeFaces,
@@ -173,8 +204,8 @@ def test_the_driver_does_not_load_what_only_actors_need() -> None:
 
 def test_a_detecting_actor_does_not_load_torch() -> None:
     script = (
-        "import contextlib, sys; from jobs.detect_stage import DetectFaces, FaceModelChoice\n"
-        "class Quiet: reporting_failures = contextlib.nullcontext\n"
+        "import sys; from jobs.detect_stage import DetectFaces, FaceModelChoice\n"
+        "class Quiet:\n    def process_started(self, stage, process): pass\n"
         "DetectFaces(FaceModelChoice('embedded'), 1000, Quiet()); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", script], check=True, timeout=120)

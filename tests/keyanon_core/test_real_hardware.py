@@ -1,41 +1,66 @@
-"""What a plain machine can not show: the prior on a GPU, and the published 274 M-parameter model's own weights."""
+"""What a plain machine can not show: the prior on a GPU, and the published 274 M-parameter model's own weights.
+
+The GPU's test runs on the CPU as well, so that a test nobody can see running is known to run.
+"""
 
 import os
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from PIL import Image
 
-from keyanon_core.evaluation import measure_recovery
-from keyanon_core.priors import load_prior
+from keyanon_core.keys import face_key
+from keyanon_core.methods import anonymize, recover
+from keyanon_core.priors import Prior, load_prior
+from tests.keyanon_core.diffusion.tiny_priors import psnr
 
 LDM_VARIABLE = "KEYANON_LDM"
+STEPS = 8
+Pixels = npt.NDArray[np.uint8]
 
 
-def _crop(astronaut: Path, side: int) -> tuple[np.ndarray, np.ndarray]:
-    """One portrait, roughly cut, and an ellipse for a mask: (1, 3, S, S) in [-1, 1] and (1, S, S)."""
-    picture = Image.open(astronaut).convert("RGB").crop((140, 20, 310, 190)).resize((side, side), Image.Resampling.BOX)
+@dataclass(frozen=True)
+class RoundTrip:
+    """PSNR in dB inside the mask, against the source crop: of what is published, of what comes back from a sidecar, and of
+    what the prior's autoencoder alone makes of the source."""
+
+    anonymized: float
+    recovered: float
+    autoencoder: float
+
+
+def _round_trip(prior: Prior, astronaut: Pixels) -> RoundTrip:
+    """One portrait, roughly cut, with an ellipse for a mask, anonymized and recovered from float16."""
+    side = prior.side
+    face = Image.fromarray(astronaut).crop((140, 20, 310, 190)).resize((side, side), Image.Resampling.BOX)
+    crops = torch.from_numpy(np.asarray(face).transpose(2, 0, 1)[None] / 127.5 - 1)
     y, x = np.mgrid[-1 : 1 : side * 1j, -1 : 1 : side * 1j]
-    return (np.asarray(picture).transpose(2, 0, 1) / 127.5 - 1)[None], ((x / 0.6) ** 2 + (y / 0.75) ** 2 < 1)[None]
+    inside = torch.from_numpy((x / 0.6) ** 2 + (y / 0.75) ** 2 < 1)[None, None]
+    mask, z, keys = prior.latent_mask(inside), prior.encode(crops), [face_key(bytes(32), 0, 0, "rotation")]
+    known = prior.encode(crops.masked_fill(inside, 0.0)).half().double() * (1 - mask)
+    done = anonymize(prior, z, known, mask, keys, steps=STEPS)
+    again = recover(prior, done.latent.half().double(), mask, keys, done.scale, steps=STEPS)
+    shown = (prior.decode(latent).cpu() for latent in (done.latent, again.latent, z))
+    return RoundTrip(*(psnr(picture, crops, inside) for picture in shown))
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_face_comes_back_on_a_gpu(astronaut: Path) -> None:
-    prior = load_prior("embedded", device="cuda")
-    crops, masks = _crop(astronaut, prior.side)
-    figures = measure_recovery(prior, crops, masks, method="exact", transform="rotation", steps=12)
-    assert figures.recovered_psnr["sidecar"].min() >= 60
+NEEDS_GPU = (pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"))
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=NEEDS_GPU)])
+def test_a_face_comes_back_on_either_device(astronaut: Pixels, device: str) -> None:
+    found = _round_trip(load_prior("embedded", device=device), astronaut)
+    assert found.recovered >= 60
+    assert found.anonymized < 25
 
 
 @pytest.mark.real_ldm
 @pytest.mark.skipif(LDM_VARIABLE not in os.environ, reason=f"{LDM_VARIABLE} names no directory with the real weights")
-def test_the_published_model_gives_a_face_back_from_its_sidecar(astronaut: Path) -> None:
-    prior = load_prior(os.environ[LDM_VARIABLE])
-    crops, masks = _crop(astronaut, prior.side)
-    figures = measure_recovery(prior, crops, masks, method="exact", transform="rotation", steps=12)
-    # Against the source crop the autoencoder's own loss counts too; what the method adds to it must stay small.
-    assert figures.recovered_psnr["sidecar"].min() >= figures.recovered_psnr["float"].min() - 1
-    assert figures.recovered_psnr["sidecar"].min() > figures.anonymized_psnr.max() + 6
+def test_the_published_model_gives_a_face_back_from_its_sidecar(astronaut: Pixels) -> None:
+    found = _round_trip(load_prior(os.environ[LDM_VARIABLE]), astronaut)
+    # The autoencoder's own loss counts in both; what the method adds to it must stay small.
+    assert found.recovered >= found.autoencoder - 1
+    assert found.recovered > found.anonymized + 6

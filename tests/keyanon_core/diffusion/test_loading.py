@@ -338,6 +338,8 @@ def test_schedules_without_an_inverse_are_refused(pixel: Path, changes: dict[str
         ({"grid": "all"}, "grid"),
         ({"temperature": 0.1}, "temperature"),
         ({"temperature": "warm"}, "temperature"),
+        ({"min_steps": 0}, "min_steps"),
+        ({"min_steps": 8.0}, "min_steps"),
         ({"crop_side": 18}, "does not fit"),
         ({"space_to_depth": 4}, "does not fit"),
         ({"conditioning": "inpaint"}, "needs a denoiser of 28 -> 12"),

@@ -1,6 +1,7 @@
 """Both methods on both kinds of prior: what recovery gives back, what it costs, and what it does not depend on."""
 
 import itertools
+import re
 from pathlib import Path
 
 import pytest
@@ -9,11 +10,20 @@ import torch
 from keyanon_core.errors import ConvergenceError
 from keyanon_core.keys import KeyStream, subkey
 from keyanon_core.known_path import KnownPath
-from keyanon_core.methods import Anonymized, anonymize, recover
+from keyanon_core.methods import Anonymized, anonymize, exact, recover
 from keyanon_core.priors import Prior, load_prior
 from keyanon_core.schedule import ddim_coefficients, lambda_grid
-from keyanon_core.solver import DEFAULT_TOLERANCE
-from tests.keyanon_core.diffusion.tiny_priors import a_key, dit_prior, ellipse, kl_prior, ldm_prior, pixel_prior, psnr
+from keyanon_core.solver import DEFAULT_MAX_ITERATIONS, DEFAULT_TOLERANCE
+from tests.keyanon_core.diffusion.tiny_priors import (
+    ROUGH,
+    a_key,
+    dit_prior,
+    ellipse,
+    kl_prior,
+    ldm_prior,
+    pixel_prior,
+    psnr,
+)
 
 STEPS = 6
 KINDS = ("pixel", "inpaint", "ldm", "kl", "dit")
@@ -153,12 +163,93 @@ def test_a_face_does_not_depend_on_its_neighbours_or_its_place(priors: dict[str,
         prior.physical_batch = physical
 
 
-def test_known_noise_follows_the_key(priors: dict[str, Prior]) -> None:
-    """The unconditional prior's surroundings are noised under the face key: same key same result, other key another."""
-    prior = priors["pixel"]
+def early_view(prior: Prior, keys: list[bytes]) -> torch.Tensor:
+    """What the network is shown in the second of two steps up: the masked coordinates, and the known region's path.
+
+    In the first step, at the clean end, the path has no noise; after the second the keyed transform comes.
+    """
+    z, known, mask, _ = problem(prior, len(keys))
+    shown: list[torch.Tensor] = []
+    hook = prior._denoiser.network.register_forward_pre_hook(lambda module, inputs: shown.append(inputs[0].clone()))
+    try:
+        anonymize(prior, z, known, mask, keys, steps=2)
+    finally:
+        hook.remove()
+    return shown[1][: len(keys)]
+
+
+@pytest.mark.parametrize("kind", ["pixel", "inpaint"])
+def test_phi_walked_in_pieces_beside_others_is_phi_in_one(priors: dict[str, Prior], kind: str) -> None:
+    prior = priors[kind]
+    z, known, mask, keys = problem(prior, 3)
+    whole = anonymize(prior, z, known, mask, keys, steps=STEPS)
+    grid = lambda_grid(prior.alpha_bar, STEPS, *prior.grid_ends)
+    walk = exact.advance(prior, exact.begin(prior, z, known, mask, keys, "rotation", grid), grid, 2)
+    assert walk.taken == 2
+    last, first = (exact.advance(prior, walk.of(torch.tensor(faces)), grid, 4) for faces in ([2], [0, 1]))
+    walk = exact.advance(prior, exact.Walk.together([last, first]), grid, STEPS)
+    done = exact.finish(walk, whole.nfe)
+    for part in ("latent", "clean", "scale", "noise_rms"):
+        difference = getattr(done, part) - getattr(whole, part)[[2, 0, 1]]
+        assert float(difference.abs().max()) < BATCH_TOLERANCE
+    assert (done.noise is None) == (whole.noise is None) == (kind == "pixel")
+    with pytest.raises(ValueError, match="same step"):
+        exact.Walk.together([last, walk])
+
+
+def test_the_predicted_face_comes_nearer_to_the_end_with_each_step(priors: dict[str, Prior]) -> None:
+    prior = priors["inpaint"]
     z, known, mask, keys = problem(prior)
-    first, second = (anonymize(prior, z, known, mask, keys, transform="sign", steps=4).latent for _ in range(2))
-    assert torch.equal(first, second)
+    grid = lambda_grid(prior.alpha_bar, STEPS, *prior.grid_ends)
+    walk = exact.begin(prior, z, known, mask, keys, "rotation", grid)
+    whole = exact.finish(exact.advance(prior, walk, grid, STEPS), 0)
+    off = [
+        float((exact.advance(prior, walk, grid, taken).predicted - whole.clean).square().mean())
+        for taken in (0, 2, 4, STEPS)
+    ]
+    assert off == sorted(off, reverse=True)
+    assert off[-1] == 0
+    outside = (walk.predicted - known) * (1 - mask)
+    assert float(outside.abs().max()) < 1e-12
+
+
+def test_known_noise_follows_the_key(priors: dict[str, Prior]) -> None:
+    """The unconditional prior's surroundings are noised under each face's own key, and its masked part is not."""
+    prior = priors["pixel"]
+    _, _, mask, _ = problem(prior)
+    outside = torch.nn.functional.pixel_unshuffle((1 - mask).expand(-1, 3, -1, -1), 2) != 0
+    one, again, swapped, other = (
+        early_view(prior, [a_key(i) for i in numbers]) for numbers in ((0, 1), (0, 1), (1, 0), (0, 8))
+    )
+    assert torch.equal(one, again)
+    assert torch.equal(one[~outside], swapped[~outside]), "no key touches the masked coordinates before the transform"
+    change = (one - other)[1][outside[1]]
+    assert float((change != 0).double().mean()) > 0.99
+    noise = (one - swapped)[0][outside[0]]  # the difference of two independent noises over one clean region
+    assert float((noise != 0).double().mean()) > 0.99
+    assert torch.equal(one[0], other[0]), "a face's noise does not depend on its neighbour's key"
+    assert not torch.allclose(one[0][outside[0]], one[1][outside[0]])
+    first, middle = (float(prior.alpha_bar[t]) for t in lambda_grid(prior.alpha_bar, 2)[:2])
+    deviation = (2 * ((1 - middle) - middle / first * (1 - first))) ** 0.5
+    assert float(noise.double().square().mean().sqrt()) == pytest.approx(deviation, rel=0.2)
+
+
+def test_an_inpainting_prior_is_shown_the_known_region_without_noise(priors: dict[str, Prior]) -> None:
+    assert torch.equal(*(early_view(priors["inpaint"], [a_key(i), a_key(i + 1)]) for i in (0, 5)))
+
+
+@pytest.mark.parametrize("conditioning", ["none", "inpaint"])
+def test_a_prior_that_can_not_be_inverted_says_so_with_the_numbers(tmp_path: Path, conditioning: str) -> None:
+    """Anonymizing is explicit and works with any prior; only the way back tells."""
+    prior = load_prior(pixel_prior(tmp_path, conditioning, output=ROUGH))
+    done, _, mask = run(prior, "exact", "rotation")
+    assert bool(torch.isfinite(done.latent).all())
+    with pytest.raises(ConvergenceError) as error:
+        recover(prior, done.latent, mask, [a_key(0), a_key(1)], done.scale, steps=STEPS)
+    assert re.search(
+        rf"phi step from timestep \d+ to \d+ .*face\(s\) \[\d.*of {DEFAULT_MAX_ITERATIONS} .*{DEFAULT_TOLERANCE:.1e}",
+        str(error.value),
+    )
 
 
 def test_another_key_needs_the_noise_latent_only_once(priors: dict[str, Prior]) -> None:

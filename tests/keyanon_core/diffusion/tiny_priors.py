@@ -35,21 +35,29 @@ def scheduler(root: Path, **changes: Any) -> None:
     write_json(root / "scheduler" / "scheduler_config.json", {**SCHEDULER, **changes})
 
 
-def save(build: Callable[..., Any], folder: Path, seed: int = 1, **config: Any) -> Any:
+SMOOTH = 0.1
+"""Scale of an untrained denoiser's last layer. A trained one answers smoothly to its input; an untrained one does when its
+output is small. Every inverse converges then, which a prior of one's own need not do."""
+
+ROUGH = 30.0
+"""A scale at which the denoiser answers to a change of its input with a larger one: a step's inverse does not contract."""
+
+
+def save(build: Callable[..., Any], folder: Path, seed: int = 1, output: float = SMOOTH, **config: Any) -> Any:
     torch.manual_seed(seed)
     network = build(**config)
     for name, parameter in network.named_parameters():
         if name.startswith(("conv_out", "proj_out_2")):
-            # A denoiser answers smoothly to its input; an untrained one does when its output is small.
-            parameter.data *= 0.1
+            parameter.data *= output
     network.save_pretrained(folder)
     return network
 
 
-def tiny_unet(folder: Path, in_channels: int, out_channels: int, size: int) -> Any:
+def tiny_unet(folder: Path, in_channels: int, out_channels: int, size: int, output: float = SMOOTH) -> Any:
     return save(
         UNet2DModel,
         folder,
+        output=output,
         sample_size=size,
         in_channels=in_channels,
         out_channels=out_channels,
@@ -63,12 +71,17 @@ def tiny_unet(folder: Path, in_channels: int, out_channels: int, size: int) -> A
 
 
 def pixel_prior(
-    root: Path, conditioning: str = "none", side: int = 16, block: int = 2, prediction: str = "sample"
+    root: Path,
+    conditioning: str = "none",
+    side: int = 16,
+    block: int = 2,
+    prediction: str = "sample",
+    output: float = SMOOTH,
 ) -> Path:
     """UNet2DModel on space-to-depth pixels, as the embedded prior."""
     channels = 3 * block**2
     shown = channels if conditioning == "none" else 2 * channels + block**2
-    tiny_unet(root / "unet", shown, channels, side // block)
+    tiny_unet(root / "unet", shown, channels, side // block, output)
     scheduler(root, prediction_type=prediction)
     declare(root, name="tiny", crop_side=side, space_to_depth=block, conditioning=conditioning)
     return root

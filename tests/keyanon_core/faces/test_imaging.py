@@ -6,7 +6,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import ExifTags, Image, ImageCms, ImageFile, PngImagePlugin
+from PIL import ExifTags, GifImagePlugin, Image, ImageCms, ImageFile, PngImagePlugin
 
 from keyanon_core.errors import PictureError
 from keyanon_core.imaging import decode_picture, encode_picture
@@ -105,12 +105,71 @@ def test_transparency_is_laid_over_white(smooth):
     assert (out[np.asarray(palette) == clear] == 255).all()
 
 
-def test_a_profile_is_converted_to_srgb(smooth):
-    lab_like = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
-    same = decode_picture(encoded(Image.fromarray(smooth), "PNG", icc_profile=lab_like.tobytes()))
-    np.testing.assert_array_equal(same, smooth)
-    broken = decode_picture(encoded(Image.fromarray(smooth), "PNG", icc_profile=b"no profile"))
-    np.testing.assert_array_equal(broken, smooth)
+def srgb_profile():
+    return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+def profile_of_swapped_colours():
+    """sRGB under another name, its red and green primaries exchanged: red in the file means green on a screen."""
+    made = srgb_profile().replace("sRGB".encode("utf-16-be"), "swap".encode("utf-16-be"))
+    head, tags = made[:132], made[132:]  # the tag table begins after the header and the number of tags (ICC.1, 7.3)
+    return head + tags.replace(b"rXYZ", b"????").replace(b"gXYZ", b"rXYZ").replace(b"????", b"gXYZ")
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "TIFF", "WEBP"])
+def test_a_profile_is_converted_to_srgb(format, smooth):
+    options = {"quality": 98, "subsampling": 0} if format == "JPEG" else {"lossless": True} if format == "WEBP" else {}
+    stored = encoded(Image.fromarray(smooth), format, icc_profile=profile_of_swapped_colours(), **options)
+    shown = decode_picture(stored).astype(int)
+    assert np.abs(shown - smooth[..., [1, 0, 2]]).mean() < 4
+    assert np.abs(shown - smooth).mean() > 40
+
+
+def test_the_profile_of_a_palette_is_converted_too(smooth):
+    palette = Image.fromarray(smooth).quantize(16)
+    shown = decode_picture(encoded(palette, "PNG", icc_profile=profile_of_swapped_colours())).astype(int)
+    assert np.abs(shown - np.asarray(palette.convert("RGB"))[..., [1, 0, 2]]).mean() < 4
+
+
+def test_a_profile_that_says_nothing_new_or_nothing_at_all_changes_nothing(smooth):
+    grey = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+    for profile in (srgb_profile(), b"no profile", profile_of_swapped_colours()[:300], grey):
+        stored = encoded(Image.fromarray(smooth), "PNG", icc_profile=profile)
+        np.testing.assert_array_equal(decode_picture(stored), smooth)
+
+
+def test_exif_that_can_not_be_read_costs_nobody_the_picture(smooth):
+    for exif in (b"\0xif\0\0MM\0*\0\0\0\x08\0\x01", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0" + b"\xff" * 40):
+        for format in ("PNG", "WEBP", "JPEG"):
+            stored = encoded(
+                Image.fromarray(smooth), format, exif=exif, **({"lossless": True} if format == "WEBP" else {})
+            )
+            assert np.abs(decode_picture(stored).astype(int) - smooth).mean() < 4
+
+
+def test_a_machine_without_memory_says_nothing_about_the_picture(monkeypatch, pixels):
+    def exhausted(*_, **__):
+        raise MemoryError
+
+    for place, name in ((Image, "open"), (ImageFile.ImageFile, "load"), (Image.Image, "getexif")):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, name, exhausted)
+            with pytest.raises(MemoryError):
+                decode_picture(encode_picture(pixels, "png"))
+
+
+def test_frames_are_not_counted_one_by_one(monkeypatch, pixels):
+    """A small file can hold millions of them; that there is a second one is enough."""
+    seen = []
+    original = GifImagePlugin.GifImageFile._seek
+    monkeypatch.setattr(
+        GifImagePlugin.GifImageFile,
+        "_seek",
+        lambda self, frame, *rest: (seen.append(frame), original(self, frame, *rest)),
+    )
+    frames = [Image.fromarray(np.roll(pixels, n, 1)).quantize(8) for n in range(9)]
+    assert reason_of(encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])) == "unsupported"
+    assert max(seen) == 1
 
 
 @pytest.mark.parametrize("format", ["png", "webp", "jpeg"])

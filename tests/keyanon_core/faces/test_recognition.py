@@ -7,6 +7,7 @@ import pytest
 from keyanon_core.errors import FaceModelError
 from keyanon_core.faces import dlib_models
 from keyanon_core.faces.dlib_resnet import DlibResNet
+from keyanon_core.faces.recognition import IDENTITY_VARIANCE, MEAN_IDENTITY
 from keyanon_core.imaging import decode_picture, encode_picture
 
 
@@ -28,6 +29,19 @@ def test_the_same_person_is_near_and_another_far(models, astronaut, hopper, turn
         assert recognizer.distance(first, embed(models, same)) < recognizer.threshold
     assert recognizer.distance(first, other) > recognizer.threshold + 0.05
     assert recognizer.distance(first, first) == 0
+
+
+def test_strangers_are_expected_where_they_are(models, astronaut, hopper):
+    """Whoever looks like many has strangers nearer by; two people are about as far apart as either's strangers."""
+    recognizer = models.recognizer
+    first, other = embed(models, astronaut), embed(models, hopper)
+    distance = recognizer.distance(first, other)
+    for one in (first, other):
+        assert 0.8 < distance / recognizer.stranger_distance(one) < 1.25
+    mean = MEAN_IDENTITY.astype(np.float32)
+    assert recognizer.stranger_distance(mean) == pytest.approx(np.sqrt(IDENTITY_VARIANCE), abs=1e-6)
+    assert recognizer.stranger_distance(2 * first - mean) > recognizer.stranger_distance(first)
+    assert np.isnan(recognizer.stranger_distance(np.full(128, np.nan, np.float32)))
 
 
 def test_embeddings_do_not_depend_on_the_other_faces(models, astronaut, hopper):

@@ -1,0 +1,387 @@
+"""What the anonymity gate asks for, what it costs, and what it leaves of a source.
+
+    python benchmarks/gate.py --photos DIR [--groups FILE.csv ...] [--keys 32] [--store DIR] [--limit 150] [--run 0] [--threads 1]
+
+Each photograph in which the embedded detector finds exactly one face is anonymized under --keys keys by the job's own path, the
+gate only noting what the recognizer sees of every one, also at the early checks. Then any rule can be tried on the same keys:
+the first key that passes is the one that counts (the last one, where none does). --store keeps what was noted (identity vectors
+of anonymized faces, one file for each photograph), so that a stopped measurement goes on.
+
+Printed for each rule:
+- strangers, bits: share of pairs of different people that are as far apart as the rule asks of a face and its source, and the
+  most that a face that passed tells of its source, -log2 of that share.
+- keys, evaluations: denoiser evaluations for one face, without and with the early checks. unfinished: no key of --keys passed.
+- kept, given up: at the early checks, share of the keys that would pass and went on, and of the others that were given up.
+- rank: mean rank of the source among all photographs, by distance from the result, over the middle rank; 1 is a stranger's.
+  first: how many times as often as chance the source is the nearest of all. By the recognizer that the gate uses, and by the same
+  network on mirrored results, which the gate never saw: another view and not another judge.
+- distance: mean distance of a result from its source, over that from all other photographs.
+Rows of groups: the default rule. Skin tones by the individual typology angle, other groups by files with columns id and group.
+
+--run N: besides, the first N photographs go through the job's path under the rule as it was (0.6 for the median face, no early
+check) and under the default, in turns: keys, evaluations, CPU seconds and quarantined. Ctrl-C prints what was done so far.
+"""
+
+import csv
+import math
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import typer
+
+from keyanon_core.errors import PictureError
+from keyanon_core.evaluation import cheek_typology_angle, skin_tone
+from keyanon_core.faces import Face, FaceModels, load_face_models
+from keyanon_core.imaging import decode_picture
+from keyanon_core.pictures.anonymizer import PictureAnonymizer
+from keyanon_core.pictures.attempts import Attempts
+from keyanon_core.pictures.crops import align_faces
+from keyanon_core.pictures.gate import EARLY_CHECKS, LOOKED_AT, AnonymityGate, asked_share
+from keyanon_core.pictures.opened import FaceAtWork, OpenedPicture
+from keyanon_core.pictures.settings import DEFAULT_GATE_THRESHOLD, DEFAULT_MAX_ATTEMPTS, AnonymizeSettings, PictureTask
+from keyanon_core.priors import Prior, load_prior
+
+PICTURES = {".jpg", ".jpeg", ".png", ".webp"}
+GATHERED = 8  # photographs whose keys are made together
+ABSOLUTE, SHARES = (0.6, 0.7, 0.75, 0.8), (0.85, 0.875, 0.9, 0.925, 0.95)
+ATTEMPTS_AS_IT_WAS = 4
+AS_IT_WAS = 0.72  # share of the strangers' distance that 0.6 is for the median face
+
+Vectors = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A photograph with one face. identity: (128,) float32 of the source."""
+
+    image_id: str
+    encoded: bytes = field(repr=False)
+    face: Face
+    identity: Vectors
+    groups: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class MadeKeys:
+    """What the recognizer sees of one face under K keys: (K, 128) float32; early: (K, checks, 128)."""
+
+    results: Vectors
+    mirrored: Vectors
+    early: Vectors
+
+
+class NotingGate(AnonymityGate):
+    """Lets nothing pass and notes what it sees."""
+
+    def __init__(self, models: FaceModels, keys: int) -> None:
+        super().__init__(models.recognizer, 1.0, keys)
+        self.results, self.mirrored, self.early = (defaultdict[int, list[Vectors]](list) for _ in range(3))
+
+    def measure(self, faces: Sequence[FaceAtWork]) -> None:
+        views = [(face.picture.result, face.detected) for face in faces]
+        seen = self.recognizer.embed(views + [_mirrored(*view) for view in views])
+        for position, face in enumerate(faces):
+            self.results[id(face)].append(seen[position])
+            self.mirrored[id(face)].append(seen[len(faces) + position])
+
+    def hopeless(self, faces: Sequence[FaceAtWork], crops: npt.NDArray[np.float64], margin: float) -> list[bool]:
+        for face, seen in zip(faces, self._embed_crops(faces, crops), strict=True):
+            if seen is not None:
+                self.early[id(face)].append(seen)
+        return [False] * len(faces)
+
+    def looks_early(self, face: FaceAtWork) -> bool:
+        return True
+
+    def passes(self, face: FaceAtWork) -> bool:
+        return False
+
+    def made(self, face: FaceAtWork) -> MadeKeys:
+        results = np.stack(self.results[id(face)])
+        early = np.stack(self.early[id(face)]).reshape(len(results), len(EARLY_CHECKS), -1)
+        return MadeKeys(results, np.stack(self.mirrored[id(face)]), early)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """bound: least distance of key number k (from 0) of a face whose strangers are `far` away."""
+
+    name: str
+    bound: Callable[[float, int], float]
+    early: bool = False
+
+
+def main(
+    photos: Annotated[Path, typer.Option(help="Folder of photographs with faces.")],
+    groups: Annotated[list[Path] | None, typer.Option(help="CSV with columns id and group; again for more.")] = None,
+    keys: Annotated[int, typer.Option(help="Keys made for each face.")] = DEFAULT_MAX_ATTEMPTS,
+    store: Annotated[Path | None, typer.Option(help="Folder to keep what was noted of each face in.")] = None,
+    limit: Annotated[int, typer.Option(help="Photographs to make keys for; all are in the gallery.")] = 150,
+    run: Annotated[int, typer.Option(help="Photographs to take through the job's path.")] = 0,
+    threads: Annotated[int, typer.Option(help="Threads of torch.")] = 1,
+) -> None:
+    """Measure and print."""
+    torch.set_num_threads(threads)
+    prior, models = load_prior(), load_face_models()
+    prior.physical_batch = AnonymizeSettings().face_batch
+    subjects, skipped = _subjects(photos, models, groups or [])
+    typer.echo(
+        f"{len(subjects)} photographs; skipped: {dict(skipped)}; {prior.name}, {AnonymizeSettings().steps} steps"
+    )
+    made = _made(subjects[:limit], prior, models, keys, store)
+    _print_rules(subjects, made, models)
+    if run:
+        _print_runs(subjects[:run], subjects, prior, models)
+
+
+def _subjects(photos: Path, models: FaceModels, groups: Sequence[Path]) -> tuple[list[Subject], Counter[str]]:
+    labels = defaultdict[str, list[str]](list)
+    for path in groups:
+        with path.open(newline="") as lines:
+            for row in csv.DictReader(lines):
+                labels[row["id"]].append(row["group"])
+    subjects, skipped = list[Subject](), Counter[str]()
+    for path in sorted(photos.iterdir()):
+        if path.suffix.lower() not in PICTURES:
+            continue
+        try:
+            pixels = decode_picture(path.read_bytes())
+            faces = models.detector.detect(pixels)
+            if len(faces) != 1:
+                skipped["several faces" if faces else "no face"] += 1
+                continue
+            (identity,) = models.recognizer.embed([(pixels, faces[0])])
+            skin = skin_tone(cheek_typology_angle(pixels, faces[0].landmarks))
+        except PictureError as error:
+            skipped[error.reason] += 1
+            continue
+        label = (f"skin: {skin}", *dict.fromkeys(labels[path.stem]))
+        subjects.append(Subject(path.stem, path.read_bytes(), faces[0], identity, label))
+    return subjects, skipped
+
+
+def _made(
+    subjects: Sequence[Subject], prior: Prior, models: FaceModels, keys: int, store: Path | None
+) -> dict[str, MadeKeys]:
+    """What is stored, and the rest made and stored, GATHERED at a time. A stopped measurement loses one gathering."""
+    made = dict[str, MadeKeys]()
+    for subject in subjects:
+        if store is not None and (path := store / f"{subject.image_id}.npz").exists():
+            with np.load(path) as parts:
+                made[subject.image_id] = MadeKeys(parts["results"], parts["mirrored"], parts["early"])
+    left = [subject for subject in subjects if subject.image_id not in made]
+    for start in range(0, len(left), GATHERED):
+        part = left[start : start + GATHERED]
+        fresh = _make(part, prior, models, keys)
+        made.update(fresh)
+        for image_id, one in fresh.items():
+            if store is not None:
+                store.mkdir(parents=True, exist_ok=True)
+                np.savez(store / f"{image_id}.npz", results=one.results, mirrored=one.mirrored, early=one.early)
+    return made
+
+
+def _make(subjects: Sequence[Subject], prior: Prior, models: FaceModels, keys: int) -> dict[str, MadeKeys]:
+    settings = AnonymizeSettings(max_attempts=keys)
+    gate = NotingGate(models, keys)
+    faces = dict[str, FaceAtWork]()
+    for subject in subjects:
+        task = PictureTask(subject.image_id, subject.encoded, [subject.face])
+        picture = OpenedPicture(task, pixels := decode_picture(subject.encoded), pixels.copy())
+        (aligned,) = align_faces(pixels, [subject.face], models.parser, settings.regions, prior)
+        picture.faces.append(FaceAtWork(aligned, 0, picture))
+        faces[subject.image_id] = picture.faces[0]
+    Attempts(prior, gate, settings).run(list(faces.values()))
+    return {image_id: gate.made(face) for image_id, face in faces.items()}
+
+
+def _mirrored(pixels: npt.NDArray[np.uint8], face: Face) -> tuple[npt.NDArray[np.uint8], Face]:
+    """A picture and its face seen in a mirror; the landmarks keep their order, image-left first."""
+    width = pixels.shape[1]
+    landmarks = face.landmarks[[1, 0, 2, 4, 3]] * [-1, 1] + [width - 1, 0]
+    x0, y0, x1, y1 = face.box
+    return np.ascontiguousarray(pixels[:, ::-1]), Face((width - 1 - x1, y0, width - 1 - x0, y1), landmarks, face.score)
+
+
+def _print_rules(subjects: Sequence[Subject], made: dict[str, MadeKeys], models: FaceModels) -> None:
+    gallery = np.stack([subject.identity for subject in subjects]).astype(np.float64)
+    far = np.array([models.recognizer.stranger_distance(one.identity) for one in subjects])
+    apart = np.linalg.norm(gallery[:, None] - gallery[None], axis=-1)
+    others = ~np.eye(len(gallery), dtype=bool)
+
+    def share_of(share: float) -> Callable[[float, int], float]:
+        return lambda strangers, k: asked_share(share, k, DEFAULT_MAX_ATTEMPTS) * strangers
+
+    rules = [Rule(f"distance >= {t:g}", lambda _far, _k, t=t: t) for t in ABSOLUTE]  # type: ignore[misc]
+    rules += [Rule(f">= {t:g} of strangers'", share_of(t), early=True) for t in SHARES]
+    rows = [["rule", "strangers", "bits", *_COLUMNS]]
+    for rule in rules:
+        asked = np.array([rule.bound(one, 0) for one in far])
+        strangers = float((apart >= asked[:, None])[others].mean())
+        cells = _figures(rule, [(i, one) for i, one in enumerate(subjects) if one.image_id in made], made, gallery, far)
+        rows.append([rule.name, f"{strangers:.1%}", f"{-math.log2(strangers):.2f}", *cells])
+    _table(rows)
+    default = Rule("default", share_of(DEFAULT_GATE_THRESHOLD), early=True)
+    rows = [["group", "faces", *_COLUMNS]]
+    for group in sorted({group for one in subjects for group in one.groups}):
+        members = [(i, one) for i, one in enumerate(subjects) if group in one.groups and one.image_id in made]
+        if members:
+            rows.append([group, str(len(members)), *_figures(default, members, made, gallery, far)])
+    _table(rows)
+
+
+_COLUMNS = (
+    "keys", "evaluations", "with early checks", "unfinished", "kept", "given up", "rank", "first", "rank, mirrored",
+    "first, mirrored", "distance",
+)  # fmt: skip
+
+
+def _figures(
+    rule: Rule,
+    members: Sequence[tuple[int, Subject]],
+    made: dict[str, MadeKeys],
+    gallery: npt.NDArray[np.float64],
+    far: npt.NDArray[np.float64],
+) -> list[str]:
+    """The cells of _COLUMNS for some subjects, each with its place in the gallery."""
+    steps = AnonymizeSettings().steps
+    stops = [round(share * steps) for share, _ in EARLY_CHECKS]
+    tried, late, unfinished = list[int](), list[int](), 0
+    good, kept, bad, given_up = 0, 0, 0, 0
+    ranks, ratios = {"results": list[int](), "mirrored": list[int]()}, list[float]()
+    for place, subject in members:
+        keys = made[subject.image_id]
+        distance = np.linalg.norm(keys.results - gallery[place], axis=1)
+        early = np.linalg.norm(keys.early - gallery[place], axis=2)
+        evaluations = [steps, steps]
+        ended = [False, False]  # without and with early checks
+        chosen = -1
+        for k in range(len(distance)):
+            passes = bool(distance[k] >= rule.bound(far[place], k))
+            stop = next(
+                (
+                    stop
+                    for stop, (_, margin), seen in zip(stops, EARLY_CHECKS, early[k], strict=True)
+                    if rule.early
+                    and k < LOOKED_AT * DEFAULT_MAX_ATTEMPTS
+                    and seen < rule.bound(far[place], k) - margin * far[place]
+                ),
+                steps,
+            )
+            good, kept = good + passes, kept + (passes and stop == steps)
+            bad, given_up = bad + (not passes), given_up + (not passes and stop < steps)
+            if not ended[0]:
+                evaluations[0] += steps
+                ended[0], chosen = passes, k
+            if not ended[1]:
+                evaluations[1] += stop
+                ended[1] = passes and stop == steps
+        tried.append(chosen + 1)
+        late.append(evaluations[1])
+        unfinished += not ended[0]
+        for judge, seen in ranks.items():
+            apart = np.linalg.norm(gallery - getattr(keys, judge)[chosen], axis=1)
+            seen.append(1 + int((apart < apart[place]).sum()))
+            if judge == "results":
+                ratios.append(apart[place] / np.delete(apart, place).mean())
+    middle, n = (len(gallery) + 1) / 2, len(gallery)
+    cells = [
+        f"{np.mean(tried):.2f}",
+        f"{steps + steps * np.mean(tried):.0f}",
+        f"{np.mean(late):.0f}" if rule.early else "-",
+    ]
+    cells += [f"{unfinished / len(members):.1%}"]
+    cells += [
+        f"{kept / good:.0%}" if rule.early and good else "-",
+        f"{given_up / bad:.0%}" if rule.early and bad else "-",
+    ]
+    for seen in ranks.values():
+        first = np.mean([rank == 1 for rank in seen]) * n
+        cells += [f"{np.mean(seen) / middle:.2f}", f"{first:.1f}"]
+    return [*cells, f"{np.mean(ratios):.3f}"]
+
+
+@dataclass
+class Run:
+    """What became of the photographs under one gate. ranks: of the source in the gallery, None where quarantined."""
+
+    anonymizer: PictureAnonymizer
+    seconds: float = 0.0
+    evaluations: int = 0
+    keys: int = 0
+    ranks: list[int | None] = field(default_factory=list)
+
+    def take(self, part: Sequence[Subject], subjects: Sequence[Subject]) -> None:
+        """Anonymize some photographs; `seconds` are CPU seconds of the anonymizer alone."""
+        prior, recognizer = self.anonymizer.prior, self.anonymizer.models.recognizer
+        began, before = time.process_time(), prior.nfe
+        results = self.anonymizer([PictureTask(one.image_id, one.encoded, [one.face]) for one in part])
+        self.seconds += time.process_time() - began
+        self.evaluations += prior.nfe - before
+        for subject, result in zip(part, results, strict=True):
+            if result.encoded is None:
+                self.ranks.append(None)
+                continue
+            self.keys += int(result.metrics["attempts"])
+            (seen,) = recognizer.embed([(decode_picture(result.encoded), subject.face)])
+            apart = np.array([recognizer.distance(one.identity, seen) for one in subjects])
+            self.ranks.append(1 + int((apart < apart[subjects.index(subject)]).sum()))
+
+    def ranked(self, gallery: int, members: Sequence[int]) -> list[str]:
+        """quarantined, rank, first of some photographs."""
+        ranks = [rank for place in members if (rank := self.ranks[place]) is not None]
+        middle, first = (gallery + 1) / 2, np.mean([rank == 1 for rank in ranks]) * gallery
+        return [str(len(members) - len(ranks)), f"{np.mean(ranks) / middle:.2f}", f"{first:.1f}"]
+
+
+def _print_runs(part: Sequence[Subject], subjects: Sequence[Subject], prior: Prior, models: FaceModels) -> None:
+    """The job's path under the gate as it was and as it is, in turns, GATHERED photographs at a time."""
+    runs = {
+        "as it was": Run(
+            PictureAnonymizer(
+                prior, models, AnonymizeSettings(gate_threshold=AS_IT_WAS, max_attempts=ATTEMPTS_AS_IT_WAS)
+            )
+        ),
+        "default": Run(PictureAnonymizer(prior, models, AnonymizeSettings())),
+    }
+    runs["as it was"].anonymizer.attempts.checks = {}
+    try:
+        for start in range(0, len(part), GATHERED):
+            for run in runs.values():
+                run.anonymizer.way_back.passed = 1  # the first face is tried in every run: not what is compared here
+                run.take(part[start : start + GATHERED], subjects)
+            typer.echo(f"{min(start + GATHERED, len(part))} of {len(part)}", err=True)
+    except KeyboardInterrupt:
+        part = part[:start]  # what both have done
+    rows = [["run", "photographs", "keys", "evaluations", "CPU s", "quarantined", "rank", "first"]]
+    for name, run in runs.items():
+        published = sum(rank is not None for rank in run.ranks)
+        figures = [f"{run.keys / max(published, 1):.2f}", f"{run.evaluations / len(run.ranks):.0f}"]
+        figures.append(f"{run.seconds / len(run.ranks):.2f}")
+        rows.append([name, str(len(part)), *figures, *run.ranked(len(subjects), range(len(part)))])
+    _table(rows)
+    rows = [
+        ["group", "photographs", *(f"{name}: {what}" for name in runs for what in ("quarantined", "rank", "first"))]
+    ]
+    for group in sorted({group for one in part for group in one.groups}):
+        members = [place for place, one in enumerate(part) if group in one.groups]
+        cells = [cell for run in runs.values() for cell in run.ranked(len(subjects), members)]
+        rows.append([group, str(len(members)), *cells])
+    _table(rows)
+
+
+def _table(rows: list[list[str]]) -> None:
+    for index, row in enumerate(rows):
+        typer.echo("| " + " | ".join(row) + " |" + ("\n|" + "---|" * len(row) if index == 0 else ""))
+    typer.echo("")
+
+
+if __name__ == "__main__":
+    typer.run(main)

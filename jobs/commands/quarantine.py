@@ -1,0 +1,96 @@
+"""`keyanon quarantine`: the rows that were kept out of an output, and another try at them."""
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from jobs.commands.anonymize import end_strictly, report_tables, with_progress
+from jobs.commands.options import Json, Verbose, output_of
+from jobs.exit_codes import ExitCode
+from jobs.output_format import table
+
+if TYPE_CHECKING:
+    from jobs.anonymize import RunReport
+    from jobs.progress import ProgressCallback
+
+app = typer.Typer(help="List the rows that were kept out of an output, and do them again.", no_args_is_help=True)
+
+_LAYOUT = "Where and how fast (by default as the run had it)"
+OutputPath = Annotated[Path, typer.Argument(metavar="OUT", help="Output of a run.")]
+Reason = Annotated[
+    str | None,
+    typer.Option("--reason", metavar="CODE", help="Only rows quarantined for this reason.", show_default="all"),
+]
+
+
+def _option(help: str) -> Any:
+    return typer.Option(help=help, show_default=False, rich_help_panel=_LAYOUT)
+
+
+@app.command("list")
+def list_rows(
+    context: typer.Context, output: OutputPath, reason: Reason = None, as_json: Json = False, verbose: Verbose = False
+) -> None:
+    """List the quarantined rows of OUT with their reasons, and count them by reason."""
+    from jobs.inspect_output import read_manifest, read_rows
+    from jobs.row_shards import reason_code
+
+    run_id = read_manifest(output).get("run_id")
+    rows = [
+        {"image_id": row.image_id, "code": reason_code(row.reason), "reason": row.reason}
+        for row in read_rows(output)
+        if row.status == "quarantined" and reason in (None, reason_code(row.reason))
+    ]
+    reasons = dict(Counter(row["code"] for row in rows).most_common())
+    output_of(context).result(
+        {"kind": "quarantine", "run_id": run_id, "rows": rows, "reasons": reasons},
+        *([table("quarantined", ("id", "reason"), ((row["image_id"], row["reason"]) for row in rows))] if rows else []),
+        table("reasons", ("reason", "rows"), reasons.items()) if rows else "no row is quarantined",
+    )
+
+
+@app.command()
+def retry(
+    context: typer.Context,
+    output: OutputPath,
+    reason: Reason = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help=f"Exit with {int(ExitCode.QUARANTINED)} unless every row was anonymized.")
+    ] = False,
+    max_attempts: Annotated[
+        int | None, typer.Option(help="Keys tried for a face before quarantine.", show_default="as the run")
+    ] = None,
+    photos: Annotated[str | None, _option("Where PHOTOS are now; they must be unchanged.")] = None,
+    keystore: Annotated[Path | None, _option("Where the run's keystore is now.")] = None,
+    kek: Annotated[str | None, _option("Where the KEK is kept, such as file:/path/kek.key.")] = None,
+    boxes: Annotated[Path | None, _option("Where the file of faces is now; it must be unchanged.")] = None,
+    keep: Annotated[Path | None, _option("Where the file of what is left alone is now; it must be unchanged.")] = None,
+    check_every: Annotated[int | None, _option("Of how many faces one is tried on the way back.")] = None,
+    face_weights: Annotated[Path | None, _option("Directory with facexlib's weights.")] = None,
+    pictures_per_task: Annotated[int | None, _option("Pictures gathered together; rows of one shard.")] = None,
+    detector_actors: Annotated[int | None, _option("Processes that find faces.")] = None,
+    anonymizer_actors: Annotated[int | None, _option("Processes that hold the prior.")] = None,
+    threads_per_actor: Annotated[int | None, _option("Threads of one anonymizing process.")] = None,
+    cpus_per_actor: Annotated[float | None, _option("Logical CPUs Ray reserves for one.")] = None,
+    gpus_per_actor: Annotated[float | None, _option("GPUs Ray reserves for one.")] = None,
+    object_store_bytes: Annotated[int | None, _option("Object store of a local Ray.")] = None,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Do the quarantined rows of OUT again, with the settings of its run; no other row is touched.
+
+    A row that comes out takes the place of the quarantined one, also when it is quarantined anew. Stopped, the same command goes
+    on.
+    """
+    from jobs.anonymize import RETRY_SETTINGS, retry_quarantined
+
+    changes = {name: value for name, value in context.params.items() if name in RETRY_SETTINGS}
+
+    def run(progress: "ProgressCallback | None") -> "RunReport":
+        return retry_quarantined(output, reason, changes, progress)
+
+    report = with_progress(run)
+    output_of(context).result(report.to_dict(), *report_tables(report))
+    end_strictly(report, strict)

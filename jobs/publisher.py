@@ -1,0 +1,196 @@
+"""The only place that makes results visible, in the driver, which holds the lease of the output.
+
+For each complete block that this attempt staged: every picture and sidecar is compared with the digest that its row lists,
+then linked to its final name, then the row shard is linked into `rows/`. A link is made or fails and never replaces; visible is
+what a row shard in `rows/` lists. A process killed in between leaves final names that no row shard lists: they are removed
+before they are made again, or when the run is complete.
+"""
+
+import contextlib
+import errno
+import hashlib
+import os
+import threading
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+import pyarrow as pa
+import pyarrow.types as pt
+
+from jobs.blocks import BYTES_FIELD, SIDECAR
+from jobs.errors import MachineError, PublishError
+from jobs.lease import Lease
+from jobs.row_shards import read_shard, unlisted
+from jobs.sink import OutputLayout
+from jobs.staging import DIRECTORY_MODE, PICTURE_PART, SIDECAR_PART, Staging, sweep
+from keystore import durable
+
+ROUND_SECONDS: Final = 0.5  # between looks for complete blocks
+_COLUMNS: Final = ("row", "image_id", "status", "output", "sidecar", "output_sha256", "sidecar_sha256", "faces")
+# What `link` answers where a file system has no hard links, or not between these folders.
+_NO_LINKS: Final = frozenset({errno.EPERM, errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP})
+
+ReportPublished = Callable[[int, int], None]  # rows and faces that have just become visible
+_Link = tuple[Path, Path]  # staged file, final name
+
+
+class Publisher:
+    """Publishes what the workers of one attempt stage: in a thread while the `with` block runs, and once more at its end.
+
+    done: rows that must not be published, because they are visible already or not asked for.
+    """
+
+    def __init__(
+        self, layout: OutputLayout, lease: Lease, done: Collection[int], report: ReportPublished | None = None
+    ) -> None:
+        self._layout, self._lease, self._done, self._report = layout, lease, set(done), report
+        self._staging = Staging.of(lease.token)
+        self._folders: set[Path] = set()  # those known to be there
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._rounds, name="keyanon-publisher", daemon=True)
+        self._failure: BaseException | None = None
+
+    def __enter__(self) -> Self:
+        self.open()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Publish the rest. Raises what a round raised: where the run failed too, it failed because of that."""
+        self._over.set()
+        self._thread.join()
+        if self._failure is not None:
+            raise self._failure
+        self.publish_complete()
+
+    def open(self) -> None:
+        """Sweep what dead attempts staged, and make this one's folder. Raises PublishError."""
+        with self._explained():
+            sweep(self._lease.token, keep=self._staging)
+            self._staging.create()
+            durable.make_directory(self._layout.rows, DIRECTORY_MODE)
+
+    def publish_complete(self) -> None:
+        """One round: every block that is complete by now.
+
+        Raises:
+            MachineError: a staged file is not what its row lists; nothing of that block is visible. PublishError: the output
+            can not be written. LeaseError: another attempt holds the output.
+        """
+        with self._explained():
+            for name in self._staging.complete():
+                self._publish(name)
+
+    def _rounds(self) -> None:
+        while not self._over.wait(ROUND_SECONDS):
+            try:
+                self.publish_complete()
+            except BaseException as error:  # noqa: BLE001  raised again in the run's own thread
+                self._failure = error
+                self._lease.withdraw()  # the workers end at their next block instead of computing for nothing
+                return
+
+    def _publish(self, name: str) -> None:
+        self._lease.token.check()
+        table = read_shard(self._staging.shard(name))
+        rows = table.select(_COLUMNS).to_pylist()
+        numbers = {row["row"] for row in rows}
+        if len(numbers) != len(rows):
+            raise PublishError(f"staged block {name} holds a row twice; nothing of it was published, run it again")
+        if not numbers.isdisjoint(self._done):  # a task that Ray repeated; its keys are an orphan shard
+            self._staging.discard(name)
+            return
+        links = self._links(name, rows)
+        self._check(name, rows, table)
+        try:
+            self._link_all(links)
+        except FileExistsError:  # linked by an attempt that was killed before the row shard
+            self._make_free(links)
+            self._link_all(links)
+        for folder in sorted({final.parent for _, final in links}):
+            durable.sync_directory(folder)
+        os.link(self._staging.shard(name), self._layout.shard(name))
+        durable.sync_directory(self._layout.rows)
+        self._done |= numbers
+        if self._report is not None:
+            self._report(len(rows), sum(row["faces"] for row in rows if row["status"] == "anonymized"))
+        self._staging.discard(name)
+
+    def _links(self, name: str, rows: list[dict[str, Any]]) -> list[_Link]:
+        """What becomes visible beside the row shard; the sidecar first: a picture always has its sidecar."""
+        return [
+            (self._staging.file(name, position, part), self._layout.root / row[column])
+            for position, row in enumerate(rows)
+            for part, column in ((SIDECAR_PART, "sidecar"), (PICTURE_PART, "output"))
+            if row[column] is not None
+        ]
+
+    def _check(self, name: str, rows: list[dict[str, Any]], table: pa.Table) -> None:
+        """Compare every picture and sidecar of a block with the digest its row lists. Raises MachineError."""
+        pictures = sidecars = None
+        if self._layout.schema is not None:
+            pictures, sidecars = _pictures(table, str(self._layout.image_column)), table.column(SIDECAR)
+        for position, row in enumerate(rows):
+            for part, column, cells in ((PICTURE_PART, "output", pictures), (SIDECAR_PART, "sidecar", sidecars)):
+                content: bytes | None = None
+                if cells is not None:
+                    content = cells[position].as_py()
+                elif row[column] is not None:
+                    with contextlib.suppress(FileNotFoundError):
+                        content = self._staging.file(name, position, part).read_bytes()
+                digest = None if content is None else hashlib.sha256(content).hexdigest()
+                if digest != row[f"{column}_sha256"]:
+                    raise MachineError(
+                        f"{row['image_id']}: its {part}, staged in {self._staging.folder / name}, is "
+                        f"{'missing' if content is None else 'not what its row lists'}; nothing of the block was "
+                        "published. Check the disk, then run the same command again"
+                    )
+
+    def _link_all(self, links: list[_Link]) -> None:
+        for staged, final in links:
+            if final.parent not in self._folders:
+                durable.make_directory(final.parent, DIRECTORY_MODE)
+                self._folders.add(final.parent)
+            os.link(staged, final)
+
+    def _make_free(self, links: list[_Link]) -> None:
+        """Remove what has a block's final names. Raises PublishError where a visible row lists one of them."""
+        taken = {final.relative_to(self._layout.root).as_posix() for _, final in links if os.path.lexists(final)}
+        leftovers = unlisted(self._layout.root, taken)
+        if taken - leftovers:
+            raise PublishError(
+                f"{self._layout.root / min(taken - leftovers)} belongs to another row already; rename one of the two "
+                "pictures in the input, then give an empty output"
+            )
+        for name in leftovers:
+            (self._layout.root / name).unlink()
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Errors of the file system as PublishError."""
+        root = self._layout.root
+        try:
+            yield
+        except OSError as error:
+            if error.errno in _NO_LINKS:
+                raise PublishError(
+                    f"output {root} does not allow the hard links that publishing needs ({error.strerror}: "
+                    f"{error.filename}); choose an output on one file system that has them, and run all processes as one user"
+                ) from error
+            raise PublishError(
+                f"output {root} can not be written ({error.strerror or error}); make room or mend its permissions, then "
+                "run the same command again"
+            ) from error
+
+
+def _pictures(table: pa.Table, column: str) -> pa.ChunkedArray:
+    """The bytes of a Parquet output's image column; null where there is no picture."""
+    cells = table.column(column)
+    if not pt.is_struct(cells.type):
+        return cells
+    at = cells.type.get_field_index(BYTES_FIELD)
+    return pa.chunked_array([chunk.flatten()[at] for chunk in cells.chunks], cells.type.field(at).type)

@@ -1,0 +1,155 @@
+"""Takes faces through the prior and the gate, each under one key after another until it passes.
+
+Faces that are given up early leave holes in a batch, and a batch costs the same with and without them: so faces wait before each
+stage until a batch is full. A stage is the begin of a walk or one of the gate's early checks; faces of different pictures and
+attempts share it. What a face comes to does not depend on whom it shares with.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from keyanon_core.methods import Anonymized, anonymize
+from keyanon_core.methods.exact import Walk, advance, begin, finish
+from keyanon_core.pictures.gate import EARLY_CHECKS, AnonymityGate
+from keyanon_core.pictures.opened import FaceAtWork
+from keyanon_core.pictures.pasting import paste_face
+from keyanon_core.pictures.settings import AnonymizeSettings
+from keyanon_core.priors import Prior
+from keyanon_core.schedule import lambda_grid
+
+Waiting = list[deque[FaceAtWork]]
+BEGINNINGS = 2  # stages of faces that begin: with a source still to be inverted, or with the noise of an earlier key
+
+
+class Attempts:
+    """Holds the prior and the gate; `run` takes any number of faces through them."""
+
+    def __init__(self, prior: Prior, gate: AnonymityGate, settings: AnonymizeSettings) -> None:
+        self.prior, self.gate, self.settings = prior, gate, settings
+        self.grid = lambda_grid(prior.alpha_bar, settings.steps, *prior.grid_ends)
+        self.checks = _early_checks(settings, gate.threshold)
+
+    def run(self, faces: Sequence[FaceAtWork]) -> None:
+        """Returns when each face has passed the gate or its picture has a failure."""
+        waiting: Waiting = [deque() for _ in range(BEGINNINGS + len(self.checks))]
+        going = list(faces)
+        while going or any(waiting):
+            for face in going:
+                waiting[self._stage(face)].append(face)
+            batch = _next_batch(waiting, self.settings.face_batch)
+            going = self._go_on([face for face in batch if not face.picture.failure])
+        for face in faces:
+            face.walk = face.noise = None
+
+    def _stage(self, face: FaceAtWork) -> int:
+        if face.walk is None:
+            return 0 if face.noise is None else 1
+        return BEGINNINGS + list(self.checks).index(face.walk.taken)
+
+    def _go_on(self, batch: list[FaceAtWork]) -> list[FaceAtWork]:
+        """Take a batch, all of one stage, to the next. Returns the faces that have not passed the gate and are to go on."""
+        if not batch:
+            return []
+        if self.settings.method == "paper":
+            return self._judge(batch, self._whole(batch))
+        walks = [face.walk for face in batch if face.walk is not None]
+        walk = Walk.together(walks) if walks else self._begin(batch)
+        until = min((taken for taken in self.checks if taken > walk.taken), default=self.settings.steps)
+        walk = advance(self.prior, walk, self.grid, until)
+        if until == self.settings.steps:
+            return self._judge(batch, finish(walk, self.settings.steps))
+        return self._judge_early(batch, walk)
+
+    def _problem(self, batch: list[FaceAtWork]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, list[bytes]]:
+        """The latents of the crops and of their known regions, the masks, and the keys."""
+        crops = torch.from_numpy(np.stack([face.crop.values for face in batch]))
+        masked = torch.from_numpy(np.stack([face.crop.mask for face in batch]))[:, None]
+        mask = self.prior.latent_mask(masked)
+        known = _as_stored(self.prior.encode(crops.masked_fill(masked, 0.0))) * (1 - mask)
+        return self.prior.encode(crops), known, mask, [face.key(self.settings.transform) for face in batch]
+
+    def _whole(self, batch: list[FaceAtWork]) -> Anonymized:
+        settings = self.settings
+        return anonymize(
+            self.prior,
+            *self._problem(batch),
+            method=settings.method,
+            transform=settings.transform,
+            steps=settings.steps,
+        )
+
+    def _begin(self, batch: list[FaceAtWork]) -> Walk:
+        noises = [face.noise for face in batch if face.noise is not None]
+        noise = torch.stack(noises) if noises else None
+        walk = begin(self.prior, *self._problem(batch), self.settings.transform, self.grid, noise)
+        if walk.noise is not None:
+            for position, face in enumerate(batch):
+                face.noise = walk.noise[position].clone()
+        return walk
+
+    def _judge_early(self, batch: list[FaceAtWork], walk: Walk) -> list[FaceAtWork]:
+        """Give up the keys that the gate sees no hope for; the others go on from here."""
+        judged = [position for position, face in enumerate(batch) if self.gate.looks_early(face)]
+        hopeless: set[int] = set()
+        if judged:
+            crops = self.prior.decode(walk.predicted[judged]).clamp(-1, 1).cpu().numpy()
+            verdicts = self.gate.hopeless([batch[position] for position in judged], crops, self.checks[walk.taken])
+            hopeless = {position for position, verdict in zip(judged, verdicts, strict=True) if verdict}
+        for position, face in enumerate(batch):
+            face.walk = walk.of(torch.tensor([position]))
+            if position in hopeless:
+                face.next_key()
+        return batch
+
+    def _judge(self, batch: list[FaceAtWork], done: Anonymized) -> list[FaceAtWork]:
+        """Paste finished faces and measure them. Returns those that are turned back and have another key."""
+        latent = _as_stored(done.latent)
+        # Recovery from the picture alone needs the latent in it; where the sidecar holds the latent, the picture need not
+        # show the noise that the clean end of the grid leaves in it. A permanent picture is never recovered.
+        exactly = [self.settings.fidelity == "image" and not face.picture.task.permanent for face in batch]
+        shown = torch.where(torch.tensor(exactly, device=latent.device)[:, None, None, None], latent, done.clean)
+        decoded = self.prior.decode(shown).clamp(-1, 1).cpu().numpy()
+        for position, face in enumerate(batch):
+            if not np.isfinite(decoded[position]).all() or not torch.isfinite(latent[position]).all():
+                face.picture.failure = f"not_finite: the prior's result for face {face.index} is not a number"
+                continue
+            face.latent = latent[position].cpu().numpy().astype(np.float16)
+            face.scale, face.noise_rms = float(done.scale[position]), float(done.noise_rms[position])
+            paste_face(face, decoded[position], exactly=exactly[position])
+        pasted = [face for face in batch if not face.picture.failure]
+        self.gate.measure(pasted)
+        return [face for face in pasted if not self.gate.passes(face) and self._has_another_key(face)]
+
+    def _has_another_key(self, face: FaceAtWork) -> bool:
+        """Begin a face's next attempt, or fail its picture."""
+        if face.keys_tried < self.settings.max_attempts:
+            face.next_key()
+            return True
+        # Neither place nor distance: the reason is published, and both are the source's.
+        face.picture.failure = (
+            f"still_recognizable: face {face.index} resembled its source under {self.settings.max_attempts} keys"
+        )
+        return False
+
+
+def _early_checks(settings: AnonymizeSettings, threshold: float) -> dict[int, float]:
+    """Steps taken at each early check -> its margin, in order. None for method `paper`, nor where no distance is too small."""
+    checks = {max(round(share * settings.steps), 1): margin for share, margin in EARLY_CHECKS if margin < threshold}
+    return {} if settings.method == "paper" else {at: checks[at] for at in sorted(checks) if at < settings.steps}
+
+
+def _next_batch(waiting: Waiting, size: int) -> list[FaceAtWork]:
+    """A full batch of the stage nearest to the end, so that few walks are held; else what waits nearest to the begin, since
+    it may fill the later stages.
+    """
+    full = [stage for stage in reversed(waiting) if len(stage) >= size]
+    stage = (full or [stage for stage in waiting if stage])[0]
+    return [stage.popleft() for _ in range(min(len(stage), size))]
+
+
+def _as_stored(latent: torch.Tensor) -> torch.Tensor:
+    """Round to the sidecar's float16, so that anonymizing and recovering start from the same numbers."""
+    return latent.half().double()

@@ -1,0 +1,39 @@
+"""An anonymized crop goes into its picture: inside the face's mask only, its rim blended with the surroundings."""
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from keyanon_core.faces.alignment import BACK_PROJECTIONS, paste, reduction
+from keyanon_core.faces.blending import feather
+from keyanon_core.faces.masks import PictureMask
+from keyanon_core.pictures.opened import FaceAtWork
+
+RIM = 2.0  # crop px of a face's rim that are blended with its surroundings
+
+
+def paste_face(face: FaceAtWork, decoded: npt.NDArray[np.float64], *, exactly: bool) -> None:
+    """Write a decoded crop (3, S, S) in [-1, 1] into the picture, inside the mask only.
+
+    exactly: make the picture read back as the crop, which only recovery from the picture alone needs. Otherwise the rim is
+    blended with its surroundings.
+    """
+    picture = face.picture
+    crop = (decoded.transpose(1, 2, 0) + 1.0) * 127.5
+    paste(picture.result, crop, face.affine, face.mask, back_projections=BACK_PROJECTIONS if exactly else 0)
+    if not exactly:
+        others = [other.mask for other in picture.faces if other is not face]
+        feather(picture.result, face.mask, others, _rim(face))
+
+
+def touches(face: FaceAtWork, mask: PictureMask) -> bool:
+    """True when a face's softened rim may have taken colours from pixels of the mask."""
+    reach = math.ceil(_rim(face)) + 1
+    x0, y0, x1, y1 = face.mask.window
+    return bool(mask.crop((x0 - reach, y0 - reach, x1 + reach, y1 + reach)).any())
+
+
+def _rim(face: FaceAtWork) -> float:
+    """Width in picture px of the rim that is blended with its surroundings."""
+    return max(RIM * reduction(face.affine), 1.0)

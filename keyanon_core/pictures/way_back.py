@@ -1,0 +1,112 @@
+"""The way back is tried before anything is published: a face is restored from exactly what would be stored of it.
+
+The first face of a run, and then one in `check_every`, comes back from the encoded picture, the sidecar's bytes and the key, as a
+recovery will have them. If it does not come back, no other face of the run can be trusted to, and the run ends: found out at
+recovery, it would be too late. The rest of the faces cost nothing; a face that is tried costs a recovery of one face.
+
+What must come back depends on what was stored:
+
+- `lossless`: every pixel of the source inside the mask, bit for bit.
+- `latent`: the crop, to LATENT_PSNR. The embedded prior gives 70 dB and more (`benchmarks/recovery.py`), a step that was solved
+  for another of its sources 5 to 20.
+- `image`, and method `paper`, which are inexact by nature: a crop nearer to the source than the anonymized one is, by GAIN. They
+  were seen to gain 9 dB and more, the crop that a wrong key gives 1. At `image` only faces count that the picture holds at the
+  crop's size or larger: in a smaller one there is no room for what recovery reads, whatever the prior.
+
+What an autoencoder loses of a face is no fault of the way back: crops are compared with what the prior decodes of the source in
+the stored surroundings.
+"""
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from keyanon_core.errors import KeyanonError, NotReversibleError
+from keyanon_core.faces.alignment import reduction
+from keyanon_core.pictures.key import PictureKey
+from keyanon_core.pictures.opened import FaceAtWork, OpenedPicture
+from keyanon_core.pictures.recoverer import PictureRecoverer, RecoveredPicture
+from keyanon_core.pictures.settings import AnonymizeSettings
+from keyanon_core.priors import Prior
+
+LATENT_PSNR = 45.0  # dB inside the mask, peak to peak 2
+HOLDING_REDUCTION = 1.0  # picture px per crop px from which a picture alone holds a face
+GAIN = 3.0  # dB nearer to the source than the anonymized face: half its error
+
+Crop = npt.NDArray[np.float64]
+
+
+class WayBack:
+    """Counts the faces of a run and tries the way back where it is due."""
+
+    def __init__(self, prior: Prior, settings: AnonymizeSettings) -> None:
+        self.prior, self.settings = prior, settings
+        self._recoverer = PictureRecoverer(prior)
+        self.passed = 0
+
+    def pass_by(self, picture: OpenedPicture, encoded: bytes, sidecar: bytes, key: PictureKey) -> None:
+        """Every picture passes here before it is published; faces that are due are tried.
+
+        encoded, sidecar: what would be stored. Raises NotReversibleError with the numbers.
+        """
+        every = self.settings.check_every
+        faces = [face for face in picture.faces if self._is_held(face)]
+        for face in faces[-self.passed % every :: every]:
+            self._try(face, encoded, sidecar, key)
+        self.passed += len(faces)  # after them: a face that failed is due again
+
+    def _is_held(self, face: FaceAtWork) -> bool:
+        return self.settings.fidelity != "image" or reduction(face.affine) >= HOLDING_REDUCTION
+
+    def _try(self, face: FaceAtWork, encoded: bytes, sidecar: bytes, key: PictureKey) -> None:
+        where = f"{key.image_id}: face {face.index} does not come back from what would be published"
+        remedy = "nothing of this batch was published; take more steps, fidelity lossless or another prior"
+        try:
+            back = self._recoverer.recover(encoded, sidecar, key, only=face.index)
+        except KeyanonError as error:
+            raise NotReversibleError(f"{where}: {error}; {remedy}") from error
+        fault = self._exactly(face, back) if self.settings.fidelity == "lossless" else self._nearly(face, back)
+        if fault:
+            raise NotReversibleError(f"{where}: {fault}; {remedy}")
+
+    def _exactly(self, face: FaceAtWork, back: RecoveredPicture) -> str:
+        """What is wrong with source pixels that were stored, "" for nothing."""
+        x0, y0, x1, y1 = face.mask.window
+        bits = face.mask.bits
+        differs = back.pixels[y0:y1, x0:x1][bits] != face.picture.source[y0:y1, x0:x1][bits]
+        wrong = int(differs.any(axis=1).sum())
+        return "" if back.exact and wrong == 0 else f"{wrong} of {len(differs)} pixels are not the source's"
+
+    def _nearly(self, face: FaceAtWork, back: RecoveredPicture) -> str:
+        """What is wrong with a crop that was solved for, "" for nothing."""
+        source, anonymized = self._decoded(face)
+        (crop,) = back.crops
+        came_back, was_at = _psnr(crop, source, face.crop.mask), _psnr(anonymized, source, face.crop.mask)
+        inexact = self.settings.method == "paper" or self.settings.fidelity == "image"
+        wanted = was_at + GAIN if inexact else LATENT_PSNR
+        if came_back >= wanted:
+            return ""
+        residual = max((step.residual for step in back.solver), default=math.nan)
+        iterations = max((step.iterations for step in back.solver), default=0)
+        return (
+            f"PSNR {came_back:.1f} dB where {wanted:.1f} dB is wanted (anonymized: {was_at:.1f} dB), residual {residual:.1e} "
+            f"after at most {iterations} iterations a step"
+        )
+
+    def _decoded(self, face: FaceAtWork) -> tuple[Crop, Crop]:
+        """The source's crop and the anonymized one as the prior shows them beside the stored surroundings, (3, S, S) each."""
+        if face.latent is None:
+            raise ValueError(f"face {face.index} was not anonymized")
+        stored = torch.from_numpy(face.latent.astype(np.float64))[None]
+        inside = self.prior.latent_mask(torch.from_numpy(face.crop.mask)[None, None])
+        source = inside * self.prior.encode(torch.from_numpy(face.crop.values)[None]) + (1 - inside) * stored
+        shown, anonymized = self.prior.decode(torch.cat([source, stored])).clamp(-1, 1).cpu().numpy()
+        return shown, anonymized
+
+
+def _psnr(result: Crop, source: Crop, mask: npt.NDArray[np.bool_]) -> float:
+    """dB inside the mask (S, S) of crops (3, S, S) in [-1, 1]; NaN when the result is not a number."""
+    square = float(np.square(result - source)[:, mask].mean())
+    return math.inf if square == 0 else 10 * math.log10(4 / square) if math.isfinite(square) else math.nan

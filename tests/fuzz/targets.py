@@ -1,0 +1,173 @@
+"""What is fuzzed: each target takes bytes, and fails when anything but the documented error comes out of the reader.
+
+A target returns whether the bytes were accepted, so that a test can tell a fuzzer that never gets past the first check.
+"""
+
+import json
+import resource
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from jobs.blocks import ENCODED, FAILURE, ID, ROW
+from jobs.config import InputConfig
+from jobs.errors import SourceError
+from jobs.inspect_output import OutputError, inspect_picture
+from jobs.sources import open_source
+from keyanon_core.errors import FaceModelError, PictureError, SidecarError
+from keyanon_core.faces.detection import Face
+from keyanon_core.faces.masks import PictureMask
+from keyanon_core.imaging import decode_picture
+from keyanon_core.sidecar import Sidecar
+from keystore.errors import InvalidRecordError, TamperedError
+from keystore.records import KeyRecord
+from keystore.sealing import parse_shard, sealed_header
+
+MAX_PIXELS = 250_000  # of a picture that a target decodes
+MAX_GROWTH = 192 * 2**20  # bytes by which one small input may raise the process's peak
+REASONS = {"empty", "not_an_image", "unsupported", "too_large", "truncated", "corrupt"}
+
+
+@contextmanager
+def little_memory() -> Iterator[None]:
+    """Fails when the work inside raised the peak of the process's memory by more than MAX_GROWTH."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    yield
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    assert grown <= MAX_GROWTH, f"one input took {grown // 2**20} MiB"
+
+
+def picture(data: bytes) -> bool:
+    """`decode_picture` gives pixels of a legal size or a PictureError of a known reason."""
+    with little_memory():
+        try:
+            pixels = decode_picture(data, max_pixels=MAX_PIXELS)
+        except PictureError as error:
+            assert error.reason in REASONS and str(error)
+            return False
+    assert pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] == 3
+    assert 0 < pixels.shape[0] * pixels.shape[1] <= MAX_PIXELS
+    return True
+
+
+def inspected(data: bytes) -> bool:
+    """`keyanon inspect` of a file says what kind it is, or gives an OutputError."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "file"
+        path.write_bytes(data)
+        try:
+            found = inspect_picture(path)
+        except OutputError as error:
+            str(error).encode()
+            return False
+    json.dumps(found).encode()
+    return True
+
+
+def sidecar(data: bytes) -> bool:
+    """`Sidecar.from_bytes` gives a sidecar that can be written again, or a SidecarError."""
+    with little_memory():
+        try:
+            parsed = Sidecar.from_bytes(data)
+        except SidecarError as error:
+            str(error).encode()  # can be printed and logged
+            return False
+    again = Sidecar.from_bytes(parsed.to_bytes())
+    assert again.to_bytes() == parsed.to_bytes()
+    for name in (parsed.record_id, parsed.image_id, parsed.prior_digest):
+        assert type(name) is str and name.encode().decode() == name
+    assert all(type(n) is int and n > 0 for n in parsed.shape)
+    return True
+
+
+def mask(data: bytes) -> bool:
+    """`PictureMask.from_bytes` gives a mask that survives a round trip, or a FaceModelError."""
+    with little_memory():
+        try:
+            parsed = PictureMask.from_bytes(data)
+        except FaceModelError:
+            return False
+    assert PictureMask.from_bytes(parsed.to_bytes()) == parsed
+    parsed.trimmed(), parsed.count, list(parsed.tiles())
+    return True
+
+
+def face(data: bytes) -> bool:
+    """`Face.from_dict` of any JSON value gives a face of finite numbers, or a FaceModelError."""
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError):
+        return False
+    try:
+        parsed = Face.from_dict(document)
+    except FaceModelError:
+        return False
+    assert np.isfinite([*parsed.box, *parsed.landmarks.ravel(), parsed.score]).all()
+    assert Face.from_dict(parsed.to_dict()).box == parsed.box
+    return True
+
+
+def record(data: bytes) -> bool:
+    """`KeyRecord.from_canonical_bytes` gives a record that survives a round trip, or an InvalidRecordError."""
+    try:
+        parsed = KeyRecord.from_canonical_bytes(data)
+    except InvalidRecordError:
+        return False
+    assert KeyRecord.from_canonical_bytes(parsed.canonical_bytes()) == parsed
+    return True
+
+
+def sealed(data: bytes) -> bool:
+    """`sealed_header` gives four texts, or an InvalidRecordError."""
+    try:
+        header = sealed_header(data)
+    except InvalidRecordError as error:
+        str(error).encode()
+        return False
+    assert all(type(value) is str and value.encode().decode() == value for value in vars(header).values())
+    return True
+
+
+def shard(data: bytes) -> bool:
+    """`parse_shard` gives byte strings, or a TamperedError."""
+    try:
+        return all(type(one) is bytes for one in parse_shard(data, "name"))
+    except TamperedError:
+        return False
+
+
+def parquet(data: bytes) -> bool:
+    """A Parquet input gives every row once, each with an id and either bytes or a reason, or is refused as a whole."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "photos" / "a.parquet"
+        path.parent.mkdir()
+        path.write_bytes(data)
+        with little_memory():
+            return any([read_parquet(path), read_parquet(path, id_column="id", subject_column="subject")])
+
+
+def read_parquet(path: Path, **settings: str) -> bool:
+    """The same for a file and the names of its columns."""
+    config = InputConfig.model_validate({"photos": path.parent, "output": path.parent.parent / "out", **settings})
+    try:
+        source = open_source(config)
+    except SourceError as error:
+        str(error).encode()
+        return False
+    rows: list[int] = []
+    for unit in source.units((), lambda left: 3):
+        for block in unit.read():
+            for row in block.select([ROW, ID, ENCODED, FAILURE]).to_pylist():
+                rows.append(row[ROW])
+                assert type(row[ID]) is str
+                assert (row[ENCODED] is None) == bool(row[FAILURE])
+    assert sorted(rows) == list(range(source.total))
+    return True
+
+
+TARGETS: dict[str, Callable[[bytes], bool]] = {
+    made.__name__: made for made in (picture, inspected, sidecar, mask, face, record, sealed, shard, parquet)
+}

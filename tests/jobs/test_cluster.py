@@ -1,0 +1,82 @@
+"""How a run gets its cluster, and what it says when Ray fails."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+import ray
+from ray.exceptions import RayTaskError
+
+from jobs.cluster import cause_of
+from jobs.errors import DefectError, MachineError, PublishError
+from jobs.exit_codes import ExitCode, exit_code_of
+
+pytestmark = pytest.mark.slow
+
+SECONDS = 300  # for a cluster to start and end, where it takes 6
+
+
+def test_a_dead_clusters_address_does_not_keep_a_local_one_from_starting() -> None:
+    # Sockets lie below Ray's directory and their paths are limited to 107 bytes: pytest's own directory is too deep.
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as private:
+        left_behind = Path(private) / "ray" / "ray_current_cluster"
+        left_behind.parent.mkdir()
+        left_behind.write_text("127.0.0.1:1")
+        code = "import ray; from jobs.cluster import ray_cluster\nwith ray_cluster(0): print(len(ray.nodes()))"
+        environment = {**os.environ, "RAY_TMPDIR": private}
+        environment.pop("RAY_ADDRESS", None)
+        ended = subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=SECONDS, check=False
+        )
+        assert (ended.returncode, ended.stdout.strip()) == (0, "1"), ended.stderr[-2000:]
+
+
+@ray.remote(max_retries=0)
+def ends_by(what: str) -> None:
+    if what == "death":
+        os._exit(1)
+    if what == "defect":
+        raise ZeroDivisionError("a secret")
+    if what == "machine":
+        raise MemoryError
+    raise PublishError("the output is full")
+
+
+@pytest.mark.parametrize(
+    ("what", "kind", "code"),
+    [
+        ("death", MachineError, ExitCode.TRY_AGAIN),
+        ("machine", MachineError, ExitCode.TRY_AGAIN),
+        ("defect", DefectError, ExitCode.UNEXPECTED),
+        ("purpose", PublishError, ExitCode.INPUT),
+    ],
+)
+def test_what_ended_a_run_is_found_in_rays_wrappings(
+    ray_cluster: Path, what: str, kind: type[Exception], code: ExitCode
+) -> None:
+    with pytest.raises(ray.exceptions.RayError) as caught:
+        ray.get(ends_by.remote(what))
+    cause = cause_of(caught.value, "run")
+    assert type(cause) is kind and exit_code_of(cause) is code
+    if what == "defect":
+        assert isinstance(caught.value, RayTaskError) and "secret" not in str(cause)
+
+
+@ray.remote(max_restarts=0)
+class NeverBegins:
+    def __init__(self) -> None:
+        raise ZeroDivisionError("a secret")
+
+    def answer(self) -> int:
+        return 1
+
+
+def test_a_worker_whose_constructor_raises_is_a_defect_and_no_reason_to_try_again(ray_cluster: Path) -> None:
+    with pytest.raises(ray.exceptions.ActorDiedError) as caught:
+        ray.get(NeverBegins.remote().answer.remote())
+    cause = cause_of(caught.value, "run")
+    assert exit_code_of(cause) is ExitCode.UNEXPECTED
+    assert "ZeroDivisionError" in str(cause) and "secret" not in str(cause)

@@ -1,0 +1,157 @@
+"""Before anything is published a face comes back from its stored form, or the run ends."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from keyanon_core.errors import NotReversibleError, PriorError
+from keyanon_core.faces import FaceModels
+from keyanon_core.pictures.anonymizer import PictureAnonymizer
+from keyanon_core.pictures.settings import AnonymizeSettings, PictureTask
+from keyanon_core.pictures.way_back import WayBack
+from keyanon_core.priors import Prior, load_prior
+from keyanon_core.sidecar import Sidecar, SidecarFace, seal_source
+from tests.keyanon_core.diffusion.tiny_priors import declare, kl_prior, ldm_prior, pixel_prior
+
+STEPS = 8
+TOO_STEEP = 60.0  # factor on the denoiser's last layer beyond which a step's fixed point no longer contracts
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Prior:
+    """A prior of random weights that can be inverted, in milliseconds."""
+    return load_prior(pixel_prior(tmp_path_factory.mktemp("tiny"), "inpaint"))
+
+
+def settings(**changes: object) -> AnonymizeSettings:
+    return AnonymizeSettings(**{"steps": STEPS, "gate_threshold": 0.0, **changes})  # type: ignore[arg-type]
+
+
+def test_a_prior_that_does_not_converge_stops_before_anything_is_published(
+    tmp_path: Path, models: FaceModels, astronaut: bytes
+) -> None:
+    steep = load_prior(pixel_prior(tmp_path, "inpaint"))
+    with torch.no_grad():
+        for name, parameter in steep.network.named_parameters():
+            if name.startswith("conv_out"):
+                parameter *= TOO_STEEP
+    anonymizer = PictureAnonymizer(steep, models, settings())
+    # It does not converge, or to a face that is not the source's: some noise has several sources.
+    numbers = r"a: face 0 does not come back .*residual .*\d.* iterations"
+    for _ in range(2):  # trying again does not get past it
+        with pytest.raises(NotReversibleError, match=numbers):
+            anonymizer([PictureTask("a", astronaut)])
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"fidelity": "latent"}, r"PSNR \d+\.\d dB where \d+\.\d dB is wanted .*residual .* iterations"),
+        ({"fidelity": "lossless"}, "tag does not verify"),
+    ],
+)
+def test_a_sidecar_that_does_not_hold_the_face_stops_the_run(
+    tiny: Prior,
+    models: FaceModels,
+    astronaut: bytes,
+    monkeypatch: pytest.MonkeyPatch,
+    change: dict[str, object],
+    fault: str,
+) -> None:
+    def spoiled(sidecar: Sidecar) -> bytes:
+        return stored(replace(sidecar, faces=tuple(_spoiled(face) for face in sidecar.faces)))
+
+    stored = Sidecar.to_bytes
+    monkeypatch.setattr(Sidecar, "to_bytes", spoiled)
+    with pytest.raises(NotReversibleError, match=fault):
+        PictureAnonymizer(tiny, models, settings(**change))([PictureTask("a", astronaut)])
+
+
+def _spoiled(face: SidecarFace) -> SidecarFace:
+    """The latent off by a tenth of its range; one bit of the ciphertext turned."""
+    source = None if face.source is None else face.source[:-1] + bytes([face.source[-1] ^ 1])
+    latent = None if face.latent is None else (face.latent + np.float16(0.2)).astype(np.float16)
+    return replace(face, latent=latent, source=source)
+
+
+@pytest.mark.parametrize("make", [pixel_prior, ldm_prior, kl_prior])
+@pytest.mark.parametrize("change", [{"fidelity": "lossless"}, {"fidelity": "latent"}])
+def test_what_comes_back_is_published(
+    tmp_path: Path, models: FaceModels, astronaut: bytes, make: Callable[[Path], Path], change: dict[str, object]
+) -> None:
+    prior = load_prior(make(tmp_path))
+    (result,) = PictureAnonymizer(prior, models, settings(**change))([PictureTask("a", astronaut)])
+    assert result.status == "anonymized", result.reason
+
+
+def test_stored_pixels_that_are_not_the_sources_stop_the_run(
+    tiny: Prior, models: FaceModels, astronaut: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def seal_another(source: np.ndarray, *rest: object) -> bytes:
+        return seal_source(source ^ 1, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("keyanon_core.pictures.anonymizer.seal_source", seal_another)
+    with pytest.raises(NotReversibleError, match=r"(\d+) of \1 pixels are not the source's"):
+        PictureAnonymizer(tiny, models, settings(fidelity="lossless"))([PictureTask("a", astronaut)])
+
+
+def test_the_first_face_and_then_one_in_so_many_is_tried(
+    tiny: Prior, models: FaceModels, astronaut: bytes, group: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[tuple[str, int]] = []
+    monkeypatch.setattr(WayBack, "_try", lambda self, face, e, s, key: tried.append((key.image_id, face.index)))
+    anonymizer = PictureAnonymizer(tiny, models, settings(check_every=3))
+    for name, encoded in (("a", astronaut), ("b", group), ("c", astronaut), ("d", group)):
+        anonymizer([PictureTask(name, encoded)])
+    # Ten faces in the order of their pictures: a, b x 4, c, d x 4.
+    assert tried == [("a", 0), ("b", 2), ("d", 0), ("d", 3)]
+
+
+def test_a_face_too_small_for_the_picture_alone_does_not_speak_for_the_prior(
+    tmp_path: Path, models: FaceModels, astronaut: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = Image.open(BytesIO(astronaut)).convert("RGB")
+    small.thumbnail((100, 100))
+    buffer = BytesIO()
+    small.save(buffer, "PNG")
+    prior = load_prior(pixel_prior(tmp_path, "inpaint", side=32))
+    for fidelity, expected in (("image", ["large"]), ("lossless", ["small"])):
+        tried: list[str] = []
+        monkeypatch.setattr(WayBack, "_try", lambda self, face, e, s, key, tried=tried: tried.append(key.image_id))
+        anonymizer = PictureAnonymizer(prior, models, settings(fidelity=fidelity))
+        results = anonymizer([PictureTask("small", buffer.getvalue()), PictureTask("large", astronaut)])
+        assert [result.status for result in results] == ["anonymized"] * 2
+        assert tried == expected
+
+
+def test_only_the_face_that_is_due_is_recovered(
+    tiny: Prior, models: FaceModels, group: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    anonymizer = PictureAnonymizer(tiny, models, settings(check_every=1000))
+    recovered: list[int] = []
+    recover: Callable[..., object] = anonymizer.way_back._recoverer.recover
+
+    def counted(*parts: object, **options: object) -> object:
+        back = recover(*parts, **options)
+        recovered.append(len(back.crops))  # type: ignore[attr-defined]
+        return back
+
+    monkeypatch.setattr(anonymizer.way_back._recoverer, "recover", counted)
+    anonymizer([PictureTask("g", group)])
+    assert recovered == [1]
+
+
+def test_fewer_steps_than_a_prior_declares_are_refused(tmp_path: Path, models: FaceModels) -> None:
+    root = pixel_prior(tmp_path, "inpaint")
+    declare(root, name="tiny", crop_side=16, space_to_depth=2, conditioning="inpaint", min_steps=10)
+    prior = load_prior(root)
+    with pytest.raises(PriorError, match="at least 10"):
+        PictureAnonymizer(prior, models, settings(steps=9))
+    for change in ({"steps": 10}, {"fidelity": "lossless"}, {"method": "paper"}):
+        PictureAnonymizer(prior, models, settings(**{"steps": 9, **change}))
