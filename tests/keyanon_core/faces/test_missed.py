@@ -94,8 +94,8 @@ def test_where_only_the_nose_was_chosen_the_face_around_it_is_accounted_for():
 
 def test_an_anonymized_face_whose_mask_lies_beside_it_is_missed():
     face = face_at(200, 150, 80)
-    beside = mask_of(face_at(175, 150, 80))
-    wrong = Face(face.box, face.landmarks - [25.0, 0.0], 0.9)
+    beside = mask_of(face_at(165, 150, 80))
+    wrong = Face(face.box, face.landmarks - [35.0, 0.0], 0.9)
     assert same_face(wrong, face)
     assert missed_faces([face], [wrong], [beside], SHAPE) == [face], "where its landmarks were wrong, so was its mask"
 
