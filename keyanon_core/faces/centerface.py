@@ -18,14 +18,16 @@ from keyanon_core.faces.alignment import likeness
 from keyanon_core.faces.closer import confirmed, view
 from keyanon_core.faces.detection import Face, Pixels, in_order, without_duplicates
 from keyanon_core.faces.landmarks import UPRIGHT_TEMPLATE, roll_degrees, template_in_box
-from keyanon_core.faces.looks import DEFAULT_MIN_FACE, Candidates, Search, check_min_face, look
+from keyanon_core.faces.looks import DEFAULT_MIN_FACE, Candidates, Search, check_min_face, lightened, look
 
 if TYPE_CHECKING:
     import onnx
 
 CENTERFACE_SHA256 = "09189deaaf8646c5c51a68447e3c744ea1e211798155d4728c20507b9f5aefbc"
-FIRST = Search(shown=16.0, tile=1536, mirrored=False, sure=0.35, doubt=0.05)
-SECOND = Search(shown=22.6, tile=1280, mirrored=True, sure=0.35, doubt=0.01)
+# Measured over 1,780 doubted places, 96 of them faces. From 0.35 on, a closer look confirms 92 % of the faces and 1 of 800 other
+# places; from 0.28 on, 95 % and 1 of 250.
+FIRST = Search(shown=16.0, tile=1536, mirrored=False, gamma=1.0, sure=0.35, doubt=0.05, confirmed=0.35)
+SECOND = Search(shown=22.6, tile=1280, mirrored=True, gamma=0.5, sure=0.35, doubt=0.01, confirmed=0.28)
 LOWEST_ON_CHIP = 0.35  # score below which an upright view is not believed
 STRIDE = 32  # px; the network's input sides are multiples of it
 CELL = 4  # px; one output cell
@@ -77,7 +79,8 @@ class CenterFaceDetector:
         return [self._upright(pixels, face) for face in self._search(pixels, SECOND)]
 
     def _search(self, pixels: Pixels, search: Search) -> list[Face]:
-        return confirmed(pixels, self._network, search, look(pixels, self._network, search, self.min_face))
+        network = lightened(self._network, search.gamma)
+        return confirmed(pixels, network, search, look(pixels, network, search, self.min_face))
 
     def _network(self, pixels: Pixels, lowest: float) -> Candidates:
         """Run the network on (h, w, 3) uint8, padded with black to its stride, and read its four maps at the heatmap's

@@ -21,7 +21,6 @@ TURNED_SIDE = 64  # px of the views of a doubt in four turns
 UPRIGHT_VIEWS = ((96, False), (192, False), (96, True))  # px of the views turned upright, and which is mirrored
 FACE_SHARE = 0.5  # of a view's side that the doubted face takes
 PROMISE = 0.1  # score in every view below which it is not worth another
-CONFIRMED = 0.35  # mean score of the upright views; measured: 93 % of the doubted faces, 1 of 900 other places
 CENTRE_SHARE = 0.3  # of the view's side: what lies further from its middle is another face
 
 
@@ -31,7 +30,7 @@ def confirmed(pixels: Pixels, network: Network, search: Search, seen: Sequence[S
     doubts = [one.face for one in seen if one.face.score < search.sure]
     faces = list(sure)
     for doubt in _outside(doubts, sure):
-        face = _closer(pixels, network, doubt)
+        face = _closer(pixels, network, doubt, search.confirmed)
         if face is not None:
             faces.append(face)
     return faces
@@ -50,7 +49,7 @@ def _outside(doubts: Iterable[Face], sure: Sequence[Face]) -> list[Face]:
     return outside
 
 
-def _closer(pixels: Pixels, network: Network, doubt: Face) -> Face | None:
+def _closer(pixels: Pixels, network: Network, doubt: Face, least: float) -> Face | None:
     """The face at a doubt's place as the best view shows it, its score the mean of the upright views; None where they do not
     agree on one.
     """
@@ -66,7 +65,7 @@ def _closer(pixels: Pixels, network: Network, doubt: Face) -> Face | None:
         scores.append(face.score)
         best = face if face.score >= max(scores) else best
     score = float(np.mean(scores))
-    return Face(best.box, best.landmarks, score) if score >= CONFIRMED else None
+    return Face(best.box, best.landmarks, score) if score >= least else None
 
 
 def view(

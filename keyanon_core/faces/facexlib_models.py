@@ -26,13 +26,14 @@ from keyanon_core.faces.alignment import chip, invert, similarity
 from keyanon_core.faces.closer import confirmed
 from keyanon_core.faces.detection import Face, Pixels, in_order, without_duplicates
 from keyanon_core.faces.landmarks import UPRIGHT_TEMPLATE, mean_shape_at, with_usable_landmarks
-from keyanon_core.faces.looks import DEFAULT_MIN_FACE, Candidates, Search, check_min_face, look
+from keyanon_core.faces.looks import DEFAULT_MIN_FACE, Candidates, Search, check_min_face, lightened, look
 from keyanon_core.faces.masks import PictureMask
 from keyanon_core.faces.parsing import check_regions, fill_polygons, landmark_hull, region_polygons
 
 DOWNLOAD_DIRECTORY = Path("~/.cache/keyanon/facexlib")
-FIRST = Search(shown=16.0, tile=1536, mirrored=False, sure=0.7, doubt=0.2)  # scores: RetinaFace's face probability
-SECOND = Search(shown=22.6, tile=1280, mirrored=True, sure=0.7, doubt=0.1)
+# scores are RetinaFace's face probability
+FIRST = Search(shown=16.0, tile=1536, mirrored=False, gamma=1.0, sure=0.7, doubt=0.2, confirmed=0.7)
+SECOND = Search(shown=22.6, tile=1280, mirrored=True, gamma=0.5, sure=0.7, doubt=0.1, confirmed=0.6)
 NMS_IOU = 0.75  # of facexlib's own suppression, within one look; `same_face` decides about what overlaps less
 PARSER_SIDE = 512  # px; BiSeNet's input, an FFHQ-aligned crop
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -98,7 +99,8 @@ class RetinaFaceDetector:
         return self._search(pixels, SECOND)
 
     def _search(self, pixels: Pixels, search: Search) -> list[Face]:
-        return confirmed(pixels, self._see, search, look(pixels, self._see, search, self.min_face))
+        network = lightened(self._see, search.gamma)
+        return confirmed(pixels, network, search, look(pixels, network, search, self.min_face))
 
     def _see(self, pixels: Pixels, lowest: float) -> Candidates:
         blue_green_red = np.ascontiguousarray(pixels[..., ::-1])

@@ -54,15 +54,18 @@ class Search:
     """One way of going through a picture.
 
     shown: px at which a face of the smallest size is shown. tile: px, longest side of a tile as shown. mirrored: whether
-    left and right are exchanged. sure: score from which a candidate is a face. doubt: score from which it is worth a closer
-    look.
+    left and right are exchanged. gamma: exponent of the values in [0, 1]; below 1 what is dark is shown lighter. sure: score from
+    which a candidate is a face. doubt: score from which it is worth a closer look.
+    confirmed: mean score of the closer looks from which a doubt is a face.
     """
 
     shown: float
     tile: int
     mirrored: bool
+    gamma: float
     sure: float
     doubt: float
+    confirmed: float
 
 
 @dataclass(frozen=True)
@@ -111,6 +114,14 @@ def look(pixels: Pixels, network: Network, search: Search, min_face: int) -> lis
                 if max(face.box[2] - face.box[0], face.box[3] - face.box[1]) * scale <= largest:
                     seen.append(Seen(face, scale))
     return _without_fragments(seen, search.sure)
+
+
+def lightened(network: Network, gamma: float) -> Network:
+    """The network behind a change of all values: x -> x^gamma."""
+    if gamma == 1.0:
+        return network
+    values = np.rint(255.0 * (np.arange(256) / 255.0) ** gamma).astype(np.uint8)
+    return lambda pixels, lowest: network(values[pixels], lowest)
 
 
 def _levels(long_side: int, finest: float) -> list[float]:

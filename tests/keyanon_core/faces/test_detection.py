@@ -6,10 +6,10 @@ import pytest
 
 from keyanon_core.errors import FaceModelError, PictureError
 from keyanon_core.faces import centerface, load_face_models, looks
-from keyanon_core.faces.centerface import CenterFaceDetector
+from keyanon_core.faces.centerface import FIRST, CenterFaceDetector
 from keyanon_core.faces.detection import Face, box_iou, in_order, landmarks_inside
 from keyanon_core.faces.landmarks import UPRIGHT_TEMPLATE, roll_degrees, template_in_box
-from keyanon_core.faces.looks import Candidates, Search, look
+from keyanon_core.faces.looks import Candidates, look
 from keyanon_core.faces.masks import PictureMask
 
 
@@ -155,7 +155,7 @@ def test_what_is_no_face_is_refused(data):
         Face.from_dict(data)
 
 
-SEARCH = Search(shown=16.0, tile=1536, mirrored=False, sure=0.35, doubt=0.05)
+SEARCH = FIRST
 
 
 def test_too_many_candidates_are_refused_rather_than_cut_off():

@@ -1,6 +1,7 @@
 """What is found in large and crowded scenes: small, turned, cut and half hidden faces, at tile seams, and at what cost."""
 
 import itertools
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -13,7 +14,7 @@ from keyanon_core.faces.centerface import FIRST, SECOND
 from keyanon_core.faces.closer import confirmed
 from keyanon_core.faces.detection import box_iou, without_duplicates
 from keyanon_core.faces.landmarks import UPRIGHT_TEMPLATE
-from keyanon_core.faces.looks import LEVEL_STEP, TILE_OVERLAP, TILED_FACE_PX, Candidates, Search, _spans, look
+from keyanon_core.faces.looks import LEVEL_STEP, TILE_OVERLAP, TILED_FACE_PX, Candidates, _spans, look
 from keyanon_core.faces.masks import PictureMask
 from keyanon_core.faces.missed import missed_faces
 
@@ -134,14 +135,21 @@ def test_dark_grey_and_blurred_faces_are_found(change, models, heads, coffee):
     assert_each_found_once(models.detector.detect(scene), expected)
 
 
-SMALL_TILES = Search(shown=16.0, tile=512, mirrored=False, sure=FIRST.sure, doubt=FIRST.doubt)
+SMALL_TILES = replace(FIRST, tile=512)
+
+
+def test_nearly_black_faces_are_found_by_the_search_of_the_result(models, heads, coffee):
+    scene = cv2.resize(coffee, (900, 600))
+    expected = [put(scene, heads[i % 2], 150 + 200 * i, 300, 24 + 10 * i) for i in range(4)]
+    scene = (scene * 0.05).astype(np.uint8)
+    assert_each_found_once(without_duplicates(models.detector.look_again(scene)), expected)
 
 
 @pytest.mark.parametrize("mirrored", [False, True])
 @pytest.mark.parametrize("shift", [-7, -1, 0, 2, 9])
 def test_a_face_on_a_seam_between_tiles_is_found_once(shift, mirrored, models, heads, coffee):
     scene = cv2.resize(coffee, (1500, 480))
-    search = Search(SMALL_TILES.shown, SMALL_TILES.tile, mirrored, SMALL_TILES.sure, SMALL_TILES.doubt)
+    search = replace(SMALL_TILES, mirrored=mirrored)
     seams = [end for *_, end in _spans(1500, search.tile, TILE_OVERLAP)][:-1]
     assert len(seams) == 4
     sizes = (24, 60, 110, 168)
