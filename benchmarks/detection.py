@@ -455,8 +455,10 @@ def _print_cost(portraits: list[Portrait]) -> None:
             detector = _models(min_face).detector
             seconds = []
             for search in (detector.detect, getattr(detector, "look_again", detector.detect)):
-                search(pixels)
-                started, repeats = time.process_time(), 5 if megapixels < 1 else 1
+                repeats = 5 if megapixels < 1 else 1
+                if repeats > 1:
+                    search(pixels)
+                started = time.process_time()
                 for _ in range(repeats):
                     search(pixels)
                 seconds.append((time.process_time() - started) / repeats)
