@@ -111,7 +111,8 @@ def main(
     models = _models(min_face)
     portraits = list(_portraits(photos, models))
     typer.echo(f"{len(portraits)} portraits, detector {models.detector.name}, seed {seed}")
-    _print_false_alarms(models)
+    if not skip_recall:
+        _print_false_alarms(models)
     counts = Counts()
     path = None if skip_path else WholePath(models)
     made = number = 0
@@ -410,7 +411,9 @@ class WholePath:
             if face.size >= COUNTED_FROM:
                 self.faces += 1
                 self.published += pixels is not None
-                self.untouched += [where] if untouched else []
+                if untouched:
+                    self.untouched.append(where)
+                    typer.echo(f"untouched: {where}", err=True)
             elif untouched:
                 self.small.append(where)
 

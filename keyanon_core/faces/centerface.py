@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 CENTERFACE_SHA256 = "09189deaaf8646c5c51a68447e3c744ea1e211798155d4728c20507b9f5aefbc"
 FIRST = Search(shown=16.0, tile=1536, mirrored=False, sure=0.35, doubt=0.05)
-SECOND = Search(shown=22.6, tile=1280, mirrored=True, sure=0.35, doubt=0.015)
+SECOND = Search(shown=22.6, tile=1280, mirrored=True, sure=0.35, doubt=0.01)
 LOWEST_ON_CHIP = 0.35  # score below which an upright view is not believed
 STRIDE = 32  # px; the network's input sides are multiples of it
 CELL = 4  # px; one output cell
@@ -33,6 +33,7 @@ MAX_LOG_SIZE = 8.0  # clamps exp() of a size: e^8 cells are wider than any input
 CHIP_SIDE = 192  # px; the upright second look at one face
 UPRIGHT_DEGREES = 15.0  # roll up to which the first look's landmarks are used
 QUARTER_TURNS = (0.0, 180.0, 90.0, -90.0)  # degrees added to the seen roll, tried in this order
+SURE_FACE_LIKENESS = 0.95  # the same, from which a set is believed without a second look
 MIN_FACE_LIKENESS = 0.8  # correlation of five landmarks with an upright face; a worse set is replaced
 
 
@@ -107,8 +108,10 @@ class CenterFaceDetector:
         face.
         """
         roll = roll_degrees(face.landmarks)
-        shaped = likeness(face.landmarks, UPRIGHT_TEMPLATE) >= MIN_FACE_LIKENESS
-        if shaped and abs(roll) <= UPRIGHT_DEGREES:
+        resemblance = likeness(face.landmarks, UPRIGHT_TEMPLATE)
+        shaped = resemblance >= MIN_FACE_LIKENESS
+        x0, y0, x1, y1 = face.box
+        if resemblance >= SURE_FACE_LIKENESS and abs(roll) <= UPRIGHT_DEGREES and x1 - x0 <= y1 - y0:
             return face
         best: Face | None = None
         for turn in QUARTER_TURNS:

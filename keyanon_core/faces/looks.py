@@ -30,8 +30,9 @@ TILED_FACE_PX = 176.0  # as shown; larger faces are left to coarser levels where
 CORE_MARGIN = 16.0  # px as shown: two tiles may disagree by this much about whose side of their seam a face is on
 MAX_FACE_PX = 450.0  # as shown, the same where a level is seen in one piece
 FRAGMENT_SHARE = 0.25  # parts of a face too large for a level are at least this share of its height
+MIN_DOUBTS = 8  # the same, of a tile however small
 MAX_CANDIDATES = 4000  # of which the network is sure, per tile; a picture with more is refused
-MAX_DOUBTS_PER_MEGAPIXEL = 150  # as shown, the best of each tile; bounds the time spent on closer looks
+MAX_DOUBTS_PER_MEGAPIXEL = 100  # as shown, the best of each tile; bounds the time spent on closer looks
 DOUBT_DISTANCE = 0.5  # of its size: a weaker doubt nearer to a stronger one is the same doubt
 
 
@@ -197,7 +198,7 @@ def _strongest(candidates: Candidates, sure: float, limit: float) -> list[int]:
     centres, sizes = boxes.mean(1), (boxes[:, 1] - boxes[:, 0]).max(1)
     doubts: list[int] = []
     for index in order[count:]:
-        if len(doubts) >= max(limit, 1):
+        if len(doubts) >= max(limit, MIN_DOUBTS):
             break
         distances = np.abs(centres[doubts] - centres[index]).max(1)
         if not (distances < DOUBT_DISTANCE * np.minimum(sizes[doubts], sizes[index])).any():

@@ -9,6 +9,9 @@ from keyanon_core.faces.detection import Face, same_face, without_duplicates
 from keyanon_core.faces.masks import PictureMask
 
 MIN_COVERED = 0.75  # share of a face's inner part that masks must cover for the face to be anonymized
+MIN_SHARE_OF_OWN = (
+    0.6  # what they must cover of one of the anonymized faces seen again, in shares of what they cover of itself
+)
 MIN_INNER_SHARE = 0.1  # of the box's side: the inner face is at least this wide, whatever the landmarks say
 SUBPIXEL_BITS = 4  # fixed-point bits of polygon corners in cv2.fillPoly
 
@@ -20,14 +23,17 @@ def missed_faces(
 
     found: what `Detector.look_again` saw. faces, masks: what was anonymized. A found face is accounted for when the masks
     cover most of its inner part, the hull of its landmarks; a face behind another is not, as long as part of it shows. It is
-    also accounted for when it is one of `faces`: of those, the masks cover the regions that the user chose.
+    also accounted for when it is one of `faces` and the masks cover nearly as much of it as of that face: the regions that the
+    user chose. Where they do not, that face's landmarks were wrong.
     """
-    missed = [
-        one
-        for one in found
-        if not any(same_face(one, face) for face in faces) and _covered(one, masks, shape) < MIN_COVERED
-    ]
-    return without_duplicates(missed)
+    own = [_covered(face, masks, shape) for face in faces]
+
+    def is_missed(one: Face) -> bool:
+        covered = _covered(one, masks, shape)
+        enough = (MIN_SHARE_OF_OWN * share for face, share in zip(faces, own, strict=True) if same_face(one, face))
+        return covered < MIN_COVERED and not any(covered >= least for least in enough)
+
+    return without_duplicates([one for one in found if is_missed(one)])
 
 
 def _covered(face: Face, masks: Sequence[PictureMask], shape: Sequence[int]) -> float:

@@ -92,6 +92,14 @@ def test_where_only_the_nose_was_chosen_the_face_around_it_is_accounted_for():
     assert len(missed_faces([face_at(240, 151, 78)], [face], [nose], SHAPE)) == 1
 
 
+def test_an_anonymized_face_whose_mask_lies_beside_it_is_missed():
+    face = face_at(200, 150, 80)
+    beside = mask_of(face_at(165, 150, 80))
+    wrong = Face(face.box, face.landmarks - [35.0, 0.0], 0.9)
+    assert same_face(wrong, face)
+    assert missed_faces([face], [wrong], [beside], SHAPE) == [face], "where its landmarks were wrong, so was its mask"
+
+
 def test_a_face_cut_by_the_border_is_judged_by_what_lies_in_the_picture():
     face = face_at(5, 150, 80)
     assert missed_faces([face], [], [], SHAPE) == [face]
