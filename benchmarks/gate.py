@@ -4,14 +4,15 @@
 
 Each photograph in which the embedded detector finds exactly one face is anonymized under --keys keys by the job's own path, the
 gate only noting what the recognizer sees of every one, also at the early checks. Then any rule can be tried on the same keys:
-the first key that passes is the one that counts (the last one, where none does). --store keeps what was noted (identity vectors
-of anonymized faces, one file for each photograph), so that a stopped measurement goes on.
+the first key that passes is the one that counts. Each rule is tried on ORDERS orders of a face's keys; where --keys are fewer
+than the job may try, they come again, in an order of chance, which overrates how often a face is quarantined. --store keeps what
+was noted (identity vectors of anonymized faces, one file for each photograph), so that a stopped measurement goes on.
 
 Printed for each rule:
 - strangers, bits: share of pairs of different people that are as far apart as the rule asks of a face and its source, and the
   most that a face that passed tells of its source, -log2 of that share.
-- keys, evaluations: denoiser evaluations for one face, without and with the early checks. unfinished: no key of --keys passed.
-- kept, given up: at the early checks, share of the keys that would pass and went on, and of the others that were given up.
+- keys, evaluations: of the denoiser, for one face. quarantined: no key passed.
+- kept, given up: at the early checks, share of the keys that would pass at first and went on, and of the others that did not.
 - rank: mean rank of the source among all photographs, by distance from the result, over the middle rank; 1 is a stranger's.
   first: how many times as often as chance the source is the nearest of all. By the recognizer that the gate uses, and by the same
   network on mirrored results, which the gate never saw: another view and not another judge.
@@ -27,7 +28,7 @@ import math
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -52,6 +53,7 @@ PICTURES = {".jpg", ".jpeg", ".png", ".webp"}
 GATHERED = 8  # photographs whose keys are made together
 ABSOLUTE, SHARES = (0.6, 0.7, 0.75, 0.8), (0.85, 0.875, 0.9, 0.925, 0.95)
 ATTEMPTS_AS_IT_WAS = 4
+ORDERS = 20  # in which the made keys of a face come
 AS_IT_WAS = 0.72  # share of the strangers' distance that 0.6 is for the median face
 
 Vectors = npt.NDArray[np.float32]
@@ -238,9 +240,37 @@ def _print_rules(subjects: Sequence[Subject], made: dict[str, MadeKeys], models:
 
 
 _COLUMNS = (
-    "keys", "evaluations", "with early checks", "unfinished", "kept", "given up", "rank", "first", "rank, mirrored",
+    "keys", "evaluations", "without early checks", "quarantined", "kept", "given up", "rank", "first", "rank, mirrored",
     "first, mirrored", "distance",
 )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Tried:
+    """One face under one rule: which of the made keys is published (None: no key passed), how many were tried, at what cost."""
+
+    chosen: int | None
+    keys: int
+    evaluations: int
+
+
+def _try(rule: Rule, far: float, distance: Vectors, early: Vectors, order: Sequence[int]) -> Tried:
+    """distance: (K,) of the made keys; early: (K, checks). order: which of them come, one after the other."""
+    steps = AnonymizeSettings().steps
+    stops = [round(share * steps) for share, _ in EARLY_CHECKS]
+    evaluations = steps  # the inversion of the source
+    for count, key in enumerate(order):
+        bound = rule.bound(far, count)
+        looked_at = rule.early and count < LOOKED_AT * DEFAULT_MAX_ATTEMPTS
+        given_up = [
+            stop
+            for stop, (_, margin), seen in zip(stops, EARLY_CHECKS, early[key], strict=True)
+            if looked_at and seen < bound - margin * far
+        ]
+        evaluations += given_up[0] if given_up else steps
+        if not given_up and distance[key] >= bound:
+            return Tried(key, count + 1, evaluations)
+    return Tried(None, len(order), evaluations)
 
 
 def _figures(
@@ -251,60 +281,42 @@ def _figures(
     far: npt.NDArray[np.float64],
 ) -> list[str]:
     """The cells of _COLUMNS for some subjects, each with its place in the gallery."""
-    steps = AnonymizeSettings().steps
-    stops = [round(share * steps) for share, _ in EARLY_CHECKS]
-    tried, late, unfinished = list[int](), list[int](), 0
-    good, kept, bad, given_up = 0, 0, 0, 0
-    ranks, ratios = {"results": list[int](), "mirrored": list[int]()}, list[float]()
+    random = np.random.default_rng(0)
+    with_checks, without = list[Tried](), list[Tried]()
+    passing, ranks, ratios = list[tuple[bool, bool]](), {"results": list[int](), "mirrored": list[int]()}, list[float]()
     for place, subject in members:
         keys = made[subject.image_id]
         distance = np.linalg.norm(keys.results - gallery[place], axis=1)
         early = np.linalg.norm(keys.early - gallery[place], axis=2)
-        evaluations = [steps, steps]
-        ended = [False, False]  # without and with early checks
-        chosen = -1
-        for k in range(len(distance)):
-            passes = bool(distance[k] >= rule.bound(far[place], k))
-            stop = next(
-                (
-                    stop
-                    for stop, (_, margin), seen in zip(stops, EARLY_CHECKS, early[k], strict=True)
-                    if rule.early
-                    and k < LOOKED_AT * DEFAULT_MAX_ATTEMPTS
-                    and seen < rule.bound(far[place], k) - margin * far[place]
-                ),
-                steps,
-            )
-            good, kept = good + passes, kept + (passes and stop == steps)
-            bad, given_up = bad + (not passes), given_up + (not passes and stop < steps)
-            if not ended[0]:
-                evaluations[0] += steps
-                ended[0], chosen = passes, k
-            if not ended[1]:
-                evaluations[1] += stop
-                ended[1] = passes and stop == steps
-        tried.append(chosen + 1)
-        late.append(evaluations[1])
-        unfinished += not ended[0]
-        for judge, seen in ranks.items():
-            apart = np.linalg.norm(gallery - getattr(keys, judge)[chosen], axis=1)
-            seen.append(1 + int((apart < apart[place]).sum()))
-            if judge == "results":
-                ratios.append(apart[place] / np.delete(apart, place).mean())
+        for key in range(len(distance)):
+            alone = _try(rule, far[place], distance, early, [key])
+            plain = _try(replace(rule, early=False), far[place], distance, early, [key])
+            passing.append((plain.chosen is not None, alone.evaluations == plain.evaluations))
+        for _ in range(ORDERS):
+            again = random.integers(0, len(distance), max(DEFAULT_MAX_ATTEMPTS - len(distance), 0))
+            order = [*random.permutation(len(distance)), *again][:DEFAULT_MAX_ATTEMPTS]
+            with_checks.append(_try(rule, far[place], distance, early, order))
+            without.append(_try(replace(rule, early=False), far[place], distance, early, order))
+            if (chosen := with_checks[-1].chosen) is None:
+                continue
+            for judge, seen in ranks.items():
+                apart = np.linalg.norm(gallery - getattr(keys, judge)[chosen], axis=1)
+                seen.append(1 + int((apart < apart[place]).sum()))
+                if judge == "results":
+                    ratios.append(apart[place] / np.delete(apart, place).mean())
     middle, n = (len(gallery) + 1) / 2, len(gallery)
+    kept = [went_on for good, went_on in passing if good]
+    given_up = [not went_on for good, went_on in passing if not good]
     cells = [
-        f"{np.mean(tried):.2f}",
-        f"{steps + steps * np.mean(tried):.0f}",
-        f"{np.mean(late):.0f}" if rule.early else "-",
-    ]
-    cells += [f"{unfinished / len(members):.1%}"]
-    cells += [
-        f"{kept / good:.0%}" if rule.early and good else "-",
-        f"{given_up / bad:.0%}" if rule.early and bad else "-",
+        f"{np.mean([one.keys for one in with_checks]):.2f}",
+        f"{np.mean([one.evaluations for one in with_checks]):.0f}",
+        f"{np.mean([one.evaluations for one in without]):.0f}",
+        f"{np.mean([one.chosen is None for one in with_checks]):.2%}",
+        f"{np.mean(kept):.0%}" if rule.early and kept else "-",
+        f"{np.mean(given_up):.0%}" if rule.early and given_up else "-",
     ]
     for seen in ranks.values():
-        first = np.mean([rank == 1 for rank in seen]) * n
-        cells += [f"{np.mean(seen) / middle:.2f}", f"{first:.1f}"]
+        cells += [f"{np.mean(seen) / middle:.2f}", f"{np.mean([rank == 1 for rank in seen]) * n:.1f}"]
     return [*cells, f"{np.mean(ratios):.3f}"]
 
 

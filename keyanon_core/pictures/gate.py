@@ -19,7 +19,7 @@ from keyanon_core.pictures.opened import FaceAtWork
 
 EARLY_CHECKS = ((5 / 12, 0.095), (2 / 3, 0.045))
 """After which share of Phi's steps a face is looked at, and how far below the threshold it is given up: measured with the
-embedded prior, so that 95 % of the keys that would pass go on at each (`benchmarks/gate.py`)."""
+embedded prior, so that nineteen in twenty keys that would pass go on at each (`benchmarks/gate.py`)."""
 
 LOOKED_AT = 0.5
 """Share of a face's keys that are looked at early. The others are taken to the end, so that a prior whose first steps say little
