@@ -44,7 +44,7 @@ from keyanon_core.imaging import decode_picture
 from keyanon_core.pictures.anonymizer import PictureAnonymizer
 from keyanon_core.pictures.attempts import Attempts
 from keyanon_core.pictures.crops import align_faces
-from keyanon_core.pictures.gate import EARLY_CHECKS, LOOKED_AT, AnonymityGate, asked_share
+from keyanon_core.pictures.gate import EARLY_CHECKS, LOOKED_AT, AnonymityGate, asked_distance
 from keyanon_core.pictures.opened import FaceAtWork, OpenedPicture
 from keyanon_core.pictures.settings import DEFAULT_GATE_THRESHOLD, DEFAULT_MAX_ATTEMPTS, AnonymizeSettings, PictureTask
 from keyanon_core.priors import Prior, load_prior
@@ -219,7 +219,8 @@ def _print_rules(subjects: Sequence[Subject], made: dict[str, MadeKeys], models:
     others = ~np.eye(len(gallery), dtype=bool)
 
     def share_of(share: float) -> Callable[[float, int], float]:
-        return lambda strangers, k: asked_share(share, k, DEFAULT_MAX_ATTEMPTS) * strangers
+        same_person = models.recognizer.threshold
+        return lambda strangers, k: asked_distance(share, k, DEFAULT_MAX_ATTEMPTS, strangers, same_person)
 
     rules = [Rule(f"distance >= {t:g}", lambda _far, _k, t=t: t) for t in ABSOLUTE]  # type: ignore[misc]
     rules += [Rule(f">= {t:g} of strangers'", share_of(t), early=True) for t in SHARES]

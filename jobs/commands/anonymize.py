@@ -98,7 +98,7 @@ def anonymize(
         int | None, _option("16", "Height in px of the smallest face searched for; larger is faster.", _FACES)
     ] = None,
     gate_threshold: Annotated[
-        float | None, _option("0.95", "Distance from its source that a face must reach; 1 is a stranger's.", _FACES)
+        float | None, _option("0.925", "Distance from its source that a face must reach; 1 is a stranger's.", _FACES)
     ] = None,
     max_attempts: Annotated[int | None, _option("32", "Keys tried for a face before quarantine.", _FACES)] = None,
     check_every: Annotated[

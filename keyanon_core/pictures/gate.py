@@ -27,14 +27,20 @@ costs evaluations and no picture."""
 
 EASED = 0.79
 """Share of the threshold that the last key of a face is asked for; from the first key to it, the share falls evenly. Some faces
-look like their source under nearly every key: the first keys hold out for a stranger, the last take what comes nearest to one."""
+look like their source under nearly every key: the first keys hold out for a stranger, the last take what comes nearest to one.
+It never falls to what the recognizer takes for the same person."""
 
 Embedding = npt.NDArray[np.float32]
 
 
-def asked_share(threshold: float, key: int, max_attempts: int) -> float:
-    """Share of the strangers' distance that key number `key` of a face, counted from 0, must reach."""
-    return threshold * (1 - (1 - EASED) * key / max(max_attempts - 1, 1))
+def asked_distance(threshold: float, key: int, max_attempts: int, strangers: float, same_person: float) -> float:
+    """The least distance from its source with which key number `key` of a face, counted from 0, passes.
+
+    threshold: share of `strangers`, their distance from this source, that the first key is asked for. same_person: the
+    recognizer's own bound, below which no key is eased.
+    """
+    eased = threshold * (1 - (1 - EASED) * key / max(max_attempts - 1, 1)) * strangers
+    return max(eased, min(same_person, threshold * strangers))
 
 
 class AnonymityGate:
@@ -95,8 +101,9 @@ class AnonymityGate:
         """The least distance from its source that lets a face pass; NaN, which nothing reaches, for an unknown source."""
         if face.source_embedding is None:
             return math.nan
-        asked = asked_share(self.threshold, face.keys_tried - 1, self.max_attempts) - margin
-        return asked * self.recognizer.stranger_distance(face.source_embedding)
+        strangers = self.recognizer.stranger_distance(face.source_embedding)
+        key, same_person = face.keys_tried - 1, self.recognizer.threshold
+        return asked_distance(self.threshold, key, self.max_attempts, strangers, same_person) - margin * strangers
 
     def _distance(self, face: FaceAtWork, embedding: Embedding | None) -> float:
         if face.source_embedding is None or embedding is None:

@@ -15,7 +15,7 @@ TRANSFORMS = ("rotation", "sign")
 FIDELITIES = ("latent", "lossless", "image")
 
 DEFAULT_STEPS = 12  # DDIM steps one way; anonymizing costs twice as many denoiser evaluations (NFE)
-DEFAULT_GATE_THRESHOLD = 0.95  # of the distance that strangers have from a source
+DEFAULT_GATE_THRESHOLD = 0.925  # of the distance that strangers have from a source
 DEFAULT_MAX_ATTEMPTS = 32  # keys tried for one face before its picture is quarantined
 DEFAULT_CHECK_EVERY = 1000  # faces; the first one and then one in so many are restored before they are published
 UNDECLARED_MIN_STEPS = (

@@ -10,7 +10,7 @@ from keyanon_core.errors import PictureError
 from keyanon_core.faces import FaceModels
 from keyanon_core.pictures.anonymizer import PictureAnonymizer
 from keyanon_core.pictures.attempts import _early_checks, _next_batch
-from keyanon_core.pictures.gate import EASED, AnonymityGate
+from keyanon_core.pictures.gate import EASED, AnonymityGate, asked_distance
 from keyanon_core.pictures.opened import OpenedPicture
 from keyanon_core.pictures.settings import PictureTask
 from keyanon_core.priors import Prior
@@ -118,7 +118,7 @@ def test_early_looks_are_true_to_the_end(prior: Prior, models: FaceModels, group
     latents = np.stack([face.latent for face in picture.faces if face.latent is not None]).astype(np.float64)
     assert gate.hopeless(picture.faces, sources, 0.15) == [True] * 4
     looked_at = gate.hopeless(picture.faces, latents, 0.15)
-    assert [not hopeless or not gate.passes(face) for hopeless, face in zip(looked_at, picture.faces, strict=True)]
+    assert not any(hopeless and gate.passes(face) for hopeless, face in zip(looked_at, picture.faces, strict=True))
 
 
 def test_what_a_face_comes_to_under_several_keys_does_not_depend_on_its_neighbours(
@@ -146,13 +146,21 @@ def test_each_further_key_is_asked_for_less_and_the_second_half_is_not_looked_at
     strangers = models.recognizer.stranger_distance(face.source_embedding)
     for attempt, eased, early in ((0, 0.0, True), (1, 0.25, True), (2, 0.5, False), (4, 1.0, False)):
         face.attempt = attempt
-        face.distance = 0.9 * (1 - (1 - EASED) * eased) * strangers + 1e-6
+        bound = max(0.9 * (1 - (1 - EASED) * eased) * strangers, models.recognizer.threshold)
+        face.distance = bound + 1e-6
         assert gate.passes(face)
         face.distance -= 2e-6
         assert not gate.passes(face)
         assert gate.looks_early(face) is early
     face.attempt = 0
     assert not AnonymityGate(models.recognizer, 0.9, 1).looks_early(face)  # the only key is taken to the end
+
+
+def test_no_key_is_eased_to_what_is_the_same_person_but_a_user_may_ask_for_less() -> None:
+    eased = asked_distance(0.9, 9, 10, strangers=0.76, same_person=0.6)
+    assert 0.9 * EASED * 0.76 < eased == 0.6
+    assert asked_distance(0.9, 0, 10, strangers=0.76, same_person=0.6) == pytest.approx(0.9 * 0.76)
+    assert asked_distance(0.1, 9, 10, strangers=0.76, same_person=0.6) == pytest.approx(0.1 * 0.76)
 
 
 def test_faces_wait_until_a_batch_is_full_and_the_nearest_to_the_end_goes_first() -> None:
