@@ -80,7 +80,7 @@ class CenterFaceDetector:
 
     def _search(self, pixels: Pixels, search: Search) -> list[Face]:
         network = lightened(self._network, search.gamma)
-        return confirmed(pixels, network, search, look(pixels, network, search, self.min_face))
+        return confirmed(pixels, network, search, look(pixels, network, search, self.min_face), self.min_face)
 
     def _network(self, pixels: Pixels, lowest: float) -> Candidates:
         """Run the network on (h, w, 3) uint8, padded with black to its stride, and read its four maps at the heatmap's

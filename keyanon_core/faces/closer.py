@@ -21,17 +21,21 @@ TURNED_SIDE = 64  # px of the views of a doubt in four turns
 UPRIGHT_VIEWS = ((96, False), (192, False), (96, True))  # px of the views turned upright, and which is mirrored
 FACE_SHARE = 0.5  # of a view's side that the doubted face takes
 PROMISE = 0.1  # score in every view below which it is not worth another
+SMALL_SHARE = 0.85  # of the smallest face that is searched for: what is doubted and smaller is a button, a knot, a leaf
 CENTRE_SHARE = 0.3  # of the view's side: what lies further from its middle is another face
 
 
-def confirmed(pixels: Pixels, network: Network, search: Search, seen: Sequence[Seen]) -> list[Face]:
-    """The sure candidates, and the doubts that a closer look confirms; several of one face are left as they are."""
+def confirmed(pixels: Pixels, network: Network, search: Search, seen: Sequence[Seen], min_face: int) -> list[Face]:
+    """The sure candidates, and the doubts that a closer look confirms; several of one face are left as they are.
+
+    min_face: px, height of the smallest face that is searched for.
+    """
     sure = [one.face for one in seen if one.face.score >= search.sure]
     doubts = [one.face for one in seen if one.face.score < search.sure]
     faces = list(sure)
     for doubt in _outside(doubts, sure):
         face = _closer(pixels, network, doubt, search.confirmed)
-        if face is not None:
+        if face is not None and max(face.box[2] - face.box[0], face.box[3] - face.box[1]) >= SMALL_SHARE * min_face:
             faces.append(face)
     return faces
 

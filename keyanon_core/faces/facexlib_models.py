@@ -100,7 +100,7 @@ class RetinaFaceDetector:
 
     def _search(self, pixels: Pixels, search: Search) -> list[Face]:
         network = lightened(self._see, search.gamma)
-        return confirmed(pixels, network, search, look(pixels, network, search, self.min_face))
+        return confirmed(pixels, network, search, look(pixels, network, search, self.min_face), self.min_face)
 
     def _see(self, pixels: Pixels, lowest: float) -> Candidates:
         blue_green_red = np.ascontiguousarray(pixels[..., ::-1])

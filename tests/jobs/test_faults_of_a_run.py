@@ -15,7 +15,7 @@ from jobs.anonymize import run_anonymize
 from jobs.anonymize_stage import AnonymizeFaces
 from jobs.blocks import ENCODED
 from jobs.config import AnonymizeConfig
-from jobs.detect_stage import DetectFaces
+from jobs.detect_stage import Asked, DetectFaces
 from jobs.errors import DefectError, MachineError
 from jobs.exit_codes import ExitCode, exit_code_of
 from keyanon_core.errors import NotReversibleError
@@ -42,8 +42,8 @@ def met_by(stage: str, meets: Culprits, monkeypatch: pytest.MonkeyPatch, *, ever
     """Let the processes of a stage do `meets` when they come to the culprit, or to any row."""
 
     class Detect(DetectFaces):
-        def _detect(self, pictures: Sequence[bytes]) -> list[Any]:
-            if everyone or any(picture.endswith(MARK) for picture in pictures):
+        def _detect(self, pictures: Sequence[Asked]) -> list[Any]:
+            if everyone or any(encoded.endswith(MARK) for encoded, _ in pictures):
                 meets(len(pictures))
             return super()._detect(pictures)
 

@@ -164,7 +164,7 @@ def test_a_face_on_a_seam_between_tiles_is_found_once(shift, mirrored, models, h
         assert np.linalg.norm(places(on_finest) - landmarks.mean(0), axis=1).min() < 0.1 * size, (
             "whole in one of its tiles"
         )
-    faces = without_duplicates(confirmed(scene, models.detector._network, search, seen))
+    faces = without_duplicates(confirmed(scene, models.detector._network, search, seen, 16))
     assert_each_found_once(faces, expected)
 
 
@@ -286,8 +286,11 @@ def test_what_was_found_in_doubt_is_believed_only_after_closer_looks_agree():
     ):
         views.clear()
         tell = network(scores)
-        faces = confirmed(picture, tell, FIRST, look(picture, tell, FIRST, 16))
+        faces = confirmed(picture, tell, FIRST, look(picture, tell, FIRST, 16), 16)
         assert len(faces) == believed
+        if believed:  # the place is 40 px large
+            views.clear()
+            assert confirmed(picture, tell, FIRST, look(picture, tell, FIRST, 16), 64) == [], "too small to be believed"
     assert len(views) == 4, "a place that shows nothing in any turn is looked at no further"
 
 
@@ -301,7 +304,7 @@ def test_doubts_between_the_landmarks_of_a_sure_face_cost_nothing(heads):
         boxes = np.array([face.box, [*(inside - 10), *(inside + 10)]])
         return Candidates(boxes, np.stack([face.landmarks, face.landmarks]), np.array([0.9, 0.1]))
 
-    faces = confirmed(picture, network, FIRST, look(picture, network, FIRST, 16))
+    faces = confirmed(picture, network, FIRST, look(picture, network, FIRST, 16), 16)
     assert len(faces) == 1 and len(shown) == 1
 
 
