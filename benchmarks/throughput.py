@@ -155,9 +155,7 @@ def print_parts(prior: Prior, config: AnonymizeConfig, photos: Sequence[Path]) -
 
 
 def _print_report(report: RunReport) -> None:
-    typer.echo(
-        json.dumps({"statuses": report.statuses, "rekeyed_faces": report.rekeyed_faces, "bytes": report.bytes_of})
-    )
+    typer.echo(json.dumps({"statuses": report.statuses, "further_keys": report.further_keys, "bytes": report.bytes_of}))
 
 
 if __name__ == "__main__":

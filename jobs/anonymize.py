@@ -32,7 +32,7 @@ from jobs.sources import ListedDatasource, Source, open_source
 from jobs.task_sizes import TaskSizes
 from keystore.store import Keystore
 
-UNPUBLISHED: Final = frozenset({"key_attempts", "rekeyed_faces"})  # of a report: they depend on the sources
+UNPUBLISHED: Final = frozenset({"key_attempts", "further_keys"})  # of a report: they depend on the sources
 # What `quarantine retry` may be given anew: where and how fast it works, and how many keys are tried.
 RETRY_SETTINGS: Final = NEUTRAL_SETTINGS - {"output"} | {"max_attempts"}
 TASKS_IN_FLIGHT: Final = 2  # blocks queued at an actor: one in work, one ready
@@ -45,7 +45,7 @@ PROCESS_RESTARTS: Final = 256
 
 @dataclass(frozen=True)
 class RunReport:
-    """Numbers only. Times in seconds, sizes in bytes; rates, key_attempts and rekeyed_faces are of this attempt's fresh rows.
+    """Numbers only. Times in seconds, sizes in bytes; rates, key_attempts and further_keys are of this attempt's fresh rows.
 
     `OUT/_keyanon/report.json` holds all but `UNPUBLISHED`.
     """
@@ -60,7 +60,7 @@ class RunReport:
     faces: int
     kept_faces: int
     key_attempts: int
-    rekeyed_faces: int
+    further_keys: int
     resumed_rows: int
     ignored_files: int
     keys_stored: int
@@ -344,7 +344,7 @@ def _report(
         faces=tally.faces,
         kept_faces=tally.kept_faces,
         key_attempts=keys_tried,
-        rekeyed_faces=max(keys_tried - faces_keyed, 0),
+        further_keys=max(keys_tried - faces_keyed, 0),
         resumed_rows=len(attempt.finished),
         ignored_files=attempt.source.ignored,
         keys_stored=len(tally.record_ids),

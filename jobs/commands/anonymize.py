@@ -184,7 +184,7 @@ def report_tables(report: "RunReport") -> list["Table"]:
         "files ignored": report.ignored_files or None,
         "faces anonymized": report.faces,
         "faces left alone": report.kept_faces or None,
-        "faces given another key": report.rekeyed_faces,
+        "further keys tried": report.further_keys,
         "time": f"{report.seconds:.1f} s",
         "speed": f"{report.images_per_second:.2f} images/s, {report.faces_per_second:.2f} faces/s",
         **{f"{part} on disk": format_bytes(size) for part, size in report.bytes_of.items()},

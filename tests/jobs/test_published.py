@@ -39,7 +39,7 @@ def published(
     run_anonymize(AnonymizeConfig.load(None, {**places, "steps": 8, "threads_per_actor": 1, "gate_threshold": 0.01}))
     report = json.loads((root / "out" / RUN_DIRECTORY / REPORT_FILE).read_text())
     assert report["statuses"] == {"anonymized": len(contents)}
-    assert not {"key_attempts", "rekeyed_faces", "mean_metrics"} & report.keys()
+    assert not {"key_attempts", "further_keys", "mean_metrics"} & report.keys()
     rows = [row for shard in (root / "out" / "rows").glob("*.parquet") for row in pq.read_table(shard).to_pylist()]
     return {
         row["image_id"]: dict(_facts("row", row)) | _sidecar((root / "out" / row["sidecar"]).read_bytes())
