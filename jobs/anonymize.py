@@ -8,7 +8,7 @@ it.
 import contextlib
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -19,12 +19,12 @@ from ray.exceptions import RayError
 
 from jobs.anonymize_stage import AnonymizeFaces, SealingTarget
 from jobs.cluster import cause_of, ray_cluster
-from jobs.commit import Tally, complete, finished_rows, quarantined_rows
-from jobs.config import NEUTRAL_SETTINGS, AnonymizeConfig
+from jobs.commit import Tally, complete, finished_rows
+from jobs.config import AnonymizeConfig
 from jobs.detect_stage import DetectFaces, FaceModelChoice
-from jobs.errors import ConfigError, MachineError, PublishError
+from jobs.errors import MachineError, PublishError
 from jobs.lease import Lease
-from jobs.manifest import COMPLETE, REPORT_FILE, RUN_DIRECTORY, Manifest, read_existing, write_json
+from jobs.manifest import REPORT_FILE, RUN_DIRECTORY, Manifest, read_existing, write_json
 from jobs.progress import Monitor, ProgressCallback, Watch
 from jobs.publisher import Publisher
 from jobs.sink import OutputLayout, PairedDatasink
@@ -33,8 +33,6 @@ from jobs.task_sizes import TaskSizes
 from keystore.store import Keystore
 
 UNPUBLISHED: Final = frozenset({"key_attempts", "further_keys"})  # of a report: they depend on the sources
-# What `quarantine retry` may be given anew: where and how fast it works, and how many keys are tried.
-RETRY_SETTINGS: Final = NEUTRAL_SETTINGS - {"output"} | {"max_attempts"}
 TASKS_IN_FLIGHT: Final = 2  # blocks queued at an actor: one in work, one ready
 READ_RETRIES: Final = 3  # of one read task, for faults of the machine; what a retry can not mend ends the run
 WRITE_RETRIES: Final = 3  # of one write task whose process died
@@ -82,7 +80,7 @@ class RunReport:
 
 
 @dataclass(frozen=True)
-class _Attempt:
+class Attempt:
     """What one attempt works with. keystore: None when the keys are discarded. finished: rows that it leaves alone. retry:
     number of the retry, 0 for the run itself."""
 
@@ -115,77 +113,20 @@ def run_anonymize(config: AnonymizeConfig, progress: ProgressCallback | None = N
     if existing is not None:
         existing.check_same_run(config.output, config, source)
     layout = OutputLayout(config.output.absolute(), config.output_format, source.schema, source.image_column)
-    with _holding(layout) as lease:
+    with holding(layout) as lease:
         # Read again: the attempt that held the lease a moment ago may have written it.
         existing = read_existing(layout.root)
         if existing is not None:
             existing.check_same_run(layout.root, config, source)
-        with _keystore(config, Keystore.open_or_create) as keystore:
+        with open_keystore(config, Keystore.open_or_create) as keystore:
             manifest = _begin(existing, keystore, config, source)
             manifest.write(layout.root)
             finished = frozenset(finished_rows(layout))
-            return _run(_Attempt(config, source, layout, keystore, manifest, lease, finished), progress, started)
-
-
-def retry_quarantined(
-    output: Path,
-    reason: str | None = None,
-    changes: Mapping[str, Any] | None = None,
-    progress: ProgressCallback | None = None,
-) -> RunReport:
-    """Do the quarantined rows of a complete run again, or go on where the same retry was stopped; no other row is touched.
-
-    Args:
-        output: the run's. reason: code of the rows to do, None for all. changes: settings of `RETRY_SETTINGS`; all others
-        are the run's own, from its manifest.
-
-    Raises:
-        ConfigError: a setting is not one that may change, or no row is quarantined for that reason. Else as `run_anonymize`.
-    """
-    started = time.monotonic()
-    changed = {name: value for name, value in (changes or {}).items() if value is not None}
-    config = _retry_config(_complete_run(output), output, changed)
-    source = open_source(config, config.given())
-    layout = OutputLayout(output.absolute(), config.output_format, source.schema, source.image_column)
-    with _holding(layout) as lease:
-        manifest = _complete_run(layout.root)
-        manifest.check_same_input(layout.root, source)
-        if reason is not None and manifest.unfinished_retry is None and not quarantined_rows(layout, reason):
-            raise ConfigError(
-                f"no row of {output} is quarantined for {reason!r}; `keyanon quarantine list {output}` shows the reasons"
-            )
-        with _keystore(config, Keystore.open) as keystore:
-            manifest.check_keystore(layout.root, keystore)
-            number = manifest.begin_retry(reason, {name: config.to_json()[name] for name in sorted(changed)})
-            manifest.write(layout.root)
-            finished = frozenset(range(source.total)) - quarantined_rows(layout, reason, before_retry=number)
-            return _run(
-                _Attempt(config, source, layout, keystore, manifest, lease, finished, number), progress, started
-            )
-
-
-def _complete_run(output: Path) -> Manifest:
-    """The manifest of a run whose rows can be retried. Raises PublishError."""
-    manifest = read_existing(output)
-    if manifest is None:
-        raise PublishError(f"{output} is not the output of a keyanon run; give the one of `keyanon anonymize`")
-    if manifest.state != COMPLETE and manifest.unfinished_retry is None:
-        raise PublishError(f"the run of {output} is not complete; run its `keyanon anonymize` again first")
-    return manifest
-
-
-def _retry_config(manifest: Manifest, output: Path, changes: Mapping[str, Any]) -> AnonymizeConfig:
-    """The run's settings with some changed. Raises ConfigError."""
-    refused = sorted(set(changes) - RETRY_SETTINGS)
-    if refused:
-        raise ConfigError(
-            f"a retry has the settings of its run, and {', '.join(refused)} can not change; anonymize into another output"
-        )
-    return AnonymizeConfig.load(None, {**manifest.config, **changes, "output": output})
+            return run_attempt(Attempt(config, source, layout, keystore, manifest, lease, finished), progress, started)
 
 
 @contextlib.contextmanager
-def _holding(layout: OutputLayout) -> Iterator[Lease]:
+def holding(layout: OutputLayout) -> Iterator[Lease]:
     """The output's lease. What can not be written there is a PublishError that names it."""
     try:
         with Lease(layout.root / RUN_DIRECTORY) as lease:
@@ -197,7 +138,7 @@ def _holding(layout: OutputLayout) -> Iterator[Lease]:
 
 
 @contextlib.contextmanager
-def _keystore(config: AnonymizeConfig, open_: Callable[[Path, str | None], Keystore]) -> Iterator[Keystore | None]:
+def open_keystore(config: AnonymizeConfig, open_: Callable[[Path, str | None], Keystore]) -> Iterator[Keystore | None]:
     """The run's keystore, None where its keys are discarded. Raises KeystoreError."""
     if config.keystore is None:
         yield None
@@ -216,8 +157,8 @@ def _begin(existing: Manifest | None, keystore: Keystore | None, config: Anonymi
     return existing
 
 
-def _run(attempt: _Attempt, progress: ProgressCallback | None, started: float) -> RunReport:
-    """Compute what is missing, then commit."""
+def run_attempt(attempt: Attempt, progress: ProgressCallback | None, started: float) -> RunReport:
+    """Compute what is missing, then commit. started: by `time.monotonic`. Raises as `run_anonymize` once the work has begun."""
     computed, keys = 0.0, (0, 0)
     if len(attempt.finished) < attempt.source.total:
         begun = time.monotonic()
@@ -226,7 +167,7 @@ def _run(attempt: _Attempt, progress: ProgressCallback | None, started: float) -
     return _commit(attempt, started, computed, keys)
 
 
-def _compute(attempt: _Attempt, progress: ProgressCallback | None) -> tuple[int, int]:
+def _compute(attempt: Attempt, progress: ProgressCallback | None) -> tuple[int, int]:
     """Run the Ray Data pipeline over the unfinished rows. Returns keys tried, and on how many faces."""
     config, source = attempt.config, attempt.source
     with ray_cluster(config.reserved_cpus, config.object_store_bytes):
@@ -295,7 +236,7 @@ def _pool(actors: int) -> ActorPoolStrategy:
     return ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=TASKS_IN_FLIGHT)
 
 
-def _remember_facts(attempt: _Attempt, monitor: Monitor) -> None:
+def _remember_facts(attempt: Attempt, monitor: Monitor) -> None:
     """Keep in the manifest what the workers loaded, also when the attempt fails: a resume must use the same prior."""
     try:
         facts = monitor.facts()
@@ -314,7 +255,7 @@ def _cause(error: BaseException, monitor: Monitor) -> Exception:
     return cause_of(error, "run")
 
 
-def _commit(attempt: _Attempt, started: float, computed: float, keys: tuple[int, int]) -> RunReport:
+def _commit(attempt: Attempt, started: float, computed: float, keys: tuple[int, int]) -> RunReport:
     """Account for every row, ingest the keys, then say so: the manifest's state is the last thing written but the
     report."""
     config, manifest = attempt.config, attempt.manifest
@@ -329,7 +270,7 @@ def _commit(attempt: _Attempt, started: float, computed: float, keys: tuple[int,
 
 
 def _report(
-    attempt: _Attempt, tally: Tally, computed: float, seconds: float, keys: tuple[int, int], removed: int
+    attempt: Attempt, tally: Tally, computed: float, seconds: float, keys: tuple[int, int], removed: int
 ) -> RunReport:
     fresh_rows = tally.rows - len(attempt.finished)
     keys_tried, faces_keyed = keys

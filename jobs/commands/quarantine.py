@@ -84,7 +84,7 @@ def retry(
     A row that comes out takes the place of the quarantined one, also when it is quarantined anew. Stopped, the same command goes
     on.
     """
-    from jobs.anonymize import RETRY_SETTINGS, retry_quarantined
+    from jobs.retry import RETRY_SETTINGS, retry_quarantined
 
     changes = {name: value for name, value in context.params.items() if name in RETRY_SETTINGS}
 

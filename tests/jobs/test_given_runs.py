@@ -13,12 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from jobs.anonymize import RunReport, retry_quarantined, run_anonymize
+from jobs.anonymize import RunReport, run_anonymize
 from jobs.config import AnonymizeConfig
 from jobs.errors import CommitError, PublishError, SourceError
 from jobs.exit_codes import ExitCode
 from jobs.inspect_output import OutputError, inspect_run, read_rows
 from jobs.recover import prepare
+from jobs.retry import retry_quarantined
 from keyanon_core.faces import load_detector
 from keyanon_core.faces.alignment import similarity, warp
 from keyanon_core.faces.detection import Face

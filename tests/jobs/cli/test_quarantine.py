@@ -14,10 +14,10 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.anonymize import RETRY_SETTINGS
 from jobs.cli import main
 from jobs.commands.quarantine import retry
 from jobs.exit_codes import ExitCode
+from jobs.retry import RETRY_SETTINGS
 from keystore.store import Keystore
 
 from .conftest import Keyanon

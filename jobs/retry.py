@@ -1,0 +1,76 @@
+"""The quarantined rows of a complete run, done again alone: `keyanon quarantine retry`."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from jobs.anonymize import Attempt, RunReport, holding, open_keystore, run_attempt
+from jobs.commit import quarantined_rows
+from jobs.config import NEUTRAL_SETTINGS, AnonymizeConfig
+from jobs.errors import ConfigError, PublishError
+from jobs.manifest import COMPLETE, Manifest, read_existing
+from jobs.progress import ProgressCallback
+from jobs.sink import OutputLayout
+from jobs.sources import open_source
+from keystore.store import Keystore
+
+# What may be given anew: where and how fast a retry works, and how many keys are tried.
+RETRY_SETTINGS: Final = NEUTRAL_SETTINGS - {"output"} | {"max_attempts"}
+
+
+def retry_quarantined(
+    output: Path,
+    reason: str | None = None,
+    changes: Mapping[str, Any] | None = None,
+    progress: ProgressCallback | None = None,
+) -> RunReport:
+    """Do the quarantined rows of a complete run again, or go on where the same retry was stopped; no other row is touched.
+
+    Args:
+        output: the run's. reason: code of the rows to do, None for all. changes: settings of `RETRY_SETTINGS`; all others
+        are the run's own, from its manifest.
+
+    Raises:
+        ConfigError: a setting is not one that may change, or no row is quarantined for that reason. Else as `run_anonymize`.
+    """
+    started = time.monotonic()
+    changed = {name: value for name, value in (changes or {}).items() if value is not None}
+    config = _retry_config(_complete_run(output), output, changed)
+    source = open_source(config, config.given())
+    layout = OutputLayout(output.absolute(), config.output_format, source.schema, source.image_column)
+    with holding(layout) as lease:
+        manifest = _complete_run(layout.root)
+        manifest.check_same_input(layout.root, source)
+        if reason is not None and manifest.unfinished_retry is None and not quarantined_rows(layout, reason):
+            raise ConfigError(
+                f"no row of {output} is quarantined for {reason!r}; `keyanon quarantine list {output}` shows the reasons"
+            )
+        with open_keystore(config, Keystore.open) as keystore:
+            manifest.check_keystore(layout.root, keystore)
+            number = manifest.begin_retry(reason, {name: config.to_json()[name] for name in sorted(changed)})
+            manifest.write(layout.root)
+            finished = frozenset(range(source.total)) - quarantined_rows(layout, reason, before_retry=number)
+            return run_attempt(
+                Attempt(config, source, layout, keystore, manifest, lease, finished, number), progress, started
+            )
+
+
+def _complete_run(output: Path) -> Manifest:
+    """The manifest of a run whose rows can be retried. Raises PublishError."""
+    manifest = read_existing(output)
+    if manifest is None:
+        raise PublishError(f"{output} is not the output of a keyanon run; give the one of `keyanon anonymize`")
+    if manifest.state != COMPLETE and manifest.unfinished_retry is None:
+        raise PublishError(f"the run of {output} is not complete; run its `keyanon anonymize` again first")
+    return manifest
+
+
+def _retry_config(manifest: Manifest, output: Path, changes: Mapping[str, Any]) -> AnonymizeConfig:
+    """The run's settings with some changed. Raises ConfigError."""
+    refused = sorted(set(changes) - RETRY_SETTINGS)
+    if refused:
+        raise ConfigError(
+            f"a retry has the settings of its run, and {', '.join(refused)} can not change; anonymize into another output"
+        )
+    return AnonymizeConfig.load(None, {**manifest.config, **changes, "output": output})
