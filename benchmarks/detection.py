@@ -1,6 +1,7 @@
 """Which faces are found, and how many are published untouched: scenes composed of known faces, searched and anonymized.
 
-    python benchmarks/detection.py --photos DIR [--faces 2000] [--min-face 16] [--seed 0] [--skip-path] [--skip-cost]
+    python benchmarks/detection.py --photos DIR [--faces 2000] [--min-face 16] [--seed 0] [--smallest 0.3] [--largest 50]
+        [--skip-recall] [--skip-path] [--skip-cost]
 
 Faces are cut from the portraits in DIR (or from the two photographs that ship in scikit-image and matplotlib) and set into
 backgrounds of 0.3 to 50 megapixels: photographs and textures of scikit-image, noise and gradients. Sizes run evenly over the
@@ -102,6 +103,7 @@ def main(
     min_face: Annotated[int, typer.Option(help="px; the detector's setting.")] = 16,
     seed: Annotated[int, typer.Option()] = 0,
     case: Annotated[str, typer.Option(help="One case only.")] = "",
+    smallest: Annotated[float, typer.Option(help="Megapixels of the smallest scene.")] = 0.3,
     largest: Annotated[float, typer.Option(help="Megapixels of the largest scene.")] = 50.0,
     skip_recall: Annotated[bool, typer.Option(help="Leave out the recall of both passes.")] = False,
     skip_path: Annotated[bool, typer.Option(help="Leave out the whole path.")] = False,
@@ -117,7 +119,7 @@ def main(
     path = None if skip_path else WholePath(models)
     made = number = 0
     while made < faces:
-        megapixels = [size for size in MEGAPIXELS if size <= largest]
+        megapixels = [size for size in MEGAPIXELS if smallest <= size <= largest]
         scene = compose(np.random.default_rng([seed, number]), portraits, megapixels[number % len(megapixels)], case)
         number, made = number + 1, made + len(scene.faces)
         try:

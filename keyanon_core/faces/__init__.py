@@ -34,8 +34,8 @@ def load_face_models(
     """Load face models. Raises FaceModelError with the remedy when a package or a file is missing or is not what it
     should be.
 
-    kind: "embedded" (CenterFace, 68 landmarks; nothing to download) or "facexlib" (RetinaFace, BiSeNet; `weights` is
-    the directory that holds their files, or None for facexlib's own download). The recognizer is dlib's in both.
+    kind: "embedded" (CenterFace and our own network, 68 landmarks; nothing to download) or "facexlib" (RetinaFace, BiSeNet;
+    `weights` is the directory that holds their files, or None for facexlib's own download). The recognizer is dlib's in both.
     threads: of the embedded detector on one picture. device: of the facexlib networks. min_face: px, height of the smallest
     face that is searched for; the time that finding takes falls with its square.
     """
@@ -62,9 +62,9 @@ def load_detector(
 ) -> Detector:
     """The detector of `load_face_models` alone, with the same arguments and errors; the embedded one loads no torch."""
     if kind == "embedded":
-        from keyanon_core.faces.centerface import CenterFaceDetector
+        from keyanon_core.faces.embedded_detector import EmbeddedDetector
 
-        return CenterFaceDetector(threads, min_face)
+        return EmbeddedDetector(threads, min_face)
     if kind == "facexlib":
         from keyanon_core.faces.facexlib_models import RetinaFaceDetector
 

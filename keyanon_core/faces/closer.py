@@ -1,8 +1,8 @@
 """A closer look at what a network doubts: small, turned, blurred or half hidden faces.
 
 Where a face is too small for a network, or turned, the network still answers a little, and more than on most of what is
-no face. Such a place is cut out, enlarged to a size that the network knows well, and shown in four turns; the best is
-turned upright and shown at two sizes and mirrored. It is a face if all of them show one. That costs in proportion to the
+no face. Such a place is cut out, enlarged to a size that the network knows well, and shown in several turns; the best is
+turned upright and shown at several sizes and mirrored. It is a face if all of them show one. That costs in proportion to the
 doubts instead of four more looks at the whole picture.
 """
 
@@ -17,8 +17,7 @@ from keyanon_core.faces.detection import Face, Pixels, mirrored
 from keyanon_core.faces.landmarks import roll_degrees
 from keyanon_core.faces.looks import Network, Search, Seen
 
-TURNED_SIDE = 64  # px of the views of a doubt in four turns
-UPRIGHT_VIEWS = ((96, False), (192, False), (96, True))  # px of the views turned upright, and which is mirrored
+TURNED_SIDE = 64  # px of the views of a doubt in several turns
 FACE_SHARE = 0.5  # of a view's side that the doubted face takes
 PROMISE = 0.1  # score in every view below which it is not worth another
 SMALL_SHARE = 0.85  # of the smallest face that is searched for: what is doubted and smaller is a button, a knot, a leaf
@@ -34,7 +33,7 @@ def confirmed(pixels: Pixels, network: Network, search: Search, seen: Sequence[S
     doubts = [one.face for one in seen if one.face.score < search.sure]
     faces = list(sure)
     for doubt in _outside(doubts, sure):
-        face = _closer(pixels, network, doubt, search.confirmed)
+        face = _closer(pixels, network, search, doubt)
         if face is not None and max(face.box[2] - face.box[0], face.box[3] - face.box[1]) >= SMALL_SHARE * min_face:
             faces.append(face)
     return faces
@@ -53,23 +52,26 @@ def _outside(doubts: Iterable[Face], sure: Sequence[Face]) -> list[Face]:
     return outside
 
 
-def _closer(pixels: Pixels, network: Network, doubt: Face, least: float) -> Face | None:
+def _closer(pixels: Pixels, network: Network, search: Search, doubt: Face) -> Face | None:
     """The face at a doubt's place as the best view shows it, its score the mean of the upright views; None where they do not
     agree on one.
     """
-    turned = [view(pixels, network, doubt, angle, TURNED_SIDE, PROMISE) for angle in (0.0, 90.0, 180.0, 270.0)]
-    best = max((face for face in turned if face is not None), key=lambda face: face.score, default=None)
-    if best is None:
-        return None
-    scores = []
-    for side, mirror in UPRIGHT_VIEWS:
+    best = doubt
+    if search.turns:
+        turned = [view(pixels, network, doubt, angle, TURNED_SIDE, PROMISE) for angle in search.turns]
+        seen = [face for face in turned if face is not None]
+        if not seen:
+            return None
+        best = max(seen, key=lambda face: face.score)
+    scores: list[float] = []
+    for side, mirror in search.views:
         face = view(pixels, network, best, roll_degrees(best.landmarks), side, PROMISE, mirror=mirror)
         if face is None:
             return None
         scores.append(face.score)
         best = face if face.score >= max(scores) else best
     score = float(np.mean(scores))
-    return Face(best.box, best.landmarks, score) if score >= least else None
+    return Face(best.box, best.landmarks, score) if score >= search.confirmed else None
 
 
 def view(

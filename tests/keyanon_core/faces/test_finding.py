@@ -10,9 +10,9 @@ import pytest
 from keyanon_core.errors import FaceModelError
 from keyanon_core.faces import load_detector
 from keyanon_core.faces.alignment import similarity
-from keyanon_core.faces.centerface import FIRST, SECOND
 from keyanon_core.faces.closer import confirmed
 from keyanon_core.faces.detection import box_iou, without_duplicates
+from keyanon_core.faces.embedded_detector import FIRST, SCENES, SECOND
 from keyanon_core.faces.landmarks import UPRIGHT_TEMPLATE
 from keyanon_core.faces.looks import LEVEL_STEP, TILE_OVERLAP, TILED_FACE_PX, Candidates, _spans, look
 from keyanon_core.faces.masks import PictureMask
@@ -157,14 +157,14 @@ def test_a_face_on_a_seam_between_tiles_is_found_once(shift, mirrored, models, h
         put(scene, heads[i % 2], seam + shift, 240, size)
         for i, (seam, size) in enumerate(zip(seams, sizes, strict=True))
     ]
-    seen = look(scene, models.detector._network, search, 16)
+    seen = look(scene, models.detector.center_face, search, 16)
     finest = max(one.scale for one in seen)
     on_finest = [one.face for one in seen if one.scale == finest and one.face.score >= search.doubt]
     for landmarks, size in zip(expected, sizes, strict=True):
         assert np.linalg.norm(places(on_finest) - landmarks.mean(0), axis=1).min() < 0.1 * size, (
             "whole in one of its tiles"
         )
-    faces = without_duplicates(confirmed(scene, models.detector._network, search, seen, 16))
+    faces = without_duplicates(confirmed(scene, models.detector.center_face, search, seen, 16))
     assert_each_found_once(faces, expected)
 
 
@@ -183,14 +183,17 @@ def test_tiles_cover_every_pixel_and_overlap_by_more_than_the_largest_face_they_
 
 
 def counting(detector):
-    """The sizes in px of everything that the detector's network is shown from now on."""
-    shown, network = [], detector._network
+    """The sizes in px of everything that the detector's networks are shown from now on."""
+    shown = []
 
-    def count(pixels, lowest):
-        shown.append(pixels.shape[0] * pixels.shape[1])
-        return network(pixels, lowest)
+    def counted(network):
+        def count(pixels, lowest):
+            shown.append(pixels.shape[0] * pixels.shape[1])
+            return network(pixels, lowest)
 
-    detector._network = count
+        return count
+
+    detector.center_face, detector.scenes = counted(detector.center_face), counted(detector.scenes)
     return shown
 
 
@@ -219,7 +222,7 @@ def test_cost_is_linear_in_the_pixels_and_memory_bounded_by_a_tile(coffee):
         shown.clear()
         detector.look_again(np.ascontiguousarray(np.tile(coffee, (5, 5, 1))[:height, :width]))
         totals.append(sum(shown))
-        assert max(shown) <= SECOND.tile**2 * 1.05
+        assert max(shown) <= max(SECOND.tile, SCENES.tile) ** 2 * 1.05
     assert 3 < totals[1] / totals[0] < 5.5
 
 
