@@ -201,6 +201,7 @@ def test_batches_stay_full_while_keys_are_given_up(
     [
         ({"steps": 12}, 0.925, {5: 0.095, 8: 0.045}),
         ({"steps": 6}, 0.925, {2: 0.095, 4: 0.045}),
+        ({"steps": 2, "fidelity": "lossless"}, 0.925, {1: 0.045}),
         ({"steps": 1, "fidelity": "lossless"}, 0.925, {}),
         ({"steps": 12, "method": "paper"}, 0.925, {}),
         ({"steps": 12}, 0.0, {}),
