@@ -23,7 +23,7 @@ demo: $(READY)
 	$(RUN)/python -m jobs.demo --output out/demo
 
 test: $(READY)
-	$(RUN)/python -m pytest $(PYTEST_ARGS)
+	$(RUN)/python -m pytest --numprocesses 2 --dist loadgroup $(PYTEST_ARGS)
 
 lint: $(READY)
 	$(RUN)/ruff check .

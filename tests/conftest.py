@@ -1,4 +1,6 @@
-"""What all tests share: one Ray cluster for the whole session, and the public-domain pictures that ship in packages."""
+"""What all tests share: one Ray cluster for the whole session, the public-domain pictures that ship in packages, and how two
+processes share the tests.
+"""
 
 import logging
 import os
@@ -7,6 +9,27 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+
+# Inherited by the processes that tests start. Where several share two cores they are fastest with a thread each, and Ray's
+# workers, to which Ray gives the lowest priority, would wait for all the others.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("RAY_worker_niceness", "0")
+
+ALONE = ("tests/e2e/",)  # starts clusters of its own
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where several processes share the tests (`make test`), each file goes to one of them, and all that start Ray to the same
+    one: a second cluster would cost its start, and the memory of what both load.
+    """
+    if not config.pluginmanager.has_plugin("xdist"):
+        return
+    places = {item: item.path.relative_to(config.rootpath).as_posix() for item in items}
+    on_ray = {places[item] for item in items if "ray_cluster" in getattr(item, "fixturenames", ())}
+    for item, place in places.items():
+        group = "ray" if place in on_ray or place.startswith(ALONE) else place
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="session")

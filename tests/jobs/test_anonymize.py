@@ -32,7 +32,7 @@ from keyanon_core.priors import load_prior
 from keystore.records import KeyRecord
 from keystore.release import Recipient
 from keystore.store import Keystore
-from tests.jobs.conftest import OPEN_GATE, STEPS, MakeConfig
+from tests.jobs.conftest import FIDELITY, OPEN_GATE, STEPS, MakeConfig
 from tests.jobs.key_search import holds_key, written_forms
 
 pytestmark = pytest.mark.slow
@@ -88,7 +88,7 @@ def folder_run(
         None,
         {
             "photos": photos, "output": root / "out", "keystore": root / "keystore", "steps": STEPS,
-            "pictures_per_task": 4, "max_pixels": 1_000_000, "fidelity": "lossless", "gate_threshold": OPEN_GATE,
+            "pictures_per_task": 4, "max_pixels": 1_000_000, "fidelity": FIDELITY, "gate_threshold": OPEN_GATE,
         },
     )  # fmt: skip
     states: list[RunState] = []
@@ -294,6 +294,21 @@ def test_a_prior_that_can_not_be_loaded_is_the_error_that_is_shown(
         run_anonymize(make_config(prior=str(tmp_path / "prior")))
 
 
+STALLING_RUN = """
+import sys, time
+import jobs.anonymize, jobs.blocks, jobs.config
+
+class Stalling(jobs.anonymize.AnonymizeFaces):
+    def _anonymize(self, rows):
+        if rows[0][jobs.blocks.ROW] > 1:
+            time.sleep(600)
+        return super()._anonymize(rows)
+
+jobs.anonymize.AnonymizeFaces = Stalling
+jobs.anonymize.run_anonymize(jobs.config.AnonymizeConfig.model_validate_json(sys.argv[1]))
+"""  # whose workers do not come beyond the second row: the run is killed in its midst, however slow the machine
+
+
 def test_a_killed_run_is_resumed_and_two_never_write_at_once(
     ray_cluster: Path, tmp_path: Path, make_config: MakeConfig, face_png: bytes
 ) -> None:
@@ -301,12 +316,9 @@ def test_a_killed_run_is_resumed_and_two_never_write_at_once(
     for at in range(6):
         (tmp_path / "photos" / f"{at}.png").write_bytes(face_png)
     config = make_config(pictures_per_task=1)
-    code = (
-        "import sys, jobs.anonymize, jobs.config;"
-        "jobs.anonymize.run_anonymize(jobs.config.AnonymizeConfig.model_validate_json(sys.argv[1]))"
-    )
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    process = subprocess.Popen([sys.executable, "-c", code, config.model_dump_json()], env=environment, cwd=Path.cwd())
+    command = [sys.executable, "-c", STALLING_RUN, config.model_dump_json()]
+    process = subprocess.Popen(command, env=environment, cwd=Path.cwd())
     try:
         rows = config.output / "rows"
         deadline = time.monotonic() + 200

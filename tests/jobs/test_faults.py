@@ -1,6 +1,7 @@
 """Whose fault an error is: the errors are those that the libraries raise, where they can be had without the fault."""
 
 import errno
+import json
 from collections.abc import Callable
 
 import cv2
@@ -69,6 +70,7 @@ def chained(outer: Exception, inner: Exception) -> BaseException:
             MACHINE,
         ),
         *((OSError(number, "x"), MACHINE) for number in (errno.ENOSPC, errno.EIO, errno.EMFILE, errno.ENOMEM)),
+        (FileNotFoundError(errno.ENOENT, "x"), MACHINE),  # a file of keyanon's own: rows are worked on from memory
         (MachineError("gone"), MACHINE),
         (PriorError("not the prior of the run"), RUN),
         (FaceModelError("weights are missing"), RUN),
@@ -107,6 +109,12 @@ def test_a_file_that_can_not_be_read_differs_from_a_disk_that_can_not(error: Bas
     assert kind_of_reading(error) is kind
 
 
+def test_errors_that_led_to_each_other_have_a_kind_too() -> None:
+    first, second = ValueError("x"), PriorError("y")
+    first.__cause__, second.__cause__ = second, first
+    assert kind_of(first) is RUN and kind_of_reading(first) is ROW and not is_short_of_memory(first)
+
+
 def test_only_a_want_of_memory_is_answered_by_fewer_rows() -> None:
     assert is_short_of_memory(MemoryError()) and is_short_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
     assert is_short_of_memory(chained(ValueError("x"), MemoryError()))
@@ -114,13 +122,16 @@ def test_only_a_want_of_memory_is_answered_by_fewer_rows() -> None:
     assert not is_short_of_memory(OSError(errno.EIO, "x"))
 
 
-def test_reasons_quote_only_what_keyanon_wrote() -> None:
+def test_reasons_quote_only_what_keyanon_wrote(caplog: pytest.LogCaptureFixture) -> None:
     assert reason_of(PictureError("corrupt", "its header is broken")) == "corrupt: its header is broken"
     assert reason_of(KeyanonError("the face is no face")) == "unusable: the face is no face"
+    assert not caplog.records
     secret = raised(lambda: {}["canary"])
     assert "canary" not in reason_of(secret) and reason_of(secret).startswith(
         "internal_error: KeyError at test_faults.py:"
     )
+    assert "KeyError at test_faults.py:" in caplog.text and "canary" not in caplog.text
+    assert describe(raised(lambda: json.loads("{"))).startswith("JSONDecodeError at decoder.py:"), "where it arose"
     assert describe(OSError(errno.ENOSPC, "canary")) == "OSError ENOSPC at unknown place"
 
 

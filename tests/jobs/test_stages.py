@@ -35,7 +35,7 @@ from keyanon_core.errors import PriorError
 from keyanon_core.pictures.settings import AnonymizeSettings, PictureResult, PictureTask
 from keystore.sealing import sealed_header
 from keystore.store import Keystore
-from tests.jobs.conftest import OPEN_GATE, STEPS
+from tests.jobs.conftest import FIDELITY, OPEN_GATE, STEPS
 from tests.jobs.key_search import holds_key
 
 pytestmark = pytest.mark.slow
@@ -62,7 +62,7 @@ def detect(monitor: Monitor) -> DetectFaces:
 
 @pytest.fixture(scope="module")
 def anonymize(monitor: Monitor, ingest_key: bytes) -> AnonymizeFaces:
-    settings = AnonymizeSettings(steps=STEPS, gate_threshold=OPEN_GATE)
+    settings = AnonymizeSettings(steps=STEPS, fidelity=FIDELITY, gate_threshold=OPEN_GATE)
     return AnonymizeFaces(
         "embedded",
         FaceModelChoice("embedded"),

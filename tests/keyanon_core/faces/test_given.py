@@ -178,6 +178,7 @@ def test_given_faces_survive_their_text_form_exactly() -> None:
         ([0, float("inf"), 10, 10], "y0"),
         ([0, 0, -10, 10], "x1 must be larger than x0"),
         ([0, 5, 10, 5], "y1 must be larger than y0"),
+        ([5, 0, 5, 10], "x1 must be larger than x0"),
         ([0.1, 0.1, 0.5, 0.6], "not shares of the picture"),
         ([0, 0, 10**400, 10], "x1"),
         ([0, 0, "10", 10], "x1"),
@@ -215,6 +216,10 @@ def test_boxes_that_can_not_be_about_the_picture_are_refused(detector: Detector,
     for given, named in (
         (GivenFaces((GivenFace((600.0, 10.0, 700.0, 90.0)),)), "face 0 lies outside"),
         (GivenFaces(keep=((10.0, -90.0, 70.0, -10.0),)), "kept box 0 lies outside"),
+        (GivenFaces((GivenFace((10.0, -90.0, 70.0, 0.0)),)), "face 0 lies outside"),
+        (GivenFaces((GivenFace((-90.0, 10.0, 0.0, 70.0)),)), "face 0 lies outside"),
+        (GivenFaces((GivenFace((511.0, 10.0, 600.0, 90.0)),)), "face 0 lies outside"),
+        (GivenFaces((GivenFace((10.0, 511.0, 90.0, 600.0)),)), "face 0 lies outside"),
         (GivenFaces((GivenFace((-600.0, 0.0, 425.0, 90.0)),)), "face 0 is more than 2 times as large"),
         (GivenFaces(size=(512, 511)), "given for 512 x 511 px"),
         (GivenFaces((GivenFace(ELSEWHERE),) * (MAX_BOXES + 1)), "more than"),
@@ -254,6 +259,18 @@ def test_the_face_of_an_aligned_crop_is_not_a_larger_one_at_its_side(detector: D
     aside, main, inner = (Face(box, template_in_box(box), 0.9) for box in boxes)
     chosen = choose_faces(astronaut, Seeing(detector, [aside, inner, main]), choice="aligned")
     assert [face.box for face in chosen.faces] == [main.box, aside.box, inner.box]
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize(("at", "central"), [(0.23, False), (0.27, True), (0.73, True), (0.77, False)])
+def test_the_face_of_an_aligned_crop_lies_in_its_middle_half(
+    detector: Detector, astronaut: Pixels, axis: int, at: float, central: bool
+) -> None:
+    box: Box = (220.0, 220.0, 290.0, 290.0)
+    small, large = Face(box, template_in_box(box), 0.9), Face((0.0, 0.0, 511.0, 511.0), np.full((5, 2), 256.0), 0.9)
+    large.landmarks[:, axis] = at * 512
+    chosen = choose_faces(astronaut, Seeing(detector, [small, large]), choice="aligned")
+    assert (chosen.faces[0] is large) is central
 
 
 def test_an_aligned_crop_in_which_no_face_is_seen_is_outlined_as_ffhq_aligns_them(detector: Detector) -> None:

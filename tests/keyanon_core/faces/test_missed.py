@@ -106,6 +106,31 @@ def test_a_face_cut_by_the_border_is_judged_by_what_lies_in_the_picture():
     assert missed_faces([face_at(2, 150, 76)], [face_at(40, 20, 30)], [mask_of(face)], SHAPE) == []
 
 
+def test_a_face_beyond_a_border_is_covered_by_nothing():
+    mask = mask_of(face_at(380, 280, 40))
+    for beyond in (face_at(520, 150, 80), face_at(-120, 150, 80), face_at(200, 420, 80), face_at(200, -120, 80)):
+        assert missed_faces([beyond], [], [mask], SHAPE) == [beyond]
+    for touching in ((400.0, 150.0), (200.0, 300.0)):  # begins where the picture ends
+        face = face_at(200, 150, 80)
+        moved = Face(face.box, face.landmarks - face.landmarks.min(0) + touching, 0.5)
+        assert missed_faces([moved], [], [mask], SHAPE) == [moved]
+
+
+def test_where_nothing_within_a_face_was_chosen_seeing_it_again_is_accounted_for():
+    face = face_at(200, 150, 80)
+    ears = mask_of(face, grown=1.2).subtract(mask_of(face))
+    assert missed_faces([face, face_at(202, 151, 78, 0.4)], [face], [ears], SHAPE) == []
+    assert len(missed_faces([face_at(280, 151, 78)], [face], [ears], SHAPE)) == 1
+
+
+def test_landmarks_that_lie_on_one_point_stand_for_a_tenth_of_the_box_around_it():
+    point = Face((150.0, 100.0, 250.0, 200.0), np.full((5, 2), [200.0, 150.0]), 0.5)
+    for share, missed in ((0.82, []), (0.7, [point])):  # of 10 px around
+        most = np.zeros(SHAPE[:2], bool)
+        most[150 - round(10 * share) : 151 + round(10 * share), 190:211] = True
+        assert missed_faces([point], [], [PictureMask.from_full(most)], SHAPE) == missed
+
+
 def test_landmarks_that_lie_on_one_point_hide_no_face():
     point = Face(face_at(200, 150, 80).box, np.full((5, 2), [200.0, 150.0]), 0.5)
     assert missed_faces([point], [], [], SHAPE) == [point]

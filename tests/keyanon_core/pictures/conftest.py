@@ -9,7 +9,13 @@ from keyanon_core.faces import FaceModels, load_face_models
 from keyanon_core.pictures.anonymizer import PictureAnonymizer
 from keyanon_core.pictures.settings import PictureResult, PictureTask
 from keyanon_core.priors import Prior, load_prior
+from tests.keyanon_core.conftest import draw_keys_alike
 from tests.keyanon_core.pictures.photographs import settings
+
+
+@pytest.fixture(autouse=True)
+def same_keys_each_time(keys_drawn_alike: None) -> None:
+    """A test of this folder passes or fails under its keys, not now and then."""
 
 
 @pytest.fixture(scope="session")
@@ -41,6 +47,8 @@ def group() -> bytes:
 
 @pytest.fixture(scope="session")
 def anonymized_group(prior: Prior, models: FaceModels, group: bytes) -> PictureResult:
-    (result,) = PictureAnonymizer(prior, models, settings(fidelity="lossless"))([PictureTask("group", group)])
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        draw_keys_alike(monkeypatch)
+        (result,) = PictureAnonymizer(prior, models, settings(fidelity="lossless"))([PictureTask("group", group)])
     assert result.status == "anonymized", result.reason
     return result

@@ -116,6 +116,8 @@ def test_early_looks_are_true_to_the_end(prior: Prior, models: FaceModels, group
     gate = AnonymityGate(models.recognizer, 0.925, 2)
     sources = np.stack([face.crop.values for face in picture.faces])
     latents = np.stack([face.latent for face in picture.faces if face.latent is not None]).astype(np.float64)
+    for face in picture.faces:
+        face.source_embedding = None  # as when a first key is looked at
     assert gate.hopeless(picture.faces, sources, 0.15) == [True] * 4
     looked_at = gate.hopeless(picture.faces, latents, 0.15)
     assert not any(hopeless and gate.passes(face) for hopeless, face in zip(looked_at, picture.faces, strict=True))
@@ -163,6 +165,12 @@ def test_no_key_is_eased_to_what_is_the_same_person_but_a_user_may_ask_for_less(
     assert asked_distance(0.1, 9, 10, strangers=0.76, same_person=0.6) == pytest.approx(0.1 * 0.76)
 
 
+@pytest.mark.parametrize("keys", [2, 3, 32])
+def test_the_last_key_is_eased_in_full_and_an_only_one_not_at_all(keys: int) -> None:
+    assert asked_distance(0.9, keys - 1, keys, strangers=1.0, same_person=0.1) == pytest.approx(0.9 * EASED)
+    assert asked_distance(0.9, 0, 1, strangers=1.0, same_person=0.1) == pytest.approx(0.9)
+
+
 def test_faces_wait_until_a_batch_is_full_and_the_nearest_to_the_end_goes_first() -> None:
     def waiting(*counts: int) -> list[deque]:
         return [deque(f"{stage}{i}" for i in range(count)) for stage, count in enumerate(counts)]
@@ -193,6 +201,7 @@ def test_batches_stay_full_while_keys_are_given_up(
     [
         ({"steps": 12}, 0.925, {5: 0.095, 8: 0.045}),
         ({"steps": 6}, 0.925, {2: 0.095, 4: 0.045}),
+        ({"steps": 2, "fidelity": "lossless"}, 0.925, {1: 0.045}),
         ({"steps": 1, "fidelity": "lossless"}, 0.925, {}),
         ({"steps": 12, "method": "paper"}, 0.925, {}),
         ({"steps": 12}, 0.0, {}),

@@ -20,7 +20,7 @@ from keyanon_core.pictures.recoverer import PictureRecoverer
 from keyanon_core.pictures.settings import PictureResult, PictureTask
 from keyanon_core.priors import Prior
 from keyanon_core.sidecar import Sidecar
-from tests.keyanon_core.pictures.photographs import pixels_of, settings
+from tests.keyanon_core.pictures.photographs import in_mid_run, pixels_of, settings
 
 CROP_SIDE = 320  # px, of the aligned crop
 KEY = bytes(range(32))
@@ -154,7 +154,7 @@ def test_a_picture_passed_without_a_face_was_searched_twice(prior: Prior, models
 def test_an_aligned_crop_is_scaled_onto_the_prior_and_comes_back(
     prior: Prior, models: FaceModels, aligned: bytes
 ) -> None:
-    (result,) = PictureAnonymizer(prior, models, settings(faces="aligned"))([PictureTask("a", aligned)])
+    (result,) = in_mid_run(prior, models, faces="aligned")([PictureTask("a", aligned)])
     assert result.status == "anonymized", result.reason
     assert result.encoded is not None and result.sidecar is not None and result.key is not None
     (face,) = result.key.faces

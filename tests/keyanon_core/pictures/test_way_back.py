@@ -106,6 +106,8 @@ def test_the_first_face_and_then_one_in_so_many_is_tried(
 ) -> None:
     tried: list[tuple[str, int]] = []
     monkeypatch.setattr(WayBack, "_try", lambda self, face, e, s, key: tried.append((key.image_id, face.index)))
+    # What the second search takes for a face in an untrained prior's result is anonymized too, and would count.
+    monkeypatch.setattr(models.detector, "look_again", lambda pixels: [])
     anonymizer = PictureAnonymizer(tiny, models, settings(check_every=3))
     for name, encoded in (("a", astronaut), ("b", group), ("c", astronaut), ("d", group)):
         anonymizer([PictureTask(name, encoded)])

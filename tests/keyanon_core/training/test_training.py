@@ -251,7 +251,7 @@ def test_a_published_prior_is_the_network_and_replaces_the_one_before(tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == ["prior"]
 
 
-def test_measures_of_held_out_faces(bank):
+def test_measures_of_held_out_faces(bank, keys_drawn_alike):
     chosen = settings().prior
     prior = as_prior(network_of(chosen), chosen, "tiny")
     crops, masks = held_out_crops(bank, SIDE, 5)

@@ -1,0 +1,135 @@
+"""Which rows a retry does again, what it may change, and what it refuses. A stand-in for the workers quarantines every row."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import jobs.anonymize
+from jobs.anonymize import Attempt, run_anonymize
+from jobs.errors import ConfigError, PublishError
+from jobs.manifest import read_existing
+from jobs.progress import ProgressCallback
+from jobs.publisher import Publisher
+from jobs.retry import retry_quarantined
+from jobs.sink import PairedDatasink
+from keystore.store import Keystore
+from tests.jobs.conftest import MakeConfig
+from tests.jobs.publishing import block, quarantined
+
+FIRST = ("late: x", "late: x", "corrupt: x", "gate: x")  # why each row is quarantined by the run
+
+
+class Stopped(Exception):
+    """The machine ended an attempt."""
+
+
+class Workers:
+    """What `jobs.anonymize` computes with. reasons: of the rows; stops_after: rows after which an attempt ends."""
+
+    def __init__(self) -> None:
+        self.attempts: list[Attempt] = []
+        self.reasons, self.stops_after = list(FIRST), len(FIRST)
+
+    def __call__(self, attempt: Attempt, progress: ProgressCallback | None) -> tuple[int, int]:
+        self.attempts.append(attempt)
+        assert attempt.keystore is not None
+        inbox = attempt.keystore.inbox(attempt.manifest.run_id)
+        left = [row for row in range(attempt.source.total) if row not in attempt.finished]
+        publisher = Publisher(attempt.layout, attempt.lease, attempt.finished)
+        publisher.open()
+        for row in left[: self.stops_after]:
+            sink = PairedDatasink(attempt.layout, inbox, attempt.lease.token, attempt.retry)
+            sink.stage(block([quarantined(row, f"{row}.png", self.reasons[row])]))
+        publisher.publish_complete()
+        if self.stops_after < len(left):
+            raise Stopped
+        return 0, 0
+
+
+@pytest.fixture
+def workers(monkeypatch: pytest.MonkeyPatch) -> Workers:
+    made = Workers()
+    monkeypatch.setattr(jobs.anonymize, "_compute", made)
+    return made
+
+
+@pytest.fixture
+def output(tmp_path: Path, make_config: MakeConfig, workers: Workers) -> Path:
+    """Of a complete run over four pictures."""
+    (tmp_path / "photos").mkdir()
+    for row in range(len(FIRST)):
+        (tmp_path / "photos" / f"{row}.png").write_bytes(b"")
+    config = make_config()
+    run_anonymize(config)
+    return config.output
+
+
+def done_again(workers: Workers) -> set[int]:
+    return set(range(len(FIRST))) - workers.attempts[-1].finished
+
+
+def test_the_rows_of_a_reason_are_done_again_alone_then_all_that_are_quarantined(
+    output: Path, workers: Workers
+) -> None:
+    report = retry_quarantined(output, "late")
+    assert done_again(workers) == {0, 1} and workers.attempts[-1].retry == 1
+    assert (report.rows, report.resumed_rows) == (4, 2) and 0 < report.anonymize_seconds <= report.seconds < 600
+    retry_quarantined(output)
+    assert done_again(workers) == {0, 1, 2, 3} and workers.attempts[-1].retry == 2
+
+
+def test_a_stopped_retry_goes_on_also_when_no_row_has_its_reason_any_more(output: Path, workers: Workers) -> None:
+    workers.reasons, workers.stops_after = ["gate: y"] * 4, 1
+    with pytest.raises(Stopped):
+        retry_quarantined(output, "late")
+    manifest = read_existing(output)
+    assert manifest is not None and manifest.unfinished_retry is not None
+    workers.stops_after = 2
+    retry_quarantined(output, "late")
+    assert done_again(workers) == {1} and workers.attempts[-1].retry == 1
+    with pytest.raises(ConfigError, match="'late'"):
+        retry_quarantined(output, "late")
+    workers.stops_after = 0
+    with pytest.raises(Stopped):
+        retry_quarantined(output, "gate")
+    retried = workers.attempts[-1].retry
+    workers.stops_after = 4
+    retry_quarantined(output, "gate")
+    assert workers.attempts[-1].retry == retried == 2 and done_again(workers) == {0, 1, 3}
+
+
+def test_a_retry_may_change_its_places_and_the_number_of_keys_and_says_so(
+    output: Path, workers: Workers, tmp_path: Path
+) -> None:
+    (tmp_path / "photos").rename(tmp_path / "moved")
+    retry_quarantined(output, "gate", {"max_attempts": 7, "photos": tmp_path / "moved", "device": None})
+    config = workers.attempts[-1].config
+    assert (config.max_attempts, Path(config.photos), config.output) == (7, tmp_path / "moved", output)
+    manifest = read_existing(output)
+    assert manifest is not None
+    assert manifest.retries[0]["settings"] == {"max_attempts": 7, "photos": str(tmp_path / "moved")}
+    with pytest.raises(ConfigError, match="gate_threshold, steps can not change"):
+        retry_quarantined(output, "gate", {"steps": 4, "gate_threshold": 0.5, "max_attempts": 8})
+
+
+def test_what_is_no_complete_run_with_its_input_and_keystore_is_refused(
+    output: Path, workers: Workers, tmp_path: Path, make_config: MakeConfig
+) -> None:
+    def refused(named: str, retry: Callable[[], object]) -> None:
+        before = len(workers.attempts)
+        with pytest.raises(PublishError, match=named):
+            retry()
+        assert len(workers.attempts) == before
+
+    refused("is not the output of a keyanon run", lambda: retry_quarantined(tmp_path / "nowhere"))
+    with Keystore.create(tmp_path / "other"):
+        pass
+    refused("whose keys are in keystore", lambda: retry_quarantined(output, None, {"keystore": tmp_path / "other"}))
+    (tmp_path / "photos" / "more.png").write_bytes(b"")
+    refused("other input", lambda: retry_quarantined(output))
+    (tmp_path / "photos" / "more.png").unlink()
+    workers.stops_after = 1
+    with pytest.raises(Stopped):
+        run_anonymize(make_config(output=tmp_path / "half"))
+    refused("not complete", lambda: retry_quarantined(tmp_path / "half"))
