@@ -7,10 +7,12 @@ certain faces; our own network sees what is small, turned, blurred or cut.
 import hashlib
 from dataclasses import replace
 
+import numpy as np
+
 from keyanon_core.faces.alignment import likeness
 from keyanon_core.faces.centerface import CenterFace
 from keyanon_core.faces.closer import confirmed, view
-from keyanon_core.faces.detection import Face, Pixels, in_order, without_duplicates
+from keyanon_core.faces.detection import Face, Landmarks, Pixels, in_order, without_duplicates
 from keyanon_core.faces.landmarks import UPRIGHT_TEMPLATE, roll_degrees, template_in_box
 from keyanon_core.faces.looks import DEFAULT_MIN_FACE, Network, Search, check_min_face, lightened, look
 from keyanon_core.faces.scene_network import SceneNetwork
@@ -38,6 +40,9 @@ UPRIGHT_DEGREES = 15.0  # roll up to which CenterFace's landmarks are used
 QUARTER_TURNS = (0.0, 180.0, 90.0, -90.0)  # degrees added to the seen roll, tried in this order
 SURE_FACE_LIKENESS = 0.95  # the same, from which a set is believed without a second look
 MIN_FACE_LIKENESS = 0.8  # correlation of five landmarks with an upright face; a worse set is replaced
+MAX_SPREAD = (
+    1.5  # ratio of their extent to that of a face which fills the box, or the other way, beyond which they are too
+)
 
 
 class EmbeddedDetector:
@@ -77,9 +82,8 @@ class EmbeddedDetector:
         face.
         """
         roll = roll_degrees(face.landmarks)
-        resemblance = likeness(face.landmarks, UPRIGHT_TEMPLATE)
         x0, y0, x1, y1 = face.box
-        if resemblance >= SURE_FACE_LIKENESS and abs(roll) <= UPRIGHT_DEGREES and x1 - x0 <= y1 - y0:
+        if _is_shaped(face, SURE_FACE_LIKENESS) and abs(roll) <= UPRIGHT_DEGREES and x1 - x0 <= y1 - y0:
             return face
         best: Face | None = None
         for turn in QUARTER_TURNS:
@@ -101,6 +105,15 @@ class EmbeddedDetector:
 
 def _shaped(face: Face) -> Face:
     """The face, with a template's landmarks when its own make none."""
-    if likeness(face.landmarks, UPRIGHT_TEMPLATE) >= MIN_FACE_LIKENESS:
-        return face
-    return replace(face, landmarks=template_in_box(face.box))
+    return face if _is_shaped(face, MIN_FACE_LIKENESS) else replace(face, landmarks=template_in_box(face.box))
+
+
+def _is_shaped(face: Face, least: float) -> bool:
+    """Whether a face's landmarks are as like a face's as `least`, and of the size of its box."""
+    ratio = _spread(face.landmarks) / _spread(template_in_box(face.box))
+    return likeness(face.landmarks, UPRIGHT_TEMPLATE) >= least and 1 / MAX_SPREAD < ratio < MAX_SPREAD
+
+
+def _spread(landmarks: Landmarks) -> float:
+    """How far landmarks (5, 2) lie from their middle, px (rms)."""
+    return float(np.sqrt(((landmarks - landmarks.mean(0)) ** 2).sum(1).mean()))

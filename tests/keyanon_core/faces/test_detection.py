@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from keyanon_core.errors import FaceModelError, PictureError
-from keyanon_core.faces import centerface, load_face_models, looks, scene_network
+from keyanon_core.faces import centerface, embedded_detector, load_face_models, looks, scene_network
 from keyanon_core.faces.detection import Face, box_iou, in_order, landmarks_inside
 from keyanon_core.faces.embedded_detector import FIRST, EmbeddedDetector
 from keyanon_core.faces.landmarks import UPRIGHT_TEMPLATE, roll_degrees, template_in_box
@@ -177,6 +177,17 @@ def test_landmarks_that_make_no_face_are_replaced_by_the_boxs(models, coffee):
     nonsense = Face((100.0, 100.0, 180.0, 200.0), np.full((5, 2), 140.0), 0.5)
     replaced = models.detector._upright(coffee, nonsense)
     np.testing.assert_array_equal(replaced.landmarks, template_in_box(nonsense.box))
+
+
+@pytest.mark.parametrize("shrunk", [0.03, 0.5, 2.0])
+def test_landmarks_of_another_size_than_the_box_are_replaced_by_the_boxs(shrunk, models, coffee):
+    box = (100.0, 100.0, 180.0, 200.0)
+    template = template_in_box(box)
+    face = Face(box, (template - template.mean(0)) * shrunk + template.mean(0), 0.5)
+    for replaced in (models.detector._upright(coffee, face), embedded_detector._shaped(face)):
+        np.testing.assert_array_equal(replaced.landmarks, template)
+    whole = Face(box, template * 1.02, 0.5)
+    assert embedded_detector._shaped(whole) is whole
 
 
 def test_landmarks_inside_a_mask():

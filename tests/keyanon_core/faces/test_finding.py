@@ -17,6 +17,7 @@ from keyanon_core.faces.landmarks import UPRIGHT_TEMPLATE
 from keyanon_core.faces.looks import LEVEL_STEP, TILE_OVERLAP, TILED_FACE_PX, Candidates, _spans, look
 from keyanon_core.faces.masks import PictureMask
 from keyanon_core.faces.missed import missed_faces
+from keyanon_core.faces.parsing import DEFAULT_REGIONS
 
 HEAD = 1.6  # of the face's height: a head that is cut out whole
 
@@ -121,6 +122,20 @@ def test_faces_cut_by_every_border_are_found(share, models, heads, coffee):
     middles = [(across, 200), (800 - across, 300), (300, down), (500, 600 - down)]
     expected = [put(scene, heads[i % 2], x, y, size) for i, (x, y) in enumerate(middles)]
     assert_each_found_once(models.detector.detect(scene), expected, tolerance=0.5)
+
+
+@pytest.mark.parametrize("size", [24, 60])
+def test_what_shows_of_a_face_whose_middle_lies_beyond_the_border_is_masked(size, models, heads, coffee):
+    scene = cv2.resize(coffee, (800, 600))
+    beyond = 0.03 * size
+    middles = [(-beyond, 200), (799 + beyond, 300), (300, -beyond), (500, 599 + beyond)]
+    expected = [put(scene, heads[i % 2], x, y, size) for i, (x, y) in enumerate(middles)]
+    found = without_duplicates(models.detector.detect(scene) + models.detector.look_again(scene))
+    masks = [models.parser.mask(scene, face, DEFAULT_REGIONS).full(scene.shape) for face in found]
+    for landmarks in expected:
+        inner = np.zeros(scene.shape[:2], np.uint8)
+        cv2.fillConvexPoly(inner, cv2.convexHull(np.rint(landmarks).astype(np.int32)), 1)
+        assert np.any(masks, 0)[inner > 0].mean() > 0.6
 
 
 @pytest.mark.parametrize("change", ["dark", "grey", "blurred"])
