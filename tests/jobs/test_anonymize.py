@@ -126,10 +126,10 @@ def test_only_anonymized_pictures_are_published_and_without_metadata(folder_run:
     out = folder_run.config.output
     published = {str(p.relative_to(out)) for folder in ("images", "sidecars") for p in (out / folder).rglob("*.*")}
     assert published == {
-        "images/astronaut.png.png", "sidecars/astronaut.png.keyanon",
-        "images/sub/grace.jpg.png", "sidecars/sub/grace.jpg.keyanon",
+        "images/astronaut.png", "sidecars/astronaut.png.keyanon",
+        "images/sub/grace.jpg", "sidecars/sub/grace.jpg.keyanon",
     }  # fmt: skip
-    with Image.open(out / "images/sub/grace.jpg.png") as picture:
+    with Image.open(out / "images/sub/grace.jpg") as picture:
         assert not picture.getexif() and not picture.info
 
 

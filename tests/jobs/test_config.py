@@ -42,7 +42,13 @@ def test_only_settings_that_change_results_change_the_digest() -> None:
     base = AnonymizeConfig.load(None, PLACES)
     layout = {"anonymizer_actors": 3, "pictures_per_task": 2, "check_every": 7}
     assert AnonymizeConfig.load(None, {**PLACES, **layout}).digest() == base.digest()
-    for change in ({"steps": 9}, {"fidelity": "image"}, {"regions": ["nose"]}, {"no_face": "pass"}, {"face_batch": 4}):
+    for change in (
+        {"steps": 9},
+        {"fidelity": "image", "output_format": "png"},
+        {"regions": ["nose"]},
+        {"no_face": "pass"},
+        {"face_batch": 4},
+    ):
         assert AnonymizeConfig.load(None, {**PLACES, **change}).digest() != base.digest()
 
 
