@@ -69,7 +69,7 @@ class FaceAtWork:
 
     @property
     def restored(self) -> PictureMask:
-        """The pixels that recovery brings back: the mask's, and, where all are to come back, those beside it that encoding changed.
+        """The pixels that recovery brings back: the mask's, and, where all are to, those beside it that encoding changed.
 
         In a JPEG those share a block with masked ones. None of another face's is among them.
         """
