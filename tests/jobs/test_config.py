@@ -52,6 +52,15 @@ def test_only_settings_that_change_results_change_the_digest() -> None:
         assert AnonymizeConfig.load(None, {**PLACES, **change}).digest() != base.digest()
 
 
+def test_fidelity_image_needs_a_lossless_format_of_the_users_choice() -> None:
+    assert AnonymizeConfig.load(None, PLACES).output_format == "same"
+    with pytest.raises(ConfigError, match="png or webp instead of same"):
+        AnonymizeConfig.load(None, {**PLACES, "fidelity": "image"})
+    with pytest.raises(ConfigError, match="png or webp instead of same"):
+        AnonymizeConfig.load(None, {**PLACES, "fidelity": "image", "prior": "some/where"})
+    AnonymizeConfig.load(None, {**PLACES, "fidelity": "image", "output_format": "webp"})
+
+
 def test_a_run_reserves_what_all_its_actors_hold() -> None:
     sizes = {"detector_actors": 2, "anonymizer_actors": 3}
     assert AnonymizeConfig.model_validate(PLACES | sizes).reserved_cpus == 0
