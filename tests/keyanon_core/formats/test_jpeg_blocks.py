@@ -144,6 +144,17 @@ def test_nothing_of_masked_pixels_gets_into_the_result(sampling: str) -> None:
 
 
 @pytest.mark.parametrize("sampling", list(SAMPLINGS))
+def test_masks_that_share_blocks_do_not_bring_the_source_back_in_each_other(sampling: str) -> None:
+    encoded = sampled(scene(80, 64, 7, noise=0), sampling, quality=95)
+    masked = np.zeros((64, 80), np.bool_)
+    masked[10:50, 13:61] = True
+    result = decode_picture(encoded)
+    result[masked] = 255 - result[masked]
+    made = publish(encoded, result, _masks(masked))
+    assert np.abs(made.shown[13:47, 18:56].astype(int) - result[13:47, 18:56]).mean() < 4
+
+
+@pytest.mark.parametrize("sampling", list(SAMPLINGS))
 @pytest.mark.parametrize("size", [(64, 48), (61, 43), (33, 17)])
 def test_new_blocks_are_what_libjpeg_makes_of_the_same_pixels(sampling: str, size: tuple[int, int]) -> None:
     encoded = sampled(scene(*size, 4), sampling, quality=90)

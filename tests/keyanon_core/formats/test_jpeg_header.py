@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 
 from keyanon_core.errors import PictureError
 from keyanon_core.faces.masks import PictureMask
+from keyanon_core.formats import jpeg_coefficients
 from keyanon_core.formats.jpeg_coefficients import read_coefficients, write_coefficients
-from keyanon_core.formats.jpeg_header import CoefficientsError, joined, read_header
+from keyanon_core.formats.jpeg_header import CoefficientsError, JpegHeader, joined, read_header
 from keyanon_core.formats.opening import open_source
 from keyanon_core.imaging import decode_picture
 from tests.keyanon_core.formats.pictures import as_file, decoded, scene
@@ -20,6 +21,10 @@ TABLE = PLAIN.index(b"\xff\xdb")
 
 def changed(at: int, new: bytes, source: bytes = PLAIN) -> bytes:
     return source[:at] + new + source[at + len(new) :]
+
+
+# without the JFIF marker, and with components called 0, 1, 2: libjpeg guesses, others do not
+RENAMED = PLAIN[:2] + changed(FRAME + 10, b"\0", changed(FRAME + 13, b"\1", changed(FRAME + 16, b"\2")))[20:]
 
 
 @pytest.mark.parametrize(
@@ -51,6 +56,8 @@ def changed(at: int, new: bytes, source: bytes = PLAIN) -> bytes:
         (PLAIN[:2] + b"\xff\xfe\x00\x02" * 5000 + PLAIN[2:], "more than"),
         (as_file(scene(8, 8), mode="CMYK"), "4 components"),
         (PLAIN[:FRAME] + b"\xff\xd9", "no picture"),
+        (PLAIN[:2] + b"\xff\xee\x00\x0eAdobe\x00\x64\0\0\0\0\0" + PLAIN[2:], "YCbCr beyond doubt"),
+        (RENAMED, "YCbCr beyond doubt"),
     ],
 )  # fmt: skip
 def test_what_is_not_regular_is_refused(encoded: bytes, why: str) -> None:
@@ -87,6 +94,20 @@ def test_coefficients_that_do_not_fit_their_header_are_not_written() -> None:
     blocks = read_coefficients(header)
     with pytest.raises(CoefficientsError, match="do not fit"):
         write_coefficients(header, [blocks[0][1:], *blocks[1:]])
+
+
+def test_what_was_written_is_read_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    header = read_header(PLAIN)
+    blocks = read_coefficients(header)
+
+    def otherwise(made: JpegHeader) -> list[np.ndarray]:
+        read = read_coefficients(made)
+        read[2][0, 0, 7, 7] += 1
+        return read
+
+    monkeypatch.setattr(jpeg_coefficients, "read_coefficients", otherwise)
+    with pytest.raises(CoefficientsError, match="coefficients are others"):
+        write_coefficients(header, blocks)
 
 
 def test_no_file_is_written_on_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
