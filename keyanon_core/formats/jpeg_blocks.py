@@ -61,8 +61,8 @@ class Renewal:
         return touched
 
     def _renew(self, index: int, blocks: Coefficients, window: Window) -> tuple[tuple[slice, slice], Bits]:
-        """Renew one component's blocks under a window of pixels. All masks count there, so that a block that several touch is made
-        of anonymized pixels in one go. Returns where the blocks lie, and which of them were touched.
+        """Renew one component's blocks under a window of pixels. All masks count there, so that a block that several touch is
+        made of anonymized pixels in one go. Returns where the blocks lie, and which of them were touched.
         """
         component = self.header.components[index]
         (down, across), (rows, columns) = self.header.steps(component), self.header.samples(component)
