@@ -40,6 +40,7 @@ import typer
 from keyanon_core.errors import PictureError
 from keyanon_core.evaluation import cheek_typology_angle, skin_tone
 from keyanon_core.faces import Face, FaceModels, load_face_models
+from keyanon_core.formats.published import FixedFormat
 from keyanon_core.imaging import decode_picture
 from keyanon_core.pictures.anonymizer import PictureAnonymizer
 from keyanon_core.pictures.attempts import Attempts
@@ -196,7 +197,8 @@ def _make(subjects: Sequence[Subject], prior: Prior, models: FaceModels, keys: i
     faces = dict[str, FaceAtWork]()
     for subject in subjects:
         task = PictureTask(subject.image_id, subject.encoded, [subject.face])
-        picture = OpenedPicture(task, pixels := decode_picture(subject.encoded), pixels.copy())
+        pixels = decode_picture(subject.encoded)
+        picture = OpenedPicture(task, pixels, pixels.copy(), FixedFormat(pixels, "png"))
         (aligned,) = align_faces(pixels, [subject.face], models.parser, settings.regions, prior)
         picture.faces.append(FaceAtWork(aligned, 0, picture))
         faces[subject.image_id] = picture.faces[0]

@@ -71,7 +71,7 @@ from keyanon_core.priors import Prior, load_prior
 from keyanon_core.training.measures import EIGHT_BIT_RMS
 
 # `lossless` shows what `latent` shows, and lets a prior be measured that can not be inverted.
-SETTINGS = AnonymizeSettings(method="exact", transform="rotation", fidelity="lossless")
+SETTINGS = AnonymizeSettings(method="exact", transform="rotation", fidelity="lossless", output_format="png")
 BATCH = 8  # faces measured and timed together
 PICTURES_AT_ONCE = 32  # anonymized in one call
 BAND = 0.03  # width of the bands along the edge, of the square root of the mask's pixels

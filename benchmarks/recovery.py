@@ -126,7 +126,7 @@ def _photographed(
     paths: list[Path], prior: Prior, models: FaceModels, steps: int, fidelity: str
 ) -> dict[str, float | str]:
     """The job's own path over whole photographs, every face compared in its crop and in the photograph's own pixels."""
-    settings = AnonymizeSettings(fidelity=fidelity, steps=steps)
+    settings = AnonymizeSettings(fidelity=fidelity, steps=steps, output_format="png")
     anonymizer, recoverer = PictureAnonymizer(prior, models, settings), PictureRecoverer(prior)
     crops: list[float] = []
     pictures: list[float] = []

@@ -165,7 +165,7 @@ def _remove_leftovers(layout: OutputLayout) -> None:
     for part in standing_rows(layout.root, ["row", "image_id", "output", "sidecar"]):
         for row in part.table.to_pylist():
             if row["output"] is None or row["sidecar"] is None:
-                there.update(name for name in _names(layout, row["image_id"]) if os.path.lexists(layout.root / name))
+                there.update(name for name in _names(layout, row["image_id"]) if (layout.root / name).is_file())
     for name in unlisted(layout.root, there):
         (layout.root / name).unlink()
 

@@ -25,6 +25,7 @@ from keyanon_core.pictures.settings import (
     DEFAULT_MAX_PIXELS,
     DEFAULT_STEPS,
     AnonymizeSettings,
+    OutputFormat,
 )
 from keystore.canonical import canonical_json
 
@@ -150,7 +151,7 @@ class AnonymizeConfig(InputConfig):
     max_attempts: int = Field(default=DEFAULT_MAX_ATTEMPTS, ge=1, le=1000)
     check_every: int = Field(default=DEFAULT_CHECK_EVERY, ge=1, description="faces; one is restored before publishing")
     no_face: Literal["quarantine", "pass"] = "quarantine"
-    output_format: Literal["png", "webp", "jpeg"] = "png"
+    output_format: OutputFormat = "same"
     jpeg_quality: int = Field(default=DEFAULT_JPEG_QUALITY, ge=1, le=95)
 
     # How the work is laid out
@@ -177,13 +178,14 @@ class AnonymizeConfig(InputConfig):
         return values
 
     @model_validator(mode="after")
-    def _embedded_prior_can_be_inverted(self) -> Self:
-        # Other priors say what they need in their declaration, which is read where they are loaded.
-        if self.prior == EMBEDDED:
-            try:
-                self.settings().check_steps(None, self.prior)
-            except KeyanonError as error:
-                raise ValueError(str(error)) from error
+    def _settings_fit_each_other(self) -> Self:
+        try:
+            settings = self.settings()
+            # Other priors say what they need in their declaration, which is read where they are loaded.
+            if self.prior == EMBEDDED:
+                settings.check_steps(None, self.prior)
+        except KeyanonError as error:
+            raise ValueError(str(error)) from error
         return self
 
     @model_validator(mode="after")

@@ -20,6 +20,9 @@ from keyanon_core.sidecar import MAX_SIDECAR_BYTES, Sidecar
 
 RUN_DIRECTORY: Final = "_keyanon"
 MANIFEST_FILE: Final = "manifest.json"
+FORMAT_FACTS: Final = frozenset(
+    {"jfif", "jfif_version", "jfif_unit", "jfif_density", "progressive", "progression", "loop", "background"}
+)  # what Pillow lists beside metadata, and every JPEG or WebP has
 COMPLETE: Final = "complete"  # the manifest's state once every row is there and every key is ingested
 
 
@@ -226,14 +229,15 @@ def inspect_sidecar(path: Path) -> dict[str, Any]:
 
 
 def inspect_picture(path: Path) -> dict[str, Any]:
-    """Format, size and metadata of one picture; an anonymized one has no metadata.
+    """Format, size and metadata of one picture; an anonymized one has none, or its colour profile and a JPEG's orientation.
 
     Raises:
         OutputError: the file is not a picture, or it can not be read.
     """
     try:
         with Image.open(path) as picture:
-            metadata = sorted(str(name) for name in {*picture.info, *(["exif"] if picture.getexif() else [])})
+            named = {str(name) for name in picture.info if name not in FORMAT_FACTS}
+            metadata = sorted({*named, *(["exif"] if picture.getexif() else [])})
             return {
                 "kind": "picture",
                 "format": picture.format,

@@ -9,21 +9,24 @@ from jobs.errors import PublishError
 IMAGES: Final = "images"
 SIDECARS: Final = "sidecars"
 SIDECAR_SUFFIX: Final = ".keyanon"
-SUFFIXES: Final = {"png": ".png", "webp": ".webp", "jpeg": ".jpg"}
-# File systems allow 255 bytes; the suffix and the name of the temporary file beside it need their share.
+SAME: Final = "same"
+SUFFIXES: Final = {SAME: "", "png": ".png", "webp": ".webp", "jpeg": ".jpg"}
+# File systems allow 255 bytes, of which a suffix needs its share.
+MAX_NAME_BYTES: Final = 255
 MAX_COMPONENT_BYTES: Final = 200
 NO_TEXT: Final = "no text that UTF-8 can hold"
 _DIGEST_CHARACTERS: Final = 32  # 128 bits: two long names never meet
 
 
 def image_name(image_id: str, output_format: str) -> str:
-    """Where a picture is published, relative to the output: its own name kept whole (`a.jpg` and `a.png` differ),
-    format appended.
+    """Where a picture is published, relative to the output. Its own name is kept whole (`a.jpg` and `a.png` differ); a format
+    that the user chose is appended, with `same` nothing is, whatever the name says of the format.
 
     Raises:
         PublishError: the id is no relative path, or would leave the output; no listing of this project makes such.
     """
-    return f"{IMAGES}/{_safe(image_id)}{SUFFIXES[output_format]}"
+    limit = MAX_NAME_BYTES if output_format == SAME else MAX_COMPONENT_BYTES
+    return f"{IMAGES}/{_safe(image_id, limit)}{SUFFIXES[output_format]}"
 
 
 def sidecar_name(image_id: str) -> str:
@@ -32,7 +35,7 @@ def sidecar_name(image_id: str) -> str:
 
 
 def clashing_names(image_ids: Sequence[str]) -> set[int]:
-    """Positions of ids whose published file would have to be a folder as well, as `a` beside `a.png/b` has."""
+    """Positions of ids whose published file would have to be a folder as well, as `a` beside `a.png/b` has, or beside `a/b`."""
     folders: set[str] = set()
     for image_id in image_ids:
         parts = image_id.split("/")
@@ -64,16 +67,16 @@ def as_text(name: str) -> str:
     )
 
 
-def _safe(image_id: str) -> str:
+def _safe(image_id: str, limit: int = MAX_COMPONENT_BYTES) -> str:
     parts = image_id.split("/")
     if name_problem(image_id):
         raise PublishError(f"image id {image_id!r} can not be a path below the output; nothing was written for it")
-    return "/".join(_shortened(part) for part in parts)
+    return "/".join(_shortened(part, limit) for part in parts)
 
 
-def _shortened(part: str) -> str:
+def _shortened(part: str, limit: int) -> str:
     encoded = part.encode()
-    if len(encoded) <= MAX_COMPONENT_BYTES:
+    if len(encoded) <= limit:
         return part
-    kept = encoded[: MAX_COMPONENT_BYTES - _DIGEST_CHARACTERS - 1].decode("utf-8", "ignore")
+    kept = encoded[: limit - _DIGEST_CHARACTERS - 1].decode("utf-8", "ignore")
     return f"{kept}~{hashlib.sha256(encoded).hexdigest()[:_DIGEST_CHARACTERS]}"

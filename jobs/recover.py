@@ -189,7 +189,7 @@ def _recover_one(recoverer: PictureRecoverer, record: KeyRecord, prepared: Prepa
         encoded, sidecar = read_picture(prepared.output, row), read_sidecar(prepared.output, row)
         recovered = recoverer.recover(encoded, sidecar, to_picture_key(record))
         name = restored_name(row)
-        write_private(prepared.restored / name, encode_picture(recovered.pixels, "png"))
+        write_private(prepared.restored / name, encode_picture(recovered.pixels, "png", profile=recovered.profile))
     except (KeyanonError, OSError) as error:
         entry.reason, entry.exit_code = str(error), exit_code_of(error)
         return entry

@@ -1,4 +1,4 @@
-"""Encoded pictures to pixels and back. Everything else in a file (EXIF, GPS, thumbnails, comments, profiles) is left
+"""Encoded pictures to pixels and back. Everything else in a file (EXIF, GPS, thumbnails, comments) is left
 behind.
 
 Read: JPEG, PNG, WebP, BMP, TIFF, GIF, of one frame. A picture of several frames or pages is refused, since the faces on
@@ -6,7 +6,7 @@ its other frames would be lost or kept unseen. Limits are checked on the header,
 
 - Of the multi-picture JPEG that phones write (a picture with its depth or gain map), the first picture is read.
 - EXIF orientation is applied; where the EXIF can not be read, the picture is taken as it lies.
-- An ICC profile is converted to sRGB and dropped; a profile that can not be used is ignored.
+- An ICC profile is converted to sRGB and dropped, unless the caller keeps it; a profile that can not be used is ignored.
 - Transparency is laid over white. Grey, palette, CMYK and 16-bit pictures become 8-bit RGB; 16 bits are scaled by their
   full range.
 
@@ -14,10 +14,13 @@ Pillow's parsers meet whatever the world calls a picture, and raise whatever the
 AssertionError. All of it is the picture's fault and becomes PictureError; MemoryError alone is the machine's, and passes.
 """
 
+import contextlib
 import io
 import logging
 import warnings
 import zlib
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +43,7 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }  # what makes a picture upright, by its EXIF orientation (JEITA CP-3451, tag 0x0112)
+ICC_SPACE = slice(16, 20)  # of a profile: the kind of colours it is for (ICC.1:2022, 7.2.6)
 PNG_STRATEGY = zlib.Z_RLE  # of photographs: a quarter of the time that zlib's default takes, for files 6 % larger
 TRUNCATED_WORDS = (
     "truncated",
@@ -54,17 +58,25 @@ Pixels = npt.NDArray[np.uint8]
 logger = logging.getLogger(__name__)
 
 
-def decode_picture(encoded: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> Pixels:
+def decode_picture(encoded: bytes, max_pixels: int = DEFAULT_MAX_PIXELS, *, convert: bool = True) -> Pixels:
     """Pixels (H, W, 3) uint8 RGB of an encoded picture, upright.
 
+    convert: bring the colours of a profile to sRGB; without, they are the numbers that the file holds.
     Raises PictureError with reason "empty", "not_an_image", "unsupported" (format, or several frames), "too_large",
     "truncated" or "corrupt". MemoryError passes: it says nothing about the picture.
     """
+    picture = load_picture(encoded, max_pixels)
+    with explained(picture):
+        return rgb_pixels(picture, convert=convert)
+
+
+def load_picture(encoded: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Image:
+    """The one picture of a file, its pixels loaded, as it lies there. Raises as `decode_picture`."""
     if not encoded:
         raise PictureError("empty", "the file has no bytes")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # max_pixels decides, below
-        warnings.simplefilter("ignore", UserWarning)  # Pillow's remarks on broken EXIF, which is dropped anyway
+        warnings.simplefilter("ignore", UserWarning)
         picture = _open(encoded)
         width, height = picture.size
         if width * height > max_pixels or max(width, height) > MAX_SIDE:
@@ -72,16 +84,28 @@ def decode_picture(encoded: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> Pixe
                 "too_large",
                 f"{width} x {height} px; the limit is {max_pixels} px in all (max_pixels) and {MAX_SIDE} px a side",
             )
-        try:
-            return _still(picture)
-        except (PictureError, MemoryError):
-            raise
-        except Exception as error:
-            words = str(error).lower()
-            reason = "truncated" if any(word in words for word in TRUNCATED_WORDS) else "corrupt"
-            raise PictureError(
-                reason, f"{picture.format} {width} x {height} can not be decoded: {_said(error)}"
-            ) from error
+        with explained(picture):
+            # Not n_frames, which walks through all of them: a small file can hold millions.
+            if picture.format != "MPO" and getattr(picture, "is_animated", False):
+                raise PictureError("unsupported", f"{picture.format} of several frames; only still pictures are read")
+            picture.load()
+            return picture
+
+
+@contextlib.contextmanager
+def explained(picture: Image.Image) -> Iterator[None]:
+    """What Pillow stumbles over as PictureError; its remarks on broken EXIF, which is dropped anyway, unheard."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            yield
+    except (PictureError, MemoryError):
+        raise
+    except Exception as error:
+        words = str(error).lower()
+        reason = "truncated" if any(word in words for word in TRUNCATED_WORDS) else "corrupt"
+        width, height = picture.size
+        raise PictureError(reason, f"{picture.format} {width} x {height} can not be decoded: {_said(error)}") from error
 
 
 def _open(encoded: bytes) -> Image.Image:
@@ -103,25 +127,34 @@ def _said(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def _still(picture: Image.Image) -> Pixels:
-    """The pixels of a picture of one frame. Raises whatever Pillow raises."""
-    # Not n_frames, which walks through all of them: a small file can hold millions.
-    if picture.format != "MPO" and getattr(picture, "is_animated", False):
-        raise PictureError("unsupported", f"{picture.format} of several frames; only still pictures are read")
-    picture.load()
-    return np.array(_to_srgb(_upright(picture), picture.info.get("icc_profile")), dtype=np.uint8)
-
-
-def _upright(picture: Image.Image) -> Image.Image:
-    """Turned as its EXIF says."""
+def orientation(picture: Image.Image) -> int:
+    """What a picture's EXIF says of how it lies, 1 to 8; 1 where it says nothing that can be read."""
     try:
-        turn = TURNS.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
+        said = picture.getexif().get(ExifTags.Base.Orientation, 1)
+        return int(said) if said in TURNS else 1
     except MemoryError:
         raise
     except Exception as error:
         logger.debug("an EXIF block can not be read; the picture is taken as it lies", exc_info=error)
-        return picture
+        return 1
+
+
+def upright(picture: Image.Image) -> Image.Image:
+    """A loaded picture turned as its EXIF says."""
+    turn = TURNS.get(orientation(picture))
     return picture if turn is None else picture.transpose(turn)
+
+
+def rgb_pixels(picture: Image.Image, *, convert: bool) -> Pixels:
+    """A loaded picture as `decode_picture` gives it. Raises whatever Pillow raises, and PictureError."""
+    profile = picture.info.get("icc_profile") if convert else None
+    return np.array(_to_srgb(upright(picture), profile), dtype=np.uint8)
+
+
+def is_transparent(picture: Image.Image) -> bool:
+    """True when a picture has a channel or a colour of transparency. Of 16-bit samples it is not read."""
+    channel = picture.mode in ("RGBA", "LA", "PA", "La", "RGBa")
+    return channel or ("transparency" in picture.info and not picture.mode.startswith("I;16"))
 
 
 def _to_srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:
@@ -131,19 +164,18 @@ def _to_srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:
     if picture.mode.startswith("I;16"):
         picture = Image.fromarray(EIGHT_OF_SIXTEEN[np.asarray(picture)])
         profile = None  # it was made for 16-bit samples
-    transparent = picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info
-    if transparent:
+    if is_transparent(picture):
         picture = picture.convert("RGBA")
         backdrop = Image.new("RGBA", picture.size, BACKGROUND)
         picture = Image.alpha_composite(backdrop, picture).convert("RGB")
     elif picture.mode == "P":
         picture = picture.convert("RGB")
     if profile:
-        picture = _without_profile(picture, profile)
+        picture = without_profile(picture, profile)
     return picture.convert("RGB")
 
 
-def _without_profile(picture: Image.Image, profile: bytes) -> Image.Image:
+def without_profile(picture: Image.Image, profile: bytes) -> Image.Image:
     """Colours converted from an ICC profile to sRGB; unchanged when the profile is broken or for another mode."""
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
@@ -155,22 +187,30 @@ def _without_profile(picture: Image.Image, profile: bytes) -> Image.Image:
     return converted if converted is not None else picture
 
 
-def encode_picture(pixels: Pixels, format: str, quality: int = DEFAULT_JPEG_QUALITY) -> bytes:
+def encode_picture(
+    pixels: Pixels, format: str, quality: int = DEFAULT_JPEG_QUALITY, profile: bytes | None = None
+) -> bytes:
     """Encode (H, W, 3) uint8 as "png", "webp" (lossless) or "jpeg" (quality 1 to 100, colour not subsampled), without
-    metadata.
+    metadata but the colour profile, where one is given and it is one of RGB pictures.
 
     Raises PictureError ("unsupported") for another format or a picture larger than the format can hold.
     """
-    picture, out = Image.fromarray(pixels), io.BytesIO()
+    if profile is not None and profile[ICC_SPACE] != b"RGB ":
+        profile = None
+    if format == "png":
+        return encode_image(Image.fromarray(pixels), "PNG", icc_profile=profile, compress_type=PNG_STRATEGY)
+    if format == "webp":
+        return encode_image(Image.fromarray(pixels), "WEBP", icc_profile=profile, lossless=True, exact=True)
+    if format == "jpeg":
+        return encode_image(Image.fromarray(pixels), "JPEG", icc_profile=profile, quality=quality, subsampling=0)
+    raise PictureError("unsupported", f"output format {format!r}; choose png, webp or jpeg")
+
+
+def encode_image(picture: Image.Image, format: str, **options: Any) -> bytes:
+    """A picture through one of Pillow's writers. Raises PictureError ("unsupported") where it can not hold the picture."""
+    out = io.BytesIO()
     try:
-        if format == "png":
-            picture.save(out, "PNG", compress_type=PNG_STRATEGY)
-        elif format == "webp":
-            picture.save(out, "WEBP", lossless=True, exact=True)
-        elif format == "jpeg":
-            picture.save(out, "JPEG", quality=quality, subsampling=0)
-        else:
-            raise PictureError("unsupported", f"output format {format!r}; choose png, webp or jpeg")
+        picture.save(out, format, **options)
     except (OSError, ValueError, SystemError) as error:
-        raise PictureError("unsupported", f"{pixels.shape[1]} x {pixels.shape[0]} px as {format}: {error}") from error
+        raise PictureError("unsupported", f"{picture.width} x {picture.height} px as {format}: {error}") from error
     return out.getvalue()

@@ -109,9 +109,10 @@ def anonymize(
         _option("quarantine", "A picture without a face: kept out, or published without metadata.", _FACES),
     ] = None,
     output_format: Annotated[
-        Literal["png", "webp", "jpeg"] | None, _option("png", "Of published pictures.", _PICTURES)
+        Literal["same", "png", "webp", "jpeg"] | None,
+        _option("same", "Of published pictures; same: the source's own, its name too.", _PICTURES),
     ] = None,
-    jpeg_quality: Annotated[int | None, _option("95", "1 to 95, for jpeg.", _PICTURES)] = None,
+    jpeg_quality: Annotated[int | None, _option("95", "1 to 95, of JPEGs encoded as a whole.", _PICTURES)] = None,
     max_pixels: Annotated[int | None, _option("100000000", "A larger picture is quarantined.", _PICTURES)] = None,
     max_file_bytes: Annotated[
         int | None, _option("536870912", "A larger file is quarantined unread.", _PICTURES)

@@ -147,7 +147,9 @@ def compare_fidelities(prior: Prior, models: FaceModels, photo: Path) -> tuple[l
     recoverer, rows = PictureRecoverer(prior), []
     wrong: WrongKey | None = None
     for fidelity in ("image", "latent", "lossless"):
-        anonymizer = PictureAnonymizer(prior, models, AnonymizeSettings(fidelity=fidelity, face_batch=1))
+        anonymizer = PictureAnonymizer(
+            prior, models, AnonymizeSettings(fidelity=fidelity, face_batch=1, output_format="png")
+        )
         (result,) = anonymizer([PictureTask(photo.name, encoded)])
         picture, sidecar, key = _published(result)
         for stored, copy in (("PNG as published", picture), (f"JPEG copy, quality {JPEG_QUALITY}", _jpeg(picture))):

@@ -1,8 +1,9 @@
 """Anonymizes the faces of several pictures together.
 
-Faces are gathered across the pictures and go through the prior and the anonymity gate (`attempts`). Then each result is searched
-again, otherwise than the source was; faces found there that nobody anonymized are taken up in another round. Now and then one
-face is restored from what is about to be published (`way_back`). One bad picture costs nobody else's work.
+Faces are gathered across the pictures and go through the prior and the anonymity gate (`attempts`). Then each result is
+encoded, and what is judged from there on is what the file shows: the gate measures it again where encoding changed it, and it
+is searched again, otherwise than the source was; faces found there that nobody anonymized are taken up in another round. Now
+and then one face is restored from what is about to be published (`way_back`). One bad picture costs nobody else's work.
 """
 
 import hashlib
@@ -18,7 +19,7 @@ from keyanon_core.faces.detection import Face
 from keyanon_core.faces.given import choose_faces, is_kept, newly_kept
 from keyanon_core.faces.masks import PictureMask
 from keyanon_core.faces.missed import missed_faces
-from keyanon_core.imaging import decode_picture, encode_picture
+from keyanon_core.formats.opening import open_source
 from keyanon_core.keys import commitment, source_hmac
 from keyanon_core.pictures.attempts import Attempts
 from keyanon_core.pictures.crops import AlignedFace, align_faces
@@ -56,7 +57,7 @@ class PictureAnonymizer:
             work = [(picture, list(picture.faces)) for _, picture in group]
             while work:
                 self.attempts.run([face for _, faces in work for face in faces])
-                work = [(picture, faces) for picture, _ in work if (faces := self._missed(picture))]
+                work = [(picture, faces) for picture, _ in work if (faces := self._unfinished(picture))]
             for position, picture in group:
                 results[position] = self._finish(picture)
         return [results[position] for position in range(len(tasks))]
@@ -84,14 +85,16 @@ class PictureAnonymizer:
         """Decode, detect, mask and cut the crops of one picture."""
         task = replace(task, permanent=task.permanent or not self.settings.reversible)
         try:
-            source = decode_picture(task.encoded, self.settings.max_pixels)
+            settings = self.settings
+            file = open_source(task.encoded, settings.output_format, settings.jpeg_quality, settings.max_pixels)
+            source = file.pixels
             faces, kept = task.faces, task.kept
             if faces is None:
                 chosen = choose_faces(source, self.models.detector, task.given, self.settings.faces)
                 faces, kept = chosen.faces, chosen.kept
             if not faces and not kept and not self._searched_without_faces():
                 return self._without_faces(task, None)
-            picture = OpenedPicture(task, source, source.copy(), kept=list(kept))
+            picture = OpenedPicture(task, source, source.copy(), file, kept=list(kept))
             for aligned in self._aligned(picture, faces):
                 picture.faces.append(FaceAtWork(aligned, len(picture.faces), picture))
             return picture
@@ -120,26 +123,23 @@ class PictureAnonymizer:
         if picture is not None and picture.kept:
             reason = "kept: every face that was found is to be left alone; the picture is published, re-encoded"
             kept = len(picture.kept)
-            return PictureResult(task.image_id, "no_face", reason, self._encode(picture.result), kept=kept)
+            return PictureResult(task.image_id, "no_face", reason, picture.encoded, kept=kept)
         passes = picture is not None and self.settings.no_face == "pass"
         return PictureResult(
             task.image_id,
             "no_face",
             "no_face: no face was found; such a picture is published, re-encoded, only with --no-face pass",
-            encoded=self._encode(picture.result) if passes and picture is not None else None,
+            encoded=picture.encoded if passes and picture is not None else None,
         )
 
-    def _encode(self, pixels: npt.NDArray[np.uint8]) -> bytes:
-        return encode_picture(pixels, self.settings.output_format, self.settings.jpeg_quality)
-
     def _finish(self, picture: OpenedPicture) -> PictureResult:
-        """Encode picture and sidecar and assemble the key."""
+        """Encode the sidecar and assemble the key."""
         task, settings = picture.task, self.settings
         if picture.failure:
             return _quarantined(task, picture.failure, faces=len(picture.faces))
         if not picture.faces:
             return self._without_faces(task, picture)
-        encoded = self._encode(picture.result)
+        encoded = picture.encoded
         done = PictureResult(
             task.image_id,
             "anonymized",
@@ -181,18 +181,34 @@ class PictureAnonymizer:
         return SidecarFace(
             commitment=commitment(key, picture.task.image_id),
             latent=face.latent if fidelity != "image" else None,
-            source=seal_source(picture.source, face.mask, key, picture.record_id, face.index)
+            source=seal_source(picture.source, face.restored, key, picture.record_id, face.index)
             if fidelity == "lossless"
             else None,
         )
 
-    def _missed(self, picture: OpenedPicture) -> list[FaceAtWork]:
-        """Search a picture's result for faces nobody anonymized, and take them up. Returns all faces that must go through the
-        prior now: the found ones, and those whose crop held what turned out to be a face.
+    def _unfinished(self, picture: OpenedPicture) -> list[FaceAtWork]:
+        """Encode a picture's result, and judge what its file shows. Returns the faces that must go through the prior now."""
+        if picture.failure:
+            return []
+        try:
+            published = picture.file.publish(picture.result, [face.mask for face in picture.faces])
+        except PictureError as error:
+            picture.failure = f"{error.reason}: {error}"
+            return []
+        picture.encoded, picture.shown = published.encoded, published.shown
+        if self.settings.fidelity == "lossless" and published.shown is not picture.result:
+            picture.changed = (published.shown != picture.source).any(axis=2)
+        faces = self.attempts.turned_back(picture) or self._missed(picture, published.shown)
+        picture.shown = None
+        return faces
+
+    def _missed(self, picture: OpenedPicture, shown: npt.NDArray[np.uint8]) -> list[FaceAtWork]:
+        """Search what would be published for faces nobody anonymized, and take them up. Returns all faces that must go through
+        the prior now: the found ones, and those whose crop held what turned out to be a face.
         """
         if picture.failure:
             return []
-        seen = self.models.detector.look_again(picture.result)
+        seen = self.models.detector.look_again(shown)
         faces = [face.detected for face in picture.faces]
         masks = [face.mask for face in picture.faces]
         missed = missed_faces(self._not_kept(picture, seen, faces, masks), faces, masks, picture.source.shape)

@@ -14,7 +14,7 @@ import torch
 from keyanon_core.methods import Anonymized, anonymize
 from keyanon_core.methods.exact import Walk, advance, begin, finish
 from keyanon_core.pictures.gate import EARLY_CHECKS, AnonymityGate
-from keyanon_core.pictures.opened import FaceAtWork
+from keyanon_core.pictures.opened import FaceAtWork, OpenedPicture
 from keyanon_core.pictures.pasting import paste_face
 from keyanon_core.pictures.settings import AnonymizeSettings
 from keyanon_core.priors import Prior
@@ -43,6 +43,15 @@ class Attempts:
             going = self._go_on([face for face in batch if not face.picture.failure])
         for face in faces:
             face.walk = face.noise = None
+
+    def turned_back(self, picture: OpenedPicture) -> list[FaceAtWork]:
+        """Measure the faces of a picture as it would be published. Returns those that do not pass so and have another key; where
+        one has none, the picture has a failure.
+        """
+        if picture.shown is picture.result:  # as they were measured
+            return []
+        self.gate.measure(picture.faces)
+        return [face for face in picture.faces if not self.gate.passes(face) and self._has_another_key(face)]
 
     def _stage(self, face: FaceAtWork) -> int:
         if face.walk is None:

@@ -59,9 +59,12 @@ class AnonymityGate:
         return face.keys_tried <= LOOKED_AT * self.max_attempts
 
     def measure(self, faces: Sequence[FaceAtWork]) -> None:
-        """Set each face's distance from its source as its picture's result now shows it; NaN where it can not be told."""
+        """Set each face's distance from its source as its picture now shows it, the published one where that is being judged; NaN
+        where it can not be told."""
         self._know_sources(faces)
-        after = self._embed([(face.picture.result, face.detected) for face in faces])
+        pictures = [face.picture for face in faces]
+        views = [picture.result if picture.shown is None else picture.shown for picture in pictures]
+        after = self._embed([(view, face.detected) for view, face in zip(views, faces, strict=True)])
         for face, embedding in zip(faces, after, strict=True):
             face.distance = self._distance(face, embedding)
 

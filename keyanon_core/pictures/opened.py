@@ -9,11 +9,14 @@ import torch
 
 from keyanon_core.faces.detection import Face
 from keyanon_core.faces.masks import PictureMask
+from keyanon_core.formats.published import SourceFile
 from keyanon_core.keys import face_key, new_image_key
 from keyanon_core.methods.exact import Walk
 from keyanon_core.pictures.crops import AlignedFace, Crop
 from keyanon_core.pictures.key import FaceGeometry
 from keyanon_core.pictures.settings import PictureTask
+
+BESIDE = 33  # px: a pixel shares a JPEG's block with one that is at most so far away, or lies beside such a block
 
 
 @dataclass(eq=False)
@@ -64,6 +67,28 @@ class FaceAtWork:
         """The aligned crop of the source."""
         return self.aligned.crop
 
+    @property
+    def restored(self) -> PictureMask:
+        """The pixels that recovery brings back: the mask's, and, where all are to, those beside it that encoding changed.
+
+        In a JPEG those share a block with masked ones. None of another face's is among them.
+        """
+        if self.picture.changed is None or not self.mask.count:
+            return self.mask
+        height, width = self.picture.source.shape[:2]
+        x0, y0, x1, y1 = self.mask.window
+        left, top, right, bottom = (
+            max(x0 - BESIDE, 0),
+            max(y0 - BESIDE, 0),
+            min(x1 + BESIDE, width),
+            min(y1 + BESIDE, height),
+        )
+        bits = self.picture.changed[top:bottom, left:right].copy()
+        for face in self.picture.faces:
+            if face is not self:
+                bits &= ~face.mask.crop((left, top, right, bottom))
+        return PictureMask((left, top, right, bottom), bits | self.mask.crop((left, top, right, bottom))).trimmed()
+
     def key(self, transform: str) -> bytes:
         """The 32-byte key of this face's present attempt."""
         return face_key(self.picture.image_key, self.index, self.attempt, transform)
@@ -72,7 +97,7 @@ class FaceAtWork:
         """What the key record says of this face."""
         x0, y0, x1, y1 = (float(v) for v in self.detected.box)
         a, b, c, d, e, f = (float(v) for v in self.affine.ravel())
-        return FaceGeometry(self.index, self.attempt, (x0, y0, x1, y1), (a, b, c, d, e, f), self.scale, self.mask)
+        return FaceGeometry(self.index, self.attempt, (x0, y0, x1, y1), (a, b, c, d, e, f), self.scale, self.restored)
 
     def next_key(self) -> None:
         """Another attempt at the same crop."""
@@ -90,12 +115,18 @@ class FaceAtWork:
 class OpenedPicture:
     """One decoded picture. source (H, W, 3) uint8 stays untouched; faces are pasted into result, of the same shape.
 
-    kept: faces found so far that are left alone. failure: why it can not be published, "" so far.
+    file: decides how it is published. encoded: what would be published of the present result. shown: how that looks while it is
+    judged; None until then. changed: (H, W) bool, pixels that this shows otherwise than the source, where recovery is to bring
+    back every one of them. kept: faces found so far that are left alone. failure: why it can not be published, "" so far.
     """
 
     task: PictureTask
     source: npt.NDArray[np.uint8] = field(repr=False)
     result: npt.NDArray[np.uint8] = field(repr=False)
+    file: SourceFile = field(repr=False)
+    encoded: bytes = field(default=b"", repr=False)
+    shown: npt.NDArray[np.uint8] | None = field(default=None, repr=False)
+    changed: npt.NDArray[np.bool_] | None = field(default=None, repr=False)
     image_key: bytes = field(default_factory=new_image_key, repr=False)
     record_id: str = field(default_factory=lambda: str(uuid.uuid4()))
     faces: list[FaceAtWork] = field(default_factory=list)

@@ -10,7 +10,7 @@ import torch
 
 from keyanon_core.errors import PriorError, SidecarError
 from keyanon_core.faces.alignment import paste
-from keyanon_core.imaging import decode_picture
+from keyanon_core.formats.published import published_pixels
 from keyanon_core.keys import verify_commitment
 from keyanon_core.methods import SolverStep, recover
 from keyanon_core.pictures.crops import cut_crop
@@ -23,9 +23,10 @@ from keyanon_core.sidecar import Sidecar, open_source
 class RecoveredPicture:
     """A restored picture.
 
-    pixels: (H, W, 3) uint8. exact: True when the source's pixels inside every mask were restored bit for bit and
-    authenticated (fidelity `lossless`). crops: the recovered crops (n, 3, S, S) float64 in [-1, 1], empty for `lossless`.
-    picture_intact: the anonymized picture is byte for byte the one that was published (a re-encoded copy is not).
+    pixels: (H, W, 3) uint8, in the colours of `profile` (ICC), sRGB where it is None. exact: True when the source's pixels
+    inside every mask were restored bit for bit and authenticated (fidelity `lossless`). crops: the recovered crops (n, 3, S,
+    S) float64 in [-1, 1], empty for `lossless`. picture_intact: the anonymized picture is byte for byte the one that was
+    published (a re-encoded copy is not).
     """
 
     pixels: npt.NDArray[np.uint8]
@@ -35,6 +36,7 @@ class RecoveredPicture:
     crops: npt.NDArray[np.float64]
     solver: list[SolverStep]
     nfe: int
+    profile: bytes | None = None
 
 
 class PictureRecoverer:
@@ -62,7 +64,7 @@ class PictureRecoverer:
         sidecar_intact = hashlib.sha256(sidecar).hexdigest() == key.sidecar_sha256
         if check_key:
             self._check(parsed, key, sidecar_intact)
-        picture = decode_picture(encoded, max_pixels=parsed.shape[0] * parsed.shape[1])
+        picture, profile = published_pixels(encoded, max_pixels=parsed.shape[0] * parsed.shape[1])
         if picture.shape[:2] != parsed.shape:
             raise SidecarError(
                 f"{key.image_id}: the picture is {picture.shape[1]} x {picture.shape[0]}, the sidecar belongs to "
@@ -87,6 +89,7 @@ class PictureRecoverer:
             crops=crops,
             solver=solver,
             nfe=nfe,
+            profile=profile,
         )
 
     def _check(self, parsed: Sidecar, key: PictureKey, intact: bool) -> None:

@@ -13,6 +13,7 @@ Status = Literal["anonymized", "no_face", "quarantined"]
 METHODS = ("exact", "paper")
 TRANSFORMS = ("rotation", "sign")
 FIDELITIES = ("latent", "lossless", "image")
+OutputFormat = Literal["same", "png", "webp", "jpeg"]
 
 DEFAULT_STEPS = 12  # DDIM steps one way; anonymizing costs twice as many denoiser evaluations (NFE)
 DEFAULT_GATE_THRESHOLD = 0.925  # of the distance that strangers have from a source
@@ -46,7 +47,7 @@ class AnonymizeSettings:
     max_attempts: int = DEFAULT_MAX_ATTEMPTS
     check_every: int = DEFAULT_CHECK_EVERY
     no_face: Literal["quarantine", "pass"] = "quarantine"
-    output_format: Literal["png", "webp", "jpeg"] = "png"
+    output_format: OutputFormat = "same"
     jpeg_quality: int = DEFAULT_JPEG_QUALITY
     face_batch: int = DEFAULT_FACE_BATCH
     max_pixels: int = DEFAULT_MAX_PIXELS
@@ -64,6 +65,11 @@ class AnonymizeSettings:
         for name in ("steps", "max_attempts", "check_every", "face_batch", "max_pixels"):
             if getattr(self, name) < 1:
                 raise KeyanonError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.reversible and self.fidelity == "image" and self.output_format == "same":
+            raise KeyanonError(
+                "fidelity image recovers from the picture alone, which a JPEG does not hold well enough; choose output format "
+                "png or webp instead of same"
+            )
 
     def check_steps(self, declared: int | None, prior: str) -> None:
         """Raise PriorError when recovery could not invert so few steps of the prior. declared: its own limit, if it says one.

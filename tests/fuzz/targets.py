@@ -20,6 +20,7 @@ from jobs.sources import open_source
 from keyanon_core.errors import FaceModelError, PictureError, SidecarError
 from keyanon_core.faces.detection import Face
 from keyanon_core.faces.masks import PictureMask
+from keyanon_core.formats.opening import open_source as open_picture
 from keyanon_core.imaging import decode_picture
 from keyanon_core.sidecar import Sidecar
 from keystore.errors import InvalidRecordError, TamperedError
@@ -50,6 +51,23 @@ def picture(data: bytes) -> bool:
             return False
     assert pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] == 3
     assert 0 < pixels.shape[0] * pixels.shape[1] <= MAX_PIXELS
+    return True
+
+
+def republished(data: bytes) -> bool:
+    """A source is published in its own format, with a mask in a corner, as its file then shows it; or is a PictureError."""
+    with little_memory():
+        try:
+            source = open_picture(data, "same", 95, MAX_PIXELS)
+            result = source.pixels.copy()
+            result[:9, :9] = 255 - result[:9, :9]
+            corner = np.ones(result[:9, :9].shape[:2], np.bool_)
+            published = source.publish(result, [PictureMask((0, 0, corner.shape[1], corner.shape[0]), corner)])
+        except PictureError as error:
+            assert error.reason in REASONS and str(error)
+            return False
+    assert published.shown.shape == result.shape
+    assert np.array_equal(decode_picture(published.encoded, convert=False), published.shown)
     return True
 
 
@@ -169,5 +187,6 @@ def read_parquet(path: Path, **settings: str) -> bool:
 
 
 TARGETS: dict[str, Callable[[bytes], bool]] = {
-    made.__name__: made for made in (picture, inspected, sidecar, mask, face, record, sealed, shard, parquet)
+    made.__name__: made
+    for made in (picture, republished, inspected, sidecar, mask, face, record, sealed, shard, parquet)
 }

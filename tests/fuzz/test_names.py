@@ -6,7 +6,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs.errors import PublishError
-from jobs.output_names import IMAGES, MAX_COMPONENT_BYTES, SIDECARS, SUFFIXES, clashing_names, image_name, sidecar_name
+from jobs.output_names import (
+    IMAGES,
+    MAX_COMPONENT_BYTES,
+    MAX_NAME_BYTES,
+    SAME,
+    SIDECARS,
+    SUFFIXES,
+    clashing_names,
+    image_name,
+    sidecar_name,
+)
 from tests.fuzz.conftest import PROFILE
 
 searched = settings(settings.get_profile(PROFILE))
@@ -40,7 +50,10 @@ def test_a_published_name_stays_below_its_folder_and_fits_a_file_system(image_id
         assert str(path) == name, "a file system would read it as another name"
         assert not {"..", "."} & set(path.parts) and "\0" not in name
         assert all(len(part.encode()) <= 255 for part in path.parts)
-        assert len(path.name.encode()) <= MAX_COMPONENT_BYTES + len(".keyanon")
+        if folder == SIDECARS or kind != SAME:
+            assert len(path.name.encode()) <= MAX_COMPONENT_BYTES + len(".keyanon")
+        elif all(len(part.encode()) <= MAX_NAME_BYTES for part in image_id.split("/")):
+            assert name == f"{IMAGES}/{image_id}", "labels of the data set fit"
 
 
 @searched

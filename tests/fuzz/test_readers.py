@@ -54,6 +54,7 @@ def test_pictures_with_broken_bytes(name: str, data: st.DataObject) -> None:
     broken = data.draw(mutated(seeds.pictures()[name]))
     targets.picture(broken)
     targets.inspected(broken)
+    targets.republished(broken)
 
 
 @pytest.mark.parametrize("name", [name for name in FORMATS if name.startswith("png")])
@@ -75,6 +76,7 @@ def test_pictures_with_broken_metadata(kind: str, exif: bytes, profile: bytes | 
         return
     targets.inspected(out.getvalue())
     assert targets.picture(out.getvalue()), "broken metadata costs nobody the picture"
+    assert targets.republished(out.getvalue())
 
 
 @searched

@@ -126,11 +126,12 @@ def test_only_anonymized_pictures_are_published_and_without_metadata(folder_run:
     out = folder_run.config.output
     published = {str(p.relative_to(out)) for folder in ("images", "sidecars") for p in (out / folder).rglob("*.*")}
     assert published == {
-        "images/astronaut.png.png", "sidecars/astronaut.png.keyanon",
-        "images/sub/grace.jpg.png", "sidecars/sub/grace.jpg.keyanon",
+        "images/astronaut.png", "sidecars/astronaut.png.keyanon",
+        "images/sub/grace.jpg", "sidecars/sub/grace.jpg.keyanon",
     }  # fmt: skip
-    with Image.open(out / "images/sub/grace.jpg.png") as picture:
-        assert not picture.getexif() and not picture.info
+    with Image.open(out / "images/sub/grace.jpg") as picture:
+        assert picture.format == "JPEG" and not picture.getexif()
+        assert {name for name in picture.info if not name.startswith("jfif")} == set()
 
 
 def test_manifest_and_report_say_what_was_done(folder_run: FolderRun) -> None:
@@ -218,11 +219,11 @@ def test_an_output_that_can_not_be_written_is_a_clear_error(folder_run: FolderRu
 
 
 def test_parquet_comes_out_as_parquet(
-    ray_cluster: Path, tmp_path: Path, make_config: MakeConfig, face_png: bytes
+    ray_cluster: Path, tmp_path: Path, make_config: MakeConfig, face_png: bytes, face_jpeg: bytes
 ) -> None:
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     cells = [
-        {"bytes": face_png, "path": "a.png"},
+        {"bytes": face_jpeg, "path": "a.jpg"},
         None,
         {"bytes": b"junk", "path": "b.png"},
         {"bytes": face_png, "path": "c.png"},
@@ -251,8 +252,8 @@ def test_parquet_comes_out_as_parquet(
     assert made.column("source_faces").equals(table.column("faces"))
     images = made.column("image").to_pylist()
     with Image.open(io.BytesIO(images[0]["bytes"])) as picture:
-        assert picture.format == "PNG" and images[0]["bytes"] != face_png
-    assert [cell["bytes"] for cell in images[1:]] == [None] * 3 and images[0]["path"] == "a.png"
+        assert picture.format == "JPEG" and images[0]["bytes"] != face_jpeg
+    assert [cell["bytes"] for cell in images[1:]] == [None] * 3 and images[0]["path"] == "a.jpg"
     assert made.column("keyanon_sidecar")[0].as_py()
     assert not (config.output / "images").exists()
     with Keystore.open(config.keystore) as keystore:

@@ -42,8 +42,23 @@ def test_only_settings_that_change_results_change_the_digest() -> None:
     base = AnonymizeConfig.load(None, PLACES)
     layout = {"anonymizer_actors": 3, "pictures_per_task": 2, "check_every": 7}
     assert AnonymizeConfig.load(None, {**PLACES, **layout}).digest() == base.digest()
-    for change in ({"steps": 9}, {"fidelity": "image"}, {"regions": ["nose"]}, {"no_face": "pass"}, {"face_batch": 4}):
+    for change in (
+        {"steps": 9},
+        {"fidelity": "image", "output_format": "png"},
+        {"regions": ["nose"]},
+        {"no_face": "pass"},
+        {"face_batch": 4},
+    ):
         assert AnonymizeConfig.load(None, {**PLACES, **change}).digest() != base.digest()
+
+
+def test_fidelity_image_needs_a_lossless_format_of_the_users_choice() -> None:
+    assert AnonymizeConfig.load(None, PLACES).output_format == "same"
+    with pytest.raises(ConfigError, match="png or webp instead of same"):
+        AnonymizeConfig.load(None, {**PLACES, "fidelity": "image"})
+    with pytest.raises(ConfigError, match="png or webp instead of same"):
+        AnonymizeConfig.load(None, {**PLACES, "fidelity": "image", "prior": "some/where"})
+    AnonymizeConfig.load(None, {**PLACES, "fidelity": "image", "output_format": "webp"})
 
 
 def test_a_run_reserves_what_all_its_actors_hold() -> None:

@@ -129,6 +129,18 @@ def test_a_retry_killed_between_any_two_steps_goes_on(place: Place, tmp_path: Pa
     raise AssertionError("the retry did not end")
 
 
+def test_names_of_sources_are_published_beside_each_other_and_folders_of_theirs_stay(place: Place) -> None:
+    """`a.jpg` and `a.png` are two pictures; `b.jpg`, quarantined, has the name of a folder, as an object store may hold it."""
+    place.layout = OutputLayout(place.out, "same")
+    with place.attempt() as a:
+        first = [place.result(0, "a.jpg", b"one"), place.result(1, "a.png", b"two")]
+        a.run([first, [quarantined(2, "b.jpg"), place.result(3, "b.jpg/c.jpg", b"three")]], 4)
+    rows = place.check_complete(4)
+    assert [rows[row]["output"] for row in (0, 1, 3)] == ["images/a.jpg", "images/a.png", "images/b.jpg/c.jpg"]
+    assert [(place.out / f"images/a.{kind}").read_bytes() for kind in ("jpg", "png")] == [b"one", b"two"]
+    assert (place.out / "images/b.jpg/c.jpg").read_bytes() == b"three"
+
+
 def retried(place: Place, number: int) -> list[dict[str, Any]]:
     return [
         place.result(1, "a/bad.png", b"bad, now good %d" % number),

@@ -13,7 +13,7 @@ import pytest
 from jobs.blocks import ENCODED, FAILURE, ID, ROW, SUBJECT
 from jobs.errors import MachineError, PublishError, SourceError
 from jobs.inspect_output import Row
-from jobs.output_names import as_text, image_name, sidecar_name
+from jobs.output_names import as_text, clashing_names, image_name, sidecar_name
 from jobs.picture_files import PictureFile, PictureFiles
 from jobs.recover import restored_name
 from jobs.sources import Source, open_source
@@ -107,6 +107,16 @@ def test_output_names_stay_apart_and_inside(photos: Path, make_config: MakeConfi
     (photos / "a.jpg.png").mkdir()
     (photos / "a.jpg.png" / "b.jpg").write_bytes(b"x")
     assert reasons(open_source(make_config())) == {"a.jpg": "output_clash", "a.jpg.png/b.jpg": ""}
+
+
+def test_with_the_same_format_names_are_the_sources() -> None:
+    for name in ("a.jpg", "a.png", "sub/A.JPEG", "x" * 251 + ".jpg", "a.jpg.png"):
+        assert image_name(name, "same") == f"images/{name}"
+    assert len(image_name("x" * 300 + ".jpg", "same").removeprefix("images/")) <= 255
+    with pytest.raises(PublishError):
+        image_name("../a.jpg", "same")
+    assert clashing_names(["a.jpg", "a.png", "a.jpg.png"]) == set()
+    assert clashing_names(["a.jpg", "a.jpg/b.jpg", "c.jpg"]) == {0}
 
 
 ODD_IDS = ("a//b.jpg", "a/../b.jpg", "./x.jpg", "/abs.jpg", "..", "n\0ul.jpg", "lone\ud800.jpg", "byte\udce9.jpg")

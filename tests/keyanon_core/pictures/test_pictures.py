@@ -76,7 +76,7 @@ def test_at_fidelity_image_a_photograph_gives_back_the_person_and_not_the_pictur
 ) -> None:
     """All that recovery reads is the picture: the face was warped back into it, rounded to 8 bits, and is warped out of it
     again. That keeps far less than the 46 dB of a crop stored in 8 bits."""
-    (result,) = in_mid_run(prior, models, fidelity="image")([PictureTask("a", astronaut)])
+    (result,) = in_mid_run(prior, models, fidelity="image", output_format="png")([PictureTask("a", astronaut)])
     encoded, sidecar, key = _parts(result)
     assert all(face.latent is None and face.source is None for face in Sidecar.from_bytes(sidecar).faces)
     recovered = PictureRecoverer(prior).recover(encoded, sidecar, key)

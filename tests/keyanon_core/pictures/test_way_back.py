@@ -126,7 +126,7 @@ def test_a_face_too_small_for_the_picture_alone_does_not_speak_for_the_prior(
     for fidelity, expected in (("image", ["large"]), ("lossless", ["small"])):
         tried: list[str] = []
         monkeypatch.setattr(WayBack, "_try", lambda self, face, e, s, key, tried=tried: tried.append(key.image_id))
-        anonymizer = PictureAnonymizer(prior, models, settings(fidelity=fidelity))
+        anonymizer = PictureAnonymizer(prior, models, settings(fidelity=fidelity, output_format="png"))
         results = anonymizer([PictureTask("small", buffer.getvalue()), PictureTask("large", astronaut)])
         assert [result.status for result in results] == ["anonymized"] * 2
         assert tried == expected

@@ -1,0 +1,71 @@
+"""A source's file and the picture that is published for it: what the two have in common whatever the format."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from keyanon_core.faces.masks import PictureMask
+from keyanon_core.imaging import (
+    DEFAULT_JPEG_QUALITY,
+    DEFAULT_MAX_PIXELS,
+    MAX_SIDE,
+    encode_picture,
+    explained,
+    load_picture,
+    rgb_pixels,
+)
+
+Pixels = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Published:
+    """encoded: the published file. shown: (H, W, 3) uint8, what whoever opens it sees: the pixels that are judged."""
+
+    encoded: bytes = field(repr=False)
+    shown: Pixels = field(repr=False)
+
+
+class SourceFile(ABC):
+    """A decoded source. pixels: (H, W, 3) uint8 RGB, upright, in the colours that the published picture will have."""
+
+    pixels: Pixels
+
+    @abstractmethod
+    def publish(self, result: Pixels, masks: Sequence[PictureMask]) -> Published:
+        """The published picture of a result like `pixels`, which differs from them nowhere but in the masks.
+
+        Raises PictureError ("unsupported") where the format can not hold it.
+        """
+
+
+@dataclass(frozen=True)
+class FixedFormat(SourceFile):
+    """A source whose picture is published in a format of the user's choice: "png", "webp" or "jpeg"."""
+
+    pixels: Pixels = field(repr=False)
+    format: str
+    quality: int = DEFAULT_JPEG_QUALITY
+    profile: bytes | None = field(default=None, repr=False)
+
+    def publish(self, result: Pixels, masks: Sequence[PictureMask]) -> Published:
+        encoded = encode_picture(result, self.format, self.quality, self.profile)
+        return Published(encoded, result if self.format != "jpeg" else seen(encoded))
+
+
+def published_pixels(encoded: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> tuple[Pixels, bytes | None]:
+    """The pixels of a published picture, upright, in the numbers that its file holds, and the profile they are in.
+
+    Raises PictureError as `decode_picture`.
+    """
+    picture = load_picture(encoded, max_pixels)
+    with explained(picture):
+        return rgb_pixels(picture, convert=False), picture.info.get("icc_profile")
+
+
+def seen(encoded: bytes) -> Pixels:
+    """How a picture that was just made looks; of any size. Raises PictureError."""
+    return published_pixels(encoded, MAX_SIDE**2)[0]
