@@ -20,17 +20,18 @@ from keyanon_core.faces.scene_network import SceneNetwork
 # Measured over 1,780 doubted places, 96 of them faces. From 0.35 on, a closer look of CenterFace confirms 92 % of the faces and 1
 # of 800 other places; from 0.28 on, 95 % and 1 of 250.
 FIRST = Search(shown=16.0, tile=1536, mirrored=False, gamma=1.0, sure=0.35, doubt=0.05, confirmed=0.35)
-SECOND = Search(shown=22.6, tile=1280, mirrored=True, gamma=0.5, sure=0.35, doubt=0.1, confirmed=0.28)
-# Over 15 megapixels with 287 faces of 20 px and more: every face is doubted; two upright views confirm all of them, and one other
-# place in seven megapixels that is not beside a face.
+SECOND = Search(shown=18.0, tile=1280, mirrored=True, gamma=0.5, sure=0.35, doubt=0.1, confirmed=0.28)
+# Over 20 megapixels with 310 faces of 20 px and more: all are doubted, and two upright views confirm all but one that the border
+# cuts, and no other place but beside a face. Believed without them from 0.4 on, there were 0.7 others a megapixel.
 SCENES = Search(
     shown=18.0,
     tile=1152,
     mirrored=True,
     gamma=1.0,
-    sure=0.5,
+    sure=0.8,
+    sure_when_cut=0.5,
     doubt=0.2,
-    confirmed=0.3,
+    confirmed=0.25,
     turns=(),
     views=((96, False), (96, True)),
 )
