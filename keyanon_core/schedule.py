@@ -11,9 +11,6 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-DEFAULT_STEPS = 12
-"""DDIM steps in one direction; anonymizing costs twice as many network evaluations (NFE)."""
-
 MIN_STEPS = 1
 MAX_STEPS = 1000
 
@@ -33,15 +30,19 @@ def ddim_coefficients(alpha_bar: Tensor, s: int, t: int) -> StepCoefficients:
     return StepCoefficients(a, math.sqrt(1 - ab_t) - a * math.sqrt(1 - ab_s))
 
 
+def step_eps(alpha_bar: Tensor, z_s: Tensor, z_t: Tensor, s: int, t: int) -> Tensor:
+    """The eps that the step from z_s to z_t was made of, read off the step itself, so that it costs no evaluation."""
+    k = ddim_coefficients(alpha_bar, s, t)
+    return (z_t - k.a * z_s) / k.c
+
+
 def clean_prediction(alpha_bar: Tensor, z_s: Tensor, z_t: Tensor, s: int, t: int) -> Tensor:
     """The `x0` that the step from z_s to z_t was made of: `(z_s - sqrt(1 - ab_s) eps) / sqrt(ab_s)` (Song et al. 2021, Eq. 9).
 
-    eps is read off the step itself, so this costs no evaluation. z_s, z_t: (B, C, h, w) float64, and the same comes back.
+    z_s, z_t: (B, C, h, w) float64, and the same comes back.
     """
-    k = ddim_coefficients(alpha_bar, s, t)
     ab_s = float(alpha_bar[s])
-    eps = (z_t - k.a * z_s) / k.c
-    return (z_s - math.sqrt(1 - ab_s) * eps) / math.sqrt(ab_s)
+    return (z_s - math.sqrt(1 - ab_s) * step_eps(alpha_bar, z_s, z_t, s, t)) / math.sqrt(ab_s)
 
 
 def half_log_snr(alpha_bar: Tensor) -> Tensor:

@@ -172,6 +172,8 @@ class PictureAnonymizer:
             source_sha256=hashlib.sha256(task.encoded).hexdigest(),
             output_sha256=hashlib.sha256(encoded).hexdigest(),
             sidecar_sha256=hashlib.sha256(sidecar).hexdigest(),
+            inversion=settings.inversion,
+            grid=self.prior.grid(settings.steps),
         )
         self.way_back.pass_by(picture, encoded, sidecar, key)
         return replace(done, sidecar=sidecar, key=key, source_hmac=source_hmac(picture.image_key, task.encoded))

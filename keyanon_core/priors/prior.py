@@ -14,6 +14,7 @@ from keyanon_core.known_path import KnownPath
 from keyanon_core.priors.declaration import DECLARATION_FILE, Conditioning, Declaration
 from keyanon_core.priors.networks import Autoencoder, Denoiser
 from keyanon_core.priors.schedules import NoiseSchedule
+from keyanon_core.schedule import lambda_grid
 
 
 class Prior:
@@ -21,7 +22,7 @@ class Prior:
 
     States are float64 on the caller's device; the networks run in `dtype` on `device`.
     grid_ends: first and last timestep that the methods walk between. temperature: rms of the noise that faces are made from.
-    min_steps: fewest steps one way that can be inverted, None where the prior does not say.
+    min_steps: fewest steps one way that can be inverted, by inversion; empty where the prior does not say.
     nfe: denoiser evaluations so far, one for each face of each call (padding is not counted).
     physical_batch: when set, a network call has this many faces, fewer only as a smaller power of two, so that results
     depend on how many others there are by rounding alone and calls have few shapes.
@@ -73,6 +74,10 @@ class Prior:
     def network(self) -> nn.Module:
         """The denoiser itself."""
         return self._denoiser.network
+
+    def grid(self, steps: int) -> tuple[int, ...]:
+        """The steps + 1 timesteps that the methods walk, unless they are told others. Raises ValueError as `lambda_grid`."""
+        return tuple(lambda_grid(self.alpha_bar, steps, *self.grid_ends))
 
     @property
     def in_pixels(self) -> bool:

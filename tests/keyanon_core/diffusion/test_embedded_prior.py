@@ -5,6 +5,7 @@ import torch
 
 from keyanon_core.methods import Anonymized, anonymize, recover
 from keyanon_core.priors import Prior
+from keyanon_core.procedure import Procedure
 from keyanon_core.solver import DEFAULT_TOLERANCE
 from tests.keyanon_core.diffusion.tiny_priors import a_key, ellipse, psnr
 
@@ -16,13 +17,13 @@ MASK = ellipse(SIDE).double()
 @pytest.fixture(scope="module")
 def done(embedded: Prior, astronaut_face: torch.Tensor) -> Anonymized:
     torch.set_num_threads(1)
-    return anonymize(embedded, astronaut_face, astronaut_face * (1 - MASK), MASK, [a_key(1)], steps=STEPS)
+    return anonymize(embedded, astronaut_face, astronaut_face * (1 - MASK), MASK, [a_key(1)], Procedure(steps=STEPS))
 
 
 def recovered(
     prior: Prior, latent: torch.Tensor, done: Anonymized, key: int = 1, tolerance: float = DEFAULT_TOLERANCE
 ) -> torch.Tensor:
-    return recover(prior, latent, MASK, [a_key(key)], done.scale, steps=STEPS, tolerance=tolerance).latent
+    return recover(prior, latent, MASK, [a_key(key)], done.scale, Procedure(steps=STEPS), tolerance=tolerance).latent
 
 
 def test_it_is_what_its_card_says(embedded: Prior) -> None:
