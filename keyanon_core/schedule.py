@@ -50,11 +50,14 @@ def half_log_snr(alpha_bar: Tensor) -> Tensor:
     return 0.5 * (torch.log(alpha_bar) - torch.log1p(-alpha_bar))
 
 
-def lambda_grid(alpha_bar: Tensor, steps: int, first: int = 0, last: int | None = None) -> list[int]:
-    """`steps + 1` strictly increasing timesteps from `first` to `last`, uniform in lambda.
+def lambda_grid(
+    alpha_bar: Tensor, steps: int, first: int = 0, last: int | None = None, power: float = 1.0
+) -> list[int]:
+    """`steps + 1` strictly increasing timesteps from `first` to `last`, at `lambda_last + (lambda_first - lambda_last) u^power`.
 
-    Uniform in lambda because the fixed point that inverts a step contracts by a factor that depends on the step in
-    lambda alone; a grid uniform in t has steps at its clean end that do not converge.
+    u runs evenly from 0 at the noisy end to 1. Power 1 is uniform in lambda: the fixed point that inverts a step there and back
+    contracts by a factor that depends on the step in lambda alone, and a grid uniform in t has steps at its clean end that do not
+    converge. A smaller power has its long steps at the noisy end and its short ones where texture is decided.
 
     Raises ValueError when `steps` timesteps do not fit into the schedule.
     """
@@ -65,7 +68,8 @@ def lambda_grid(alpha_bar: Tensor, steps: int, first: int = 0, last: int | None 
             f"choose from {MIN_STEPS} to {min(MAX_STEPS, len(alpha_bar) - 1)} steps"
         )
     lam = half_log_snr(alpha_bar.to(torch.float64))
-    wanted = torch.linspace(float(lam[first]), float(lam[last]), steps + 1, dtype=torch.float64)
+    u = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
+    wanted = lam[last] + (lam[first] - lam[last]) * u**power
     nearest = [int((lam - value).abs().argmin()) for value in wanted]
     grid = [first]
     for position, t in enumerate(nearest[1:], start=1):

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from keyanon_core.errors import ConvergenceError
 
-DEFAULT_TOLERANCE: Final = 3e-6
-"""Largest accepted rms of `g(w) - w` over a face's masked coordinates, in latent units (an image spans [-1, 1])."""
+DEFAULT_TOLERANCE: Final = 1e-5
+"""Largest accepted rms of `g(w) - w` over a face's masked coordinates at the last w that was evaluated, in latent units (an image
+spans [-1, 1]). What is returned is one step further; a float16 sidecar's rounding is ten times as large."""
 
 DEFAULT_MAX_ITERATIONS: Final = 100
 """Evaluations allowed for one step of one face."""
@@ -40,7 +41,7 @@ class SolverLimits:
 
 @dataclass(frozen=True)
 class Solution:
-    """`w` (B, ...) float64; evaluations spent and last residual (rms) of each face."""
+    """`w` (B, ...) float64; evaluations spent and residual (rms) of each face at the last w evaluated, one step before `w`."""
 
     w: Tensor
     iterations: tuple[int, ...]
@@ -59,8 +60,8 @@ def solve_fixed_point(
 
     g: takes (w of the faces still open, their indices (n,) int64) and returns the same shape; zero outside the masks.
     start: (B, C, h, w) float64. coordinates: (B,) number of masked coordinates of each face, for the rms.
-    Returns g(w) at the last w, whose residual is below the tolerance. Raises ConvergenceError with the numbers when a
-    face does not get there in the evaluations allowed or becomes non-finite.
+    Returns the Anderson step from the last w, whose residual is below the tolerance; that step needs no evaluation. Raises
+    ConvergenceError with the numbers when a face does not get there in the evaluations allowed or becomes non-finite.
     """
     batch = len(start)
     solved = start.clone()
@@ -76,15 +77,17 @@ def solve_fixed_point(
             iterations[face], residual[face] = count, value
         if not bool(torch.isfinite(rms).all()):
             break
+        points = torch.cat([points, w.flatten(1)[:, None]], 1)[:, -MEMORY - 1 :]
+        values = torch.cat([values, image.flatten(1)[:, None]], 1)[:, -MEMORY - 1 :]
+        w = _anderson_step(points, values).view_as(image)
         done = rms <= limits.tolerance
-        solved[open_faces[done]] = image[done]
+        # g(w) is as near to the solution as its residual says; a step beyond is taken only as far as that.
+        beyond = ((w - image).flatten(1).square().sum(1) / coordinates[open_faces]).sqrt() <= limits.tolerance
+        solved[open_faces[done]] = torch.where(beyond[:, None, None, None], w, image)[done]
         going = ~done
         if not bool(going.any()):
             return Solution(solved, tuple(iterations), tuple(residual))
-        open_faces, image = open_faces[going], image[going]
-        points = torch.cat([points[going], w[going].flatten(1)[:, None]], 1)[:, -MEMORY - 1 :]
-        values = torch.cat([values[going], image.flatten(1)[:, None]], 1)[:, -MEMORY - 1 :]
-        w = _anderson_step(points, values).view_as(image)
+        open_faces, w, points, values = open_faces[going], w[going], points[going], values[going]
     failed = [f for f in range(batch) if not residual[f] <= limits.tolerance]
     raise ConvergenceError(
         f"{where} did not converge for face(s) {failed} of the batch: residual (rms) "

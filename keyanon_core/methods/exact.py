@@ -21,9 +21,12 @@ from keyanon_core.known_path import KnownPath
 from keyanon_core.methods.results import Anonymized, Phase, Recovered, SolverStep
 from keyanon_core.priors import Prior
 from keyanon_core.procedure import Procedure
-from keyanon_core.schedule import backwards, clean_prediction, ddim_coefficients, forwards, step_eps
+from keyanon_core.schedule import backwards, clean_prediction, ddim_coefficients, forwards, half_log_snr, step_eps
 from keyanon_core.solver import Solution, SolverLimits, solve_fixed_point
-from keyanon_core.transforms import apply_forward, apply_inverse, masked_transforms
+from keyanon_core.transforms import MIN_COORDINATES, apply_forward, apply_inverse, masked_transforms
+
+EXTRAPOLATED = 0.5
+"""Share of eps's change over the last step, in lambda, that a solved step's first guess goes on by: the whole overshoots."""
 
 
 @dataclass(frozen=True)
@@ -167,12 +170,17 @@ def begin(
     noise: Tensor | None = None,
 ) -> Walker:
     """K; with inversion `ddim` K . Psi: N evaluations, none with the `noise` of an earlier call. Shapes as in `anonymize`."""
-    walk = Walk.around(prior, z_known, mask, face_keys, procedure.grid or prior.grid(procedure.steps))
+    walk = Walk.around(prior, z_known, mask, face_keys, prior.grid(procedure))
     inverts = procedure.inversion == "ddim"
+    if not inverts and float(walk.coordinates.min()) < MIN_COORDINATES:
+        raise ValueError(
+            f"a mask of {int(walk.coordinates.min())} coordinates is too small for a rotation to hide what it holds; "
+            f"{MIN_COORDINATES} are needed"
+        )
     if noise is None:
         noise = walk.psi(z * mask) if inverts else z * mask
     transforms = masked_transforms(procedure.transform, face_keys, mask, z.shape[1])
-    w, scale = apply_forward(noise, mask, transforms, prior.temperature)
+    w, scale = apply_forward(noise, mask, transforms, prior.temperature * procedure.gain)
     # Psi depends on the key through the known region's noise alone.
     serves_again = noise if inverts and walk.known.noise is None else None
     return Walker(walk, 0, w, w, scale, walk.rms(noise), serves_again)
@@ -205,7 +213,7 @@ def recover(
     limits: SolverLimits,
 ) -> Recovered:
     """Undoes each step of `anonymize` in the reverse order; the known region is the latent outside the mask."""
-    walk = Walk.around(prior, latent, mask, face_keys, procedure.grid or prior.grid(procedure.steps))
+    walk = Walk.around(prior, latent, mask, face_keys, prior.grid(procedure))
     transforms = masked_transforms(procedure.transform, face_keys, mask, latent.shape[1])
     w, steps = _undo(walk, latent * mask, "phi", limits)
     w = apply_inverse(w, mask, transforms, scale)
@@ -220,14 +228,20 @@ def recover(
 
 
 def _undo(walk: Walk, v: Tensor, phase: Phase, limits: SolverLimits) -> tuple[Tensor, list[SolverStep]]:
-    """Phi^-1 or Psi^-1, each step started from the eps that the step before ended with."""
+    """Phi^-1 or Psi^-1, each step started from the eps that the steps before ended with."""
+    lam = half_log_snr(walk.prior.alpha_bar)
     pairs = backwards(walk.grid) if phase == "phi" else forwards(walk.grid)
     # The clean end is taken for a face without noise, the noisy one for noise without a face: an evaluation there saves none.
-    eps = torch.zeros_like(v) if phase == "phi" else v
+    guess = torch.zeros_like(v) if phase == "phi" else v
+    known: list[tuple[int, Tensor]] = []  # timestep and eps of the last two steps
     steps: list[SolverStep] = []
     for s, t in reversed(pairs):
-        solution = walk.unstep(v, s, t, eps, f"inverse of the {phase}", limits)
-        eps = step_eps(walk.prior.alpha_bar, solution.w, v, s, t)
+        if len(known) == 2:
+            (t_1, eps_1), (t_2, eps_2) = known
+            guess = eps_2 + EXTRAPOLATED * float((lam[s] - lam[t_2]) / (lam[t_2] - lam[t_1])) * (eps_2 - eps_1)
+        solution = walk.unstep(v, s, t, guess, f"inverse of the {phase}", limits)
         steps.append(SolverStep(phase, t, s, solution.iterations, solution.residual))
+        guess = step_eps(walk.prior.alpha_bar, solution.w, v, s, t)
+        known = [*known[-1:], (s, guess)]
         v = solution.w
     return v, steps

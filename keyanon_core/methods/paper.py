@@ -25,7 +25,7 @@ def anonymize(
     prior: Prior, z: Tensor, z_known: Tensor, mask: Tensor, face_keys: Sequence[bytes], procedure: Procedure
 ) -> Anonymized:
     """2N evaluations. Shapes as in `keyanon_core.methods.anonymize`."""
-    grid = procedure.grid or prior.grid(procedure.steps)
+    grid = prior.grid(procedure)
     z_0 = z * mask + z_known * (1 - mask)
     trajectory = _invert(prior, z_0, mask, grid)
     z_t = trajectory[-1]
@@ -46,7 +46,7 @@ def recover(
     procedure: Procedure,
 ) -> Recovered:
     """The same procedure with K^-1; nothing is solved."""
-    grid = procedure.grid or prior.grid(procedure.steps)
+    grid = prior.grid(procedure)
     trajectory = _invert(prior, latent, mask, grid)
     z_t = trajectory[-1]
     transforms = masked_transforms(procedure.transform, face_keys, mask, latent.shape[1])

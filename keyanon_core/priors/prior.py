@@ -14,6 +14,7 @@ from keyanon_core.known_path import KnownPath
 from keyanon_core.priors.declaration import DECLARATION_FILE, Conditioning, Declaration
 from keyanon_core.priors.networks import Autoencoder, Denoiser
 from keyanon_core.priors.schedules import NoiseSchedule
+from keyanon_core.procedure import GRID_POWER, Procedure
 from keyanon_core.schedule import lambda_grid
 
 
@@ -75,9 +76,10 @@ class Prior:
         """The denoiser itself."""
         return self._denoiser.network
 
-    def grid(self, steps: int) -> tuple[int, ...]:
-        """The steps + 1 timesteps that the methods walk, unless they are told others. Raises ValueError as `lambda_grid`."""
-        return tuple(lambda_grid(self.alpha_bar, steps, *self.grid_ends))
+    def grid(self, procedure: Procedure) -> tuple[int, ...]:
+        """The timesteps that a procedure walks: its own, or those for its steps. Raises ValueError as `lambda_grid`."""
+        power = GRID_POWER[procedure.inversion]
+        return procedure.grid or tuple(lambda_grid(self.alpha_bar, procedure.steps, *self.grid_ends, power))
 
     @property
     def in_pixels(self) -> bool:
@@ -130,6 +132,10 @@ class Prior:
         """Crop mask (B, 1, S, S) bool -> (B, 1, h, w) float64 of {0, 1}; one masked pixel marks its latent cell."""
         mask = crop_mask.to(torch.float64)
         return mask if self._factor == 1 else F.max_pool2d(mask, self._factor)
+
+    def coordinates(self, crop_mask: NDArray[np.bool_]) -> int:
+        """How many coordinates of the latent a crop's mask (S, S) covers, channels counted."""
+        return self.latent_shape[0] * int(self.latent_mask(torch.from_numpy(crop_mask)[None, None]).sum())
 
     def eps(self, w: Tensor, t: int, known: KnownPath, mask: Tensor) -> Tensor:
         """Predicted noise (B, C, h, w) float64 at timestep t.
