@@ -61,6 +61,7 @@ ATTEMPTS_AS_IT_WAS = 4
 ORDERS = 20  # in which the made keys of a face come
 KEPT = 0.95  # of the keys that would pass, at each early check
 MOST_CHECKS, SHOWN_SETS = 3, 8
+IN_USE = EARLY_CHECKS[AnonymizeSettings().inversion]
 AS_IT_WAS = 0.72  # share of the strangers' distance that 0.6 is for the median face
 
 Vectors = npt.NDArray[np.float32]
@@ -225,8 +226,8 @@ def _mirrored(pixels: npt.NDArray[np.uint8], face: Face) -> tuple[npt.NDArray[np
 
 @dataclass(frozen=True)
 class Checks:
-    """Early checks after some steps, and what they do to keys. margins: one for each, as in EARLY_CHECKS. kept, given_up: shares
-    of the good keys and of the bad ones. cost: ms of CPU for a face that is published."""
+    """Early checks after some steps, and what they do to keys. margins: one for each, as in EARLY_CHECKS. kept, given_up: shares of
+    the good keys and of the bad ones. cost: ms of CPU for a face that is published."""
 
     steps: tuple[int, ...]
     margins: tuple[float, ...]
@@ -267,7 +268,7 @@ def _print_checks(
     sets = [one for count in range(MOST_CHECKS + 1) for one in combinations(range(1, ahead.shape[1] + 1), count)]
     found = [_checks(one, tuple(least[step - 1] for step in one), good, ahead, eval_ms, look_ms) for one in sets]
     found = sorted(found, key=lambda one: one.cost)[:SHOWN_SETS]
-    in_use = {max(round(share * (ahead.shape[1] + 1)), 1): margin for share, margin in EARLY_CHECKS}
+    in_use = {max(round(share * (ahead.shape[1] + 1)), 1): margin for share, margin in IN_USE}
     found.append(_checks(tuple(in_use), tuple(in_use.values()), good, ahead, eval_ms, look_ms))
     known = [final[:, None] for final in finals]
     correlated = np.corrcoef(np.concatenate([np.hstack(pair) for pair in zip(known, earlies, strict=True)]).T)[0, 1:]
@@ -337,14 +338,14 @@ def _try(rule: Rule, far: float, distance: Vectors, early: Vectors, order: Seque
     """distance: (K,) of the made keys; early: (K, steps - 1). order: which of them come, one after the other."""
     procedure = AnonymizeSettings().procedure
     steps = procedure.steps
-    stops = [round(share * steps) for share, _ in EARLY_CHECKS]
+    stops = [round(share * steps) for share, _ in IN_USE]
     evaluations = procedure.evaluations - steps  # the inversion of the source, if there is one
     for count, key in enumerate(order):
         bound = rule.bound(far, count)
         looked_at = rule.early and count < LOOKED_AT * DEFAULT_MAX_ATTEMPTS
         given_up = [
             stop
-            for stop, (_, margin) in zip(stops, EARLY_CHECKS, strict=True)
+            for stop, (_, margin) in zip(stops, IN_USE, strict=True)
             if looked_at and early[key][stop - 1] < bound - margin * far
         ]
         evaluations += given_up[0] if given_up else steps

@@ -2,12 +2,12 @@
 
     python benchmarks/hiding.py --photos DIR [--faces 24] [--keys 4] [--directions 1000]
 
-Without inversion K is handed the pixels themselves, and who holds a result can walk Phi back to K's without a key. First table: boxes of
-some sizes from the middle of the faces that the embedded detector finds, each under --keys keys; the columns are those of
-`keyanon_core.evaluation.hiding.Traces`. `sphere` is the ideal and shows what chance does to so few results; `sign` is the control that
-fails. Second table, for masks of few coordinates: how far the cosines of --directions results to their source are from the
-sphere's (Kolmogorov-Smirnov), the worst over vectors that a rotation with structure would give away, in units of what chance exceeds
-once in twenty. Anonymizing refuses masks below MIN_COORDINATES.
+Without inversion K is handed the pixels themselves, and who holds a result can walk Phi back to K's without a key. First table:
+boxes of some sizes from the middle of the faces that the embedded detector finds, each under --keys keys; the columns are those
+of `keyanon_core.evaluation.hiding.Traces`. `sphere` is the ideal and shows what chance does to so few results; `sign` is the
+control that fails. Second table, for masks of few coordinates: how far the cosines of --directions results to their source are
+from the sphere's (Kolmogorov-Smirnov), the worst over vectors that a rotation with structure would give away, in units of what
+chance exceeds once in twenty. Anonymizing refuses masks below MIN_COORDINATES.
 """
 
 from pathlib import Path

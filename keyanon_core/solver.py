@@ -15,9 +15,9 @@ from torch import Tensor
 
 from keyanon_core.errors import ConvergenceError
 
-DEFAULT_TOLERANCE: Final = 1e-5
+DEFAULT_TOLERANCE: Final = 3e-6
 """Largest accepted rms of `g(w) - w` over a face's masked coordinates at the last w that was evaluated, in latent units (an image
-spans [-1, 1]). What is returned is one step further; a float16 sidecar's rounding is ten times as large."""
+spans [-1, 1]). What is returned is one step further."""
 
 DEFAULT_MAX_ITERATIONS: Final = 100
 """Evaluations allowed for one step of one face."""

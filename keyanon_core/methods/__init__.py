@@ -9,7 +9,7 @@ from keyanon_core.methods import exact, paper
 from keyanon_core.methods.results import Anonymized, Recovered, SolverStep
 from keyanon_core.priors import Prior
 from keyanon_core.procedure import METHODS, Procedure
-from keyanon_core.solver import DEFAULT_MAX_ITERATIONS, DEFAULT_TOLERANCE, SolverLimits
+from keyanon_core.solver import DEFAULT_MAX_ITERATIONS
 
 __all__ = ["METHODS", "Anonymized", "KnownPath", "Procedure", "Recovered", "SolverStep", "anonymize", "recover"]
 
@@ -53,13 +53,13 @@ def recover(
     scale: Tensor,
     procedure: Procedure = DEFAULT,
     *,
-    tolerance: float = DEFAULT_TOLERANCE,
+    tolerance: float | None = None,
     max_iterations: int = DEFAULT_MAX_ITERATIONS,
 ) -> Recovered:
     """Undoes `anonymize`, given the same prior, mask, keys and procedure, and its scale (B,).
 
     latent: (B, C, h, w) float64, the anonymized latent, known region outside the mask.
-    tolerance: largest accepted rms residual of a solved step, in latent units.
+    tolerance: largest accepted rms residual of a solved step, in latent units; None takes those of `exact.TOLERANCES`.
     Raises ConvergenceError with the numbers when a step can not be solved to it.
     """
     _check(prior, mask, face_keys, latent)
@@ -70,7 +70,7 @@ def recover(
     of_faces = (prior, latent.double(), mask.double(), face_keys, scale.double(), procedure)
     if procedure.method == "paper":
         return paper.recover(*of_faces)
-    return exact.recover(*of_faces, SolverLimits(tolerance, max_iterations))
+    return exact.recover(*of_faces, tolerance, max_iterations)
 
 
 def _check(prior: Prior, mask: Tensor, face_keys: Sequence[bytes], *latents: Tensor) -> None:

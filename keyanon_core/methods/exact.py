@@ -13,6 +13,7 @@ given up before the last.
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,11 +23,16 @@ from keyanon_core.methods.results import Anonymized, Phase, Recovered, SolverSte
 from keyanon_core.priors import Prior
 from keyanon_core.procedure import Procedure
 from keyanon_core.schedule import backwards, clean_prediction, ddim_coefficients, forwards, half_log_snr, step_eps
-from keyanon_core.solver import Solution, SolverLimits, solve_fixed_point
+from keyanon_core.solver import DEFAULT_MAX_ITERATIONS, DEFAULT_TOLERANCE, Solution, SolverLimits, solve_fixed_point
 from keyanon_core.transforms import MIN_COORDINATES, apply_forward, apply_inverse, masked_transforms
 
 EXTRAPOLATED = 0.5
 """Share of eps's change over the last step, in lambda, that a solved step's first guess goes on by: the whole overshoots."""
+
+TOLERANCES = {"none": (1e-5, 3e-5), "ddim": (DEFAULT_TOLERANCE, DEFAULT_TOLERANCE)}
+"""By the inversion: tolerance of the first solved step of Phi and of the last; those between have evenly more. What the first
+misses grows some eight times on its way through the others (embedded prior), what the last misses does not; the rounding of a
+float16 sidecar is ten times the first. Through Psi as well both would grow further."""
 
 
 @dataclass(frozen=True)
@@ -210,9 +216,15 @@ def recover(
     face_keys: Sequence[bytes],
     scale: Tensor,
     procedure: Procedure,
-    limits: SolverLimits,
+    tolerance: float | None = None,
+    max_iterations: int = DEFAULT_MAX_ITERATIONS,
 ) -> Recovered:
-    """Undoes each step of `anonymize` in the reverse order; the known region is the latent outside the mask."""
+    """Undoes each step of `anonymize` in the reverse order; the known region is the latent outside the mask.
+
+    tolerance: of every solved step; None takes TOLERANCES.
+    """
+    first, last = TOLERANCES[procedure.inversion] if tolerance is None else (tolerance, tolerance)
+    limits = [SolverLimits(float(one), max_iterations) for one in np.linspace(first, last, procedure.steps)]
     walk = Walk.around(prior, latent, mask, face_keys, prior.grid(procedure))
     transforms = masked_transforms(procedure.transform, face_keys, mask, latent.shape[1])
     w, steps = _undo(walk, latent * mask, "phi", limits)
@@ -227,7 +239,7 @@ def recover(
     )
 
 
-def _undo(walk: Walk, v: Tensor, phase: Phase, limits: SolverLimits) -> tuple[Tensor, list[SolverStep]]:
+def _undo(walk: Walk, v: Tensor, phase: Phase, limits: Sequence[SolverLimits]) -> tuple[Tensor, list[SolverStep]]:
     """Phi^-1 or Psi^-1, each step started from the eps that the steps before ended with."""
     lam = half_log_snr(walk.prior.alpha_bar)
     pairs = backwards(walk.grid) if phase == "phi" else forwards(walk.grid)
@@ -235,11 +247,11 @@ def _undo(walk: Walk, v: Tensor, phase: Phase, limits: SolverLimits) -> tuple[Te
     guess = torch.zeros_like(v) if phase == "phi" else v
     known: list[tuple[int, Tensor]] = []  # timestep and eps of the last two steps
     steps: list[SolverStep] = []
-    for s, t in reversed(pairs):
+    for (s, t), of_step in zip(reversed(pairs), limits, strict=True):
         if len(known) == 2:
             (t_1, eps_1), (t_2, eps_2) = known
             guess = eps_2 + EXTRAPOLATED * float((lam[s] - lam[t_2]) / (lam[t_2] - lam[t_1])) * (eps_2 - eps_1)
-        solution = walk.unstep(v, s, t, guess, f"inverse of the {phase}", limits)
+        solution = walk.unstep(v, s, t, guess, f"inverse of the {phase}", of_step)
         steps.append(SolverStep(phase, t, s, solution.iterations, solution.residual))
         guess = step_eps(walk.prior.alpha_bar, solution.w, v, s, t)
         known = [*known[-1:], (s, guess)]

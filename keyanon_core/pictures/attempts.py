@@ -125,7 +125,8 @@ class Attempts:
 
 def _early_checks(settings: AnonymizeSettings, threshold: float) -> dict[int, float]:
     """Steps taken at each early check -> its margin, in order. None for method `paper`, nor where no distance is too small."""
-    checks = {max(round(share * settings.steps), 1): margin for share, margin in EARLY_CHECKS if margin < threshold}
+    looks = [(share, margin) for share, margin in EARLY_CHECKS[settings.inversion] if margin < threshold]
+    checks = {max(round(share * settings.steps), 1): margin for share, margin in looks}
     return {} if settings.method == "paper" else {at: checks[at] for at in sorted(checks) if at < settings.steps}
 
 

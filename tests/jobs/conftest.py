@@ -12,7 +12,7 @@ from jobs.config import AnonymizeConfig
 from keystore.store import Keystore
 from tests.jobs.publishing import Place
 
-STEPS = 8  # of the prior, the fewest that latent recovery allows: these tests are about where rows go
+STEPS = 4  # of the prior, the fewest that latent recovery allows: these tests are about where rows go
 OPEN_GATE = 0.1  # nor about the gate, which takes several keys for a face
 
 

@@ -11,10 +11,11 @@ from keyanon_core.errors import ConvergenceError
 from keyanon_core.keys import KeyStream, subkey
 from keyanon_core.known_path import KnownPath
 from keyanon_core.methods import Anonymized, anonymize, exact, recover
+from keyanon_core.methods.exact import TOLERANCES
 from keyanon_core.priors import Prior, load_prior
 from keyanon_core.procedure import Procedure
 from keyanon_core.schedule import ddim_coefficients, lambda_grid
-from keyanon_core.solver import DEFAULT_MAX_ITERATIONS, DEFAULT_TOLERANCE
+from keyanon_core.solver import DEFAULT_MAX_ITERATIONS
 from tests.keyanon_core.diffusion.tiny_priors import (
     ROUGH,
     a_key,
@@ -75,12 +76,15 @@ def test_exact_recovers_every_kind_of_prior_to_float_precision(
     again = recover(prior, done.latent, mask, [a_key(0), a_key(1)], done.scale, procedure)
     assert prior.nfe - before == sum(sum(step.per_face_iterations) for step in again.steps), "nothing beside the solver"
     assert again.nfe == max(map(sum, zip(*(step.per_face_iterations for step in again.steps), strict=True)))
-    assert psnr(again.latent, z, mask) > 95
+    assert psnr(again.latent, z, mask) > (95 if inversion == "ddim" else 80)  # what the tolerances leave
     assert psnr(done.latent, z, mask) < 30
     assert torch.equal(again.latent * (1 - mask), z * (1 - mask))
     phases = ["phi"] * STEPS + (["psi"] * STEPS if inversion == "ddim" else [])
     assert [step.phase for step in again.steps] == phases
-    assert all(step.residual <= DEFAULT_TOLERANCE and step.iterations >= 1 for step in again.steps)
+    first, last = TOLERANCES[inversion]
+    allowed = torch.linspace(first, last, STEPS, dtype=torch.float64).tolist() * (2 if inversion == "ddim" else 1)
+    assert all(step.residual <= most * (1 + 1e-9) for step, most in zip(again.steps, allowed, strict=True))
+    assert all(step.iterations >= 1 for step in again.steps)
 
 
 @pytest.mark.parametrize(
@@ -256,7 +260,7 @@ def test_a_prior_that_can_not_be_inverted_says_so_with_the_numbers(tmp_path: Pat
     with pytest.raises(ConvergenceError) as error:
         recover(prior, done.latent, mask, [a_key(0), a_key(1)], done.scale, Procedure(steps=STEPS))
     assert re.search(
-        rf"phi step from timestep \d+ to \d+ .*face\(s\) \[\d.*of {DEFAULT_MAX_ITERATIONS} .*{DEFAULT_TOLERANCE:.1e}",
+        rf"phi step from timestep \d+ to \d+ .*face\(s\) \[\d.*of {DEFAULT_MAX_ITERATIONS} .*tolerance [1-3]\.\de-05",
         str(error.value),
     )
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from keyanon_core.pictures.settings import AnonymizeSettings
 
-STEPS = 8  # DDIM steps one way; with fewer the embedded prior's steps are too long to invert
+STEPS = 8  # DDIM steps one way: the fewest that both inversions allow
 
 
 def settings(**changes: object) -> AnonymizeSettings:

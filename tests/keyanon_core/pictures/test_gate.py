@@ -192,8 +192,10 @@ def test_batches_stay_full_while_keys_are_given_up(
 @pytest.mark.parametrize(
     ("change", "threshold", "expected"),
     [
-        ({"steps": 12}, 0.925, {5: 0.095, 8: 0.045}),
-        ({"steps": 6}, 0.925, {2: 0.095, 4: 0.045}),
+        ({"steps": 12, "inversion": "ddim"}, 0.925, {5: 0.095, 8: 0.045}),
+        ({"steps": 6}, 0.925, {2: 0.085, 3: 0.045}),
+        ({"steps": 12}, 0.925, {4: 0.085, 6: 0.045}),
+        ({"steps": 6}, 0.06, {3: 0.045}),
         ({"steps": 1, "fidelity": "lossless"}, 0.925, {}),
         ({"steps": 12, "method": "paper"}, 0.925, {}),
         ({"steps": 12}, 0.0, {}),
