@@ -226,8 +226,11 @@ def _mirrored(pixels: npt.NDArray[np.uint8], face: Face) -> tuple[npt.NDArray[np
 
 @dataclass(frozen=True)
 class Checks:
-    """Early checks after some steps, and what they do to keys. margins: one for each, as in EARLY_CHECKS. kept, given_up: shares of
-    the good keys and of the bad ones. cost: ms of CPU for a face that is published."""
+    """Early checks after some steps, and what they do to keys.
+
+    margins: one for each, as in EARLY_CHECKS. kept, given_up: shares of the good keys and of the bad ones. cost: ms of CPU for a
+    face that is published.
+    """
 
     steps: tuple[int, ...]
     margins: tuple[float, ...]

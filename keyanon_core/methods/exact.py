@@ -177,6 +177,7 @@ def begin(
 ) -> Walker:
     """K; with inversion `ddim` K . Psi: N evaluations, none with the `noise` of an earlier call. Shapes as in `anonymize`."""
     walk = Walk.around(prior, z_known, mask, face_keys, prior.grid(procedure))
+    transforms = masked_transforms(procedure.transform, face_keys, mask, z.shape[1])
     inverts = procedure.inversion == "ddim"
     if not inverts and float(walk.coordinates.min()) < MIN_COORDINATES:
         raise ValueError(
@@ -185,7 +186,6 @@ def begin(
         )
     if noise is None:
         noise = walk.psi(z * mask) if inverts else z * mask
-    transforms = masked_transforms(procedure.transform, face_keys, mask, z.shape[1])
     w, scale = apply_forward(noise, mask, transforms, prior.temperature * procedure.gain)
     # Psi depends on the key through the known region's noise alone.
     serves_again = noise if inverts and walk.known.noise is None else None
