@@ -11,6 +11,7 @@ from keyanon_core.errors import PriorError, SidecarError, WrongKeyError
 from keyanon_core.faces import FaceModels
 from keyanon_core.faces.detection import Face
 from keyanon_core.faces.landmarks import template_in_box
+from keyanon_core.faces.masks import PictureMask
 from keyanon_core.keys import new_image_key
 from keyanon_core.pictures.anonymizer import MAX_ROUNDS, PictureAnonymizer
 from keyanon_core.pictures.crops import cut_crop
@@ -96,6 +97,22 @@ def test_at_fidelity_image_a_photograph_gives_back_the_person_and_not_the_pictur
         models.recognizer.embed([(pixels, found)])[0] for pixels, found in ((recovered.pixels, face), (source, person))
     )
     assert models.recognizer.distance(restored, original) < models.recognizer.threshold
+
+
+def test_a_mask_too_small_for_a_key_to_hide_quarantines_the_picture(
+    prior: Prior, models: FaceModels, astronaut: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def two_pixels(pixels: np.ndarray, face: Face, regions: frozenset[str]) -> PictureMask:
+        bits = np.zeros(pixels.shape[:2], np.bool_)
+        x, y = face.landmarks[2].astype(int)
+        bits[y, x : x + 2] = True
+        return PictureMask.from_full(bits)
+
+    monkeypatch.setattr(models.parser, "mask", two_pixels)
+    before = prior.nfe
+    (result,) = PictureAnonymizer(prior, models, settings())([PictureTask("a", astronaut)])
+    assert (result.status, result.reason.partition(":")[0], result.encoded) == ("quarantined", "small_mask", None)
+    assert prior.nfe == before
 
 
 @pytest.mark.parametrize("inversion", ["none", "ddim"])
@@ -203,17 +220,18 @@ def test_a_face_that_stays_recognizable_is_re_keyed_then_quarantined(
     assert result.encoded is None
 
 
-def test_a_face_under_its_second_key_is_recovered_and_cost_half_of_the_first(
-    prior: Prior, models: FaceModels, astronaut: bytes, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("inversion", "psi"), [("none", 0), ("ddim", STEPS)])
+def test_a_face_under_its_second_key_is_recovered_and_was_not_inverted_again(
+    prior: Prior, models: FaceModels, astronaut: bytes, monkeypatch: pytest.MonkeyPatch, inversion: str, psi: int
 ) -> None:
-    anonymizer = PictureAnonymizer(prior, models, settings(gate_threshold=0.5))
+    anonymizer = PictureAnonymizer(prior, models, settings(gate_threshold=0.5, inversion=inversion))
     verdicts = iter([0.1, 0.9])
     monkeypatch.setattr(models.recognizer, "distance", lambda before, after: next(verdicts))
     monkeypatch.setattr(AnonymityGate, "hopeless", lambda self, faces, crops, margin: [False] * len(faces))
     anonymizer.way_back.passed = 1  # the first face's way back has been tried
     before = prior.nfe
     (result,) = anonymizer([PictureTask("a", astronaut)])
-    assert prior.nfe - before == 3 * STEPS
+    assert prior.nfe - before == psi + 2 * STEPS
     encoded, sidecar, key = _parts(result)
     assert key.faces[0].attempt == 1
     recovered = PictureRecoverer(prior).recover(encoded, sidecar, key)
