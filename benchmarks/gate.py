@@ -3,7 +3,7 @@
     python benchmarks/gate.py --photos DIR [--groups FILE.csv ...] [--keys 32] [--store DIR] [--limit 150] [--run 0] [--threads 1]
 
 Each photograph in which the embedded detector finds exactly one face is anonymized under --keys keys by the job's own path, the
-gate only noting what the recognizer sees of every one, also at the early checks. Then any rule can be tried on the same keys:
+gate only noting what the recognizer sees of every one, also after each step. Then any rule can be tried on the same keys:
 the first key that passes is the one that counts. Each rule is tried on ORDERS orders of a face's keys; where --keys are fewer
 than the job may try, they come again, in an order of chance, which overrates how often a face is quarantined. --store keeps what
 was noted (identity vectors of anonymized faces, one file for each photograph), so that a stopped measurement goes on.
@@ -19,6 +19,10 @@ Printed for each rule:
 - distance: mean distance of a result from its source, over that from all other photographs.
 Rows of groups: the default rule. Skin tones by the individual typology angle, other groups by files with columns id and group.
 
+Before them a table of early checks: for each set of at most MOST_CHECKS steps to look after, with the margins at which KEPT of
+the keys that would pass go on at each look, what a published face costs under the default rule, at --eval-ms for an evaluation
+and --look-ms for a look of the recognizer. The cheapest sets come first, the one in use last.
+
 --run N: besides, the first N photographs go through the job's path under the rule as it was (0.6 for the median face, no early
 check) and under the default, in turns: keys, evaluations, CPU seconds and quarantined. Ctrl-C prints what was done so far.
 """
@@ -29,6 +33,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import combinations
 from pathlib import Path
 from typing import Annotated
 
@@ -55,9 +60,13 @@ GATHERED = 8  # photographs whose keys are made together
 ABSOLUTE, SHARES = (0.6, 0.7, 0.75, 0.8), (0.85, 0.875, 0.9, 0.925, 0.95)
 ATTEMPTS_AS_IT_WAS = 4
 ORDERS = 20  # in which the made keys of a face come
+KEPT = 0.95  # of the keys that would pass, at each early check
+MOST_CHECKS, SHOWN_SETS = 3, 8
+IN_USE = EARLY_CHECKS[AnonymizeSettings().inversion]
 AS_IT_WAS = 0.72  # share of the strangers' distance that 0.6 is for the median face
 
 Vectors = npt.NDArray[np.float32]
+Doubles, Bools = npt.NDArray[np.float64], npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +82,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class MadeKeys:
-    """What the recognizer sees of one face under K keys: (K, 128) float32; early: (K, checks, 128)."""
+    """What the recognizer sees of one face under K keys: (K, 128) float32; early: (K, steps - 1, 128), after each step."""
 
     results: Vectors
     mirrored: Vectors
@@ -108,7 +117,7 @@ class NotingGate(AnonymityGate):
 
     def made(self, face: FaceAtWork) -> MadeKeys:
         results = np.stack(self.results[id(face)])
-        early = np.stack(self.early[id(face)]).reshape(len(results), len(EARLY_CHECKS), -1)
+        early = np.stack(self.early[id(face)]).reshape(len(results), AnonymizeSettings().steps - 1, -1)
         return MadeKeys(results, np.stack(self.mirrored[id(face)]), early)
 
 
@@ -129,16 +138,17 @@ def main(
     limit: Annotated[int, typer.Option(help="Photographs to make keys for; all are in the gallery.")] = 150,
     run: Annotated[int, typer.Option(help="Photographs to take through the job's path.")] = 0,
     threads: Annotated[int, typer.Option(help="Threads of torch.")] = 1,
+    eval_ms: Annotated[float, typer.Option(help="CPU of an evaluation of the denoiser, a face.")] = 60.0,
+    look_ms: Annotated[float, typer.Option(help="CPU of a look of the recognizer, a face.")] = 12.0,
 ) -> None:
     """Measure and print."""
     torch.set_num_threads(threads)
     prior, models = load_prior(), load_face_models()
     prior.physical_batch = AnonymizeSettings().face_batch
     subjects, skipped = _subjects(photos, models, groups or [])
-    typer.echo(
-        f"{len(subjects)} photographs; skipped: {dict(skipped)}; {prior.name}, {AnonymizeSettings().steps} steps"
-    )
+    typer.echo(f"{len(subjects)} photographs; skipped: {dict(skipped)}; {prior.name}, {AnonymizeSettings().procedure}")
     made = _made(subjects[:limit], prior, models, keys, store)
+    _print_checks(subjects, made, models, eval_ms, look_ms)
     _print_rules(subjects, made, models)
     if run:
         _print_runs(subjects[:run], subjects, prior, models)
@@ -202,7 +212,9 @@ def _make(subjects: Sequence[Subject], prior: Prior, models: FaceModels, keys: i
         (aligned,) = align_faces(pixels, [subject.face], models.parser, settings.regions, prior)
         picture.faces.append(FaceAtWork(aligned, 0, picture))
         faces[subject.image_id] = picture.faces[0]
-    Attempts(prior, gate, settings).run(list(faces.values()))
+    attempts = Attempts(prior, gate, settings)
+    attempts.checks = dict.fromkeys(range(1, settings.steps), 0.0)
+    attempts.run(list(faces.values()))
     return {image_id: gate.made(face) for image_id, face in faces.items()}
 
 
@@ -212,6 +224,76 @@ def _mirrored(pixels: npt.NDArray[np.uint8], face: Face) -> tuple[npt.NDArray[np
     landmarks = face.landmarks[[1, 0, 2, 4, 3]] * [-1, 1] + [width - 1, 0]
     x0, y0, x1, y1 = face.box
     return np.ascontiguousarray(pixels[:, ::-1]), Face((width - 1 - x1, y0, width - 1 - x0, y1), landmarks, face.score)
+
+
+@dataclass(frozen=True)
+class Checks:
+    """Early checks after some steps, and what they do to keys.
+
+    margins: one for each, as in EARLY_CHECKS. kept, given_up: shares of the good keys and of the bad ones. cost: ms of CPU for a
+    face that is published.
+    """
+
+    steps: tuple[int, ...]
+    margins: tuple[float, ...]
+    kept: float
+    given_up: float
+    cost: float
+
+
+def _checks(
+    steps: tuple[int, ...], margins: tuple[float, ...], good: Bools, ahead: Doubles, eval_ms: float, look_ms: float
+) -> Checks:
+    """good: (K,) keys that pass. ahead: (K, N - 1) after each step, distance less bound over the strangers' distance."""
+    all_steps = ahead.shape[1] + 1
+    going, cost = np.ones(len(good), np.bool_), np.full(len(good), 0.0)
+    for before, step, margin in zip((0, *steps), steps, margins, strict=False):
+        cost[going] += (step - before) * eval_ms + look_ms
+        going &= ahead[:, step - 1] >= -margin
+    cost[going] += (all_steps - (steps[-1] if steps else 0)) * eval_ms + look_ms
+    return Checks(steps, margins, going[good].mean(), 1 - going[~good].mean(), cost.sum() / (going & good).sum())
+
+
+def _print_checks(
+    subjects: Sequence[Subject], made: dict[str, MadeKeys], models: FaceModels, eval_ms: float, look_ms: float
+) -> None:
+    """The sets of early checks under which a published face is cheapest."""
+    goods, aheads, finals, earlies = [], [], [], []
+    for one in subjects:
+        if one.image_id not in made:
+            continue
+        far = models.recognizer.stranger_distance(one.identity)
+        keys, bound = made[one.image_id], DEFAULT_GATE_THRESHOLD * far
+        finals.append(np.linalg.norm(keys.results - one.identity, axis=1))
+        earlies.append(np.linalg.norm(keys.early - one.identity, axis=2))
+        goods.append(finals[-1] >= bound)
+        aheads.append((earlies[-1] - bound) / far)
+    good, ahead = np.concatenate(goods), np.concatenate(aheads)
+    least = np.maximum(-np.quantile(ahead[good], 1 - KEPT, axis=0), 0.0)
+    sets = [one for count in range(MOST_CHECKS + 1) for one in combinations(range(1, ahead.shape[1] + 1), count)]
+    found = [_checks(one, tuple(least[step - 1] for step in one), good, ahead, eval_ms, look_ms) for one in sets]
+    found = sorted(found, key=lambda one: one.cost)[:SHOWN_SETS]
+    in_use = {max(round(share * (ahead.shape[1] + 1)), 1): margin for share, margin in IN_USE}
+    found.append(_checks(tuple(in_use), tuple(in_use.values()), good, ahead, eval_ms, look_ms))
+    known = [final[:, None] for final in finals]
+    correlated = np.corrcoef(np.concatenate([np.hstack(pair) for pair in zip(known, earlies, strict=True)]).T)[0, 1:]
+    typer.echo(
+        f"{len(good)} keys of {len(goods)} faces, {good.mean():.1%} pass; correlation of the distance after each step with the "
+        f"final one: {', '.join(f'{one:.2f}' for one in correlated)}"
+    )
+    rows = [["looks after", "margins", "kept", "given up", "ms a published face"]]
+    for one in found:
+        margins = ", ".join(f"{margin:.3f}" for margin in one.margins)
+        rows.append(
+            [
+                ", ".join(map(str, one.steps)) or "-",
+                margins,
+                f"{one.kept:.0%}",
+                f"{one.given_up:.0%}",
+                f"{one.cost:.0f}",
+            ]
+        )
+    _table(rows)
 
 
 def _print_rules(subjects: Sequence[Subject], made: dict[str, MadeKeys], models: FaceModels) -> None:
@@ -258,17 +340,18 @@ class Tried:
 
 
 def _try(rule: Rule, far: float, distance: Vectors, early: Vectors, order: Sequence[int]) -> Tried:
-    """distance: (K,) of the made keys; early: (K, checks). order: which of them come, one after the other."""
-    steps = AnonymizeSettings().steps
-    stops = [round(share * steps) for share, _ in EARLY_CHECKS]
-    evaluations = steps  # the inversion of the source
+    """distance: (K,) of the made keys; early: (K, steps - 1). order: which of them come, one after the other."""
+    procedure = AnonymizeSettings().procedure
+    steps = procedure.steps
+    stops = [round(share * steps) for share, _ in IN_USE]
+    evaluations = procedure.evaluations - steps  # the inversion of the source, if there is one
     for count, key in enumerate(order):
         bound = rule.bound(far, count)
         looked_at = rule.early and count < LOOKED_AT * DEFAULT_MAX_ATTEMPTS
         given_up = [
             stop
-            for stop, (_, margin), seen in zip(stops, EARLY_CHECKS, early[key], strict=True)
-            if looked_at and seen < bound - margin * far
+            for stop, (_, margin) in zip(stops, IN_USE, strict=True)
+            if looked_at and early[key][stop - 1] < bound - margin * far
         ]
         evaluations += given_up[0] if given_up else steps
         if not given_up and distance[key] >= bound:

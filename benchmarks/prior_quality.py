@@ -213,7 +213,7 @@ def main(
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "machine": f"{platform.machine()}, {torch.get_num_threads()} of {os.cpu_count()} cores, torch {torch.__version__}",
         "faces": len(subjects),
-        "steps": SETTINGS.steps,
+        "procedure": str(SETTINGS.procedure),
         "skipped pictures": dict(skipped),
     }
     _print(facts, columns, by_group, as_json=as_json)
@@ -339,9 +339,7 @@ def _recover_batch(prior: Prior, batch: Sequence[tuple[Outcome, Crop]], solved: 
     """One face that can not be solved, under its own key or the wrong one, costs no other face its figures."""
     values, masks = np.stack([crop.values for _, crop in batch]), np.stack([crop.mask for _, crop in batch])
     try:
-        figures = measure_recovery(
-            prior, values, masks, method=SETTINGS.method, transform=SETTINGS.transform, steps=SETTINGS.steps
-        )
+        figures = measure_recovery(prior, values, masks, SETTINGS.procedure)
     except ConvergenceError:
         if len(batch) == 1:
             solved.failed += 1

@@ -1,6 +1,6 @@
 """How well faces come back: both methods on the same aligned crops, and every fidelity on the same photographs.
 
-    python benchmarks/recovery.py --photos DIR [--limit 40] [--prior embedded] [--json]
+    python benchmarks/recovery.py --photos DIR [--limit 40] [--prior embedded] [--steps 0] [--crops-only] [--json]
 
 Prints medians over all faces found. PSNR is inside the mask, against the source crop. The first table stores the crop itself, the
 second what a run publishes: the photograph with the face warped back and rounded to 8 bits (`image`), and the sidecar (`latent`).
@@ -30,8 +30,9 @@ from keyanon_core.pictures.crops import Crop, align_faces, cut_crop
 from keyanon_core.pictures.recoverer import PictureRecoverer
 from keyanon_core.pictures.settings import AnonymizeSettings, PictureTask
 from keyanon_core.priors import Prior, load_prior
+from keyanon_core.procedure import Procedure
 
-METHODS = (("exact", "rotation"), ("paper", "sign"))
+PROCEDURES = (("exact", "rotation", "none"), ("exact", "rotation", "ddim"), ("paper", "sign", "ddim"))
 BATCH = 8  # faces measured together
 PICTURES = {".jpg", ".jpeg", ".png", ".webp"}
 
@@ -50,7 +51,8 @@ def main(
     photos: Annotated[Path, typer.Option(help="Folder of photographs with faces.")],
     limit: Annotated[int, typer.Option(help="Photographs at most, in order of name.")] = 40,
     prior: Annotated[str, typer.Option(help="embedded, a directory, or a hub id.")] = "embedded",
-    steps: Annotated[int, typer.Option(help="DDIM steps one way.")] = 12,
+    steps: Annotated[int, typer.Option(help="DDIM steps one way; 0 takes each procedure's own.")] = 0,
+    crops_only: Annotated[bool, typer.Option("--crops-only", help="The first table alone.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document instead of the table.")] = False,
 ) -> None:
     """Measure and print."""
@@ -59,26 +61,28 @@ def main(
     crops = [crop for path in paths for crop in _crops(path, loaded, models)]
     if not crops:
         raise typer.BadParameter(f"no face found in {len(paths)} pictures of {photos}")
-    rows = [_measure(loaded, crops, method, transform, steps) for method, transform in METHODS]
-    photographed = [_photographed(paths, loaded, models, steps, fidelity) for fidelity in ("image", "latent")]
-    lossless = _lossless(paths, loaded, models, steps)
+    rows = [_measure(loaded, crops, Procedure(*names, steps)) for names in PROCEDURES]
+    fidelities = () if crops_only else ("image", "latent")
+    photographed = [_photographed(paths, loaded, models, steps, fidelity) for fidelity in fidelities]
+    lossless = Lossless() if crops_only else _lossless(paths, loaded, models, steps)
     facts = {
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
         "prior": f"{loaded.name} {loaded.digest[:16]}",
         "photographs": len(paths),
         "faces": len(crops),
-        "steps": steps,
     }
     if as_json:
-        typer.echo(json.dumps({**facts, "rows": rows, "photographs": photographed, "lossless": vars(lossless)}))
+        typer.echo(json.dumps({**facts, "rows": rows, "photographed": photographed, "lossless": vars(lossless)}))
         return
     typer.echo(" · ".join(f"{name} {value}" for name, value in facts.items()))
-    for table in (rows, photographed):
+    for table in (rows, photographed) if photographed else (rows,):
         columns = list(table[0])
         typer.echo("| " + " | ".join(columns) + " |\n|" + "---|" * len(columns))
         for row in table:
             typer.echo("| " + " | ".join(_cell(row[column]) for column in columns) + " |")
+    if crops_only:
+        return
     typer.echo(
         f"lossless: {lossless.exact} of {lossless.anonymized} anonymized photographs came back pixel-exact inside every mask; "
         f"{lossless.attempts / max(lossless.anonymized, 1):.2f} keys tried per photograph by the gate"
@@ -92,21 +96,21 @@ def _crops(path: Path, prior: Prior, models: FaceModels) -> Iterator[Crop]:
         yield face.crop
 
 
-def _measure(prior: Prior, crops: list[Crop], method: str, transform: str, steps: int) -> dict[str, float | str]:
-    """Medians of one method over all crops, BATCH at a time."""
+def _measure(prior: Prior, crops: list[Crop], procedure: Procedure) -> dict[str, float | str]:
+    """Medians of one procedure over all crops, BATCH at a time."""
     parts = []
     for start in range(0, len(crops), BATCH):
         batch = crops[start : start + BATCH]
         values, masks = np.stack([crop.values for crop in batch]), np.stack([crop.mask for crop in batch])
-        parts.append(measure_recovery(prior, values, masks, method=method, transform=transform, steps=steps))
+        parts.append(measure_recovery(prior, values, masks, procedure))
     recovered = {name: _all(parts, lambda part, name=name: part.recovered_psnr[name]) for name in STORAGES}
     solver = [step for part in parts for step in part.solver]
     nearer = _all(parts, lambda part: part.wrong_key_psnr) > _all(parts, lambda part: part.anonymized_psnr)
     return {
-        "method": method,
-        "transform": transform,
+        "procedure": str(procedure),
         "NFE anonymize": parts[0].nfe_anonymize,
         "NFE recover": float(np.median([part.nfe_recover for part in parts])),
+        "NFE recover, most": max(part.nfe_recover for part in parts),
         **{f"{name}, dB": float(np.median(values)) for name, values in recovered.items()},
         **{f"{name}, min dB": float(values.min()) for name, values in recovered.items()},
         "anonymized, dB": float(np.median(_all(parts, lambda part: part.anonymized_psnr))),

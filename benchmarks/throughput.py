@@ -69,7 +69,7 @@ def main(
         after = bare_faces_per_second(prior, config)
         bare, whole = (before + after) / 2, report.faces / seconds
         typer.echo(
-            f"{cores} cores, {report.faces} faces in {report.rows} photographs, {2 * config.steps} NFE a face, batch "
+            f"{cores} cores, {report.faces} faces in {report.rows} photographs, {report.procedure}, batch "
             f"{config.face_batch}, {config.actors} anonymizing actor(s), "
             f"{config.threads} thread(s) each\n"
             f"bare denoiser, {cores} threads: {bare:.2f} faces/s (before {before:.2f}, after {after:.2f})\n"
@@ -89,7 +89,7 @@ def main(
 
 
 def bare_faces_per_second(prior: Prior, config: AnonymizeConfig) -> float:
-    """Faces per second of `2 * steps` denoiser calls and nothing else, on all cores."""
+    """Faces per second of one key's denoiser calls and nothing else, on all cores."""
     shape = (config.face_batch, *prior.latent_shape)
     state, mask = torch.randn(shape, dtype=torch.float64), torch.ones((shape[0], 1, *shape[2:]), dtype=torch.float64)
     known = zero_path(state, prior.alpha_bar, 0)
@@ -98,7 +98,8 @@ def bare_faces_per_second(prior: Prior, config: AnonymizeConfig) -> float:
     while time.perf_counter() - started < BARE_SECONDS:
         prior.eps(state, 500, known, mask)
         calls += 1
-    return calls * config.face_batch / (2 * config.steps) / (time.perf_counter() - started)
+    evaluations = config.settings().procedure.evaluations
+    return calls * config.face_batch / evaluations / (time.perf_counter() - started)
 
 
 def steady_state(rows: Path) -> tuple[float, float | None]:

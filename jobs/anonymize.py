@@ -44,6 +44,7 @@ PROCESS_RESTARTS: Final = 256
 @dataclass(frozen=True)
 class RunReport:
     """Numbers only. Times in seconds, sizes in bytes; rates, key_attempts and further_keys are of this attempt's fresh rows.
+    procedure: how each face was made, for people.
 
     `OUT/_keyanon/report.json` holds all but `UNPUBLISHED`.
     """
@@ -69,6 +70,7 @@ class RunReport:
     faces_per_second: float
     bytes_of: dict[str, int] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    procedure: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON types."""
@@ -296,4 +298,5 @@ def _report(
         faces_per_second=tally.fresh_faces / computed if computed else 0.0,
         bytes_of=tally.bytes_of,
         warnings=() if attempt.keystore is None else tuple(attempt.keystore.warnings),
+        procedure=str(attempt.config.settings().procedure),
     )

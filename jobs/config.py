@@ -23,10 +23,10 @@ from keyanon_core.pictures.settings import (
     DEFAULT_JPEG_QUALITY,
     DEFAULT_MAX_ATTEMPTS,
     DEFAULT_MAX_PIXELS,
-    DEFAULT_STEPS,
     AnonymizeSettings,
     OutputFormat,
 )
+from keyanon_core.procedure import DEFAULT_STEPS, INVERSIONS, chosen_inversion
 from keystore.canonical import canonical_json
 
 DEFAULT_MAX_FILE_BYTES = 512 * 1024 * 1024  # of one encoded picture; a larger one is quarantined unread
@@ -134,7 +134,12 @@ class AnonymizeConfig(InputConfig):
     prior: str = Field(default=EMBEDDED, description="'embedded', directory or hub id in diffusers format")
     method: Literal["exact", "paper"] = "exact"
     transform: Literal["rotation", "sign"] = "rotation"
-    steps: int = Field(default=DEFAULT_STEPS, ge=1, le=1000)
+    inversion: Literal["none", "ddim"] = Field(
+        default="none", description="before the transform; ddim where it is needed"
+    )
+    steps: int = Field(
+        default=DEFAULT_STEPS["none"], ge=1, le=1000, description="one way; the inversion's own by default"
+    )
     fidelity: Literal["latent", "lossless", "image"] = "latent"
     regions: frozenset[str] = Field(default=DEFAULT_REGIONS, min_length=1)
     face_models: Literal["embedded", "facexlib"] = "embedded"
@@ -177,13 +182,23 @@ class AnonymizeConfig(InputConfig):
             values = {**values, "dataset": name.encode("utf-8", "replace").decode() or "photos"}
         return values
 
+    @model_validator(mode="before")
+    @classmethod
+    def _procedure_is_chosen(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        asked = (values.get(name, cls.model_fields[name].default) for name in ("method", "transform", "fidelity"))
+        inversion = values.get("inversion") or chosen_inversion(*asked)
+        steps = DEFAULT_STEPS[inversion] if inversion in INVERSIONS else DEFAULT_STEPS["none"]
+        return {"steps": steps, **values, "inversion": inversion}
+
     @model_validator(mode="after")
     def _settings_fit_each_other(self) -> Self:
         try:
             settings = self.settings()
             # Other priors say what they need in their declaration, which is read where they are loaded.
             if self.prior == EMBEDDED:
-                settings.check_steps(None, self.prior)
+                settings.check_steps({}, self.prior)
         except KeyanonError as error:
             raise ValueError(str(error)) from error
         return self
@@ -248,6 +263,7 @@ class AnonymizeConfig(InputConfig):
         return AnonymizeSettings(
             method=self.method,
             transform=self.transform,
+            inversion=self.inversion,
             steps=self.steps,
             fidelity=self.fidelity,
             regions=self.regions,

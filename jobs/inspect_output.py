@@ -16,6 +16,7 @@ from jobs.errors import JobError, PublishError
 from jobs.output_names import IMAGES, SIDECARS
 from jobs.row_shards import ROWS, reason_code, row_shards, standing_rows
 from keyanon_core.errors import SidecarError
+from keyanon_core.procedure import Procedure
 from keyanon_core.sidecar import MAX_SIDECAR_BYTES, Sidecar
 
 RUN_DIRECTORY: Final = "_keyanon"
@@ -69,6 +70,16 @@ class RunInspection:
     bytes_of: dict[str, int] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def procedure(self) -> str:
+        """How each face was made, for people; "" where the manifest does not say."""
+        said = self.settings
+        try:
+            # Runs before there was a choice inverted always.
+            return str(Procedure(said["method"], said["transform"], said.get("inversion", "ddim"), said["steps"]))
+        except (KeyError, TypeError, ValueError):
+            return ""
+
     def to_dict(self) -> dict[str, Any]:
         """The inspection as JSON types."""
         return {
@@ -81,6 +92,7 @@ class RunInspection:
             "kept_faces": self.kept_faces,
             "keys": self.keys,
             "permanent": self.permanent,
+            "procedure": self.procedure,
             "statuses": dict(self.statuses),
             "reasons": dict(self.reasons),
             "bytes": self.bytes_of,

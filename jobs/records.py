@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from typing import Any
 
 from keyanon_core.errors import KeyanonError
 from keyanon_core.faces.masks import PictureMask
@@ -35,6 +36,8 @@ def to_key_record(
         method=key.method,
         transform=key.transform,
         steps=key.steps,
+        inversion=key.inversion,
+        grid=key.grid,
         fidelity=key.fidelity,
         prior_digest=key.prior_digest,
         environment=dict(environment or {}),
@@ -68,7 +71,15 @@ def to_picture_key(record: KeyRecord) -> PictureKey:
         source_sha256=record.source_sha256,
         output_sha256=record.output_sha256,
         sidecar_sha256=sidecar_sha256,
+        **_said(record),
     )
+
+
+def _said(record: KeyRecord) -> dict[str, Any]:
+    """How the faces were made, as far as the record says; PictureKey knows how those of version 1 were."""
+    if record.inversion is None or record.grid is None:
+        return {}
+    return {"inversion": record.inversion, "grid": record.grid}
 
 
 def _to_face_record(face: FaceGeometry) -> FaceRecord:

@@ -11,9 +11,6 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-DEFAULT_STEPS = 12
-"""DDIM steps in one direction; anonymizing costs twice as many network evaluations (NFE)."""
-
 MIN_STEPS = 1
 MAX_STEPS = 1000
 
@@ -33,15 +30,19 @@ def ddim_coefficients(alpha_bar: Tensor, s: int, t: int) -> StepCoefficients:
     return StepCoefficients(a, math.sqrt(1 - ab_t) - a * math.sqrt(1 - ab_s))
 
 
+def step_eps(alpha_bar: Tensor, z_s: Tensor, z_t: Tensor, s: int, t: int) -> Tensor:
+    """The eps that the step from z_s to z_t was made of, read off the step itself, so that it costs no evaluation."""
+    k = ddim_coefficients(alpha_bar, s, t)
+    return (z_t - k.a * z_s) / k.c
+
+
 def clean_prediction(alpha_bar: Tensor, z_s: Tensor, z_t: Tensor, s: int, t: int) -> Tensor:
     """The `x0` that the step from z_s to z_t was made of: `(z_s - sqrt(1 - ab_s) eps) / sqrt(ab_s)` (Song et al. 2021, Eq. 9).
 
-    eps is read off the step itself, so this costs no evaluation. z_s, z_t: (B, C, h, w) float64, and the same comes back.
+    z_s, z_t: (B, C, h, w) float64, and the same comes back.
     """
-    k = ddim_coefficients(alpha_bar, s, t)
     ab_s = float(alpha_bar[s])
-    eps = (z_t - k.a * z_s) / k.c
-    return (z_s - math.sqrt(1 - ab_s) * eps) / math.sqrt(ab_s)
+    return (z_s - math.sqrt(1 - ab_s) * step_eps(alpha_bar, z_s, z_t, s, t)) / math.sqrt(ab_s)
 
 
 def half_log_snr(alpha_bar: Tensor) -> Tensor:
@@ -49,11 +50,14 @@ def half_log_snr(alpha_bar: Tensor) -> Tensor:
     return 0.5 * (torch.log(alpha_bar) - torch.log1p(-alpha_bar))
 
 
-def lambda_grid(alpha_bar: Tensor, steps: int, first: int = 0, last: int | None = None) -> list[int]:
-    """`steps + 1` strictly increasing timesteps from `first` to `last`, uniform in lambda.
+def lambda_grid(
+    alpha_bar: Tensor, steps: int, first: int = 0, last: int | None = None, power: float = 1.0
+) -> list[int]:
+    """`steps + 1` strictly increasing timesteps from `first` to `last`, at `lambda_last + (lambda_first - lambda_last) u^power`.
 
-    Uniform in lambda because the fixed point that inverts a step contracts by a factor that depends on the step in
-    lambda alone; a grid uniform in t has steps at its clean end that do not converge.
+    u runs evenly from 0 at the noisy end to 1. Power 1 is uniform in lambda: the fixed point that inverts a step there and back
+    contracts by a factor that depends on the step in lambda alone, and a grid uniform in t has steps at its clean end that do not
+    converge. A smaller power has its long steps at the noisy end and its short ones where texture is decided.
 
     Raises ValueError when `steps` timesteps do not fit into the schedule.
     """
@@ -64,7 +68,8 @@ def lambda_grid(alpha_bar: Tensor, steps: int, first: int = 0, last: int | None 
             f"choose from {MIN_STEPS} to {min(MAX_STEPS, len(alpha_bar) - 1)} steps"
         )
     lam = half_log_snr(alpha_bar.to(torch.float64))
-    wanted = torch.linspace(float(lam[first]), float(lam[last]), steps + 1, dtype=torch.float64)
+    u = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
+    wanted = lam[last] + (lam[first] - lam[last]) * u**power
     nearest = [int((lam - value).abs().argmin()) for value in wanted]
     grid = [first]
     for position, t in enumerate(nearest[1:], start=1):

@@ -16,7 +16,8 @@ from torch import Tensor
 from keyanon_core.errors import ConvergenceError
 
 DEFAULT_TOLERANCE: Final = 3e-6
-"""Largest accepted rms of `g(w) - w` over a face's masked coordinates, in latent units (an image spans [-1, 1])."""
+"""Largest accepted rms of `g(w) - w` over a face's masked coordinates at the last w that was evaluated, in latent units (an image
+spans [-1, 1]). What is returned is one step further."""
 
 DEFAULT_MAX_ITERATIONS: Final = 100
 """Evaluations allowed for one step of one face."""
@@ -31,8 +32,16 @@ FixedPointMap = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
+class SolverLimits:
+    """tolerance: largest accepted residual; max_iterations: evaluations allowed for one step of one face."""
+
+    tolerance: float = DEFAULT_TOLERANCE
+    max_iterations: int = DEFAULT_MAX_ITERATIONS
+
+
+@dataclass(frozen=True)
 class Solution:
-    """`w` (B, ...) float64; evaluations spent and last residual (rms) of each face."""
+    """`w` (B, ...) float64; evaluations spent and residual (rms) of each face at the last w evaluated, one step before `w`."""
 
     w: Tensor
     iterations: tuple[int, ...]
@@ -43,17 +52,16 @@ def solve_fixed_point(
     g: FixedPointMap,
     start: Tensor,
     coordinates: Tensor,
+    limits: SolverLimits = SolverLimits(),
     *,
-    tolerance: float = DEFAULT_TOLERANCE,
-    max_iterations: int = DEFAULT_MAX_ITERATIONS,
     where: str = "a fixed point",
 ) -> Solution:
     """Solves `w = g(w)` for each face of a batch.
 
     g: takes (w of the faces still open, their indices (n,) int64) and returns the same shape; zero outside the masks.
     start: (B, C, h, w) float64. coordinates: (B,) number of masked coordinates of each face, for the rms.
-    Returns g(w) at the last w, whose residual is below `tolerance`. Raises ConvergenceError with the numbers when a
-    face does not get there in `max_iterations` evaluations or becomes non-finite.
+    Returns the Anderson step from the last w, whose residual is below the tolerance; that step needs no evaluation. Raises
+    ConvergenceError with the numbers when a face does not get there in the evaluations allowed or becomes non-finite.
     """
     batch = len(start)
     solved = start.clone()
@@ -62,28 +70,30 @@ def solve_fixed_point(
     w = start
     points = torch.empty(batch, 0, start[0].numel(), dtype=start.dtype, device=start.device)
     values = points
-    for count in range(1, max_iterations + 1):
+    for count in range(1, limits.max_iterations + 1):
         image = g(w, open_faces)
         rms = ((image - w).flatten(1).square().sum(1) / coordinates[open_faces]).sqrt()
         for face, value in zip(open_faces.tolist(), rms.tolist(), strict=True):
             iterations[face], residual[face] = count, value
         if not bool(torch.isfinite(rms).all()):
             break
-        done = rms <= tolerance
-        solved[open_faces[done]] = image[done]
+        points = torch.cat([points, w.flatten(1)[:, None]], 1)[:, -MEMORY - 1 :]
+        values = torch.cat([values, image.flatten(1)[:, None]], 1)[:, -MEMORY - 1 :]
+        w = _anderson_step(points, values).view_as(image)
+        done = rms <= limits.tolerance
+        # g(w) is as near to the solution as its residual says; a step beyond is taken only as far as that.
+        beyond = ((w - image).flatten(1).square().sum(1) / coordinates[open_faces]).sqrt() <= limits.tolerance
+        solved[open_faces[done]] = torch.where(beyond[:, None, None, None], w, image)[done]
         going = ~done
         if not bool(going.any()):
             return Solution(solved, tuple(iterations), tuple(residual))
-        open_faces, image = open_faces[going], image[going]
-        points = torch.cat([points[going], w[going].flatten(1)[:, None]], 1)[:, -MEMORY - 1 :]
-        values = torch.cat([values[going], image.flatten(1)[:, None]], 1)[:, -MEMORY - 1 :]
-        w = _anderson_step(points, values).view_as(image)
-    failed = [f for f in range(batch) if not residual[f] <= tolerance]
+        open_faces, w, points, values = open_faces[going], w[going], points[going], values[going]
+    failed = [f for f in range(batch) if not residual[f] <= limits.tolerance]
     raise ConvergenceError(
         f"{where} did not converge for face(s) {failed} of the batch: residual (rms) "
-        f"{[f'{residual[f]:.2e}' for f in failed]} after {[iterations[f] for f in failed]} of {max_iterations} "
-        f"iterations, tolerance {tolerance:.1e}. The latent is not one this prior, grid and mask produced, or the "
-        "steps are too long: check the prior's digest, method, transform and number of steps in the key record"
+        f"{[f'{residual[f]:.2e}' for f in failed]} after {[iterations[f] for f in failed]} of {limits.max_iterations} "
+        f"iterations, tolerance {limits.tolerance:.1e}. The latent is not one this prior, grid and mask produced, or the "
+        "steps are too long: check the prior's digest, method, transform, inversion and number of steps in the key record"
     )
 
 

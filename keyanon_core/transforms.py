@@ -21,6 +21,11 @@ from keyanon_core.keys import KeyStream, subkey
 ROUNDS: Final = 4
 """Rounds of the rotation. Two already spread any coordinate over the vector; four leave no weak tail in a short one."""
 
+MIN_COORDINATES: Final = 48
+"""Fewest masked coordinates, channels counted, that a face is anonymized with: 16 cells of a prior in pixels. Of one coordinate a
+rotation can turn the sign alone, and from a few it reaches few directions; from 24 on `benchmarks/hiding.py` can not tell its
+results from the sphere, whatever the vector was."""
+
 Vector = NDArray[np.float64]
 
 

@@ -28,10 +28,14 @@ from pydantic import (
 from keystore.canonical import canonical_json
 from keystore.errors import InvalidRecordError
 
-RECORD_VERSION = 1
+RECORD_VERSION = 2
+OLD_RECORD_VERSION = 1  # had neither `inversion` nor `grid`; such records are still read, stored and released
 IMAGE_KEY_BYTES = 32
 MAX_NAME_CHARACTERS = 1024  # of an image id, data set or subject
+MAX_GRID = 1001  # timesteps that one face may have walked
 MAX_CANONICAL_BYTES = 64 * 1024 * 1024  # of one record; masks of a 100-megapixel photograph compress far below it
+
+_SAID_SINCE_2 = ("inversion", "grid")
 
 Sha256Hex = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=MAX_NAME_CHARACTERS)]
@@ -70,11 +74,15 @@ class FaceRecord(BaseModel):
 
 
 class KeyRecord(BaseModel):
-    """The key record of one image (version 1). Field names are those of the design; `details` is for facts added later."""
+    """The key record of one image. Field names are those of the design; `details` is for facts added later.
+
+    Version 2 says with `inversion` and `grid` (the timesteps walked) how the faces were made; a reader that knows version 1 alone
+    refuses it. A record that says neither is of version 1: its faces were inverted before the transform, on the prior's own grid.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
 
-    version: int = Field(default=RECORD_VERSION, ge=RECORD_VERSION, le=RECORD_VERSION)
+    version: int = Field(default=RECORD_VERSION, ge=OLD_RECORD_VERSION, le=RECORD_VERSION)
     record_id: str = Field(default_factory=new_record_id)
     run_id: RunId
     dataset: Name
@@ -87,6 +95,8 @@ class KeyRecord(BaseModel):
     method: Name
     transform: Name
     steps: int = Field(ge=1)
+    inversion: Name | None = None
+    grid: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(default=None, max_length=MAX_GRID)
     fidelity: Name
     prior_digest: Name
     environment: dict[str, str] = Field(default_factory=dict)
@@ -114,6 +124,23 @@ class KeyRecord(BaseModel):
             raise ValueError("created_at must have a time zone")
         return value
 
+    @model_validator(mode="before")
+    @classmethod
+    def _version_of_what_is_said(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "version" not in values:
+            said = any(values.get(name) is not None for name in _SAID_SINCE_2)
+            values = {**values, "version": RECORD_VERSION if said else OLD_RECORD_VERSION}
+        return values
+
+    @model_validator(mode="after")
+    def _says_how_it_was_made(self) -> Self:
+        said = [self.inversion is not None, self.grid is not None]
+        if any(said) if self.version == OLD_RECORD_VERSION else not all(said):
+            raise ValueError("a record has inversion and grid from version 2 on, and neither before")
+        if self.grid is not None and len(self.grid) != self.steps + 1:
+            raise ValueError("grid has one timestep more than steps")
+        return self
+
     @model_validator(mode="after")
     def _image_key_length(self) -> Self:
         if len(self.image_key.get_secret_value()) != IMAGE_KEY_BYTES:
@@ -128,7 +155,8 @@ class KeyRecord(BaseModel):
     def canonical_bytes(self) -> bytes:
         """Return the record as canonical JSON *with the image key in clear* (base64). Only for sealing and for use
         after release."""
-        document = self.model_dump(mode="json", exclude={"image_key": True, "faces": {"__all__": {"mask"}}})
+        unsaid = dict.fromkeys(_SAID_SINCE_2, True) if self.version == OLD_RECORD_VERSION else {}
+        document = self.model_dump(mode="json", exclude={"image_key": True, "faces": {"__all__": {"mask"}}, **unsaid})
         document["image_key"] = base64.b64encode(self.image_key.get_secret_value()).decode()
         for face, dumped in zip(self.faces, document["faces"], strict=True):
             dumped["mask"] = base64.b64encode(face.mask).decode()
@@ -152,4 +180,4 @@ class KeyRecord(BaseModel):
             # `from None`: pydantic's own message quotes input values, which may be the key.
             raise InvalidRecordError(f"a key record is malformed ({problems})") from None
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            raise InvalidRecordError("a key record is not the JSON object that version 1 describes") from None
+            raise InvalidRecordError("a key record is not the JSON object that its version describes") from None

@@ -81,9 +81,20 @@ def anonymize(
     prior: Annotated[str | None, _option("embedded", "Directory or hub id in diffusers format.", _ALGORITHM)] = None,
     method: Annotated[Literal["exact", "paper"] | None, _option("exact", "Diffusion method.", _ALGORITHM)] = None,
     transform: Annotated[
-        Literal["rotation", "sign"] | None, _option("rotation", "Keyed transform of the noise latent.", _ALGORITHM)
+        Literal["rotation", "sign"] | None,
+        _option("rotation", "Keyed transform of the face or of its noise latent.", _ALGORITHM),
     ] = None,
-    steps: Annotated[int | None, _option("12", "DDIM steps one way; NFE is twice that.", _ALGORITHM)] = None,
+    inversion: Annotated[
+        Literal["none", "ddim"] | None,
+        _option(
+            "none",
+            "DDIM inversion before the transform; ddim by itself with sign, paper or fidelity image.",
+            _ALGORITHM,
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None, _option("6", "DDIM steps one way: evaluations a face; 12 and twice as many with ddim.", _ALGORITHM)
+    ] = None,
     fidelity: Annotated[
         Literal["latent", "lossless", "image"] | None, _option("latent", "What recovery returns.", _ALGORITHM)
     ] = None,
@@ -183,6 +194,7 @@ def report_tables(report: "RunReport") -> list["Table"]:
         "rows": report.rows,
         "resumed rows": report.resumed_rows or None,
         "files ignored": report.ignored_files or None,
+        "procedure": report.procedure,
         "faces anonymized": report.faces,
         "faces left alone": report.kept_faces or None,
         "further keys tried": report.further_keys,

@@ -28,6 +28,7 @@ def inspect(
     summary = {
         "run": run.run_id,
         "finished": "yes" if run.finished else "no: run the same command again to go on",
+        "procedure": run.procedure or None,
         "rows": run.rows,
         "faces anonymized": run.faces,
         **({"faces left alone": run.kept_faces} if run.kept_faces else {}),

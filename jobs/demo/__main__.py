@@ -17,7 +17,6 @@ from jobs.demo.story import (
     compare_methods,
     embedded_models,
 )
-from keyanon_core.pictures.settings import AnonymizeSettings
 from keyanon_core.priors import load_prior
 
 MARKER = ".keyanon-demo"  # a directory that holds it was written by this program and may be deleted by it
@@ -41,7 +40,7 @@ def main(
     typer.echo("comparing fidelities and methods on the same faces ...")
     fidelities, wrong = compare_fidelities(prior, models, photos / REQUESTED)
     with_faces = sorted(photos / name for name in story.outputs)
-    crops, figures = compare_methods(prior, models, with_faces, AnonymizeSettings().steps)
+    crops, figures = compare_methods(prior, models, with_faces)
     write_report(output / "report.html", story, prior, fidelities, wrong, REQUESTED, crops, figures)
     _write_strip(output / "strip.png", story.sources[REQUESTED], story.outputs[REQUESTED], story.recovered)
     typer.echo(f"wrote {output / 'report.html'}")

@@ -80,8 +80,7 @@ def _method_row(figure: RecoveryFigures) -> dict[str, object]:
     medians = [float(np.median(figure.recovered_psnr[storage])) for storage in STORAGES]
     iterations = [step.iterations for step in figure.solver]
     return {
-        "method": figure.method,
-        "transform": figure.transform,
+        "procedure": str(figure.procedure),
         "nfe_anonymize": figure.nfe_anonymize,
         "nfe_recover": figure.nfe_recover,
         "psnr": [*medians, float(np.median(figure.wrong_key_psnr)), float(np.median(figure.anonymized_psnr))],

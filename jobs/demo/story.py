@@ -25,6 +25,7 @@ from keyanon_core.pictures.key import PictureKey
 from keyanon_core.pictures.recoverer import PictureRecoverer
 from keyanon_core.pictures.settings import AnonymizeSettings, PictureResult, PictureTask
 from keyanon_core.priors import Prior
+from keyanon_core.procedure import Procedure
 from keystore.audit.verify import verify_audit
 from keystore.errors import KeystoreError
 from keystore.store import Keystore
@@ -32,7 +33,7 @@ from keystore.store import Keystore
 REQUESTED = "astronaut.png"  # the picture the demo's investigator asks for
 REQUESTER, APPROVERS = "ines.investigator", ("dora.dpo", "carl.counsel")
 GRANT_LIFETIME = timedelta(hours=2)
-COMPARED = (("exact", "rotation"), ("paper", "sign"))  # method, transform
+COMPARED = (Procedure(), Procedure(inversion="ddim"), Procedure("paper", "sign"))
 FACES_COMPARED = 3  # of the demo's photographs, the first ones
 JPEG_QUALITY = 90  # of the re-encoded copy that fidelity `image` and `latent` are tried on
 
@@ -185,7 +186,7 @@ def _try_wrong_key(recoverer: PictureRecoverer, result: PictureResult, source: P
 
 
 def compare_methods(
-    prior: Prior, models: FaceModels, photos: list[Path], steps: int
+    prior: Prior, models: FaceModels, photos: list[Path]
 ) -> tuple[npt.NDArray[np.float64], list[RecoveryFigures]]:
     """Cut every face of the photographs and run each of COMPARED on the same crops: (n, 3, S, S) crops, figures."""
     crops = []
@@ -196,11 +197,7 @@ def compare_methods(
         crops += [face.crop for face in aligned]
     stacked = np.stack([crop.values for crop in crops[:FACES_COMPARED]])
     inside = np.stack([crop.mask for crop in crops[:FACES_COMPARED]])
-    figures = [
-        measure_recovery(prior, stacked, inside, method=method, transform=transform, steps=steps)
-        for method, transform in COMPARED
-    ]
-    return stacked, figures
+    return stacked, [measure_recovery(prior, stacked, inside, procedure) for procedure in COMPARED]
 
 
 def embedded_models() -> FaceModels:

@@ -10,6 +10,7 @@ import torch
 from keyanon_core.keys import face_key, new_image_key
 from keyanon_core.methods import SolverStep, anonymize, recover
 from keyanon_core.priors import Prior
+from keyanon_core.procedure import Procedure
 
 STORAGES = ("float", "sidecar", "8-bit crop")  # float64 in memory; float16 latent; the crop as an 8-bit picture
 Crops = npt.NDArray[np.float64]  # (n, 3, S, S) in [-1, 1]
@@ -17,13 +18,12 @@ Crops = npt.NDArray[np.float64]  # (n, 3, S, S) in [-1, 1]
 
 @dataclass(frozen=True)
 class RecoveryFigures:
-    """One method and transform on n crops. Every psnr is (n,) float64 in dB, inside the mask, against the source crop.
+    """One procedure on n crops. Every psnr is (n,) float64 in dB, inside the mask, against the source crop.
 
     nfe_*: denoiser evaluations per face. wrong_key_*: the sidecar decoded with a random key, its commitment overridden.
     """
 
-    method: str
-    transform: str
+    procedure: Procedure
     nfe_anonymize: int
     nfe_recover: int
     noise_rms: npt.NDArray[np.float64]
@@ -49,9 +49,7 @@ def eight_bit(crops: Crops) -> Crops:
     return np.asarray(np.round((np.clip(crops, -1, 1) + 1) * 127.5) / 127.5 - 1, dtype=np.float64)
 
 
-def measure_recovery(
-    prior: Prior, crops: Crops, masks: npt.NDArray[np.bool_], *, method: str, transform: str, steps: int
-) -> RecoveryFigures:
+def measure_recovery(prior: Prior, crops: Crops, masks: npt.NDArray[np.bool_], procedure: Procedure) -> RecoveryFigures:
     """Anonymize the crops under fresh keys and recover them from each of STORAGES.
 
     crops: (n, 3, S, S) float64 in [-1, 1]; masks: (n, S, S) bool. The known region is rounded to float16 as in the job.
@@ -60,9 +58,9 @@ def measure_recovery(
     mask = prior.latent_mask(inside)
     known = prior.encode(x.masked_fill(inside, 0.0)).half().double() * (1 - mask)
     image_keys = [new_image_key() for _ in crops]
-    keys = [face_key(image_key, 0, 0, transform) for image_key in image_keys]
-    wrong = [face_key(secrets.token_bytes(len(image_key)), 0, 0, transform) for image_key in image_keys]
-    done = anonymize(prior, prior.encode(x), known, mask, keys, method=method, transform=transform, steps=steps)
+    keys = [face_key(image_key, 0, 0, procedure.transform) for image_key in image_keys]
+    wrong = [face_key(secrets.token_bytes(len(image_key)), 0, 0, procedure.transform) for image_key in image_keys]
+    done = anonymize(prior, prior.encode(x), known, mask, keys, procedure)
     anonymized = prior.decode(done.latent).cpu().numpy()
     reencoded = prior.encode(torch.from_numpy(eight_bit(anonymized)))
     stored = {
@@ -72,14 +70,13 @@ def measure_recovery(
     }
 
     def restore(latent: torch.Tensor, with_keys: list[bytes]) -> tuple[Crops, list[SolverStep], int]:
-        result = recover(prior, latent, mask, with_keys, done.scale, method=method, transform=transform, steps=steps)
+        result = recover(prior, latent, mask, with_keys, done.scale, procedure)
         return prior.decode(result.latent).cpu().numpy(), result.steps, result.nfe
 
     restored = {storage: restore(latent, keys) for storage, latent in stored.items()}
     false_face, _, _ = restore(stored["sidecar"], wrong)
     return RecoveryFigures(
-        method=method,
-        transform=transform,
+        procedure=procedure,
         nfe_anonymize=done.nfe,
         nfe_recover=restored["sidecar"][2],
         noise_rms=done.noise_rms.cpu().numpy(),

@@ -21,8 +21,8 @@ from keyanon_core.faces.scene_network import SceneNetwork
 # of 800 other places; from 0.28 on, 95 % and 1 of 250.
 FIRST = Search(shown=16.0, tile=1536, mirrored=False, gamma=1.0, sure=0.35, doubt=0.05, confirmed=0.35)
 SECOND = Search(shown=18.0, tile=1280, mirrored=True, gamma=0.5, sure=0.35, doubt=0.1, confirmed=0.28)
-# Over 20 megapixels with 297 faces of 20 px and more, all but two are doubted and confirmed by two upright views, as are 0.15 other
-# places a megapixel that are not beside a face. Believed without such views from 0.4 on, there were 0.7 of these.
+# Over 20 megapixels with 297 faces of 20 px and more, all but two are doubted and confirmed by two upright views, as are 0.15
+# other places a megapixel that are not beside a face. Believed without such views from 0.4 on, there were 0.7 of these.
 SCENES = Search(
     shown=18.0,
     tile=1152,

@@ -1,8 +1,10 @@
-"""Method `exact`: anonymize = Phi . K . Psi, every step explicit; recover = Psi^-1 . K^-1 . Phi^-1, every step solved.
+"""Method `exact`: anonymize = Phi . K [. Psi], every step explicit; recover = [Psi^-1 .] K^-1 . Phi^-1, every step solved.
 
-Psi carries the masked coordinates from the clean to the noisy end of the grid, Phi back; both are plain DDIM steps with
-eps taken at the start of the step, beside a known region that walks a path of its own. Each step is a bijection
-as long as its fixed point contracts, so recovery is a true inverse and not a second guess.
+K is the keyed transform, Phi carries its result from the noisy to the clean end of the grid, Psi the source from the clean to the
+noisy end before it, where the procedure's inversion is `ddim`. With `none` K acts on the source itself: a dense rotation makes
+noise of any vector. Phi and Psi are plain DDIM steps with eps taken at the start of the step, beside a known region that
+walks a path of its own. Each step is a bijection as long as its fixed point contracts, so recovery is a true inverse and
+not a second guess.
 
 Phi can be walked in pieces (`begin`, `advance`, `finish`), so that a face of which the first steps show that it will not do is
 given up before the last.
@@ -11,6 +13,7 @@ given up before the last.
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,13 +21,86 @@ from keyanon_core.keys import KeyStream, subkey
 from keyanon_core.known_path import KnownPath
 from keyanon_core.methods.results import Anonymized, Phase, Recovered, SolverStep
 from keyanon_core.priors import Prior
-from keyanon_core.schedule import backwards, clean_prediction, ddim_coefficients, forwards
-from keyanon_core.solver import solve_fixed_point
-from keyanon_core.transforms import apply_forward, apply_inverse, masked_transforms
+from keyanon_core.procedure import Procedure
+from keyanon_core.schedule import backwards, clean_prediction, ddim_coefficients, forwards, half_log_snr, step_eps
+from keyanon_core.solver import DEFAULT_MAX_ITERATIONS, DEFAULT_TOLERANCE, Solution, SolverLimits, solve_fixed_point
+from keyanon_core.transforms import MIN_COORDINATES, apply_forward, apply_inverse, masked_transforms
+
+EXTRAPOLATED = 0.5
+"""Share of eps's change over the last step, in lambda, that a solved step's first guess goes on by: the whole overshoots."""
+
+TOLERANCES = {"none": (1e-5, 3e-5), "ddim": (DEFAULT_TOLERANCE, DEFAULT_TOLERANCE)}
+"""By the inversion: tolerance of the first solved step of Phi and of the last; those between have evenly more. What the first
+misses grows some eight times on its way through the others (embedded prior), what the last misses does not; the rounding of a
+float16 sidecar is ten times the first. Through Psi as well both would grow further."""
 
 
 @dataclass(frozen=True)
 class Walk:
+    """What a batch of faces walks on: the prior, the path of the known region, the masks (B, 1, h, w), the timesteps.
+
+    States w, v are (B, C, h, w) float64, zero outside the masks.
+    """
+
+    prior: Prior
+    known: KnownPath
+    mask: Tensor
+    grid: tuple[int, ...]
+
+    @staticmethod
+    def around(prior: Prior, clean: Tensor, mask: Tensor, face_keys: Sequence[bytes], grid: Sequence[int]) -> "Walk":
+        """Beside the known region of `clean` (B, C, h, w); where it must be noisy, its noise comes from the face keys, so that
+        both directions see the same.
+        """
+        clean = clean * (1 - mask)
+        noise = None
+        if prior.conditioning != "inpaint":
+            streams = [KeyStream(subkey(key, "known-noise")) for key in face_keys]
+            drawn = torch.stack([torch.from_numpy(s.normal(clean[0].numel())).view(clean.shape[1:]) for s in streams])
+            noise = drawn.to(clean) * (1 - mask)
+        return Walk(prior, KnownPath(clean, noise, prior.alpha_bar, grid[0]), mask, tuple(grid))
+
+    @property
+    def coordinates(self) -> Tensor:
+        """(B,) masked coordinates of each face."""
+        return self.mask.sum((1, 2, 3)) * self.known.clean.shape[1]
+
+    def rms(self, w: Tensor) -> Tensor:
+        """(B,) root mean square over each face's masked coordinates."""
+        return (w.square().sum((1, 2, 3)) / self.coordinates).sqrt()
+
+    def of(self, faces: Tensor) -> "Walk":
+        """That of some faces of the batch; faces: (n,) int64 indices."""
+        return replace(self, known=self.known.of(faces), mask=self.mask[faces])
+
+    def eps(self, w: Tensor, t: int) -> Tensor:
+        return self.prior.eps(w, t, self.known, self.mask)
+
+    def step(self, w: Tensor, s: int, t: int) -> Tensor:
+        """One DDIM step of the masked coordinates: `A w + C eps(w + known_s, s)`."""
+        k = ddim_coefficients(self.prior.alpha_bar, s, t)
+        return self.mask * (k.a * w + k.c * self.eps(w, s))
+
+    def psi(self, w: Tensor) -> Tensor:
+        """From the clean to the noisy end of the grid, one evaluation a step."""
+        for s, t in forwards(self.grid):
+            w = self.step(w, s, t)
+        return w
+
+    def unstep(self, v: Tensor, s: int, t: int, eps: Tensor, where: str, limits: SolverLimits) -> Solution:
+        """Solves `step(w, s, t) = v`: `w <- (v - C eps(w + known_s, s)) / A`, started from a guess of that eps."""
+        k = ddim_coefficients(self.prior.alpha_bar, s, t)
+
+        def g(w: Tensor, faces: Tensor) -> Tensor:
+            open_walk = self.of(faces)
+            return open_walk.mask * (v[faces] - k.c * open_walk.eps(w, s)) / k.a
+
+        start = self.mask * (v - k.c * eps) / k.a
+        return solve_fixed_point(g, start, self.coordinates, limits, where=f"{where} step from timestep {s} to {t}")
+
+
+@dataclass(frozen=True)
+class Walker:
     """A batch of faces on its way through Phi, from keyed noise to the clean end of the grid.
 
     Faces are apart from each other: some can leave (`of`) and go on beside others that have come as far (`together`).
@@ -32,49 +108,62 @@ class Walk:
     predicts, inside the mask (before the first step: the noise). scale, noise_rms, noise: as in `Anonymized`.
     """
 
+    walk: Walk
     taken: int
     w: Tensor
     clean: Tensor
-    known: KnownPath
-    mask: Tensor
     scale: Tensor
     noise_rms: Tensor
     noise: Tensor | None = field(repr=False)
 
-    def of(self, faces: Tensor) -> "Walk":
+    def of(self, faces: Tensor) -> "Walker":
         """Some faces of the batch; faces: (n,) int64 indices."""
         return replace(
             self,
+            walk=self.walk.of(faces),
             w=self.w[faces],
             clean=self.clean[faces],
-            known=self.known.of(faces),
-            mask=self.mask[faces],
             scale=self.scale[faces],
             noise_rms=self.noise_rms[faces],
             noise=None if self.noise is None else self.noise[faces],
         )
 
     @staticmethod
-    def together(walks: Sequence["Walk"]) -> "Walk":
+    def together(walkers: Sequence["Walker"]) -> "Walker":
         """One batch of several, of one prior and grid. Raises ValueError when they have not taken as many steps."""
-        if len({walk.taken for walk in walks}) != 1:
+        first = walkers[0]
+        if len({(walker.taken, walker.walk.grid) for walker in walkers}) != 1:
             raise ValueError("faces go on together only from the same step")
-        noises = [walk.noise for walk in walks if walk.noise is not None]
-        return Walk(
-            walks[0].taken,
-            torch.cat([walk.w for walk in walks]),
-            torch.cat([walk.clean for walk in walks]),
-            KnownPath.together([walk.known for walk in walks]),
-            torch.cat([walk.mask for walk in walks]),
-            torch.cat([walk.scale for walk in walks]),
-            torch.cat([walk.noise_rms for walk in walks]),
+        noises = [walker.noise for walker in walkers if walker.noise is not None]
+        known = KnownPath.together([walker.walk.known for walker in walkers])
+        mask = torch.cat([walker.walk.mask for walker in walkers])
+        return Walker(
+            replace(first.walk, known=known, mask=mask),
+            first.taken,
+            torch.cat([walker.w for walker in walkers]),
+            torch.cat([walker.clean for walker in walkers]),
+            torch.cat([walker.scale for walker in walkers]),
+            torch.cat([walker.noise_rms for walker in walkers]),
             torch.cat(noises) if noises else None,
         )
 
     @property
     def predicted(self) -> Tensor:
         """(B, C, h, w) float64: the anonymized latent as it is expected now, the known region around it."""
-        return self.clean + self.known.clean
+        return self.clean + self.walk.known.clean
+
+    def advance(self, taken: int) -> "Walker":
+        """Phi as far as `taken` steps, one evaluation each."""
+        w, clean = self.w, self.clean
+        for s, t in backwards(self.walk.grid)[self.taken : taken]:
+            before, w = w, self.walk.step(w, s, t)
+            clean = self.walk.mask * clean_prediction(self.walk.prior.alpha_bar, before, w, s, t)
+        return replace(self, taken=taken, w=w, clean=clean)
+
+    def finish(self, nfe: int) -> Anonymized:
+        """What a walk that has taken all its steps comes to."""
+        latent = self.w + self.walk.known.clean
+        return Anonymized(latent, self.predicted, self.scale, self.noise_rms, nfe, self.noise)
 
 
 def begin(
@@ -83,36 +172,24 @@ def begin(
     z_known: Tensor,
     mask: Tensor,
     face_keys: Sequence[bytes],
-    transform: str,
-    grid: list[int],
+    procedure: Procedure,
     noise: Tensor | None = None,
-) -> Walk:
-    """K . Psi: N evaluations, none with the `noise` of an earlier call. Shapes as in `keyanon_core.methods.anonymize`."""
-    known = _known_path(prior, z_known * (1 - mask), mask, face_keys, grid[0])
+) -> Walker:
+    """K; with inversion `ddim` K . Psi: N evaluations, none with the `noise` of an earlier call. Shapes as in `anonymize`."""
+    walk = Walk.around(prior, z_known, mask, face_keys, prior.grid(procedure))
+    transforms = masked_transforms(procedure.transform, face_keys, mask, z.shape[1])
+    inverts = procedure.inversion == "ddim"
+    if not inverts and float(walk.coordinates.min()) < MIN_COORDINATES:
+        raise ValueError(
+            f"a mask of {int(walk.coordinates.min())} coordinates is too small for a rotation to hide what it holds; "
+            f"{MIN_COORDINATES} are needed"
+        )
     if noise is None:
-        noise = z * mask
-        for s, t in forwards(grid):
-            noise = _step(prior, noise, s, t, known, mask)
-    noise_rms = (noise.square().sum((1, 2, 3)) / _coordinates(mask, noise)).sqrt()
-    transforms = masked_transforms(transform, face_keys, mask, z.shape[1])
-    w, scale = apply_forward(noise, mask, transforms, prior.temperature)
+        noise = walk.psi(z * mask) if inverts else z * mask
+    w, scale = apply_forward(noise, mask, transforms, prior.temperature * procedure.gain)
     # Psi depends on the key through the known region's noise alone.
-    serves_again = noise if known.noise is None else None
-    return Walk(0, w, w, known, mask, scale, noise_rms, serves_again)
-
-
-def advance(prior: Prior, walk: Walk, grid: list[int], taken: int) -> Walk:
-    """Phi as far as `taken` steps, one evaluation each."""
-    w, clean = walk.w, walk.clean
-    for s, t in backwards(grid)[walk.taken : taken]:
-        before, w = w, _step(prior, w, s, t, walk.known, walk.mask)
-        clean = walk.mask * clean_prediction(prior.alpha_bar, before, w, s, t)
-    return replace(walk, taken=taken, w=w, clean=clean)
-
-
-def finish(walk: Walk, nfe: int) -> Anonymized:
-    """What a walk that has taken all steps of its grid comes to."""
-    return Anonymized(walk.w + walk.known.clean, walk.predicted, walk.scale, walk.noise_rms, nfe, walk.noise)
+    serves_again = noise if inverts and walk.known.noise is None else None
+    return Walker(walk, 0, w, w, scale, walk.rms(noise), serves_again)
 
 
 def anonymize(
@@ -121,14 +198,15 @@ def anonymize(
     z_known: Tensor,
     mask: Tensor,
     face_keys: Sequence[bytes],
-    transform: str,
-    grid: list[int],
+    procedure: Procedure,
     noise: Tensor | None = None,
 ) -> Anonymized:
-    """2N evaluations, N with the `noise` of an earlier call; nothing solved. Shapes as in `keyanon_core.methods.anonymize`."""
-    steps = len(grid) - 1
-    walk = begin(prior, z, z_known, mask, face_keys, transform, grid, noise)
-    return finish(advance(prior, walk, grid, steps), 2 * steps if noise is None else steps)
+    """N evaluations, 2N with inversion `ddim` unless the `noise` of an earlier call is given; nothing is solved.
+
+    Shapes as in `keyanon_core.methods.anonymize`.
+    """
+    walker = begin(prior, z, z_known, mask, face_keys, procedure, noise).advance(procedure.steps)
+    return walker.finish(procedure.evaluations if noise is None else procedure.steps)
 
 
 def recover(
@@ -137,73 +215,45 @@ def recover(
     mask: Tensor,
     face_keys: Sequence[bytes],
     scale: Tensor,
-    transform: str,
-    grid: list[int],
-    tolerance: float,
-    max_iterations: int,
+    procedure: Procedure,
+    tolerance: float | None = None,
+    max_iterations: int = DEFAULT_MAX_ITERATIONS,
 ) -> Recovered:
-    """Undoes each step of `anonymize` in the reverse order; the known region is the latent outside the mask."""
-    known = _known_path(prior, latent * (1 - mask), mask, face_keys, grid[0])
-    steps: list[SolverStep] = []
-    spent = [0] * len(latent)
+    """Undoes each step of `anonymize` in the reverse order; the known region is the latent outside the mask.
 
-    def undo(w: Tensor, pairs: list[tuple[int, int]], phase: Phase) -> Tensor:
-        for s, t in reversed(pairs):
-            w, step = _unstep(prior, w, s, t, known, mask, phase, tolerance, max_iterations)
-            steps.append(step)
-            for face, count in enumerate(step.per_face_iterations):
-                spent[face] += count + 1  # the warm start
-        return w
-
-    w = undo(latent * mask, backwards(grid), "phi")
-    w = apply_inverse(w, mask, masked_transforms(transform, face_keys, mask, latent.shape[1]), scale)
-    w = undo(w, forwards(grid), "psi")
-    return Recovered(w + known.clean, steps, nfe=max(spent))
-
-
-def _known_path(prior: Prior, clean: Tensor, mask: Tensor, face_keys: Sequence[bytes], first: int) -> KnownPath:
-    """The known region's own path; its noise comes from the face key, so both sides see the same one."""
-    if prior.conditioning == "inpaint":
-        return KnownPath(clean, None, prior.alpha_bar, first)
-    streams = [KeyStream(subkey(key, "known-noise")) for key in face_keys]
-    noise = torch.stack([torch.from_numpy(s.normal(clean[0].numel())).view(clean.shape[1:]) for s in streams])
-    return KnownPath(clean, noise.to(clean) * (1 - mask), prior.alpha_bar, first)
-
-
-def _coordinates(mask: Tensor, w: Tensor) -> Tensor:
-    return mask.sum((1, 2, 3)) * w.shape[1]
-
-
-def _step(prior: Prior, w: Tensor, s: int, t: int, known: KnownPath, mask: Tensor) -> Tensor:
-    """One DDIM step of the masked coordinates: `A w + C eps(w + known_s, s)`."""
-    k = ddim_coefficients(prior.alpha_bar, s, t)
-    return mask * (k.a * w + k.c * prior.eps(w, s, known, mask))
-
-
-def _unstep(
-    prior: Prior,
-    v: Tensor,
-    s: int,
-    t: int,
-    known: KnownPath,
-    mask: Tensor,
-    phase: Phase,
-    tolerance: float,
-    max_iterations: int,
-) -> tuple[Tensor, SolverStep]:
-    """Solves `_step(w, s, t) = v`: `w <- (v - C eps(w + known_s, s)) / A`, started by the explicit step from t to s."""
-    k = ddim_coefficients(prior.alpha_bar, s, t)
-
-    def g(w: Tensor, faces: Tensor) -> Tensor:
-        eps = prior.eps(w, s, known.of(faces), mask[faces])
-        return mask[faces] * (v[faces] - k.c * eps) / k.a
-
-    solution = solve_fixed_point(
-        g,
-        _step(prior, v, t, s, known, mask),
-        _coordinates(mask, v),
-        tolerance=tolerance,
-        max_iterations=max_iterations,
-        where=f"inverse of the {phase} step from timestep {s} to {t}",
+    tolerance: of every solved step; None takes TOLERANCES.
+    """
+    first, last = TOLERANCES[procedure.inversion] if tolerance is None else (tolerance, tolerance)
+    limits = [SolverLimits(float(one), max_iterations) for one in np.linspace(first, last, procedure.steps)]
+    walk = Walk.around(prior, latent, mask, face_keys, prior.grid(procedure))
+    transforms = masked_transforms(procedure.transform, face_keys, mask, latent.shape[1])
+    w, steps = _undo(walk, latent * mask, "phi", limits)
+    w = apply_inverse(w, mask, transforms, scale)
+    if procedure.inversion == "ddim":
+        w, of_psi = _undo(walk, w, "psi", limits)
+        steps += of_psi
+    return Recovered(
+        w + walk.known.clean,
+        steps,
+        nfe=max(sum(face) for face in zip(*(s.per_face_iterations for s in steps), strict=True)),
     )
-    return solution.w, SolverStep(phase, t, s, solution.iterations, solution.residual)
+
+
+def _undo(walk: Walk, v: Tensor, phase: Phase, limits: Sequence[SolverLimits]) -> tuple[Tensor, list[SolverStep]]:
+    """Phi^-1 or Psi^-1, each step started from the eps that the steps before ended with."""
+    lam = half_log_snr(walk.prior.alpha_bar)
+    pairs = backwards(walk.grid) if phase == "phi" else forwards(walk.grid)
+    # The clean end is taken for a face without noise, the noisy one for noise without a face: an evaluation there saves none.
+    guess = torch.zeros_like(v) if phase == "phi" else v
+    known: list[tuple[int, Tensor]] = []  # timestep and eps of the last two steps
+    steps: list[SolverStep] = []
+    for (s, t), of_step in zip(reversed(pairs), limits, strict=True):
+        if len(known) == 2:
+            (t_1, eps_1), (t_2, eps_2) = known
+            guess = eps_2 + EXTRAPOLATED * float((lam[s] - lam[t_2]) / (lam[t_2] - lam[t_1])) * (eps_2 - eps_1)
+        solution = walk.unstep(v, s, t, guess, f"inverse of the {phase}", of_step)
+        steps.append(SolverStep(phase, t, s, solution.iterations, solution.residual))
+        guess = step_eps(walk.prior.alpha_bar, solution.w, v, s, t)
+        known = [*known[-1:], (s, guess)]
+        v = solution.w
+    return v, steps

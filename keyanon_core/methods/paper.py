@@ -16,23 +16,25 @@ from torch import Tensor
 from keyanon_core.known_path import KnownPath, zero_path
 from keyanon_core.methods.results import Anonymized, Recovered
 from keyanon_core.priors import Prior
+from keyanon_core.procedure import Procedure
 from keyanon_core.schedule import backwards, ddim_coefficients, forwards
 from keyanon_core.transforms import apply_forward, apply_inverse, masked_transforms
 
 
 def anonymize(
-    prior: Prior, z: Tensor, z_known: Tensor, mask: Tensor, face_keys: Sequence[bytes], transform: str, grid: list[int]
+    prior: Prior, z: Tensor, z_known: Tensor, mask: Tensor, face_keys: Sequence[bytes], procedure: Procedure
 ) -> Anonymized:
     """2N evaluations. Shapes as in `keyanon_core.methods.anonymize`."""
+    grid = prior.grid(procedure)
     z_0 = z * mask + z_known * (1 - mask)
     trajectory = _invert(prior, z_0, mask, grid)
     z_t = trajectory[-1]
     coordinates = mask.sum((1, 2, 3)) * z.shape[1]
     noise_rms = ((z_t * mask).square().sum((1, 2, 3)) / coordinates).sqrt()
-    transforms = masked_transforms(transform, face_keys, mask, z.shape[1])
+    transforms = masked_transforms(procedure.transform, face_keys, mask, z.shape[1])
     keyed, scale = apply_forward(z_t * mask, mask, transforms, prior.temperature)
     latent = _generate(prior, keyed + z_t * (1 - mask), trajectory, mask, grid)
-    return Anonymized(latent, latent, scale, noise_rms, nfe=2 * (len(grid) - 1))
+    return Anonymized(latent, latent, scale, noise_rms, nfe=procedure.evaluations)
 
 
 def recover(
@@ -41,18 +43,16 @@ def recover(
     mask: Tensor,
     face_keys: Sequence[bytes],
     scale: Tensor,
-    transform: str,
-    grid: list[int],
-    tolerance: float,
-    max_iterations: int,
+    procedure: Procedure,
 ) -> Recovered:
-    """The same procedure with K^-1; nothing is solved, so tolerance and max_iterations are not used."""
+    """The same procedure with K^-1; nothing is solved."""
+    grid = prior.grid(procedure)
     trajectory = _invert(prior, latent, mask, grid)
     z_t = trajectory[-1]
-    transforms = masked_transforms(transform, face_keys, mask, latent.shape[1])
+    transforms = masked_transforms(procedure.transform, face_keys, mask, latent.shape[1])
     unkeyed = apply_inverse(z_t * mask, mask, transforms, scale)
     recovered = _generate(prior, unkeyed + z_t * (1 - mask), trajectory, mask, grid)
-    return Recovered(recovered, [], nfe=2 * (len(grid) - 1))
+    return Recovered(recovered, [], nfe=procedure.evaluations)
 
 
 def _ddim(prior: Prior, z: Tensor, s: int, t: int, mask: Tensor) -> Tensor:
@@ -64,7 +64,7 @@ def _ddim(prior: Prior, z: Tensor, s: int, t: int, mask: Tensor) -> Tensor:
     return mask * (k.a * w + k.c * prior.eps(w, s, known, mask)) + known.clean
 
 
-def _invert(prior: Prior, z_0: Tensor, mask: Tensor, grid: list[int]) -> list[Tensor]:
+def _invert(prior: Prior, z_0: Tensor, mask: Tensor, grid: Sequence[int]) -> list[Tensor]:
     """Eq. 5: the latents z_0 .. z_T of the explicit DDIM inversion."""
     trajectory = [z_0]
     for s, t in forwards(grid):
@@ -72,7 +72,7 @@ def _invert(prior: Prior, z_0: Tensor, mask: Tensor, grid: list[int]) -> list[Te
     return trajectory
 
 
-def _generate(prior: Prior, z_t: Tensor, trajectory: list[Tensor], mask: Tensor, grid: list[int]) -> Tensor:
+def _generate(prior: Prior, z_t: Tensor, trajectory: list[Tensor], mask: Tensor, grid: Sequence[int]) -> Tensor:
     """Eq. 4 with Eq. 7: after each step, outside the mask, the trajectory of the inversion at that timestep."""
     z = z_t
     for (s, t), reinjected in zip(backwards(grid), trajectory[-2::-1], strict=True):

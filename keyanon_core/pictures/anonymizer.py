@@ -31,6 +31,7 @@ from keyanon_core.pictures.settings import AnonymizeSettings, PictureResult, Pic
 from keyanon_core.pictures.way_back import WayBack
 from keyanon_core.priors import Prior
 from keyanon_core.sidecar import Sidecar, SidecarFace, seal_source
+from keyanon_core.transforms import MIN_COORDINATES
 
 MAX_ROUNDS = 3  # searches of one picture's result; what the last one still finds quarantines the picture
 MAX_GATHERED_PIXELS = 128_000_000  # decoded pixels held at once: 3 bytes each for the source, 3 for the result
@@ -116,6 +117,8 @@ class PictureAnonymizer:
         for index, face in enumerate(aligned):
             if not face.crop.mask.any():
                 raise PictureError("empty_mask", f"face {index} has no pixel of its own to anonymize")
+            if self.prior.coordinates(face.crop.mask) < MIN_COORDINATES:
+                raise PictureError("small_mask", f"face {index} has too few pixels of its own for a key to hide them")
         return aligned
 
     def _without_faces(self, task: PictureTask, picture: OpenedPicture | None) -> PictureResult:
@@ -172,6 +175,8 @@ class PictureAnonymizer:
             source_sha256=hashlib.sha256(task.encoded).hexdigest(),
             output_sha256=hashlib.sha256(encoded).hexdigest(),
             sidecar_sha256=hashlib.sha256(sidecar).hexdigest(),
+            inversion=settings.inversion,
+            grid=self.prior.grid(settings.procedure),
         )
         self.way_back.pass_by(picture, encoded, sidecar, key)
         return replace(done, sidecar=sidecar, key=key, source_hmac=source_hmac(picture.image_key, task.encoded))

@@ -12,13 +12,12 @@ import numpy as np
 import torch
 
 from keyanon_core.methods import Anonymized, anonymize
-from keyanon_core.methods.exact import Walk, advance, begin, finish
+from keyanon_core.methods.exact import Walker, begin
 from keyanon_core.pictures.gate import EARLY_CHECKS, AnonymityGate
 from keyanon_core.pictures.opened import FaceAtWork, OpenedPicture
 from keyanon_core.pictures.pasting import paste_face
 from keyanon_core.pictures.settings import AnonymizeSettings
 from keyanon_core.priors import Prior
-from keyanon_core.schedule import lambda_grid
 
 Waiting = list[deque[FaceAtWork]]
 BEGINNINGS = 2  # stages of faces that begin: with a source still to be inverted, or with the noise of an earlier key
@@ -29,7 +28,6 @@ class Attempts:
 
     def __init__(self, prior: Prior, gate: AnonymityGate, settings: AnonymizeSettings) -> None:
         self.prior, self.gate, self.settings = prior, gate, settings
-        self.grid = lambda_grid(prior.alpha_bar, settings.steps, *prior.grid_ends)
         self.checks = _early_checks(settings, gate.threshold)
 
     def run(self, faces: Sequence[FaceAtWork]) -> None:
@@ -42,7 +40,7 @@ class Attempts:
             batch = _next_batch(waiting, self.settings.face_batch)
             going = self._go_on([face for face in batch if not face.picture.failure])
         for face in faces:
-            face.walk = face.noise = None
+            face.walker = face.noise = None
 
     def turned_back(self, picture: OpenedPicture) -> list[FaceAtWork]:
         """Measure the faces of a picture as it would be published. Returns those that do not pass so and have another key; where
@@ -54,23 +52,23 @@ class Attempts:
         return [face for face in picture.faces if not self.gate.passes(face) and self._has_another_key(face)]
 
     def _stage(self, face: FaceAtWork) -> int:
-        if face.walk is None:
+        if face.walker is None:
             return 0 if face.noise is None else 1
-        return BEGINNINGS + list(self.checks).index(face.walk.taken)
+        return BEGINNINGS + list(self.checks).index(face.walker.taken)
 
     def _go_on(self, batch: list[FaceAtWork]) -> list[FaceAtWork]:
         """Take a batch, all of one stage, to the next. Returns the faces that have not passed the gate and are to go on."""
         if not batch:
             return []
         if self.settings.method == "paper":
-            return self._judge(batch, self._whole(batch))
-        walks = [face.walk for face in batch if face.walk is not None]
-        walk = Walk.together(walks) if walks else self._begin(batch)
-        until = min((taken for taken in self.checks if taken > walk.taken), default=self.settings.steps)
-        walk = advance(self.prior, walk, self.grid, until)
+            return self._judge(batch, anonymize(self.prior, *self._problem(batch), self.settings.procedure))
+        walkers = [face.walker for face in batch if face.walker is not None]
+        walker = Walker.together(walkers) if walkers else self._begin(batch)
+        until = min((taken for taken in self.checks if taken > walker.taken), default=self.settings.steps)
+        walker = walker.advance(until)
         if until == self.settings.steps:
-            return self._judge(batch, finish(walk, self.settings.steps))
-        return self._judge_early(batch, walk)
+            return self._judge(batch, walker.finish(self.settings.steps))
+        return self._judge_early(batch, walker)
 
     def _problem(self, batch: list[FaceAtWork]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, list[bytes]]:
         """The latents of the crops and of their known regions, the masks, and the keys."""
@@ -80,35 +78,25 @@ class Attempts:
         known = _as_stored(self.prior.encode(crops.masked_fill(masked, 0.0))) * (1 - mask)
         return self.prior.encode(crops), known, mask, [face.key(self.settings.transform) for face in batch]
 
-    def _whole(self, batch: list[FaceAtWork]) -> Anonymized:
-        settings = self.settings
-        return anonymize(
-            self.prior,
-            *self._problem(batch),
-            method=settings.method,
-            transform=settings.transform,
-            steps=settings.steps,
-        )
-
-    def _begin(self, batch: list[FaceAtWork]) -> Walk:
+    def _begin(self, batch: list[FaceAtWork]) -> Walker:
         noises = [face.noise for face in batch if face.noise is not None]
         noise = torch.stack(noises) if noises else None
-        walk = begin(self.prior, *self._problem(batch), self.settings.transform, self.grid, noise)
-        if walk.noise is not None:
+        walker = begin(self.prior, *self._problem(batch), self.settings.procedure, noise)
+        if walker.noise is not None:
             for position, face in enumerate(batch):
-                face.noise = walk.noise[position].clone()
-        return walk
+                face.noise = walker.noise[position].clone()
+        return walker
 
-    def _judge_early(self, batch: list[FaceAtWork], walk: Walk) -> list[FaceAtWork]:
+    def _judge_early(self, batch: list[FaceAtWork], walker: Walker) -> list[FaceAtWork]:
         """Give up the keys that the gate sees no hope for; the others go on from here."""
         judged = [position for position, face in enumerate(batch) if self.gate.looks_early(face)]
         hopeless: set[int] = set()
         if judged:
-            crops = self.prior.decode(walk.predicted[judged]).clamp(-1, 1).cpu().numpy()
-            verdicts = self.gate.hopeless([batch[position] for position in judged], crops, self.checks[walk.taken])
+            crops = self.prior.decode(walker.predicted[judged]).clamp(-1, 1).cpu().numpy()
+            verdicts = self.gate.hopeless([batch[position] for position in judged], crops, self.checks[walker.taken])
             hopeless = {position for position, verdict in zip(judged, verdicts, strict=True) if verdict}
         for position, face in enumerate(batch):
-            face.walk = walk.of(torch.tensor([position]))
+            face.walker = walker.of(torch.tensor([position]))
             if position in hopeless:
                 face.next_key()
         return batch
@@ -146,7 +134,8 @@ class Attempts:
 
 def _early_checks(settings: AnonymizeSettings, threshold: float) -> dict[int, float]:
     """Steps taken at each early check -> its margin, in order. None for method `paper`, nor where no distance is too small."""
-    checks = {max(round(share * settings.steps), 1): margin for share, margin in EARLY_CHECKS if margin < threshold}
+    looks = [(share, margin) for share, margin in EARLY_CHECKS[settings.inversion] if margin < threshold]
+    checks = {max(round(share * settings.steps), 1): margin for share, margin in looks}
     return {} if settings.method == "paper" else {at: checks[at] for at in sorted(checks) if at < settings.steps}
 
 

@@ -4,14 +4,15 @@ from dataclasses import dataclass, field
 
 from keyanon_core.faces.masks import PictureMask
 from keyanon_core.keys import face_key
+from keyanon_core.procedure import Procedure
 
 
 @dataclass(frozen=True)
 class FaceGeometry:
     """Where one anonymized face lies and which attempt made it.
 
-    box: (x0, y0, x1, y1) in picture pixels. affine: (2, 3) row-major, picture pixel -> crop pixel. scale: root mean square of
-    the masked noise latent before the keyed transform (1.0 for transforms that do not scale).
+    box: (x0, y0, x1, y1) in picture pixels. affine: (2, 3) row-major, picture pixel -> crop pixel. scale: what the keyed
+    transform divided out of its input (1.0 for transforms that do not scale).
     """
 
     index: int
@@ -24,7 +25,10 @@ class FaceGeometry:
 
 @dataclass(frozen=True)
 class PictureKey:
-    """The content of a key record. `image_key` (32 bytes) never shows in a repr."""
+    """The content of a key record. `image_key` (32 bytes) never shows in a repr.
+
+    inversion, grid: as in `Procedure`; the defaults are what records of version 1, which do not say, were made with.
+    """
 
     image_key: bytes = field(repr=False)
     record_id: str
@@ -38,6 +42,13 @@ class PictureKey:
     source_sha256: str
     output_sha256: str
     sidecar_sha256: str
+    inversion: str = "ddim"
+    grid: tuple[int, ...] = ()
+
+    @property
+    def procedure(self) -> Procedure:
+        """How the faces were made."""
+        return Procedure(self.method, self.transform, self.inversion, self.steps, self.grid)
 
     def face_key(self, face: FaceGeometry) -> bytes:
         """The 32-byte key that made this face."""

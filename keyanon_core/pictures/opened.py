@@ -11,7 +11,7 @@ from keyanon_core.faces.detection import Face
 from keyanon_core.faces.masks import PictureMask
 from keyanon_core.formats.published import SourceFile
 from keyanon_core.keys import face_key, new_image_key
-from keyanon_core.methods.exact import Walk
+from keyanon_core.methods.exact import Walker
 from keyanon_core.pictures.crops import AlignedFace, Crop
 from keyanon_core.pictures.key import FaceGeometry
 from keyanon_core.pictures.settings import PictureTask
@@ -25,8 +25,9 @@ class FaceAtWork:
 
     attempt: which of its keys it is under, counted from 0; a key serves one crop and is never used for another. first_attempt:
     the one that this crop began with.
-    latent (C, h, w) float16, scale: what the attempt made, for sidecar and record. noise (C, h, w) float64: serves the next
-    attempt. walk: how far the present attempt has come. distance: the recognizer's, from the source; NaN until it is measured.
+    latent (C, h, w) float16, scale: what the attempt made, for sidecar and record. noise (C, h, w) float64: the inversion's, it
+    serves the next attempt. walker: how far the present attempt has come. distance: the recognizer's, from the source; NaN until
+    it is measured.
     """
 
     aligned: AlignedFace
@@ -38,7 +39,7 @@ class FaceAtWork:
     scale: float = 1.0
     noise_rms: float = 0.0
     noise: torch.Tensor | None = field(default=None, repr=False)
-    walk: Walk | None = field(default=None, repr=False)
+    walker: Walker | None = field(default=None, repr=False)
     distance: float = float("nan")
     source_embedding: npt.NDArray[np.float32] | None = field(default=None, repr=False)
 
@@ -102,7 +103,7 @@ class FaceAtWork:
     def next_key(self) -> None:
         """Another attempt at the same crop."""
         self.attempt += 1
-        self.latent, self.walk, self.distance = None, None, float("nan")
+        self.latent, self.walker, self.distance = None, None, float("nan")
 
     def start_again(self, aligned: AlignedFace) -> None:
         """Another crop of the same face, under the next key."""

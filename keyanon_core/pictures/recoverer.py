@@ -148,9 +148,7 @@ class PictureRecoverer:
             mask,
             [key.face_key(face) for face in faces],
             torch.tensor([face.scale for face in faces], dtype=torch.float64),
-            method=key.method,
-            transform=key.transform,
-            steps=key.steps,
+            key.procedure,
         )
         return prior.decode(done.latent).clamp(-1, 1).cpu().numpy(), done.steps, done.nfe
 

@@ -1,5 +1,6 @@
 """How pictures are anonymized: the settings of one run, and what goes in and comes out for each picture."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -8,20 +9,15 @@ from keyanon_core.faces.detection import Face
 from keyanon_core.faces.given import FACE_CHOICES, FaceChoice, GivenFaces
 from keyanon_core.faces.parsing import DEFAULT_REGIONS
 from keyanon_core.pictures.key import PictureKey
+from keyanon_core.procedure import UNDECLARED_MIN_STEPS, Procedure, chosen_inversion
 
 Status = Literal["anonymized", "no_face", "quarantined"]
-METHODS = ("exact", "paper")
-TRANSFORMS = ("rotation", "sign")
 FIDELITIES = ("latent", "lossless", "image")
 OutputFormat = Literal["same", "png", "webp", "jpeg"]
 
-DEFAULT_STEPS = 12  # DDIM steps one way; anonymizing costs twice as many denoiser evaluations (NFE)
 DEFAULT_GATE_THRESHOLD = 0.925  # of the distance that strangers have from a source
 DEFAULT_MAX_ATTEMPTS = 32  # keys tried for one face before its picture is quarantined
 DEFAULT_CHECK_EVERY = 1000  # faces; the first one and then one in so many are restored before they are published
-UNDECLARED_MIN_STEPS = (
-    8  # for priors that declare none; fewer are too long for the fixed point to invert (measured: 4 fail)
-)
 DEFAULT_FACE_BATCH = 8  # faces in one denoiser call
 DEFAULT_MAX_PIXELS = 100_000_000  # pixels of a picture; a larger one is quarantined unread
 DEFAULT_JPEG_QUALITY = 95  # Pillow's quality, 1..95
@@ -31,6 +27,7 @@ DEFAULT_JPEG_QUALITY = 95  # Pillow's quality, 1..95
 class AnonymizeSettings:
     """The algorithm's settings.
 
+    method, transform, inversion, steps: see `Procedure`. inversion "" and steps 0 are chosen, the inversion by the fidelity, too.
     gate_threshold: see `gate`; the least distance of a face from its source, as a share of the one that strangers have.
     check_every: see `way_back`; no value does without the first face.
     reversible: False makes every picture permanent, whatever its task says.
@@ -38,7 +35,8 @@ class AnonymizeSettings:
 
     method: str = "exact"
     transform: str = "rotation"
-    steps: int = DEFAULT_STEPS
+    inversion: str = ""
+    steps: int = 0
     fidelity: str = "latent"
     regions: frozenset[str] = DEFAULT_REGIONS
     faces: FaceChoice = "detect"
@@ -54,15 +52,10 @@ class AnonymizeSettings:
 
     def __post_init__(self) -> None:
         """Raise KeyanonError for a value no run can use."""
-        for name, allowed in (
-            ("method", METHODS),
-            ("transform", TRANSFORMS),
-            ("fidelity", FIDELITIES),
-            ("faces", FACE_CHOICES),
-        ):
+        for name, allowed in (("fidelity", FIDELITIES), ("faces", FACE_CHOICES)):
             if getattr(self, name) not in allowed:
                 raise KeyanonError(f"{name} {getattr(self, name)!r} is unknown; choose one of {', '.join(allowed)}")
-        for name in ("steps", "max_attempts", "check_every", "face_batch", "max_pixels"):
+        for name in ("max_attempts", "check_every", "face_batch", "max_pixels"):
             if getattr(self, name) < 1:
                 raise KeyanonError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.reversible and self.fidelity == "image" and self.output_format == "same":
@@ -70,19 +63,31 @@ class AnonymizeSettings:
                 "fidelity image recovers from the picture alone, which a JPEG does not hold well enough; choose output format "
                 "png or webp instead of same"
             )
+        inversion = self.inversion or chosen_inversion(self.method, self.transform, self.fidelity)
+        try:
+            procedure = Procedure(self.method, self.transform, inversion, self.steps)
+        except ValueError as error:
+            raise KeyanonError(str(error)) from error
+        object.__setattr__(self, "inversion", procedure.inversion)
+        object.__setattr__(self, "steps", procedure.steps)
 
-    def check_steps(self, declared: int | None, prior: str) -> None:
-        """Raise PriorError when recovery could not invert so few steps of the prior. declared: its own limit, if it says one.
+    @property
+    def procedure(self) -> Procedure:
+        """How each face is made."""
+        return Procedure(self.method, self.transform, self.inversion, self.steps)
+
+    def check_steps(self, declared: Mapping[str, int], prior: str) -> None:
+        """Raise PriorError when recovery could not invert so few steps of the prior. declared: its own limits by inversion.
 
         `lossless` stores the source, `paper` inverts nothing, of permanent pictures nothing is recovered: they may take as few
         as they like.
         """
-        least = UNDECLARED_MIN_STEPS if declared is None else declared
+        least = declared.get(self.inversion, UNDECLARED_MIN_STEPS[self.inversion])
         inverted = self.reversible and self.method == "exact" and self.fidelity != "lossless"
         if inverted and self.steps < least:
             raise PriorError(
-                f"steps {self.steps} of prior {prior} can not be inverted by method exact; use at least {least}, or "
-                "fidelity lossless"
+                f"steps {self.steps} of prior {prior} can not be inverted by method exact, inversion {self.inversion}; use at "
+                f"least {least}, or fidelity lossless"
             )
 
 

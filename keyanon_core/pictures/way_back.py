@@ -7,7 +7,7 @@ recovery, it would be too late. The rest of the faces cost nothing; a face that 
 What must come back depends on what was stored:
 
 - `lossless`: every pixel of the source inside the mask, bit for bit.
-- `latent`: the crop, to LATENT_PSNR. The embedded prior gives 70 dB and more (`benchmarks/recovery.py`), a step that was solved
+- `latent`: the crop, to LATENT_PSNR. The embedded prior gives 60 dB and more (`benchmarks/recovery.py`), a step that was solved
   for another of its sources 5 to 20.
 - `image`, and method `paper`, which are inexact by nature: a crop nearer to the source than the anonymized one is, by GAIN. They
   were seen to gain 9 dB and more, the crop that a wrong key gives 1. At `image` only faces count that the picture holds at the

@@ -2,11 +2,12 @@
 
     {"format": 1, "name": "...", "licence": "Apache-2.0", "crop_side": 64, "space_to_depth": 4,
      "conditioning": "inpaint", "landmark_template": [[x, y], ...], "grid": [1, 899], "temperature": 0.9,
-     "min_steps": 8}
+     "min_steps": {"none": 4, "ddim": 8}}
 
 Optional: without it a prior is taken for an unconditional one on FFHQ-aligned crops (ldm-celebahq-256).
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, cast
 
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keyanon_core.errors import PriorError
+from keyanon_core.procedure import INVERSIONS
 from keyanon_core.schedule import MAX_STEPS
 
 DECLARATION_FILE: Final = "keyanon_prior.json"
@@ -48,7 +50,8 @@ class Declaration:
     8-bit pixels for the noise it is, at the price of that much noise in the result.
     temperature: rms of the noise that faces are made from. Below 1 they are smoother and vary less (Kingma and Dhariwal
     2018, Glow): a small prior gains more than it loses.
-    min_steps: fewest DDIM steps one way that method `exact` was seen to invert; None where nobody measured.
+    min_steps: fewest DDIM steps one way that method `exact` was seen to invert, by inversion; a number alone is for both. Empty
+    where nobody measured.
     """
 
     name: str | None = None
@@ -60,7 +63,7 @@ class Declaration:
     latent_scaling: float | None = None
     grid: tuple[int, int] | None = None
     temperature: float = 1.0
-    min_steps: int | None = None
+    min_steps: Mapping[str, int] = field(default_factory=dict)
 
 
 def parse_declaration(values: Any, where: str) -> Declaration:
@@ -119,5 +122,16 @@ def parse_declaration(values: Any, where: str) -> Declaration:
         latent_scaling=None if scaling is None else float(scaling),
         grid=None if grid is None else (grid[0], grid[1]),
         temperature=float(temperature),
-        min_steps=whole("min_steps", 1, MAX_STEPS, None),
+        min_steps=_min_steps(values.get("min_steps", {}), refuse),
     )
+
+
+def _min_steps(value: Any, refuse: Callable[[str], PriorError]) -> dict[str, int]:
+    limits = value if isinstance(value, dict) else dict.fromkeys(INVERSIONS, value)
+    for inversion, least in limits.items():
+        if inversion not in INVERSIONS or type(least) is not int or not 1 <= least <= MAX_STEPS:
+            names = ", ".join(INVERSIONS)
+            raise refuse(
+                f"min_steps must be a whole number from 1 to {MAX_STEPS}, or one for each of {names}, got {value!r}"
+            )
+    return limits

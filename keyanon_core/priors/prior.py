@@ -14,6 +14,8 @@ from keyanon_core.known_path import KnownPath
 from keyanon_core.priors.declaration import DECLARATION_FILE, Conditioning, Declaration
 from keyanon_core.priors.networks import Autoencoder, Denoiser
 from keyanon_core.priors.schedules import NoiseSchedule
+from keyanon_core.procedure import GRID_POWER, Procedure
+from keyanon_core.schedule import lambda_grid
 
 
 class Prior:
@@ -21,7 +23,7 @@ class Prior:
 
     States are float64 on the caller's device; the networks run in `dtype` on `device`.
     grid_ends: first and last timestep that the methods walk between. temperature: rms of the noise that faces are made from.
-    min_steps: fewest steps one way that can be inverted, None where the prior does not say.
+    min_steps: fewest steps one way that can be inverted, by inversion; empty where the prior does not say.
     nfe: denoiser evaluations so far, one for each face of each call (padding is not counted).
     physical_batch: when set, a network call has this many faces, fewer only as a smaller power of two, so that results
     depend on how many others there are by rounding alone and calls have few shapes.
@@ -74,6 +76,11 @@ class Prior:
         """The denoiser itself."""
         return self._denoiser.network
 
+    def grid(self, procedure: Procedure) -> tuple[int, ...]:
+        """The timesteps that a procedure walks: its own, or those for its steps. Raises ValueError as `lambda_grid`."""
+        power = GRID_POWER[procedure.inversion]
+        return procedure.grid or tuple(lambda_grid(self.alpha_bar, procedure.steps, *self.grid_ends, power))
+
     @property
     def in_pixels(self) -> bool:
         """True when the states are crops, without an autoencoder between."""
@@ -125,6 +132,10 @@ class Prior:
         """Crop mask (B, 1, S, S) bool -> (B, 1, h, w) float64 of {0, 1}; one masked pixel marks its latent cell."""
         mask = crop_mask.to(torch.float64)
         return mask if self._factor == 1 else F.max_pool2d(mask, self._factor)
+
+    def coordinates(self, crop_mask: NDArray[np.bool_]) -> int:
+        """How many coordinates of the latent a crop's mask (S, S) covers, channels counted."""
+        return self.latent_shape[0] * int(self.latent_mask(torch.from_numpy(crop_mask)[None, None]).sum())
 
     def eps(self, w: Tensor, t: int, known: KnownPath, mask: Tensor) -> Tensor:
         """Predicted noise (B, C, h, w) float64 at timestep t.

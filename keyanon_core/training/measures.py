@@ -10,7 +10,7 @@ import torch
 from keyanon_core.keys import face_key, new_image_key
 from keyanon_core.methods import anonymize, recover
 from keyanon_core.priors import Prior
-from keyanon_core.schedule import DEFAULT_STEPS
+from keyanon_core.procedure import DEFAULT_STEPS, Procedure
 
 EIGHT_BIT_RMS = 2 / 255 / math.sqrt(12)  # of the rounding error of an 8-bit crop in [-1, 1]
 
@@ -20,7 +20,7 @@ Masks = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class InversionMeasures:
-    """Of a few held-out faces, method exact with rotation.
+    """Of a few held-out faces, method exact with inversion `ddim`, which alone tells how well the prior explains them.
 
     noise_rms: median rms of the noise latent, 1 is ideal. recovered_db: median PSNR inside the mask from the 8-bit crop. gain:
     rms error of the recovered crop over that of the 8-bit rounding. iterations: most of one solved step. residual: worst, rms.
@@ -35,18 +35,21 @@ class InversionMeasures:
     anonymized: Crops
 
 
-def measure_inversion(prior: Prior, crops: Crops, masks: Masks, steps: int = DEFAULT_STEPS) -> InversionMeasures:
+def measure_inversion(
+    prior: Prior, crops: Crops, masks: Masks, steps: int = DEFAULT_STEPS["ddim"]
+) -> InversionMeasures:
     """Anonymize under fresh keys, round to 8 bits, recover. crops: (n, 3, S, S) float64 in [-1, 1]; masks: (n, S, S) bool.
 
     Raises SolverError when a step does not converge.
     """
     source, mask = torch.from_numpy(crops), torch.from_numpy(masks)[:, None].double()
     known = source * (1 - mask)
+    procedure = Procedure(inversion="ddim", steps=steps)
     keys = [face_key(new_image_key(), 0, 0, "rotation") for _ in crops]
-    done = anonymize(prior, source, known, mask, keys, method="exact", transform="rotation", steps=steps)
+    done = anonymize(prior, source, known, mask, keys, procedure)
     rounded = torch.round((done.latent.clamp(-1, 1) + 1) * 127.5) / 127.5 - 1
     stored = mask * rounded + (1 - mask) * known
-    back = recover(prior, stored, mask, keys, done.scale, method="exact", transform="rotation", steps=steps)
+    back = recover(prior, stored, mask, keys, done.scale, procedure)
     square = ((back.latent - source).square() * mask).sum((1, 2, 3)) / (3 * mask.sum((1, 2, 3)))
     return InversionMeasures(
         noise_rms=float(done.noise_rms.median()),
@@ -58,10 +61,11 @@ def measure_inversion(prior: Prior, crops: Crops, masks: Masks, steps: int = DEF
     )
 
 
-def sample_faces(prior: Prior, count: int, steps: int = DEFAULT_STEPS) -> Crops:
+def sample_faces(prior: Prior, count: int, steps: int = DEFAULT_STEPS["none"]) -> Crops:
     """Faces made from noise alone, without a known region: (count, 3, S, S) float64 in [-1, 1]."""
     blank, mask = torch.zeros(count, *prior.latent_shape, dtype=torch.float64), torch.ones(count, 1, 1, 1).double()
     mask = mask.expand(-1, 1, *prior.latent_shape[1:]).contiguous()
     keys = [face_key(new_image_key(), 0, 0, "rotation") for _ in range(count)]
-    done = anonymize(prior, blank, blank, mask, keys, method="exact", transform="rotation", steps=steps)
+    # Under a fresh key a rotation makes noise of any vector.
+    done = anonymize(prior, torch.ones_like(blank), blank, mask, keys, Procedure(steps=steps))
     return done.clean.clamp(-1, 1).numpy()

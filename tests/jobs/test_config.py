@@ -4,7 +4,7 @@ import pytest
 
 from jobs.config import AnonymizeConfig
 from jobs.errors import ConfigError
-from keyanon_core.pictures.settings import UNDECLARED_MIN_STEPS
+from keyanon_core.procedure import INVERSIONS, UNDECLARED_MIN_STEPS
 
 PLACES = {"photos": "p", "output": "o", "keystore": "k"}
 
@@ -73,15 +73,49 @@ def test_the_data_set_is_named_after_the_photos(tmp_path: Path) -> None:
     assert AnonymizeConfig.load(None, {**PLACES, "dataset": "mine"}).dataset == "mine"
 
 
-def test_steps_that_recovery_could_not_invert_are_refused_unless_the_source_is_stored() -> None:
+@pytest.mark.parametrize("inversion", INVERSIONS)
+def test_steps_that_recovery_could_not_invert_are_refused_unless_the_source_is_stored(inversion: str) -> None:
+    least = UNDECLARED_MIN_STEPS[inversion]
+    assert AnonymizeConfig.load(None, {**PLACES, "inversion": inversion, "steps": least}).steps == least
     with pytest.raises(ConfigError, match="can not be inverted"):
-        AnonymizeConfig.load(None, {**PLACES, "steps": UNDECLARED_MIN_STEPS - 1})
+        AnonymizeConfig.load(None, {**PLACES, "inversion": inversion, "steps": least - 1})
     for change in ({"fidelity": "lossless"}, {"method": "paper"}):
         assert AnonymizeConfig.load(None, {**PLACES, "steps": 2, **change}).steps == 2
 
 
 def test_what_another_prior_needs_is_left_to_its_declaration() -> None:
     assert AnonymizeConfig.load(None, {**PLACES, "prior": "some/directory", "steps": 2}).steps == 2
+
+
+@pytest.mark.parametrize(
+    ("asked", "inversion", "steps"),
+    [
+        ({}, "none", 6),
+        ({"fidelity": "lossless"}, "none", 6),
+        ({"fidelity": "image"}, "ddim", 12),
+        ({"transform": "sign"}, "ddim", 12),
+        ({"method": "paper"}, "ddim", 12),
+        ({"inversion": "ddim"}, "ddim", 12),
+        ({"inversion": "none", "fidelity": "image"}, "none", 6),
+        ({"steps": 9}, "none", 9),
+        ({"inversion": "ddim", "steps": 9}, "ddim", 9),
+    ],
+)
+def test_the_inversion_and_its_steps_are_chosen_where_they_are_not_given_and_said(
+    asked: dict[str, object], inversion: str, steps: int
+) -> None:
+    config = AnonymizeConfig.load(None, {**PLACES, **asked})
+    assert (config.inversion, config.steps) == (inversion, steps)
+    assert (config.to_json()["inversion"], config.to_json()["steps"]) == (inversion, steps)
+    procedure = config.settings().procedure
+    assert (procedure.inversion, procedure.steps) == (inversion, steps)
+    assert AnonymizeConfig.model_validate(config.model_dump()) == config
+
+
+@pytest.mark.parametrize("asked", [{"transform": "sign"}, {"method": "paper"}])
+def test_a_face_is_never_keyed_without_inversion_by_what_would_show_it(asked: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match="dense rotation"):
+        AnonymizeConfig.load(None, {**PLACES, **asked, "inversion": "none"})
 
 
 def test_the_first_try_of_the_way_back_can_not_be_switched_off() -> None:

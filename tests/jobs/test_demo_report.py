@@ -11,6 +11,7 @@ from jobs.demo.story import FidelityRow, Story, WrongKey
 from keyanon_core.evaluation import STORAGES, RecoveryFigures
 from keyanon_core.methods import SolverStep
 from keyanon_core.priors import load_prior
+from keyanon_core.procedure import Procedure
 
 PIXELS = np.full((8, 8, 3), 90, np.uint8)
 CROPS = np.zeros((2, 3, 4, 4))
@@ -19,7 +20,7 @@ CROPS = np.zeros((2, 3, 4, 4))
 def _figures(method: str, steps: list[SolverStep]) -> RecoveryFigures:
     two = np.array([20.0, 22.0])
     return RecoveryFigures(
-        method, "rotation", 24, 160, two / 20, CROPS, two, dict.fromkeys(STORAGES, CROPS),
+        Procedure(method, inversion="ddim"), 24, 160, two / 20, CROPS, two, dict.fromkeys(STORAGES, CROPS),
         {name: two + position for position, name in enumerate(STORAGES)}, CROPS, two - 9, steps,
     )  # fmt: skip
 

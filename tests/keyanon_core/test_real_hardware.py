@@ -15,6 +15,7 @@ from PIL import Image
 from keyanon_core.keys import face_key
 from keyanon_core.methods import anonymize, recover
 from keyanon_core.priors import Prior, load_prior
+from keyanon_core.procedure import Procedure
 from tests.keyanon_core.diffusion.tiny_priors import psnr
 
 LDM_VARIABLE = "KEYANON_LDM"
@@ -41,8 +42,8 @@ def _round_trip(prior: Prior, astronaut: Pixels) -> RoundTrip:
     inside = torch.from_numpy((x / 0.6) ** 2 + (y / 0.75) ** 2 < 1)[None, None]
     mask, z, keys = prior.latent_mask(inside), prior.encode(crops), [face_key(bytes(32), 0, 0, "rotation")]
     known = prior.encode(crops.masked_fill(inside, 0.0)).half().double() * (1 - mask)
-    done = anonymize(prior, z, known, mask, keys, steps=STEPS)
-    again = recover(prior, done.latent.half().double(), mask, keys, done.scale, steps=STEPS)
+    done = anonymize(prior, z, known, mask, keys, Procedure(steps=STEPS))
+    again = recover(prior, done.latent.half().double(), mask, keys, done.scale, Procedure(steps=STEPS))
     shown = (prior.decode(latent).cpu() for latent in (done.latent, again.latent, z))
     return RoundTrip(*(psnr(picture, crops, inside) for picture in shown))
 

@@ -3,26 +3,38 @@
 import pytest
 import torch
 
-from keyanon_core.methods import Anonymized, anonymize, recover
+from keyanon_core.methods import Anonymized, Recovered, anonymize, recover
 from keyanon_core.priors import Prior
-from keyanon_core.solver import DEFAULT_TOLERANCE
+from keyanon_core.procedure import Procedure
 from tests.keyanon_core.diffusion.tiny_priors import a_key, ellipse, psnr
 
-STEPS = 12
+DEFAULT, THERE_AND_BACK = Procedure(), Procedure(inversion="ddim")
+MOST_NFE = 40  # to recover a face made by default
 SIDE = 128
 MASK = ellipse(SIDE).double()
 
 
+@pytest.fixture(scope="module", params=[DEFAULT, THERE_AND_BACK], ids=str)
+def procedure(request: pytest.FixtureRequest) -> Procedure:
+    chosen: Procedure = request.param
+    return chosen
+
+
 @pytest.fixture(scope="module")
-def done(embedded: Prior, astronaut_face: torch.Tensor) -> Anonymized:
+def done(embedded: Prior, astronaut_face: torch.Tensor, procedure: Procedure) -> Anonymized:
     torch.set_num_threads(1)
-    return anonymize(embedded, astronaut_face, astronaut_face * (1 - MASK), MASK, [a_key(1)], steps=STEPS)
+    return anonymize(embedded, astronaut_face, astronaut_face * (1 - MASK), MASK, [a_key(1)], procedure)
 
 
 def recovered(
-    prior: Prior, latent: torch.Tensor, done: Anonymized, key: int = 1, tolerance: float = DEFAULT_TOLERANCE
-) -> torch.Tensor:
-    return recover(prior, latent, MASK, [a_key(key)], done.scale, steps=STEPS, tolerance=tolerance).latent
+    prior: Prior,
+    latent: torch.Tensor,
+    done: Anonymized,
+    procedure: Procedure,
+    key: int = 1,
+    tolerance: float | None = None,
+) -> Recovered:
+    return recover(prior, latent, MASK, [a_key(key)], done.scale, procedure, tolerance=tolerance)
 
 
 def test_it_is_what_its_card_says(embedded: Prior) -> None:
@@ -47,30 +59,40 @@ def test_it_predicts_faces_and_not_only_noise(embedded: Prior, astronaut_face: t
     assert psnr(x0, astronaut_face, MASK) > 20
 
 
-def test_the_face_changes_for_24_evaluations_and_its_surroundings_do_not(
-    done: Anonymized, astronaut_face: torch.Tensor
+def test_the_face_changes_for_6_or_24_evaluations_and_its_surroundings_do_not(
+    done: Anonymized, procedure: Procedure, astronaut_face: torch.Tensor
 ) -> None:
-    assert done.nfe == 24
+    assert done.nfe == (6 if procedure == DEFAULT else 24)
     assert psnr(done.latent, astronaut_face, MASK) < 22
     assert torch.equal(done.latent * (1 - MASK), astronaut_face * (1 - MASK))
 
 
-def test_recovery_from_the_float_result(embedded: Prior, done: Anonymized, astronaut_face: torch.Tensor) -> None:
-    assert psnr(recovered(embedded, done.latent, done), astronaut_face, MASK) > 100
-
-
-def test_recovery_from_a_float16_sidecar(embedded: Prior, done: Anonymized, astronaut_face: torch.Tensor) -> None:
-    assert psnr(recovered(embedded, done.latent.half().double(), done, tolerance=1e-4), astronaut_face, MASK) >= 60
-
-
-def test_recovery_from_an_8_bit_crop(embedded: Prior, done: Anonymized, astronaut_face: torch.Tensor) -> None:
-    rounded = ((done.latent.clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
-    assert psnr(recovered(embedded, rounded, done, tolerance=1e-4), astronaut_face, MASK) >= 34
-
-
-def test_a_wrong_key_gives_a_face_as_far_away_as_the_anonymized_one(
-    embedded: Prior, done: Anonymized, astronaut_face: torch.Tensor
+def test_recovery_from_the_float_result(
+    embedded: Prior, done: Anonymized, procedure: Procedure, astronaut_face: torch.Tensor
 ) -> None:
-    false_face = recovered(embedded, done.latent, done, key=2, tolerance=1e-3)
-    # Single faces scatter by some dB to either side; the right key gives more than 100 dB.
+    back = recovered(embedded, done.latent, done, procedure)
+    assert psnr(back.latent, astronaut_face, MASK) > (90 if procedure == DEFAULT else 100)
+
+
+def test_recovery_from_a_float16_sidecar(
+    embedded: Prior, done: Anonymized, procedure: Procedure, astronaut_face: torch.Tensor
+) -> None:
+    back = recovered(embedded, done.latent.half().double(), done, procedure)
+    assert psnr(back.latent, astronaut_face, MASK) >= 60
+    assert procedure != DEFAULT or back.nfe <= MOST_NFE
+
+
+def test_recovery_from_an_8_bit_crop(
+    embedded: Prior, done: Anonymized, procedure: Procedure, astronaut_face: torch.Tensor
+) -> None:
+    rounded = ((done.latent.clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
+    back = recovered(embedded, rounded, done, procedure, tolerance=1e-4)
+    assert psnr(back.latent, astronaut_face, MASK) >= 34
+
+
+def test_a_wrong_key_gives_what_is_as_far_away_as_the_anonymized_face(
+    embedded: Prior, done: Anonymized, procedure: Procedure, astronaut_face: torch.Tensor
+) -> None:
+    false_face = recovered(embedded, done.latent, done, procedure, key=2, tolerance=1e-3).latent
+    # Single faces scatter by some dB to either side; the right key gives more than 90 dB.
     assert psnr(false_face, astronaut_face, MASK) <= psnr(done.latent, astronaut_face, MASK) + 3

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from keyanon_core.errors import ConvergenceError
-from keyanon_core.solver import solve_fixed_point
+from keyanon_core.solver import SolverLimits, solve_fixed_point
 
 
 def contraction(rates: Tensor, offset: Tensor):  # type: ignore[no-untyped-def]
@@ -29,7 +29,9 @@ def coordinates(w: Tensor) -> Tensor:
 
 def test_slow_contractions_are_solved_in_few_evaluations() -> None:
     rates, offset = problem()
-    w = solve_fixed_point(contraction(rates, offset), torch.zeros_like(offset), coordinates(offset), tolerance=1e-10)
+    w = solve_fixed_point(
+        contraction(rates, offset), torch.zeros_like(offset), coordinates(offset), SolverLimits(1e-10)
+    )
     assert torch.allclose(w.w, offset / (1 - rates), atol=1e-7)
     assert max(w.iterations) <= 15  # the plain iteration needs about 700
     assert max(w.residual) <= 1e-10
@@ -45,11 +47,13 @@ def test_converged_faces_are_evaluated_no_more_and_do_not_change_the_others() ->
         evaluated.append(faces.tolist())
         return rates[faces] * w + offset[faces]
 
-    together = solve_fixed_point(g, start, coordinates(offset), tolerance=1e-9)
+    together = solve_fixed_point(g, start, coordinates(offset), SolverLimits(1e-9))
     assert evaluated[0] == [0, 1, 2]
     assert all(1 not in faces for faces in evaluated[1:])
     assert together.iterations[1] == 1
-    alone = solve_fixed_point(contraction(rates[2:], offset[2:]), start[2:], coordinates(offset[2:]), tolerance=1e-9)
+    alone = solve_fixed_point(
+        contraction(rates[2:], offset[2:]), start[2:], coordinates(offset[2:]), SolverLimits(1e-9)
+    )
     assert torch.allclose(alone.w[0], together.w[2], atol=1e-12)
 
 
@@ -61,8 +65,7 @@ def test_a_face_that_does_not_converge_is_an_error_with_numbers() -> None:
             contraction(rates, offset),
             torch.zeros_like(offset),
             coordinates(offset),
-            tolerance=1e-9,
-            max_iterations=6,
+            SolverLimits(1e-9, 6),
             where="the step",
         )
 
@@ -79,7 +82,7 @@ def test_a_face_is_solved_to_the_tolerance_asked_for_and_not_much_further(tolera
     offset = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     rates = torch.linspace(-0.6, 0.97, offset.numel(), dtype=torch.float64).view_as(offset)  # all different
     solution = solve_fixed_point(
-        contraction(rates, offset), torch.zeros_like(offset), coordinates(offset), tolerance=tolerance
+        contraction(rates, offset), torch.zeros_like(offset), coordinates(offset), SolverLimits(tolerance)
     )
     image = rates * solution.w + offset
     assert float((image - solution.w).square().mean().sqrt()) <= tolerance

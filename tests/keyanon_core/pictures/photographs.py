@@ -11,7 +11,7 @@ from keyanon_core.pictures.anonymizer import PictureAnonymizer
 from keyanon_core.pictures.settings import AnonymizeSettings
 from keyanon_core.priors import Prior
 
-STEPS = 8  # DDIM steps one way; with fewer the embedded prior's steps are too long to invert
+STEPS = 8  # DDIM steps one way: the fewest that both inversions allow
 
 
 def settings(**changes: object) -> AnonymizeSettings:

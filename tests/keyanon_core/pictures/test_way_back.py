@@ -157,3 +157,14 @@ def test_fewer_steps_than_a_prior_declares_are_refused(tmp_path: Path, models: F
         PictureAnonymizer(prior, models, settings(steps=9))
     for change in ({"steps": 10}, {"fidelity": "lossless"}, {"method": "paper"}):
         PictureAnonymizer(prior, models, settings(**{"steps": 9, **change}))
+
+
+def test_a_prior_may_declare_other_steps_for_each_inversion(tmp_path: Path, models: FaceModels) -> None:
+    root = pixel_prior(tmp_path, "inpaint")
+    limits = {"none": 3, "ddim": 10}
+    declare(root, name="tiny", crop_side=16, space_to_depth=2, conditioning="inpaint", min_steps=limits)
+    prior = load_prior(root)
+    for inversion, least in limits.items():
+        PictureAnonymizer(prior, models, settings(inversion=inversion, steps=least))
+        with pytest.raises(PriorError, match=f"inversion {inversion}; use at least {least}"):
+            PictureAnonymizer(prior, models, settings(inversion=inversion, steps=least - 1))

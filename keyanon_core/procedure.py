@@ -1,0 +1,89 @@
+"""How a face is made: what a run chooses, its records say, and recovery repeats backwards.
+
+Without torch, so that a driver, which computes nothing, need not load it.
+"""
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Final
+
+METHODS: Final = ("exact", "paper")
+TRANSFORMS: Final = ("rotation", "sign")
+INVERSIONS: Final = ("none", "ddim")
+"""What comes before the keyed transform: nothing, or DDIM from the clean to the noisy end of the grid (Psi)."""
+
+DEFAULT_STEPS: Final = {"none": 6, "ddim": 12}
+"""DDIM steps one way. A face costs as many evaluations of the denoiser (NFE) without Psi, twice as many with it."""
+
+GRID_POWER: Final = {"none": 0.6, "ddim": 1.0}
+"""See `lambda_grid`. Psi is inverted on the uniform grid only; Phi alone looks better, and is inverted with fewer evaluations, on
+one that is finer at its clean end (measured with the embedded prior, powers 0.4 to 1.5)."""
+
+LONG_STEP_GAIN: Final = 0.35
+"""Without Psi faces are made from noise of (1 + LONG_STEP_GAIN / N) times the prior's temperature: N long steps lose that
+much of it, to first order (measured with the embedded prior, N = 6 against 24)."""
+
+UNDECLARED_MIN_STEPS: Final = {"none": 4, "ddim": 8}
+"""Fewest steps one way that recovery is trusted to invert where the prior declares none: 4 there and back do not converge."""
+
+
+def chosen_inversion(method: str, transform: str, fidelity: str = "latent") -> str:
+    """The inversion of a run that asks for none by name.
+
+    A dense rotation makes noise of any vector, so `exact` needs no inversion under it, unless the face is to come back from the
+    8-bit picture (`image`), from which it gains 5 to 8 dB. Signs flipped on the source itself would show it, and `paper` is its
+    authors' procedure.
+    """
+    return "none" if (method, transform) == ("exact", "rotation") and fidelity != "image" else "ddim"
+
+
+@dataclass(frozen=True)
+class Procedure:
+    """Method, keyed transform, inversion before it, and steps one way.
+
+    inversion "", steps 0: chosen here. grid: the steps + 1 timesteps that are walked, from the clean to the noisy end; () for the
+    prior's own grid of so many steps.
+    """
+
+    method: str = "exact"
+    transform: str = "rotation"
+    inversion: str = ""
+    steps: int = 0
+    grid: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for names that are none, and for a procedure that would not hide a face."""
+        for name, allowed in (("method", METHODS), ("transform", TRANSFORMS)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"unknown {name} {getattr(self, name)!r}; choose from {', '.join(allowed)}")
+        if not self.inversion:
+            object.__setattr__(self, "inversion", chosen_inversion(self.method, self.transform))
+        if self.inversion not in INVERSIONS:
+            raise ValueError(f"unknown inversion {self.inversion!r}; choose from {', '.join(INVERSIONS)}")
+        if self.inversion == "none" and chosen_inversion(self.method, self.transform) != "none":
+            raise ValueError(
+                f"inversion none is for method exact with transform rotation, not for {self.method} with {self.transform}: "
+                "only a dense rotation makes noise of the source itself; use inversion ddim"
+            )
+        if not self.steps:
+            object.__setattr__(self, "steps", len(self.grid) - 1 if self.grid else DEFAULT_STEPS[self.inversion])
+        rises = all(s < t for s, t in pairwise(self.grid)) and (not self.grid or self.grid[0] >= 0)
+        if self.steps < 1 or (self.grid and len(self.grid) != self.steps + 1) or not rises:
+            raise ValueError(
+                f"{self.steps} steps do not walk the timesteps {self.grid}: they must rise, one more than steps"
+            )
+
+    @property
+    def evaluations(self) -> int:
+        """Denoiser evaluations that make one face under its first key."""
+        return self.steps if self.inversion == "none" else 2 * self.steps
+
+    @property
+    def gain(self) -> float:
+        """What the prior's temperature is multiplied by."""
+        return 1 + LONG_STEP_GAIN / self.steps if self.inversion == "none" else 1.0
+
+    def __str__(self) -> str:
+        """For people: `exact, rotation, no inversion, 6 steps`."""
+        inversion = "no inversion" if self.inversion == "none" else f"inversion {self.inversion}"
+        return f"{self.method}, {self.transform}, {inversion}, {self.steps} steps"

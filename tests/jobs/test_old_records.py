@@ -1,0 +1,107 @@
+"""What was stored before records said how they were made is restored as it was made; what is stored now says it.
+
+`record_of_version_1` holds what the last version that wrote such records made of one photograph, at its defaults: method exact,
+rotation, 12 steps there and back, under an image key that anybody can make (`IMAGE_KEY`), so that no key need be stored.
+"""
+
+import base64
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from pydantic import ValidationError
+
+from jobs.demo.photographs import ASTRONAUT, packaged_picture
+from jobs.records import to_key_record, to_picture_key
+from keyanon_core.evaluation import psnr
+from keyanon_core.pictures.crops import cut_crop
+from keyanon_core.pictures.recoverer import PictureRecoverer
+from keyanon_core.priors import Prior, load_prior
+from keystore.canonical import canonical_json
+from keystore.errors import InvalidRecordError
+from keystore.hybrid import HybridPrivateKey
+from keystore.records import KeyRecord
+from keystore.sealing import open_record, seal_record
+
+STORED = Path(__file__).parent / "record_of_version_1"
+IMAGE_KEY = hashlib.sha256(b"keyanon: the image key of the stored record of version 1").digest()
+CUT = (slice(40, 184), slice(150, 300))  # of the packaged photograph: its source
+
+
+@pytest.fixture(scope="module")
+def prior() -> Prior:
+    return load_prior("embedded")
+
+
+def old_document() -> dict[str, Any]:
+    """The record's JSON, with its key."""
+    document: dict[str, Any] = json.loads((STORED / "record.json").read_bytes())
+    return {**document, "image_key": base64.b64encode(IMAGE_KEY).decode()}
+
+
+def old_bytes() -> bytes:
+    """The record as it was stored."""
+    return canonical_json(old_document())
+
+
+def old_record() -> KeyRecord:
+    return KeyRecord.from_canonical_bytes(old_bytes())
+
+
+def test_a_record_of_version_1_is_recovered_as_it_was_made(prior: Prior) -> None:
+    key = to_picture_key(old_record())
+    assert (key.inversion, key.steps, key.grid) == ("ddim", 12, ())
+    encoded, sidecar = ((STORED / name).read_bytes() for name in ("astronaut.png", "astronaut.png.keyanon"))
+    back = PictureRecoverer(prior).recover(encoded, sidecar, key)
+    assert back.picture_intact and back.sidecar_intact
+    assert [step.phase for step in back.solver] == ["phi"] * 12 + ["psi"] * 12
+    source = np.asarray(Image.open(packaged_picture(ASTRONAUT)).convert("RGB"))[CUT]
+    (face,) = key.faces
+    cut = cut_crop(source, np.reshape(face.affine, (2, 3)), face.mask, [], prior.side)
+    assert psnr(back.crops, cut.values[None], cut.mask[None])[0] > 65
+
+
+def test_a_record_of_version_1_is_sealed_and_stored_to_the_byte_as_it_was() -> None:
+    stored = old_bytes()
+    record = old_record()
+    assert (record.version, record.inversion, record.grid) == (1, None, None)
+    assert record.canonical_bytes() == stored
+    key = HybridPrivateKey.generate()
+    assert open_record(seal_record(record, key.public_bytes), key).canonical_bytes() == stored
+
+
+def test_a_record_says_how_its_faces_were_made_and_comes_back_with_it() -> None:
+    old = to_picture_key(old_record())
+    made = {**vars(old), "inversion": "none", "steps": 2, "grid": (1, 300, 949)}
+    record = to_key_record(type(old)(**made), run_id="run-1", dataset="photos")
+    assert (record.version, record.inversion, record.grid) == (2, "none", (1, 300, 949))
+    again = KeyRecord.from_canonical_bytes(record.canonical_bytes())
+    assert vars(to_picture_key(again)) == made
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"version": 1, "inversion": "none"},
+        {"version": 1, "grid": [1, 949]},
+        {"version": 2, "inversion": "none"},
+        {"version": 2, "grid": [1] * 13},
+        {"version": 2, "inversion": "none", "grid": [1, 949]},
+        {"version": 3, "inversion": "none", "grid": [1] * 13},
+        {"version": 2, "inversion": "none", "grid": [-1] * 13},
+    ],
+)
+def test_a_record_that_says_half_of_it_or_what_its_version_does_not_know_is_refused(change: dict[str, object]) -> None:
+    document = old_document()
+    with pytest.raises(InvalidRecordError):
+        KeyRecord.from_canonical_bytes(json.dumps({**document, **change}).encode())
+
+
+def test_a_record_can_not_claim_version_1_and_say_more() -> None:
+    values = old_record().model_dump(exclude={"inversion", "grid"})
+    with pytest.raises(ValidationError, match="neither before"):
+        KeyRecord(**values, inversion="none", grid=(1, 949))
