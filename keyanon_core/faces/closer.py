@@ -96,7 +96,7 @@ def view(
     seen = network(np.ascontiguousarray(shown[:, ::-1]) if mirror else shown, lowest)
     boxes = seen.boxes.reshape(-1, 2, 2)
     distances = np.linalg.norm(boxes.mean(1) - (side - 1) / 2, axis=1)
-    near = np.flatnonzero((distances <= CENTRE_SHARE * side) & np.isfinite(seen.landmarks).all((1, 2)))
+    near = np.flatnonzero(distances <= CENTRE_SHARE * side)
     if len(near) == 0:
         return None
     # the face itself, not a better one beside it

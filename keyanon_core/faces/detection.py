@@ -135,22 +135,36 @@ def same_face(first: Face, second: Face) -> bool:
     Boxes alone do not tell: those of two people, one behind the other, overlap as much as two looks at one face that is cut or
     turned. But the looks agree about where the middle of a face is, by its box or by its landmarks.
     """
-    sides = [float(np.sqrt((face.box[2] - face.box[0]) * (face.box[3] - face.box[1]))) for face in (first, second)]
-    if max(sides) > SAME_SIZE * min(sides):
-        return False
-    reach = SAME_CENTRE * sum(sides) / 2
-    by_box = np.reshape(first.box, (2, 2)).mean(0) - np.reshape(second.box, (2, 2)).mean(0)
-    by_landmarks = first.landmarks.mean(0) - second.landmarks.mean(0)
-    return bool(min(np.linalg.norm(by_box), np.linalg.norm(by_landmarks)) < reach)
+    return bool(_same(_measures([first]), _measures([second]))[0])
 
 
 def without_duplicates(faces: Sequence[Face]) -> list[Face]:
     """Each face once, best score first: greedy suppression by `same_face`."""
-    kept: list[Face] = []
-    for face in sorted(faces, key=lambda face: (-face.score, face.box)):
-        if not any(same_face(face, other) for other in kept):
+    ordered = sorted(faces, key=lambda face: (-face.score, face.box))
+    measures, open_ = _measures(ordered), np.ones(len(ordered), np.bool_)
+    kept = []
+    for position, face in enumerate(ordered):
+        if open_[position]:  # then one pass over arrays: thousands of faces take seconds, not minutes
             kept.append(face)
+            open_ &= ~_same(measures[position], measures)
     return kept
+
+
+def _measures(faces: Sequence[Face]) -> npt.NDArray[np.float64]:
+    """(n, 5): middle x, y of each face's box, middle x, y of its landmarks, and its side in px."""
+    boxes = np.array([face.box for face in faces]).reshape(-1, 2, 2)
+    landmarks = np.array([face.landmarks for face in faces]).reshape(-1, LANDMARK_COUNT, 2)
+    sides = np.sqrt(np.prod(boxes[:, 1] - boxes[:, 0], axis=1))
+    return np.concatenate([boxes.mean(1), landmarks.mean(1), sides[:, None]], 1)
+
+
+def _same(first: npt.NDArray[np.float64], others: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    """`same_face` of one face's measures and those of others, (n,)."""
+    side, sides = first[..., 4], others[:, 4]
+    by_box = np.linalg.norm(others[:, :2] - first[..., :2], axis=1)
+    by_landmarks = np.linalg.norm(others[:, 2:4] - first[..., 2:4], axis=1)
+    alike = np.maximum(side, sides) <= SAME_SIZE * np.minimum(side, sides)
+    return np.asarray(alike & (np.minimum(by_box, by_landmarks) < SAME_CENTRE * (side + sides) / 2))
 
 
 def mirrored(box: Landmarks, landmarks: Landmarks, width: int) -> tuple[Landmarks, Landmarks]:

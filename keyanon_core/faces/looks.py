@@ -44,6 +44,11 @@ class Candidates:
     landmarks: npt.NDArray[np.float64]
     scores: npt.NDArray[np.float64]
 
+    def __post_init__(self) -> None:
+        """Raise FaceModelError for what is not a number: dropped, it would be a face that nobody sees."""
+        if not all(np.isfinite(values).all() for values in (self.boxes, self.landmarks, self.scores)):
+            raise FaceModelError("a detection network's answer is not a number")
+
 
 Network = Callable[[Pixels, float], Candidates]
 """Shown (h, w, 3) uint8 and the lowest score that is of interest."""
@@ -165,7 +170,7 @@ def _look_at_tile(pixels: Pixels, network: Network, search: Search, scale: float
         shown = cv2.resize(shown, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
     if search.mirrored:
         shown = shown[:, ::-1]
-    candidates = _without_odd(network(np.ascontiguousarray(shown), search.doubt), size)
+    candidates = _touching(network(np.ascontiguousarray(shown), search.doubt), size)
     if (sure := int((candidates.scores >= search.sure).sum())) > MAX_CANDIDATES:
         raise PictureError("too_many_faces", f"{sure} faces in one tile, more than {MAX_CANDIDATES}")
     chosen = _strongest(candidates, search.sure, size[0] * size[1] * 1e-6 * MAX_DOUBTS_PER_MEGAPIXEL)
@@ -191,17 +196,10 @@ def _look_at_tile(pixels: Pixels, network: Network, search: Search, scale: float
     return faces
 
 
-def _without_odd(candidates: Candidates, size: tuple[int, int]) -> Candidates:
-    """Those whose numbers are finite and whose boxes touch what was shown, `size` (width, height) px."""
+def _touching(candidates: Candidates, size: tuple[int, int]) -> Candidates:
+    """Those whose boxes touch what was shown, `size` (width, height) px."""
     boxes = candidates.boxes.reshape(-1, 2, 2)
-    usable = (
-        np.isfinite(boxes).all((1, 2))
-        & np.isfinite(candidates.landmarks).all((1, 2))
-        & np.isfinite(candidates.scores)
-        & (boxes[:, 1] > boxes[:, 0]).all(1)
-        & (boxes[:, 1] > 0).all(1)
-        & (boxes[:, 0] < [size[0] - 1, size[1] - 1]).all(1)
-    )
+    usable = (boxes[:, 1] > 0).all(1) & (boxes[:, 0] < [size[0] - 1, size[1] - 1]).all(1)
     return Candidates(candidates.boxes[usable], candidates.landmarks[usable], candidates.scores[usable])
 
 
@@ -224,7 +222,8 @@ def _strongest(candidates: Candidates, sure: float, limit: float) -> list[int]:
 
 def _without_fragments(seen: list[Seen], sure: float) -> list[Seen]:
     """Candidates without what a level makes of parts of faces that are too large for it."""
-    large = [one for one in seen if one.face.score >= sure and one.height * max(s.scale for s in seen) > MAX_FACE_PX]
+    finest = max((one.scale for one in seen), default=0.0)
+    large = [one for one in seen if one.face.score >= sure and one.height * finest > MAX_FACE_PX]
 
     def is_fragment(one: Seen) -> bool:
         x0, y0, x1, y1 = one.face.box

@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from keyanon_core.errors import FaceModelError
 from keyanon_core.faces.detection import Pixels
 
 if TYPE_CHECKING:
@@ -44,7 +45,12 @@ class OnnxModel:
 
 
 def peaks(heat: Map, lowest: float) -> tuple[Cells, Cells]:
-    """Rows and columns of the cells of a heatmap (1, h, w) that no neighbour exceeds, from the score `lowest` on."""
+    """Rows and columns of the cells of a heatmap (1, h, w) that no neighbour exceeds, from the score `lowest` on.
+
+    Raises FaceModelError for a map that holds what is no number: no comparison finds a face there.
+    """
+    if not np.isfinite(heat).all():
+        raise FaceModelError("a detection network's map of scores holds what is not a number")
     row, column = np.nonzero((heat[0] >= lowest) & (heat[0] >= cv2.dilate(heat[0], np.ones((3, 3), np.uint8))))
     return row, column
 

@@ -99,10 +99,8 @@ class PictureAnonymizer:
             for aligned in self._aligned(picture, faces):
                 picture.faces.append(FaceAtWork(aligned, len(picture.faces), picture))
             return picture
-        except PictureError as error:
-            return _quarantined(task, f"{error.reason}: {error}")
         except KeyanonError as error:
-            return _quarantined(task, f"unusable: {error}")
+            return _quarantined(task, _reason(error))
 
     def _searched_without_faces(self) -> bool:
         """True when a picture in which nothing was found goes through the second search all the same: it would be published, or
@@ -213,7 +211,11 @@ class PictureAnonymizer:
         """
         if picture.failure:
             return []
-        seen = self.models.detector.look_again(shown)
+        try:
+            seen = self.models.detector.look_again(shown)
+        except KeyanonError as error:
+            picture.failure = _reason(error)
+            return []
         faces = [face.detected for face in picture.faces]
         masks = [face.mask for face in picture.faces]
         missed = missed_faces(self._not_kept(picture, seen, faces, masks), faces, masks, picture.source.shape)
@@ -268,6 +270,11 @@ def _metrics(picture: OpenedPicture) -> dict[str, float]:
         "mean_noise_rms": float(np.mean([face.noise_rms for face in faces])),
         "max_enlargement": max(1.0 / float(np.linalg.norm(face.affine[0, :2])) for face in faces),
     }
+
+
+def _reason(error: KeyanonError) -> str:
+    """Why a picture can not be used."""
+    return f"{error.reason if isinstance(error, PictureError) else 'unusable'}: {error}"
 
 
 def _quarantined(task: PictureTask, reason: str, faces: int = 0) -> PictureResult:

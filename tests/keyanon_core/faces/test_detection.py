@@ -4,12 +4,11 @@ import cv2
 import numpy as np
 import pytest
 
-from keyanon_core.errors import FaceModelError, PictureError
-from keyanon_core.faces import centerface, embedded_detector, load_face_models, looks, scene_network
+from keyanon_core.errors import FaceModelError
+from keyanon_core.faces import centerface, embedded_detector, load_face_models, scene_network
 from keyanon_core.faces.detection import Face, box_iou, in_order, landmarks_inside
-from keyanon_core.faces.embedded_detector import FIRST, EmbeddedDetector
+from keyanon_core.faces.embedded_detector import EmbeddedDetector
 from keyanon_core.faces.landmarks import UPRIGHT_TEMPLATE, roll_degrees, template_in_box
-from keyanon_core.faces.looks import Candidates, look
 from keyanon_core.faces.masks import PictureMask
 
 
@@ -153,24 +152,6 @@ def test_a_face_travels_as_json(models, astronaut):
 def test_what_is_no_face_is_refused(data):
     with pytest.raises(FaceModelError):
         Face.from_dict(data)
-
-
-SEARCH = FIRST
-
-
-def test_too_many_candidates_are_refused_rather_than_cut_off():
-    n = looks.MAX_CANDIDATES + 1
-    crowd = Candidates(np.tile([0.0, 0, 9, 9], (n, 1)), np.zeros((n, 5, 2)), np.ones(n))
-    with pytest.raises(PictureError) as error:
-        look(np.zeros((100, 100, 3), np.uint8), lambda pixels, lowest: crowd, SEARCH, 16)
-    assert error.value.reason == "too_many_faces"
-
-
-def test_numbers_that_are_not_finite_are_no_face():
-    boxes = np.array([[10.0, 10, 50, 50], [10, 10, np.inf, 50], [60, 60, 60.7, 61.5], [-90, -90, -10, -10]])
-    odd = Candidates(boxes, np.full((4, 5, 2), 30.0), np.full(4, 0.9))
-    (seen,) = look(np.zeros((640, 640, 3), np.uint8), lambda pixels, lowest: odd, SEARCH, 16)
-    np.testing.assert_allclose(seen.face.box, boxes[0])
 
 
 def test_landmarks_that_make_no_face_are_replaced_by_the_boxs(models, coffee):

@@ -14,7 +14,7 @@ from keyanon_core.faces.closer import confirmed
 from keyanon_core.faces.detection import box_iou, without_duplicates
 from keyanon_core.faces.embedded_detector import FIRST, SCENES, SECOND
 from keyanon_core.faces.landmarks import UPRIGHT_TEMPLATE
-from keyanon_core.faces.looks import LEVEL_STEP, TILE_OVERLAP, TILED_FACE_PX, Candidates, _spans, look
+from keyanon_core.faces.looks import TILE_OVERLAP, _spans, look
 from keyanon_core.faces.masks import PictureMask
 from keyanon_core.faces.missed import missed_faces
 from keyanon_core.faces.parsing import DEFAULT_REGIONS
@@ -183,20 +183,6 @@ def test_a_face_on_a_seam_between_tiles_is_found_once(shift, mirrored, models, h
     assert_each_found_once(faces, expected)
 
 
-@pytest.mark.parametrize("length", [1, 100, 640, 1536, 1537, 1600, 6000, 12345])
-@pytest.mark.parametrize("scale", [0.25, 1.0, 1.4125])
-def test_tiles_cover_every_pixel_and_overlap_by_more_than_the_largest_face_they_look_after(length, scale):
-    side, overlap = 1536 / scale, TILE_OVERLAP / scale
-    spans = _spans(length, side, overlap)
-    assert spans[0][0] == 0 and spans[-1][1] == length
-    assert spans[0][2] == -np.inf and spans[-1][3] == np.inf
-    assert all(end - start <= side + 2 for start, end, _, _ in spans)
-    for (_, end, _, core_end), (start, _, core_start, _) in itertools.pairwise(spans):
-        assert end - start >= overlap - 1 and core_end == core_start
-        assert min(end - core_end, core_start - start) * scale >= TILED_FACE_PX / 2
-    assert FIRST.shown < TILED_FACE_PX / LEVEL_STEP, "the next level sees what this one leaves to it"
-
-
 def counting(detector):
     """The sizes in px of everything that the detector's networks are shown from now on."""
     shown = []
@@ -274,56 +260,6 @@ def test_mirrored_looks_give_landmarks_in_the_order_of_the_picture(models, heads
         assert np.linalg.norm(face.landmarks - landmarks, axis=1).mean() < 0.15 * np.linalg.norm(
             landmarks[1] - landmarks[0]
         )
-
-
-def test_what_was_found_in_doubt_is_believed_only_after_closer_looks_agree():
-    """A network that doubts one place: it is looked at in four turns, and believed if the upright views show a face."""
-    picture = np.zeros((400, 400, 3), np.uint8)
-    views = []
-
-    def network(scores):
-        def answer(pixels, lowest):
-            side = pixels.shape[0]
-            if side == 400:
-                box, score = [180.0, 180.0, 220.0, 220.0], 0.1
-            else:
-                views.append(side)
-                score = scores[len(views) - 1]
-                box = [side * 0.25, side * 0.25, side * 0.75, side * 0.75]
-            if score < lowest:
-                return Candidates(np.zeros((0, 4)), np.zeros((0, 5, 2)), np.zeros(0))
-            return Candidates(np.array([box]), (UPRIGHT_TEMPLATE * side)[None], np.array([score]))
-
-        return answer
-
-    for scores, believed in (
-        ([0.2, 0.05, 0.05, 0.05, 0.5, 0.5, 0.5], True),
-        ([0.2, 0.05, 0.05, 0.05, 0.3, 0.3, 0.3], False),
-        ([0.9, 0.9, 0.9, 0.9, 0.9, 0.05, 0.9], False),
-        ([0.05, 0.05, 0.05, 0.05], False),
-    ):
-        views.clear()
-        tell = network(scores)
-        faces = confirmed(picture, tell, FIRST, look(picture, tell, FIRST, 16), 16)
-        assert len(faces) == believed
-        if believed:  # the place is 40 px large
-            views.clear()
-            assert confirmed(picture, tell, FIRST, look(picture, tell, FIRST, 16), 64) == [], "too small to be believed"
-    assert len(views) == 4, "a place that shows nothing in any turn is looked at no further"
-
-
-def test_doubts_between_the_landmarks_of_a_sure_face_cost_nothing(heads):
-    picture, face = heads[0]
-    inside = face.landmarks.mean(0)
-    shown = []
-
-    def network(pixels, lowest):
-        shown.append(pixels.shape)
-        boxes = np.array([face.box, [*(inside - 10), *(inside + 10)]])
-        return Candidates(boxes, np.stack([face.landmarks, face.landmarks]), np.array([0.9, 0.1]))
-
-    faces = confirmed(picture, network, FIRST, look(picture, network, FIRST, 16), 16)
-    assert len(faces) == 1 and len(shown) == 1
 
 
 def test_a_mask_over_the_wrong_place_accounts_for_nothing(models, heads, coffee):

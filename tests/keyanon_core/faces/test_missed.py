@@ -1,8 +1,12 @@
 """What the search of a result holds against it: faces nobody anonymized, and not those that somebody did."""
 
-import numpy as np
+import time
+from dataclasses import replace
 
-from keyanon_core.faces.detection import Face, box_iou, same_face, without_duplicates
+import numpy as np
+import pytest
+
+from keyanon_core.faces.detection import Face, box_iou, in_order, same_face, without_duplicates
 from keyanon_core.faces.landmarks import template_in_box
 from keyanon_core.faces.masks import PictureMask
 from keyanon_core.faces.missed import missed_faces
@@ -51,6 +55,41 @@ def test_a_face_behind_a_face_is_another_face_whatever_their_boxes_share():
         assert not same_face(front, rear) and not same_face(rear, front)
         assert len(without_duplicates([front, rear])) == 2
     assert min(shares) < 0.15 and max(shares) >= 0.55
+
+
+def test_faces_may_differ_twofold_in_size_and_by_a_share_of_it_in_place():
+    face = face_at(200, 150, 80, width_share=1.0)
+    for height, same in ((160, True), (161, False), (40, True), (39.5, False)):
+        assert same_face(face, face_at(200, 150, height, width_share=1.0)) == same
+    for dx, dy, same in ((12.7, 0, True), (12.9, 0, False), (0, -12.7, True), (-9, 9, True), (-9.1, 9.1, False)):
+        moved = face_at(200 + dx, 150 + dy, 80, width_share=1.0)
+        assert same_face(face, moved) == same_face(moved, face) == same
+        for part in ({"box": face.box}, {"landmarks": face.landmarks}):
+            assert same_face(face, replace(moved, **part)), "either middle tells"
+
+
+def test_of_several_looks_at_one_face_the_best_stays_whatever_their_order():
+    looks = [face_at(200 + 9 * i, 150, 80, 0.9 - 0.1 * i, width_share=1.0) for i in range(5)]
+    # the first hides the second alone, the third the fourth, and what is hidden hides nothing
+    for order in (looks, looks[::-1]):
+        assert without_duplicates(order) == [looks[0], looks[2], looks[4]]
+    assert without_duplicates([]) == []
+    twins = [face_at(x, 150, 20, 0.5) for x in (300, 100, 200)]
+    assert [face.box[0] for face in without_duplicates(twins)] == sorted(face.box[0] for face in twins)
+
+
+def test_a_crowd_of_thousands_takes_seconds():
+    """Each face seen three times, and found again in a result in which all but one of them were anonymized."""
+    faces = [face_at(x, y, 20, 0.5 + x / 1e4) for x in range(10, 1010, 25) for y in range(10, 810, 25)]
+    again = [face_at(sum(face.box[::2]) / 2 + 1, sum(face.box[1::2]) / 2, 20, 0.4) for face in faces]
+    started = time.process_time()
+    assert len(without_duplicates([*again, *faces, *again])) == len(faces) == 1280
+    masks = [
+        PictureMask((int(x0), int(y0), int(x1), int(y1)), np.ones((int(y1) - int(y0), int(x1) - int(x0)), bool))
+        for x0, y0, x1, y1 in (np.maximum(face.box, 0) for face in faces)
+    ]
+    assert missed_faces(again, faces[:-1], masks[:-1], (800, 1000)) == [again[-1]]
+    assert time.process_time() - started < 10
 
 
 def test_a_small_face_on_a_large_one_is_another_face():
@@ -137,3 +176,24 @@ def test_landmarks_that_lie_on_one_point_hide_no_face():
     dot = np.zeros(SHAPE[:2], bool)
     dot[149:152, 199:202] = True
     assert missed_faces([point], [face_at(40, 40, 30)], [PictureMask.from_full(dot)], SHAPE) == [point]
+
+
+def test_faces_are_ordered_by_whole_pixels_from_the_top_then_from_the_left():
+    low, right, left = face_at(10, 100, 20), face_at(90, 50.1, 20), face_at(20, 50, 20)
+    assert in_order([low, right, left]) == [left, right, low]
+    small, large = face_at(20, 50, 10), face_at(20, 50, 30)
+    assert in_order([small, large]) == in_order([large, small]) == [large, small]
+
+
+def test_overlap_is_intersection_over_union_and_nothing_where_boxes_touch():
+    face = face_at(100, 100, 40, width_share=1.0)
+    for dx, dy, iou in (
+        (20, 0, 1 / 3),
+        (0, -20, 1 / 3),
+        (20, 20, 1 / 7),
+        (40, 0, 0),
+        (0, 40, 0),
+        (-50, 60, 0),
+        (0, 0, 1),
+    ):
+        assert box_iou(face, face_at(100 + dx, 100 + dy, 40, width_share=1.0)) == pytest.approx(iou)
