@@ -56,7 +56,7 @@ def _covered(face: Face, masks: Sequence[PictureMask], windows: npt.NDArray[np.i
     inner = canvas.astype(np.bool_)
     covered = np.zeros_like(inner)
     near = (windows[:, :2] < [x1, y1]).all(1) & (windows[:, 2:] > [x0, y0]).all(1)
-    for position in np.flatnonzero(near):
+    for position in np.flatnonzero(near).tolist():
         covered |= masks[position].crop((int(x0), int(y0), int(x1), int(y1)))
     return float((covered & inner).sum()) / max(int(inner.sum()), 1)
 
