@@ -29,23 +29,14 @@ def confirmed(pixels: Pixels, network: Network, search: Search, seen: Sequence[S
 
     min_face: px, height of the smallest face that is searched for.
     """
-    sure: list[Face] = []
-    doubts: list[Face] = []
-    for one in seen:
-        cut = search.sure_when_cut if _is_cut(one.face, pixels) else 1.0
-        (sure if one.face.score >= min(search.sure, cut) else doubts).append(one.face)
+    sure = [one.face for one in seen if one.face.score >= search.sure]
+    doubts = [one.face for one in seen if one.face.score < search.sure]
     faces = list(sure)
     for doubt in _outside(doubts, sure):
         face = _closer(pixels, network, search, doubt)
         if face is not None and max(face.box[2] - face.box[0], face.box[3] - face.box[1]) >= SMALL_SHARE * min_face:
             faces.append(face)
     return faces
-
-
-def _is_cut(face: Face, pixels: Pixels) -> bool:
-    """Whether a face's box reaches beyond its picture (H, W, 3)."""
-    x0, y0, x1, y1 = face.box
-    return x0 < 0 or y0 < 0 or x1 > pixels.shape[1] - 1 or y1 > pixels.shape[0] - 1
 
 
 def _outside(doubts: Iterable[Face], sure: Sequence[Face]) -> list[Face]:

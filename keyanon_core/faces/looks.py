@@ -60,8 +60,7 @@ class Search:
 
     shown: px at which a face of the smallest size is shown. tile: px, longest side of a tile as shown. mirrored: whether
     left and right are exchanged. gamma: exponent of the values in [0, 1]; below 1 what is dark is shown lighter. sure: score from
-    which a candidate is a face. doubt: score from which it is worth a closer look. sure_when_cut: as `sure`, of one that the
-    picture's border cuts, of which a closer look shows no more.
+    which a candidate is a face. doubt: score from which it is worth a closer look.
     confirmed: mean score of the closer looks from which a doubt is a face. turns: degrees by which a doubt is turned to find out
     how it stands; none for a network whose landmarks tell. views: side in px, and whether mirrored, of the upright views.
     """
@@ -75,7 +74,6 @@ class Search:
     confirmed: float
     turns: tuple[float, ...] = (0.0, 90.0, 180.0, 270.0)
     views: tuple[tuple[int, bool], ...] = ((96, False), (192, False), (96, True))
-    sure_when_cut: float = 1.0
 
 
 @dataclass(frozen=True)
