@@ -22,7 +22,8 @@ from keyanon_core.faces.scene_network import SceneNetwork
 FIRST = Search(shown=16.0, tile=1536, mirrored=False, gamma=1.0, sure=0.35, doubt=0.05, confirmed=0.35)
 SECOND = Search(shown=18.0, tile=1280, mirrored=True, gamma=0.5, sure=0.35, doubt=0.1, confirmed=0.28)
 # In 20 composed scenes with 317 faces of 20 px and more three upright views confirm all but two, and no other place; one in 12
-# megapixels of backgrounds. Without the third view a badge was a face; believed at once from 0.4 on, so were 0.7 places a megapixel.
+# megapixels of backgrounds. Without the third view a badge was a face; believed at once from 0.4 on, so were 0.7 places per
+# megapixel.
 SCENES = Search(
     shown=18.0,
     tile=1152,
