@@ -158,6 +158,11 @@ def test_a_doubt_is_seen_in_every_turn_and_then_upright_in_every_view():
         assert sorted(search.turns) == [0.0, 90.0, 180.0, 270.0], "a face may stand on any side"
 
 
+@pytest.mark.parametrize("search", [FIRST, SECOND, SCENES])
+def test_what_is_doubted_must_convince_mirrored_too(search):
+    assert {mirror for _, mirror in search.views} == {False, True}
+
+
 def test_without_turns_a_doubt_is_seen_upright_as_its_own_landmarks_say():
     picture, landmarks = drawn_face((240, 320), 170, 110, 60, 75)
     assert SCENES.turns == ()

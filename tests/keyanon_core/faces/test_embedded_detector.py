@@ -1,5 +1,6 @@
 """How the two networks share the work: the search of a result asks both, and what one alone sees has usable landmarks."""
 
+import cv2
 import numpy as np
 import pytest
 
@@ -9,7 +10,7 @@ from keyanon_core.faces.alignment import likeness
 from keyanon_core.faces.detection import Face
 from keyanon_core.faces.embedded_detector import CHIP_SIDE, FIRST, MIN_FACE_LIKENESS, SCENES, SECOND, _shaped
 from keyanon_core.faces.landmarks import UPRIGHT_TEMPLATE, roll_degrees, template_in_box
-from keyanon_core.faces.looks import DEFAULT_MIN_FACE, MAX_CANDIDATES, Candidates
+from keyanon_core.faces.looks import DEFAULT_MIN_FACE, MAX_CANDIDATES, Candidates, look
 from tests.keyanon_core.faces.lamps import NOTHING, answers, dots, drawn_face, night
 
 
@@ -85,6 +86,11 @@ def test_the_second_search_of_center_face_serves_where_the_first_sees_nothing(de
     ratio = SECOND.shown / DEFAULT_MIN_FACE
     x0, y0, x1, y1 = (value / ratio for value in box)
     assert face.box == pytest.approx((320 - x1, y0, 320 - x0, y1), abs=1.5), "it is mirrored"
+
+
+def test_the_search_of_a_result_differs_from_the_first_in_all_that_a_picture_is_shown_by():
+    assert SECOND.mirrored and not FIRST.mirrored
+    assert SECOND.gamma < FIRST.gamma and SECOND.shown > FIRST.shown and SECOND.tile != FIRST.tile
 
 
 def test_each_search_asks_its_network_for_its_own_doubts(detector):
@@ -195,3 +201,10 @@ def test_the_detector_says_what_changes_its_results(models):
     assert models.detector.name == "centerface+scenes@16px" and models.detector.min_face == DEFAULT_MIN_FACE
     with pytest.raises(FaceModelError, match="min_face"):
         load_detector("embedded", min_face=3)
+
+
+def test_small_light_blots_that_no_closer_look_confirms_are_no_faces(detector, coffee):
+    """On this table the scene network alone is fairly sure of a place of 18 px, from afar."""
+    table = cv2.resize(coffee, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+    assert max(one.face.score for one in look(table, detector.scenes, SCENES, DEFAULT_MIN_FACE)) > 0.6
+    assert detector.look_again(table) == [] and detector.detect(table) == []

@@ -193,6 +193,8 @@ def test_overlap_is_intersection_over_union_and_nothing_where_boxes_touch():
         (20, 20, 1 / 7),
         (40, 0, 0),
         (0, 40, 0),
+        (60, 0, 0),
+        (0, -60, 0),
         (-50, 60, 0),
         (0, 0, 1),
     ):

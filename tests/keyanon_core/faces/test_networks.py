@@ -75,6 +75,8 @@ def test_a_peak_is_a_cell_that_no_neighbour_exceeds_at_the_borders_too():
     heat = heat_at(((0, 0), 0.5), ((0, 1), 0.4), ((8, 8), 0.3), ((9, 9), 0.29), ((15, 23), 0.1), ((4, 20), 0.09))
     rows, columns = peaks(heat, 0.1)
     assert list(zip(rows.tolist(), columns.tolist(), strict=True)) == [(0, 0), (8, 8), (15, 23)]
+    two_away = [((10, 12), 0.4), ((12, 10), 0.4), ((12, 12), 0.5), ((12, 14), 0.4), ((14, 12), 0.4)]
+    assert len(peaks(heat_at(*two_away), 0.1)[0]) == len(two_away)
     rows, columns = peaks(heat_at(((3, 3), 0.5), ((3, 4), 0.5), ((3, 6), 0.5)), 0.5)
     assert columns.tolist() == [3, 4, 6], "equals do not hide each other"
 
