@@ -130,7 +130,7 @@ def test_inspect_counts_rows_and_reads_single_files(keyanon: Keyanon, run: Run, 
     sidecar = keyanon("inspect", tmp_path / "x.keyanon", "--json").json
     assert (sidecar["image_id"], sidecar["faces"], sidecar["fidelity"]) == ("face", 1, "lossless")
     picture = keyanon("inspect", tmp_path / "x.png", "--json").json
-    assert (picture["format"], picture["width"], picture["metadata"]) == ("PNG", 256, [])
+    assert (picture["format"], picture["width"], picture["metadata"]) == ("PNG", 256, ["icc_profile"]), "its source's"
     (tmp_path / "x.keyanon").write_bytes(b"\xff" * 100)
     assert keyanon("inspect", tmp_path / "x.keyanon").code == ExitCode.WRONG_KEY_OR_TAMPERED
     assert keyanon("inspect", tmp_path).code == ExitCode.INPUT
