@@ -7,13 +7,11 @@ certain faces; our own network sees what is small, turned, blurred or cut.
 import hashlib
 from dataclasses import replace
 
-import numpy as np
-
 from keyanon_core.faces.alignment import likeness
 from keyanon_core.faces.centerface import CenterFace
 from keyanon_core.faces.closer import confirmed, view
-from keyanon_core.faces.detection import Face, Landmarks, Pixels, in_order, without_duplicates
-from keyanon_core.faces.landmarks import UPRIGHT_TEMPLATE, roll_degrees, template_in_box
+from keyanon_core.faces.detection import Face, Pixels, in_order, without_duplicates
+from keyanon_core.faces.landmarks import MAX_SPREAD, UPRIGHT_TEMPLATE, roll_degrees, spread, template_in_box
 from keyanon_core.faces.looks import DEFAULT_MIN_FACE, Network, Search, check_min_face, lightened, look
 from keyanon_core.faces.scene_network import SceneNetwork
 
@@ -41,9 +39,6 @@ UPRIGHT_DEGREES = 15.0  # roll up to which CenterFace's landmarks are used
 QUARTER_TURNS = (0.0, 180.0, 90.0, -90.0)  # degrees added to the seen roll, tried in this order
 SURE_FACE_LIKENESS = 0.95  # the same, from which a set is believed without a second look
 MIN_FACE_LIKENESS = 0.8  # correlation of five landmarks with an upright face; a worse set is replaced
-MAX_SPREAD = (
-    1.5  # ratio of their extent to that of a face which fills the box, or the other way, beyond which they are too
-)
 
 
 class EmbeddedDetector:
@@ -111,10 +106,5 @@ def _shaped(face: Face) -> Face:
 
 def _is_shaped(face: Face, least: float) -> bool:
     """Whether a face's landmarks are as like a face's as `least`, and of the size of its box."""
-    ratio = _spread(face.landmarks) / _spread(template_in_box(face.box))
-    return likeness(face.landmarks, UPRIGHT_TEMPLATE) >= least and 1 / MAX_SPREAD < ratio < MAX_SPREAD
-
-
-def _spread(landmarks: Landmarks) -> float:
-    """How far landmarks (5, 2) lie from their middle, px (rms)."""
-    return float(np.sqrt(((landmarks - landmarks.mean(0)) ** 2).sum(1).mean()))
+    ratio = spread(face.landmarks) / spread(template_in_box(face.box))
+    return bool(likeness(face.landmarks, UPRIGHT_TEMPLATE) >= least and 1 / MAX_SPREAD < ratio < MAX_SPREAD)

@@ -27,6 +27,9 @@ PREDICTOR_BOX = (0.231, 0.334, 0.760, 0.864)
 FIVE_IN_BOX: Points = np.array(
     [[0.26, 0.40], [0.74, 0.40], [0.50, 0.59], [0.295, 0.73], [0.705, 0.73]]
 )  # mean of 150 portraits
+MAX_SPREAD = (
+    1.5  # ratio of landmarks' extent and that of a face which fills their box, beyond which they are not believed
+)
 MAX_DISAGREEMENT = 0.35  # mean distance of both landmark sets, in eye distances, beyond which the 68 are not believed
 # Mean of the 68 points over 150 portraits, made symmetric, in units of the FFHQ crop's side
 # fmt: off
@@ -62,6 +65,12 @@ def template_in_box(box: tuple[float, float, float, float]) -> Points:
     """(5, 2) landmarks of an upright face that would fill a detector's box."""
     x0, y0, x1, y1 = box
     return np.asarray(FIVE_IN_BOX * [x1 - x0, y1 - y0] + [x0, y0])
+
+
+def spread(landmarks: Points) -> npt.NDArray[np.float64]:
+    """How far landmarks (..., 5, 2) lie from their middle, px (rms)."""
+    offsets = landmarks - landmarks.mean(-2, keepdims=True)
+    return np.asarray(np.sqrt(np.square(offsets).sum(-1).mean(-1)))
 
 
 def with_usable_landmarks(face: Face) -> Face:

@@ -11,6 +11,7 @@ import numpy as np
 
 from keyanon_core.errors import FaceModelError
 from keyanon_core.faces.detection import Pixels
+from keyanon_core.faces.landmarks import FIVE_IN_BOX, MAX_SPREAD, spread
 from keyanon_core.faces.looks import Candidates
 from keyanon_core.faces.onnx_model import CELL, MAX_LOG_SIZE, OnnxModel, peaks
 
@@ -39,4 +40,8 @@ class SceneNetwork:
         centre = (np.stack([column, row], -1) + 0.5 + said[:, 2:4]) * CELL - 0.5
         landmarks = centre[:, None] + said[:, 4:].reshape(-1, 5, 2) * size.max(1)[:, None, None]
         boxes = np.concatenate([centre - size / 2, centre + size / 2], 1)
+        # Of a face whose middle lies beyond the border it knows the box, not how the face stands: upright, until a closer look.
+        upright = boxes[:, None, :2] + FIVE_IN_BOX * size[:, None]
+        ratio = spread(landmarks) / spread(upright)
+        landmarks = np.where(((ratio > 1 / MAX_SPREAD) & (ratio < MAX_SPREAD))[:, None, None], landmarks, upright)
         return Candidates(boxes, landmarks, heat[0, row, column].astype(np.float64))

@@ -6,6 +6,7 @@ import pytest
 
 from keyanon_core.errors import FaceModelError
 from keyanon_core.faces.centerface import CenterFace
+from keyanon_core.faces.landmarks import FIVE_IN_BOX, template_in_box
 from keyanon_core.faces.onnx_model import CELL, MAX_LOG_SIZE, STRIDE, OnnxModel, peaks
 from keyanon_core.faces.scene_network import SceneNetwork
 
@@ -45,14 +46,27 @@ def test_center_face_says_height_before_width_and_landmarks_in_shares_of_the_box
 def test_the_scene_network_says_width_before_height_and_landmarks_from_the_centre_in_longer_sides():
     heat, rest = heat_at(((5, 7), 0.75), ((12, 20), 0.5)), np.zeros((14, *CELLS), np.float32)
     rest[:4, 5, 7] = np.log(6), np.log(10), -0.125, 0.25
-    rest[4:, 5, 7] = np.arange(10) / 10 - 0.4  # x, y in turn
+    shares = (np.arange(10) / 10 - 0.4) * 0.6
+    rest[4:, 5, 7] = shares  # x, y in turn
     seen = network(SceneNetwork, [heat, rest])(SHOWN, 0.5)
     x, y = (7 - 0.125 + 0.5) * CELL - 0.5, (5 + 0.25 + 0.5) * CELL - 0.5
     np.testing.assert_allclose(seen.boxes[0], [x - 12, y - 20, x + 12, y + 20], rtol=1e-6)
-    expected = [[x + (2 * i / 10 - 0.4) * 40, y + ((2 * i + 1) / 10 - 0.4) * 40] for i in range(5)]
-    np.testing.assert_allclose(seen.landmarks[0], expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(seen.landmarks[0], [x, y] + 40 * shares.reshape(5, 2), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(seen.landmarks[1], template_in_box(tuple(seen.boxes[1])), atol=1e-5)
     assert seen.scores.tolist() == [0.75, 0.5], "from the lowest score on, that one too"
     assert seen.boxes.dtype == seen.landmarks.dtype == seen.scores.dtype == np.float64
+
+
+@pytest.mark.parametrize(("extent", "kept"), [(0.03, False), (0.5, False), (0.8, True), (1.2, True), (2.0, False)])
+def test_the_scene_network_takes_landmarks_of_another_size_than_the_box_for_an_upright_face_s(extent, kept):
+    heat, rest = heat_at(((5, 7), 0.75)), np.zeros((14, *CELLS), np.float32)
+    rest[:2, 5, 7] = np.log(10), np.log(10)
+    turned = (FIVE_IN_BOX - FIVE_IN_BOX.mean(0))[:, ::-1] * extent
+    rest[4:, 5, 7] = turned.ravel()
+    (seen,) = (answer := network(SceneNetwork, [heat, rest])(SHOWN, 0.5)).landmarks
+    upright = template_in_box(tuple(answer.boxes[0]))
+    centre = answer.boxes[0].reshape(2, 2).mean(0)
+    np.testing.assert_allclose(seen, centre + 40 * turned if kept else upright, rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", [CenterFace, SceneNetwork])
