@@ -29,7 +29,7 @@ SCENES = Search(
     gamma=1.0,
     sure=0.8,
     doubt=0.15,
-    confirmed=0.3,
+    confirmed=0.35,
     turns=(),
     views=((96, False), (96, True), (128, False)),
 )
