@@ -3,9 +3,11 @@
 Where a face is too small for a network, or turned, the network still answers a little, and more than on most of what is
 no face. Such a place is cut out, enlarged to a size that the network knows well, and shown in several turns; the best is
 turned upright and shown at several sizes and mirrored. It is a face if all of them show one. That costs in proportion to the
-doubts instead of four more looks at the whole picture.
+doubts instead of four more looks at the whole picture. Where a picture is cluttered the doubts are many and faces few, so that
+their number is limited; where it shows a crowd, looking goes on as long as it finds faces.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import cv2
@@ -21,6 +23,7 @@ TURNED_SIDE = 64  # px of the views of a doubt in several turns
 FACE_SHARE = 0.5  # of a view's side that the doubted face takes
 PROMISE = 0.1  # score in every view below which it is not worth another
 SMALL_SHARE = 0.85  # of the smallest face that is searched for: what is doubted and smaller is a button, a knot, a leaf
+PATIENCE = 20  # closer looks in a tile that may fail one after the other before its spare doubts are left
 CENTRE_SHARE = 0.3  # of the view's side: what lies further from its middle is another face
 
 
@@ -30,22 +33,29 @@ def confirmed(pixels: Pixels, network: Network, search: Search, seen: Sequence[S
     min_face: px, height of the smallest face that is searched for.
     """
     sure = [one.face for one in seen if one.face.score >= search.sure]
-    doubts = [one.face for one in seen if one.face.score < search.sure]
+    doubts = [one for one in seen if one.face.score < search.sure]
     faces = list(sure)
+    failed: Counter[int] = Counter()  # by tile, since the last face there
     for doubt in _outside(doubts, sure):
-        face = _closer(pixels, network, search, doubt)
+        if doubt.spare and failed[doubt.tile] >= PATIENCE:
+            continue
+        face = _closer(pixels, network, search, doubt.face)
         if face is not None and max(face.box[2] - face.box[0], face.box[3] - face.box[1]) >= SMALL_SHARE * min_face:
             faces.append(face)
+            failed[doubt.tile] = 0
+        else:
+            failed[doubt.tile] += 1
     return faces
 
 
-def _outside(doubts: Iterable[Face], sure: Sequence[Face]) -> list[Face]:
+def _outside(doubts: Iterable[Seen], sure: Sequence[Face]) -> list[Seen]:
     """Doubts whose centres lie between no sure face's landmarks: what lies there is anonymized with that face."""
     hulls = [cv2.convexHull(face.landmarks.astype(np.float32)) for face in sure]
     boxes = np.array([face.box for face in sure]).reshape(-1, 4)
     outside = []
     for doubt in doubts:
-        x, y = (doubt.box[0] + doubt.box[2]) / 2, (doubt.box[1] + doubt.box[3]) / 2
+        x0, y0, x1, y1 = doubt.face.box
+        x, y = (x0 + x1) / 2, (y0 + y1) / 2
         near = np.flatnonzero((boxes[:, 0] < x) & (x < boxes[:, 2]) & (boxes[:, 1] < y) & (y < boxes[:, 3]))
         if not any(cv2.pointPolygonTest(hulls[i], (x, y), False) >= 0 for i in near):
             outside.append(doubt)

@@ -7,6 +7,7 @@ level. Cost is linear in the picture's pixels, memory is bounded by a tile.
 A network is asked for what it doubts as well as for what it is sure of: see `closer`.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -32,7 +33,8 @@ MAX_FACE_PX = 450.0  # as shown, the same where a level is seen in one piece
 FRAGMENT_SHARE = 0.25  # parts of a face too large for a level are at least this share of its height
 MIN_DOUBTS = 8  # the same, of a tile however small
 MAX_CANDIDATES = 4000  # of which the network is sure, per tile; a picture with more is refused
-MAX_DOUBTS_PER_MEGAPIXEL = 100  # as shown, the best of each tile; bounds the time spent on closer looks
+MAX_DOUBTS_PER_MEGAPIXEL = 100  # as shown, the best of each tile; bounds the time spent on closer looks at clutter
+SPARE_DOUBTS = 10  # times as many are kept for tiles in which the closer looks go on confirming faces: a crowd
 DOUBT_DISTANCE = 0.5  # of its size: a weaker doubt nearer to a stronger one is the same doubt
 
 
@@ -78,10 +80,16 @@ class Search:
 
 @dataclass(frozen=True)
 class Seen:
-    """A candidate in picture px and the scale of the level on which it was seen."""
+    """A candidate in picture px and the scale of the level on which it was seen.
+
+    tile: number of the tile in which it was seen; those of one tile are in order, best first. spare: whether it is a doubt beyond
+    the limit.
+    """
 
     face: Face
     scale: float
+    tile: int = 0
+    spare: bool = False
 
     @property
     def height(self) -> float:
@@ -114,13 +122,15 @@ def look(pixels: Pixels, network: Network, search: Search, min_face: int) -> lis
         return []
     scales = _levels(max(height, width), search.shown / min_face)
     seen: list[Seen] = []
+    numbers = itertools.count()
     for position, scale in enumerate(scales):
         tiles = list(_tiles(height, width, scale, search.tile))
         largest = math.inf if position == len(scales) - 1 else TILED_FACE_PX if len(tiles) > 1 else MAX_FACE_PX
         for tile in tiles:
-            for face in _look_at_tile(pixels, network, search, scale, tile):
+            number = next(numbers)
+            for face, spare in _look_at_tile(pixels, network, search, scale, tile):
                 if max(face.box[2] - face.box[0], face.box[3] - face.box[1]) * scale <= largest:
-                    seen.append(Seen(face, scale))
+                    seen.append(Seen(face, scale, number, spare))
     return _without_fragments(seen, search.sure)
 
 
@@ -158,8 +168,12 @@ def _spans(length: int, side: float, overlap: float) -> list[tuple[int, int, flo
     return list(zip(starts, ends, [-math.inf, *seams], [*seams, math.inf], strict=True))
 
 
-def _look_at_tile(pixels: Pixels, network: Network, search: Search, scale: float, tile: _Tile) -> list[Face]:
-    """Show one tile; faces in picture px whose centres lie in its core or at most CORE_MARGIN beside it."""
+def _look_at_tile(
+    pixels: Pixels, network: Network, search: Search, scale: float, tile: _Tile
+) -> list[tuple[Face, bool]]:
+    """Show one tile; faces in picture px whose centres lie in its core or at most CORE_MARGIN beside it, best first, and whether
+    they are spare.
+    """
     x0, y0, x1, y1 = tile.window
     width, height = x1 - x0, y1 - y0
     size = (max(round(width * scale), 1), max(round(height * scale), 1))
@@ -171,7 +185,8 @@ def _look_at_tile(pixels: Pixels, network: Network, search: Search, scale: float
     candidates = _touching(network(np.ascontiguousarray(shown), search.doubt), size)
     if (sure := int((candidates.scores >= search.sure).sum())) > MAX_CANDIDATES:
         raise PictureError("too_many_faces", f"{sure} faces in one tile, more than {MAX_CANDIDATES}")
-    chosen = _strongest(candidates, search.sure, size[0] * size[1] * 1e-6 * MAX_DOUBTS_PER_MEGAPIXEL)
+    limit = max(size[0] * size[1] * 1e-6 * MAX_DOUBTS_PER_MEGAPIXEL, MIN_DOUBTS)
+    chosen = _strongest(candidates, search.sure, SPARE_DOUBTS * limit)
     # pixel centres are at whole numbers, so the scale acts about the point (-0.5, -0.5)
     ratio, origin = np.array([width / size[0], height / size[1]]), np.array([x0, y0])
     margin = CORE_MARGIN / scale
@@ -182,7 +197,7 @@ def _look_at_tile(pixels: Pixels, network: Network, search: Search, scale: float
         tile.core[3] + margin,
     )
     faces = []
-    for index in chosen:
+    for position, index in enumerate(chosen):
         box, landmarks = candidates.boxes[index].reshape(2, 2), candidates.landmarks[index]
         if search.mirrored:
             box, landmarks = mirrored(box, landmarks, size[0])
@@ -190,7 +205,8 @@ def _look_at_tile(pixels: Pixels, network: Network, search: Search, scale: float
         x, y = box.mean(0)
         if left <= x < right and top <= y < bottom and (box[1] - box[0] >= 1).all():
             (bx0, by0), (bx1, by1) = box.tolist()
-            faces.append(Face((bx0, by0, bx1, by1), landmarks, float(candidates.scores[index])))
+            face = Face((bx0, by0, bx1, by1), landmarks, float(candidates.scores[index]))
+            faces.append((face, position >= sure + limit))
     return faces
 
 
@@ -210,7 +226,7 @@ def _strongest(candidates: Candidates, sure: float, limit: float) -> list[int]:
     centres, sizes = boxes.mean(1), (boxes[:, 1] - boxes[:, 0]).max(1)
     doubts: list[int] = []
     for index in order[count:]:
-        if len(doubts) >= max(limit, MIN_DOUBTS):
+        if len(doubts) >= limit:
             break
         distances = np.abs(centres[doubts] - centres[index]).max(1)
         if not (distances < DOUBT_DISTANCE * np.minimum(sizes[doubts], sizes[index])).any():

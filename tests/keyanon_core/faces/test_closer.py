@@ -5,7 +5,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from keyanon_core.faces.closer import CENTRE_SHARE, FACE_SHARE, PROMISE, SMALL_SHARE, TURNED_SIDE, confirmed, view
+from keyanon_core.faces.closer import (
+    CENTRE_SHARE,
+    FACE_SHARE,
+    PATIENCE,
+    PROMISE,
+    SMALL_SHARE,
+    TURNED_SIDE,
+    confirmed,
+    view,
+)
 from keyanon_core.faces.detection import Face
 from keyanon_core.faces.embedded_detector import FIRST, SCENES, SECOND
 from keyanon_core.faces.landmarks import UPRIGHT_TEMPLATE, roll_degrees, template_in_box
@@ -228,6 +237,34 @@ def test_the_best_of_the_upright_views_says_where_the_face_is():
         (100 + 6 / scale, 80 + 6 / scale), abs=0.1
     )
     assert face.score == pytest.approx(1.9 / 3)
+
+
+def test_in_a_crowd_looking_goes_on_and_in_clutter_it_stops():
+    """Each view after the other; a doubt whose first view shows nothing has failed. No turns and one view make it simple."""
+    search = replace(SEARCH, turns=(), views=((96, False),))
+
+    def looked_at(answers_, seen):
+        left = list(answers_)
+        shown = []
+
+        def network(pixels, lowest):
+            shown.append(1)
+            return in_the_middle(0.9, 96) if left.pop(0) else NOTHING
+
+        return len(confirmed(night(200, 200), network, search, seen, 16)), len(shown)
+
+    doubt = face_at(100, 80, 40, 40, 0.2)
+    crowd = [Seen(doubt, 1.0, 0, i >= 30) for i in range(100)]
+    assert looked_at([True] * 100, crowd) == (100, 100)
+    assert looked_at([False] * 100, crowd) == (0, 30), "what is not spare is looked at, whatever came before"
+    few = [i % PATIENCE == PATIENCE - 1 for i in range(100)]
+    assert looked_at(few, crowd) == (5, 100)
+    last = [i == 29 for i in range(100)]
+    assert looked_at(last, crowd) == (1, 30 + PATIENCE)
+    elsewhere = [Seen(doubt, 1.0, 1, True) for _ in range(100)]
+    assert looked_at([False] * 200, [*crowd, *elsewhere]) == (0, 30 + PATIENCE), "each tile for itself"
+    tiny = [replace(one, face=face_at(100, 80, 8, 8, 0.2)) for one in crowd]
+    assert looked_at([True] * 100, tiny) == (0, 30), "what is too small is no success"
 
 
 def test_what_is_confirmed_and_much_smaller_than_what_is_searched_for_is_no_face():

@@ -91,6 +91,24 @@ def test_a_face_behind_a_face_is_found_in_both_searches(size, offset, models, he
     assert_each_found_once(without_duplicates(models.detector.look_again(scene)), [rear, front])
 
 
+def test_a_crowd_of_small_faces_is_found_however_many_of_them_are_doubted(models, heads, coffee):
+    scene = cv2.resize(coffee, (420, 420))
+    rng = np.random.default_rng(0)
+    places = [(x, y) for y in range(30, 400, 40) for x in range(30, 400, 40)]
+    expected = [put(scene, heads[i % 2], x, y, 22, rng.uniform(-40, 40)) for i, (x, y) in enumerate(places)]
+    middles = np.array([landmarks.mean(0) for landmarks in expected])
+
+    def found(faces):
+        return (
+            np.linalg.norm(middles[:, None] - np.array([face.landmarks.mean(0) for face in faces])[None], axis=2).min(1)
+            < 9
+        ).sum()
+
+    first = models.detector.detect(scene)
+    assert found(first) >= 90
+    assert found([*first, *models.detector.look_again(scene)]) >= 98
+
+
 def test_turned_faces_are_found_beside_upright_ones(models, heads, coffee):
     scene = cv2.resize(coffee, (1200, 800))
     turns = [0, 45, 90, 135, 180, -90, -45, 0]

@@ -15,6 +15,7 @@ from keyanon_core.faces.looks import (
     LEVEL_STEP,
     MAX_FACE_PX,
     MIN_DOUBTS,
+    SPARE_DOUBTS,
     TILE_OVERLAP,
     TILED_FACE_PX,
     Candidates,
@@ -228,17 +229,28 @@ def test_doubts_are_limited_by_what_is_shown_the_best_of_them_stay_and_sure_face
     scores[:200] = 0.7
     for side, most in ((400, 16), (100, 11)):  # of 0.16 megapixels; 100 px are shown as 320
         seen = look(night(side, side), answers(boxes, scores), PLAIN, 16)
-        doubts = sorted(one.face.score for one in seen if one.face.score < PLAIN.sure)
+        assert not any(one.spare for one in seen if one.face.score >= PLAIN.sure)
+        doubts = sorted(one.face.score for one in seen if one.face.score < PLAIN.sure and not one.spare)
         assert len(doubts) == most
+        kept = [one.face.score for one in seen]
+        assert kept == sorted(kept, reverse=True)
         if side == 400:
             np.testing.assert_allclose(doubts, sorted(scores[200:])[-most:])
-            assert len(seen) == 200 + most
+            assert len(seen) == 200 + SPARE_DOUBTS * most, "the next best are spare"
 
 
 def test_the_smallest_tile_keeps_a_few_doubts():
     boxes = [(x, 0, x + 5, 6) for x in range(0, 300, 10)]
     seen = look(night(2, 320), answers(boxes, [0.2] * len(boxes)), PLAIN, 16)
-    assert len(seen) == MIN_DOUBTS
+    assert sum(not one.spare for one in seen) == MIN_DOUBTS and len(seen) == len(boxes) < SPARE_DOUBTS * MIN_DOUBTS
+
+
+def test_what_was_seen_in_one_tile_is_told_from_what_was_seen_in_another():
+    picture = night(300, 800)
+    boxes = [hang(picture, x, 100, 40, 40) for x in (40, 700)]
+    seen = look(picture, lamps, PLAIN, 16)
+    tiles = [{one.tile for one in at(seen, box, 3.0)} for box in boxes]
+    assert [len(those) for those in tiles] == [2, 2] and len(tiles[0] & tiles[1]) == 1, "the coarse level is one tile"
 
 
 def test_a_doubt_beside_a_stronger_one_is_the_same_doubt_and_a_sure_face_hides_none():
