@@ -5,6 +5,9 @@ no face. Such a place is cut out, enlarged to a size that the network knows well
 turned upright and shown at several sizes and mirrored. It is a face if all of them show one. That costs in proportion to the
 doubts instead of four more looks at the whole picture. Where a picture is cluttered the doubts are many and faces few, so that
 their number is limited; where it shows a crowd, looking goes on as long as it finds faces.
+
+What is half hidden behind another face looks like a face in no view, but it lies where faces do: beside a face of its size less
+is asked of it.
 """
 
 from collections import Counter
@@ -15,15 +18,17 @@ import numpy as np
 import numpy.typing as npt
 
 from keyanon_core.faces.alignment import chip, invert
-from keyanon_core.faces.detection import Face, Pixels, mirrored
+from keyanon_core.faces.detection import SAME_SIZE, Face, Pixels, mirrored, same_face
 from keyanon_core.faces.landmarks import roll_degrees
-from keyanon_core.faces.looks import Network, Search, Seen
+from keyanon_core.faces.looks import Candidates, Network, Search, Seen
 
 TURNED_SIDE = 64  # px of the views of a doubt in several turns
 FACE_SHARE = 0.5  # of a view's side that the doubted face takes
 PROMISE = 0.1  # score in every view below which it is not worth another
 SMALL_SHARE = 0.85  # of the smallest face that is searched for: what is doubted and smaller is a button, a knot, a leaf
 PATIENCE = 20  # closer looks in a tile that may fail one after the other before its spare doubts are left
+BESIDE_DOUBT = 0.3  # score from which a doubt beside a face may be one: below, it is a neck or a collar
+BESIDE_SIDES = 0.75  # of both sides together: faces whose middles are nearer than this lie beside each other
 CENTRE_SHARE = 0.3  # of the view's side: what lies further from its middle is another face
 
 
@@ -39,7 +44,10 @@ def confirmed(pixels: Pixels, network: Network, search: Search, seen: Sequence[S
     for doubt in _outside(doubts, sure):
         if doubt.spare and failed[doubt.tile] >= PATIENCE:
             continue
-        face = _closer(pixels, network, search, doubt.face)
+        least = search.confirmed
+        if search.beside is not None and doubt.face.score >= BESIDE_DOUBT and _is_beside(doubt.face, faces):
+            least = search.beside
+        face = _closer(pixels, network, search, doubt.face, least)
         if face is not None and max(face.box[2] - face.box[0], face.box[3] - face.box[1]) >= SMALL_SHARE * min_face:
             faces.append(face)
             failed[doubt.tile] = 0
@@ -62,9 +70,21 @@ def _outside(doubts: Iterable[Seen], sure: Sequence[Face]) -> list[Seen]:
     return outside
 
 
-def _closer(pixels: Pixels, network: Network, search: Search, doubt: Face) -> Face | None:
+def _is_beside(doubt: Face, faces: Sequence[Face]) -> bool:
+    """Whether a doubt lies beside one of the faces, of about its size, and is not that face."""
+    if not faces:
+        return False
+    boxes = np.array([face.box for face in (doubt, *faces)]).reshape(-1, 2, 2)
+    sides, middles = (boxes[:, 1] - boxes[:, 0]).max(1), boxes.mean(1)
+    alike = np.maximum(sides, sides[0]) <= SAME_SIZE * np.minimum(sides, sides[0])
+    near = np.linalg.norm(middles - middles[0], axis=1) < BESIDE_SIDES * (sides + sides[0])
+    beside = np.flatnonzero(alike[1:] & near[1:]).tolist()
+    return bool(beside) and not any(same_face(doubt, faces[position]) for position in beside)
+
+
+def _closer(pixels: Pixels, network: Network, search: Search, doubt: Face, least: float) -> Face | None:
     """The face at a doubt's place as the best view shows it, its score the mean of the upright views; None where they do not
-    agree on one.
+    agree on one, or their mean is below `least`.
     """
     best = doubt
     if search.turns:
@@ -81,7 +101,7 @@ def _closer(pixels: Pixels, network: Network, search: Search, doubt: Face) -> Fa
         scores.append(face.score)
         best = face if face.score >= max(scores) else best
     score = float(np.mean(scores))
-    return Face(best.box, best.landmarks, score) if score >= search.confirmed else None
+    return Face(best.box, best.landmarks, score) if score >= least else None
 
 
 def view(
@@ -100,18 +120,33 @@ def view(
     near = np.flatnonzero(distances <= CENTRE_SHARE * side)
     if len(near) == 0:
         return None
-    # the face itself, not a better one beside it
-    best = max(near, key=lambda index: float(seen.scores[index]) - float(distances[index]) / (FACE_SHARE * side))
-    box, landmarks = boxes[best], seen.landmarks[best]
+    back = invert(to_view)
+    faces = [_in_picture(seen, index, side, angle, scale, back, mirror) for index in near.tolist()]
+    # the face itself, not a better one beside it or in front of it
+    same = [same_face(one, face) for one in faces]
+    nearness = seen.scores[near] - distances[near] / (FACE_SHARE * side)
+    return faces[max(range(len(faces)), key=lambda position: (same[position], float(nearness[position])))]
+
+
+def _in_picture(
+    seen: Candidates,
+    index: int,
+    side: int,
+    angle: float,
+    scale: float,
+    back: npt.NDArray[np.float64],
+    mirror: bool,
+) -> Face:
+    """One of a view's candidates in picture px. back: the affine (2, 3), view -> picture."""
+    box, landmarks = seen.boxes[index].reshape(2, 2), seen.landmarks[index]
     if mirror:
         box, landmarks = mirrored(box, landmarks, side)
     width, height = (box[1] - box[0]) / scale
     if 45.0 < angle % 180.0 < 135.0:
         width, height = height, width
-    back = invert(to_view)
     x, y = box.mean(0) @ back[:, :2].T + back[:, 2]
     corners = (float(x - width / 2), float(y - height / 2), float(x + width / 2), float(y + height / 2))
-    return Face(corners, landmarks @ back[:, :2].T + back[:, 2], float(seen.scores[best]))
+    return Face(corners, landmarks @ back[:, :2].T + back[:, 2], float(seen.scores[index]))
 
 
 def _turn(angle: float, scale: float, centre: npt.NDArray[np.float64], middle: float) -> npt.NDArray[np.float64]:

@@ -398,7 +398,9 @@ def test_a_shard_is_removed_when_the_one_that_replaces_it_is_on_the_disk(
     with place.attempt(retry=1) as attempt:
         attempt.run([[place.result(1, "y.jpg")]], 2, {0})
     (replacing,) = (place.layout.shard(row["shard"]) for row in place.rows() if row["row"] == 0)
-    visible = len(disk) - 1 - disk[::-1].index(("link", number(replacing)))  # the last: a number is that of a dead file before
+    visible = (
+        len(disk) - 1 - disk[::-1].index(("link", number(replacing)))
+    )  # the last: a number is that of a dead file before
     at = disk.index(("unlink", removed), visible)
     assert disk[at - 2 : at + 2] == [("link", number(replacing)), ("sync", rows), ("unlink", removed), ("sync", rows)]
 

@@ -135,15 +135,28 @@ def test_what_lies_far_from_the_middle_of_a_view_is_another_face():
     assert view(night(200, 200), lambda pixels, lowest: NOTHING, doubt, 0.0, 96, 0.1) is None
 
 
-def test_the_face_in_the_middle_of_a_view_is_taken_and_not_a_better_one_beside_it():
+def both_of(first: Candidates, second: Candidates) -> Candidates:
+    return Candidates(
+        *(np.concatenate([getattr(first, n), getattr(second, n)]) for n in ("boxes", "landmarks", "scores"))
+    )
+
+
+def test_the_face_itself_is_taken_and_not_a_better_one_beside_it_or_in_front_of_it():
     doubt = face_at(100, 80, 40, 40)
-    near, beside = in_the_middle(0.5, 96), in_the_middle(0.9, 96, by=(24.0, 0.0))  # half of the face's side away
-    for far_score, taken in ((0.9, 0.5), (1.01, 1.01)):
-        both = Candidates(
-            *(np.concatenate([getattr(near, n), getattr(beside, n)]) for n in ("boxes", "landmarks", "scores"))
-        )
-        both = replace(both, scores=np.array([0.5, far_score]))
-        assert view(night(200, 200), lambda pixels, lowest, both=both: both, doubt, 0.0, 96, 0.1).score == taken
+    itself = in_the_middle(0.2, 96, by=(3.0, 0.0))
+    for answer in (
+        both_of(itself, in_the_middle(0.99, 96, by=(12.0, 0.0))),  # a quarter of the face's side away
+        both_of(in_the_middle(0.99, 96, by=(0.0, 12.0)), itself),
+    ):
+        assert view(night(200, 200), lambda pixels, lowest, answer=answer: answer, doubt, 0.0, 96, 0.1).score == 0.2
+
+
+def test_where_a_view_shows_no_face_in_the_doubts_place_the_best_near_it_is_taken():
+    doubt = face_at(100, 80, 40, 40)
+    further = in_the_middle(0.8, 96, by=(18.0, 0.0))  # 12 and 18 px of a face of 48 px
+    for score, taken in ((0.7, 0.7), (0.6, 0.8)):
+        answer = both_of(further, in_the_middle(score, 96, by=(12.0, 0.0)))
+        assert view(night(200, 200), lambda pixels, lowest, answer=answer: answer, doubt, 0.0, 96, 0.1).score == taken
 
 
 def test_a_view_beyond_the_picture_is_black_and_costs_no_error():
@@ -320,3 +333,27 @@ def test_a_picture_goes_from_look_to_confirmation():
     (face,) = confirmed(night(400, 400), network, FIRST, look(night(400, 400), network, FIRST, 16), 16)
     assert face.box == pytest.approx((180, 180, 220, 220)) and face.score == 0.5
     assert confirmed(night(400, 400), network, FIRST, look(night(400, 400), network, FIRST, 16), 64) == []
+
+
+@pytest.mark.parametrize(
+    ("doubted", "by", "size", "least", "found"),
+    [
+        (0.3, 30, 40, 0.25, True),  # half hidden beside a face of its size
+        (0.29, 30, 40, 0.25, False),  # a neck
+        (0.3, 30, 40, 0.35, False),  # no view shows it
+        (0.3, 70, 40, 0.25, False),  # elsewhere
+        (0.3, 30, 19, 0.25, False),  # a button
+        (0.3, 2, 40, 0.25, False),  # the face itself, seen again
+        (0.3, 30, 40, None, False),  # not asked for
+    ],
+)
+def test_beside_a_face_less_is_asked_of_a_doubt(doubted, by, size, least, found):
+    front = replace(face_at(100, 80, 40, 40), score=0.9)
+    doubt = replace(face_at(100, 80 + by, size, size), score=doubted)
+    seen = [Seen(front, 1.0), Seen(doubt, 1.0)]
+
+    def network(pixels, lowest):
+        return in_the_middle(0.3, pixels.shape[0])
+
+    faces = confirmed(night(200, 200), network, replace(SEARCH, beside=least), seen, 16)
+    assert [face.score for face in faces] == [0.9] + found * [pytest.approx(0.3)]
