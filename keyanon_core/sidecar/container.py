@@ -22,13 +22,9 @@ import numpy as np
 import numpy.typing as npt
 import safetensors
 import safetensors.numpy
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from keyanon_core.errors import PictureError, SidecarError, WrongKeyError
-from keyanon_core.faces.masks import PictureMask
-from keyanon_core.imaging import MAX_SIDE, decode_picture, encode_picture
-from keyanon_core.keys import subkey
+from keyanon_core.errors import SidecarError
+from keyanon_core.imaging import MAX_SIDE
 
 FORMAT = "keyanon-sidecar/1"
 MAX_SIDECAR_BYTES = 256 * 2**20  # bytes; a larger file is refused unread
@@ -36,7 +32,6 @@ MAX_HEADER_BYTES = 2 * 2**20  # bytes of the container's JSON; that of MAX_FACES
 MAX_FACES = 4096  # faces in one picture
 PARTS = ("commitment", "latent", "source")  # of a face, as its tensors are called after its number
 COMMITMENT_BYTES = 32
-LOSSLESS_NONCE = bytes(12)  # constant: every lossless key encrypts exactly one message
 
 
 @dataclass(frozen=True)
@@ -170,41 +165,3 @@ def _face(tensors: dict[str, npt.NDArray[Any]], index: int) -> SidecarFace:
     if source is not None and (source.dtype != np.uint8 or source.ndim != 1):
         raise SidecarError(f"face {index}: source is not a byte string")
     return SidecarFace(commitment.tobytes(), latent, None if source is None else source.tobytes())
-
-
-def seal_source(pixels: npt.NDArray[np.uint8], mask: PictureMask, face_key: bytes, record_id: str, index: int) -> bytes:
-    """Encrypt a picture's pixels inside `mask` under the face key; the tag proves pixel-exact recovery.
-
-    pixels (H, W, 3) uint8; only those inside the mask enter. They are compressed losslessly first (PNG, outside of the mask
-    zero). AES-256-GCM, key by HKDF from the face key, associated data binding record and face.
-    """
-    x0, y0, x1, y1 = mask.window
-    window = np.where(mask.bits[..., None], pixels[y0:y1, x0:x1], np.uint8(0))
-    plain = encode_picture(window, "png")
-    return AESGCM(subkey(face_key, "lossless")).encrypt(LOSSLESS_NONCE, plain, _source_context(record_id, index))
-
-
-def open_source(sealed: bytes, mask: PictureMask, face_key: bytes, record_id: str, index: int) -> npt.NDArray[np.uint8]:
-    """Decrypt what `seal_source` wrote: (h, w, 3) uint8 over the mask's window.
-
-    Raises WrongKeyError if the tag fails, SidecarError when what it protects is no picture of the window's size.
-    """
-    try:
-        plain = AESGCM(subkey(face_key, "lossless")).decrypt(LOSSLESS_NONCE, sealed, _source_context(record_id, index))
-    except InvalidTag as error:
-        raise WrongKeyError(
-            f"face {index} of record {record_id}: the source pixels' tag does not verify; the sidecar was changed or the "
-            "key is another one's"
-        ) from error
-    height, width = mask.bits.shape
-    try:
-        window = decode_picture(plain, max_pixels=height * width)
-    except PictureError as error:
-        raise SidecarError(f"face {index} of record {record_id}: stored pixels are not readable: {error}") from error
-    if window.shape != (height, width, 3):
-        raise SidecarError(f"face {index} of record {record_id}: stored pixels do not fit the mask's window")
-    return window
-
-
-def _source_context(record_id: str, index: int) -> bytes:
-    return f"{FORMAT}\n{record_id}\n{index}".encode()
