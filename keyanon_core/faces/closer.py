@@ -6,8 +6,8 @@ turned upright and shown at several sizes and mirrored. It is a face if all of t
 doubts instead of four more looks at the whole picture. Where a picture is cluttered the doubts are many and faces few, so that
 their number is limited; where it shows a crowd, looking goes on as long as it finds faces.
 
-What is half hidden behind another face looks like a face in no view, but it lies where faces do: beside a face of its size less
-is asked of it.
+What is half hidden or half cut off looks like a face in no view that has it in the middle. Less is asked of it where something
+else speaks for it: that it lies beside a face of its size, or that in the picture the network was nearly sure.
 """
 
 from collections import Counter
@@ -25,9 +25,11 @@ from keyanon_core.faces.looks import Candidates, Network, Search, Seen
 TURNED_SIDE = 64  # px of the views of a doubt in several turns
 FACE_SHARE = 0.5  # of a view's side that the doubted face takes
 PROMISE = 0.1  # score in every view below which it is not worth another
+HALF_PROMISE = 0.05  # score below which a view of what is half hidden shows nothing
 SMALL_SHARE = 0.85  # of the smallest face that is searched for: what is doubted and smaller is a button, a knot, a leaf
 PATIENCE = 20  # closer looks in a tile that may fail one after the other before its spare doubts are left
-BESIDE_DOUBT = 0.3  # score from which a doubt beside a face may be one: below, it is a neck or a collar
+BESIDE_DOUBT = 0.3  # score from which a doubt beside a face is no neck and no collar
+STRONG_DOUBT = 0.6  # score from which a doubt speaks for itself
 BESIDE_SIDES = 0.75  # of both sides together: faces whose middles are nearer than this lie beside each other
 CENTRE_SHARE = 0.3  # of the view's side: what lies further from its middle is another face
 
@@ -44,10 +46,9 @@ def confirmed(pixels: Pixels, network: Network, search: Search, seen: Sequence[S
     for doubt in _outside(doubts, sure):
         if doubt.spare and failed[doubt.tile] >= PATIENCE:
             continue
-        least = search.confirmed
-        if search.beside is not None and doubt.face.score >= BESIDE_DOUBT and _is_beside(doubt.face, faces):
-            least = search.beside
-        face = _closer(pixels, network, search, doubt.face, least)
+        face = _closer(pixels, network, search, doubt.face)
+        if face is None and search.hinted is not None and _is_hinted(doubt.face, faces):
+            face = _as_it_stands(pixels, network, search.views, doubt.face, search.hinted)
         if face is not None and max(face.box[2] - face.box[0], face.box[3] - face.box[1]) >= SMALL_SHARE * min_face:
             faces.append(face)
             failed[doubt.tile] = 0
@@ -70,6 +71,11 @@ def _outside(doubts: Iterable[Seen], sure: Sequence[Face]) -> list[Seen]:
     return outside
 
 
+def _is_hinted(doubt: Face, faces: Sequence[Face]) -> bool:
+    """Whether something speaks for a doubt but the closer looks."""
+    return doubt.score >= STRONG_DOUBT or (doubt.score >= BESIDE_DOUBT and _is_beside(doubt, faces))
+
+
 def _is_beside(doubt: Face, faces: Sequence[Face]) -> bool:
     """Whether a doubt lies beside one of the faces, of about its size, and is not that face."""
     if not faces:
@@ -82,9 +88,9 @@ def _is_beside(doubt: Face, faces: Sequence[Face]) -> bool:
     return bool(beside) and not any(same_face(doubt, faces[position]) for position in beside)
 
 
-def _closer(pixels: Pixels, network: Network, search: Search, doubt: Face, least: float) -> Face | None:
+def _closer(pixels: Pixels, network: Network, search: Search, doubt: Face) -> Face | None:
     """The face at a doubt's place as the best view shows it, its score the mean of the upright views; None where they do not
-    agree on one, or their mean is below `least`.
+    agree on one.
     """
     best = doubt
     if search.turns:
@@ -101,7 +107,23 @@ def _closer(pixels: Pixels, network: Network, search: Search, doubt: Face, least
         scores.append(face.score)
         best = face if face.score >= max(scores) else best
     score = float(np.mean(scores))
-    return Face(best.box, best.landmarks, score) if score >= least else None
+    return Face(best.box, best.landmarks, score) if score >= search.confirmed else None
+
+
+def _as_it_stands(
+    pixels: Pixels, network: Network, views: Sequence[tuple[int, bool]], doubt: Face, least: float
+) -> Face | None:
+    """The face at a doubt's place as the best of the views shows it, none of which moves to where it sees more; its score is
+    their mean, a view that shows nothing counted as 0. None where that is below `least`.
+    """
+    roll = roll_degrees(doubt.landmarks)
+    seen = [view(pixels, network, doubt, roll, side, HALF_PROMISE, mirror=mirror) for side, mirror in views]
+    faces = [face for face in seen if face is not None]
+    score = sum(face.score for face in faces) / len(seen)
+    if score < least:
+        return None
+    best = max(faces, key=lambda face: face.score)
+    return Face(best.box, best.landmarks, score)
 
 
 def view(

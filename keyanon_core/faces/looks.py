@@ -64,8 +64,8 @@ class Search:
     left and right are exchanged. gamma: exponent of the values in [0, 1]; below 1 what is dark is shown lighter. sure: score from
     which a candidate is a face. doubt: score from which it is worth a closer look.
     confirmed: mean score of the closer looks from which a doubt is a face. turns: degrees by which a doubt is turned to find out
-    how it stands; none for a network whose landmarks tell. views: side in px, and whether mirrored, of the upright views. beside:
-    what `confirmed` is for a doubt beside a face; None for the same.
+    how it stands; none for a network whose landmarks tell. views: side in px, and whether mirrored, of the upright views. hinted:
+    what `confirmed` is for a doubt for which something else speaks; None for the same.
     """
 
     shown: float
@@ -77,7 +77,7 @@ class Search:
     confirmed: float
     turns: tuple[float, ...] = (0.0, 90.0, 180.0, 270.0)
     views: tuple[tuple[int, bool], ...] = ((96, False), (192, False), (96, True))
-    beside: float | None = None
+    hinted: float | None = None
 
 
 @dataclass(frozen=True)

@@ -345,9 +345,12 @@ def test_a_picture_goes_from_look_to_confirmation():
         (0.3, 30, 19, 0.25, False),  # a button
         (0.3, 2, 40, 0.25, False),  # the face itself, seen again
         (0.3, 30, 40, None, False),  # not asked for
+        (0.6, 70, 40, 0.25, True),  # nearly sure
+        (0.59, 70, 40, 0.25, False),
+        (0.6, 70, 40, 0.35, False),
     ],
 )
-def test_beside_a_face_less_is_asked_of_a_doubt(doubted, by, size, least, found):
+def test_less_is_asked_of_a_doubt_beside_a_face_or_nearly_sure(doubted, by, size, least, found):
     front = replace(face_at(100, 80, 40, 40), score=0.9)
     doubt = replace(face_at(100, 80 + by, size, size), score=doubted)
     seen = [Seen(front, 1.0), Seen(doubt, 1.0)]
@@ -355,5 +358,5 @@ def test_beside_a_face_less_is_asked_of_a_doubt(doubted, by, size, least, found)
     def network(pixels, lowest):
         return in_the_middle(0.3, pixels.shape[0])
 
-    faces = confirmed(night(200, 200), network, replace(SEARCH, beside=least), seen, 16)
+    faces = confirmed(night(200, 200), network, replace(SEARCH, sure=0.8, hinted=least), seen, 16)
     assert [face.score for face in faces] == [0.9] + found * [pytest.approx(0.3)]
