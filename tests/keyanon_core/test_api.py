@@ -1,0 +1,40 @@
+"""What the README shows a program's author runs as it stands there."""
+
+import re
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from skimage.data import astronaut
+
+from keyanon_core.api import Keyanon
+from keyanon_core.errors import PictureError
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+def test_the_readmes_lines_anonymize_a_picture_and_recover_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (lines,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(astronaut()).save("photo.png")
+    said: dict[str, object] = {}
+    exec(lines, said)
+    source, anonymized, recovered = (
+        np.asarray(Image.open(name), dtype=np.float64) for name in ("photo.png", "anonymized.png", "recovered.png")
+    )
+    changed = (anonymized != source).any(axis=2)
+    assert 0.01 < changed.mean() < 0.2
+    near = np.square(recovered - source)[changed].mean()
+    assert near < np.square(anonymized - source)[changed].mean() / 10
+    assert np.array_equal(recovered[~changed], source[~changed])
+
+
+@pytest.mark.parametrize(("settings", "reason"), [({}, "no_face"), ({"max_pixels": 10}, "too_large")])
+def test_what_can_not_be_published_is_raised(settings: dict[str, int], reason: str) -> None:
+    grey = BytesIO()
+    Image.new("RGB", (64, 64), "grey").save(grey, "PNG")
+    with pytest.raises(PictureError) as raised:
+        Keyanon(**settings).anonymize(grey.getvalue())
+    assert raised.value.reason == reason and str(raised.value)
