@@ -23,6 +23,8 @@ from keyanon_core.pictures.settings import (
     DEFAULT_JPEG_QUALITY,
     DEFAULT_MAX_ATTEMPTS,
     DEFAULT_MAX_PIXELS,
+    DEFAULT_SIDECAR_BITS,
+    SIDECAR_BITS_LIMITS,
     AnonymizeSettings,
     OutputFormat,
 )
@@ -141,6 +143,12 @@ class AnonymizeConfig(InputConfig):
         default=DEFAULT_STEPS["none"], ge=1, le=1000, description="one way; the inversion's own by default"
     )
     fidelity: Literal["latent", "lossless", "image"] = "latent"
+    sidecar_bits: float = Field(
+        default=DEFAULT_SIDECAR_BITS,
+        ge=SIDECAR_BITS_LIMITS[0],
+        le=SIDECAR_BITS_LIMITS[1],
+        description="each costs 6 dB of what comes back from a sidecar",
+    )
     regions: frozenset[str] = Field(default=DEFAULT_REGIONS, min_length=1)
     face_models: Literal["embedded", "facexlib"] = "embedded"
     face_weights: Path | None = Field(default=None, description="directory of facexlib's weights")
@@ -266,6 +274,7 @@ class AnonymizeConfig(InputConfig):
             inversion=self.inversion,
             steps=self.steps,
             fidelity=self.fidelity,
+            sidecar_bits=self.sidecar_bits,
             regions=self.regions,
             faces=self.faces,
             reversible=self.keys == "store",

@@ -17,7 +17,7 @@ from jobs.output_names import IMAGES, SIDECARS
 from jobs.row_shards import ROWS, reason_code, row_shards, standing_rows
 from keyanon_core.errors import SidecarError
 from keyanon_core.procedure import Procedure
-from keyanon_core.sidecar import MAX_SIDECAR_BYTES, Sidecar
+from keyanon_core.sidecar import MAX_SIDECAR_BYTES, Sidecar, SidecarFace
 
 RUN_DIRECTORY: Final = "_keyanon"
 MANIFEST_FILE: Final = "manifest.json"
@@ -234,10 +234,16 @@ def inspect_sidecar(path: Path) -> dict[str, Any]:
         "width": width,
         "height": height,
         "faces": len(sidecar.faces),
-        "latent_shapes": [None if face.latent is None else list(face.latent.shape) for face in sidecar.faces],
+        "version": sidecar.version,
+        "latent_bytes": [_latent_bytes(face) for face in sidecar.faces],
         "encrypted_source_bytes": [0 if face.source is None else len(face.source) for face in sidecar.faces],
         "bytes": size,
     }
+
+
+def _latent_bytes(face: SidecarFace) -> int:
+    whole = 0 if face.latent is None else face.latent.nbytes
+    return whole + len(face.surroundings or b"") + len(face.codes or b"")
 
 
 def inspect_picture(path: Path) -> dict[str, Any]:

@@ -98,6 +98,10 @@ def anonymize(
     fidelity: Annotated[
         Literal["latent", "lossless", "image"] | None, _option("latent", "What recovery returns.", _ALGORITHM)
     ] = None,
+    sidecar_bits: Annotated[
+        float | None,
+        _option("11.5", "How finely a sidecar holds a face: 10 to 16; 6 dB and 3 KB a face for each.", _ALGORITHM),
+    ] = None,
     regions: Annotated[
         str | None, _option("face without hair and neck", "Regions to anonymize, with commas: skin,nose,...", _FACES)
     ] = None,

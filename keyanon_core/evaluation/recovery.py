@@ -9,10 +9,13 @@ import torch
 
 from keyanon_core.keys import face_key, new_image_key
 from keyanon_core.methods import SolverStep, anonymize, recover
+from keyanon_core.pictures.settings import DEFAULT_SIDECAR_BITS
+from keyanon_core.pictures.stored import known_latent, levels_of, packed, rounded
 from keyanon_core.priors import Prior
 from keyanon_core.procedure import Procedure
+from keyanon_core.sidecar import encode_surroundings
 
-STORAGES = ("float", "sidecar", "8-bit crop")  # float64 in memory; float16 latent; the crop as an 8-bit picture
+STORAGES = ("float", "sidecar", "8-bit crop")  # float64 in memory; as a sidecar holds it; the crop as an 8-bit picture
 Crops = npt.NDArray[np.float64]  # (n, 3, S, S) in [-1, 1]
 
 
@@ -20,10 +23,12 @@ Crops = npt.NDArray[np.float64]  # (n, 3, S, S) in [-1, 1]
 class RecoveryFigures:
     """One procedure on n crops. Every psnr is (n,) float64 in dB, inside the mask, against the source crop.
 
-    nfe_*: denoiser evaluations per face. wrong_key_*: the sidecar decoded with a random key, its commitment overridden.
+    sidecar_bytes: (n,) int64, of the latents in a sidecar. nfe_*: denoiser evaluations per face. wrong_key_*: the sidecar decoded
+    with a random key, its commitment overridden.
     """
 
     procedure: Procedure
+    sidecar_bytes: npt.NDArray[np.int64]
     nfe_anonymize: int
     nfe_recover: int
     noise_rms: npt.NDArray[np.float64]
@@ -49,23 +54,30 @@ def eight_bit(crops: Crops) -> Crops:
     return np.asarray(np.round((np.clip(crops, -1, 1) + 1) * 127.5) / 127.5 - 1, dtype=np.float64)
 
 
-def measure_recovery(prior: Prior, crops: Crops, masks: npt.NDArray[np.bool_], procedure: Procedure) -> RecoveryFigures:
+def measure_recovery(
+    prior: Prior, crops: Crops, masks: npt.NDArray[np.bool_], procedure: Procedure, bits: float = DEFAULT_SIDECAR_BITS
+) -> RecoveryFigures:
     """Anonymize the crops under fresh keys and recover them from each of STORAGES.
 
-    crops: (n, 3, S, S) float64 in [-1, 1]; masks: (n, S, S) bool. The known region is rounded to float16 as in the job.
+    crops: (n, 3, S, S) float64 in [-1, 1]; masks: (n, S, S) bool. The known region is what a sidecar shows of it, as in the job.
+    bits: of the sidecar.
     """
     x, inside = torch.from_numpy(crops), torch.from_numpy(masks)[:, None]
     mask = prior.latent_mask(inside)
-    known = prior.encode(x.masked_fill(inside, 0.0)).half().double() * (1 - mask)
+    surroundings = [encode_surroundings(crop, where) for crop, where in zip(crops, masks, strict=True)]
+    known = known_latent(prior, surroundings, inside)
+    levels = levels_of(bits)
     image_keys = [new_image_key() for _ in crops]
     keys = [face_key(image_key, 0, 0, procedure.transform) for image_key in image_keys]
     wrong = [face_key(secrets.token_bytes(len(image_key)), 0, 0, procedure.transform) for image_key in image_keys]
     done = anonymize(prior, prior.encode(x), known, mask, keys, procedure)
     anonymized = prior.decode(done.latent).cpu().numpy()
     reencoded = prior.encode(torch.from_numpy(eight_bit(anonymized)))
+    held = rounded(done.latent, mask, levels)
+    codes = [packed(prior, one, where, levels) for one, where in zip(held.cpu().numpy(), masks, strict=True)]
     stored = {
         "float": done.latent,
-        "sidecar": done.latent.half().double(),
+        "sidecar": held,
         "8-bit crop": mask * reencoded + (1 - mask) * known,
     }
 
@@ -77,6 +89,7 @@ def measure_recovery(prior: Prior, crops: Crops, masks: npt.NDArray[np.bool_], p
     false_face, _, _ = restore(stored["sidecar"], wrong)
     return RecoveryFigures(
         procedure=procedure,
+        sidecar_bytes=np.array([len(a) + len(b) for a, b in zip(surroundings, codes, strict=True)]),
         nfe_anonymize=done.nfe,
         nfe_recover=restored["sidecar"][2],
         noise_rms=done.noise_rms.cpu().numpy(),

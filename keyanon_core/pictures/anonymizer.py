@@ -28,6 +28,7 @@ from keyanon_core.pictures.key import PictureKey
 from keyanon_core.pictures.opened import FaceAtWork, OpenedPicture
 from keyanon_core.pictures.pasting import touches
 from keyanon_core.pictures.settings import AnonymizeSettings, PictureResult, PictureTask
+from keyanon_core.pictures.stored import packed
 from keyanon_core.pictures.way_back import WayBack
 from keyanon_core.priors import Prior
 from keyanon_core.sidecar import Sidecar, SidecarFace, seal_source
@@ -158,6 +159,7 @@ class PictureAnonymizer:
             fidelity=settings.fidelity,
             prior_digest=self.prior.digest,
             shape=picture.source.shape[:2],
+            levels=self.attempts.levels,
             faces=tuple(self._sidecar_face(face, key) for face, key in zip(picture.faces, keys, strict=True)),
         ).to_bytes()
         key = PictureKey(
@@ -181,13 +183,14 @@ class PictureAnonymizer:
 
     def _sidecar_face(self, face: FaceAtWork, key: bytes) -> SidecarFace:
         picture, fidelity = face.picture, self.settings.fidelity
-        return SidecarFace(
-            commitment=commitment(key, picture.task.image_id),
-            latent=face.latent if fidelity != "image" else None,
-            source=seal_source(picture.source, face.restored, key, picture.record_id, face.index)
-            if fidelity == "lossless"
-            else None,
-        )
+        committed = SidecarFace(commitment(key, picture.task.image_id))
+        if fidelity == "image" or face.latent is None:
+            return committed
+        codes = packed(self.prior, face.latent, face.crop.mask, self.attempts.levels)
+        source = None
+        if fidelity == "lossless":
+            source = seal_source(picture.source, face.restored, key, picture.record_id, face.index)
+        return replace(committed, surroundings=face.surroundings, codes=codes, source=source)
 
     def _unfinished(self, picture: OpenedPicture) -> list[FaceAtWork]:
         """Encode a picture's result, and judge what its file shows. Returns the faces that must go through the prior now."""

@@ -17,7 +17,9 @@ from keyanon_core.pictures.gate import EARLY_CHECKS, AnonymityGate
 from keyanon_core.pictures.opened import FaceAtWork, OpenedPicture
 from keyanon_core.pictures.pasting import paste_face
 from keyanon_core.pictures.settings import AnonymizeSettings
+from keyanon_core.pictures.stored import is_storable, known_latent, levels_of, rounded
 from keyanon_core.priors import Prior
+from keyanon_core.sidecar import encode_surroundings
 
 Waiting = list[deque[FaceAtWork]]
 BEGINNINGS = 2  # stages of faces that begin: with a source still to be inverted, or with the noise of an earlier key
@@ -28,6 +30,7 @@ class Attempts:
 
     def __init__(self, prior: Prior, gate: AnonymityGate, settings: AnonymizeSettings) -> None:
         self.prior, self.gate, self.settings = prior, gate, settings
+        self.levels = levels_of(settings.sidecar_bits)
         self.checks = _early_checks(settings, gate.threshold)
 
     def run(self, faces: Sequence[FaceAtWork]) -> None:
@@ -75,8 +78,23 @@ class Attempts:
         crops = torch.from_numpy(np.stack([face.crop.values for face in batch]))
         masked = torch.from_numpy(np.stack([face.crop.mask for face in batch]))[:, None]
         mask = self.prior.latent_mask(masked)
-        known = _as_stored(self.prior.encode(crops.masked_fill(masked, 0.0))) * (1 - mask)
+        known = self._known(batch, crops, masked)
         return self.prior.encode(crops), known, mask, [face.key(self.settings.transform) for face in batch]
+
+    def _known(self, batch: list[FaceAtWork], crops: torch.Tensor, masked: torch.Tensor) -> torch.Tensor:
+        """The latents of the surroundings as recovery will have them: from the sidecar, or from the picture."""
+        for face in batch:
+            face.surroundings = face.surroundings or encode_surroundings(face.crop.values, face.crop.mask)
+        stored = known_latent(self.prior, [face.surroundings for face in batch], masked)
+        alone = self._recovered_from_the_picture(batch)
+        if not any(alone):
+            return stored
+        pictured = _in_half(self.prior.encode(crops.masked_fill(masked, 0.0))) * (1 - self.prior.latent_mask(masked))
+        return torch.where(torch.tensor(alone)[:, None, None, None], pictured, stored)
+
+    def _recovered_from_the_picture(self, batch: list[FaceAtWork]) -> list[bool]:
+        """Of each face, whether recovery will have the picture alone. A permanent picture is never recovered."""
+        return [self.settings.fidelity == "image" and not face.picture.task.permanent for face in batch]
 
     def _begin(self, batch: list[FaceAtWork]) -> Walker:
         noises = [face.noise for face in batch if face.noise is not None]
@@ -103,17 +121,19 @@ class Attempts:
 
     def _judge(self, batch: list[FaceAtWork], done: Anonymized) -> list[FaceAtWork]:
         """Paste finished faces and measure them. Returns those that are turned back and have another key."""
-        latent = _as_stored(done.latent)
+        masks = torch.from_numpy(np.stack([face.crop.mask for face in batch]))[:, None]
+        latent = rounded(done.latent, self.prior.latent_mask(masks).to(done.latent), self.levels)
         # Recovery from the picture alone needs the latent in it; where the sidecar holds the latent, the picture need not
-        # show the noise that the clean end of the grid leaves in it. A permanent picture is never recovered.
-        exactly = [self.settings.fidelity == "image" and not face.picture.task.permanent for face in batch]
+        # show the noise that the clean end of the grid leaves in it.
+        exactly = self._recovered_from_the_picture(batch)
         shown = torch.where(torch.tensor(exactly, device=latent.device)[:, None, None, None], latent, done.clean)
         decoded = self.prior.decode(shown).clamp(-1, 1).cpu().numpy()
         for position, face in enumerate(batch):
-            if not np.isfinite(decoded[position]).all() or not torch.isfinite(latent[position]).all():
+            stored = latent[position].cpu().numpy()
+            if not np.isfinite(decoded[position]).all() or not is_storable(stored, self.levels):
                 face.picture.failure = f"not_finite: the prior's result for face {face.index} is not a number"
                 continue
-            face.latent = latent[position].cpu().numpy().astype(np.float16)
+            face.latent = stored
             face.scale, face.noise_rms = float(done.scale[position]), float(done.noise_rms[position])
             paste_face(face, decoded[position], exactly=exactly[position])
         pasted = [face for face in batch if not face.picture.failure]
@@ -148,6 +168,6 @@ def _next_batch(waiting: Waiting, size: int) -> list[FaceAtWork]:
     return [stage.popleft() for _ in range(min(len(stage), size))]
 
 
-def _as_stored(latent: torch.Tensor) -> torch.Tensor:
-    """Round to the sidecar's float16, so that anonymizing and recovering start from the same numbers."""
+def _in_half(latent: torch.Tensor) -> torch.Tensor:
+    """Rounded to float16, which takes away what two encodings of the same pixels may differ by."""
     return latent.half().double()

@@ -25,9 +25,10 @@ class FaceAtWork:
 
     attempt: which of its keys it is under, counted from 0; a key serves one crop and is never used for another. first_attempt:
     the one that this crop began with.
-    latent (C, h, w) float16, scale: what the attempt made, for sidecar and record. noise (C, h, w) float64: the inversion's, it
-    serves the next attempt. walker: how far the present attempt has come. distance: the recognizer's, from the source; NaN until
-    it is measured.
+    surroundings: of the crop, encoded as a sidecar holds them; b"" until they are needed.
+    latent (C, h, w) float64 as it is stored, scale: what the attempt made, for sidecar and record. noise (C, h, w) float64: the
+    inversion's, it serves the next attempt. walker: how far the present attempt has come. distance: the recognizer's, from the
+    source; NaN until it is measured.
     """
 
     aligned: AlignedFace
@@ -35,7 +36,8 @@ class FaceAtWork:
     picture: "OpenedPicture" = field(repr=False)
     attempt: int = 0
     first_attempt: int = 0
-    latent: npt.NDArray[np.float16] | None = field(default=None, repr=False)
+    surroundings: bytes = field(default=b"", repr=False)
+    latent: npt.NDArray[np.float64] | None = field(default=None, repr=False)
     scale: float = 1.0
     noise_rms: float = 0.0
     noise: torch.Tensor | None = field(default=None, repr=False)
@@ -108,7 +110,7 @@ class FaceAtWork:
     def start_again(self, aligned: AlignedFace) -> None:
         """Another crop of the same face, under the next key."""
         self.next_key()
-        self.aligned, self.noise = aligned, None
+        self.aligned, self.noise, self.surroundings = aligned, None, b""
         self.first_attempt = self.attempt
 
 

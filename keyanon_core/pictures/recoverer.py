@@ -15,6 +15,7 @@ from keyanon_core.keys import verify_commitment
 from keyanon_core.methods import SolverStep, recover
 from keyanon_core.pictures.crops import cut_crop
 from keyanon_core.pictures.key import FaceGeometry, PictureKey
+from keyanon_core.pictures.stored import stored_latent
 from keyanon_core.priors import Prior
 from keyanon_core.sidecar import Sidecar, open_source
 
@@ -141,7 +142,8 @@ class PictureRecoverer:
             known = prior.encode(crops.masked_fill(crop_masks, 0.0)).half().double()
             latent = mask * prior.encode(crops) + (1 - mask) * known
         else:
-            latent = torch.from_numpy(np.stack([_stored_latent(parsed, key, face, prior) for face in faces]))
+            stored = [_stored(parsed, key, face, prior, crop.mask) for face, crop in zip(faces, cut, strict=True)]
+            latent = torch.from_numpy(np.stack(stored))
         done = recover(
             prior,
             latent,
@@ -153,11 +155,15 @@ class PictureRecoverer:
         return prior.decode(done.latent).clamp(-1, 1).cpu().numpy(), done.steps, done.nfe
 
 
-def _stored_latent(parsed: Sidecar, key: PictureKey, face: FaceGeometry, prior: Prior) -> npt.NDArray[np.float64]:
-    latent = parsed.faces[face.index].latent
-    if latent is None or latent.shape != tuple(prior.latent_shape):
-        raise SidecarError(f"{key.image_id}: the sidecar's latent of face {face.index} does not fit the prior")
-    return latent.astype(np.float64)
+def _stored(
+    parsed: Sidecar, key: PictureKey, face: FaceGeometry, prior: Prior, mask: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.float64]:
+    try:
+        return stored_latent(prior, parsed.faces[face.index], mask, parsed.levels)
+    except SidecarError as error:
+        raise SidecarError(
+            f"{key.image_id}: the sidecar's part of face {face.index} can not be used: {error}"
+        ) from error
 
 
 def _affine(face: FaceGeometry) -> npt.NDArray[np.float64]:

@@ -15,6 +15,8 @@ Status = Literal["anonymized", "no_face", "quarantined"]
 FIDELITIES = ("latent", "lossless", "image")
 OutputFormat = Literal["same", "png", "webp", "jpeg"]
 
+SIDECAR_BITS_LIMITS = (10.0, 16.0)  # below, a face comes back at less than 50 dB
+DEFAULT_SIDECAR_BITS = 11.5  # 60 dB in 32 KB of the embedded prior's crop (`benchmarks/recovery.py`)
 DEFAULT_GATE_THRESHOLD = 0.925  # of the distance that strangers have from a source
 DEFAULT_MAX_ATTEMPTS = 32  # keys tried for one face before its picture is quarantined
 DEFAULT_CHECK_EVERY = 1000  # faces; the first one and then one in so many are restored before they are published
@@ -28,6 +30,7 @@ class AnonymizeSettings:
     """The algorithm's settings.
 
     method, transform, inversion, steps: see `Procedure`. inversion "" and steps 0 are chosen, the inversion by the fidelity, too.
+    sidecar_bits: how finely a sidecar holds a face: bits of a latent's range from -1 to 1, whole or not; each costs 6 dB.
     gate_threshold: see `gate`; the least distance of a face from its source, as a share of the one that strangers have.
     check_every: see `way_back`; no value does without the first face.
     reversible: False makes every picture permanent, whatever its task says.
@@ -38,6 +41,7 @@ class AnonymizeSettings:
     inversion: str = ""
     steps: int = 0
     fidelity: str = "latent"
+    sidecar_bits: float = DEFAULT_SIDECAR_BITS
     regions: frozenset[str] = DEFAULT_REGIONS
     faces: FaceChoice = "detect"
     reversible: bool = True
@@ -58,6 +62,9 @@ class AnonymizeSettings:
         for name in ("max_attempts", "check_every", "face_batch", "max_pixels"):
             if getattr(self, name) < 1:
                 raise KeyanonError(f"{name} must be at least 1, not {getattr(self, name)}")
+        least, most = SIDECAR_BITS_LIMITS
+        if not least <= self.sidecar_bits <= most:
+            raise KeyanonError(f"sidecar_bits must be from {least:g} to {most:g}, not {self.sidecar_bits}")
         if self.reversible and self.fidelity == "image" and self.output_format == "same":
             raise KeyanonError(
                 "fidelity image recovers from the picture alone, which a JPEG does not hold well enough; choose output format "

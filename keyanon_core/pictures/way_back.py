@@ -99,7 +99,7 @@ class WayBack:
         """The source's crop and the anonymized one as the prior shows them beside the stored surroundings, (3, S, S) each."""
         if face.latent is None:
             raise ValueError(f"face {face.index} was not anonymized")
-        stored = torch.from_numpy(face.latent.astype(np.float64))[None]
+        stored = torch.from_numpy(face.latent)[None]
         inside = self.prior.latent_mask(torch.from_numpy(face.crop.mask)[None, None])
         source = inside * self.prior.encode(torch.from_numpy(face.crop.values)[None]) + (1 - inside) * stored
         shown, anonymized = self.prior.decode(torch.cat([source, stored])).clamp(-1, 1).cpu().numpy()

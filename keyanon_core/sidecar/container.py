@@ -1,13 +1,17 @@
-"""The sidecar: what is stored next to an anonymized picture so that recovery does not suffer from storage error.
+"""The file: one safetensors container per picture (it parses without executing anything).
 
-One safetensors file per picture (the container parses without executing anything). Its metadata holds one JSON text under
-`keyanon`; its tensors are, for face number i,
+Its metadata holds one JSON text under `keyanon`; its tensors are, for face number i,
 
-    i.commitment   uint8 (32,)         key commitment: tells a right key from a wrong one before any pixel is computed
-    i.latent       float16 (C, h, w)   the whole anonymized crop, inside and outside the mask   (fidelity latent, lossless)
-    i.source       uint8 (n,)          the source's pixels inside the mask, AES-256-GCM          (fidelity lossless)
+    i.commitment     uint8 (32,)       key commitment: tells a right key from a wrong one before any pixel is computed
+    i.surroundings   uint8 (n,)        the crop outside the mask, as `surroundings` encodes it    (fidelity latent, lossless)
+    i.codes          uint8 (n,)        the anonymized latent inside it, times `levels`, as `coding` packs it    (likewise)
+    i.source         uint8 (n,)        the source's pixels inside the mask, AES-256-GCM    (fidelity lossless)
 
-Nothing in it is secret: without the key, `latent` is one more anonymized face, and `source` is ciphertext.
+Version 1, which is read and not made any more, has instead of surroundings and codes
+
+    i.latent         float16 (C, h, w) the whole anonymized crop, inside and outside the mask
+
+Nothing in it is secret: without the key, the latent is one more anonymized face, and `source` is ciphertext.
 
 Whoever can write into a run's output can write a sidecar, so it is read as hostile bytes: its two JSON headers are short,
 have no member twice, no floating-point number and no text that is not Unicode; every number is in its range; what does
@@ -26,45 +30,58 @@ import safetensors.numpy
 from keyanon_core.errors import SidecarError
 from keyanon_core.imaging import MAX_SIDE
 
-FORMAT = "keyanon-sidecar/1"
+FORMAT = "keyanon-sidecar"
 MAX_SIDECAR_BYTES = 256 * 2**20  # bytes; a larger file is refused unread
 MAX_HEADER_BYTES = 2 * 2**20  # bytes of the container's JSON; that of MAX_FACES faces with all their parts has 1.2 MB
 MAX_FACES = 4096  # faces in one picture
-PARTS = ("commitment", "latent", "source")  # of a face, as its tensors are called after its number
+PARTS = {1: ("commitment", "latent", "source"), 2: ("commitment", "surroundings", "codes", "source")}
+"""Of a face, as its tensors are called after its number, by version."""
 COMMITMENT_BYTES = 32
+MIN_LEVELS, MAX_LEVELS = 1, 2**16  # in which a latent's 1 is stored
 
 
 @dataclass(frozen=True)
 class SidecarFace:
-    """One face's part of a sidecar: commitment (32 bytes), latent (C, h, w) float16 or None, source ciphertext or None."""
+    """One face's part of a sidecar.
+
+    commitment: 32 bytes. surroundings, codes: what lies around the mask, and in it; None at fidelity `image`. source: ciphertext
+    or None. latent: (C, h, w) float16, of version 1 alone, in place of surroundings and codes.
+    """
 
     commitment: bytes
-    latent: npt.NDArray[np.float16] | None = None
+    surroundings: bytes | None = None
+    codes: bytes | None = None
     source: bytes | None = None
+    latent: npt.NDArray[np.float16] | None = None
 
 
 @dataclass(frozen=True)
 class Sidecar:
-    """The parsed sidecar of one picture. `shape` is (height, width) of the picture in pixels."""
+    """The parsed sidecar of one picture. `shape` is (height, width) of the picture in pixels, `levels` how finely its latents are
+    stored: so many to 1; 0 in version 1.
+    """
 
     record_id: str
     image_id: str
     fidelity: str
     prior_digest: str
     shape: tuple[int, int]
+    levels: int
     faces: tuple[SidecarFace, ...]
+    version: int = 2
 
     def to_bytes(self) -> bytes:
         """Serialize; equal sidecars give equal bytes."""
         tensors: dict[str, npt.NDArray[Any]] = {}
         for index, face in enumerate(self.faces):
-            tensors[f"{index}.commitment"] = np.frombuffer(face.commitment, np.uint8)
-            if face.latent is not None:
-                tensors[f"{index}.latent"] = np.ascontiguousarray(face.latent, np.float16)
-            if face.source is not None:
-                tensors[f"{index}.source"] = np.frombuffer(face.source, np.uint8)
+            for part in PARTS[self.version]:
+                value = getattr(face, part)
+                if isinstance(value, bytes):
+                    tensors[f"{index}.{part}"] = np.frombuffer(value, np.uint8)
+                elif value is not None:
+                    tensors[f"{index}.{part}"] = np.ascontiguousarray(value, np.float16)
         header = {
-            "format": FORMAT,
+            "format": f"{FORMAT}/{self.version}",
             "record_id": self.record_id,
             "image_id": self.image_id,
             "fidelity": self.fidelity,
@@ -72,18 +89,20 @@ class Sidecar:
             "shape": list(self.shape),
             "faces": len(self.faces),
         }
+        if self.version > 1:
+            header["levels"] = self.levels
         return safetensors.numpy.save(tensors, metadata={"keyanon": json.dumps(header, sort_keys=True)})
 
     @staticmethod
     def from_bytes(data: bytes) -> "Sidecar":
-        """Parse untrusted bytes. Raises SidecarError when they are not a well-formed sidecar of this version."""
+        """Parse untrusted bytes. Raises SidecarError when they are not a well-formed sidecar of a known version."""
         if len(data) > MAX_SIDECAR_BYTES:
             raise SidecarError(f"sidecar of {len(data)} bytes exceeds the limit of {MAX_SIDECAR_BYTES} bytes")
         try:
-            header = _header(data)
+            version, header = _header(data)
             count = _whole(header, "faces", 0, MAX_FACES)
             tensors = safetensors.numpy.load(data)
-            strays = set(tensors) - {f"{index}.{part}" for index in range(count) for part in PARTS}
+            strays = set(tensors) - {f"{index}.{part}" for index in range(count) for part in PARTS[version]}
             if strays:
                 raise SidecarError(f"sidecar of {count} faces holds a part of none of them: {min(strays)!r:.100}")
             faces = tuple(_face(tensors, index) for index in range(count))
@@ -97,7 +116,9 @@ class Sidecar:
                     _whole({"height": height}, "height", 1, MAX_SIDE),
                     _whole({"width": width}, "width", 1, MAX_SIDE),
                 ),
+                levels=0 if version == 1 else _whole(header, "levels", MIN_LEVELS, MAX_LEVELS),
                 faces=faces,
+                version=version,
             )
         except (safetensors.SafetensorError, LookupError, ValueError, TypeError, RecursionError) as error:
             raise SidecarError(
@@ -105,8 +126,8 @@ class Sidecar:
             ) from error
 
 
-def _header(data: bytes) -> dict[str, Any]:
-    """Read the metadata of a safetensors file: 8 bytes little-endian length, then JSON (safetensors format)."""
+def _header(data: bytes) -> tuple[int, dict[str, Any]]:
+    """The version, and the metadata of a safetensors file: 8 bytes little-endian length, then JSON (safetensors format)."""
     length = int.from_bytes(data[:8], "little")
     if len(data) < 8 or length > len(data) - 8:
         raise SidecarError(f"not a readable sidecar (truncated at {len(data)} bytes); restore it from the run's output")
@@ -114,11 +135,12 @@ def _header(data: bytes) -> dict[str, Any]:
         raise SidecarError(f"a sidecar's header of {length} bytes exceeds the limit of {MAX_HEADER_BYTES} bytes")
     container = _strict_json(data[8 : 8 + length].decode())
     header: dict[str, Any] = _strict_json(container["__metadata__"]["keyanon"])
-    if header["format"] != FORMAT:
+    version = {f"{FORMAT}/{number}": number for number in PARTS}.get(header["format"])
+    if version is None:
         raise SidecarError(
-            f"sidecar format {header['format']!r:.100} is not {FORMAT!r}; use the keyanon version that wrote it"
+            f"sidecar format {header['format']!r:.100} is none of {FORMAT}/{list(PARTS)}; use the keyanon version that wrote it"
         )
-    return header
+    return version, header
 
 
 def _strict_json(text: str) -> Any:
@@ -161,7 +183,17 @@ def _face(tensors: dict[str, npt.NDArray[Any]], index: int) -> SidecarFace:
         latent.dtype == np.float16 and latent.ndim == 3 and latent.size and np.isfinite(latent).all()
     ):
         raise SidecarError(f"face {index}: latent is not a finite float16 array of three axes")
-    source = tensors.get(f"{index}.source")
-    if source is not None and (source.dtype != np.uint8 or source.ndim != 1):
-        raise SidecarError(f"face {index}: source is not a byte string")
-    return SidecarFace(commitment.tobytes(), latent, None if source is None else source.tobytes())
+    return SidecarFace(
+        commitment.tobytes(),
+        _bytes(tensors, index, "surroundings"),
+        _bytes(tensors, index, "codes"),
+        _bytes(tensors, index, "source"),
+        latent,
+    )
+
+
+def _bytes(tensors: dict[str, npt.NDArray[Any]], index: int, part: str) -> bytes | None:
+    value = tensors.get(f"{index}.{part}")
+    if value is not None and (value.dtype != np.uint8 or value.ndim != 1):
+        raise SidecarError(f"face {index}: {part} is not a byte string")
+    return None if value is None else value.tobytes()

@@ -89,22 +89,28 @@ def pictures() -> dict[str, bytes]:
 
 
 SIDECAR_HEADER = {
-    "format": "keyanon-sidecar/1",
+    "format": "keyanon-sidecar/2",
     "record_id": "1b4e28ba-2fa1-41d2-883f-0016d3cca427",
     "image_id": "a/b.png",
     "fidelity": "lossless",
     "prior_digest": "0" * 64,
     "shape": [20, 30],
     "faces": 2,
+    "levels": 1448,
 }
 
 
 @cache
-def sidecar() -> bytes:
+def sidecar(version: int = 2) -> bytes:
     """Two faces, one with all its parts."""
-    face = SidecarFace(bytes(range(32)), np.linspace(-1, 1, 12, dtype=np.float16).reshape(3, 2, 2), b"ciphertext")
-    names = {name: SIDECAR_HEADER[name] for name in ("record_id", "image_id", "fidelity", "prior_digest")}
-    return Sidecar(**names, shape=(20, 30), faces=(face, SidecarFace(bytes(32)))).to_bytes()  # type: ignore[arg-type]
+    commitment = bytes(range(32))
+    whole = SidecarFace(
+        commitment, source=b"ciphertext", latent=np.linspace(-1, 1, 12, dtype=np.float16).reshape(3, 2, 2)
+    )
+    coded = SidecarFace(commitment, b"surroundings", b"codes", b"ciphertext")
+    names = {name: SIDECAR_HEADER[name] for name in ("record_id", "image_id", "fidelity", "prior_digest", "levels")}
+    faces = (coded if version == 2 else whole, SidecarFace(bytes(32)))
+    return Sidecar(**names, shape=(20, 30), faces=faces, version=version).to_bytes()  # type: ignore[arg-type]
 
 
 def sidecar_of(container: str, body: bytes) -> bytes:

@@ -33,6 +33,7 @@ def seeds_are_accepted() -> list[tuple[str, bytes]]:
     return [
         *still,
         ("sidecar", seeds.sidecar()),
+        ("sidecar", seeds.sidecar(version=1)),
         *(("mask", data) for data in seeds.masks()),
         ("face", seeds.face_text().encode()),
         ("record", seeds.record()),
@@ -87,7 +88,7 @@ def test_any_bytes_are_read_or_refused_by_every_reader(data: bytes) -> None:
 
 
 @searched
-@given(data=mutated(seeds.sidecar()))
+@given(data=st.sampled_from([seeds.sidecar(), seeds.sidecar(version=1)]).flatmap(mutated))
 def test_sidecars_with_broken_bytes(data: bytes) -> None:
     targets.sidecar(data)
 

@@ -20,7 +20,8 @@ CROPS = np.zeros((2, 3, 4, 4))
 def _figures(method: str, steps: list[SolverStep]) -> RecoveryFigures:
     two = np.array([20.0, 22.0])
     return RecoveryFigures(
-        Procedure(method, inversion="ddim"), 24, 160, two / 20, CROPS, two, dict.fromkeys(STORAGES, CROPS),
+        Procedure(method, inversion="ddim"), np.array([30_000, 31_000]),
+        24, 160, two / 20, CROPS, two, dict.fromkeys(STORAGES, CROPS),
         {name: two + position for position, name in enumerate(STORAGES)}, CROPS, two - 9, steps,
     )  # fmt: skip
 

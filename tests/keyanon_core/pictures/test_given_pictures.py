@@ -19,7 +19,7 @@ from keyanon_core.pictures.crops import scaling
 from keyanon_core.pictures.recoverer import PictureRecoverer
 from keyanon_core.pictures.settings import PictureResult, PictureTask
 from keyanon_core.priors import Prior
-from keyanon_core.sidecar import Sidecar
+from keyanon_core.sidecar import Sidecar, decode_surroundings
 from tests.keyanon_core.pictures.photographs import in_mid_run, pixels_of, settings
 
 CROP_SIDE = 320  # px, of the aligned crop
@@ -166,8 +166,9 @@ def test_an_aligned_crop_is_scaled_onto_the_prior_and_comes_back(
     # What comes back is what the prior's small crop can hold of the face.
     held = warp(source, scaling(CROP_SIDE, prior.side), prior.side).transpose(2, 0, 1) / 127.5 - 1
     (stored,) = Sidecar.from_bytes(result.sidecar).faces
-    assert stored.latent is not None
-    error, change = np.abs(recovered.crops[0] - held), np.abs(stored.latent - held)
+    assert stored.surroundings is not None
+    around = decode_surroundings(stored.surroundings, prior.side)
+    error, change = np.abs(recovered.crops[0] - held), np.abs(around - held)
     assert error.mean() < change.mean() / 5
 
 
