@@ -7,7 +7,8 @@ doubts instead of four more looks at the whole picture. Where a picture is clutt
 their number is limited; where it shows a crowd, looking goes on as long as it finds faces.
 
 What is half hidden or half cut off looks like a face in no view that has it in the middle. Less is asked of it where something
-else speaks for it: that it lies beside a face of its size, or that in the picture the network was nearly sure.
+else speaks for it: that it lies beside a face of its size or across the border, or that in the picture the network was nearly
+sure.
 """
 
 from collections import Counter
@@ -28,7 +29,7 @@ PROMISE = 0.1  # score in every view below which it is not worth another
 HALF_PROMISE = 0.05  # score below which a view of what is half hidden shows nothing
 SMALL_SHARE = 0.85  # of the smallest face that is searched for: what is doubted and smaller is a button, a knot, a leaf
 PATIENCE = 20  # closer looks in a tile that may fail one after the other before its spare doubts are left
-BESIDE_DOUBT = 0.3  # score from which a doubt beside a face is no neck and no collar
+HALF_SEEN_DOUBT = 0.3  # score from which a doubt beside a face is no neck and no collar
 STRONG_DOUBT = 0.6  # score from which a doubt speaks for itself
 BESIDE_SIDES = 0.75  # of both sides together: faces whose middles are nearer than this lie beside each other
 CENTRE_SHARE = 0.3  # of the view's side: what lies further from its middle is another face
@@ -47,7 +48,7 @@ def confirmed(pixels: Pixels, network: Network, search: Search, seen: Sequence[S
         if doubt.spare and failed[doubt.tile] >= PATIENCE:
             continue
         face = _closer(pixels, network, search, doubt.face)
-        if face is None and search.hinted is not None and _is_hinted(doubt.face, faces):
+        if face is None and search.hinted is not None and _is_hinted(doubt.face, faces, pixels.shape):
             face = _as_it_stands(pixels, network, search.views, doubt.face, search.hinted)
         if face is not None and max(face.box[2] - face.box[0], face.box[3] - face.box[1]) >= SMALL_SHARE * min_face:
             faces.append(face)
@@ -71,9 +72,16 @@ def _outside(doubts: Iterable[Seen], sure: Sequence[Face]) -> list[Seen]:
     return outside
 
 
-def _is_hinted(doubt: Face, faces: Sequence[Face]) -> bool:
-    """Whether something speaks for a doubt but the closer looks."""
-    return doubt.score >= STRONG_DOUBT or (doubt.score >= BESIDE_DOUBT and _is_beside(doubt, faces))
+def _is_hinted(doubt: Face, faces: Sequence[Face], shape: Sequence[int]) -> bool:
+    """Whether something speaks for a doubt but the closer looks; shape: the picture's (H, W, ...)."""
+    half_seen = _is_cut(doubt, shape) or _is_beside(doubt, faces)
+    return doubt.score >= STRONG_DOUBT or (doubt.score >= HALF_SEEN_DOUBT and half_seen)
+
+
+def _is_cut(doubt: Face, shape: Sequence[int]) -> bool:
+    """Whether a doubt reaches beyond the picture."""
+    x0, y0, x1, y1 = doubt.box
+    return x0 < 0 or y0 < 0 or x1 > shape[1] - 1 or y1 > shape[0] - 1
 
 
 def _is_beside(doubt: Face, faces: Sequence[Face]) -> bool:

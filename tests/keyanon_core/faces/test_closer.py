@@ -336,7 +336,7 @@ def test_a_picture_goes_from_look_to_confirmation():
 
 
 @pytest.mark.parametrize(
-    ("doubted", "by", "size", "least", "found"),
+    ("doubted", "by", "size", "least", "found"),  # by: px below the face in front
     [
         (0.3, 30, 40, 0.25, True),  # half hidden beside a face of its size
         (0.29, 30, 40, 0.25, False),  # a neck
@@ -348,6 +348,9 @@ def test_a_picture_goes_from_look_to_confirmation():
         (0.6, 70, 40, 0.25, True),  # nearly sure
         (0.59, 70, 40, 0.25, False),
         (0.6, 70, 40, 0.35, False),
+        (0.3, 105, 40, 0.25, True),  # across the border
+        (0.3, 99, 40, 0.25, False),  # at it
+        (0.29, 105, 40, 0.25, False),
     ],
 )
 def test_less_is_asked_of_a_doubt_beside_a_face_or_nearly_sure(doubted, by, size, least, found):
