@@ -1,6 +1,7 @@
 """How well faces come back: both methods on the same aligned crops, and every fidelity on the same photographs.
 
-    python benchmarks/recovery.py --photos DIR [--limit 40] [--prior embedded] [--steps 0] [--crops-only] [--json]
+    python benchmarks/recovery.py --photos DIR [--limit 40] [--prior embedded] [--steps 0] [--json]
+        [--tables crops,bits,photographs,lossless]
 
 Prints medians over all faces found. PSNR is inside the mask, against the source crop. The first table stores the crop itself. The
 second shows what a sidecar's bytes buy, beside the alternative that anonymizes nothing: a blurred face and its source, encoded
@@ -11,8 +12,7 @@ has not.
 
 import json
 import platform
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -24,7 +24,7 @@ import typer
 from PIL import Image
 
 from keyanon_core.errors import ConvergenceError
-from keyanon_core.evaluation import STORAGES, RecoveryFigures, measure_recovery
+from keyanon_core.evaluation import STORAGES, RecoveryFigures, measure_recovery, measure_sidecar
 from keyanon_core.evaluation.recovery import psnr
 from keyanon_core.faces import FaceModels, load_face_models
 from keyanon_core.imaging import decode_picture, encode_image
@@ -36,21 +36,13 @@ from keyanon_core.priors import Prior, load_prior
 from keyanon_core.procedure import Procedure
 
 PROCEDURES = (("exact", "rotation", "none"), ("exact", "rotation", "ddim"), ("paper", "sign", "ddim"))
+TABLES = ("crops", "bits", "photographs", "lossless")
 BITS = (10.0, 11.0, 11.5, 12.0, 13.0, 14.0)
 ENCRYPTED_QUALITIES = (80, 95, 100)  # of WebP
 OVERHEAD = 16 + 12  # bytes of an AES-GCM tag and nonce
 BATCH = 8  # faces measured together
+Row = dict[str, float | str]
 PICTURES = {".jpg", ".jpeg", ".png", ".webp"}
-
-
-@dataclass
-class Lossless:
-    """Photographs anonymized at fidelity `lossless`, and how many came back pixel for pixel."""
-
-    anonymized: int = 0
-    exact: int = 0
-    attempts: float = 0.0
-    distances: list[float] | None = None
 
 
 def main(
@@ -58,7 +50,7 @@ def main(
     limit: Annotated[int, typer.Option(help="Photographs at most, in order of name.")] = 40,
     prior: Annotated[str, typer.Option(help="embedded, a directory, or a hub id.")] = "embedded",
     steps: Annotated[int, typer.Option(help="DDIM steps one way; 0 takes each procedure's own.")] = 0,
-    crops_only: Annotated[bool, typer.Option("--crops-only", help="The first table alone.")] = False,
+    tables: Annotated[str, typer.Option(help="Which of the tables, with commas.")] = ",".join(TABLES),
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document instead of the table.")] = False,
 ) -> None:
     """Measure and print."""
@@ -67,12 +59,18 @@ def main(
     crops = [crop for path in paths for crop in _crops(path, loaded, models)]
     if not crops:
         raise typer.BadParameter(f"no face found in {len(paths)} pictures of {photos}")
-    rows = [_measure(loaded, crops, Procedure(*names, steps)) for names in PROCEDURES]
-    bits = [_with_bits(loaded, crops, Procedure(steps=steps), one) for one in BITS]
-    bits += [_encrypted(crops, quality) for quality in ENCRYPTED_QUALITIES]
-    fidelities = () if crops_only else ("image", "latent")
-    photographed = [_photographed(paths, loaded, models, steps, fidelity) for fidelity in fidelities]
-    lossless = Lossless() if crops_only else _lossless(paths, loaded, models, steps)
+    if unknown := set(tables.split(",")) - set(TABLES):
+        raise typer.BadParameter(f"no table is called {min(unknown)!r}; choose from {', '.join(TABLES)}")
+    wanted: dict[str, Callable[[], list[Row]]] = {
+        "crops": lambda: [_measure(loaded, crops, Procedure(*names, steps)) for names in PROCEDURES],
+        "bits": lambda: [
+            *(_with_bits(loaded, crops, Procedure(steps=steps), bits) for bits in BITS),
+            *(_encrypted(crops, quality) for quality in ENCRYPTED_QUALITIES),
+        ],
+        "photographs": lambda: [_photographed(paths, loaded, models, steps, name) for name in ("image", "latent")],
+        "lossless": lambda: [_lossless(paths, loaded, models, steps)],
+    }
+    made = {name: make() for name, make in wanted.items() if name in tables.split(",")}
     facts = {
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
@@ -81,22 +79,14 @@ def main(
         "faces": len(crops),
     }
     if as_json:
-        typer.echo(
-            json.dumps({**facts, "rows": rows, "bits": bits, "photographed": photographed, "lossless": vars(lossless)})
-        )
+        typer.echo(json.dumps({**facts, **made}))
         return
     typer.echo(" · ".join(f"{name} {value}" for name, value in facts.items()))
-    for table in (rows, bits, photographed) if photographed else (rows, bits):
+    for table in made.values():
         columns = list(table[0])
         typer.echo("| " + " | ".join(columns) + " |\n|" + "---|" * len(columns))
         for row in table:
             typer.echo("| " + " | ".join(_cell(row[column]) for column in columns) + " |")
-    if crops_only:
-        return
-    typer.echo(
-        f"lossless: {lossless.exact} of {lossless.anonymized} anonymized photographs came back pixel-exact inside every mask; "
-        f"{lossless.attempts / max(lossless.anonymized, 1):.2f} keys tried per photograph by the gate"
-    )
 
 
 def _crops(path: Path, prior: Prior, models: FaceModels) -> Iterator[Crop]:
@@ -106,7 +96,7 @@ def _crops(path: Path, prior: Prior, models: FaceModels) -> Iterator[Crop]:
         yield face.crop
 
 
-def _measure(prior: Prior, crops: list[Crop], procedure: Procedure) -> dict[str, float | str]:
+def _measure(prior: Prior, crops: list[Crop], procedure: Procedure) -> Row:
     """Medians of one procedure over all crops, BATCH at a time."""
     parts = [measure_recovery(prior, values, masks, procedure) for values, masks in _batches(crops)]
     recovered = {name: _all(parts, lambda part, name=name: part.recovered_psnr[name]) for name in STORAGES}
@@ -134,13 +124,13 @@ def _batches(crops: list[Crop]) -> Iterator[tuple[npt.NDArray[np.float64], npt.N
         yield np.stack([crop.values for crop in batch]), np.stack([crop.mask for crop in batch])
 
 
-def _with_bits(prior: Prior, crops: list[Crop], procedure: Procedure, bits: float) -> dict[str, float | str]:
-    parts = [measure_recovery(prior, values, masks, procedure, bits) for values, masks in _batches(crops)]
-    sizes = _all(parts, lambda part: part.sidecar_bytes)
-    return _priced(f"sidecar of {bits:g} bits", sizes, _all(parts, lambda part: part.recovered_psnr["sidecar"]))
+def _with_bits(prior: Prior, crops: list[Crop], procedure: Procedure, bits: float) -> Row:
+    parts = [measure_sidecar(prior, values, masks, procedure, bits) for values, masks in _batches(crops)]
+    sizes, psnrs = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return _priced(f"sidecar of {bits:g} bits", sizes, psnrs)
 
 
-def _encrypted(crops: list[Crop], quality: int) -> dict[str, float | str]:
+def _encrypted(crops: list[Crop], quality: int) -> Row:
     """The source's crop, grey outside the mask, as WebP of this quality, encrypted."""
     sizes, psnrs = [], []
     for crop in crops:
@@ -153,7 +143,7 @@ def _encrypted(crops: list[Crop], quality: int) -> dict[str, float | str]:
     return _priced(f"encrypted crop, WebP {quality}", np.array(sizes), np.array(psnrs))
 
 
-def _priced(what: str, sizes: npt.NDArray[np.int64], psnrs: npt.NDArray[np.float64]) -> dict[str, float | str]:
+def _priced(what: str, sizes: npt.NDArray[np.int64], psnrs: npt.NDArray[np.float64]) -> Row:
     kilobytes = float(np.median(sizes)) / 1000
     return {
         "stored": what,
@@ -169,9 +159,7 @@ def _all(parts: list[RecoveryFigures], pick: object) -> npt.NDArray[np.float64]:
     return np.concatenate([pick(part) for part in parts])  # type: ignore[operator]
 
 
-def _photographed(
-    paths: list[Path], prior: Prior, models: FaceModels, steps: int, fidelity: str
-) -> dict[str, float | str]:
+def _photographed(paths: list[Path], prior: Prior, models: FaceModels, steps: int, fidelity: str) -> Row:
     """The job's own path over whole photographs, every face compared in its crop and in the photograph's own pixels."""
     settings = AnonymizeSettings(fidelity=fidelity, steps=steps, output_format="png")
     anonymizer, recoverer = PictureAnonymizer(prior, models, settings), PictureRecoverer(prior)
@@ -193,7 +181,9 @@ def _photographed(
         masks = [face.mask for face in result.key.faces]
         for index, face in enumerate(result.key.faces):
             others = masks[:index] + masks[index + 1 :]
-            cut = cut_crop(source, np.reshape(face.affine, (2, 3)), face.mask, others, prior.side)
+            cut = cut_crop(
+                source, np.reshape(face.affine, (2, 3)), face.mask, others, prior.side, inner=fidelity == "image"
+            )
             crops.append(float(psnr(recovered.crops[index][None], cut.values[None], cut.mask[None])[0]))
             inside = face.mask.full(source.shape)
             for shown, values in ((recovered.pixels, pictures), (published, anonymized)):
@@ -215,10 +205,10 @@ def _spread(name: str, values: list[float]) -> dict[str, float]:
     }
 
 
-def _lossless(paths: list[Path], prior: Prior, models: FaceModels, steps: int) -> Lossless:
-    """The job's own path over whole photographs, at fidelity `lossless`."""
+def _lossless(paths: list[Path], prior: Prior, models: FaceModels, steps: int) -> Row:
+    """The job's own path over whole photographs, at fidelity `lossless`: how many came back pixel for pixel."""
     anonymizer = PictureAnonymizer(prior, models, AnonymizeSettings(fidelity="lossless", steps=steps))
-    recoverer, figures = PictureRecoverer(None), Lossless(distances=[])
+    recoverer, anonymized, exact, keys = PictureRecoverer(None), 0, 0, 0.0
     for path in paths:
         encoded = path.read_bytes()
         (result,) = anonymizer([PictureTask(path.name, encoded)])
@@ -226,12 +216,15 @@ def _lossless(paths: list[Path], prior: Prior, models: FaceModels, steps: int) -
             continue
         source = decode_picture(encoded, max_pixels=AnonymizeSettings().max_pixels)
         recovered = recoverer.recover(result.encoded, result.sidecar, result.key)
-        figures.anonymized += 1
-        figures.exact += int(np.array_equal(recovered.pixels, source) and recovered.exact)
-        figures.attempts += result.metrics["attempts"]
-        if figures.distances is not None:
-            figures.distances.append(result.metrics["min_distance"])
-    return figures
+        anonymized += 1
+        exact += int(np.array_equal(recovered.pixels, source) and recovered.exact)
+        keys += result.metrics["attempts"]
+    return {
+        "fidelity": "lossless",
+        "anonymized": anonymized,
+        "pixel-exact": exact,
+        "keys tried per photograph": keys / max(anonymized, 1),
+    }
 
 
 def _cell(value: float | str) -> str:

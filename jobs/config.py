@@ -195,7 +195,7 @@ class AnonymizeConfig(InputConfig):
     def _procedure_is_chosen(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
-        asked = (values.get(name, cls.model_fields[name].default) for name in ("method", "transform", "fidelity"))
+        asked = (values.get(name, cls.model_fields[name].default) for name in ("method", "transform"))
         inversion = values.get("inversion") or chosen_inversion(*asked)
         steps = DEFAULT_STEPS[inversion] if inversion in INVERSIONS else DEFAULT_STEPS["none"]
         return {"steps": steps, **values, "inversion": inversion}

@@ -88,7 +88,7 @@ def anonymize(
         Literal["none", "ddim"] | None,
         _option(
             "none",
-            "DDIM inversion before the transform; ddim by itself with sign, paper or fidelity image.",
+            "DDIM inversion before the transform; ddim by itself with sign and paper.",
             _ALGORITHM,
         ),
     ] = None,

@@ -68,7 +68,9 @@ def write_report(
 
 
 def decibel(value: float) -> str:
-    """A PSNR for people."""
+    """A PSNR for people; NaN where nothing came back."""
+    if math.isnan(value):
+        return "does not come back"
     return "exact" if math.isinf(value) else f"{value:.1f} dB"
 
 

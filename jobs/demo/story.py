@@ -1,5 +1,6 @@
 """The demo's story: anonymize real photographs, recover one by an approved request, and measure what the methods buy."""
 
+import math
 import time
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -14,7 +15,7 @@ from jobs.anonymize import run_anonymize
 from jobs.config import AnonymizeConfig
 from jobs.inspect_output import read_manifest, read_rows
 from jobs.recover import prepare, recover_request
-from keyanon_core.errors import WrongKeyError
+from keyanon_core.errors import ConvergenceError, WrongKeyError
 from keyanon_core.evaluation import RecoveryFigures, measure_recovery, psnr
 from keyanon_core.faces import FaceModels, load_face_models
 from keyanon_core.imaging import decode_picture
@@ -154,12 +155,12 @@ def compare_fidelities(prior: Prior, models: FaceModels, photo: Path) -> tuple[l
         (result,) = anonymizer([PictureTask(photo.name, encoded)])
         picture, sidecar, key = _published(result)
         for stored, copy in (("PNG as published", picture), (f"JPEG copy, quality {JPEG_QUALITY}", _jpeg(picture))):
-            recovered = recoverer.recover(copy, sidecar, key)
-            rows.append(
-                FidelityRow(
-                    fidelity, stored, _masked_psnr(recovered.pixels, source, key), recovered.exact, len(sidecar)
-                )
-            )
+            try:
+                recovered = recoverer.recover(copy, sidecar, key)
+                value, exact = _masked_psnr(recovered.pixels, source, key), recovered.exact
+            except ConvergenceError:  # what recovery reads is in the picture alone, and a JPEG lost it
+                value, exact = math.nan, False
+            rows.append(FidelityRow(fidelity, stored, value, exact, len(sidecar)))
         if fidelity == "latent":
             wrong = _try_wrong_key(recoverer, result, source)
     if wrong is None:

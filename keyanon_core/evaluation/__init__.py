@@ -10,7 +10,15 @@ from keyanon_core.evaluation.quality import (
     seam,
     skin_tone,
 )
-from keyanon_core.evaluation.recovery import STORAGES, Crops, RecoveryFigures, eight_bit, measure_recovery, psnr
+from keyanon_core.evaluation.recovery import (
+    STORAGES,
+    Crops,
+    RecoveryFigures,
+    eight_bit,
+    measure_recovery,
+    measure_sidecar,
+    psnr,
+)
 
 __all__ = [
     "STORAGES",
@@ -23,6 +31,7 @@ __all__ = [
     "eight_bit",
     "frechet_distance",
     "measure_recovery",
+    "measure_sidecar",
     "nearest",
     "psnr",
     "seam",

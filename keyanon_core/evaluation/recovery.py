@@ -8,7 +8,7 @@ import numpy.typing as npt
 import torch
 
 from keyanon_core.keys import face_key, new_image_key
-from keyanon_core.methods import SolverStep, anonymize, recover
+from keyanon_core.methods import Anonymized, SolverStep, anonymize, recover
 from keyanon_core.pictures.settings import DEFAULT_SIDECAR_BITS
 from keyanon_core.pictures.stored import known_latent, levels_of, packed, rounded
 from keyanon_core.priors import Prior
@@ -54,6 +54,41 @@ def eight_bit(crops: Crops) -> Crops:
     return np.asarray(np.round((np.clip(crops, -1, 1) + 1) * 127.5) / 127.5 - 1, dtype=np.float64)
 
 
+@dataclass(frozen=True)
+class _Kept:
+    """n anonymized crops, and the latents and bytes that a sidecar has of them."""
+
+    mask: torch.Tensor
+    keys: list[bytes]
+    done: Anonymized
+    latent: torch.Tensor
+    sizes: npt.NDArray[np.int64]
+
+
+def _keep(prior: Prior, crops: Crops, masks: npt.NDArray[np.bool_], procedure: Procedure, bits: float) -> _Kept:
+    x, inside = torch.from_numpy(crops), torch.from_numpy(masks)[:, None]
+    mask, levels = prior.latent_mask(inside), levels_of(bits)
+    surroundings = [encode_surroundings(crop, where) for crop, where in zip(crops, masks, strict=True)]
+    known = known_latent(prior, surroundings, inside)
+    keys = [face_key(new_image_key(), 0, 0, procedure.transform) for _ in crops]
+    done = anonymize(prior, prior.encode(x), known, mask, keys, procedure)
+    latent = rounded(done.latent, mask, levels)
+    codes = [packed(prior, one, where, levels) for one, where in zip(latent.cpu().numpy(), masks, strict=True)]
+    sizes = np.array([len(around) + len(inner) for around, inner in zip(surroundings, codes, strict=True)])
+    return _Kept(mask, keys, done, latent, sizes)
+
+
+def measure_sidecar(
+    prior: Prior, crops: Crops, masks: npt.NDArray[np.bool_], procedure: Procedure, bits: float
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """What a sidecar of so many bits takes and gives back of each of n crops: bytes (n,), and dB (n,) inside the mask. Arguments
+    as in `measure_recovery`.
+    """
+    kept = _keep(prior, crops, masks, procedure, bits)
+    back = recover(prior, kept.latent, kept.mask, kept.keys, kept.done.scale, procedure)
+    return kept.sizes, psnr(prior.decode(back.latent).cpu().numpy(), crops, masks)
+
+
 def measure_recovery(
     prior: Prior, crops: Crops, masks: npt.NDArray[np.bool_], procedure: Procedure, bits: float = DEFAULT_SIDECAR_BITS
 ) -> RecoveryFigures:
@@ -62,34 +97,26 @@ def measure_recovery(
     crops: (n, 3, S, S) float64 in [-1, 1]; masks: (n, S, S) bool. The known region is what a sidecar shows of it, as in the job.
     bits: of the sidecar.
     """
-    x, inside = torch.from_numpy(crops), torch.from_numpy(masks)[:, None]
-    mask = prior.latent_mask(inside)
-    surroundings = [encode_surroundings(crop, where) for crop, where in zip(crops, masks, strict=True)]
-    known = known_latent(prior, surroundings, inside)
-    levels = levels_of(bits)
-    image_keys = [new_image_key() for _ in crops]
-    keys = [face_key(image_key, 0, 0, procedure.transform) for image_key in image_keys]
-    wrong = [face_key(secrets.token_bytes(len(image_key)), 0, 0, procedure.transform) for image_key in image_keys]
-    done = anonymize(prior, prior.encode(x), known, mask, keys, procedure)
+    kept = _keep(prior, crops, masks, procedure, bits)
+    done = kept.done
+    wrong = [face_key(secrets.token_bytes(len(key)), 0, 0, procedure.transform) for key in kept.keys]
     anonymized = prior.decode(done.latent).cpu().numpy()
     reencoded = prior.encode(torch.from_numpy(eight_bit(anonymized)))
-    held = rounded(done.latent, mask, levels)
-    codes = [packed(prior, one, where, levels) for one, where in zip(held.cpu().numpy(), masks, strict=True)]
     stored = {
         "float": done.latent,
-        "sidecar": held,
-        "8-bit crop": mask * reencoded + (1 - mask) * known,
+        "sidecar": kept.latent,
+        "8-bit crop": kept.mask * reencoded + (1 - kept.mask) * done.latent,
     }
 
     def restore(latent: torch.Tensor, with_keys: list[bytes]) -> tuple[Crops, list[SolverStep], int]:
-        result = recover(prior, latent, mask, with_keys, done.scale, procedure)
+        result = recover(prior, latent, kept.mask, with_keys, done.scale, procedure)
         return prior.decode(result.latent).cpu().numpy(), result.steps, result.nfe
 
-    restored = {storage: restore(latent, keys) for storage, latent in stored.items()}
+    restored = {storage: restore(latent, kept.keys) for storage, latent in stored.items()}
     false_face, _, _ = restore(stored["sidecar"], wrong)
     return RecoveryFigures(
         procedure=procedure,
-        sidecar_bytes=np.array([len(a) + len(b) for a, b in zip(surroundings, codes, strict=True)]),
+        sidecar_bytes=kept.sizes,
         nfe_anonymize=done.nfe,
         nfe_recover=restored["sidecar"][2],
         noise_rms=done.noise_rms.cpu().numpy(),

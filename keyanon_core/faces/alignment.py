@@ -16,6 +16,7 @@ from functools import lru_cache
 import cv2
 import numpy as np
 import numpy.typing as npt
+from scipy import sparse
 
 from keyanon_core.errors import PictureError
 from keyanon_core.faces.masks import PictureMask
@@ -170,6 +171,35 @@ def footprint(mask: PictureMask, affine: Affine, side: int, shape: tuple[int, ..
         return np.zeros((side, side), np.bool_)
     bits = mask.crop((x0, y0, x1, y1))[..., None]
     return np.asarray(taps.apply(taps.blocks(bits))[..., 0] > 0)
+
+
+def inner_cells(mask: PictureMask, affine: Affine, side: int, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
+    """(side, side) bool: crop pixels of `warp` to which pixels of the mask contribute and nothing else does. shape: the picture's
+    (H, W, ...).
+    """
+    taps = _taps(affine, side, shape)
+    others = ~mask.crop(taps.pixel_window())
+    return np.asarray(taps.apply(taps.blocks(others[..., None]))[..., 0] == 0)
+
+
+def kernel(
+    mask: PictureMask, affine: Affine, side: int, shape: tuple[int, ...]
+) -> tuple[sparse.csr_array, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """`warp` as a matrix: (side * side, n) float64 weights of the mask's n pixels under the crop, and their rows and columns in a
+    picture of shape (H, W, ...).
+    """
+    taps = _taps(affine, side, shape)
+    k, n, (x0, y0, x1, y1) = taps.k, taps.index.shape[2], taps.window
+    index, weight = (part.transpose(1, 3, 0, 2, 4).reshape(side * side, -1) for part in (taps.index, taps.weight))
+    crop_cells = np.repeat(np.arange(side * side), index.shape[1])
+    samples = (weight.ravel() / (n * n), (crop_cells, index.ravel()))
+    of_blocks = sparse.csr_array(samples, shape=(side * side, (x1 - x0) * (y1 - y0)))
+    row, column = np.nonzero(mask.crop(taps.pixel_window()))
+    block = (row // k) * (x1 - x0) + column // k
+    shares = (np.full(len(row), 1 / (k * k)), (block, np.arange(len(row))))
+    of_pixels = of_blocks @ sparse.csr_array(shares, shape=(of_blocks.shape[1], len(row)))
+    of_pixels.eliminate_zeros()
+    return of_pixels, row + y0 * k, column + x0 * k
 
 
 def coverage(affine: Affine, side: int, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:

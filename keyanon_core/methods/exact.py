@@ -37,7 +37,8 @@ float16 sidecar is ten times the first. Through Psi as well both would grow furt
 
 @dataclass(frozen=True)
 class Walk:
-    """What a batch of faces walks on: the prior, the path of the known region, the masks (B, 1, h, w), the timesteps.
+    """What a batch of faces walks on: the prior, the path of the known region, the masks (B, 1, h, w), the timesteps, and (T,)
+    float64 `alpha_bar` at them: the schedule's, but for the clean end where the procedure has a noise of its own there.
 
     States w, v are (B, C, h, w) float64, zero outside the masks.
     """
@@ -46,19 +47,23 @@ class Walk:
     known: KnownPath
     mask: Tensor
     grid: tuple[int, ...]
+    alpha_bar: Tensor
 
     @staticmethod
-    def around(prior: Prior, clean: Tensor, mask: Tensor, face_keys: Sequence[bytes], grid: Sequence[int]) -> "Walk":
+    def around(prior: Prior, clean: Tensor, mask: Tensor, face_keys: Sequence[bytes], procedure: Procedure) -> "Walk":
         """Beside the known region of `clean` (B, C, h, w); where it must be noisy, its noise comes from the face keys, so that
         both directions see the same.
         """
-        clean = clean * (1 - mask)
+        clean, grid, alpha_bar = clean * (1 - mask), prior.grid(procedure), prior.alpha_bar
+        if procedure.clean_noise is not None:
+            alpha_bar = alpha_bar.clone()
+            alpha_bar[grid[0]] = 1 - procedure.clean_noise**2
         noise = None
         if prior.conditioning != "inpaint":
             streams = [KeyStream(subkey(key, "known-noise")) for key in face_keys]
             drawn = torch.stack([torch.from_numpy(s.normal(clean[0].numel())).view(clean.shape[1:]) for s in streams])
             noise = drawn.to(clean) * (1 - mask)
-        return Walk(prior, KnownPath(clean, noise, prior.alpha_bar, grid[0]), mask, tuple(grid))
+        return Walk(prior, KnownPath(clean, noise, alpha_bar, grid[0]), mask, grid, alpha_bar)
 
     @property
     def coordinates(self) -> Tensor:
@@ -78,7 +83,7 @@ class Walk:
 
     def step(self, w: Tensor, s: int, t: int) -> Tensor:
         """One DDIM step of the masked coordinates: `A w + C eps(w + known_s, s)`."""
-        k = ddim_coefficients(self.prior.alpha_bar, s, t)
+        k = ddim_coefficients(self.alpha_bar, s, t)
         return self.mask * (k.a * w + k.c * self.eps(w, s))
 
     def psi(self, w: Tensor) -> Tensor:
@@ -89,7 +94,7 @@ class Walk:
 
     def unstep(self, v: Tensor, s: int, t: int, eps: Tensor, where: str, limits: SolverLimits) -> Solution:
         """Solves `step(w, s, t) = v`: `w <- (v - C eps(w + known_s, s)) / A`, started from a guess of that eps."""
-        k = ddim_coefficients(self.prior.alpha_bar, s, t)
+        k = ddim_coefficients(self.alpha_bar, s, t)
 
         def g(w: Tensor, faces: Tensor) -> Tensor:
             open_walk = self.of(faces)
@@ -157,7 +162,7 @@ class Walker:
         w, clean = self.w, self.clean
         for s, t in backwards(self.walk.grid)[self.taken : taken]:
             before, w = w, self.walk.step(w, s, t)
-            clean = self.walk.mask * clean_prediction(self.walk.prior.alpha_bar, before, w, s, t)
+            clean = self.walk.mask * clean_prediction(self.walk.alpha_bar, before, w, s, t)
         return replace(self, taken=taken, w=w, clean=clean)
 
     def finish(self, nfe: int) -> Anonymized:
@@ -176,7 +181,7 @@ def begin(
     noise: Tensor | None = None,
 ) -> Walker:
     """K; with inversion `ddim` K . Psi: N evaluations, none with the `noise` of an earlier call. Shapes as in `anonymize`."""
-    walk = Walk.around(prior, z_known, mask, face_keys, prior.grid(procedure))
+    walk = Walk.around(prior, z_known, mask, face_keys, procedure)
     transforms = masked_transforms(procedure.transform, face_keys, mask, z.shape[1])
     inverts = procedure.inversion == "ddim"
     if not inverts and float(walk.coordinates.min()) < MIN_COORDINATES:
@@ -225,7 +230,7 @@ def recover(
     """
     first, last = TOLERANCES[procedure.inversion] if tolerance is None else (tolerance, tolerance)
     limits = [SolverLimits(float(one), max_iterations) for one in np.linspace(first, last, procedure.steps)]
-    walk = Walk.around(prior, latent, mask, face_keys, prior.grid(procedure))
+    walk = Walk.around(prior, latent, mask, face_keys, procedure)
     transforms = masked_transforms(procedure.transform, face_keys, mask, latent.shape[1])
     w, steps = _undo(walk, latent * mask, "phi", limits)
     w = apply_inverse(w, mask, transforms, scale)
@@ -241,7 +246,7 @@ def recover(
 
 def _undo(walk: Walk, v: Tensor, phase: Phase, limits: Sequence[SolverLimits]) -> tuple[Tensor, list[SolverStep]]:
     """Phi^-1 or Psi^-1, each step started from the eps that the steps before ended with."""
-    lam = half_log_snr(walk.prior.alpha_bar)
+    lam = half_log_snr(walk.alpha_bar)
     pairs = backwards(walk.grid) if phase == "phi" else forwards(walk.grid)
     # The clean end is taken for a face without noise, the noisy one for noise without a face: an evaluation there saves none.
     guess = torch.zeros_like(v) if phase == "phi" else v
@@ -253,7 +258,7 @@ def _undo(walk: Walk, v: Tensor, phase: Phase, limits: Sequence[SolverLimits]) -
             guess = eps_2 + EXTRAPOLATED * float((lam[s] - lam[t_2]) / (lam[t_2] - lam[t_1])) * (eps_2 - eps_1)
         solution = walk.unstep(v, s, t, guess, f"inverse of the {phase}", of_step)
         steps.append(SolverStep(phase, t, s, solution.iterations, solution.residual))
-        guess = step_eps(walk.prior.alpha_bar, solution.w, v, s, t)
+        guess = step_eps(walk.alpha_bar, solution.w, v, s, t)
         known = [*known[-1:], (s, guess)]
         v = solution.w
     return v, steps

@@ -112,7 +112,10 @@ class PictureAnonymizer:
         """All faces of a picture, outlined and cut together. Raises PictureError."""
         crop = self.settings.faces == "aligned"
         regions = self.settings.regions
-        aligned = align_faces(picture.source, detected, self.models.parser, regions, self.prior, aligned_crop=crop)
+        inner = self.settings.fidelity == "image" and not picture.task.permanent
+        aligned = align_faces(
+            picture.source, detected, self.models.parser, regions, self.prior, aligned_crop=crop, inner=inner
+        )
         for index, face in enumerate(aligned):
             if not face.crop.mask.any():
                 raise PictureError("empty_mask", f"face {index} has no pixel of its own to anonymize")

@@ -2,7 +2,8 @@
 
 Every crop pixel is one of three kinds: in the face's own mask; known, when nothing but unmasked picture pixels contribute to it;
 or void, when another face or the world outside the picture contributes. Void pixels take the mean colour of the known ones, so
-neither a neighbour's face nor a smeared border ever enters a sidecar. The kinds follow from the interpolation kernel itself
+neither a neighbour's face nor a smeared border ever enters a sidecar. Where recovery has the picture alone, what the mask's rim
+mixes with its surroundings can not be read back from it, and is void too. The kinds follow from the interpolation kernel itself
 (`footprint`), so no margin has to be guessed.
 """
 
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from keyanon_core.faces.alignment import coverage, footprint, similarity, warp
+from keyanon_core.faces.alignment import coverage, footprint, inner_cells, similarity, warp
 from keyanon_core.faces.detection import Face, FaceParser
 from keyanon_core.faces.masks import PictureMask, disjoint_masks
 from keyanon_core.priors import Prior
@@ -22,10 +23,15 @@ Affine = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Crop:
-    """One aligned crop. values: (3, S, S) float64 in [-1, 1]; mask: (S, S) bool, True where the face is anonymized."""
+    """One aligned crop.
+
+    values: (3, S, S) float64 in [-1, 1]. mask: (S, S) bool, True where the face is anonymized. rim: (S, S) bool, void cells to
+    which masked pixels contribute as well as others; none unless the crop was cut `inner`.
+    """
 
     values: npt.NDArray[np.float64]
     mask: npt.NDArray[np.bool_]
+    rim: npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -46,11 +52,12 @@ def align_faces(
     prior: Prior,
     *,
     aligned_crop: bool = False,
+    inner: bool = False,
 ) -> list[AlignedFace]:
     """Outline all faces of a picture, disjointly, and cut their crops.
 
-    pixels: (H, W, 3) uint8. aligned_crop: the picture is itself the crop of its first face. Raises PictureError for landmarks
-    that are no face's.
+    pixels: (H, W, 3) uint8. aligned_crop: the picture is itself the crop of its first face. inner: see `cut_crop`. Raises
+    PictureError for landmarks that are no face's.
     """
     masks = disjoint_masks([parser.mask(pixels, face, regions) for face in faces])
     aligned = []
@@ -58,7 +65,7 @@ def align_faces(
         whole = aligned_crop and index == 0
         affine = scaling(pixels.shape[0], prior.side) if whole else similarity(face.landmarks, prior.landmark_template)
         others = masks[:index] + masks[index + 1 :]
-        aligned.append(AlignedFace(face, affine, mask, cut_crop(pixels, affine, mask, others, prior.side)))
+        aligned.append(AlignedFace(face, affine, mask, cut_crop(pixels, affine, mask, others, prior.side, inner=inner)))
     return aligned
 
 
@@ -70,20 +77,30 @@ def scaling(picture_side: int, side: int) -> Affine:
 
 
 def cut_crop(
-    pixels: npt.NDArray[np.uint8], affine: Affine, own: PictureMask, others: Sequence[PictureMask], side: int
+    pixels: npt.NDArray[np.uint8],
+    affine: Affine,
+    own: PictureMask,
+    others: Sequence[PictureMask],
+    side: int,
+    *,
+    inner: bool = False,
 ) -> Crop:
     """Warp a face to the prior's square.
 
     pixels: (H, W, 3) uint8. affine: (2, 3) picture -> crop. Inside `mask` the values are the picture's; outside they depend on
-    no pixel of any mask.
+    no pixel of any mask. inner: the mask are the cells that `own` pixels alone contribute to.
     """
     values = warp(pixels, affine, side).transpose(2, 0, 1) / 127.5 - 1.0
     mask = footprint(own, affine, side, pixels.shape[:2])
     void = ~coverage(affine, side, pixels.shape[:2])
     for other in others:
         void |= footprint(other, affine, side, pixels.shape[:2])
+    rim = np.zeros_like(mask)
+    if inner:
+        rim = mask & ~inner_cells(own, affine, side, pixels.shape[:2])
+        mask, void = mask & ~rim, void | rim
     void &= ~mask
     known = ~mask & ~void
     fill = values[:, known].mean(axis=1) if known.any() else np.zeros(3)
     values[:, void] = fill[:, None]
-    return Crop(np.clip(values, -1.0, 1.0), mask)
+    return Crop(np.clip(values, -1.0, 1.0), mask, rim)

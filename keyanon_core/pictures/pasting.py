@@ -2,14 +2,17 @@
 
 import math
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
-from keyanon_core.faces.alignment import BACK_PROJECTIONS, paste, reduction
+from keyanon_core.faces.alignment import paste, reduction
 from keyanon_core.faces.blending import feather
 from keyanon_core.faces.masks import PictureMask
 from keyanon_core.pictures.opened import FaceAtWork
+from keyanon_core.pictures.read_back import paste_readable
 
+RIM_REACH = 2  # cells around a void one that it takes its colour from
 RIM = 2.0  # crop px of a face's rim that are blended with its surroundings
 
 
@@ -20,11 +23,24 @@ def paste_face(face: FaceAtWork, decoded: npt.NDArray[np.float64], *, exactly: b
     blended with its surroundings.
     """
     picture = face.picture
-    crop = (decoded.transpose(1, 2, 0) + 1.0) * 127.5
-    paste(picture.result, crop, face.affine, face.mask, back_projections=BACK_PROJECTIONS if exactly else 0)
-    if not exactly:
-        others = [other.mask for other in picture.faces if other is not face]
-        feather(picture.result, face.mask, others, _rim(face))
+    crop = with_rim((decoded.transpose(1, 2, 0) + 1.0) * 127.5, face.crop.rim)
+    if exactly:
+        paste_readable(picture.result, crop, face.affine, face.mask, face.crop.mask)
+        return
+    paste(picture.result, crop, face.affine, face.mask, back_projections=0)
+    others = [other.mask for other in picture.faces if other is not face]
+    feather(picture.result, face.mask, others, _rim(face))
+
+
+def with_rim(crop: npt.NDArray[np.float64], rim: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+    """A crop (S, S, 3) whose void rim cells (S, S) take the mean of the cells around them that are none."""
+    if not rim.any():
+        return crop
+    sides = (2 * RIM_REACH + 1,) * 2
+    solid = (~rim).astype(np.float64)
+    near = cv2.boxFilter(crop * solid[..., None], -1, sides, normalize=False)
+    count = cv2.boxFilter(solid, -1, sides, normalize=False)[..., None]
+    return np.where(rim[..., None] & (count > 0), near / np.maximum(count, 1.0), crop)
 
 
 def touches(face: FaceAtWork, mask: PictureMask) -> bool:

@@ -13,8 +13,9 @@ from keyanon_core.faces.alignment import paste
 from keyanon_core.formats.published import published_pixels
 from keyanon_core.keys import verify_commitment
 from keyanon_core.methods import SolverStep, recover
-from keyanon_core.pictures.crops import cut_crop
+from keyanon_core.pictures.crops import Crop, cut_crop
 from keyanon_core.pictures.key import FaceGeometry, PictureKey
+from keyanon_core.pictures.pasting import with_rim
 from keyanon_core.pictures.stored import stored_latent
 from keyanon_core.priors import Prior
 from keyanon_core.sidecar import Sidecar, open_source
@@ -79,9 +80,11 @@ class PictureRecoverer:
             for face in faces:
                 self._restore_source(result, parsed, key, face)
         else:
-            crops, solver, nfe = self._solve(picture, parsed, key, faces)
-            for crop, face in zip(crops, faces, strict=True):
-                paste(result, (crop.transpose(1, 2, 0) + 1.0) * 127.5, _affine(face), face.mask)
+            cut = self._cut(picture, parsed, key, faces)
+            crops, solver, nfe = self._solve(cut, parsed, key, faces)
+            for crop, shape, face in zip(crops, cut, faces, strict=True):
+                shown = with_rim((crop.transpose(1, 2, 0) + 1.0) * 127.5, shape.rim)
+                paste(result, shown, _affine(face), face.mask)
         return RecoveredPicture(
             pixels=result,
             exact=exact,
@@ -122,19 +125,27 @@ class PictureRecoverer:
         x0, y0, x1, y1 = face.mask.window
         result[y0:y1, x0:x1][face.mask.bits] = window[face.mask.bits]
 
-    def _solve(
-        self, picture: npt.NDArray[np.uint8], parsed: Sidecar, key: PictureKey, faces: Sequence[FaceGeometry]
-    ) -> tuple[npt.NDArray[np.float64], list[SolverStep], int]:
-        """Invert the diffusion for n faces of the picture: (n, 3, S, S) crops in [-1, 1]."""
-        prior = self.prior
-        if prior is None:
+    def _needed(self, key: PictureKey) -> Prior:
+        if self.prior is None:
             raise PriorError(f"{key.image_id}: recovery at fidelity {key.fidelity} needs the prior {key.prior_digest}")
-        cut = [
-            cut_crop(
-                picture, _affine(face), face.mask, [other.mask for other in key.faces if other is not face], prior.side
-            )
-            for face in faces
+        return self.prior
+
+    def _cut(
+        self, picture: npt.NDArray[np.uint8], parsed: Sidecar, key: PictureKey, faces: Sequence[FaceGeometry]
+    ) -> list[Crop]:
+        """The crops of the anonymized faces, cut as when they were anonymized."""
+        side, inner = self._needed(key).side, key.fidelity == "image" and parsed.version > 1
+        others = [[other.mask for other in key.faces if other is not face] for face in faces]
+        return [
+            cut_crop(picture, _affine(face), face.mask, beside, side, inner=inner)
+            for face, beside in zip(faces, others, strict=True)
         ]
+
+    def _solve(
+        self, cut: Sequence[Crop], parsed: Sidecar, key: PictureKey, faces: Sequence[FaceGeometry]
+    ) -> tuple[npt.NDArray[np.float64], list[SolverStep], int]:
+        """Invert the diffusion for n faces: (n, 3, S, S) crops in [-1, 1]."""
+        prior = self._needed(key)
         crop_masks = torch.from_numpy(np.stack([crop.mask for crop in cut]))[:, None]
         mask = prior.latent_mask(crop_masks)
         if key.fidelity == "image":
@@ -144,13 +155,14 @@ class PictureRecoverer:
         else:
             stored = [_stored(parsed, key, face, prior, crop.mask) for face, crop in zip(faces, cut, strict=True)]
             latent = torch.from_numpy(np.stack(stored))
+        procedure = key.procedure.shown() if key.fidelity == "image" and parsed.version > 1 else key.procedure
         done = recover(
             prior,
             latent,
             mask,
             [key.face_key(face) for face in faces],
             torch.tensor([face.scale for face in faces], dtype=torch.float64),
-            key.procedure,
+            procedure,
         )
         return prior.decode(done.latent).clamp(-1, 1).cpu().numpy(), done.steps, done.nfe
 

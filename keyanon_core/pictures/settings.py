@@ -29,7 +29,7 @@ DEFAULT_JPEG_QUALITY = 95  # Pillow's quality, 1..95
 class AnonymizeSettings:
     """The algorithm's settings.
 
-    method, transform, inversion, steps: see `Procedure`. inversion "" and steps 0 are chosen, the inversion by the fidelity, too.
+    method, transform, inversion, steps: see `Procedure`. inversion "" and steps 0 are chosen.
     sidecar_bits: how finely a sidecar holds a face: bits of a latent's range from -1 to 1, whole or not; each costs 6 dB.
     gate_threshold: see `gate`; the least distance of a face from its source, as a share of the one that strangers have.
     check_every: see `way_back`; no value does without the first face.
@@ -70,7 +70,7 @@ class AnonymizeSettings:
                 "fidelity image recovers from the picture alone, which a JPEG does not hold well enough; choose output format "
                 "png or webp instead of same"
             )
-        inversion = self.inversion or chosen_inversion(self.method, self.transform, self.fidelity)
+        inversion = self.inversion or chosen_inversion(self.method, self.transform)
         try:
             procedure = Procedure(self.method, self.transform, inversion, self.steps)
         except ValueError as error:
@@ -81,7 +81,8 @@ class AnonymizeSettings:
     @property
     def procedure(self) -> Procedure:
         """How each face is made."""
-        return Procedure(self.method, self.transform, self.inversion, self.steps)
+        procedure = Procedure(self.method, self.transform, self.inversion, self.steps)
+        return procedure.shown() if self.fidelity == "image" else procedure
 
     def check_steps(self, declared: Mapping[str, int], prior: str) -> None:
         """Raise PriorError when recovery could not invert so few steps of the prior. declared: its own limits by inversion.

@@ -92,11 +92,11 @@ def test_what_another_prior_needs_is_left_to_its_declaration() -> None:
     [
         ({}, "none", 6),
         ({"fidelity": "lossless"}, "none", 6),
-        ({"fidelity": "image", "output_format": "png"}, "ddim", 12),
+        ({"fidelity": "image", "output_format": "png"}, "none", 6),
         ({"transform": "sign"}, "ddim", 12),
         ({"method": "paper"}, "ddim", 12),
         ({"inversion": "ddim"}, "ddim", 12),
-        ({"inversion": "none", "fidelity": "image", "output_format": "png"}, "none", 6),
+        ({"inversion": "ddim", "fidelity": "image", "output_format": "png"}, "ddim", 12),
         ({"steps": 9}, "none", 9),
         ({"inversion": "ddim", "steps": 9}, "ddim", 9),
     ],

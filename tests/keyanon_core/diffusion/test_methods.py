@@ -13,7 +13,7 @@ from keyanon_core.known_path import KnownPath
 from keyanon_core.methods import Anonymized, anonymize, exact, recover
 from keyanon_core.methods.exact import TOLERANCES
 from keyanon_core.priors import Prior, load_prior
-from keyanon_core.procedure import Procedure
+from keyanon_core.procedure import SHOWN_NOISE, Procedure
 from keyanon_core.schedule import ddim_coefficients, lambda_grid
 from keyanon_core.solver import DEFAULT_MAX_ITERATIONS
 from tests.keyanon_core.diffusion.tiny_priors import (
@@ -353,3 +353,33 @@ def test_an_inpainting_network_is_shown_noisy_then_known_then_mask(tmp_path: Pat
     assert torch.allclose(known, unshuffle(z * (1 - mask), 2).float())
     assert torch.equal(area, unshuffle(mask, 2).float())
     assert bool((eps[mask.expand_as(eps) == 0] == 0).all())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_noise_at_the_clean_end_is_what_the_procedure_says_and_comes_back(
+    priors: dict[str, Prior], kind: str
+) -> None:
+    prior, z, known, mask, keys = priors[kind], *problem(priors[kind])
+    of_schedule = anonymize(prior, z, known, mask, keys, Procedure(steps=STEPS))
+    end = prior.alpha_bar[prior.grid(Procedure(steps=STEPS))[0]]
+    same = Procedure(steps=STEPS, clean_noise=float(1 - end) ** 0.5)
+    torch.testing.assert_close(anonymize(prior, z, known, mask, keys, same).latent, of_schedule.latent)
+    shown = Procedure(steps=STEPS).shown()
+    assert shown.clean_noise == SHOWN_NOISE < same.clean_noise
+    less = anonymize(prior, z, known, mask, keys, shown)
+    torch.testing.assert_close(
+        less.clean, of_schedule.clean, rtol=0, atol=5e-3
+    )  # the known path begins where the grid does
+    grain, more = ((done.latent - done.clean).square().mean() for done in (less, of_schedule))
+    assert grain < more
+    again = recover(prior, less.latent, mask, keys, less.scale, shown)
+    assert psnr(again.latent, z, mask) > 60
+
+
+@pytest.mark.parametrize(
+    "change", [{"clean_noise": 0.0}, {"clean_noise": 1.0}, {"clean_noise": 0.1, "inversion": "ddim"}]
+)
+def test_a_noise_at_the_clean_end_that_no_procedure_has_is_refused(change: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="clean end"):
+        Procedure(**change)  # type: ignore[arg-type]
+    assert Procedure(inversion="ddim").shown() == Procedure(inversion="ddim")

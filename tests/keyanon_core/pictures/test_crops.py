@@ -46,3 +46,26 @@ def test_the_world_outside_the_picture_is_filled_and_not_smeared() -> None:
     outside_picture = crop.values[:, :, :11]
     assert not crop.mask[:, :10].any()
     assert np.all(outside_picture == -1.0)  # the mean of the known pixels, which are black
+
+
+@pytest.mark.parametrize("scale", [0.3, 0.77, 1.0, 2.4])
+@pytest.mark.parametrize("angle", [0.0, 0.4])
+def test_an_inner_crop_is_masked_where_nothing_but_the_mask_is_seen(scale: float, angle: float) -> None:
+    rng = np.random.default_rng(6)
+    first = rng.integers(0, 256, (120, 160, 3), dtype=np.uint8)
+    own, other = _mask(30, 25, 91, 90), _mask(91, 30, 113, 64)
+    second, third = first.copy(), rng.integers(0, 256, first.shape, dtype=np.uint8)
+    x0, y0, x1, y1 = own.window
+    second[y0:y1, x0:x1] = rng.integers(0, 256, (y1 - y0, x1 - x0, 3), dtype=np.uint8)
+    third[y0:y1, x0:x1] = first[y0:y1, x0:x1]
+    linear = _affine(scale, angle, 0.0, 0.0)[:, :2]
+    affine = np.hstack([linear, (SIDE / 2 - linear @ [84.6, 57.3])[:, None]])  # about the mask's border
+
+    a, b, c = (cut_crop(picture, affine, own, [other], SIDE, inner=True) for picture in (first, second, third))
+
+    whole = cut_crop(first, affine, own, [other], SIDE)
+    assert a.mask.any() and a.rim.any() and not whole.rim.any()
+    assert np.array_equal(a.mask | a.rim, whole.mask) and not (a.mask & a.rim).any()
+    assert np.array_equal(a.values[:, ~a.mask], b.values[:, ~a.mask]), "outside it nothing masked is seen"
+    assert np.array_equal(a.values[:, a.mask], c.values[:, a.mask]), "inside it nothing else"
+    assert len(np.unique(a.values[0, a.rim])) == 1, "the rim is void"
