@@ -214,7 +214,7 @@ def _lossless(paths: list[Path], prior: Prior, models: FaceModels, steps: int) -
         (result,) = anonymizer([PictureTask(path.name, encoded)])
         if result.key is None or result.encoded is None or result.sidecar is None:
             continue
-        source = decode_picture(encoded, max_pixels=AnonymizeSettings().max_pixels)
+        source = decode_picture(encoded, AnonymizeSettings().max_pixels, convert=False)  # profiles stay with pictures
         recovered = recoverer.recover(result.encoded, result.sidecar, result.key)
         anonymized += 1
         exact += int(np.array_equal(recovered.pixels, source) and recovered.exact)

@@ -27,9 +27,9 @@ UNDECLARED_MIN_STEPS: Final = {"none": 4, "ddim": 8}
 """Fewest steps one way that recovery is trusted to invert where the prior declares none: 4 there and back do not converge."""
 
 
-SHOWN_NOISE: Final = 0.02
-"""Standard deviation of the noise in a face that recovery reads from the picture: 2.5 grey levels. The grid's own clean end
-leaves 7 with the embedded prior. Less is seen less and carries less: at 0.03 a face comes back 3 dB better."""
+SHOWN_NOISE: Final = 0.025
+"""Standard deviation of the noise in a face that recovery reads from the picture: 3 grey levels. The grid's own clean end leaves
+7 with the embedded prior. Less is seen less and carries less: of 24 photographs, at 0.02 the median face came back at 43 dB."""
 
 
 def chosen_inversion(method: str, transform: str) -> str:
