@@ -28,7 +28,6 @@ FACE_SHARE = 0.5  # of a view's side that the doubted face takes
 PROMISE = 0.1  # score in every view below which it is not worth another
 HALF_PROMISE = 0.05  # score below which a view of what is half hidden shows nothing
 SMALL_SHARE = 0.85  # of the smallest face that is searched for: what is doubted and smaller is a button, a knot, a leaf
-CUT_SHARE = 0.6  # the same of what the border cuts, of which the rest is seen
 PATIENCE = 20  # closer looks in a tile that may fail one after the other before its spare doubts are left
 HALF_SEEN_DOUBT = 0.3  # score from which a doubt beside a face is no neck and no collar
 STRONG_DOUBT = 0.6  # score from which a doubt speaks for itself
@@ -51,7 +50,7 @@ def confirmed(pixels: Pixels, network: Network, search: Search, seen: Sequence[S
         face = _closer(pixels, network, search, doubt.face)
         if face is None and search.hinted is not None and _is_hinted(doubt.face, faces, pixels.shape):
             face = _as_it_stands(pixels, network, search.views, doubt.face, search.hinted)
-        if face is not None and _is_large(face, min_face, pixels.shape):
+        if face is not None and max(face.box[2] - face.box[0], face.box[3] - face.box[1]) >= SMALL_SHARE * min_face:
             faces.append(face)
             failed[doubt.tile] = 0
         else:
@@ -77,12 +76,6 @@ def _is_hinted(doubt: Face, faces: Sequence[Face], shape: Sequence[int]) -> bool
     """Whether something speaks for a doubt but the closer looks; shape: the picture's (H, W, ...)."""
     half_seen = _is_cut(doubt, shape) or _is_beside(doubt, faces)
     return doubt.score >= STRONG_DOUBT or (doubt.score >= HALF_SEEN_DOUBT and half_seen)
-
-
-def _is_large(face: Face, min_face: int, shape: Sequence[int]) -> bool:
-    """Whether a confirmed doubt is about as large as the smallest face that is searched for."""
-    share = CUT_SHARE if _is_cut(face, shape) else SMALL_SHARE
-    return max(face.box[2] - face.box[0], face.box[3] - face.box[1]) >= share * min_face
 
 
 def _is_cut(doubt: Face, shape: Sequence[int]) -> bool:

@@ -363,22 +363,3 @@ def test_less_is_asked_of_a_doubt_beside_a_face_or_nearly_sure(doubted, by, size
 
     faces = confirmed(night(200, 200), network, replace(SEARCH, sure=0.8, hinted=least), seen, 16)
     assert [face.score for face in faces] == [0.9] + found * [pytest.approx(0.3)]
-
-
-@pytest.mark.parametrize(
-    ("y", "size", "min_face", "found"),
-    [
-        (80, 14, 16, True),
-        (80, 13, 16, False),
-        (3, 13, 16, True),
-        (3, 10, 16, True),
-        (3, 9, 16, False),
-        (80, 9, 10, True),
-    ],
-)
-def test_of_what_the_border_cuts_less_need_be_seen(y, size, min_face, found):
-    def network(pixels, lowest):
-        return in_the_middle(0.5, pixels.shape[0])
-
-    seen = [Seen(replace(face_at(100, y, size, size), score=0.2), 1.0)]
-    assert bool(confirmed(night(200, 200), network, SEARCH, seen, min_face)) == found
