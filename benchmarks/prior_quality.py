@@ -22,7 +22,7 @@ gate, fresh keys:
 - Frechet distances in the recognizer's identity vectors (128) and its texture features (192): of all results to all sources, of
   each half's results to the other half's sources (mean of both ways), and of the sources' two halves, which is the floor of the
   latter. They depend on the number of faces.
-- recovered: the aligned crop from the float16 sidecar and from 8 bits, dB inside the mask. gain: rms of the error recovered from
+- recovered: the aligned crop from the sidecar and from 8 bits, dB inside the mask. gain: rms of the error recovered from
   8 bits over the rms of the rounding itself, median face and all faces together.
 - ms per NFE: a denoiser call of 8 faces over 8, the priors taking turns.
 Recovering takes most of the time; --recovered bounds the faces it is measured on.

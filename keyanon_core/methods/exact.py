@@ -32,7 +32,7 @@ EXTRAPOLATED = 0.5
 TOLERANCES = {"none": (1e-5, 3e-5), "ddim": (DEFAULT_TOLERANCE, DEFAULT_TOLERANCE)}
 """By the inversion: tolerance of the first solved step of Phi and of the last; those between have evenly more. What the first
 misses grows some eight times on its way through the others (embedded prior), what the last misses does not; the rounding of a
-float16 sidecar is ten times the first. Through Psi as well both would grow further."""
+sidecar of 11.5 bits is twenty times the first. Through Psi as well both would grow further."""
 
 
 @dataclass(frozen=True)
