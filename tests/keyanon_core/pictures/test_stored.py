@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from keyanon_core.errors import SidecarError
+from keyanon_core.errors import KeyanonError, SidecarError
+from keyanon_core.pictures.settings import SIDECAR_BITS_LIMITS, AnonymizeSettings
 from keyanon_core.pictures.stored import is_storable, known_latent, levels_of, packed, rounded, stored_latent
 from keyanon_core.priors import Prior, load_prior
 from keyanon_core.sidecar import MAX_CODE, SidecarFace, encode_surroundings
@@ -79,3 +80,11 @@ def test_numbers_that_can_not_be_stored_are_told() -> None:
     most = (MAX_CODE - 1) / LEVELS
     for value, storable in ((most, True), (-most, True), (MAX_CODE / LEVELS, False), (np.nan, False), (np.inf, False)):
         assert is_storable(np.array([[[0.0, value]]]), LEVELS) == storable
+
+
+@pytest.mark.parametrize("bits", [9.9, 16.1, float("nan"), float("inf")])
+def test_bits_that_bring_no_face_back_or_hold_nothing_more_are_refused(bits: float) -> None:
+    for edge in SIDECAR_BITS_LIMITS:
+        AnonymizeSettings(sidecar_bits=edge)
+    with pytest.raises(KeyanonError, match="sidecar_bits must be from 10 to 16"):
+        AnonymizeSettings(sidecar_bits=bits)
