@@ -29,7 +29,7 @@ from keyanon_core.pictures.settings import (
     OutputFormat,
 )
 from keyanon_core.procedure import DEFAULT_STEPS, INVERSIONS, chosen_inversion
-from keystore.canonical import canonical_json
+from keystore.crypto.canonical import canonical_json
 
 DEFAULT_MAX_FILE_BYTES = 512 * 1024 * 1024  # of one encoded picture; a larger one is quarantined unread
 EMBEDDED = "embedded"  # the prior in the package; it declares no limit of steps

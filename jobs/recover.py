@@ -28,9 +28,9 @@ from keyanon_core.imaging import decode_picture, encode_picture
 from keyanon_core.pictures.recoverer import PictureRecoverer, RecoveredPicture
 from keyanon_core.priors import Prior, load_prior
 from keyanon_core.sidecar import Sidecar
-from keystore.records import KeyRecord
-from keystore.release import Recipient
-from keystore.store import Keystore
+from keystore.decisions.release import Recipient
+from keystore.intake.records import KeyRecord
+from keystore.service import Keystore
 from keystore.views import RequestedImage
 
 REPORT_FILE: Final = "report.json"

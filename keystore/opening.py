@@ -16,17 +16,17 @@ from uuid import uuid4
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import Connection, select
 
-from keystore import durable, schema
 from keystore.audit.log import Clock, LogSigner, LogWriter
-from keystore.audit.verify import AUDIT_KEY_NAME
 from keystore.audit.witness import locked
-from keystore.canonical import timestamp
-from keystore.database import DATABASE_NAME, Database
+from keystore.crypto.canonical import timestamp
+from keystore.crypto.hybrid import HybridPrivateKey, key_id
+from keystore.decisions.policy import Policy
 from keystore.errors import AuditError, KekError, StorageError, TamperedError, WrongKekError
-from keystore.hybrid import HybridPrivateKey, key_id
-from keystore.kek import FILE_SCHEME, KEK_FILE_NAME, KeyEncryptionKey, create_kek, default_uri, kek_path, open_kek
-from keystore.keyring import AUDIT_KIND, INDEX_KIND, INGEST_KIND, Keyring
-from keystore.policy import Policy
+from keystore.kek.file import FILE_SCHEME, KEK_FILE_NAME, KeyEncryptionKey, create_kek, default_uri, kek_path, open_kek
+from keystore.storage import durable, schema
+from keystore.storage.database import DATABASE_NAME, Database
+from keystore.vault.keyring import AUDIT_KIND, INDEX_KIND, INGEST_KIND, Keyring
+from keystore.verification.verify import AUDIT_KEY_NAME
 
 INGEST_KEY_NAME = "ingest.pub"
 LOCK_NAME = ".lock"

@@ -8,12 +8,13 @@ from datetime import datetime
 from pydantic import ValidationError
 from sqlalchemy import Connection, Row, select
 
-from keystore import people, schema
-from keystore.approval import RequestLife
-from keystore.canonical import parse_timestamp
+from keystore.crypto.canonical import parse_timestamp
+from keystore.decisions import people
+from keystore.decisions.lifecycle import RequestLife
+from keystore.decisions.policy import Policy
+from keystore.decisions.requests import images_of
 from keystore.errors import TamperedError
-from keystore.policy import Policy
-from keystore.requests import images_of
+from keystore.storage import schema
 from keystore.views import ApprovalView, GrantView, RecordView, RequestedImage, RequestView
 
 

@@ -6,7 +6,7 @@ from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict
 
-from keystore.approval import State
+from keystore.decisions.lifecycle import State
 
 
 class View(BaseModel):

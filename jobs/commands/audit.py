@@ -27,7 +27,7 @@ def verify(
     verbose: Verbose = False,
 ) -> None:
     """Check the whole log offline, without the KEK: nothing edited, dropped, reordered or truncated."""
-    from keystore.audit.verify import verify_audit
+    from keystore.verification.verify import verify_audit
 
     try:
         kept = None if checkpoint is None else checkpoint.read_text(encoding="utf-8")
@@ -56,7 +56,7 @@ def log(
     context: typer.Context, keystore: KeystorePath, kek: KekUri = None, as_json: Json = False, verbose: Verbose = False
 ) -> None:
     """Print the entries. People appear as commitments, texts as digests: the log names nobody."""
-    from keystore.store import Keystore
+    from keystore.service import Keystore
 
     with Keystore.open(keystore, kek) as opened:
         entries = [json.loads(leaf) for leaf in opened.audit_entries()]
@@ -79,7 +79,7 @@ def checkpoint(
     context: typer.Context, keystore: KeystorePath, kek: KekUri = None, as_json: Json = False, verbose: Verbose = False
 ) -> None:
     """Print the signed checkpoint of the log as it is now. Keep it where the keystore's account can not change it."""
-    from keystore.store import Keystore
+    from keystore.service import Keystore
 
     with Keystore.open(keystore, kek) as opened:
         note = opened.checkpoint()

@@ -21,7 +21,7 @@ def init(
     verbose: Verbose = False,
 ) -> None:
     """Make an empty keystore. `keyanon anonymize` does the same on first use."""
-    from keystore.store import Keystore
+    from keystore.service import Keystore
 
     with Keystore.create(keystore, kek) as made:
         document = {"keystore": str(keystore), "id": made.id, "audit_key": made.audit_vkey}
@@ -39,7 +39,7 @@ def ingest(
     verbose: Verbose = False,
 ) -> None:
     """Take the sealed shards in the inbox into the keystore. `keyanon anonymize` does it at its end."""
-    from keystore.store import Keystore
+    from keystore.service import Keystore
 
     with Keystore.open(keystore, kek) as opened:
         reports = [opened.ingest(one) for one in ([run] if run is not None else pending_runs(keystore))]
@@ -59,7 +59,7 @@ def ingest(
 
 def pending_runs(keystore: Path) -> list[str]:
     """The runs that have sealed shards in the inbox, sorted."""
-    from keystore.inbox import INBOX_NAME
-    from keystore.sealing import SHARD_SUFFIX
+    from keystore.intake.inbox import INBOX_NAME
+    from keystore.intake.sealing import SHARD_SUFFIX
 
     return sorted({shard.parent.name for shard in (keystore / INBOX_NAME).glob(f"*/*{SHARD_SUFFIX}")})

@@ -15,11 +15,11 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import Connection, func, select
 
-from keystore import schema
 from keystore.audit.checkpoint import Checkpoint, open_checkpoint, sign_checkpoint, verifier_key
 from keystore.audit.merkle import Frontier, leaf_hash
-from keystore.canonical import canonical_json, parse_timestamp, timestamp
+from keystore.crypto.canonical import canonical_json, parse_timestamp, timestamp
 from keystore.errors import AuditError
+from keystore.storage import schema
 
 ORIGIN_PREFIX = "keyanon.keystore/"
 Clock = Callable[[], datetime]

@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from keystore import durable
 from keystore.audit.checkpoint import MAX_NOTE_CHARACTERS, Checkpoint, open_checkpoint
 from keystore.audit.merkle import ProofError, verify_consistency
 from keystore.errors import AuditError, StorageError
+from keystore.storage import durable
 
 CHECKPOINT_FILE = "checkpoint"
 LOCK_FILE = ".lock"

@@ -24,7 +24,7 @@ from keyanon_core.faces import load_detector
 from keyanon_core.faces.alignment import similarity, warp
 from keyanon_core.faces.detection import Face
 from keyanon_core.faces.landmarks import UPRIGHT_TEMPLATE
-from keystore.store import Keystore
+from keystore.service import Keystore
 from tests.jobs.cli.conftest import Keyanon, keyanon
 from tests.jobs.conftest import encoded
 

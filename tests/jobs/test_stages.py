@@ -33,8 +33,8 @@ from jobs.detect_stage import DetectFaces, FaceModelChoice
 from jobs.progress import Monitor
 from keyanon_core.errors import PriorError
 from keyanon_core.pictures.settings import AnonymizeSettings, PictureResult, PictureTask
-from keystore.sealing import sealed_header
-from keystore.store import Keystore
+from keystore.intake.sealing import sealed_header
+from keystore.service import Keystore
 from tests.jobs.conftest import FIDELITY, OPEN_GATE, STEPS
 from tests.jobs.key_search import holds_key
 

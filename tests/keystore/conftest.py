@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from keystore.records import FaceRecord, KeyRecord
-from keystore.release import Recipient
-from keystore.sealing import seal_record, write_shard
-from keystore.store import Keystore
+from keystore.decisions.release import Recipient
+from keystore.intake.records import FaceRecord, KeyRecord
+from keystore.intake.sealing import seal_record, write_shard
+from keystore.service import Keystore
 from keystore.views import RequestView
 
 RUN = "run-1"

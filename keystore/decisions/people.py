@@ -13,12 +13,12 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from sqlalchemy import Connection, select
 
-from keystore import schema
 from keystore.audit.log import LogWriter
-from keystore.canonical import canonical_json
+from keystore.crypto.canonical import canonical_json
+from keystore.decisions.identity import NAME_SALT_BYTES, name_commitment, normalise_name
 from keystore.errors import TamperedError
-from keystore.identity import NAME_SALT_BYTES, name_commitment, normalise_name
-from keystore.keyring import APPROVER_KIND, Keyring
+from keystore.storage import schema
+from keystore.vault.keyring import APPROVER_KIND, Keyring
 
 ERASED_NAME = "(erased)"
 

@@ -1,4 +1,4 @@
-"""Requests in the database: what approval.py decides on values is read from rows here, signed, written and logged.
+"""Requests in the database: what lifecycle.py decides on values is read from rows here, signed, written and logged.
 
 Every function works inside the writing transaction it is given. The request's digest is over all of its content
 and a salt, so the
@@ -16,13 +16,14 @@ from uuid import uuid4
 
 from sqlalchemy import Connection, Row, select
 
-from keystore import approval, people, schema
-from keystore.approval import Approval, Grant, RequestLife, State
 from keystore.audit.log import LogWriter
-from keystore.canonical import canonical_json, parse_timestamp, sha256_hex, timestamp
+from keystore.crypto.canonical import canonical_json, parse_timestamp, sha256_hex, timestamp
+from keystore.decisions import lifecycle, people
+from keystore.decisions.lifecycle import Approval, Grant, RequestLife, State
+from keystore.decisions.policy import Policy
 from keystore.errors import ApprovalError, GrantError, RecordNotFound, RequestNotFound, TamperedError
-from keystore.keyring import Keyring
-from keystore.policy import Policy
+from keystore.storage import schema
+from keystore.vault.keyring import Keyring
 
 REQUEST_SALT_BYTES = 32
 
@@ -151,7 +152,7 @@ class RequestDesk:
         """Give a request new words or a new expiry, under the present policy; its approvals and its grant are
         void. Raises a Refusal."""
         row = self.row(connection, request_id)
-        approval.check_change(self.life(connection, row), person, log.now)
+        lifecycle.check_change(self.life(connection, row), person, log.now)
         images = images_of(connection, request_id)
         expires = parse_timestamp(row.expires_at) if lifetime is None else log.now + lifetime
         self._check_policy(policy, len(images), words, expires - log.now)
@@ -174,7 +175,7 @@ class RequestDesk:
         """Sign a request as this person; with the last approval needed, make the grant. Raises ApprovalError."""
         row = self.row(connection, request_id)
         life = self.life(connection, row)
-        approval.check_approve(life, approver, log.now)
+        lifecycle.check_approve(life, approver, log.now)
         self._check_content(connection, row)
         if row.policy_digest != policy.digest():
             raise ApprovalError(
@@ -201,10 +202,10 @@ class RequestDesk:
             signature=base64.b64encode(signature).decode(),
         )
         life = self.life(connection, row)
-        if approval.is_approved(life):
+        if lifecycle.is_approved(life):
             grant_id = str(uuid4())
             expires_at = timestamp(
-                approval.grant_expiry(life, log.now, timedelta(seconds=policy.grant_lifetime_seconds))
+                lifecycle.grant_expiry(life, log.now, timedelta(seconds=policy.grant_lifetime_seconds))
             )
             connection.execute(
                 schema.grants.insert().values(
@@ -220,7 +221,7 @@ class RequestDesk:
 
     def deny(self, connection: Connection, log: LogWriter, request_id: str, person: str) -> None:
         """End a request without release. Raises ApprovalError."""
-        approval.check_deny(self.life(connection, self.row(connection, request_id)), log.now)
+        lifecycle.check_deny(self.life(connection, self.row(connection, request_id)), log.now)
         table = schema.requests
         connection.execute(
             table.update().where(table.c.request_id == request_id).values(state=State.DENIED.value, denied_by=person)
@@ -236,7 +237,7 @@ class RequestDesk:
         """
         row = self.row(connection, request_id)
         life = self.life(connection, row)
-        grant = approval.check_release(life, person, log.now)
+        grant = lifecycle.check_release(life, person, log.now)
         self._check_content(connection, row)
         if row.policy_digest != policy.digest():
             raise GrantError(

@@ -1,6 +1,6 @@
 """The tables of the keystore, as SQLAlchemy Core metadata. `migrations/` builds them; a test holds the two together.
 
-People appear in every table but `people` as commitments (keystore.identity). Times are text of fixed width (canonical.timestamp).
+People appear in every table but `people` as commitments (decisions.identity). Times are text of fixed width (crypto.canonical).
 """
 
 from __future__ import annotations

@@ -9,14 +9,14 @@ from pathlib import Path
 
 from sqlalchemy import Connection, func, select
 
-from keystore import durable, schema
 from keystore.audit.log import LogWriter
-from keystore.canonical import sha256_hex
+from keystore.crypto.canonical import sha256_hex
+from keystore.crypto.hybrid import HybridPrivateKey
 from keystore.errors import InvalidRecordError, StorageError, TamperedError
-from keystore.hybrid import HybridPrivateKey
-from keystore.ingest import ShardOutcome, ingest_shard
-from keystore.sealing import SHARD_SUFFIX, read_shard_bytes, shard_path
-from keystore.vault import RecordVault
+from keystore.intake.ingest import ShardOutcome, ingest_shard
+from keystore.intake.sealing import SHARD_SUFFIX, read_shard_bytes, shard_path
+from keystore.storage import durable, schema
+from keystore.vault.records import RecordVault
 from keystore.views import IngestReport, RejectedRecord
 
 INBOX_NAME = "inbox"

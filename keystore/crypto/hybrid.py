@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.hpke import (
     Suite,
 )
 
-from keystore.canonical import sha256_hex
+from keystore.crypto.canonical import sha256_hex
 from keystore.errors import InvalidRecordError
 
 MLKEM_PUBLIC_BYTES = 1184

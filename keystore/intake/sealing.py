@@ -18,10 +18,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from keystore import durable, hybrid
-from keystore.canonical import canonical_json
+from keystore.crypto import hybrid
+from keystore.crypto.canonical import canonical_json
 from keystore.errors import InvalidRecordError, ShardExistsError, StorageError, TamperedError
-from keystore.records import MAX_CANONICAL_BYTES, KeyRecord
+from keystore.intake.records import MAX_CANONICAL_BYTES, KeyRecord
+from keystore.storage import durable
 
 SEALED_MAGIC = b"KASEAL01"
 SEALED_INFO = b"keyanon sealed record v1\n"

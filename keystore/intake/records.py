@@ -25,7 +25,7 @@ from pydantic import (
     model_validator,
 )
 
-from keystore.canonical import canonical_json
+from keystore.crypto.canonical import canonical_json
 from keystore.errors import InvalidRecordError
 
 RECORD_VERSION = 2
@@ -149,7 +149,7 @@ class KeyRecord(BaseModel):
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(
-            "a KeyRecord is never pickled, since it holds an image key; seal it with keystore.sealing.seal_record"
+            "a KeyRecord is never pickled, since it holds an image key; seal it with keystore.intake.sealing.seal_record"
         )
 
     def canonical_bytes(self) -> bytes:

@@ -9,7 +9,7 @@ from datetime import timedelta
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from keystore.canonical import canonical_json, sha256_hex
+from keystore.crypto.canonical import canonical_json, sha256_hex
 from keystore.errors import PolicyError
 
 DEFAULT_APPROVALS = 2

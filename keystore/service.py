@@ -15,24 +15,26 @@ from typing import Self
 
 from sqlalchemy import Connection, select
 
-from keystore import opening, people, reading, schema
+from keystore import opening, reading
 from keystore.audit.log import Clock, latest_note, leaf_hashes
 from keystore.audit.merkle import inclusion_proof
-from keystore.audit.verify import WITNESS_DIRECTORY, log_problems
-from keystore.canonical import sha256_hex
-from keystore.database import DATABASE_NAME, Database
+from keystore.crypto.canonical import sha256_hex
+from keystore.crypto.hybrid import key_id
+from keystore.decisions import people
+from keystore.decisions.policy import Policy
+from keystore.decisions.release import seal_release
+from keystore.decisions.requests import RequestDesk, Words, find_images, images_of
 from keystore.errors import (
     AuditError,
     StorageError,
     TamperedError,
 )
-from keystore.hybrid import key_id
-from keystore.inbox import Inbox
+from keystore.intake.inbox import Inbox
 from keystore.ledger import Ledger
-from keystore.policy import Policy
-from keystore.release import seal_release
-from keystore.requests import RequestDesk, Words, find_images, images_of
-from keystore.vault import RecordVault
+from keystore.storage import schema
+from keystore.storage.database import DATABASE_NAME, Database
+from keystore.vault.records import RecordVault
+from keystore.verification.verify import WITNESS_DIRECTORY, log_problems
 from keystore.views import IngestReport, RecordView, RequestView
 
 _LOGGER = logging.getLogger(__name__)

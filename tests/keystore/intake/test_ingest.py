@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from sqlalchemy import func, select
 
-from keystore import schema
-from keystore.audit.verify import verify_audit
+from keystore.crypto.hybrid import HybridPrivateKey
 from keystore.errors import InvalidRecordError, TamperedError
-from keystore.hybrid import HybridPrivateKey
-from keystore.sealing import read_shard, seal_record, write_shard
-from keystore.store import Keystore
+from keystore.intake.sealing import read_shard, seal_record, write_shard
+from keystore.service import Keystore
+from keystore.storage import schema
+from keystore.verification.verify import verify_audit
 
 
 def shards_in(keystore: Keystore, run_id: str = "run-1") -> list[str]:

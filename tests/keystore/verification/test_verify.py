@@ -12,9 +12,9 @@ import pytest
 from keystore.audit import merkle
 from keystore.audit.checkpoint import Checkpoint, open_checkpoint, sign_checkpoint
 from keystore.audit.log import LogSigner
-from keystore.audit.verify import verify_audit
 from keystore.errors import AuditError, KeystoreError, StorageError, TamperedError
-from keystore.store import Keystore
+from keystore.service import Keystore
+from keystore.verification.verify import verify_audit
 
 
 def edit(path: Path, *statements: str) -> None:

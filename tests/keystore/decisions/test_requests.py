@@ -9,7 +9,9 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import text
 
-from keystore.approval import State
+from keystore.decisions.lifecycle import State
+from keystore.decisions.policy import Policy
+from keystore.decisions.release import Recipient
 from keystore.errors import (
     ApprovalError,
     AuditError,
@@ -22,9 +24,7 @@ from keystore.errors import (
     StorageError,
     TamperedError,
 )
-from keystore.policy import Policy
-from keystore.release import Recipient
-from keystore.store import Keystore
+from keystore.service import Keystore
 
 
 def last_entry(keystore: Keystore) -> dict[str, object]:
@@ -275,7 +275,7 @@ def test_a_database_edited_behind_our_back_releases_nothing(keystore, make, stat
 
 def test_signatures_are_verified_again_at_release(keystore, make, monkeypatch: pytest.MonkeyPatch) -> None:
     # With the audit check out of the way, the release itself must still refuse a signature that does not hold.
-    monkeypatch.setattr("keystore.store.log_problems", lambda connection, vkey: [])
+    monkeypatch.setattr("keystore.service.log_problems", lambda connection, vkey: [])
     request_id = make.approved(keystore)
     sql(
         keystore,
@@ -286,7 +286,7 @@ def test_signatures_are_verified_again_at_release(keystore, make, monkeypatch: p
 
 
 def test_a_used_grant_stays_used_when_the_state_is_set_back(keystore, make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("keystore.store.log_problems", lambda connection, vkey: [])
+    monkeypatch.setattr("keystore.service.log_problems", lambda connection, vkey: [])
     request_id = make.approved(keystore)
     make.take(keystore, request_id)
     sql(keystore, "UPDATE requests SET state = 'approved'")

@@ -8,8 +8,8 @@ from __future__ import annotations
 import hashlib
 import hmac
 
-from keystore.canonical import canonical_json
-from keystore.kek import KeyEncryptionKey
+from keystore.crypto.canonical import canonical_json
+from keystore.kek.file import KeyEncryptionKey
 
 # The kinds of secret that are wrapped.
 AUDIT_KIND = "audit-signing"

@@ -16,8 +16,9 @@ from typing import Protocol
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from keystore import durable, envelope
+from keystore.crypto import envelope
 from keystore.errors import KekError, TamperedError
+from keystore.storage import durable
 
 KEK_FILE_NAME = "kek.key"
 FILE_SCHEME = "file:"

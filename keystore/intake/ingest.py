@@ -14,13 +14,13 @@ from pathlib import Path
 
 from sqlalchemy import Connection, select
 
-from keystore import schema
 from keystore.audit.log import LogWriter
-from keystore.canonical import sha256_hex, timestamp
+from keystore.crypto.canonical import sha256_hex, timestamp
+from keystore.crypto.hybrid import HybridPrivateKey
 from keystore.errors import InvalidRecordError
-from keystore.hybrid import HybridPrivateKey
-from keystore.sealing import open_record, parse_shard, sealed_header
-from keystore.vault import RecordVault
+from keystore.intake.sealing import open_record, parse_shard, sealed_header
+from keystore.storage import schema
+from keystore.vault.records import RecordVault
 from keystore.views import RejectedRecord
 
 

@@ -8,11 +8,11 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from pydantic import ValidationError
 
-from keystore import approval
-from keystore.approval import Approval, Grant, RequestLife, State
+from keystore.decisions import lifecycle
+from keystore.decisions.identity import name_commitment, normalise_name
+from keystore.decisions.lifecycle import Approval, Grant, RequestLife, State
+from keystore.decisions.policy import Policy
 from keystore.errors import ApprovalError, GrantError, PolicyError
-from keystore.identity import name_commitment, normalise_name
-from keystore.policy import Policy
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 LATER = NOW + timedelta(hours=1)
@@ -123,51 +123,51 @@ def code_of(error: type[Exception], call: object, *arguments: object) -> str:
 
 
 def test_the_requester_can_not_approve() -> None:
-    assert code_of(ApprovalError, approval.check_approve, LIFE, "alice", NOW) == "self-approval"
+    assert code_of(ApprovalError, lifecycle.check_approve, LIFE, "alice", NOW) == "self-approval"
 
 
 def test_the_same_person_can_not_approve_twice() -> None:
     once = replace(LIFE, approvals=BOTH[:1])
-    assert code_of(ApprovalError, approval.check_approve, once, "bob", NOW) == "twice"
-    approval.check_approve(once, "carol", NOW)
+    assert code_of(ApprovalError, lifecycle.check_approve, once, "bob", NOW) == "twice"
+    lifecycle.check_approve(once, "carol", NOW)
 
 
 def test_approvals_of_another_content_or_by_the_requester_do_not_count() -> None:
-    assert approval.is_approved(replace(LIFE, approvals=BOTH))
-    assert not approval.is_approved(replace(LIFE, approvals=(BOTH[0], Approval("carol", "d0"))))
-    assert not approval.is_approved(replace(LIFE, approvals=(BOTH[0], Approval("alice", "d1"))))
-    assert not approval.is_approved(replace(LIFE, approvals=(BOTH[0], BOTH[0])))
+    assert lifecycle.is_approved(replace(LIFE, approvals=BOTH))
+    assert not lifecycle.is_approved(replace(LIFE, approvals=(BOTH[0], Approval("carol", "d0"))))
+    assert not lifecycle.is_approved(replace(LIFE, approvals=(BOTH[0], Approval("alice", "d1"))))
+    assert not lifecycle.is_approved(replace(LIFE, approvals=(BOTH[0], BOTH[0])))
 
 
 def test_zero_required_approvals_do_not_fail_open() -> None:
-    assert not approval.is_approved(replace(LIFE, approvals_required=0))
-    assert not approval.is_approved(replace(LIFE, approvals_required=-1))
+    assert not lifecycle.is_approved(replace(LIFE, approvals_required=0))
+    assert not lifecycle.is_approved(replace(LIFE, approvals_required=-1))
 
 
 @pytest.mark.parametrize("state", [State.APPROVED, State.RELEASED, State.DENIED])
 def test_only_a_pending_request_is_approved(state: State) -> None:
-    assert code_of(ApprovalError, approval.check_approve, replace(LIFE, stored=state), "bob", NOW) == f"state-{state}"
+    assert code_of(ApprovalError, lifecycle.check_approve, replace(LIFE, stored=state), "bob", NOW) == f"state-{state}"
 
 
 @pytest.mark.parametrize("state", [State.RELEASED, State.DENIED])
 def test_an_end_is_final(state: State) -> None:
     ended = replace(APPROVED, stored=state)
-    assert code_of(ApprovalError, approval.check_deny, ended, NOW) == f"state-{state}"
-    assert code_of(ApprovalError, approval.check_change, ended, "alice", NOW) == f"state-{state}"
+    assert code_of(ApprovalError, lifecycle.check_deny, ended, NOW) == f"state-{state}"
+    assert code_of(ApprovalError, lifecycle.check_change, ended, "alice", NOW) == f"state-{state}"
 
 
 def test_a_request_ends_at_its_expiry_not_after_it() -> None:
     assert LIFE.state(LATER - timedelta(microseconds=1)) is State.PENDING
     assert LIFE.state(LATER) is State.EXPIRED
-    assert code_of(ApprovalError, approval.check_approve, LIFE, "bob", LATER) == "state-expired"
-    assert code_of(ApprovalError, approval.check_deny, LIFE, LATER) == "state-expired"
+    assert code_of(ApprovalError, lifecycle.check_approve, LIFE, "bob", LATER) == "state-expired"
+    assert code_of(ApprovalError, lifecycle.check_deny, LIFE, LATER) == "state-expired"
 
 
 def test_a_grant_ends_before_its_request() -> None:
-    assert approval.check_release(APPROVED, "alice", NOW).grant_id == "g"
-    assert code_of(GrantError, approval.check_release, APPROVED, "alice", NOW + timedelta(minutes=30)) == "expired"
-    assert approval.grant_expiry(LIFE, NOW, timedelta(days=1)) == LATER
-    assert approval.grant_expiry(LIFE, NOW, timedelta(minutes=1)) == NOW + timedelta(minutes=1)
+    assert lifecycle.check_release(APPROVED, "alice", NOW).grant_id == "g"
+    assert code_of(GrantError, lifecycle.check_release, APPROVED, "alice", NOW + timedelta(minutes=30)) == "expired"
+    assert lifecycle.grant_expiry(LIFE, NOW, timedelta(days=1)) == LATER
+    assert lifecycle.grant_expiry(LIFE, NOW, timedelta(minutes=1)) == NOW + timedelta(minutes=1)
 
 
 @pytest.mark.parametrize(
@@ -184,9 +184,9 @@ def test_a_grant_ends_before_its_request() -> None:
     ],
 )
 def test_a_release_without_every_condition_is_refused(life: RequestLife, person: str, code: str) -> None:
-    assert code_of(GrantError, approval.check_release, life, person, NOW) == code
+    assert code_of(GrantError, lifecycle.check_release, life, person, NOW) == code
 
 
 def test_only_the_requester_changes_a_request() -> None:
-    approval.check_change(APPROVED, "alice", NOW)
-    assert code_of(ApprovalError, approval.check_change, LIFE, "bob", NOW) == "not-requester"
+    lifecycle.check_change(APPROVED, "alice", NOW)
+    assert code_of(ApprovalError, lifecycle.check_change, LIFE, "bob", NOW) == "not-requester"

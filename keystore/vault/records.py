@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 
 from sqlalchemy import Connection, Row, select
 
-from keystore import envelope, schema
-from keystore.canonical import canonical_json
+from keystore.crypto import envelope
+from keystore.crypto.canonical import canonical_json
+from keystore.decisions.requests import ImageRow
 from keystore.errors import InvalidRecordError, RecordNotFound, TamperedError
-from keystore.keyring import SHRED_KIND, Keyring, owner_tag
-from keystore.records import KeyRecord
-from keystore.requests import ImageRow
+from keystore.intake.records import KeyRecord
+from keystore.storage import schema
+from keystore.vault.keyring import SHRED_KIND, Keyring, owner_tag
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from keystore import envelope
+from keystore.crypto import envelope
 from keystore.errors import KekError, TamperedError
-from keystore.kek import create_kek, open_kek
+from keystore.kek.file import create_kek, open_kek
 
 KEY, OTHER = b"k" * 32, b"o" * 32
 

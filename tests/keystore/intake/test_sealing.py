@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from keystore.crypto.hybrid import HybridPrivateKey
 from keystore.errors import InvalidRecordError, ShardExistsError, StorageError, TamperedError
-from keystore.hybrid import HybridPrivateKey
-from keystore.records import KeyRecord
-from keystore.sealing import SEALED_MAGIC, open_record, read_shard, seal_record, sealed_header, write_shard
+from keystore.intake.records import KeyRecord
+from keystore.intake.sealing import SEALED_MAGIC, open_record, read_shard, seal_record, sealed_header, write_shard
 
 KEY = HybridPrivateKey.generate()
 SECRET = b"\x07secret-secret-secret-secret-\x00\xfe\x80"

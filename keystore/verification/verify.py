@@ -13,18 +13,18 @@ from pathlib import Path
 
 from sqlalchemy import Connection, func, select
 
-from keystore import schema
 from keystore.audit.checkpoint import Checkpoint, open_checkpoint
 from keystore.audit.log import leaf_hashes, origin_of
 from keystore.audit.merkle import Frontier, consistency_proof, frontier_of, leaf_hash
-from keystore.audit.replay import LoggedRequest, LoggedState, replay
 from keystore.audit.witness import Witness, check_extends
-from keystore.canonical import sha256_hex
-from keystore.database import DATABASE_NAME, read_only
+from keystore.crypto.canonical import sha256_hex
+from keystore.decisions.identity import name_commitment
+from keystore.decisions.people import approval_message, signature_holds
+from keystore.decisions.requests import images_of, request_digest
 from keystore.errors import AuditError, StorageError, TamperedError
-from keystore.identity import name_commitment
-from keystore.people import approval_message, signature_holds
-from keystore.requests import images_of, request_digest
+from keystore.storage import schema
+from keystore.storage.database import DATABASE_NAME, read_only
+from keystore.verification.replay import LoggedRequest, LoggedState, replay
 from keystore.views import AuditReport
 
 AUDIT_KEY_NAME = "audit.pub"

@@ -12,10 +12,10 @@ import json
 import struct
 from collections.abc import Sequence
 
-from keystore import hybrid
-from keystore.canonical import canonical_json
+from keystore.crypto import hybrid
+from keystore.crypto.canonical import canonical_json
 from keystore.errors import InvalidRecordError, TamperedError
-from keystore.records import KeyRecord
+from keystore.intake.records import KeyRecord
 
 RELEASE_MAGIC = b"KARLSE01"
 RELEASE_INFO = b"keyanon release v1\n"
