@@ -3,11 +3,6 @@ holds no secret."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from keystore.views import IngestReport
-
 
 class KeystoreError(Exception):
     """Base of every error the keystore raises on purpose; its message is fit to be shown to a user."""
@@ -38,11 +33,7 @@ class ShardExistsError(KeystoreError):
 
 
 class TamperedError(KeystoreError):
-    """Stored bytes are not the bytes that were written. `report` holds what an ingest could still take in, if it was one."""
-
-    def __init__(self, message: str, report: IngestReport | None = None) -> None:
-        super().__init__(message)
-        self.report = report
+    """Stored bytes are not the bytes that were written."""
 
 
 class AuditError(KeystoreError):

@@ -14,12 +14,11 @@ from pathlib import Path
 
 from sqlalchemy import Connection, select
 
-from keystore import reading
 from keystore.audit.checkpoint import open_checkpoint
 from keystore.audit.log import Clock, LogSigner, LogWriter, latest_note, leaf_hashes
 from keystore.audit.merkle import consistency_proof, tree_root
 from keystore.audit.witness import Witness, check_extends
-from keystore.decisions import people
+from keystore.decisions import people, reading
 from keystore.errors import ApprovalError, AuditError, KeystoreError, Refusal, TamperedError
 from keystore.storage import schema
 from keystore.storage.database import Database

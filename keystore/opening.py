@@ -16,17 +16,18 @@ from uuid import uuid4
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import Connection, select
 
+from keystore.audit.checkpoint import AUDIT_KEY_NAME
 from keystore.audit.log import Clock, LogSigner, LogWriter
-from keystore.audit.witness import locked
 from keystore.crypto.canonical import timestamp
 from keystore.crypto.hybrid import HybridPrivateKey, key_id
+from keystore.decisions import stored_policy
 from keystore.decisions.policy import Policy
 from keystore.errors import AuditError, KekError, StorageError, TamperedError, WrongKekError
-from keystore.kek.file import FILE_SCHEME, KEK_FILE_NAME, KeyEncryptionKey, create_kek, default_uri, kek_path, open_kek
+from keystore.kek.file import FILE_SCHEME, KEK_FILE_NAME
+from keystore.kek.provider import KeyEncryptionKey, create_kek, default_uri, kek_path, open_kek
 from keystore.storage import durable, schema
 from keystore.storage.database import DATABASE_NAME, Database
 from keystore.vault.keyring import AUDIT_KIND, INDEX_KIND, INGEST_KIND, Keyring
-from keystore.verification.verify import AUDIT_KEY_NAME
 
 INGEST_KEY_NAME = "ingest.pub"
 LOCK_NAME = ".lock"
@@ -59,7 +60,7 @@ def create(directory: Path, kek_uri: str | None, policy: Policy, clock: Clock, *
     """
     try:
         durable.make_directory(directory)
-        with locked(directory / LOCK_NAME):
+        with durable.locked(directory / LOCK_NAME):
             database = Database(directory / DATABASE_NAME, create=True)
             try:
                 if is_created(database):
@@ -130,24 +131,8 @@ def write_first_state(connection: Connection, kek: KeyEncryptionKey, uri: str, p
         )
     )
     log.append("created", ingest_key=ingest_id, kek=kek.kek_id, keystore=keystore_id, vkey=signer.vkey)
-    write_policy(connection, log, policy, None)
+    stored_policy.write(connection, log, policy, None)
     log.finish()
-
-
-def write_policy(connection: Connection, log: LogWriter, policy: Policy, by: str | None) -> None:
-    """Make `policy` the present one, and log it."""
-    latest = (
-        connection.execute(
-            select(schema.policies.c.version).order_by(schema.policies.c.version.desc()).limit(1)
-        ).scalar()
-        or 0
-    )
-    connection.execute(
-        schema.policies.insert().values(
-            version=latest + 1, document=policy.document(), digest=policy.digest(), set_at=timestamp(log.now)
-        )
-    )
-    log.append("policy", by=by, digest=policy.digest(), policy=policy.model_dump(mode="json"), version=latest + 1)
 
 
 def open_matching_kek(database: Database, directory: Path, uri: str | None) -> KeyEncryptionKey:

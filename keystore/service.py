@@ -15,27 +15,29 @@ from typing import Self
 
 from sqlalchemy import Connection, select
 
-from keystore import opening, reading
+from keystore import opening
 from keystore.audit.log import Clock, latest_note, leaf_hashes
 from keystore.audit.merkle import inclusion_proof
+from keystore.audit.witness import WITNESS_DIRECTORY
 from keystore.crypto.canonical import sha256_hex
 from keystore.crypto.hybrid import key_id
-from keystore.decisions import people
+from keystore.decisions import people, reading, stored_policy
 from keystore.decisions.policy import Policy
 from keystore.decisions.release import seal_release
 from keystore.decisions.requests import RequestDesk, Words, find_images, images_of
+from keystore.decisions.views import RequestView
 from keystore.errors import (
     AuditError,
     StorageError,
-    TamperedError,
 )
 from keystore.intake.inbox import Inbox
+from keystore.intake.report import IngestReport, ShardsNotTakenIn
 from keystore.ledger import Ledger
 from keystore.storage import schema
 from keystore.storage.database import DATABASE_NAME, Database
+from keystore.vault.catalogue import RecordView, record_views
 from keystore.vault.records import RecordVault
-from keystore.verification.verify import WITNESS_DIRECTORY, log_problems
-from keystore.views import IngestReport, RecordView, RequestView
+from keystore.verification.verify import log_problems
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -156,8 +158,8 @@ class Keystore:
     def ingest(self, run_id: str, shard_names: Sequence[str] | None = None) -> IngestReport:
         """Take in a run's shards (all, or those named); again is harmless. Shards taken in whole are removed from the inbox.
 
-        Single records that do not open are in the report, the others are kept. Raises TamperedError naming every shard that is
-        damaged or missing, after the other shards were taken in; its `report` says what was done.
+        Single records that do not open are in the report, the others are kept. Raises ShardsNotTakenIn naming every shard
+        that is damaged or missing, after the other shards were taken in; its `report` says what was done.
         """
         report = self._inbox.ingest(
             run_id, shard_names, lambda: self._ledger.transaction("ingest", None, None, witness=False)
@@ -165,7 +167,7 @@ class Keystore:
         self._ledger.remember()
         if report.failed_shards:
             reasons = "; ".join(report.failed_shards.values())
-            raise TamperedError(
+            raise ShardsNotTakenIn(
                 f"{len(report.failed_shards)} shard(s) of run {run_id} were not taken in: {reasons}", report
             )
         return report
@@ -183,7 +185,7 @@ class Keystore:
     ) -> list[RecordView]:
         """Return what is known of stored records without opening them, filtered, ordered by data set and image."""
         with self._database.read() as connection:
-            return reading.record_views(connection, image_ids, dataset, run_id)
+            return record_views(connection, image_ids, dataset, run_id)
 
     # Asking and agreeing
 
@@ -204,7 +206,9 @@ class Keystore:
             images = find_images(connection, image_ids, dataset, run_id)
             person = people.find_or_add(connection, requester)
             words = Words(case, purpose, legal_basis)
-            request_id = self._desk.create(connection, log, reading.policy(connection), person, images, words, expires)
+            request_id = self._desk.create(
+                connection, log, stored_policy.read(connection), person, images, words, expires
+            )
         return self.show(request_id)
 
     def change(
@@ -227,14 +231,14 @@ class Keystore:
                 row.legal_basis if legal_basis is None else legal_basis,
             )
             person = people.find_or_add(connection, by)
-            self._desk.change(connection, log, reading.policy(connection), request_id, person, words, expires)
+            self._desk.change(connection, log, stored_policy.read(connection), request_id, person, words, expires)
         return self.show(request_id)
 
     def approve(self, request_id: str, approver: str) -> RequestView:
         """Approve a request as `approver`. Raises ApprovalError, RequestNotFound."""
         with self._ledger.transaction("approve", request_id, approver) as (connection, log):
             person = people.find_or_add(connection, approver)
-            self._desk.approve(connection, log, reading.policy(connection), request_id, person)
+            self._desk.approve(connection, log, stored_policy.read(connection), request_id, person)
         return self.show(request_id)
 
     def deny(self, request_id: str, by: str) -> RequestView:
@@ -261,12 +265,12 @@ class Keystore:
     def policy(self) -> Policy:
         """Return the present policy."""
         with self._database.read() as connection:
-            return reading.policy(connection)
+            return stored_policy.read(connection)
 
     def set_policy(self, policy: Policy, by: str) -> None:
         """Change the policy; open requests must be changed or made again. Raises ApprovalError for a bad name."""
         with self._ledger.transaction("policy", None, by) as (connection, log):
-            opening.write_policy(connection, log, policy, people.find_or_add(connection, by))
+            stored_policy.write(connection, log, policy, people.find_or_add(connection, by))
 
     # Letting keys out
 
@@ -281,7 +285,9 @@ class Keystore:
             if problems:
                 raise AuditError(f"nothing is released while the audit log does not verify: {'; '.join(problems[:3])}")
             person = people.find_or_add(connection, by)
-            grant, digest = self._desk.check_release(connection, log, reading.policy(connection), request_id, person)
+            grant, digest = self._desk.check_release(
+                connection, log, stored_policy.read(connection), request_id, person
+            )
             records = self._vault.open_images(connection, images_of(connection, request_id))
             header = {"digest": digest, "grant": grant.grant_id, "keystore": self.id, "request": request_id}
             sealed = seal_release(records, header, recipient_public_key)

@@ -24,7 +24,7 @@ from jobs.output_format import facts, table
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from keystore.views import RequestView
+    from keystore.decisions.views import RequestView
 
 
 def request(

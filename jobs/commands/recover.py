@@ -34,7 +34,7 @@ def recover(
     What can fail on this machine is checked before the grant is used. RESTORED holds people in clear: delete it when done.
     """
     from keystore.decisions.lifecycle import FINAL_STATES
-    from keystore.decisions.release import Recipient
+    from keystore.recipient import Recipient
     from keystore.service import Keystore
 
     by = acting_person(person)

@@ -18,7 +18,6 @@ handed in by the caller.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -141,13 +140,6 @@ def check_release(life: RequestLife, person: str, now: datetime) -> Grant:
             "not-approved", f"request {life.request_id} is not approved: {missing} more approval(s) needed"
         )
     return life.grant
-
-
-def check_distinct(people: Iterable[str]) -> None:
-    """Raise GrantError when one person is counted twice."""
-    seen = list(people)
-    if len(set(seen)) != len(seen):
-        raise GrantError("twice", "one person's approval was counted twice")
 
 
 def _check_state(life: RequestLife, verb: str, allowed: frozenset[State], now: datetime) -> None:

@@ -1,78 +1,31 @@
-"""Release: the keys of one granted request, sealed to the recovery job's ephemeral key, and the recipient that opens them.
+"""Release: the keys of one granted request, sealed to the recovery job's ephemeral key (keystore.recipient opens them).
 
-Format: `KARLSE01 || u32 header length || header || HPKE ciphertext`. The header is canonical JSON (keystore,
-request, grant, digest of
-the request) and is bound through HPKE's `info`; the plaintext is canonical JSON with the records, and repeats the header.
+Format: `KARLSE01 || u32 header length || header || HPKE ciphertext`. The header is canonical JSON (keystore, request, grant,
+digest of the request) and is bound through HPKE's `info`; the plaintext is canonical JSON with the records and the header again.
 """
 
 from __future__ import annotations
 
 import base64
-import json
 import struct
 from collections.abc import Sequence
 
 from keystore.crypto import hybrid
 from keystore.crypto.canonical import canonical_json
-from keystore.errors import InvalidRecordError, TamperedError
-from keystore.intake.records import KeyRecord
 
 RELEASE_MAGIC = b"KARLSE01"
 RELEASE_INFO = b"keyanon release v1\n"
-_LENGTH = struct.Struct(">I")
+HEADER_LENGTH = struct.Struct(">I")
 
 
-def seal_release(records: Sequence[KeyRecord], header: dict[str, str], recipient_public_key: bytes) -> bytes:
+def seal_release(records: Sequence[bytes], header: dict[str, str], recipient_public_key: bytes) -> bytes:
     """Seal records to a recipient, bound to `header` (keystore, request, grant, digest). Raises InvalidRecordError
     for a bad key."""
     head = canonical_json(header)
-    body = canonical_json(
-        {"header": header, "records": [base64.b64encode(one.canonical_bytes()).decode() for one in records]}
-    )
+    body = canonical_json({"header": header, "records": [base64.b64encode(one).decode() for one in records]})
     return (
-        RELEASE_MAGIC + _LENGTH.pack(len(head)) + head + hybrid.encrypt(body, recipient_public_key, RELEASE_INFO + head)
+        RELEASE_MAGIC
+        + HEADER_LENGTH.pack(len(head))
+        + head
+        + hybrid.encrypt(body, recipient_public_key, RELEASE_INFO + head)
     )
-
-
-class Recipient:
-    """The recovery job's side of a release: an X-Wing key pair that lives in memory for one release and is never stored."""
-
-    def __init__(self, key: hybrid.HybridPrivateKey) -> None:
-        self._key = key
-
-    @classmethod
-    def generate(cls) -> Recipient:
-        """Return a recipient with a fresh key pair."""
-        return cls(hybrid.HybridPrivateKey.generate())
-
-    @property
-    def public_key(self) -> bytes:
-        """The 1,216 bytes to hand to `Keystore.release`."""
-        return self._key.public_bytes
-
-    def open(self, sealed: bytes, request_id: str | None = None) -> list[KeyRecord]:
-        """Open a release; with `request_id`, only one made for that request. Raises TamperedError."""
-        start = len(RELEASE_MAGIC) + _LENGTH.size
-        refused = TamperedError("the release is not for this recipient, or was altered on its way; make a new request")
-        if len(sealed) < start or not sealed.startswith(RELEASE_MAGIC):
-            raise refused
-        (length,) = _LENGTH.unpack_from(sealed, len(RELEASE_MAGIC))
-        head, ciphertext = sealed[start : start + length], sealed[start + length :]
-        plaintext = self._key.open(ciphertext, RELEASE_INFO + head)
-        if plaintext is None:
-            raise refused
-        try:
-            header, document = json.loads(head), json.loads(plaintext)
-            records = [
-                KeyRecord.from_canonical_bytes(base64.b64decode(one, validate=True)) for one in document["records"]
-            ]
-            if document["header"] != header:
-                raise refused
-        except (ValueError, KeyError, TypeError, InvalidRecordError):
-            raise refused from None
-        if request_id is not None and header.get("request") != request_id:
-            raise TamperedError(f"the release is for another request than {request_id}; ask for the release again")
-        return records
-
-    def __repr__(self) -> str:
-        return f"Recipient({hybrid.key_id(self.public_key)[:16]})"

@@ -24,10 +24,9 @@ from keystore.decisions.policy import Policy
 from keystore.errors import ApprovalError, GrantError, RecordNotFound, RequestNotFound, TamperedError
 from keystore.storage import schema
 from keystore.vault.keyring import Keyring
+from keystore.vault.records import ImageRow
 
 REQUEST_SALT_BYTES = 32
-
-ImageRow = tuple[str, str, str]  # record id, data set, image id
 
 
 @dataclass(frozen=True)

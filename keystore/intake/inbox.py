@@ -14,10 +14,10 @@ from keystore.crypto.canonical import sha256_hex
 from keystore.crypto.hybrid import HybridPrivateKey
 from keystore.errors import InvalidRecordError, StorageError, TamperedError
 from keystore.intake.ingest import ShardOutcome, ingest_shard
+from keystore.intake.report import IngestReport, RejectedRecord
 from keystore.intake.sealing import SHARD_SUFFIX, read_shard_bytes, shard_path
 from keystore.storage import durable, schema
 from keystore.vault.records import RecordVault
-from keystore.views import IngestReport, RejectedRecord
 
 INBOX_NAME = "inbox"
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")

@@ -18,10 +18,11 @@ from keystore.audit.log import LogWriter
 from keystore.crypto.canonical import sha256_hex, timestamp
 from keystore.crypto.hybrid import HybridPrivateKey
 from keystore.errors import InvalidRecordError
+from keystore.intake.records import KeyRecord
+from keystore.intake.report import RejectedRecord
 from keystore.intake.sealing import open_record, parse_shard, sealed_header
 from keystore.storage import schema
-from keystore.vault.records import RecordVault
-from keystore.views import RejectedRecord
+from keystore.vault.records import NewRecord, RecordVault
 
 
 @dataclass
@@ -73,7 +74,7 @@ def ingest_shard(
             "shard_sha256": shard_sha256,
             "ingested_at": timestamp(log.now),
         }
-        vault.store(connection, record, dict(source))
+        vault.store(connection, _to_store(record), dict(source))
         stored.update(f"{record.record_id} {source['sealed_sha256']}\n".encode())
         outcome.ingested += 1
     log.append(
@@ -88,6 +89,19 @@ def ingest_shard(
     )
     _remember_shard(connection, run_id, name, shard_sha256, outcome.ingested, timestamp(log.now))
     return outcome
+
+
+def _to_store(record: KeyRecord) -> NewRecord:
+    return NewRecord(
+        record_id=record.record_id,
+        run_id=record.run_id,
+        dataset=record.dataset,
+        image_id=record.image_id,
+        subject=record.subject,
+        source_sha256=record.source_sha256,
+        version=record.version,
+        plaintext=record.canonical_bytes(),
+    )
 
 
 def _remember_shard(connection: Connection, run_id: str, name: str, sha256: str, ingested: int, now: str) -> None:

@@ -1,7 +1,5 @@
-"""The key-encryption key (KEK): one interface, chosen by URI scheme. It wraps small keys and nothing else.
-
-`file:PATH` keeps 32 random bytes in a file of mode 0600; it is for one machine, and whoever reads the file and the database
-reads every key. `awskms:`, `hsm:` and `vault:` are names kept for services that never show the key; they are refused at use.
+"""A KEK in a file, `file:PATH`: 32 random bytes, mode 0600. For one machine: whoever reads the file and the database reads
+every key.
 """
 
 from __future__ import annotations
@@ -11,7 +9,6 @@ import binascii
 import os
 import stat
 from pathlib import Path
-from typing import Protocol
 
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
@@ -25,25 +22,6 @@ FILE_SCHEME = "file:"
 KEK_HEADER = "keyanon-kek-1"
 MAX_KEK_FILE_BYTES = 1024
 KEK_ID_BYTES = 16
-REMOTE_SCHEMES = ("awskms:", "hsm:", "vault:")
-
-
-class KeyEncryptionKey(Protocol):
-    """What the keystore asks of a KEK, wherever it lives. `kek_id` tells two KEKs apart and reveals neither."""
-
-    @property
-    def uri(self) -> str: ...
-
-    @property
-    def kek_id(self) -> str: ...
-
-    def wrap(self, secret: bytes, context: bytes) -> bytes:
-        """Encrypt a small secret, bound to `context`."""
-        ...
-
-    def unwrap(self, wrapped: bytes, context: bytes) -> bytes:
-        """Decrypt. Raises TamperedError when key, context or bytes differ from those at `wrap`."""
-        ...
 
 
 class FileKek:
@@ -71,29 +49,17 @@ class FileKek:
         return f"FileKek({self.uri!r}, {self.kek_id})"
 
 
-def default_uri(directory: Path) -> str:
-    """Return the URI of the KEK file inside a keystore directory."""
-    return FILE_SCHEME + str(directory / KEK_FILE_NAME)
-
-
-def kek_path(uri: str) -> Path | None:
-    """Return the file behind a `file:` URI, or None for a scheme that is a service. Raises KekError for an unknown scheme."""
-    if uri.startswith(REMOTE_SCHEMES):
-        return None
+def path_of(uri: str) -> Path:
+    """Return the file that a `file:` URI names. Raises KekError when it names none."""
     path = uri.removeprefix(FILE_SCHEME)
     if not uri.startswith(FILE_SCHEME) or not path:
         raise KekError(f"KEK {uri!r} has no known scheme; use file:PATH")
     return Path(path.removeprefix("//") if path.startswith("///") else path)
 
 
-def open_kek(uri: str) -> KeyEncryptionKey:
-    """Open an existing KEK. Raises KekError: missing, malformed, readable by others, or of a scheme not configured."""
-    path = kek_path(uri)
-    if path is None:
-        scheme = uri.split(":", 1)[0]
-        raise KekError(
-            f"KEK scheme {scheme!r} is not configured in this version; use file:PATH, or an installation that provides it"
-        )
+def open_file(uri: str) -> FileKek:
+    """Open an existing KEK file. Raises KekError: missing, malformed, or readable by others."""
+    path = path_of(uri)
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError as error:
@@ -118,22 +84,22 @@ def open_kek(uri: str) -> KeyEncryptionKey:
     return FileKek(uri, _parse(data, path))
 
 
-def create_kek(uri: str) -> tuple[KeyEncryptionKey, bool]:
-    """Open the KEK, or create its file on first use. Return it and whether it was created. Raises KekError."""
-    path = kek_path(uri)
-    if path is not None and not path.exists():
-        text = f"{KEK_HEADER}\n{base64.b64encode(os.urandom(envelope.KEY_BYTES)).decode()}\n"
-        try:
-            durable.make_directory(path.parent)
-            durable.write_new(path, text.encode(), durable.SECRET_MODE)
-            return open_kek(uri), True
-        except FileExistsError:
-            pass  # another process created it between the look and the write: use theirs
-        except OSError as error:
-            raise KekError(
-                f"KEK file {path} can not be created ({error.strerror}); choose another place with kek_uri=file:PATH"
-            ) from error
-    return open_kek(uri), False
+def create_file(uri: str) -> bool:
+    """Create the KEK file unless it exists; return whether it was created. Raises KekError."""
+    path = path_of(uri)
+    if path.exists():
+        return False
+    text = f"{KEK_HEADER}\n{base64.b64encode(os.urandom(envelope.KEY_BYTES)).decode()}\n"
+    try:
+        durable.make_directory(path.parent)
+        durable.write_new(path, text.encode(), durable.SECRET_MODE)
+    except FileExistsError:
+        return False  # another process created it between the look and the write: use theirs
+    except OSError as error:
+        raise KekError(
+            f"KEK file {path} can not be created ({error.strerror}); choose another place with kek_uri=file:PATH"
+        ) from error
+    return True
 
 
 def _parse(data: bytes, path: Path) -> bytes:

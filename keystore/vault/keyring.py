@@ -9,7 +9,7 @@ import hashlib
 import hmac
 
 from keystore.crypto.canonical import canonical_json
-from keystore.kek.file import KeyEncryptionKey
+from keystore.kek.provider import KeyEncryptionKey
 
 # The kinds of secret that are wrapped.
 AUDIT_KIND = "audit-signing"

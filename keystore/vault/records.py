@@ -14,11 +14,25 @@ from sqlalchemy import Connection, Row, select
 
 from keystore.crypto import envelope
 from keystore.crypto.canonical import canonical_json
-from keystore.decisions.requests import ImageRow
-from keystore.errors import InvalidRecordError, RecordNotFound, TamperedError
-from keystore.intake.records import KeyRecord
+from keystore.errors import RecordNotFound, TamperedError
 from keystore.storage import schema
 from keystore.vault.keyring import SHRED_KIND, Keyring, owner_tag
+
+ImageRow = tuple[str, str, str]  # record id, data set, image id
+
+
+@dataclass(frozen=True)
+class NewRecord:
+    """A record to be stored: what its row says, and its bytes, which only its shred key will open again."""
+
+    record_id: str
+    run_id: str
+    dataset: str
+    image_id: str
+    subject: str | None = field(repr=False)
+    source_sha256: str
+    version: int
+    plaintext: bytes = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -46,7 +60,7 @@ class RecordVault:
             {"keystore": self.keystore_id, "type": "keyanon record v1"} | {name: values[name] for name in names}
         )
 
-    def store(self, connection: Connection, record: KeyRecord, values: dict[str, object]) -> None:
+    def store(self, connection: Connection, record: NewRecord, values: dict[str, object]) -> None:
         """Insert one record under its shred key; `values` are the columns that say where it came from."""
         shred_key_id, shred_key = self._shred_key(connection, record, str(values["ingested_at"]))
         row: dict[str, object] = values | {
@@ -59,11 +73,12 @@ class RecordVault:
             "envelope_version": envelope.ENVELOPE_VERSION,
             "shred_key_id": shred_key_id,
         }
-        sealed = envelope.seal(shred_key, record.canonical_bytes(), self.context(row))
+        sealed = envelope.seal(shred_key, record.plaintext, self.context(row))
         connection.execute(schema.records.insert().values(**row, envelope=sealed))
 
-    def open(self, connection: Connection, record_id: str) -> KeyRecord | None:
-        """Return a record in clear, None when there is none. Raises TamperedError when row, key and envelope do not fit."""
+    def open(self, connection: Connection, image: ImageRow) -> bytes | None:
+        """Return a record's bytes in clear, None when there is none. Raises TamperedError: row, key and envelope do not fit."""
+        record_id, dataset, image_id = image
         row = connection.execute(
             select(schema.records, schema.shred_keys.c.wrapped)
             .join(schema.shred_keys, schema.shred_keys.c.shred_key_id == schema.records.c.shred_key_id)
@@ -71,34 +86,29 @@ class RecordVault:
         ).first()
         if row is None:
             return None
+        if (row.dataset, row.image_id) != (dataset, image_id):
+            raise TamperedError(f"record {record_id} is not of the image that was requested; restore the database")
         shred_key = self.keyring.unwrap(row.wrapped, SHRED_KIND, row.shred_key_id)
         try:
-            record = KeyRecord.from_canonical_bytes(envelope.open_envelope(shred_key, row.envelope, self.context(row)))
-        except (envelope.EnvelopeError, InvalidRecordError) as error:
+            return envelope.open_envelope(shred_key, row.envelope, self.context(row))
+        except envelope.EnvelopeError as error:
             raise TamperedError(
                 f"record {record_id} in the database was altered ({error}); restore it from a backup"
             ) from error
-        if (record.record_id, record.dataset, record.image_id) != (row.record_id, row.dataset, row.image_id):
-            raise TamperedError(
-                f"record {record_id} in the database is not the record its row names; restore it from a backup"
-            )
-        return record
 
-    def open_images(self, connection: Connection, images: Sequence[ImageRow]) -> list[KeyRecord]:
+    def open_images(self, connection: Connection, images: Sequence[ImageRow]) -> list[bytes]:
         """Return the records of a request's images in clear. Raises RecordNotFound for an erased one, TamperedError."""
         records = []
-        for record_id, dataset, image_id in images:
-            record = self.open(connection, record_id)
+        for image in images:
+            record = self.open(connection, image)
             if record is None:
                 raise RecordNotFound(
-                    "erased-record", f"the key of image {image_id!r} is no longer stored; make a request without it"
+                    "erased-record", f"the key of image {image[2]!r} is no longer stored; make a request without it"
                 )
-            if (record.dataset, record.image_id) != (dataset, image_id):
-                raise TamperedError(f"record {record_id} is not of the image that was requested; restore the database")
             records.append(record)
         return records
 
-    def _shred_key(self, connection: Connection, record: KeyRecord, now: str) -> tuple[str, bytes]:
+    def _shred_key(self, connection: Connection, record: NewRecord, now: str) -> tuple[str, bytes]:
         owner = owner_tag(self.index_key, record.dataset, record.subject, record.image_id)
         table = schema.shred_keys
         row = connection.execute(select(table).where(table.c.dataset == record.dataset, table.c.owner == owner)).first()

@@ -13,10 +13,10 @@ from pathlib import Path
 
 from sqlalchemy import Connection, func, select
 
-from keystore.audit.checkpoint import Checkpoint, open_checkpoint
+from keystore.audit.checkpoint import AUDIT_KEY_NAME, Checkpoint, open_checkpoint
 from keystore.audit.log import leaf_hashes, origin_of
 from keystore.audit.merkle import Frontier, consistency_proof, frontier_of, leaf_hash
-from keystore.audit.witness import Witness, check_extends
+from keystore.audit.witness import WITNESS_DIRECTORY, Witness, check_extends
 from keystore.crypto.canonical import sha256_hex
 from keystore.decisions.identity import name_commitment
 from keystore.decisions.people import approval_message, signature_holds
@@ -25,10 +25,7 @@ from keystore.errors import AuditError, StorageError, TamperedError
 from keystore.storage import schema
 from keystore.storage.database import DATABASE_NAME, read_only
 from keystore.verification.replay import LoggedRequest, LoggedState, replay
-from keystore.views import AuditReport
-
-AUDIT_KEY_NAME = "audit.pub"
-WITNESS_DIRECTORY = "witness"
+from keystore.verification.report import AuditReport
 
 
 def verify_audit(path: Path | str, checkpoint: str | None = None, vkey: str | None = None) -> AuditReport:

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from keystore.decisions.release import Recipient
+from keystore.decisions.views import RequestView
 from keystore.intake.records import FaceRecord, KeyRecord
 from keystore.intake.sealing import seal_record, write_shard
+from keystore.recipient import Recipient
 from keystore.service import Keystore
-from keystore.views import RequestView
 
 RUN = "run-1"
 

@@ -17,8 +17,8 @@ from sqlalchemy import text
 
 from keystore.crypto import envelope
 from keystore.crypto.hybrid import HybridPrivateKey
-from keystore.decisions.release import Recipient
 from keystore.intake.sealing import seal_record, write_shard
+from keystore.recipient import Recipient
 
 KEY = HybridPrivateKey.generate()
 

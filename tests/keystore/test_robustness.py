@@ -21,9 +21,9 @@ from alembic.runtime.migration import MigrationContext
 import keystore as keystore_package
 from keystore import opening
 from keystore.decisions.lifecycle import State
-from keystore.decisions.release import Recipient
 from keystore.errors import GrantError, KekError, KeystoreError, SchemaError, StorageError, TamperedError, WrongKekError
-from keystore.kek.file import create_kek
+from keystore.kek.provider import create_kek
+from keystore.recipient import Recipient
 from keystore.service import Keystore
 from keystore.storage import schema
 from keystore.storage.database import Database
@@ -44,7 +44,7 @@ BUSY = """
 import sys
 from datetime import timedelta
 from keystore.service import Keystore
-from keystore.decisions.release import Recipient
+from keystore.recipient import Recipient
 with Keystore.open(sys.argv[1]) as keystore:
     while True:
         request = keystore.request("Alice", ["a.png"], "C-1", "identify a missing person", "court order 12", timedelta(hours=1))
@@ -264,7 +264,7 @@ def test_a_full_disk_is_an_error_with_a_remedy_and_changes_nothing(keystore, mak
 FULL = """
 import resource, sys
 from keystore.errors import StorageError
-from keystore.decisions.release import Recipient
+from keystore.recipient import Recipient
 from keystore.service import Keystore
 with Keystore.open(sys.argv[1]) as keystore:
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))

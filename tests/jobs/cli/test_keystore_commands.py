@@ -11,7 +11,7 @@ import pytest
 from jobs.cli import main
 from jobs.exit_codes import ExitCode
 from keystore.intake.sealing import write_shard
-from keystore.kek.file import create_kek
+from keystore.kek.provider import create_kek
 from keystore.service import Keystore
 
 from .conftest import IMAGE_KEY, RUN, Keyanon, sealed_record

@@ -11,7 +11,6 @@ from sqlalchemy import text
 
 from keystore.decisions.lifecycle import State
 from keystore.decisions.policy import Policy
-from keystore.decisions.release import Recipient
 from keystore.errors import (
     ApprovalError,
     AuditError,
@@ -24,6 +23,7 @@ from keystore.errors import (
     StorageError,
     TamperedError,
 )
+from keystore.recipient import Recipient
 from keystore.service import Keystore
 
 

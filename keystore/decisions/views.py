@@ -1,4 +1,4 @@
-"""What the keystore shows: typed, frozen, printable, JSON-able, without any key material."""
+"""A request as people see it: typed, frozen, printable, JSON-able, without any key material."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from keystore.decisions.lifecycle import State
 
 
 class View(BaseModel):
-    """Base of all views; `model_dump_json()` is fit for machine output."""
+    """Base of these views; `model_dump_json()` is fit for machine output."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -57,46 +57,3 @@ class RequestView(View):
     approvals: list[ApprovalView]
     denied_by: str | None
     grant: GrantView | None
-
-
-class RecordView(View):
-    """What may be known of a stored key record without opening it."""
-
-    record_id: str
-    run_id: str
-    dataset: str
-    image_id: str
-    source_sha256: str
-    ingested_at: datetime
-
-
-class RejectedRecord(View):
-    """A record that was not taken in, and why; the other records of its shard were."""
-
-    shard: str
-    index: int
-    record_id: str | None
-    reason: str
-
-
-class IngestReport(View):
-    """What an ingest did. `failed_shards` (shard name, reason) could not be read at all; they stay in the inbox."""
-
-    run_id: str
-    shards: list[str]
-    ingested: int
-    already_present: int
-    rejected: list[RejectedRecord]
-    failed_shards: dict[str, str]
-
-
-class AuditReport(View):
-    """The verdict of an audit. `problems` is empty exactly when `ok`."""
-
-    ok: bool
-    origin: str
-    size: int
-    root: str
-    checkpoint: str
-    witnessed_size: int | None
-    problems: list[str]

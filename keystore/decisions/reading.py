@@ -2,33 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import datetime
 
-from pydantic import ValidationError
 from sqlalchemy import Connection, Row, select
 
 from keystore.crypto.canonical import parse_timestamp
 from keystore.decisions import people
 from keystore.decisions.lifecycle import RequestLife
-from keystore.decisions.policy import Policy
 from keystore.decisions.requests import images_of
-from keystore.errors import TamperedError
+from keystore.decisions.views import ApprovalView, GrantView, RequestedImage, RequestView
 from keystore.storage import schema
-from keystore.views import ApprovalView, GrantView, RecordView, RequestedImage, RequestView
-
-
-def policy(connection: Connection) -> Policy:
-    """Return the present policy. Raises TamperedError when what is stored is no policy."""
-    document = connection.execute(
-        select(schema.policies.c.document).order_by(schema.policies.c.version.desc()).limit(1)
-    ).scalar()
-    try:
-        return Policy.model_validate_json(document or b"")
-    except ValidationError as error:
-        raise TamperedError(
-            "the policy in the database is not a valid policy; restore the database from a backup"
-        ) from error
 
 
 def known_request(connection: Connection, request_id: str) -> str | None:
@@ -37,32 +20,6 @@ def known_request(connection: Connection, request_id: str) -> str | None:
         select(schema.requests.c.request_id).where(schema.requests.c.request_id == request_id)
     ).scalar()
     return None if found is None else str(found)
-
-
-def record_views(
-    connection: Connection, image_ids: Sequence[str] | None, dataset: str | None, run_id: str | None
-) -> list[RecordView]:
-    """Return what is known of stored records without opening them."""
-    table = schema.records
-    columns = (
-        table.c.record_id,
-        table.c.run_id,
-        table.c.dataset,
-        table.c.image_id,
-        table.c.source_sha256,
-        table.c.ingested_at,
-    )
-    query = select(*columns).order_by(table.c.dataset, table.c.image_id, table.c.ingested_at)
-    if dataset is not None:
-        query = query.where(table.c.dataset == dataset)
-    if run_id is not None:
-        query = query.where(table.c.run_id == run_id)
-    wanted = None if image_ids is None else set(image_ids)
-    return [
-        RecordView(**dict(row._mapping) | {"ingested_at": parse_timestamp(row.ingested_at)})
-        for row in connection.execute(query)
-        if wanted is None or row.image_id in wanted or row.record_id in wanted
-    ]
 
 
 def request_view(connection: Connection, row: Row[tuple[object, ...]], life: RequestLife, now: datetime) -> RequestView:
