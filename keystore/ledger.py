@@ -14,11 +14,12 @@ from pathlib import Path
 
 from sqlalchemy import Connection, select
 
-from keystore.audit.checkpoint import open_checkpoint
+from keystore.audit.checkpoint import Checkpoint, open_checkpoint
 from keystore.audit.log import Clock, LogSigner, LogWriter, latest_note, leaf_hashes
 from keystore.audit.merkle import consistency_proof, tree_root
 from keystore.audit.witness import Witness, check_extends
 from keystore.decisions import people, reading
+from keystore.decisions.requests import void_open
 from keystore.errors import ApprovalError, AuditError, KeystoreError, Refusal, TamperedError
 from keystore.storage import schema
 from keystore.storage.database import Database
@@ -80,7 +81,11 @@ class Ledger:
         log.append("refused", action=action, by=person, code=code, request=known)
 
     def check_witness(self, checkpoint: str | None) -> None:
-        """Check the stored log against its last checkpoint, the witness, and a checkpoint kept elsewhere. Raises AuditError."""
+        """Check the stored log against its last checkpoint, the witness, and a checkpoint kept elsewhere. Raises AuditError.
+
+        Where the witness is lost, the checkpoint starts a new one. It can not show that the database was not rolled back to
+        some state after it (it may be the log's own first note), so every open request ends, and the log says what happened.
+        """
         # Asked before the database is read: another process may move both on in between, and never the other way round.
         last = self._witness.last()
         with self._database.read() as connection:
@@ -96,16 +101,29 @@ class Ledger:
         def prove(old_size: int) -> list[bytes]:
             return consistency_proof(hashes, old_size)
 
-        if checkpoint is not None:
-            check_extends(open_checkpoint(checkpoint, self._signer.vkey), latest, prove)
-        elif last is None and latest.size > FIRST_LOG_SIZE:
-            raise AuditError(
-                f"the witness of {self._database.path.parent} is missing, so a rolled-back database could not be told "
-                "from a current one; put back a copy, or open with a checkpoint you kept"
-            )
+        kept = None if checkpoint is None else open_checkpoint(checkpoint, self._signer.vkey)
+        if kept is not None:
+            check_extends(kept, latest, prove)
         if last is not None:
             check_extends(last, latest, prove)
+        elif latest.size > FIRST_LOG_SIZE:
+            if kept is None:
+                raise AuditError(
+                    f"the witness of {self._database.path.parent} is missing, so a rolled-back database could not be told "
+                    "from a current one; put back a copy, or open with a checkpoint you kept, which ends all open requests"
+                )
+            self._start_witness_again(kept)
+            return
         self._witness.remember(note, prove)
+
+    def _start_witness_again(self, kept: Checkpoint) -> None:
+        # Committed before the witness is written: a process killed in between is asked for a checkpoint again.
+        with self._database.write() as connection:
+            log = LogWriter(connection, self._signer, self._clock)
+            void_open(connection)
+            log.append("witness", kept_root=kept.root.hex(), kept_size=kept.size)
+            log.finish()
+        self.remember()
 
     def _check_not_rolled_back(self, connection: Connection) -> None:
         last = self._witness.last()

@@ -89,7 +89,8 @@ class Keystore:
     ) -> Self:
         """Open an existing keystore; the KEK is where it was at creation, unless `kek_uri` says otherwise.
 
-        `checkpoint` is a signed checkpoint kept elsewhere: the log must extend it, and it stands in for a lost witness.
+        `checkpoint` is a signed checkpoint kept elsewhere: the log must extend it. It starts a lost witness again, which is
+        logged and ends every open request.
         Raises WrongKekError and KekError before anything else, StorageError, SchemaError, TamperedError, AuditError.
         """
         directory = Path(path)

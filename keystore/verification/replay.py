@@ -78,6 +78,8 @@ def _apply(state: LoggedState, leaf: dict[str, Any]) -> None:
         state.shards[shard] = state.shards.get(shard, 0) + leaf["ingested"]
     elif kind in ("request", "change"):
         _file(state, leaf)
+    elif kind == "witness":
+        _void_open(state)
     elif kind in ("approve", "grant", "deny", "release"):
         _decide(state, leaf)
     elif kind not in ("reconcile", "refused"):
@@ -103,6 +105,13 @@ def _file(state: LoggedState, leaf: dict[str, Any]) -> None:
             state.problems.append(f"entry {leaf['seq']} is a change of request {leaf['request']} by someone else")
         fresh.approvals, fresh.grants = present.approvals, present.grants
     state.requests[leaf["request"]] = fresh
+
+
+def _void_open(state: LoggedState) -> None:
+    # Nothing could show that the database was not rolled back: no grant from before outlives that.
+    for request in state.requests.values():
+        if request.state in ("pending", "approved"):
+            request.state, request.denied_by = "denied", None
 
 
 def _decide(state: LoggedState, leaf: dict[str, Any]) -> None:

@@ -1,8 +1,7 @@
 """The offline verifier: is the log whole, is it the one that was witnessed, and do the tables agree with it? Needs no KEK.
 
-What it can not see: a database, witness and audit.pub that were replaced together. Against that, keep a checkpoint
-and the verifier
-key elsewhere, and give them here.
+Whoever holds the KEK can write another log, sign it and replace database, witness and audit.pub together: from inside of the
+directory that can not be seen. Therefore "intact" is said only against a checkpoint that was kept elsewhere.
 """
 
 from __future__ import annotations
@@ -31,7 +30,8 @@ from keystore.verification.report import AuditReport
 def verify_audit(path: Path | str, checkpoint: str | None = None, vkey: str | None = None) -> AuditReport:
     """Verify the audit trail of the keystore directory `path`, against its witness and, when given, a checkpoint kept elsewhere.
 
-    `vkey` is the verifier key from a place you trust; without it, `audit.pub` of the directory is taken.
+    Without `checkpoint` the log can be found wrong but not intact. `vkey` is the verifier key from a place you trust; without it,
+    `audit.pub` of the directory is taken. The report's `limits` say what is not vouched for.
     Raises StorageError when the database can not be read at all; everything else is in the report's `problems`.
     """
     directory = Path(path)
@@ -47,17 +47,21 @@ def verify_audit(path: Path | str, checkpoint: str | None = None, vkey: str | No
             problems.append("the verifier key is not the one in the database")
         problems += log_problems(connection, key)
         witnessed = _witnessed_size(connection, witness_note, key, problems)
-        if checkpoint is not None:
-            _against(connection, checkpoint, key, "the checkpoint given", problems)
+        vouched = (
+            None if checkpoint is None else _against(connection, checkpoint, key, "the checkpoint given", problems)
+        )
         frontier, note, origin = _summary(connection)
         return AuditReport(
             ok=not problems,
+            intact=not problems and vouched is not None,
             origin=origin,
             size=frontier.size,
             root=frontier.root().hex(),
             checkpoint=note,
             witnessed_size=witnessed,
+            vouched_size=vouched,
             problems=problems,
+            limits=_limits(frontier.size, vouched, given_key=vkey is not None),
         )
 
 
@@ -227,14 +231,36 @@ def _witnessed_size(connection: Connection, note: str | None, vkey: str, problem
     return last.size
 
 
-def _against(connection: Connection, note: str, vkey: str, what: str, problems: list[str]) -> None:
+def _against(connection: Connection, note: str, vkey: str, what: str, problems: list[str]) -> int | None:
+    """Return up to which entry the note vouches for the log, None where it does not."""
     try:
-        _check_prefix(connection, open_checkpoint(note, vkey), what, problems)
+        kept = open_checkpoint(note, vkey)
     except AuditError as error:
         problems.append(f"{what}: {error}")
+        return None
+    return kept.size if _check_prefix(connection, kept, what, problems) else None
 
 
-def _check_prefix(connection: Connection, old: Checkpoint, what: str, problems: list[str]) -> None:
+def _limits(size: int, vouched: int | None, *, given_key: bool) -> list[str]:
+    limits = []
+    if vouched is None:
+        limits.append(
+            "no checkpoint kept elsewhere vouches for this log: whoever holds the KEK could have rewritten it, its signatures "
+            "and its witness together, unseen by this audit. Give one from where the keystore's account can not write"
+        )
+    elif vouched < size:
+        limits.append(
+            f"entries {vouched} to {size - 1} were written after the checkpoint given; only a later one can vouch for them"
+        )
+    if not given_key:
+        limits.append(
+            "the verifier key was read from the keystore's own directory: that this is the log whose key was once published "
+            "is not shown. Give the key that was kept elsewhere"
+        )
+    return limits
+
+
+def _check_prefix(connection: Connection, old: Checkpoint, what: str, problems: list[str]) -> bool:
     try:
         hashes = leaf_hashes(connection)
         frontier, _, origin = _summary(connection)
@@ -243,6 +269,8 @@ def _check_prefix(connection: Connection, old: Checkpoint, what: str, problems: 
         )
     except (AuditError, TamperedError, ValueError) as error:
         problems.append(f"{what}: {error}")
+        return False
+    return True
 
 
 def _summary(connection: Connection) -> tuple[Frontier, str, str]:

@@ -154,11 +154,17 @@ def test_pending_shards_are_taken_in_once(keyanon: Keyanon, keystore: Path) -> N
 def test_audit_verify_accepts_the_log_and_a_kept_checkpoint(keyanon: Keyanon, keystore: Path, tmp_path: Path) -> None:
     kept = tmp_path / "checkpoint.txt"
     kept.write_text(keyanon("audit", "checkpoint", keystore).out, encoding="utf-8")
+    size = int(kept.read_text(encoding="utf-8").split("\n")[1])
+    (tmp_path / "audit.pub").write_bytes((keystore / "audit.pub").read_bytes())
     ask(keyanon, keystore)
     (keystore / "kek.key").rename(tmp_path / "kek.key")  # offline: no KEK needed
     report = keyanon("audit", "verify", keystore, "--checkpoint", kept, "--json")
-    assert (report.code, report.json["ok"]) == (0, True), report.out
-    assert "intact" in keyanon("audit", "verify", keystore).out
+    assert (report.code, report.json["ok"], report.json["intact"]) == (0, True, True), report.out
+    known = keyanon("audit", "verify", keystore, "--checkpoint", kept, "--vkey", tmp_path / "audit.pub", "--json")
+    assert not any("verifier key" in limit for limit in known.json["limits"])
+    assert f"intact up to entry {size} of {size + 1}" in keyanon("audit", "verify", keystore, "--checkpoint", kept).out
+    alone = keyanon("audit", "verify", keystore)
+    assert (alone.code, "needs a checkpoint kept elsewhere" in alone.out) == (0, True)
     assert keyanon("audit", "verify", keystore, "--checkpoint", tmp_path / "none").code == ExitCode.USAGE
 
 
