@@ -18,7 +18,8 @@ from keystore.audit.checkpoint import Checkpoint, open_checkpoint
 from keystore.audit.log import Clock, LogSigner, LogWriter, latest_note, leaf_hashes
 from keystore.audit.merkle import consistency_proof, tree_root
 from keystore.audit.witness import Witness, check_extends
-from keystore.decisions import people, reading
+from keystore.decisions import reading
+from keystore.decisions.people import People
 from keystore.decisions.requests import void_open
 from keystore.errors import ApprovalError, AuditError, KeystoreError, Refusal, TamperedError
 from keystore.storage import schema
@@ -30,10 +31,13 @@ FIRST_LOG_SIZE = 2  # entries of a new keystore: created, policy
 class Ledger:
     """The transactions, the log and the witness of one open keystore."""
 
-    def __init__(self, database: Database, signer: LogSigner, witness_directory: Path, clock: Clock) -> None:
+    def __init__(
+        self, database: Database, signer: LogSigner, witness_directory: Path, clock: Clock, people: People
+    ) -> None:
         self._database = database
         self._signer = signer
         self._clock = clock
+        self._people = people
         self._witness = Witness(witness_directory, signer.vkey)
 
     @contextmanager
@@ -74,7 +78,7 @@ class Ledger:
     ) -> None:
         known = None if request_id is None else reading.known_request(connection, request_id)
         try:
-            person = None if by is None else people.find_or_add(connection, by)
+            person = None if by is None else self._people.find_or_add(connection, by)
         except ApprovalError:
             person = None  # a name that was refused for what it hides does not go on file
         code = error.code if isinstance(error, Refusal) else "tampered"

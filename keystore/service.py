@@ -21,7 +21,8 @@ from keystore.audit.merkle import inclusion_proof
 from keystore.audit.witness import WITNESS_DIRECTORY
 from keystore.crypto.canonical import sha256_hex
 from keystore.crypto.hybrid import key_id
-from keystore.decisions import people, reading, stored_policy
+from keystore.decisions import reading, stored_policy
+from keystore.decisions.people import People
 from keystore.decisions.policy import Policy
 from keystore.decisions.release import seal_release
 from keystore.decisions.requests import RequestDesk, Words, find_images, images_of
@@ -58,7 +59,8 @@ class Keystore:
         self._database = database
         self._opened = opened
         self._clock = clock
-        self._ledger = Ledger(database, opened.signer, path / WITNESS_DIRECTORY, clock)
+        self._people = People(opened.index_key)
+        self._ledger = Ledger(database, opened.signer, path / WITNESS_DIRECTORY, clock, self._people)
         self._vault = RecordVault(opened.keystore_id, opened.keyring, opened.index_key)
         self._desk = RequestDesk(opened.keystore_id, opened.keyring)
         self._inbox = Inbox(path, self._vault, opened.ingest_key)
@@ -107,6 +109,8 @@ class Keystore:
             keystore = cls(directory, database, opening.load(database, kek), clock, ())
             opening.publish_public_keys(directory, keystore._opened)
             keystore._ledger.check_witness(checkpoint)
+            with database.write() as connection:
+                keystore._people.file_tags(connection)
         except BaseException:
             database.close()
             raise
@@ -205,7 +209,7 @@ class Keystore:
         RecordNotFound."""
         with self._ledger.transaction("request", None, requester) as (connection, log):
             images = find_images(connection, image_ids, dataset, run_id)
-            person = people.find_or_add(connection, requester)
+            person = self._people.find_or_add(connection, requester)
             words = Words(case, purpose, legal_basis)
             request_id = self._desk.create(
                 connection, log, stored_policy.read(connection), person, images, words, expires
@@ -231,21 +235,21 @@ class Keystore:
                 row.purpose if purpose is None else purpose,
                 row.legal_basis if legal_basis is None else legal_basis,
             )
-            person = people.find_or_add(connection, by)
+            person = self._people.find_or_add(connection, by)
             self._desk.change(connection, log, stored_policy.read(connection), request_id, person, words, expires)
         return self.show(request_id)
 
     def approve(self, request_id: str, approver: str) -> RequestView:
         """Approve a request as `approver`. Raises ApprovalError, RequestNotFound."""
         with self._ledger.transaction("approve", request_id, approver) as (connection, log):
-            person = people.find_or_add(connection, approver)
+            person = self._people.find_or_add(connection, approver)
             self._desk.approve(connection, log, stored_policy.read(connection), request_id, person)
         return self.show(request_id)
 
     def deny(self, request_id: str, by: str) -> RequestView:
         """End a request without release. Raises ApprovalError, RequestNotFound."""
         with self._ledger.transaction("deny", request_id, by) as (connection, log):
-            self._desk.deny(connection, log, request_id, people.find_or_add(connection, by))
+            self._desk.deny(connection, log, request_id, self._people.find_or_add(connection, by))
         return self.show(request_id)
 
     def requests(self) -> list[RequestView]:
@@ -271,7 +275,12 @@ class Keystore:
     def set_policy(self, policy: Policy, by: str) -> None:
         """Change the policy; open requests must be changed or made again. Raises ApprovalError for a bad name."""
         with self._ledger.transaction("policy", None, by) as (connection, log):
-            stored_policy.write(connection, log, policy, people.find_or_add(connection, by))
+            stored_policy.write(connection, log, policy, self._people.find_or_add(connection, by))
+
+    def erase_person(self, name: str, by: str) -> None:
+        """Forget a person's name; what they did stays on record, and the name can not act here again. Raises ApprovalError."""
+        with self._ledger.transaction("erase-person", None, by) as (connection, log):
+            self._people.erase(connection, log, name, self._people.find_or_add(connection, by))
 
     # Letting keys out
 
@@ -285,7 +294,7 @@ class Keystore:
             problems = log_problems(connection, self.audit_vkey)
             if problems:
                 raise AuditError(f"nothing is released while the audit log does not verify: {'; '.join(problems[:3])}")
-            person = people.find_or_add(connection, by)
+            person = self._people.find_or_add(connection, by)
             grant, digest = self._desk.check_release(
                 connection, log, stored_policy.read(connection), request_id, person
             )

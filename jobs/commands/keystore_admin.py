@@ -1,15 +1,15 @@
-"""`keyanon keystore init` and `keyanon ingest`: making a keystore, and taking in the sealed shards of a run."""
+"""`keyanon keystore` and `keyanon ingest`: making and keeping a keystore, and taking in the sealed shards of a run."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from jobs.commands.options import Json, KekUri, KeystorePath, Verbose, output_of
+from jobs.commands.options import Json, KekUri, KeystorePath, Person, Verbose, acting_person, output_of
 from jobs.exit_codes import ExitCode
 from jobs.output_format import facts, table
 
-app = typer.Typer(help="Make a keystore.", no_args_is_help=True)
+app = typer.Typer(help="Make and keep a keystore.", no_args_is_help=True)
 
 
 @app.command("init")
@@ -26,6 +26,25 @@ def init(
     with Keystore.create(keystore, kek) as made:
         document = {"keystore": str(keystore), "id": made.id, "audit_key": made.audit_vkey}
     output_of(context).result(document, facts("keystore made", document))
+
+
+@app.command("erase-person")
+def erase_person(
+    context: typer.Context,
+    keystore: KeystorePath,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Who asked, approved or denied here once.")],
+    person: Person,
+    kek: KekUri = None,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Forget a person's name. What they did stays on record without it, and the name can not act here again."""
+    from keystore.service import Keystore
+
+    with Keystore.open(keystore, kek) as opened:
+        opened.erase_person(name, acting_person(person))
+    document = {"erased": True}
+    output_of(context).result(document, facts("person erased", document))
 
 
 def ingest(

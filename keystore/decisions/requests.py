@@ -188,6 +188,7 @@ class RequestDesk:
                 "policy-changed",
                 f"the policy changed since request {request_id} was made; its requester must change or renew it",
             )
+        self._check_people(connection, life, approver)
         approved_at = timestamp(log.now)
         message = people.approval_message(self._keystore_id, request_id, row.digest, approver, approved_at)
         signature = people.sign_as(connection, self._keyring, log, approver, message)
@@ -249,6 +250,7 @@ class RequestDesk:
             raise GrantError(
                 "policy-changed", f"the policy changed since request {request_id} was approved; make a new request"
             )
+        self._check_people(connection, life)
         table = schema.approvals
         counted = connection.execute(
             select(table, schema.people.c.public_key)
@@ -301,6 +303,14 @@ class RequestDesk:
         if request_digest(self._keystore_id, dict(row._mapping), images_of(connection, row.request_id)) != row.digest:
             raise TamperedError(
                 f"request {row.request_id} in the database is not the one that was filed; its approvals are void, restore it"
+            )
+
+    def _check_people(self, connection: Connection, life: RequestLife, *more: str) -> None:
+        if people.unrecognisable(connection, {life.requester, *life.approvers(), *more}):
+            raise ApprovalError(
+                "unknown-person",
+                f"someone in request {life.request_id} can not be told from the others (erased before this version, "
+                "or with a look-alike name); make a new request",
             )
 
     def _check_policy(self, policy: Policy, images: int, words: Words, lifetime: timedelta) -> None:

@@ -105,10 +105,7 @@ class Database:
     def _revision(self, connection: Connection) -> str | None:
         revision = MigrationContext.configure(connection).get_current_revision()
         if revision is not None and revision not in _revisions():
-            raise SchemaError(
-                f"keystore database {self.path} has schema {revision}, newer than this program knows "
-                f"({_revisions()[0]}); upgrade keyanon"
-            )
+            raise _newer(self.path, revision)
         return revision
 
     def has_table(self, name: str) -> bool:
@@ -122,6 +119,23 @@ class Database:
     def close(self) -> None:
         """Close all connections; SQLite folds the WAL back into the database file."""
         self._engine.dispose()
+
+
+def check_schema(connection: Connection, path: Path) -> None:
+    """Raise SchemaError unless a database that is only read has this program's schema."""
+    revision = MigrationContext.configure(connection).get_current_revision()
+    if revision is not None and revision not in _revisions():
+        raise _newer(path, revision)
+    if revision != _revisions()[0]:
+        raise SchemaError(
+            f"keystore database {path} has the older schema {revision}; open it once with its KEK, which brings it up to date"
+        )
+
+
+def _newer(path: Path, revision: str) -> SchemaError:
+    return SchemaError(
+        f"keystore database {path} has schema {revision}, newer than this program knows ({_revisions()[0]}); upgrade keyanon"
+    )
 
 
 @contextmanager

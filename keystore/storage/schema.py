@@ -86,6 +86,7 @@ ingest_keys = Table(
     Column("wrapped", LargeBinary, nullable=False),
     Column("kek_version", Integer, ForeignKey("kek_versions.version"), nullable=False),
     Column("created_at", String, nullable=False),
+    Column("retired_at", String),  # its private part is gone since then: `wrapped` is empty
 )
 
 policies = Table(
@@ -101,11 +102,13 @@ people = Table(
     "people",
     metadata,
     Column("person", String, primary_key=True),
-    Column("salt", LargeBinary),
+    Column("salt", LargeBinary),  # salt and name go when a person is erased
     Column("name", String, unique=True),
     Column("public_key", LargeBinary),
     Column("wrapped", LargeBinary),
     Column("kek_version", Integer, ForeignKey("kek_versions.version")),
+    Column("tag", String),  # keyed index of issuer and subject: stays, so that one person never becomes two
+    Index("people_by_tag", "tag", unique=True),
 )
 
 shred_keys = Table(
@@ -117,6 +120,7 @@ shred_keys = Table(
     Column("wrapped", LargeBinary, nullable=False),
     Column("kek_version", Integer, ForeignKey("kek_versions.version"), nullable=False),
     Column("created_at", String, nullable=False),
+    Column("entry", Integer),  # the log's entry that accounts for this key
     UniqueConstraint("dataset", "owner", name="one_shred_key_per_owner"),
 )
 
@@ -146,8 +150,41 @@ records = Table(
     Column("shard_name", String, nullable=False),
     Column("shard_sha256", String, nullable=False),
     Column("ingested_at", String, nullable=False),
+    Column("entry", Integer),  # the log's entry that accounts for this record
     Index("records_by_image", "dataset", "image_id"),
+    Index("records_by_entry", "entry"),
+    Index("records_by_shred_key", "shred_key_id"),
     Index("records_by_shard", "run_id", "shard_name", "shard_sha256"),
+)
+
+# What is left of what was erased: digests that the log accounted for, and keyed tags that recognise a copy that comes back.
+erasures = Table(
+    "erasures",
+    metadata,
+    Column("dataset", String, primary_key=True),
+    Column("owner", String, primary_key=True),
+    Column("entry", Integer, primary_key=True, autoincrement=False),
+    Column("erased_at", String, nullable=False),
+)
+
+erased = Table(
+    "erased",
+    metadata,
+    Column("digest", String, primary_key=True),
+    Column("kind", String, nullable=False),  # record, key
+    Column("entry", Integer, nullable=False),  # that accounted for it
+    Column("erased_entry", Integer, nullable=False),  # that says it was erased
+    Column("tag", String),  # keyed hash of a record's id
+    Index("erased_by_tag", "tag"),
+)
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("run_id", String, primary_key=True),
+    Column("dataset", String),  # the one data set whose records a run may add; unset until it is known
+    Column("salt", LargeBinary, nullable=False),
+    Column("registered_at", String, nullable=False),
 )
 
 requests = Table(

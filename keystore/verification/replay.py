@@ -36,6 +36,7 @@ class LoggedState:
 
     created: dict[str, Any] | None = None
     policies: list[str] = field(default_factory=list)  # digests, oldest first
+    erased_people: set[str] = field(default_factory=set)
     enrolled: dict[str, str] = field(default_factory=dict)  # person -> public key, base64
     shards: dict[tuple[str, str, str], int] = field(default_factory=dict)  # (run, shard, sha256) -> records taken in
     requests: dict[str, LoggedRequest] = field(default_factory=dict)
@@ -73,6 +74,8 @@ def _apply(state: LoggedState, leaf: dict[str, Any]) -> None:
         if leaf["person"] in state.enrolled:
             state.problems.append(f"entry {leaf['seq']} enrols a person a second time")
         state.enrolled[leaf["person"]] = leaf["public_key"]
+    elif kind == "erase-person":
+        state.erased_people.add(leaf["person"])
     elif kind == "ingest":
         shard = (leaf["run"], leaf["shard"], leaf["shard_sha256"])
         state.shards[shard] = state.shards.get(shard, 0) + leaf["ingested"]

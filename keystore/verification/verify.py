@@ -22,7 +22,7 @@ from keystore.decisions.people import approval_message, signature_holds
 from keystore.decisions.requests import images_of, request_digest
 from keystore.errors import AuditError, StorageError, TamperedError
 from keystore.storage import schema
-from keystore.storage.database import DATABASE_NAME, read_only
+from keystore.storage.database import DATABASE_NAME, check_schema, read_only
 from keystore.verification.replay import LoggedRequest, LoggedState, replay
 from keystore.verification.report import AuditReport
 
@@ -41,6 +41,7 @@ def verify_audit(path: Path | str, checkpoint: str | None = None, vkey: str | No
     # Before the database: a keystore in use may move both on in between, and never the other way round.
     witness_note = _witness_note(directory, problems)
     with read_only(directory / DATABASE_NAME) as connection:
+        check_schema(connection, directory / DATABASE_NAME)
         stored_vkey = str(connection.execute(select(schema.identity.c.audit_vkey)).scalar() or "")
         key = vkey or _published_key(directory, problems) or stored_vkey
         if key.strip() != stored_vkey:
@@ -142,6 +143,11 @@ def _check_policies_and_people(connection: Connection, logged: LoggedState, prob
             enrolled[row.person] = base64.b64encode(row.public_key).decode()
         if row.name is not None and name_commitment(row.salt, row.name) != row.person:
             problems.append(f"the name on file for person {row.person[:12]} is not the one in the log")
+        # People without a tag are of an older schema, which logged no erasure; they can not act any more.
+        if row.tag is not None and (row.name is None) != (row.person in logged.erased_people):
+            problems.append(
+                f"the name of person {row.person[:12]} was erased, or put back, without an entry in the log"
+            )
     if enrolled != logged.enrolled:
         problems.append("the approvers' public keys are not those of the log")
 

@@ -79,11 +79,16 @@ def make_request(keystore: Keystore, *images: str, requester: str = "Alice", **c
     return keystore.request(requester, list(images) or ["a.png"], **values | changes)
 
 
+def approve(keystore: Keystore, request_id: str, approver: str) -> RequestView:
+    """Approve what `show` shows at this moment."""
+    return keystore.approve(request_id, approver)
+
+
 def make_approved(keystore: Keystore, *images: str) -> str:
     """A request by Alice, approved by Bob and Carol; its id."""
     request_id = make_request(keystore, *images).request_id
-    keystore.approve(request_id, "Bob")
-    keystore.approve(request_id, "Carol")
+    approve(keystore, request_id, "Bob")
+    approve(keystore, request_id, "Carol")
     return request_id
 
 
@@ -100,6 +105,7 @@ class Helpers:
     record = staticmethod(make_record)
     deposit = staticmethod(deposit)
     request = staticmethod(make_request)
+    approve = staticmethod(approve)
     approved = staticmethod(make_approved)
     take = staticmethod(take)
 

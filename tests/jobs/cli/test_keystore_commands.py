@@ -14,7 +14,7 @@ from keystore.intake.sealing import write_shard
 from keystore.kek.provider import create_kek
 from keystore.service import Keystore
 
-from .conftest import IMAGE_KEY, RUN, Keyanon, sealed_record
+from .conftest import IMAGE_KEY, RUN, Ended, Keyanon, sealed_record
 
 WORDS = ("--case", "C-17", "--purpose", "identify the person in the picture", "--legal-basis", "StPO § 98a")
 
@@ -24,6 +24,11 @@ def ask(keyanon: Keyanon, keystore: Path, *more: object) -> str:
     ended = keyanon("request", keystore, "--image", "a.jpg", *WORDS, "--expires", "2h", "--as", "ines", "--json", *more)
     assert ended.code == 0, ended.err
     return str(ended.json["request_id"])
+
+
+def approve(keyanon: Keyanon, keystore: Path, request: str, person: str, *more: object) -> Ended:
+    """Approve what `keyanon show` shows."""
+    return keyanon("approve", keystore, request, "--as", person, *more)
 
 
 def test_two_people_approve_and_everything_is_listed(keyanon: Keyanon, keystore: Path) -> None:
@@ -59,6 +64,14 @@ def test_one_person_counts_once(keyanon: Keyanon, keystore: Path) -> None:
     keyanon("approve", keystore, request, "--as", "dora")
     assert keyanon("approve", keystore, request, "--as", "dora").code == ExitCode.REFUSED
     assert keyanon("show", keystore, request, "--json").json["state"] == "pending"
+
+
+def test_an_erased_person_does_not_come_back(keyanon: Keyanon, keystore: Path) -> None:
+    request = ask(keyanon, keystore)
+    assert approve(keyanon, keystore, request, "dora").code == 0
+    assert keyanon("keystore", "erase-person", keystore, "Dora", "--as", "olga").code == 0
+    assert approve(keyanon, keystore, request, "dora").code == ExitCode.REFUSED
+    assert keyanon("audit", "verify", keystore).code == 0
 
 
 def test_a_denied_request_is_over(keyanon: Keyanon, keystore: Path) -> None:

@@ -61,7 +61,7 @@ def test_a_view_is_machine_output_without_secrets(keystore, make) -> None:
 
 def test_one_approval_is_not_enough(keystore, make) -> None:
     request_id = make.request(keystore).request_id
-    keystore.approve(request_id, "Bob")
+    make.approve(keystore, request_id, "Bob")
     with pytest.raises(GrantError, match="1 more approval"):
         make.take(keystore, request_id)
 
@@ -70,16 +70,16 @@ def test_one_approval_is_not_enough(keystore, make) -> None:
 def test_the_requester_under_any_spelling_can_not_approve(keystore, make, name: str) -> None:
     request_id = make.request(keystore, requester="Alice").request_id
     with pytest.raises(ApprovalError) as refused:
-        keystore.approve(request_id, name)
+        make.approve(keystore, request_id, name)
     assert refused.value.code == "self-approval"
     assert last_entry(keystore)["type"] == "refused"
 
 
 def test_one_approver_under_two_spellings_counts_once(keystore, make) -> None:
     request_id = make.request(keystore).request_id
-    keystore.approve(request_id, "Bob")
+    make.approve(keystore, request_id, "Bob")
     with pytest.raises(ApprovalError) as refused:
-        keystore.approve(request_id, " BOB ")
+        make.approve(keystore, request_id, " BOB ")
     assert refused.value.code == "twice"
     assert keystore.show(request_id).state is State.PENDING
 
@@ -106,7 +106,7 @@ def test_a_request_expires_before_approval_and_after_it(keystore, make, clock) -
     early, late = make.request(keystore).request_id, make.approved(keystore)
     clock.forward(hours=2)
     with pytest.raises(ApprovalError, match="expired"):
-        keystore.approve(early, "Bob")
+        make.approve(keystore, early, "Bob")
     with pytest.raises(GrantError, match="expired"):
         make.take(keystore, late)
     assert keystore.show(early).state is keystore.show(late).state is State.EXPIRED
@@ -114,8 +114,8 @@ def test_a_request_expires_before_approval_and_after_it(keystore, make, clock) -
 
 def test_a_grant_expires_before_its_request(keystore, make, clock) -> None:
     request_id = make.request(keystore, expires=timedelta(days=6)).request_id
-    keystore.approve(request_id, "Bob")
-    keystore.approve(request_id, "Carol")
+    make.approve(keystore, request_id, "Bob")
+    make.approve(keystore, request_id, "Carol")
     clock.forward(hours=24)
     with pytest.raises(GrantError) as refused:
         make.take(keystore, request_id)
@@ -139,7 +139,7 @@ def test_a_denied_request_stays_denied(keystore, make) -> None:
         make.take(keystore, request_id)
     assert refused.value.code == "denied"
     with pytest.raises(ApprovalError):
-        keystore.approve(request_id, "Erik")
+        make.approve(keystore, request_id, "Erik")
 
 
 @pytest.mark.parametrize(
@@ -158,8 +158,8 @@ def test_any_change_voids_the_approvals_and_the_grant(keystore, make, changes: d
     assert (changed.revision, changed.state, changed.approvals, changed.grant) == (2, State.PENDING, [], None)
     with pytest.raises(GrantError, match="2 more approval"):
         make.take(keystore, request_id)
-    keystore.approve(request_id, "Bob")
-    keystore.approve(request_id, "Carol")
+    make.approve(keystore, request_id, "Bob")
+    make.approve(keystore, request_id, "Carol")
     assert len(make.take(keystore, request_id)) == 1
 
 
@@ -170,12 +170,12 @@ def test_a_changed_policy_voids_what_was_approved_under_the_old_one(keystore, ma
         make.take(keystore, approved)
     assert refused.value.code == "policy-changed"
     with pytest.raises(ApprovalError):
-        keystore.approve(pending, "Bob")
+        make.approve(keystore, pending, "Bob")
     keystore.change(pending, "Alice")
     for name in ("Bob", "Carol"):
-        keystore.approve(pending, name)
+        make.approve(keystore, pending, name)
     assert keystore.show(pending).state is State.PENDING
-    keystore.approve(pending, "Dora")
+    make.approve(keystore, pending, "Dora")
     assert len(make.take(keystore, pending)) == 1
 
 
@@ -216,10 +216,10 @@ def test_an_image_with_two_records_must_be_named_by_record_id(keystore, make) ->
 
 
 @pytest.mark.parametrize("action", ["approve", "deny", "show", "release", "change"])
-def test_an_unknown_request_is_refused(keystore, action: str) -> None:
+def test_an_unknown_request_is_refused(keystore, make, action: str) -> None:
     with pytest.raises(RequestNotFound, match="no request"):
         {
-            "approve": lambda: keystore.approve("nothing", "Bob"),
+            "approve": lambda: make.approve(keystore, "nothing", "Bob"),
             "deny": lambda: keystore.deny("nothing", "Bob"),
             "show": lambda: keystore.show("nothing"),
             "release": lambda: keystore.release("nothing", Recipient.generate().public_key, "Bob"),
