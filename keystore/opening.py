@@ -27,6 +27,7 @@ from keystore.kek.file import FILE_SCHEME, KEK_FILE_NAME
 from keystore.kek.provider import KeyEncryptionKey, create_kek, default_uri, kek_path, open_kek
 from keystore.storage import durable, schema
 from keystore.storage.database import DATABASE_NAME, Database
+from keystore.vault.accounts import own_keys_account
 from keystore.vault.keyring import AUDIT_KIND, INDEX_KIND, INGEST_KIND, Keyring
 
 INGEST_KEY_NAME = "ingest.pub"
@@ -130,7 +131,14 @@ def write_first_state(connection: Connection, kek: KeyEncryptionKey, uri: str, p
             created_at=now,
         )
     )
-    log.append("created", ingest_key=ingest_id, kek=kek.kek_id, keystore=keystore_id, vkey=signer.vkey)
+    log.append(
+        "created",
+        ingest_key=ingest_id,
+        kek=kek.kek_id,
+        keystore=keystore_id,
+        own_keys=own_keys_account(connection),
+        vkey=signer.vkey,
+    )
     stored_policy.write(connection, log, policy, None)
     log.finish()
 

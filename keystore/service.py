@@ -15,7 +15,7 @@ from typing import Self
 
 from sqlalchemy import Connection, select
 
-from keystore import opening
+from keystore import opening, upgrade
 from keystore.audit.log import Clock, latest_note, leaf_hashes
 from keystore.audit.merkle import inclusion_proof
 from keystore.audit.witness import WITNESS_DIRECTORY
@@ -109,8 +109,7 @@ class Keystore:
             keystore = cls(directory, database, opening.load(database, kek), clock, ())
             opening.publish_public_keys(directory, keystore._opened)
             keystore._ledger.check_witness(checkpoint)
-            with database.write() as connection:
-                keystore._people.file_tags(connection)
+            keystore._bring_up_to_date()
         except BaseException:
             database.close()
             raise
@@ -124,6 +123,15 @@ class Keystore:
             _LOGGER.warning("%s", warning)
             keystore.warnings = (warning,)
         return keystore
+
+    def _bring_up_to_date(self) -> None:
+        with self._database.write() as connection:
+            self._people.file_tags(connection)
+            needed = upgrade.lacks_account(connection)
+        if needed:
+            with self._ledger.transaction("inventory", None, None) as (connection, log):
+                if upgrade.lacks_account(connection):  # another process may have been quicker
+                    upgrade.take_inventory(connection, log, self._vault)
 
     def close(self) -> None:
         """Close the database."""
@@ -272,10 +280,15 @@ class Keystore:
         with self._database.read() as connection:
             return stored_policy.read(connection)
 
-    def set_policy(self, policy: Policy, by: str) -> None:
-        """Change the policy; open requests must be changed or made again. Raises ApprovalError for a bad name."""
-        with self._ledger.transaction("policy", None, by) as (connection, log):
-            stored_policy.write(connection, log, policy, self._people.find_or_add(connection, by))
+    def set_policy(self, policy: Policy, *people: str) -> None:
+        """Change the policy, by at least two people; open requests must be changed or made again.
+
+        Raises ApprovalError for a bad name, and where it is one person only.
+        """
+        with self._ledger.transaction("policy", None, people[0] if people else None) as (connection, log):
+            stored_policy.change(
+                connection, log, policy, [self._people.find_or_add(connection, name) for name in people]
+            )
 
     def erase_person(self, name: str, by: str) -> None:
         """Forget a person's name; what they did stays on record, and the name can not act here again. Raises ApprovalError."""

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
+from keystore.decisions.policy import MIN_APPROVALS
 from keystore.errors import ApprovalError, GrantError
 
 
@@ -98,8 +99,8 @@ def check_approve(life: RequestLife, approver: str, now: datetime) -> None:
 
 
 def is_approved(life: RequestLife) -> bool:
-    """Return whether enough distinct people have approved the present content. Never true for fewer than one."""
-    return len(life.approvers()) >= max(1, life.approvals_required)
+    """Return whether enough distinct people have approved the present content. Never true for fewer than two."""
+    return len(life.approvers()) >= max(MIN_APPROVALS, life.approvals_required)
 
 
 def grant_expiry(life: RequestLife, now: datetime, grant_lifetime: timedelta) -> datetime:
@@ -135,7 +136,7 @@ def check_release(life: RequestLife, person: str, now: datetime) -> Grant:
             "not-requester", f"the grant of request {life.request_id} is for the person who made the request only"
         )
     if state is not State.APPROVED or life.grant is None or not is_approved(life):
-        missing = max(1, life.approvals_required) - len(life.approvers())
+        missing = max(MIN_APPROVALS, life.approvals_required) - len(life.approvers())
         raise GrantError(
             "not-approved", f"request {life.request_id} is not approved: {missing} more approval(s) needed"
         )

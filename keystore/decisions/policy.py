@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from keystore.crypto.canonical import canonical_json, sha256_hex
 from keystore.errors import PolicyError
 
+MIN_APPROVALS = 2  # one person alone never opens a key
 DEFAULT_APPROVALS = 2
 MAX_APPROVALS = 20
 DEFAULT_MAX_LIFETIME_SECONDS = 7 * 24 * 3600
@@ -26,11 +27,11 @@ MAX_LIFETIME_CEILING_SECONDS = 366 * 24 * 3600
 
 
 class Policy(BaseModel):
-    """The rules of one keystore. Zero approvals can not be expressed."""
+    """The rules of one keystore. Fewer than two approvals can not be expressed."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    approvals: int = Field(default=DEFAULT_APPROVALS, ge=1, le=MAX_APPROVALS)
+    approvals: int = Field(default=DEFAULT_APPROVALS, ge=MIN_APPROVALS, le=MAX_APPROVALS)
     max_lifetime_seconds: int = Field(default=DEFAULT_MAX_LIFETIME_SECONDS, ge=1, le=MAX_LIFETIME_CEILING_SECONDS)
     grant_lifetime_seconds: int = Field(default=DEFAULT_GRANT_LIFETIME_SECONDS, ge=1, le=MAX_LIFETIME_CEILING_SECONDS)
     max_images: int = Field(default=DEFAULT_MAX_IMAGES, ge=1)

@@ -142,7 +142,7 @@ class RequestDesk:
                 for one, dataset, image in images
             ],
         )
-        self._log_content(log, "request", row, requester, [one for one, _, _ in images])
+        self._log_content(log, "request", row, requester, len(images))
         return str(row["request_id"])
 
     def change(
@@ -175,7 +175,7 @@ class RequestDesk:
         }
         content["digest"] = request_digest(self._keystore_id, content, images)
         connection.execute(schema.requests.update().where(schema.requests.c.request_id == request_id).values(**content))
-        self._log_content(log, "change", content, person, [one for one, _, _ in images])
+        self._log_content(log, "change", content, person, len(images))
 
     def approve(self, connection: Connection, log: LogWriter, policy: Policy, request_id: str, approver: str) -> None:
         """Sign a request as this person; with the last approval needed, make the grant. Raises ApprovalError."""
@@ -323,14 +323,15 @@ class RequestDesk:
             schema.requests.update().where(schema.requests.c.request_id == request_id).values(state=state.value)
         )
 
-    def _log_content(self, log: LogWriter, kind: str, row: dict[str, object], by: str, record_ids: list[str]) -> None:
+    def _log_content(self, log: LogWriter, kind: str, row: dict[str, object], by: str, records: int) -> None:
+        # Record ids stay out: public sidecars lead from them to file names. The digest stands for them.
         log.append(
             kind,
             approvals_required=row["approvals_required"],
             digest=row["digest"],
             expires_at=row["expires_at"],
             policy=row["policy_digest"],
-            records=sorted(record_ids),
+            records=records,
             request=row["request_id"],
             requester=by,
             revision=row["revision"],

@@ -8,7 +8,6 @@ that was rejected, or that can not be read, stays for a person to look at.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,7 +21,8 @@ from keystore.intake.records import KeyRecord
 from keystore.intake.report import RejectedRecord
 from keystore.intake.sealing import open_record, parse_shard, sealed_header
 from keystore.storage import schema
-from keystore.vault.records import NewRecord, RecordVault
+from keystore.vault.accounts import account
+from keystore.vault.records import NewRecord, RecordVault, Stored
 
 
 @dataclass
@@ -47,7 +47,7 @@ def ingest_shard(
     name = path.name.removesuffix(path.suffix)
     shard_sha256 = sha256_hex(data)
     outcome = ShardOutcome()
-    stored = hashlib.sha256()
+    stored = Stored(log.size)
     for index, sealed in enumerate(parse_shard(data, str(path))):
         record_id: str | None = None
         try:
@@ -74,14 +74,15 @@ def ingest_shard(
             "shard_sha256": shard_sha256,
             "ingested_at": timestamp(log.now),
         }
-        vault.store(connection, _to_store(record), dict(source))
-        stored.update(f"{record.record_id} {source['sealed_sha256']}\n".encode())
+        vault.store(connection, _to_store(record), dict(source), stored)
         outcome.ingested += 1
     log.append(
         "ingest",
         already_present=outcome.already_present,
         ingested=outcome.ingested,
-        records_sha256=stored.hexdigest(),
+        keys=len(stored.keys),
+        keys_account=account(stored.keys),
+        records_account=account(stored.records),
         rejected=len(outcome.rejected),
         run=run_id,
         shard=name,

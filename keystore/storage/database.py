@@ -126,7 +126,7 @@ def check_schema(connection: Connection, path: Path) -> None:
     revision = MigrationContext.configure(connection).get_current_revision()
     if revision is not None and revision not in _revisions():
         raise _newer(path, revision)
-    if revision != _revisions()[0]:
+    if revision is not None and revision != _revisions()[0]:  # None: no keystore; reading its tables says so
         raise SchemaError(
             f"keystore database {path} has the older schema {revision}; open it once with its KEK, which brings it up to date"
         )

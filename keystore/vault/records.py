@@ -16,6 +16,7 @@ from keystore.crypto import envelope
 from keystore.crypto.canonical import canonical_json
 from keystore.errors import RecordNotFound, TamperedError
 from keystore.storage import schema
+from keystore.vault.accounts import key_digest, record_digest
 from keystore.vault.keyring import SHRED_KIND, Keyring, owner_tag
 
 ImageRow = tuple[str, str, str]  # record id, data set, image id
@@ -33,6 +34,15 @@ class NewRecord:
     source_sha256: str
     version: int
     plaintext: bytes = field(repr=False)
+
+
+@dataclass
+class Stored:
+    """What was stored for one entry of the log: the digests that it accounts for."""
+
+    entry: int
+    records: list[str] = field(default_factory=list)
+    keys: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -60,9 +70,10 @@ class RecordVault:
             {"keystore": self.keystore_id, "type": "keyanon record v1"} | {name: values[name] for name in names}
         )
 
-    def store(self, connection: Connection, record: NewRecord, values: dict[str, object]) -> None:
-        """Insert one record under its shred key; `values` are the columns that say where it came from."""
-        shred_key_id, shred_key = self._shred_key(connection, record, str(values["ingested_at"]))
+    def store(self, connection: Connection, record: NewRecord, values: dict[str, object], stored: Stored) -> None:
+        """Insert one record under its shred key, and note what was inserted in `stored`; `values` are the columns that
+        say where it came from."""
+        shred_key_id, shred_key = self._shred_key(connection, record, str(values["ingested_at"]), stored)
         row: dict[str, object] = values | {
             "record_id": record.record_id,
             "run_id": record.run_id,
@@ -73,8 +84,9 @@ class RecordVault:
             "envelope_version": envelope.ENVELOPE_VERSION,
             "shred_key_id": shred_key_id,
         }
-        sealed = envelope.seal(shred_key, record.plaintext, self.context(row))
-        connection.execute(schema.records.insert().values(**row, envelope=sealed))
+        row["envelope"] = envelope.seal(shred_key, record.plaintext, self.context(row))
+        connection.execute(schema.records.insert().values(**row, entry=stored.entry))
+        stored.records.append(record_digest(row))
 
     def open(self, connection: Connection, image: ImageRow) -> bytes | None:
         """Return a record's bytes in clear, None when there is none. Raises TamperedError: row, key and envelope do not fit."""
@@ -108,21 +120,21 @@ class RecordVault:
             records.append(record)
         return records
 
-    def _shred_key(self, connection: Connection, record: NewRecord, now: str) -> tuple[str, bytes]:
+    def _shred_key(self, connection: Connection, record: NewRecord, now: str, stored: Stored) -> tuple[str, bytes]:
         owner = owner_tag(self.index_key, record.dataset, record.subject, record.image_id)
         table = schema.shred_keys
         row = connection.execute(select(table).where(table.c.dataset == record.dataset, table.c.owner == owner)).first()
         if row is not None:
             return row.shred_key_id, self.keyring.unwrap(row.wrapped, SHRED_KIND, row.shred_key_id)
         shred_key_id, key = os.urandom(16).hex(), os.urandom(envelope.KEY_BYTES)
-        connection.execute(
-            table.insert().values(
-                shred_key_id=shred_key_id,
-                dataset=record.dataset,
-                owner=owner,
-                wrapped=self.keyring.wrap(key, SHRED_KIND, shred_key_id),
-                kek_version=self.keyring.kek_version,
-                created_at=now,
-            )
-        )
+        values = {
+            "shred_key_id": shred_key_id,
+            "dataset": record.dataset,
+            "owner": owner,
+            "wrapped": self.keyring.wrap(key, SHRED_KIND, shred_key_id),
+            "kek_version": self.keyring.kek_version,
+            "created_at": now,
+        }
+        connection.execute(table.insert().values(**values, entry=stored.entry))
+        stored.keys.append(key_digest(values))
         return shred_key_id, key

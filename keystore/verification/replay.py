@@ -13,6 +13,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from keystore.decisions.policy import MIN_APPROVALS
+
 
 @dataclass
 class LoggedRequest:
@@ -23,11 +25,19 @@ class LoggedRequest:
     revision: int
     expires_at: str
     approvals_required: int
-    records: list[str]
+    records: int
     state: str = "pending"
     denied_by: str | None = None
     approvals: dict[tuple[str, str], str] = field(default_factory=dict)  # (digest, approver) -> signature, base64
     grants: dict[str, tuple[str, str]] = field(default_factory=dict)  # digest -> (grant id, expires_at)
+
+
+@dataclass(frozen=True)
+class Account:
+    """What one entry says it stored."""
+
+    records: str
+    keys: str
 
 
 @dataclass
@@ -36,12 +46,17 @@ class LoggedState:
 
     created: dict[str, Any] | None = None
     policies: list[str] = field(default_factory=list)  # digests, oldest first
+    approvals_of_policy: int = 0  # of the present one
+    accounts: dict[int, Account] = field(default_factory=dict)  # entry -> what it stored
+    own_keys: str | None = None  # account of the keystore's own keys, as last logged
+    mentioned: set[str | None] = field(default_factory=set)  # people
     erased_people: set[str] = field(default_factory=set)
     enrolled: dict[str, str] = field(default_factory=dict)  # person -> public key, base64
     shards: dict[tuple[str, str, str], int] = field(default_factory=dict)  # (run, shard, sha256) -> records taken in
     requests: dict[str, LoggedRequest] = field(default_factory=dict)
     releases: dict[str, str] = field(default_factory=dict)  # grant id -> recipient
     problems: list[str] = field(default_factory=list)
+    weaknesses: list[str] = field(default_factory=list)  # what older versions allowed, and no auditor should overlook
 
 
 def replay(leaves: Iterable[bytes]) -> LoggedState:
@@ -56,8 +71,11 @@ def replay(leaves: Iterable[bytes]) -> LoggedState:
             if leaf["time"] < last_time:
                 state.problems.append(f"entry {seq} is earlier than the entry before it")
             last_time = leaf["time"]
+            for role in ("requester", "approver", "person", "by"):
+                named = leaf.get(role)
+                state.mentioned.update(named if isinstance(named, list) else [named])
             _apply(state, leaf)
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
             state.problems.append(f"entry {seq} is malformed or refers to nothing ({type(error).__name__}: {error})")
     return state
 
@@ -68,8 +86,15 @@ def _apply(state: LoggedState, leaf: dict[str, Any]) -> None:
         if leaf["seq"] != 0:
             state.problems.append(f"entry {leaf['seq']} creates the keystore a second time")
         state.created = leaf
+        state.own_keys = leaf.get("own_keys")
     elif kind == "policy":
-        state.policies.append(leaf["digest"])
+        _set_policy(state, leaf)
+    elif kind == "inventory":
+        state.accounts[leaf["seq"]] = Account(leaf["records_account"], leaf["keys_account"])
+        state.own_keys = leaf["own_keys"]
+        if leaf["unopened"] or leaf["missing"]:
+            lost = f"{leaf['unopened']} records that did not open and {leaf['missing']} that were missing"
+            state.problems.append(f"entry {leaf['seq']}, of the upgrade of this keystore, counts {lost}")
     elif kind == "enrol":
         if leaf["person"] in state.enrolled:
             state.problems.append(f"entry {leaf['seq']} enrols a person a second time")
@@ -79,6 +104,8 @@ def _apply(state: LoggedState, leaf: dict[str, Any]) -> None:
     elif kind == "ingest":
         shard = (leaf["run"], leaf["shard"], leaf["shard_sha256"])
         state.shards[shard] = state.shards.get(shard, 0) + leaf["ingested"]
+        if "records_account" in leaf:  # else an entry from before accounts were kept; an inventory covers it
+            state.accounts[leaf["seq"]] = Account(leaf["records_account"], leaf["keys_account"])
     elif kind in ("request", "change"):
         _file(state, leaf)
     elif kind == "witness":
@@ -87,6 +114,15 @@ def _apply(state: LoggedState, leaf: dict[str, Any]) -> None:
         _decide(state, leaf)
     elif kind not in ("reconcile", "refused"):
         state.problems.append(f"entry {leaf['seq']} has the unknown type {kind!r}")
+
+
+def _set_policy(state: LoggedState, leaf: dict[str, Any]) -> None:
+    state.policies.append(leaf["digest"])
+    state.approvals_of_policy = leaf["policy"]["approvals"]
+    if state.approvals_of_policy < MIN_APPROVALS:
+        state.weaknesses.append(f"entry {leaf['seq']} sets a policy under which one person alone can approve")
+    if isinstance(leaf["by"], list) and len(set(leaf["by"])) < MIN_APPROVALS:
+        state.problems.append(f"entry {leaf['seq']} changes the policy by one person alone")
 
 
 def _file(state: LoggedState, leaf: dict[str, Any]) -> None:
@@ -101,8 +137,10 @@ def _file(state: LoggedState, leaf: dict[str, Any]) -> None:
         leaf["revision"],
         leaf["expires_at"],
         leaf["approvals_required"],
-        leaf["records"],
+        leaf["records"] if isinstance(leaf["records"], int) else len(leaf["records"]),  # older entries list them
     )
+    if (leaf["policy"], leaf["approvals_required"]) != (state.policies[-1], state.approvals_of_policy):
+        state.problems.append(f"entry {leaf['seq']} is not under the policy of its time")
     if present is not None:
         if leaf["requester"] != present.requester:
             state.problems.append(f"entry {leaf['seq']} is a change of request {leaf['request']} by someone else")
@@ -135,6 +173,8 @@ def _decide(state: LoggedState, leaf: dict[str, Any]) -> None:
         approvers = {approver for digest, approver in request.approvals if digest == leaf["digest"]}
         if len(approvers) < max(1, request.approvals_required):
             state.problems.append(f"{entry} came before enough people agreed")
+        elif len(approvers) < MIN_APPROVALS:
+            state.weaknesses.append(f"{entry} needed one person's approval only")
         request.grants[leaf["digest"]] = (leaf["grant"], leaf["expires_at"])
         request.state = "approved"
     else:

@@ -7,10 +7,9 @@ directory that can not be seen. Therefore "intact" is said only against a checkp
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable
 from pathlib import Path
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, select
 
 from keystore.audit.checkpoint import AUDIT_KEY_NAME, Checkpoint, open_checkpoint
 from keystore.audit.log import leaf_hashes, origin_of
@@ -23,6 +22,9 @@ from keystore.decisions.requests import images_of, request_digest
 from keystore.errors import AuditError, StorageError, TamperedError
 from keystore.storage import schema
 from keystore.storage.database import DATABASE_NAME, check_schema, read_only
+from keystore.vault.accounts import own_keys_account
+from keystore.verification.holdings import holdings_problems
+from keystore.verification.leaves import guarded, read_leaves
 from keystore.verification.replay import LoggedRequest, LoggedState, replay
 from keystore.verification.report import AuditReport
 
@@ -46,7 +48,8 @@ def verify_audit(path: Path | str, checkpoint: str | None = None, vkey: str | No
         key = vkey or _published_key(directory, problems) or stored_vkey
         if key.strip() != stored_vkey:
             problems.append("the verifier key is not the one in the database")
-        problems += log_problems(connection, key)
+        logged = _check_log(connection, key, problems)
+        problems += logged.weaknesses + holdings_problems(connection, logged)
         witnessed = _witnessed_size(connection, witness_note, key, problems)
         vouched = (
             None if checkpoint is None else _against(connection, checkpoint, key, "the checkpoint given", problems)
@@ -67,36 +70,20 @@ def verify_audit(path: Path | str, checkpoint: str | None = None, vkey: str | No
 
 
 def log_problems(connection: Connection, vkey: str) -> list[str]:
-    """Return what is wrong with the log and with the tables it explains: nothing, when all is well."""
+    """Return what is wrong with the log and with the decisions it explains: nothing, when all is well."""
     problems: list[str] = []
-    leaves = _read_leaves(connection, problems)
-    logged = replay(leaves)
-    problems += logged.problems
-    for check in (_check_identity, _check_policies_and_people, _check_shards, _check_requests):
-        _guarded(lambda check=check: check(connection, logged, problems), problems)  # type: ignore[misc]
-    _guarded(lambda: _check_checkpoints(connection, leaves, vkey, problems), problems)
+    _check_log(connection, vkey, problems)
     return problems
 
 
-def _guarded(check: Callable[[], None], problems: list[str]) -> None:
-    # An edited row can hold anything; whatever a check stumbles over is a finding, and the other checks go on.
-    try:
-        check()
-    except (TamperedError, TypeError, ValueError, AttributeError) as error:
-        problems.append(f"a table holds what this program never wrote ({error})")
-
-
-def _read_leaves(connection: Connection, problems: list[str]) -> list[bytes]:
-    leaves: list[bytes] = []
-    try:
-        for expected, row in enumerate(connection.execute(select(schema.log).order_by(schema.log.c.seq))):
-            if row.seq != expected:
-                problems.append(f"the log has entry {row.seq} where entry {expected} should be")
-                break
-            leaves.append(row.leaf)
-    except TamperedError as error:
-        problems.append(f"entry {len(leaves)} of the log is not readable: {error}")
-    return leaves
+def _check_log(connection: Connection, vkey: str, problems: list[str]) -> LoggedState:
+    leaves = read_leaves(connection, problems)
+    logged = replay(leaves)
+    problems += logged.problems
+    for check in (_check_identity, _check_policies_and_people, _check_requests):
+        guarded(lambda check=check: check(connection, logged, problems), problems)  # type: ignore[misc]
+    guarded(lambda: _check_checkpoints(connection, leaves, vkey, problems), problems)
+    return logged
 
 
 def _check_checkpoints(connection: Connection, leaves: list[bytes], vkey: str, problems: list[str]) -> None:
@@ -129,6 +116,8 @@ def _check_identity(connection: Connection, logged: LoggedState, problems: list[
         problems.append("the log does not begin with the creation of a keystore")
     elif (row.keystore_id, row.audit_vkey) != (logged.created.get("keystore"), logged.created.get("vkey")):
         problems.append("the keystore's identity is not the one it was created with")
+    if logged.own_keys is not None and own_keys_account(connection) != logged.own_keys:
+        problems.append("the keystore's own wrapped keys are not those of the log: one was added, dropped or exchanged")
 
 
 def _check_policies_and_people(connection: Connection, logged: LoggedState, problems: list[str]) -> None:
@@ -143,6 +132,8 @@ def _check_policies_and_people(connection: Connection, logged: LoggedState, prob
             enrolled[row.person] = base64.b64encode(row.public_key).decode()
         if row.name is not None and name_commitment(row.salt, row.name) != row.person:
             problems.append(f"the name on file for person {row.person[:12]} is not the one in the log")
+        if row.person not in logged.mentioned:
+            problems.append(f"person {row.person[:12]} is on file and never did anything")
         # People without a tag are of an older schema, which logged no erasure; they can not act any more.
         if row.tag is not None and (row.name is None) != (row.person in logged.erased_people):
             problems.append(
@@ -150,23 +141,6 @@ def _check_policies_and_people(connection: Connection, logged: LoggedState, prob
             )
     if enrolled != logged.enrolled:
         problems.append("the approvers' public keys are not those of the log")
-
-
-def _check_shards(connection: Connection, logged: LoggedState, problems: list[str]) -> None:
-    table, records = schema.shards, schema.records
-    stored = {(row.run_id, row.name, row.sha256): row.records for row in connection.execute(select(table))}
-    keys = (records.c.run_id, records.c.shard_name, records.c.shard_sha256)
-    counted = {
-        (row[0], row[1], row[2]): row[3] for row in connection.execute(select(*keys, func.count()).group_by(*keys))
-    }
-    if stored != logged.shards:
-        problems.append("the ingested shards are not those of the log")
-    for run_id, name, sha256 in sorted(logged.shards.keys() | counted.keys()):
-        in_log, in_table = logged.shards.get((run_id, name, sha256), 0), counted.get((run_id, name, sha256), 0)
-        if in_log != in_table:
-            problems.append(
-                f"shard {name} of run {run_id} brought {in_log} records by the log, and {in_table} are stored"
-            )
 
 
 def _check_requests(connection: Connection, logged: LoggedState, problems: list[str]) -> None:
@@ -183,7 +157,7 @@ def _check_requests(connection: Connection, logged: LoggedState, problems: list[
             row.revision,
             row.expires_at,
             row.approvals_required,
-            [record_id for record_id, _, _ in images],
+            len(images),
             row.state,
             row.denied_by,
         )
@@ -280,7 +254,7 @@ def _check_prefix(connection: Connection, old: Checkpoint, what: str, problems: 
 
 
 def _summary(connection: Connection) -> tuple[Frontier, str, str]:
-    frontier = frontier_of(leaf_hash(leaf) for leaf in _read_leaves(connection, []))
+    frontier = frontier_of(leaf_hash(leaf) for leaf in read_leaves(connection, []))
     note = connection.execute(
         select(schema.checkpoints.c.note).order_by(schema.checkpoints.c.size.desc()).limit(1)
     ).scalar()

@@ -125,7 +125,7 @@ def test_a_grant_expires_before_its_request(keystore, make, clock) -> None:
 def test_turning_the_clock_back_does_not_revive_a_grant(keystore, make, clock) -> None:
     request_id = make.approved(keystore)
     clock.forward(hours=3)
-    keystore.set_policy(keystore.policy(), "Olga")
+    keystore.set_policy(keystore.policy(), "Olga", "Pia")
     clock.forward(hours=-3)
     with pytest.raises(GrantError) as refused:
         make.take(keystore, request_id)
@@ -163,9 +163,29 @@ def test_any_change_voids_the_approvals_and_the_grant(keystore, make, changes: d
     assert len(make.take(keystore, request_id)) == 1
 
 
+@pytest.mark.parametrize("people", [(), ("Olga",), ("Olga", " olga")])
+def test_one_person_alone_changes_no_policy(keystore, people: tuple[str, ...]) -> None:
+    with pytest.raises(ApprovalError) as refused:
+        keystore.set_policy(Policy(approvals=3), *people)
+    assert refused.value.code == "policy-alone"
+    assert keystore.policy().approvals == 2
+
+
+def test_a_policy_of_one_approval_left_by_an_older_version_allows_nothing(keystore, make) -> None:
+    request_id = make.approved(keystore)
+    weak = Policy().document().replace(b'"approvals":2', b'"approvals":1')
+    sql(keystore, "UPDATE policies SET document = :weak", weak=weak)
+    with pytest.raises(PolicyError, match="fewer than 2"):
+        make.request(keystore)
+    with pytest.raises((PolicyError, AuditError)):
+        make.take(keystore, request_id)
+    keystore.set_policy(Policy(), "Olga", "Pia")
+    make.request(keystore)
+
+
 def test_a_changed_policy_voids_what_was_approved_under_the_old_one(keystore, make) -> None:
     approved, pending = make.approved(keystore), make.request(keystore).request_id
-    keystore.set_policy(Policy(approvals=3), "Olga")
+    keystore.set_policy(Policy(approvals=3), "Olga", "Pia")
     with pytest.raises(GrantError) as refused:
         make.take(keystore, approved)
     assert refused.value.code == "policy-changed"

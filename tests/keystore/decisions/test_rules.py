@@ -80,6 +80,7 @@ def test_a_commitment_depends_on_salt_and_name() -> None:
     [
         {"approvals": 0},
         {"approvals": -1},
+        {"approvals": 1},
         {"approvals": True},
         {"approvals": 2.0},
         {"max_images": 0},
@@ -155,6 +156,9 @@ def test_approvals_of_another_content_or_by_the_requester_do_not_count() -> None
 def test_zero_required_approvals_do_not_fail_open() -> None:
     assert not lifecycle.is_approved(replace(LIFE, approvals_required=0))
     assert not lifecycle.is_approved(replace(LIFE, approvals_required=-1))
+    for required in (-1, 0, 1):
+        assert not lifecycle.is_approved(replace(LIFE, approvals_required=required, approvals=BOTH[:1]))
+        assert lifecycle.is_approved(replace(LIFE, approvals_required=required, approvals=BOTH))
 
 
 @pytest.mark.parametrize("state", [State.APPROVED, State.RELEASED, State.DENIED])

@@ -60,6 +60,25 @@ def test_an_old_keystore_opens_verifies_and_releases(old: Path, make, clock) -> 
         assert len(keystore.audit_entries()) == report.size, "what an old keystore needs is done once"
 
 
+@pytest.mark.parametrize(
+    ("statement", "counted"),
+    [
+        (
+            "UPDATE records SET envelope = zeroblob(length(envelope)) WHERE image_id = 'a.png'",
+            "1 records that did not open",
+        ),
+        ("DELETE FROM records WHERE image_id = 'a.png'", "1 that were missing"),
+    ],
+)
+def test_an_upgrade_does_not_launder_what_was_done_before_it(old: Path, clock, statement: str, counted: str) -> None:
+    connection = sqlite3.connect(old / "keystore.db")
+    with connection:
+        connection.execute(statement)
+    connection.close()
+    Keystore.open(old, clock=clock).close()
+    assert any(counted in problem for problem in verify_audit(old).problems)
+
+
 def test_an_auditor_is_told_that_a_schema_is_old(old: Path) -> None:
     with pytest.raises(SchemaError, match="open it once"):
         verify_audit(old)
