@@ -64,5 +64,9 @@ class RecordNotFound(Refusal):
     """No key record answers to this image or record id."""
 
 
+class ErasureError(Refusal):
+    """What was to be erased or retired can not be, as things are."""
+
+
 class RequestNotFound(Refusal):
     """No request answers to this id."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Self
@@ -29,6 +30,7 @@ from keystore.decisions.requests import RequestDesk, Words, find_images, images_
 from keystore.decisions.views import RequestView
 from keystore.errors import (
     AuditError,
+    ErasureError,
     StorageError,
 )
 from keystore.intake.inbox import Inbox
@@ -36,6 +38,7 @@ from keystore.intake.report import IngestReport, ShardsNotTakenIn
 from keystore.ledger import Ledger
 from keystore.storage import schema
 from keystore.storage.database import DATABASE_NAME, Database
+from keystore.vault import erasure, ingest_keys
 from keystore.vault.catalogue import RecordView, record_views
 from keystore.vault.records import RecordVault
 from keystore.verification.verify import log_problems
@@ -63,7 +66,7 @@ class Keystore:
         self._ledger = Ledger(database, opened.signer, path / WITNESS_DIRECTORY, clock, self._people)
         self._vault = RecordVault(opened.keystore_id, opened.keyring, opened.index_key)
         self._desk = RequestDesk(opened.keystore_id, opened.keyring)
-        self._inbox = Inbox(path, self._vault, opened.ingest_key)
+        self._inbox = Inbox(path, self._vault, opened.ingest_keys)
 
     @classmethod
     def create(
@@ -199,6 +202,54 @@ class Keystore:
         """Return what is known of stored records without opening them, filtered, ordered by data set and image."""
         with self._database.read() as connection:
             return record_views(connection, image_ids, dataset, run_id)
+
+    # Erasing
+
+    def erase(self, dataset: str, by: str, *, subject: str | None = None, image_id: str | None = None) -> int:
+        """Erase a subject of a data set with all its records, or an image that has no subject. Return how many records went.
+
+        No copy of a shard brings them back: what was made before this moment is not taken in again. Raises ErasureError (an image
+        that lies under its subject's key, or neither a subject nor an image given), ApprovalError (a bad name).
+        """
+        with self._ledger.transaction("erase", None, by) as (connection, log):
+            if (subject is None) == (image_id is None):
+                raise ErasureError("whom", "say whom to erase: a subject, or an image that has none")
+            person = self._people.find_or_add(connection, by)
+            gone = erasure.erase(connection, log, self._opened.index_key, dataset, subject, image_id or "", person)
+        self._database.fold()
+        return gone
+
+    def renew_ingest_key(self, by: str) -> None:
+        """Make a new key for workers to seal to; shards sealed to older ones are taken in until those are retired."""
+        with self._ledger.transaction("ingest-key", None, by) as (connection, log):
+            ingest_keys.renew(connection, log, self._opened.keyring, self._people.find_or_add(connection, by))
+        self._load_ingest_keys()
+        opening.publish_public_keys(self.path, self._opened)
+
+    def retire_ingest_keys(self, by: str) -> list[str]:
+        """Destroy every ingest key but the present one, and return their ids: no kept shard opens with them any more.
+
+        Not while a run that was given an older key goes on: its records could never be opened. Raises ErasureError while a shard
+        lies in the inbox.
+        """
+        with self._ledger.transaction("retire", None, by) as (connection, log):
+            if self._inbox.holds_shards():
+                raise ErasureError(
+                    "pending-shards", "shards lie in the inbox; take them in or remove them, then retire"
+                )
+            retired = ingest_keys.retire(connection, log, self._people.find_or_add(connection, by))
+        self._database.fold()
+        self._load_ingest_keys()
+        return retired
+
+    def _load_ingest_keys(self) -> None:
+        with self._database.read() as connection:
+            self._opened = replace(
+                self._opened,
+                ingest_keys=ingest_keys.load(connection, self._opened.keyring),
+                public_keys=ingest_keys.public_keys(connection),
+            )
+        self._inbox = Inbox(self.path, self._vault, self._opened.ingest_keys)
 
     # Asking and agreeing
 

@@ -47,6 +47,54 @@ def erase_person(
     output_of(context).result(document, facts("person erased", document))
 
 
+@app.command("erase")
+def erase(
+    context: typer.Context,
+    keystore: KeystorePath,
+    dataset: Annotated[str, typer.Option("--dataset", help="Data set of whom or what is erased.")],
+    person: Person,
+    subject: Annotated[str | None, typer.Option("--subject", help="Erase this subject, with all its images.")] = None,
+    image: Annotated[
+        str | None, typer.Option("--image", metavar="ID", help="Erase this image, which has no subject.")
+    ] = None,
+    kek: KekUri = None,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Destroy the keys of a subject or an image for good. No kept shard brings them back."""
+    from keystore.service import Keystore
+
+    with Keystore.open(keystore, kek) as opened:
+        gone = opened.erase(dataset, acting_person(person), subject=subject, image_id=image)
+    document = {"dataset": dataset, "records": gone}
+    hint = f"Kept shards still open with the present ingest key: keyanon keystore renew-ingest-key {keystore} --as NAME"
+    output_of(context).result(document, facts("erased", document), hint)
+
+
+@app.command("renew-ingest-key")
+def renew_ingest_key(
+    context: typer.Context,
+    keystore: KeystorePath,
+    person: Person,
+    retire: Annotated[
+        bool,
+        typer.Option("--retire", help="Also destroy the older keys. Not while a run goes on: its keys would be lost."),
+    ] = False,
+    kek: KekUri = None,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Make a new key for runs to seal to, and destroy the older ones, which kept shards are sealed to."""
+    from keystore.service import Keystore
+
+    by = acting_person(person)
+    with Keystore.open(keystore, kek) as opened:
+        opened.renew_ingest_key(by)
+        retired = opened.retire_ingest_keys(by) if retire else []
+    document = {"renewed": True, "retired": len(retired)}
+    output_of(context).result(document, facts("ingest key renewed", document))
+
+
 def ingest(
     context: typer.Context,
     keystore: KeystorePath,
@@ -67,8 +115,8 @@ def ingest(
         {"runs": [report.model_dump(mode="json") for report in reports]},
         table(
             "ingested",
-            ("run", "shards", "new records", "already present", "rejected"),
-            [(r.run_id, len(r.shards), r.ingested, r.already_present, len(r.rejected)) for r in reports],
+            ("run", "shards", "new records", "already present", "erased before", "rejected"),
+            [(r.run_id, len(r.shards), r.ingested, r.already_present, r.erased, len(r.rejected)) for r in reports],
         ),
         *([table("not taken in", ("shard", "index", "record", "reason"), rejected)] if rejected else []),
     )

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, func, select
 
 from keystore.audit.log import LogWriter
 from keystore.crypto.canonical import sha256_hex
-from keystore.crypto.hybrid import HybridPrivateKey
+from keystore.crypto.hybrid import HybridPrivateKey, key_id
 from keystore.errors import InvalidRecordError, StorageError, TamperedError
 from keystore.intake.ingest import ShardOutcome, ingest_shard
 from keystore.intake.report import IngestReport, RejectedRecord
@@ -27,10 +27,10 @@ Transaction = Callable[[], AbstractContextManager[tuple[Connection, LogWriter]]]
 class Inbox:
     """The shards of one keystore's runs."""
 
-    def __init__(self, keystore_path: Path, vault: RecordVault, ingest_key: HybridPrivateKey) -> None:
+    def __init__(self, keystore_path: Path, vault: RecordVault, ingest_keys: Sequence[HybridPrivateKey]) -> None:
         self._root = keystore_path / INBOX_NAME
         self._vault = vault
-        self._ingest_key = ingest_key
+        self._ingest_keys = {key_id(key.public_bytes): key for key in ingest_keys}
 
     def directory(self, run_id: str) -> Path:
         """Return a run's directory, created if missing. Raises InvalidRecordError, StorageError."""
@@ -55,7 +55,7 @@ class Inbox:
         """Take in shards, one transaction each; a shard that can not be taken in does not stop the others."""
         directory = self.directory(run_id)
         chosen = self.names(run_id) if names is None else list(dict.fromkeys(names))
-        ingested = already_present = 0
+        ingested = already_present = erased = 0
         rejected: list[RejectedRecord] = []
         failed: dict[str, str] = {}
         for name in chosen:
@@ -67,7 +67,7 @@ class Inbox:
                 data = read_shard_bytes(path)
                 outcome = ShardOutcome()
                 with transaction() as (connection, log):
-                    outcome = ingest_shard(connection, log, self._vault, self._ingest_key, path, run_id, data)
+                    outcome = ingest_shard(connection, log, self._vault, self._ingest_keys, path, run_id, data)
                 if not outcome.rejected:
                     self.remove(run_id, [name])
             except (TamperedError, StorageError) as error:
@@ -77,6 +77,7 @@ class Inbox:
                 continue
             ingested += outcome.ingested
             already_present += outcome.already_present
+            erased += outcome.erased
             rejected += outcome.rejected
         return IngestReport(
             run_id=run_id,
@@ -85,7 +86,12 @@ class Inbox:
             already_present=already_present,
             rejected=rejected,
             failed_shards=failed,
+            erased=erased,
         )
+
+    def holds_shards(self) -> bool:
+        """Return whether a shard of any run lies here."""
+        return any(self._root.glob(f"*/*{SHARD_SUFFIX}"))
 
     def log_orphans(self, run_id: str, committed: Sequence[str], log: LogWriter) -> list[str]:
         """Log, and return, the shards of a run that are not committed."""

@@ -1,13 +1,14 @@
 """Ingest: sealed shards from the inbox become records in committing envelopes, one transaction and one log entry per shard.
 
-A shard is removed from the inbox after its records are committed: the ingest key could open it as long as it lies
-there, and erasure
-must not have to look for it. A process killed in between finds every record already present the next time. A shard with a record
-that was rejected, or that can not be read, stays for a person to look at.
+A shard is removed from the inbox after its records are committed: the ingest key could open it as long as it lies there, and
+erasure must not have to look for it. A process killed in between finds every record already present the next time. A copy of
+a record that was erased, or that was made of an erased subject before the erasure, is not taken in again. A shard with a
+record that was rejected, or that can not be read, stays for a person to look at.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from keystore.intake.report import RejectedRecord
 from keystore.intake.sealing import open_record, parse_shard, sealed_header
 from keystore.storage import schema
 from keystore.vault.accounts import account
+from keystore.vault.erasure import was_erased
+from keystore.vault.keyring import owner_tag
 from keystore.vault.records import NewRecord, RecordVault, Stored
 
 
@@ -31,6 +34,7 @@ class ShardOutcome:
 
     ingested: int = 0
     already_present: int = 0
+    erased: int = 0
     rejected: list[RejectedRecord] = field(default_factory=list)
 
 
@@ -38,7 +42,7 @@ def ingest_shard(
     connection: Connection,
     log: LogWriter,
     vault: RecordVault,
-    ingest_key: HybridPrivateKey,
+    ingest_keys: Mapping[str, HybridPrivateKey],
     path: Path,
     run_id: str,
     data: bytes,
@@ -51,8 +55,9 @@ def ingest_shard(
     for index, sealed in enumerate(parse_shard(data, str(path))):
         record_id: str | None = None
         try:
-            record_id = sealed_header(sealed).record_id
-            record = open_record(sealed, ingest_key)
+            header = sealed_header(sealed)
+            record_id = header.record_id
+            record = open_record(sealed, _key(ingest_keys, header.key_id))
             if record.run_id != run_id:
                 raise InvalidRecordError(f"it belongs to run {record.run_id!r}, not to {run_id!r}")
             present = connection.execute(
@@ -64,6 +69,10 @@ def ingest_shard(
                 )
         except InvalidRecordError as error:
             outcome.rejected.append(RejectedRecord(shard=name, index=index, record_id=record_id, reason=str(error)))
+            continue
+        owner = owner_tag(vault.index_key, record.dataset, record.subject, record.image_id)
+        if was_erased(connection, vault.index_key, record.record_id, owner, record.created_at):
+            outcome.erased += 1
             continue
         if present is not None:
             outcome.already_present += 1
@@ -79,6 +88,7 @@ def ingest_shard(
     log.append(
         "ingest",
         already_present=outcome.already_present,
+        erased=outcome.erased,
         ingested=outcome.ingested,
         keys=len(stored.keys),
         keys_account=account(stored.keys),
@@ -90,6 +100,12 @@ def ingest_shard(
     )
     _remember_shard(connection, run_id, name, shard_sha256, outcome.ingested, timestamp(log.now))
     return outcome
+
+
+def _key(keys: Mapping[str, HybridPrivateKey], ident: str) -> HybridPrivateKey:
+    if ident not in keys:
+        raise InvalidRecordError(f"it is sealed to another ingest key ({ident[:16]}), or to one that was retired")
+    return keys[ident]
 
 
 def _to_store(record: KeyRecord) -> NewRecord:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from keystore.errors import SchemaError, StorageError
 
 DATABASE_NAME = "keystore.db"
 BUSY_TIMEOUT_MILLISECONDS = 30_000
+FOLD_TIMEOUT_MILLISECONDS = 1_000
 _WRITE_OPTION = "keystore_write"
 _MIGRATIONS = Path(__file__).parent / "migrations"
 
@@ -115,6 +116,20 @@ class Database:
                 text("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = :name"), {"name": name}
             )
             return found.first() is not None
+
+    def fold(self) -> None:
+        """Fold the WAL into the database file and empty it, so that no older page of a row that is gone lies in it.
+
+        Where another process reads meanwhile, SQLite leaves it for the next time. Raises StorageError.
+        """
+        try:
+            with closing(self._engine.raw_connection()) as connection:  # outside of any transaction
+                cursor = connection.cursor()
+                cursor.execute(f"PRAGMA busy_timeout = {FOLD_TIMEOUT_MILLISECONDS}")
+                cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                cursor.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MILLISECONDS}")
+        except (DBAPIError, sqlite3.Error) as error:
+            raise storage_error(self.path, error) from error
 
     def close(self) -> None:
         """Close all connections; SQLite folds the WAL back into the database file."""

@@ -40,6 +40,14 @@ class Account:
     keys: str
 
 
+@dataclass(frozen=True)
+class Erasure:
+    """What one entry says it erased: the line of the erasure list, and the account of what went."""
+
+    line: str
+    account: str
+
+
 @dataclass
 class LoggedState:
     """All that the log tells."""
@@ -48,6 +56,7 @@ class LoggedState:
     policies: list[str] = field(default_factory=list)  # digests, oldest first
     approvals_of_policy: int = 0  # of the present one
     accounts: dict[int, Account] = field(default_factory=dict)  # entry -> what it stored
+    erasures: dict[int, Erasure] = field(default_factory=dict)  # entry -> what it erased
     own_keys: str | None = None  # account of the keystore's own keys, as last logged
     mentioned: set[str | None] = field(default_factory=set)  # people
     erased_people: set[str] = field(default_factory=set)
@@ -99,6 +108,10 @@ def _apply(state: LoggedState, leaf: dict[str, Any]) -> None:
         if leaf["person"] in state.enrolled:
             state.problems.append(f"entry {leaf['seq']} enrols a person a second time")
         state.enrolled[leaf["person"]] = leaf["public_key"]
+    elif kind == "erase":
+        state.erasures[leaf["seq"]] = Erasure(leaf["erasure"], leaf["account"])
+    elif kind in ("ingest-key", "retire"):
+        state.own_keys = leaf["own_keys"]
     elif kind == "erase-person":
         state.erased_people.add(leaf["person"])
     elif kind == "ingest":

@@ -14,7 +14,7 @@ from keystore.intake.sealing import write_shard
 from keystore.kek.provider import create_kek
 from keystore.service import Keystore
 
-from .conftest import IMAGE_KEY, RUN, Ended, Keyanon, sealed_record
+from .conftest import DATASET, IMAGE_KEY, RUN, Ended, Keyanon, sealed_record
 
 WORDS = ("--case", "C-17", "--purpose", "identify the person in the picture", "--legal-basis", "StPO § 98a")
 
@@ -71,6 +71,19 @@ def test_an_erased_person_does_not_come_back(keyanon: Keyanon, keystore: Path) -
     assert approve(keyanon, keystore, request, "dora").code == 0
     assert keyanon("keystore", "erase-person", keystore, "Dora", "--as", "olga").code == 0
     assert approve(keyanon, keystore, request, "dora").code == ExitCode.REFUSED
+    assert keyanon("audit", "verify", keystore).code == 0
+
+
+def test_an_erased_image_is_gone_and_older_ingest_keys_with_it(keyanon: Keyanon, keystore: Path) -> None:
+    erased = keyanon("keystore", "erase", keystore, "--dataset", DATASET, "--image", "a.jpg", "--as", "olga", "--json")
+    assert (erased.code, erased.json["records"]) == (0, 1)
+    asked = keyanon("request", keystore, "--image", "a.jpg", *WORDS, "--expires", "2h", "--as", "ines")
+    assert asked.code == ExitCode.REFUSED
+    before = (keystore / "ingest.pub").read_text()
+    renewed = keyanon("keystore", "renew-ingest-key", keystore, "--retire", "--as", "olga", "--json")
+    assert (renewed.code, renewed.json["retired"]) == (0, 1)
+    assert (keystore / "ingest.pub").read_text() != before
+    assert keyanon("keystore", "erase", keystore, "--dataset", DATASET, "--as", "olga").code == ExitCode.REFUSED
     assert keyanon("audit", "verify", keystore).code == 0
 
 
