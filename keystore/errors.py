@@ -40,6 +40,10 @@ class AuditError(KeystoreError):
     """The audit log, its checkpoint or its witness contradict each other; nothing is released until it is explained."""
 
 
+class ClockError(KeystoreError):
+    """The clock can not be right: it is behind the log, or so far ahead that an operator must say so. Nothing is written."""
+
+
 class Refusal(KeystoreError):
     """Someone asked for something the rules do not allow; the attempt is in the audit log under `code`."""
 

@@ -15,13 +15,13 @@ from pathlib import Path
 from sqlalchemy import Connection, select
 
 from keystore.audit.checkpoint import Checkpoint, open_checkpoint
-from keystore.audit.log import Clock, LogSigner, LogWriter, latest_note, leaf_hashes
+from keystore.audit.log import Clock, LogSigner, LogWriter, check_clock, latest_note, leaf_hashes, load_end
 from keystore.audit.merkle import consistency_proof, tree_root
 from keystore.audit.witness import Witness, check_extends
 from keystore.decisions import reading
 from keystore.decisions.people import People
 from keystore.decisions.requests import void_open
-from keystore.errors import ApprovalError, AuditError, KeystoreError, Refusal, TamperedError
+from keystore.errors import ApprovalError, AuditError, ClockError, KeystoreError, Refusal, TamperedError
 from keystore.storage import schema
 from keystore.storage.database import Database
 
@@ -67,6 +67,37 @@ class Ledger:
         if refusal is not None:
             raise refusal
 
+    def confirm_clock(self, by: str) -> None:
+        """Write on although the clock does not fit the log, because an operator says that it is right.
+
+        Behind the log, time goes back: every open request ends, since its expiry was set by the clock that was wrong.
+        """
+        with self._database.write() as connection:
+            self._check_not_rolled_back(connection)
+            log = LogWriter(connection, self._signer, self._clock, confirmed=True)
+            person = self._people.find_or_add(connection, by)
+            goes_back = log.last_time is not None and log.now < log.last_time
+            if goes_back:
+                void_open(connection)
+            log.append("clock", back=goes_back, by=person)
+            log.finish()
+        self.remember()
+
+    def clock_fits(self) -> bool:
+        """Return whether something could be written now."""
+        try:
+            self.check_clock()
+        except ClockError:
+            return False
+        return True
+
+    def check_clock(self) -> None:
+        """Raise ClockError unless something could be written now."""
+        with self._database.read() as connection:
+            _, last_time = load_end(connection, self._signer.vkey)
+        if last_time is not None:
+            check_clock(self._clock(), last_time)
+
     def _log_refusal(
         self,
         connection: Connection,
@@ -93,7 +124,7 @@ class Ledger:
         # Asked before the database is read: another process may move both on in between, and never the other way round.
         last = self._witness.last()
         with self._database.read() as connection:
-            LogWriter(connection, self._signer, self._clock)  # checks that the log could be written on
+            load_end(connection, self._signer.vkey)
             hashes = leaf_hashes(connection)
             note = latest_note(connection)
         latest = open_checkpoint(note, self._signer.vkey)
@@ -122,8 +153,9 @@ class Ledger:
 
     def _start_witness_again(self, kept: Checkpoint) -> None:
         # Committed before the witness is written: a process killed in between is asked for a checkpoint again.
+        # Whatever the clock says: where no request stays open, there is nothing that it could revive.
         with self._database.write() as connection:
-            log = LogWriter(connection, self._signer, self._clock)
+            log = LogWriter(connection, self._signer, self._clock, confirmed=True)
             void_open(connection)
             log.append("witness", kept_root=kept.root.hex(), kept_size=kept.size)
             log.finish()

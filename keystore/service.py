@@ -131,7 +131,7 @@ class Keystore:
         with self._database.write() as connection:
             self._people.file_tags(connection)
             needed = upgrade.lacks_account(connection)
-        if needed:
+        if needed and self._ledger.clock_fits():  # else nothing is written yet, but it can be read
             with self._ledger.transaction("inventory", None, None) as (connection, log):
                 if upgrade.lacks_account(connection):  # another process may have been quicker
                     upgrade.take_inventory(connection, log, self._vault)
@@ -167,8 +167,11 @@ class Keystore:
     # Taking keys in
 
     def inbox(self, run_id: str) -> Path:
-        """Return the directory, created if missing, that a run's sealed shards go into. Raises InvalidRecordError,
-        StorageError."""
+        """Return the directory, created if missing, that a run's sealed shards go into.
+
+        Raises InvalidRecordError, StorageError, and ClockError before a run begins whose shards could not be taken in.
+        """
+        self._ledger.check_clock()
         return self._inbox.directory(run_id)
 
     def ingest(self, run_id: str, shard_names: Sequence[str] | None = None) -> IngestReport:
@@ -345,6 +348,14 @@ class Keystore:
         """Forget a person's name; what they did stays on record, and the name can not act here again. Raises ApprovalError."""
         with self._ledger.transaction("erase-person", None, by) as (connection, log):
             self._people.erase(connection, log, name, self._people.find_or_add(connection, by))
+
+    def confirm_clock(self, by: str) -> None:
+        """Say, on record, that the clock is right although it does not fit the log (see ClockError).
+
+        Where it lies behind the log, every open request ends.
+        """
+        self._ledger.confirm_clock(by)
+        self._bring_up_to_date()
 
     # Letting keys out
 

@@ -47,6 +47,24 @@ def erase_person(
     output_of(context).result(document, facts("person erased", document))
 
 
+@app.command("confirm-clock")
+def confirm_clock(
+    context: typer.Context,
+    keystore: KeystorePath,
+    person: Person,
+    kek: KekUri = None,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Say that the clock is right although it is behind the keystore's log (this ends open requests), or far ahead of it."""
+    from keystore.service import Keystore
+
+    with Keystore.open(keystore, kek) as opened:
+        opened.confirm_clock(acting_person(person))
+    document = {"confirmed": True}
+    output_of(context).result(document, facts("clock confirmed", document))
+
+
 @app.command("erase")
 def erase(
     context: typer.Context,

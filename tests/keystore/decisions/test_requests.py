@@ -122,16 +122,6 @@ def test_a_grant_expires_before_its_request(keystore, make, clock) -> None:
     assert refused.value.code == "expired"
 
 
-def test_turning_the_clock_back_does_not_revive_a_grant(keystore, make, clock) -> None:
-    request_id = make.approved(keystore)
-    clock.forward(hours=3)
-    keystore.set_policy(keystore.policy(), "Olga", "Pia")
-    clock.forward(hours=-3)
-    with pytest.raises(GrantError) as refused:
-        make.take(keystore, request_id)
-    assert refused.value.code == "expired"
-
-
 def test_a_denied_request_stays_denied(keystore, make) -> None:
     request_id = make.approved(keystore)
     assert keystore.deny(request_id, "Dora").denied_by == "dora"

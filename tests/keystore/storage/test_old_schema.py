@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from keystore.decisions.lifecycle import State
-from keystore.errors import ApprovalError, SchemaError
+from keystore.errors import ApprovalError, ClockError, SchemaError
 from keystore.service import Keystore
 from keystore.verification.verify import verify_audit
 
@@ -39,7 +40,7 @@ def old(tmp_path: Path, clock) -> Path:
     connection = sqlite3.connect(path / "keystore.db")
     connection.executescript((OLD / "keystore.sql").read_text(encoding="utf-8"))
     connection.close()
-    clock.forward(minutes=2)
+    clock.now = datetime(2026, 11, 22, 12, 2, tzinfo=UTC)
     return path
 
 
@@ -58,6 +59,20 @@ def test_an_old_keystore_opens_verifies_and_releases(old: Path, make, clock) -> 
     assert report.ok, report.problems
     with Keystore.open(old, clock=clock) as keystore:
         assert len(keystore.audit_entries()) == report.size, "what an old keystore needs is done once"
+
+
+def test_an_old_keystore_that_was_silent_for_long_opens_and_writes_once_the_clock_is_confirmed(
+    old: Path, make, clock
+) -> None:
+    clock.forward(days=400)
+    with Keystore.open(old, clock=clock) as keystore:
+        assert len(keystore.find_records()) == 3
+        with pytest.raises(ClockError):
+            make.request(keystore, "a.png")
+        keystore.confirm_clock("Olga")
+        assert len(make.take(keystore, make.approved(keystore, "a.png"))) == 1
+    report = verify_audit(old)
+    assert report.ok, report.problems
 
 
 @pytest.mark.parametrize(

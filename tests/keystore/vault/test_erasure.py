@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sqlite3
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,7 @@ from keystore.service import Keystore
 from keystore.verification.verify import verify_audit
 
 SUBJECT = "subject 7"
-BEFORE, AFTER = datetime(2026, 11, 22, tzinfo=UTC), datetime(2026, 11, 23, tzinfo=UTC)
+BEFORE, AFTER = (datetime.now(UTC) + timedelta(days=days) for days in (-1, 1))
 
 
 @pytest.fixture
