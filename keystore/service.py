@@ -301,11 +301,14 @@ class Keystore:
             self._desk.change(connection, log, stored_policy.read(connection), request_id, person, words, expires)
         return self.show(request_id)
 
-    def approve(self, request_id: str, approver: str) -> RequestView:
-        """Approve a request as `approver`. Raises ApprovalError, RequestNotFound."""
+    def approve(self, request_id: str, approver: str, digest: str) -> RequestView:
+        """Approve as `approver` the content whose digest they were shown (`RequestView.digest`).
+
+        Raises ApprovalError, also where the request is not that content any more; RequestNotFound.
+        """
         with self._ledger.transaction("approve", request_id, approver) as (connection, log):
             person = self._people.find_or_add(connection, approver)
-            self._desk.approve(connection, log, stored_policy.read(connection), request_id, person)
+            self._desk.approve(connection, log, stored_policy.read(connection), request_id, person, digest)
         return self.show(request_id)
 
     def deny(self, request_id: str, by: str) -> RequestView:

@@ -177,11 +177,13 @@ class RequestDesk:
         connection.execute(schema.requests.update().where(schema.requests.c.request_id == request_id).values(**content))
         self._log_content(log, "change", content, person, len(images))
 
-    def approve(self, connection: Connection, log: LogWriter, policy: Policy, request_id: str, approver: str) -> None:
-        """Sign a request as this person; with the last approval needed, make the grant. Raises ApprovalError."""
+    def approve(
+        self, connection: Connection, log: LogWriter, policy: Policy, request_id: str, approver: str, shown: str
+    ) -> None:
+        """Sign the content of digest `shown` as this person; the last approval needed makes the grant. Raises ApprovalError."""
         row = self.row(connection, request_id)
         life = self.life(connection, row)
-        lifecycle.check_approve(life, approver, log.now)
+        lifecycle.check_approve(life, approver, shown, log.now)
         self._check_content(connection, row)
         if row.policy_digest != policy.digest():
             raise ApprovalError(

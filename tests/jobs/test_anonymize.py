@@ -103,7 +103,7 @@ def released(run: FolderRun) -> list[KeyRecord]:
             "ann", ids, "C-1", "test of the recovery", "consent of the people shown", timedelta(hours=1)
         )
         for person in ("bob", "cleo"):
-            keystore.approve(request.request_id, person)
+            keystore.approve(request.request_id, person, request.digest)
         recipient = Recipient.generate()
         return list(recipient.open(keystore.release(request.request_id, recipient.public_key, "ann")))
 

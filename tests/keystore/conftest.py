@@ -81,7 +81,7 @@ def make_request(keystore: Keystore, *images: str, requester: str = "Alice", **c
 
 def approve(keystore: Keystore, request_id: str, approver: str) -> RequestView:
     """Approve what `show` shows at this moment."""
-    return keystore.approve(request_id, approver)
+    return keystore.approve(request_id, approver, keystore.show(request_id).digest)
 
 
 def make_approved(keystore: Keystore, *images: str) -> str:

@@ -153,6 +153,20 @@ def test_any_change_voids_the_approvals_and_the_grant(keystore, make, changes: d
     assert len(make.take(keystore, request_id)) == 1
 
 
+def test_a_request_that_changed_between_reading_and_approving_is_not_approved(keystore, make) -> None:
+    read = make.request(keystore, purpose="identify a missing person")
+    keystore.change(read.request_id, "Alice", purpose="settle a private score")
+    with pytest.raises(ApprovalError) as refused:
+        keystore.approve(read.request_id, "Bob", read.digest)
+    assert refused.value.code == "changed"
+    entry = last_entry(keystore)
+    assert (entry["type"], entry["action"], entry["code"]) == ("refused", "approve", "changed")
+    assert keystore.show(read.request_id).approvals == []
+    keystore.approve(read.request_id, "Bob", keystore.show(read.request_id).digest)
+    with pytest.raises(ApprovalError):
+        keystore.approve(read.request_id, "Carol", read.digest)
+
+
 @pytest.mark.parametrize("people", [(), ("Olga",), ("Olga", " olga")])
 def test_one_person_alone_changes_no_policy(keystore, people: tuple[str, ...]) -> None:
     with pytest.raises(ApprovalError) as refused:
@@ -229,7 +243,7 @@ def test_an_image_with_two_records_must_be_named_by_record_id(keystore, make) ->
 def test_an_unknown_request_is_refused(keystore, make, action: str) -> None:
     with pytest.raises(RequestNotFound, match="no request"):
         {
-            "approve": lambda: make.approve(keystore, "nothing", "Bob"),
+            "approve": lambda: keystore.approve("nothing", "Bob", "d"),
             "deny": lambda: keystore.deny("nothing", "Bob"),
             "show": lambda: keystore.show("nothing"),
             "release": lambda: keystore.release("nothing", Recipient.generate().public_key, "Bob"),
