@@ -33,7 +33,8 @@ from keystore.errors import (
     ErasureError,
     StorageError,
 )
-from keystore.intake.inbox import Inbox
+from keystore.intake import runs
+from keystore.intake.inbox import INBOX_NAME, Inbox
 from keystore.intake.report import IngestReport, ShardsNotTakenIn
 from keystore.ledger import Ledger
 from keystore.storage import schema
@@ -135,6 +136,7 @@ class Keystore:
             with self._ledger.transaction("inventory", None, None) as (connection, log):
                 if upgrade.lacks_account(connection):  # another process may have been quicker
                     upgrade.take_inventory(connection, log, self._vault)
+                    upgrade.register_runs(connection, log, self.path / INBOX_NAME)
 
     def close(self) -> None:
         """Close the database."""
@@ -166,13 +168,21 @@ class Keystore:
 
     # Taking keys in
 
-    def inbox(self, run_id: str) -> Path:
-        """Return the directory, created if missing, that a run's sealed shards go into.
+    def inbox(self, run_id: str, dataset: str | None = None) -> Path:
+        """Return the directory, created if missing, that a run's sealed shards go into, and register the run.
 
-        Raises InvalidRecordError, StorageError, and ClockError before a run begins whose shards could not be taken in.
+        A run may add records of one data set: `dataset`, or where that is not said, the one that its first record names. What
+        lies in the inbox of a run that was never registered here is not taken in. Raises InvalidRecordError, StorageError,
+        and ClockError before a run begins whose shards could not be taken in.
         """
         self._ledger.check_clock()
-        return self._inbox.directory(run_id)
+        directory = self._inbox.directory(run_id)
+        with self._database.read() as connection:
+            known = runs.find(connection, run_id)
+        if known is None or (dataset is not None and known.dataset != dataset):
+            with self._ledger.transaction("run", None, None) as (connection, log):
+                runs.register(connection, log, run_id, dataset)
+        return directory
 
     def ingest(self, run_id: str, shard_names: Sequence[str] | None = None) -> IngestReport:
         """Take in a run's shards (all, or those named); again is harmless. Shards taken in whole are removed from the inbox.
@@ -378,7 +388,7 @@ class Keystore:
             )
             records = self._vault.open_images(connection, images_of(connection, request_id))
             header = {"digest": digest, "grant": grant.grant_id, "keystore": self.id, "request": request_id}
-            sealed = seal_release(records, header, recipient_public_key)
+            sealed = seal_release(records, header, recipient_public_key, self._opened.signer.sign_message)
             recipient = key_id(recipient_public_key)
             self._desk.use_grant(connection, log, request_id, grant.grant_id, recipient)
             log.append(
