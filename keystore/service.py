@@ -38,7 +38,7 @@ from keystore.intake.inbox import INBOX_NAME, Inbox
 from keystore.intake.report import IngestReport, ShardsNotTakenIn
 from keystore.ledger import Ledger
 from keystore.storage import schema
-from keystore.storage.database import DATABASE_NAME, Database
+from keystore.storage.database import DATABASE_NAME, Database, close_to_others
 from keystore.vault import erasure, ingest_keys
 from keystore.vault.catalogue import RecordView, record_views
 from keystore.vault.records import RecordVault
@@ -109,6 +109,8 @@ class Keystore:
             if not opening.is_created(database):
                 raise opening.NeverCompletedError(f"the keystore in {directory} was never completed; create it again")
             kek = opening.open_matching_kek(database, directory, kek_uri)
+            if close_to_others(database.path):
+                _LOGGER.warning("%s was open to others and is not any more; ask who has read it", database.path)
             database.migrate()
             keystore = cls(directory, database, opening.load(database, kek), clock, ())
             opening.publish_public_keys(directory, keystore._opened)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from uuid import uuid4
 
@@ -33,9 +33,9 @@ REQUEST_SALT_BYTES = 32
 class Words:
     """What a requester writes."""
 
-    case: str
-    purpose: str
-    legal_basis: str
+    case: str = field(repr=False)
+    purpose: str = field(repr=False)
+    legal_basis: str = field(repr=False)
 
 
 def request_digest(keystore_id: str, row: dict[str, object], images: Sequence[ImageRow]) -> str:
