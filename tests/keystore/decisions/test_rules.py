@@ -130,6 +130,18 @@ def test_a_request_that_says_too_little_or_asks_too_much_is_refused(changes: dic
     assert refused.value.code == code
 
 
+def test_a_bound_of_the_policy_is_allowed_and_what_lies_beyond_it_is_not() -> None:
+    longest = "a reason of many words "[:20] * 200
+    assert len(longest) == 4000
+    Policy().check_request(**(GOOD | {"purpose": longest, "lifetime": timedelta(days=7), "images": 100}))
+    with pytest.raises(PolicyError) as refused:
+        Policy().check_request(**(GOOD | {"purpose": longest + "s"}))
+    assert refused.value.code == "purpose"
+    assert len(normalise_name("x" * 200)) == 200
+    with pytest.raises(ApprovalError):
+        normalise_name("x" * 201)
+
+
 def code_of(error: type[Exception], call: object, *arguments: object) -> str:
     with pytest.raises(error) as refused:
         call(*arguments)
