@@ -6,6 +6,7 @@ from typing import Final
 
 import torch
 
+from keyanon_core.device import usable_device
 from keyanon_core.errors import PriorError
 from keyanon_core.priors.declaration import DECLARATION_FILE, Declaration, parse_declaration
 from keyanon_core.priors.files import PriorFiles, locate, plain_folder
@@ -31,8 +32,10 @@ def load_prior(
     """Loads a prior in diffusers format: "embedded", a directory, or a hub id `owner/name[@revision]`.
 
     Only JSON and safetensors are read; weights on disk in half precision are computed with in `dtype`.
-    offline: look a hub id up in the local cache only. Raises PriorError naming the file and the remedy.
+    device: of `usable_device`. offline: look a hub id up in the local cache only.
+    Raises PriorError naming the file and the remedy, DeviceError.
     """
+    device = usable_device(device)
     embedded = source == EMBEDDED and not Path(source).is_dir()
     root = (
         Path(str(package_files("keyanon_core"))) / "embedded_prior" if embedded else locate(source, cache_dir, offline)
