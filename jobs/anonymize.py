@@ -17,7 +17,7 @@ import ray
 from ray.data import ActorPoolStrategy
 from ray.exceptions import RayError
 
-from jobs.anonymize_stage import AnonymizeFaces, SealingTarget
+from jobs.anonymize_stage import AnonymizeFaces, Compute, SealingTarget
 from jobs.cluster import await_gpus, cause_of, machines, ray_cluster
 from jobs.commit import Tally, complete, finished_rows
 from jobs.config import AnonymizeConfig
@@ -219,8 +219,7 @@ def _compute(attempt: Attempt, progress: ProgressCallback | None) -> tuple[int, 
                 "models": models,
                 "settings": config.settings(),
                 "sealing": sealing,
-                "device": placement.device,
-                "threads": placement.threads,
+                "compute": Compute(placement.device, placement.threads, config.precision),
                 "expected_prior": attempt.manifest.prior_digest,
                 "monitor": monitor,
             },

@@ -140,6 +140,9 @@ class AnonymizeConfig(InputConfig):
     steps: int = Field(
         default=DEFAULT_STEPS["none"], ge=1, le=1000, description="one way; the inversion's own by default"
     )
+    precision: Literal["float32", "tf32", "bfloat16", "auto"] = Field(
+        default="float32", description="what the denoiser multiplies in; recovery is strict float32 always"
+    )
     fidelity: Literal["latent", "lossless", "image"] = "latent"
     sidecar_bits: float = Field(
         default=DEFAULT_SIDECAR_BITS,

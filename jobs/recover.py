@@ -152,7 +152,7 @@ def prepare(
     if needed:
         try:
             found = load_prior(prior or asked.get("prior") or "embedded", device=place)
-            found.physical_batch = int(asked.get("face_batch") or DEFAULT_FACE_BATCH)
+            found.networks.physical_batch = int(asked.get("face_batch") or DEFAULT_FACE_BATCH)
         except PriorError as error:
             damaged.update(dict.fromkeys(needed, error))
         else:
@@ -176,7 +176,7 @@ def recover_request(
     records = recipient.open(keystore.release(request_id, recipient.public_key, by))
     report = RecoveryReport(request_id, by, None)
     if prepared.prior is not None:
-        report.prior, report.device = prepared.prior.digest, str(prepared.prior.device)
+        report.prior, report.device = prepared.prior.digest, str(prepared.prior.networks.device)
     recoverer = PictureRecoverer(prepared.prior)
     for record in sorted(records, key=lambda record: record.image_id):
         entry = _recover_one(recoverer, record, prepared)

@@ -26,3 +26,10 @@ def usable_device(name: str | torch.device = AUTO) -> torch.device:
                 why = f"torch {torch.__version__} was built without CUDA"
             raise DeviceError(f"device {name} can not be used here: {why}; mend that, or give device cpu")
     return device
+
+
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """True where the hardware itself does: emulated, bfloat16 is several times slower than float32."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return device.type == "cpu" and bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())

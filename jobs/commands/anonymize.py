@@ -95,6 +95,10 @@ def anonymize(
     steps: Annotated[
         int | None, _option("6", "DDIM steps one way: evaluations a face; 12 and twice as many with ddim.", _ALGORITHM)
     ] = None,
+    precision: Annotated[
+        Literal["float32", "tf32", "bfloat16", "auto"] | None,
+        _option("float32", "What the denoiser multiplies in; auto: bfloat16 where hardware has it.", _ALGORITHM),
+    ] = None,
     fidelity: Annotated[
         Literal["latent", "lossless", "image"] | None, _option("latent", "What recovery returns.", _ALGORITHM)
     ] = None,

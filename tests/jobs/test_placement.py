@@ -91,9 +91,9 @@ from keyanon_core.errors import DeviceError
 
 
 class OnItsDevice:
-    def __init__(self, *, device, monitor, **_):
+    def __init__(self, *, compute, monitor, **_):
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        monitor.report_facts({"prior": {"digest": "x"}, "device": device, "visible": visible})
+        monitor.report_facts({"prior": {"digest": "x"}, "device": compute.device, "visible": visible})
 
     def __call__(self, table):
         rows = table.select([ROW, ID, PERMANENT]).to_pylist()
