@@ -144,7 +144,7 @@ def main(
     """Measure and print."""
     torch.set_num_threads(threads)
     prior, models = load_prior(), load_face_models()
-    prior.physical_batch = AnonymizeSettings().face_batch
+    prior.networks.physical_batch = AnonymizeSettings().face_batch
     subjects, skipped = _subjects(photos, models, groups or [])
     typer.echo(f"{len(subjects)} photographs; skipped: {dict(skipped)}; {prior.name}, {AnonymizeSettings().procedure}")
     made = _made(subjects[:limit], prior, models, keys, store)

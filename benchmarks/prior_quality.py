@@ -282,7 +282,7 @@ def _anonymize(
     prior: Prior, subjects: Sequence[Subject], models: FaceModels, recognizer: DlibRecognizer, *, with_tiles: bool
 ) -> list[Outcome]:
     """All subjects as the job does it, in its fixed batch, and what is measured of the results."""
-    prior.physical_batch = SETTINGS.face_batch
+    prior.networks.physical_batch = SETTINGS.face_batch
     anonymizer, outcomes = PictureAnonymizer(prior, models, SETTINGS), []
     for start in range(0, len(subjects), PICTURES_AT_ONCE):
         part = subjects[start : start + PICTURES_AT_ONCE]
@@ -292,7 +292,7 @@ def _anonymize(
             if with_tiles and len(outcomes) < PAGE_FACES:
                 outcome.tile, outcome.cutout = _tiles(subject, result)
             outcomes.append(outcome)
-    prior.physical_batch = None
+    prior.networks.physical_batch = None
     return outcomes
 
 

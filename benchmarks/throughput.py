@@ -141,7 +141,7 @@ class PartsClock(PictureAnonymizer):
 def print_parts(prior: Prior, config: AnonymizeConfig, photos: Sequence[Path]) -> float:
     """CPU milliseconds of each part for one face, on one thread. Returns what the whole takes."""
     torch.set_num_threads(1)
-    prior.physical_batch = config.face_batch
+    prior.networks.physical_batch = config.face_batch
     clock = PartsClock(prior, load_face_models("embedded"), config.settings())
     evaluated, started = prior.nfe, time.process_time()
     results = clock([PictureTask(path.name, path.read_bytes()) for path in photos])

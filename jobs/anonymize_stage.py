@@ -109,7 +109,7 @@ class AnonymizeFaces:
                     "give that prior, or an empty output"
                 )
             face_models = models.load(threads, device)
-            loaded.physical_batch = settings.face_batch
+            loaded.networks.physical_batch = settings.face_batch
             self.anonymizer = PictureAnonymizer(loaded, face_models, settings)
             self.sealing = sealing
             self.environment = environment(loaded, device)
@@ -206,7 +206,7 @@ def facts(prior: "Prior", models: FaceModels, found: dict[str, str], face_batch:
             "name": prior.name,
             "digest": prior.digest,
             "files": dict(prior.files),
-            "parameters": prior.parameters,
+            "parameters": prior.networks.parameters,
             "conditioning": prior.conditioning,
             "crop_side_px": prior.side,
         },

@@ -119,7 +119,7 @@ class PictureAnonymizer:
         for index, face in enumerate(aligned):
             if not face.crop.mask.any():
                 raise PictureError("empty_mask", f"face {index} has no pixel of its own to anonymize")
-            if self.prior.coordinates(face.crop.mask) < MIN_COORDINATES:
+            if self.prior.geometry.coordinates(face.crop.mask) < MIN_COORDINATES:
                 raise PictureError("small_mask", f"face {index} has too few pixels of its own for a key to hide them")
         return aligned
 

@@ -90,13 +90,13 @@ def test_half_precision_files_are_computed_in_float32(pixel: Path) -> None:
     path = pixel / "unet" / WEIGHTS
     save_file({k: v.half() for k, v in load_file(path).items()}, path)
     prior = load_prior(pixel)
-    assert next(prior._denoiser.network.parameters()).dtype == torch.float32
+    assert next(prior.networks.denoiser.network.parameters()).dtype == torch.float32
 
 
 def test_vq_latents_are_not_scaled_by_the_default_of_another_model(made: Path) -> None:
     prior = load_prior(made / "ldm")
-    assert prior._autoencoder is not None
-    network: Any = prior._autoencoder.network
+    assert prior.networks.autoencoder is not None
+    network: Any = prior.networks.autoencoder.network
     assert network.config.scaling_factor == 0.18215  # the trap is set
     crop = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     with torch.no_grad():
@@ -106,8 +106,8 @@ def test_vq_latents_are_not_scaled_by_the_default_of_another_model(made: Path) -
 
 def test_vq_decoding_does_not_quantise(made: Path) -> None:
     prior = load_prior(made / "ldm")
-    assert prior._autoencoder is not None
-    network: Any = prior._autoencoder.network
+    assert prior.networks.autoencoder is not None
+    network: Any = prior.networks.autoencoder.network
     z = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     with torch.no_grad():
         plain = network.decode(z.float(), force_not_quantize=True).sample.double()
@@ -118,8 +118,8 @@ def test_vq_decoding_does_not_quantise(made: Path) -> None:
 
 def test_kl_latents_are_the_mode_scaled_by_the_configuration(made: Path) -> None:
     prior = load_prior(made / "kl")
-    assert prior._autoencoder is not None
-    network: Any = prior._autoencoder.network
+    assert prior.networks.autoencoder is not None
+    network: Any = prior.networks.autoencoder.network
     crop = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     with torch.no_grad():
         mode = network.encode(crop.float()).latent_dist.mode().double()
@@ -130,7 +130,7 @@ def test_kl_latents_are_the_mode_scaled_by_the_configuration(made: Path) -> None
 def test_dit_is_asked_for_its_null_class(made: Path) -> None:
     prior = load_prior(made / "dit")
     seen: dict[str, torch.Tensor] = {}
-    prior._denoiser.network.register_forward_pre_hook(lambda m, a, k: seen.update(k), with_kwargs=True)
+    prior.networks.denoiser.network.register_forward_pre_hook(lambda m, a, k: seen.update(k), with_kwargs=True)
     z, known, mask = whole(prior)
     prior.eps(z, 999, known, mask)
     assert seen["class_labels"].tolist() == [5, 5]
@@ -146,7 +146,7 @@ def test_eps_follows_from_each_prediction_type(pixel: Path, prediction: str) -> 
     ab = float(prior.alpha_bar[300])
     with torch.no_grad():
         shown = torch.nn.functional.pixel_unshuffle(z, 2).float()
-        raw = torch.nn.functional.pixel_shuffle(prior._denoiser.network(shown, 300).sample, 2).double()
+        raw = torch.nn.functional.pixel_shuffle(prior.networks.denoiser.network(shown, 300).sample, 2).double()
     expected = {
         "epsilon": raw,
         "sample": (z - ab**0.5 * raw) / (1 - ab) ** 0.5,
@@ -158,7 +158,7 @@ def test_eps_follows_from_each_prediction_type(pixel: Path, prediction: str) -> 
 def test_timesteps_stay_whole_numbers_whatever_the_network_computes_in(pixel: Path) -> None:
     prior = load_prior(pixel, dtype=torch.bfloat16)
     seen: list[torch.Tensor] = []
-    prior._denoiser.network.register_forward_pre_hook(lambda m, a: seen.append(a[1]))
+    prior.networks.denoiser.network.register_forward_pre_hook(lambda m, a: seen.append(a[1]))
     z, known, mask = whole(prior)
     prior.eps(z, 999, known, mask)
     assert seen[0].dtype == torch.long and seen[0].tolist() == [999, 999]
@@ -174,12 +174,12 @@ def test_masks_of_a_latent_prior_mark_every_cell_a_masked_pixel_touches(made: Pa
 def test_a_padded_batch_has_few_physical_sizes_and_the_same_results(made: Path) -> None:
     prior = load_prior(made / "ldm")
     sizes: list[int] = []
-    prior._denoiser.network.register_forward_pre_hook(lambda m, a: sizes.append(len(a[0])))
+    prior.networks.denoiser.network.register_forward_pre_hook(lambda m, a: sizes.append(len(a[0])))
     generator = torch.Generator().manual_seed(1)
     z = torch.randn(5, 3, 8, 8, generator=generator, dtype=torch.float64)
     known, mask = KnownPath(torch.zeros_like(z), None, prior.alpha_bar), torch.ones(5, 1, 8, 8, dtype=torch.float64)
     as_given = prior.eps(z, 10, known, mask)
-    prior.physical_batch = 4
+    prior.networks.physical_batch = 4
     assert torch.allclose(prior.eps(z, 10, known, mask), as_given, atol=1e-5)
     assert torch.allclose(prior.eps(z[:3], 10, known.of(torch.arange(3)), mask[:3]), as_given[:3], atol=1e-5)
     assert sizes == [5, 4, 1, 4]
@@ -447,7 +447,7 @@ def test_the_exact_architecture_of_ldm_celebahq_256_loads(tmp_path: Path) -> Non
     prior = load_prior(tmp_path)
     shutil.rmtree(tmp_path / "unet")  # a gigabyte
     assert (prior.side, prior.latent_shape, prior.conditioning) == (256, (3, 64, 64), "none")
-    unet_parameters = sum(p.numel() for p in prior._denoiser.network.parameters())
+    unet_parameters = sum(p.numel() for p in prior.networks.denoiser.network.parameters())
     assert round(unet_parameters / 1e6) == 274
     z = torch.zeros(1, 3, 64, 64, dtype=torch.float64)
     eps = prior.eps(z, 999, KnownPath(z, None, prior.alpha_bar), torch.ones(1, 1, 64, 64, dtype=torch.float64))

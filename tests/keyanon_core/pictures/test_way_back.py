@@ -38,7 +38,7 @@ def test_a_prior_that_does_not_converge_stops_before_anything_is_published(
 ) -> None:
     steep = load_prior(pixel_prior(tmp_path, "inpaint"))
     with torch.no_grad():
-        for name, parameter in steep.network.named_parameters():
+        for name, parameter in steep.networks.denoiser.network.named_parameters():
             if name.startswith("conv_out"):
                 parameter *= TOO_STEEP
     anonymizer = PictureAnonymizer(steep, models, settings())
