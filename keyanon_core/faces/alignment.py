@@ -12,6 +12,12 @@ from keyanon_core.errors import PictureError
 MIN_LIKENESS = 0.5  # correlation in [0, 1] of landmarks and template below which they do not show a face
 MIN_SPREAD_PX = 0.5  # root mean square distance of five landmarks from their centre; below it they are one point
 
+UPRIGHT_TEMPLATE: npt.NDArray[np.float64] = (
+    np.array([[192.98, 239.95], [318.90, 240.19], [256.63, 314.02], [201.26, 371.41], [313.09, 371.15]]) / 512
+)
+"""(5, 2) eyes, nose, mouth corners of an upright face, image-left first, in units of the crop's side: FFHQ's alignment (Karras et
+al. 2019)."""
+
 Affine = npt.NDArray[np.float64]
 Pixels = npt.NDArray[np.uint8]
 

@@ -21,10 +21,9 @@ from jobs.inspect_output import OutputError, inspect_run, read_rows
 from jobs.recover import prepare
 from jobs.retry import retry_quarantined
 from keyanon_core.faces import load_detector
-from keyanon_core.faces.alignment import similarity
+from keyanon_core.faces.alignment import UPRIGHT_TEMPLATE, similarity
 from keyanon_core.faces.crop_kernel import CropKernel
 from keyanon_core.faces.detection import Face
-from keyanon_core.faces.landmarks import UPRIGHT_TEMPLATE
 from keystore.store import Keystore
 from tests.jobs.cli.conftest import Keyanon, keyanon
 from tests.jobs.conftest import encoded

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from keyanon_core.errors import PictureError
-from keyanon_core.faces.alignment import invert, similarity
-from keyanon_core.faces.landmarks import UPRIGHT_TEMPLATE
+from keyanon_core.faces.alignment import UPRIGHT_TEMPLATE, invert, similarity
 from tests.keyanon_core.faces.placements import SIDE, make_affine
 
 

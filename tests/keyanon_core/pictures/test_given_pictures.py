@@ -10,11 +10,11 @@ from PIL import Image
 
 from keyanon_core.errors import PriorError
 from keyanon_core.faces import FaceModels
-from keyanon_core.faces.alignment import similarity
+from keyanon_core.faces.alignment import UPRIGHT_TEMPLATE, similarity
 from keyanon_core.faces.crop_kernel import CropKernel
 from keyanon_core.faces.detection import Face, same_face
 from keyanon_core.faces.given import Box, GivenFace, GivenFaces
-from keyanon_core.faces.landmarks import UPRIGHT_TEMPLATE, template_in_box
+from keyanon_core.faces.landmarks import template_in_box
 from keyanon_core.pictures.anonymizer import PictureAnonymizer
 from keyanon_core.pictures.crops import scaling
 from keyanon_core.pictures.recoverer import PictureRecoverer
