@@ -65,6 +65,17 @@ class SealingTarget:
     ingest_public_key: bytes
 
 
+@dataclass(frozen=True)
+class Compute:
+    """How one process computes. device: of `usable_device`; threads: of torch and the detector; precision: of the denoiser's
+    explicit steps, of `chosen_precision`.
+    """
+
+    device: str = "cpu"
+    threads: int = 1
+    precision: str = "float32"
+
+
 class AnonymizeFaces:
     """Holds the prior; anonymizes the faces of a block's pictures together and seals their keys.
 
@@ -78,21 +89,20 @@ class AnonymizeFaces:
         models: FaceModelChoice,
         settings: AnonymizeSettings,
         sealing: SealingTarget | None,
-        device: str,
-        threads: int,
+        compute: Compute,
         expected_prior: str | None,
         monitor: Monitor,
     ) -> None:
         """Load everything. sealing: None makes every row permanent. expected_prior: digest of a resumed run's prior.
 
-        Raises PriorError, FaceModelError, ValueError, MachineError.
+        Raises PriorError, DeviceError, FaceModelError, ValueError, MachineError.
         """
         import torch
 
         from keyanon_core.pictures.anonymizer import PictureAnonymizer
         from keyanon_core.priors import load_prior
 
-        torch.set_num_threads(threads)
+        torch.set_num_threads(compute.threads)
         self.monitor = monitor
         self.hands = RowsInHand[dict[str, Any], dict[str, Any]](
             "anonymize",
@@ -102,17 +112,17 @@ class AnonymizeFaces:
             is_witness=lambda published: published[STATUS] == "anonymized",
         )
         with self.hands.reporting_faults():
-            loaded = load_prior(prior, device=device)
+            loaded = load_prior(prior, compute.device, compute.precision)
             if expected_prior not in (None, loaded.digest):
                 raise PriorError(
                     f"prior {prior} has digest {loaded.digest}, and the run that is resumed used {expected_prior}; "
                     "give that prior, or an empty output"
                 )
-            face_models = models.load(threads, device)
+            face_models = models.load(compute.threads, compute.device)
             loaded.networks.physical_batch = settings.face_batch
             self.anonymizer = PictureAnonymizer(loaded, face_models, settings)
             self.sealing = sealing
-            self.environment = environment(loaded, device)
+            self.environment = environment(loaded)
         monitor.report_facts(facts(loaded, face_models, self.environment, settings.face_batch))
 
     def __call__(self, table: pa.Table) -> pa.Table:
@@ -181,13 +191,17 @@ def _task(row: dict[str, Any]) -> PictureTask:
     return PictureTask(row[ID], row[ENCODED], faces, kept, given, row[PERMANENT])
 
 
-def environment(prior: "Prior", device: str) -> dict[str, str]:
-    """What the numbers depend on beside the settings; goes into every key record and into the manifest."""
+def environment(prior: "Prior") -> dict[str, str]:
+    """What the numbers depend on beside the settings; goes into every key record and into the manifest. dtype: what the denoiser
+    multiplied in while it anonymized; all else is float32, and states are float64.
+    """
     import torch
 
-    found = {"python": platform.python_version(), "machine": platform.machine(), "device": device, "dtype": "float32"}
-    if device.startswith("cuda"):
-        found["gpu"] = torch.cuda.get_device_name(device)
+    networks = prior.networks
+    found = {"python": platform.python_version(), "machine": platform.machine()}
+    found |= {"device": str(networks.device), "dtype": networks.precision}
+    if networks.device.type == "cuda":
+        found["gpu"] = torch.cuda.get_device_name(networks.device)
     found["threads"] = str(torch.get_num_threads())
     found["prior"] = prior.name
     for library in LIBRARIES:

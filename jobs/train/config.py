@@ -1,13 +1,13 @@
 """The configuration of `keyanon train-prior`, loadable from YAML."""
 
 import hashlib
-import os
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from jobs.config import InputConfig
+from jobs.usable_cpus import usable_cpus
 from keyanon_core.priors.declaration import MIN_TEMPERATURE, Conditioning
 from keyanon_core.training.settings import (
     Augmentation,
@@ -112,7 +112,7 @@ class TrainConfig(InputConfig):
     @property
     def threads(self) -> int:
         """Threads of one worker."""
-        return self.threads_per_worker or max((os.cpu_count() or 1) // self.workers, 1)
+        return self.threads_per_worker or max(usable_cpus() // self.workers, 1)
 
     @property
     def budget_hours(self) -> float | None:

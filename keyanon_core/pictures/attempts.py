@@ -74,9 +74,11 @@ class Attempts:
         return self._judge_early(batch, walker)
 
     def _problem(self, batch: list[FaceAtWork]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, list[bytes]]:
-        """The latents of the crops and of their known regions, the masks, and the keys."""
-        crops = torch.from_numpy(np.stack([face.crop.values for face in batch]))
-        masked = torch.from_numpy(np.stack([face.crop.mask for face in batch]))[:, None]
+        """The latents of the crops and of their known regions, the masks, and the keys. All on the prior's device, where a walk
+        stays to its end."""
+        device = self.prior.networks.device
+        crops = torch.from_numpy(np.stack([face.crop.values for face in batch])).to(device)
+        masked = torch.from_numpy(np.stack([face.crop.mask for face in batch]))[:, None].to(device)
         mask = self.prior.latent_mask(masked)
         known = self._known(batch, crops, masked)
         return self.prior.encode(crops), known, mask, [face.key(self.settings.transform) for face in batch]
@@ -90,7 +92,7 @@ class Attempts:
         if not any(alone):
             return stored
         pictured = _in_half(self.prior.encode(crops.masked_fill(masked, 0.0))) * (1 - self.prior.latent_mask(masked))
-        return torch.where(torch.tensor(alone)[:, None, None, None], pictured, stored)
+        return torch.where(torch.tensor(alone, device=stored.device)[:, None, None, None], pictured, stored)
 
     def _recovered_from_the_picture(self, batch: list[FaceAtWork]) -> list[bool]:
         """Of each face, whether recovery will have the picture alone. A permanent picture is never recovered."""

@@ -1,12 +1,14 @@
 """The prior: the pretrained diffusion model, behind one interface whatever its networks, space and conditioning are."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from keyanon_core.errors import PriorError
 from keyanon_core.known_path import KnownPath
+from keyanon_core.precision import STRICT
 from keyanon_core.priors.declaration import DECLARATION_FILE, Declaration
 from keyanon_core.priors.geometry import geometry_of
 from keyanon_core.priors.networks import Autoencoder, Denoiser
@@ -15,11 +17,13 @@ from keyanon_core.priors.schedules import NoiseSchedule
 from keyanon_core.procedure import GRID_POWER, Procedure
 from keyanon_core.schedule import lambda_grid
 
+CPU = torch.device("cpu")
+
 
 class Prior:
     """A denoiser, an autoencoder or none, and a schedule; made by `load_prior`.
 
-    States are float64 on the caller's device; the networks run in `dtype` on `device`, see `RunningNetworks`.
+    States are float64 on the caller's device; on which device and how sharply networks run: see `RunningNetworks`.
     side: of the crop, in pixels. latent_shape: (C, h, w). landmark_template: (5, 2) float64, px of the crop.
     alpha_bar: (T,) float64, strictly decreasing inside (0, 1).
     grid_ends: first and last timestep that the methods walk between. temperature: rms of the noise that faces are made from.
@@ -37,8 +41,8 @@ class Prior:
         declaration: Declaration,
         digest: str,
         files: Mapping[str, str],
-        device: torch.device | str = "cpu",
-        dtype: torch.dtype = torch.float32,
+        device: torch.device = CPU,
+        precision: str = STRICT,
     ) -> None:
         self.name, self.digest, self.files = declaration.name or name, digest, dict(files)
         self.licence = declaration.licence
@@ -55,7 +59,7 @@ class Prior:
         self.side, self.latent_shape = self.geometry.side, self.geometry.latent_shape
         self.landmark_template = self.geometry.landmark_template
         self.networks = RunningNetworks(
-            denoiser, autoencoder, declaration.conditioning, declaration.space_to_depth, device, dtype
+            denoiser, autoencoder, declaration.conditioning, declaration.space_to_depth, device, precision
         )
         self.nfe = 0
 
@@ -85,9 +89,14 @@ class Prior:
         inside = mask.to(w)
         inpaints = self.conditioning == "inpaint"
         z = w * inside if inpaints else w + known.at(t)
-        eps = self.schedule.eps(z, t, self.networks.predict(z, t, known.clean, inside))
+        beside = self.networks.beside(known.clean, inside) if known.shown is None else known.shown
+        eps = self.schedule.eps(z, t, self.networks.predict(z, t, beside))
         self.nfe += len(w)
         return eps * inside if inpaints else eps
+
+    def shown(self, known: KnownPath, mask: Tensor) -> KnownPath:
+        """The known region with what the network is shown of it prepared, for a walk of many evaluations. Arguments of `eps`."""
+        return replace(known, shown=self.networks.beside(known.clean, mask.to(known.clean)))
 
     def latent_mask(self, crop_mask: Tensor) -> Tensor:
         """Crop mask (B, 1, S, S) bool -> (B, 1, h, w) float64 of {0, 1}; see `Geometry`."""

@@ -1,22 +1,26 @@
 """Running a prior's networks: on which device, in which format, how many faces at once.
 
-States are float64 wherever the caller has them. What a network is shown is brought to its device and format here, and what it
-says is brought back; nothing outside knows of either.
+States are float64 wherever the caller has them: best on the networks' device, so that nothing travels between the steps of a
+walk. What a network is shown is brought to its device and format here, and what it says is brought back.
 """
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from keyanon_core.precision import STRICT, chosen_precision, multiplying
 from keyanon_core.priors.declaration import Conditioning
 from keyanon_core.priors.networks import Autoencoder, Denoiser
 
 
 class RunningNetworks:
-    """A denoiser, and an autoencoder or none (then a latent is the crop itself), on `device` in `dtype`.
+    """A denoiser, and an autoencoder or none (then a latent is the crop itself), with float32 weights on `device`.
 
+    precision: what the denoiser multiplies in, but for calls under `strict()`. The autoencoder is strict always: both directions
+    must have the same known region.
     conditioning, space_to_depth: what the denoiser is shown, see `network_input`.
     physical_batch: when set, a network call has this many faces, fewer only as a smaller power of two, so that results
     depend on how many others there are by rounding alone and calls have few shapes.
@@ -28,48 +32,62 @@ class RunningNetworks:
         autoencoder: Autoencoder | None,
         conditioning: Conditioning,
         space_to_depth: int,
-        device: torch.device | str,
-        dtype: torch.dtype,
+        device: torch.device,
+        precision: str,
     ) -> None:
+        """precision: of `chosen_precision`. Raises DeviceError."""
         self.denoiser, self.autoencoder = denoiser, autoencoder
         self.conditioning, self.space_to_depth = conditioning, space_to_depth
-        self.device, self.dtype = torch.device(device), dtype
+        self.device, self.precision = device, chosen_precision(precision, device)
         self.physical_batch: int | None = None
         networks = [denoiser.network] + ([autoencoder.network] if autoencoder else [])
         self.parameters = sum(p.numel() for network in networks for p in network.parameters())
         for network in networks:
-            if dtype != torch.float32:
-                network.to(dtype)
             network.to(self.device)
             # Channels last is about 1.4 times as fast in the UNet's convolutions on CPU.
             network.to(memory_format=torch.channels_last)
 
-    def predict(self, z: Tensor, t: int, clean: Tensor, inside: Tensor) -> Tensor:
+    @contextlib.contextmanager
+    def strict(self) -> Iterator[None]:
+        """The denoiser multiplies in strict float32 in the `with` block, as solving needs it."""
+        usual, self.precision = self.precision, STRICT
+        try:
+            yield
+        finally:
+            self.precision = usual
+
+    def beside(self, clean: Tensor, inside: Tensor) -> Tensor:
+        """What the denoiser is shown beside the state, the same at every timestep: (B, channels, h / d, w / d) float32, on its
+        device; without channels where it is shown nothing else. Arguments as in `predict`.
+        """
+        return constant_input(self._inward(clean), self._inward(inside), self.conditioning, self.space_to_depth)
+
+    def predict(self, z: Tensor, t: int, beside: Tensor) -> Tensor:
         """What the denoiser says (B, C, h, w) float64 of z at timestep t: noise, x0 or v.
 
-        z, clean: (B, C, h, w) float64, the noisy state and the clean known region; inside: (B, 1, h, w) of {0, 1}.
+        z: (B, C, h, w) float64, the noisy state; beside: of `beside`.
         """
         # Each part is brought into the network's format before they are put together: that moves the fewest bytes.
-        noisy, known, where = (self._inward(part) for part in (z, clean, inside))
-        shown = self._inward(network_input(noisy, known, where, self.conditioning, self.space_to_depth))
-        timesteps = torch.full((len(z),), t, dtype=torch.long, device=self.device)  # whole: bfloat16 would round them
-        said = self._in_pieces(self.denoiser.predict, shown, timesteps)
+        shown = torch.cat([F.pixel_unshuffle(self._inward(z), self.space_to_depth), beside], 1)
+        timesteps = torch.full((len(z),), t, dtype=torch.long, device=self.device)
+        with multiplying(self.precision, self.device):
+            said = self._in_pieces(self.denoiser.predict, self._inward(shown), timesteps)
         return self._outward(F.pixel_shuffle(said, self.space_to_depth), z)
 
     def encode(self, crop: Tensor) -> Tensor:
         """Crop (B, 3, S, S) -> latent (B, C, h, w) float64."""
-        if self.autoencoder is None:
-            return crop.to(torch.float64)
-        return self._outward(self._in_pieces(self.autoencoder.encode, self._inward(crop)), crop)
+        return crop.to(torch.float64) if self.autoencoder is None else self._strictly(self.autoencoder.encode, crop)
 
     def decode(self, latent: Tensor) -> Tensor:
         """Latent (B, C, h, w) -> crop (B, 3, S, S) float64."""
-        if self.autoencoder is None:
-            return latent.to(torch.float64)
-        return self._outward(self._in_pieces(self.autoencoder.decode, self._inward(latent)), latent)
+        return latent.to(torch.float64) if self.autoencoder is None else self._strictly(self.autoencoder.decode, latent)
+
+    def _strictly(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        with multiplying(STRICT, self.device):
+            return self._outward(self._in_pieces(function, self._inward(x)), x)
 
     def _inward(self, x: Tensor) -> Tensor:
-        return x.to(self.device, self.dtype, memory_format=torch.channels_last)
+        return x.to(self.device, torch.float32, memory_format=torch.channels_last)
 
     @staticmethod
     def _outward(x: Tensor, like: Tensor) -> Tensor:
@@ -96,7 +114,15 @@ class RunningNetworks:
 def network_input(z: Tensor, clean: Tensor, inside: Tensor, conditioning: Conditioning, space_to_depth: int) -> Tensor:
     """What a denoiser sees: the noisy state alone, or for an inpainting one with the clean known region and the mask.
 
-    z, clean: (B, C, h, w); inside: (B, 1, h, w) of {0, 1}. Returns (B, channels, h / d, w / d) with d = space_to_depth.
+    z, clean: (B, C, h, w), z zero outside the mask for an inpainting one; inside: (B, 1, h, w) of {0, 1}.
+    Returns (B, channels, h / d, w / d) with d = space_to_depth.
     """
-    parts = (z * inside, clean * (1 - inside), inside) if conditioning == "inpaint" else (z,)
-    return torch.cat([F.pixel_unshuffle(part, space_to_depth) for part in parts], 1)
+    beside = constant_input(clean, inside, conditioning, space_to_depth)
+    return torch.cat([F.pixel_unshuffle(z, space_to_depth), beside], 1)
+
+
+def constant_input(clean: Tensor, inside: Tensor, conditioning: Conditioning, space_to_depth: int) -> Tensor:
+    """The part of `network_input` that no timestep changes: none but for an inpainting denoiser."""
+    if conditioning != "inpaint":
+        return inside[:, :0, ::space_to_depth, ::space_to_depth]
+    return torch.cat([F.pixel_unshuffle(part, space_to_depth) for part in (clean * (1 - inside), inside)], 1)

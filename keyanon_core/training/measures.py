@@ -42,7 +42,8 @@ def measure_inversion(
 
     Raises SolverError when a step does not converge.
     """
-    source, mask = torch.from_numpy(crops), torch.from_numpy(masks)[:, None].double()
+    device = prior.networks.device
+    source, mask = torch.from_numpy(crops).to(device), torch.from_numpy(masks)[:, None].to(device, torch.float64)
     known = source * (1 - mask)
     procedure = Procedure(inversion="ddim", steps=steps)
     keys = [face_key(new_image_key(), 0, 0, "rotation") for _ in crops]
@@ -57,7 +58,7 @@ def measure_inversion(
         gain=float(square.mean().sqrt()) / EIGHT_BIT_RMS,
         iterations=max(step.iterations for step in back.steps),
         residual=max(float(step.residual) for step in back.steps),
-        anonymized=done.clean.clamp(-1, 1).numpy(),
+        anonymized=done.clean.clamp(-1, 1).cpu().numpy(),
     )
 
 
@@ -68,4 +69,4 @@ def sample_faces(prior: Prior, count: int, steps: int = DEFAULT_STEPS["none"]) -
     keys = [face_key(new_image_key(), 0, 0, "rotation") for _ in range(count)]
     # Under a fresh key a rotation makes noise of any vector.
     done = anonymize(prior, torch.ones_like(blank), blank, mask, keys, Procedure(steps=steps))
-    return done.clean.clamp(-1, 1).numpy()
+    return done.clean.clamp(-1, 1).cpu().numpy()

@@ -40,7 +40,7 @@ def test_a_missing_place_is_refused() -> None:
 
 def test_only_settings_that_change_results_change_the_digest() -> None:
     base = AnonymizeConfig.load(None, PLACES)
-    layout = {"anonymizer_actors": 3, "pictures_per_task": 2, "check_every": 7}
+    layout = {"anonymizer_actors": 3, "pictures_per_task": 2, "check_every": 7, "device": "cuda:1"}
     assert AnonymizeConfig.load(None, {**PLACES, **layout}).digest() == base.digest()
     for change in (
         {"steps": 9},
@@ -59,12 +59,6 @@ def test_fidelity_image_needs_a_lossless_format_of_the_users_choice() -> None:
     with pytest.raises(ConfigError, match="png or webp instead of same"):
         AnonymizeConfig.load(None, {**PLACES, "fidelity": "image", "prior": "some/where"})
     AnonymizeConfig.load(None, {**PLACES, "fidelity": "image", "output_format": "webp"})
-
-
-def test_a_run_reserves_what_all_its_actors_hold() -> None:
-    sizes = {"detector_actors": 2, "anonymizer_actors": 3}
-    assert AnonymizeConfig.model_validate(PLACES | sizes).reserved_cpus == 0
-    assert AnonymizeConfig.model_validate(PLACES | sizes | {"cpus_per_actor": 1.5}).reserved_cpus == 7.5
 
 
 def test_the_data_set_is_named_after_the_photos(tmp_path: Path) -> None:

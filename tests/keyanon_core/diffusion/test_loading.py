@@ -158,7 +158,7 @@ def test_eps_follows_from_each_prediction_type(pixel: Path, prediction: str) -> 
 
 
 def test_timesteps_stay_whole_numbers_whatever_the_network_computes_in(pixel: Path) -> None:
-    prior = load_prior(pixel, dtype=torch.bfloat16)
+    prior = load_prior(pixel, precision="bfloat16")
     seen: list[torch.Tensor] = []
     prior.networks.denoiser.network.register_forward_pre_hook(lambda m, a: seen.append(a[1]))
     z, known, mask = whole(prior)
