@@ -55,12 +55,13 @@ from keyanon_core.evaluation import (
     cheek_typology_angle,
     edge_contrast,
     frechet_distance,
+    landmarks_inside,
     measure_recovery,
     skin_tone,
 )
 from keyanon_core.faces import Face, FaceModels, PictureMask, load_face_models
 from keyanon_core.faces.alignment import chip
-from keyanon_core.faces.detection import box_iou, landmarks_inside
+from keyanon_core.faces.detection import box_iou
 from keyanon_core.faces.recognition import DlibRecognizer
 from keyanon_core.imaging import decode_picture
 from keyanon_core.known_path import zero_path

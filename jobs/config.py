@@ -16,19 +16,29 @@ from keyanon_core.errors import KeyanonError
 from keyanon_core.faces.given import FaceChoice
 from keyanon_core.faces.looks import DEFAULT_MIN_FACE, MIN_FACE_LIMITS
 from keyanon_core.faces.parsing import DEFAULT_REGIONS
+from keyanon_core.imaging import DEFAULT_JPEG_QUALITY, DEFAULT_MAX_PIXELS
 from keyanon_core.pictures.settings import (
     DEFAULT_CHECK_EVERY,
     DEFAULT_FACE_BATCH,
+    DEFAULT_FIDELITY,
     DEFAULT_GATE_THRESHOLD,
-    DEFAULT_JPEG_QUALITY,
     DEFAULT_MAX_ATTEMPTS,
-    DEFAULT_MAX_PIXELS,
     DEFAULT_SIDECAR_BITS,
     SIDECAR_BITS_LIMITS,
     AnonymizeSettings,
+    Fidelity,
     OutputFormat,
 )
-from keyanon_core.procedure import DEFAULT_STEPS, INVERSIONS, chosen_inversion
+from keyanon_core.procedure import (
+    DEFAULT_METHOD,
+    DEFAULT_STEPS,
+    DEFAULT_TRANSFORM,
+    INVERSIONS,
+    Inversion,
+    Method,
+    Transform,
+    chosen_inversion,
+)
 from keystore.canonical import canonical_json
 
 DEFAULT_MAX_FILE_BYTES = 512 * 1024 * 1024  # of one encoded picture; a larger one is quarantined unread
@@ -132,18 +142,16 @@ class AnonymizeConfig(InputConfig):
 
     # The algorithm
     prior: str = Field(default=EMBEDDED, description="'embedded', directory or hub id in diffusers format")
-    method: Literal["exact", "paper"] = "exact"
-    transform: Literal["rotation", "sign"] = "rotation"
-    inversion: Literal["none", "ddim"] = Field(
-        default="none", description="before the transform; ddim where it is needed"
-    )
+    method: Method = DEFAULT_METHOD
+    transform: Transform = DEFAULT_TRANSFORM
+    inversion: Inversion = Field(default="none", description="before the transform; ddim where it is needed")
     steps: int = Field(
         default=DEFAULT_STEPS["none"], ge=1, le=1000, description="one way; the inversion's own by default"
     )
     precision: Literal["float32", "tf32", "bfloat16", "auto"] = Field(
         default="float32", description="what the denoiser multiplies in; recovery is strict float32 always"
     )
-    fidelity: Literal["latent", "lossless", "image"] = "latent"
+    fidelity: Fidelity = DEFAULT_FIDELITY
     sidecar_bits: float = Field(
         default=DEFAULT_SIDECAR_BITS,
         ge=SIDECAR_BITS_LIMITS[0],

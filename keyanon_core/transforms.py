@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from keyanon_core.keys import KeyStream, subkey
+from keyanon_core.procedure import Transform
 
 ROUNDS: Final = 4
 """Rounds of the rotation. Two already spread any coordinate over the vector; four leave no weak tail in a short one."""
@@ -81,7 +82,7 @@ class Rotation:
         return mixed * scale
 
 
-TRANSFORMS: Final[dict[str, type[SignFlip] | type[Rotation]]] = {"sign": SignFlip, "rotation": Rotation}
+_OF_KIND: Final[dict[Transform, type[SignFlip] | type[Rotation]]] = {"rotation": Rotation, "sign": SignFlip}
 
 
 def _walsh_hadamard_blocks(values: Vector) -> Vector:
@@ -107,17 +108,25 @@ def _block_sizes(count: int) -> NDArray[np.int64]:
     return np.repeat(sizes, sizes)
 
 
+def keyed_transform(kind: str, key: bytes, n: int) -> KeyedTransform:
+    """The transform of n coordinates under a key of its own. Raises ValueError for a kind that is none of TRANSFORMS."""
+    for known, transform in _OF_KIND.items():
+        if kind == known:
+            return transform(key, n)
+    raise ValueError(f"unknown transform {kind!r}; choose from {', '.join(_OF_KIND)}")
+
+
 def masked_transforms(kind: str, face_keys: Sequence[bytes], mask: Tensor, channels: int) -> list[KeyedTransform]:
     """One transform per face of a batch, each under its own key and sized for its own mask.
 
     mask: (B, 1, h, w), nonzero inside. Raises ValueError for an unknown kind or an empty mask.
     """
-    if kind not in TRANSFORMS:
-        raise ValueError(f"unknown transform {kind!r}; choose from {', '.join(TRANSFORMS)}")
     counts = [channels * int(n) for n in (mask != 0).sum((1, 2, 3))]
     if 0 in counts:
         raise ValueError(f"the mask of face {counts.index(0)} of the batch is empty: there is nothing to transform")
-    return [TRANSFORMS[kind](subkey(key, "transform"), count) for key, count in zip(face_keys, counts, strict=True)]
+    return [
+        keyed_transform(kind, subkey(key, "transform"), count) for key, count in zip(face_keys, counts, strict=True)
+    ]
 
 
 def apply_forward(

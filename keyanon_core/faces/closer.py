@@ -8,7 +8,7 @@ their number is limited; where it shows a crowd, looking goes on as long as it f
 
 What is half hidden or half cut off looks like a face in no view that has it in the middle. Less is asked of it where something
 else speaks for it: that it lies beside a face of its size or across the border, or that in the picture the network was nearly
-sure.
+sure. Two small faces, one before the other, are one candidate: each small face's surroundings are shown enlarged, too.
 """
 
 from collections import Counter
@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from keyanon_core.faces.alignment import chip, invert
-from keyanon_core.faces.detection import SAME_SIZE, Face, Pixels, mirrored, same_face
+from keyanon_core.faces.detection import SAME_SIZE, Face, Pixels, mirrored, same_face, without_duplicates
 from keyanon_core.faces.landmarks import roll_degrees
 from keyanon_core.faces.looks import Candidates, Network, Search, Seen
 
@@ -31,6 +31,11 @@ SMALL_SHARE = 0.85  # of the smallest face that is searched for: what is doubted
 PATIENCE = 20  # closer looks in a tile that may fail one after the other before its spare doubts are left
 HALF_SEEN_DOUBT = 0.3  # score from which a doubt beside a face is no neck and no collar
 STRONG_DOUBT = 0.6  # score from which a doubt speaks for itself
+AROUND_SIDE, AROUND_SHARE = (
+    192,
+    0.25,
+)  # px of the view of a small face's surroundings, and the share of it that the face takes
+AROUND_PX = 36  # px; larger faces are told apart without
 BESIDE_SIDES = 0.75  # of both sides together: faces whose middles are nearer than this lie beside each other
 CENTRE_SHARE = 0.3  # of the view's side: what lies further from its middle is another face
 
@@ -47,15 +52,46 @@ def confirmed(pixels: Pixels, network: Network, search: Search, seen: Sequence[S
     for doubt in _outside(doubts, sure):
         if doubt.spare and failed[doubt.tile] >= PATIENCE:
             continue
-        face = _closer(pixels, network, search, doubt.face)
-        if face is None and search.hinted is not None and _is_hinted(doubt.face, faces, pixels.shape):
-            face = _as_it_stands(pixels, network, search.views, doubt.face, search.hinted)
-        if face is not None and max(face.box[2] - face.box[0], face.box[3] - face.box[1]) >= SMALL_SHARE * min_face:
+        face = _judged(pixels, network, search, doubt.face, faces, min_face)
+        if face is not None:
             faces.append(face)
             failed[doubt.tile] = 0
         else:
             failed[doubt.tile] += 1
+    for face in without_duplicates(faces):
+        for other in _around(pixels, network, face):
+            if not any(same_face(other, known) for known in faces):
+                beside = _judged(pixels, network, search, other, faces, min_face)
+                faces += [beside] if beside is not None else []
     return faces
+
+
+def _judged(
+    pixels: Pixels, network: Network, search: Search, doubt: Face, faces: Sequence[Face], min_face: int
+) -> Face | None:
+    """The face that a doubt is, None for none. faces: those that are known."""
+    face = _closer(pixels, network, search, doubt)
+    if face is None and search.hinted is not None and _is_hinted(doubt, faces, pixels.shape):
+        face = _as_it_stands(pixels, network, search.views, doubt, search.hinted)
+    if face is None:
+        return None
+    # of a face across the border a view may outline what is in sight alone
+    side = max(_side(face), _side(doubt)) if _is_cut(doubt, pixels.shape) else _side(face)
+    return face if side >= SMALL_SHARE * min_face else None
+
+
+def _around(pixels: Pixels, network: Network, face: Face) -> list[Face]:
+    """What the network doubts beside a small face in an enlarged view of its surroundings, best first."""
+    if _side(face) > AROUND_PX:
+        return []
+    seen = _seen_in_view(pixels, network, face, 0.0, AROUND_SIDE, AROUND_SHARE, HALF_SEEN_DOUBT)
+    return sorted((one for one in seen if _is_beside(one, [face])), key=lambda one: -one.score)
+
+
+def _side(face: Face) -> float:
+    """px, the longer side of a face's box."""
+    x0, y0, x1, y1 = face.box
+    return max(x1 - x0, y1 - y0)
 
 
 def _outside(doubts: Iterable[Seen], sure: Sequence[Face]) -> list[Seen]:
@@ -140,22 +176,43 @@ def view(
     """What the network sees at the middle of an upright view of (side, side) px of a face that is rolled by `angle` degrees,
     in picture px; None where that is nothing of the score `lowest`. mirror: the view is shown mirrored.
     """
-    x0, y0, x1, y1 = face.box
-    scale = side * FACE_SHARE / max(x1 - x0, y1 - y0)
-    to_view = _turn(angle, scale, np.array([(x0 + x1) / 2, (y0 + y1) / 2]), (side - 1) / 2)
+    reach = CENTRE_SHARE / FACE_SHARE * _side(face)
+    faces, distances = [], []
+    for one in _seen_in_view(pixels, network, face, angle, side, FACE_SHARE, lowest, mirror=mirror):
+        if (distance := float(np.linalg.norm(_middle(one) - _middle(face)))) <= reach:
+            faces.append(one)
+            distances.append(distance / _side(face))
+    if not faces:
+        return None
+    # the face itself, not a better one beside it or in front of it
+    ranks = [(same_face(one, face), one.score - distance) for one, distance in zip(faces, distances, strict=True)]
+    return faces[max(range(len(faces)), key=ranks.__getitem__)]
+
+
+def _seen_in_view(
+    pixels: Pixels,
+    network: Network,
+    face: Face,
+    angle: float,
+    side: int,
+    share: float,
+    lowest: float,
+    *,
+    mirror: bool = False,
+) -> list[Face]:
+    """All that the network sees, in picture px, in an upright view of (side, side) px of which the face takes a share."""
+    scale = side * share / _side(face)
+    to_view = _turn(angle, scale, _middle(face), (side - 1) / 2)
     shown = chip(pixels, to_view, side)
     seen = network(np.ascontiguousarray(shown[:, ::-1]) if mirror else shown, lowest)
-    boxes = seen.boxes.reshape(-1, 2, 2)
-    distances = np.linalg.norm(boxes.mean(1) - (side - 1) / 2, axis=1)
-    near = np.flatnonzero(distances <= CENTRE_SHARE * side)
-    if len(near) == 0:
-        return None
     back = invert(to_view)
-    faces = [_in_picture(seen, index, side, angle, scale, back, mirror) for index in near.tolist()]
-    # the face itself, not a better one beside it or in front of it
-    same = [same_face(one, face) for one in faces]
-    nearness = seen.scores[near] - distances[near] / (FACE_SHARE * side)
-    return faces[max(range(len(faces)), key=lambda position: (same[position], float(nearness[position])))]
+    return [_in_picture(seen, index, side, angle, scale, back, mirror) for index in range(len(seen.scores))]
+
+
+def _middle(face: Face) -> npt.NDArray[np.float64]:
+    """(x, y) px of the middle of a face's box."""
+    middle: npt.NDArray[np.float64] = np.array(face.box).reshape(2, 2).mean(0)
+    return middle
 
 
 def _in_picture(

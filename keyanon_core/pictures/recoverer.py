@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 
 from keyanon_core.errors import PriorError, SidecarError
-from keyanon_core.faces.alignment import paste
+from keyanon_core.faces.drawing import paste
 from keyanon_core.formats.published import published_pixels
 from keyanon_core.keys import verify_commitment
 from keyanon_core.methods import SolverStep, recover

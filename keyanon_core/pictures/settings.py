@@ -2,18 +2,27 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from keyanon_core.errors import KeyanonError, PriorError
 from keyanon_core.faces.detection import Face
 from keyanon_core.faces.given import FACE_CHOICES, FaceChoice, GivenFaces
 from keyanon_core.faces.parsing import DEFAULT_REGIONS
+from keyanon_core.imaging import DEFAULT_JPEG_QUALITY, DEFAULT_MAX_PIXELS
 from keyanon_core.pictures.key import PictureKey
-from keyanon_core.procedure import UNDECLARED_MIN_STEPS, Procedure, chosen_inversion
+from keyanon_core.procedure import (
+    DEFAULT_METHOD,
+    DEFAULT_TRANSFORM,
+    UNDECLARED_MIN_STEPS,
+    Procedure,
+    chosen_inversion,
+)
 
 Status = Literal["anonymized", "no_face", "quarantined"]
-FIDELITIES = ("latent", "lossless", "image")
+Fidelity = Literal["latent", "lossless", "image"]
 OutputFormat = Literal["same", "png", "webp", "jpeg"]
+FIDELITIES: tuple[Fidelity, ...] = get_args(Fidelity)
+DEFAULT_FIDELITY: Fidelity = "latent"
 
 SIDECAR_BITS_LIMITS = (10.0, 16.0)  # below, a face comes back at less than 50 dB
 DEFAULT_SIDECAR_BITS = 11.5  # 60 dB in 32 KB of the embedded prior's crop (`benchmarks/recovery.py`)
@@ -21,8 +30,6 @@ DEFAULT_GATE_THRESHOLD = 0.925  # of the distance that strangers have from a sou
 DEFAULT_MAX_ATTEMPTS = 32  # keys tried for one face before its picture is quarantined
 DEFAULT_CHECK_EVERY = 1000  # faces; the first one and then one in so many are restored before they are published
 DEFAULT_FACE_BATCH = 8  # faces in one denoiser call
-DEFAULT_MAX_PIXELS = 100_000_000  # pixels of a picture; a larger one is quarantined unread
-DEFAULT_JPEG_QUALITY = 95  # Pillow's quality, 1..95
 
 
 @dataclass(frozen=True)
@@ -36,11 +43,11 @@ class AnonymizeSettings:
     reversible: False makes every picture permanent, whatever its task says.
     """
 
-    method: str = "exact"
-    transform: str = "rotation"
+    method: str = DEFAULT_METHOD
+    transform: str = DEFAULT_TRANSFORM
     inversion: str = ""
     steps: int = 0
-    fidelity: str = "latent"
+    fidelity: str = DEFAULT_FIDELITY
     sidecar_bits: float = DEFAULT_SIDECAR_BITS
     regions: frozenset[str] = DEFAULT_REGIONS
     faces: FaceChoice = "detect"

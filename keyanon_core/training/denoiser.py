@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from keyanon_core.errors import PriorError
 from keyanon_core.priors import Prior
-from keyanon_core.priors.declaration import Declaration
 from keyanon_core.priors.networks import Denoiser
 from keyanon_core.priors.schedules import NoiseSchedule
 from keyanon_core.training.settings import PriorSettings
@@ -122,24 +121,10 @@ def as_prior(network: nn.Module, settings: PriorSettings, name: str) -> Prior:
         denoiser=denoiser,
         autoencoder=None,
         schedule=NoiseSchedule(settings.alpha_bar, settings.prediction),
-        declaration=declaration(settings, name, None),
+        declaration=settings.declaration(name),
         digest="",
         files={},
         device=next(network.parameters()).device,
-    )
-
-
-def declaration(settings: PriorSettings, name: str, licence: str | None) -> Declaration:
-    """What `keyanon_prior.json` will say."""
-    return Declaration(
-        name=name,
-        licence=licence,
-        crop_side=settings.side,
-        space_to_depth=settings.space_to_depth,
-        conditioning=settings.conditioning,
-        landmark_template=torch.tensor(settings.template, dtype=torch.float64).numpy(),
-        grid=settings.grid,
-        temperature=settings.temperature,
     )
 
 

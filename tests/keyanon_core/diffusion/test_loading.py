@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from keyanon_core.errors import PriorError
 from keyanon_core.known_path import KnownPath
 from keyanon_core.priors import Prior, load_prior
+from keyanon_core.priors.declaration import Declaration, parse_declaration
 from tests.keyanon_core.diffusion.tiny_priors import (
     declare,
     dit_prior,
@@ -194,6 +196,15 @@ def test_template_defaults_to_ffhq_and_may_be_declared(pixel: Path) -> None:
     assert prior.name == "mine"
     declare(pixel, crop_side=16, space_to_depth=2)
     assert np.allclose(load_prior(pixel).landmark_template[0], [192.98 / 32, 239.95 / 32])
+
+
+def test_a_declaration_is_written_as_it_is_read() -> None:
+    template = np.array([[0.3, 0.4], [0.7, 0.4], [0.5, 0.6], [0.35, 0.8], [0.65, 0.8]])
+    whole = Declaration("mine", "MIT", 16, 2, "inpaint", template, 0.5, (1, 99), 0.75, {"none": 3, "ddim": 8})
+    for declared in (whole, Declaration()):
+        read = parse_declaration(json.loads(json.dumps(declared.to_json())), "here")
+        assert np.array_equal(read.landmark_template, declared.landmark_template)
+        assert replace(read, landmark_template=template) == replace(declared, landmark_template=template)
 
 
 def test_attention_names_of_old_checkpoints_are_understood(ldm: Path) -> None:

@@ -5,9 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from keyanon_core.faces.alignment import UPRIGHT_TEMPLATE
 from keyanon_core.faces.closer import (
+    AROUND_PX,
+    AROUND_SHARE,
+    AROUND_SIDE,
     CENTRE_SHARE,
     FACE_SHARE,
+    HALF_SEEN_DOUBT,
     PATIENCE,
     PROMISE,
     SMALL_SHARE,
@@ -17,7 +22,7 @@ from keyanon_core.faces.closer import (
 )
 from keyanon_core.faces.detection import Face
 from keyanon_core.faces.embedded_detector import FIRST, SCENES, SECOND
-from keyanon_core.faces.landmarks import UPRIGHT_TEMPLATE, roll_degrees, template_in_box
+from keyanon_core.faces.landmarks import roll_degrees, template_in_box
 from keyanon_core.faces.looks import Candidates, Search, Seen, look
 from tests.keyanon_core.faces.lamps import NOTHING, answers, dots, drawn_face, night
 
@@ -44,6 +49,8 @@ def judged(scores, search, doubt, min_face=16, beside=None):
     shown, left = [], list(scores)
 
     def network(pixels, lowest):
+        if lowest == HALF_SEEN_DOUBT:  # the surroundings of a small face
+            return NOTHING
         assert lowest == PROMISE and pixels.flags.c_contiguous
         shown.append(pixels.shape[0])
         score = left.pop(0)
@@ -363,3 +370,73 @@ def test_less_is_asked_of_a_doubt_beside_a_face_or_nearly_sure(doubted, by, size
 
     faces = confirmed(night(200, 200), network, replace(SEARCH, sure=0.8, hinted=least), seen, 16)
     assert [face.score for face in faces] == [0.9] + found * [pytest.approx(0.3)]
+
+
+def two_in_a_row(size, rear_score, seen_at_first=1, by=0.45, rear_size=None):
+    """A front face of `size` px, and a rear one whose middle lies by a share of that to its left. Of the picture the network sees
+    the front one alone; of an enlarged view both, the rear one with a score. Returns the faces confirmed.
+    """
+    front = face_at(100, 80, size, size, 0.9)
+    rear = face_at(100 - by * size, 80, rear_size or size, rear_size or size)
+    picture = night(160, 200)
+    looked = []
+
+    def network(pixels, lowest):
+        side = pixels.shape[0]
+        looked.append((side, lowest))
+        # where each face is in this view: the view's middle shows the middle of `centred`, its scale follows from the share
+        share = AROUND_SHARE if lowest == HALF_SEEN_DOUBT else FACE_SHARE
+        centred = front if lowest == HALF_SEEN_DOUBT else rear
+        scale = side * share / (centred.box[2] - centred.box[0])
+        middle = np.array([(centred.box[0] + centred.box[2]) / 2, (centred.box[1] + centred.box[3]) / 2])
+        boxes = [((np.array(one.box).reshape(2, 2) - middle) * scale + (side - 1) / 2).ravel() for one in (front, rear)]
+        answer = Candidates(
+            np.array(boxes), np.array([template_in_box(box) for box in boxes]), np.array([0.9, rear_score])
+        )
+        chosen = answer.scores >= lowest
+        return Candidates(answer.boxes[chosen], answer.landmarks[chosen], answer.scores[chosen])
+
+    search = replace(SEARCH, sure=0.8, turns=(), views=((96, False), (192, False)))
+    return confirmed(picture, network, search, [Seen(front, 1.0)] * seen_at_first, 16), looked
+
+
+@pytest.mark.parametrize(
+    ("size", "rear_score", "by", "rear_size", "found"),
+    [
+        (18, 0.5, 0.45, None, True),
+        (AROUND_PX, 0.5, 0.45, None, True),
+        (AROUND_PX + 1, 0.5, 0.45, None, False),  # large enough to be told apart in the picture
+        (18, 0.35, 0.45, None, False),  # no closer look confirms it
+        (18, HALF_SEEN_DOUBT - 0.01, 0.45, None, False),
+        (18, 0.5, 0.1, None, False),  # the front face once more
+        (18, 0.5, 1.6, None, False),  # elsewhere: the search of the picture itself looks there
+        (34, 0.5, 0.45, 14, False),  # a brooch
+    ],
+)
+def test_behind_a_small_face_another_is_looked_for_in_an_enlarged_view(size, rear_score, by, rear_size, found):
+    faces, looked = two_in_a_row(size, rear_score, by=by, rear_size=rear_size)
+    assert len(faces) == 1 + found
+    if found:
+        assert faces[1].score == pytest.approx(rear_score)
+        assert np.mean(faces[1].box[::2]) == pytest.approx(100 - by * size)
+    if size > AROUND_PX:
+        assert looked == []
+    else:
+        assert looked[0] == (AROUND_SIDE, HALF_SEEN_DOUBT)
+
+
+def test_a_face_that_was_seen_several_times_is_looked_around_once():
+    _, looked = two_in_a_row(18, 0.5, seen_at_first=5)
+    assert looked.count((AROUND_SIDE, HALF_SEEN_DOUBT)) == 1
+
+
+@pytest.mark.parametrize(("x", "found"), [(2, True), (100, False)])
+def test_of_a_face_across_the_border_a_view_may_outline_less_than_is_searched_for(x, found):
+    """The doubt is 20 px wide, the views show 12 px of it."""
+
+    def network(pixels, lowest):
+        return in_the_middle(0.9, pixels.shape[0], share=0.6 * FACE_SHARE)
+
+    search = replace(SEARCH, turns=())
+    doubt = face_at(x, 80, 20, 20, 0.3)
+    assert len(confirmed(night(200, 200), network, search, [Seen(doubt, 1.0)], 16)) == found
