@@ -142,7 +142,7 @@ class AnonymizeConfig(InputConfig):
     steps: int = Field(
         default=DEFAULT_STEPS["none"], ge=1, le=1000, description="one way; the inversion's own by default"
     )
-    fidelity: Literal["latent", "lossless", "image"] = "latent"
+    fidelity: Literal["latent", "lossless", "image", "auto"] = "latent"
     sidecar_bits: float = Field(
         default=DEFAULT_SIDECAR_BITS,
         ge=SIDECAR_BITS_LIMITS[0],

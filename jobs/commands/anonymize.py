@@ -96,7 +96,8 @@ def anonymize(
         int | None, _option("6", "DDIM steps one way: evaluations a face; 12 and twice as many with ddim.", _ALGORITHM)
     ] = None,
     fidelity: Annotated[
-        Literal["latent", "lossless", "image"] | None, _option("latent", "What recovery returns.", _ALGORITHM)
+        Literal["latent", "lossless", "image", "auto"] | None,
+        _option("latent", "What recovery returns; auto: from the picture alone where it can.", _ALGORITHM),
     ] = None,
     sidecar_bits: Annotated[
         float | None,
@@ -211,4 +212,6 @@ def report_tables(report: "RunReport") -> list["Table"]:
     tables = [facts("anonymized", summary), table("statuses", ("status", "rows"), report.statuses.items())]
     if report.reasons:
         tables.append(table("reasons", ("reason", "rows"), report.reasons.items()))
+    if report.fidelities:
+        tables.append(table("fidelities", ("fidelity", "pictures"), report.fidelities.items()))
     return tables
