@@ -32,7 +32,7 @@ from jobs.sink import OutputLayout, PairedDatasink
 from jobs.sources import ListedDatasource, Source, open_source
 from jobs.task_sizes import TaskSizes
 from jobs.usable_cpus import usable_cpus
-from keystore.store import Keystore
+from keystore.service import Keystore
 
 UNPUBLISHED: Final = frozenset({"key_attempts", "further_keys"})  # of a report: they depend on the sources
 TASKS_IN_FLIGHT: Final = 2  # blocks queued at an actor: one in work, one ready

@@ -49,7 +49,7 @@ from keyanon_core.faces import FaceModels
 from keyanon_core.faces.detection import Face
 from keyanon_core.faces.given import GivenFaces
 from keyanon_core.pictures.settings import AnonymizeSettings, PictureResult, PictureTask
-from keystore.sealing import seal_record
+from keystore.intake.sealing import seal_record
 
 if TYPE_CHECKING:
     from keyanon_core.priors import Prior

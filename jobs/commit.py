@@ -24,8 +24,8 @@ from jobs.row_shards import (
 )
 from jobs.sink import OutputLayout
 from jobs.staging import DIRECTORY_MODE, Staging, sweep
-from keystore import durable
-from keystore.store import Keystore
+from keystore.service import Keystore
+from keystore.storage import durable
 
 _COLUMNS: Final = [
     "row",
