@@ -91,26 +91,21 @@ def _walsh_hadamard_blocks(values: Vector) -> Vector:
     Splitting by the binary digits of n needs no padding (which would not be a bijection) and leaves at most one
     coordinate alone in a round; the next round's permutation moves it.
     """
-    mixed = np.empty_like(values)
-    start = 0
-    for exponent in range(len(values).bit_length() - 1, -1, -1):
-        size = 1 << exponent
-        if len(values) & size:
-            mixed[start : start + size] = _walsh_hadamard(values[start : start + size])
-            start += size
-    return mixed
-
-
-def _walsh_hadamard(block: Vector) -> Vector:
-    """Orthonormal Walsh-Hadamard transform of a block whose length is a power of two, by butterflies."""
-    size = len(block)
-    half = 1
-    while half < size:
-        pairs = block.reshape(-1, 2, half)
-        block = np.stack([pairs[:, 0] + pairs[:, 1], pairs[:, 0] - pairs[:, 1]], axis=1)
+    count, mixed, half = len(values), values.copy(), 1
+    while 2 * half <= count:
+        # Of all blocks larger than `half`, which lie together at the front, at once.
+        pairs = mixed[: count - count % (2 * half)].reshape(-1, 2, half)
+        differences = pairs[:, 0] - pairs[:, 1]
+        pairs[:, 0] += pairs[:, 1]
+        pairs[:, 1] = differences
         half *= 2
-    flat: Vector = block.reshape(size) / np.sqrt(size)
-    return flat
+    return mixed / np.sqrt(_block_sizes(count))
+
+
+def _block_sizes(count: int) -> NDArray[np.int64]:
+    """The size of the block that each of `count` coordinates lies in."""
+    sizes = [1 << digit for digit in range(count.bit_length() - 1, -1, -1) if count & 1 << digit]
+    return np.repeat(sizes, sizes)
 
 
 def keyed_transform(kind: str, key: bytes, n: int) -> KeyedTransform:

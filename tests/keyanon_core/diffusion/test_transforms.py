@@ -1,5 +1,7 @@
 """Keyed transforms: exact bijections that keep the norm; how close `rotation` comes to a Haar-random one."""
 
+import hashlib
+
 import numpy as np
 import pytest
 import torch
@@ -117,6 +119,14 @@ def test_each_face_of_a_batch_has_its_own_key_and_mask(kind: str) -> None:
     assert torch.equal(alone[0], keyed[1])
     swapped, _ = apply_forward(w, mask, masked_transforms(kind, keys[::-1], mask, 3))
     assert not torch.allclose(swapped, keyed)
+
+
+@pytest.mark.parametrize(
+    ("n", "digest"), [(48, "b2aae214e6589609"), (1021, "d3a6aa87486e051e"), (17100, "59c58fec0bbf5836")]
+)
+def test_a_rotation_undoes_to_the_bit_what_earlier_versions_stored(n: int, digest: str) -> None:
+    undone = Rotation(bytes(range(32)), n).inverse(np.arange(n) / 7.0 - n / 16, 1.0)
+    assert hashlib.sha256(undone.tobytes()).hexdigest()[:16] == digest
 
 
 def test_an_empty_mask_an_unknown_kind_and_a_zero_vector_are_refused() -> None:
