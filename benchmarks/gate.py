@@ -453,7 +453,7 @@ def _print_runs(part: Sequence[Subject], subjects: Sequence[Subject], prior: Pri
     try:
         for start in range(0, len(part), GATHERED):
             for run in runs.values():
-                run.anonymizer.way_back.passed = 1  # the first face is tried in every run: not what is compared here
+                run.anonymizer.way_back.take_for_tried()  # the first face is tried in every run: not what is compared here
                 run.take(part[start : start + GATHERED], subjects)
             typer.echo(f"{min(start + GATHERED, len(part))} of {len(part)}", err=True)
     except KeyboardInterrupt:

@@ -127,7 +127,7 @@ class PartsClock(PictureAnonymizer):
             ("encode, sidecar", self, "_finish"),
         ):
             setattr(owner, method, self._timed(part, getattr(owner, method)))
-        self.way_back.passed = 1  # the first face of a run is tried once, not one of so few
+        self.way_back.take_for_tried()  # the first face of a run is tried once, not one of so few
 
     def _timed(self, part: str, method: Callable[..., Any]) -> Callable[..., Any]:
         def timed(*arguments: Any) -> Any:

@@ -32,7 +32,7 @@ from jobs.sink import OutputLayout, PairedDatasink
 from jobs.sources import ListedDatasource, Source, open_source
 from jobs.task_sizes import TaskSizes
 from jobs.usable_cpus import usable_cpus
-from keystore.store import Keystore
+from keystore.service import Keystore
 
 UNPUBLISHED: Final = frozenset({"key_attempts", "further_keys"})  # of a report: they depend on the sources
 TASKS_IN_FLIGHT: Final = 2  # blocks queued at an actor: one in work, one ready
@@ -46,7 +46,7 @@ PROCESS_RESTARTS: Final = 256
 @dataclass(frozen=True)
 class RunReport:
     """Numbers only. Times in seconds, sizes in bytes; rates, key_attempts and further_keys are of this attempt's fresh rows.
-    procedure: how each face was made, for people.
+    procedure: how each face was made, for people. fidelities: how many pictures come back so.
 
     `OUT/_keyanon/report.json` holds all but `UNPUBLISHED`.
     """
@@ -73,6 +73,7 @@ class RunReport:
     bytes_of: dict[str, int] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     procedure: str = ""
+    fidelities: dict[str, int] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON types."""
@@ -306,4 +307,5 @@ def _report(
         bytes_of=tally.bytes_of,
         warnings=() if attempt.keystore is None else tuple(attempt.keystore.warnings),
         procedure=str(attempt.config.settings().procedure),
+        fidelities=dict(sorted(tally.fidelities.items())),
     )

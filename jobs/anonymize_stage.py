@@ -21,6 +21,7 @@ from jobs.blocks import (
     FACE_COUNT,
     FACES,
     FAILURE,
+    FIDELITY,
     GIVEN,
     ID,
     KEPT_COUNT,
@@ -48,7 +49,7 @@ from keyanon_core.faces import FaceModels
 from keyanon_core.faces.detection import Face
 from keyanon_core.faces.given import GivenFaces
 from keyanon_core.pictures.settings import AnonymizeSettings, PictureResult, PictureTask
-from keystore.sealing import seal_record
+from keystore.intake.sealing import seal_record
 
 if TYPE_CHECKING:
     from keyanon_core.priors import Prior
@@ -181,7 +182,8 @@ class AnonymizeFaces:
             if kind_of(error) is not FaultKind.ROW:
                 raise
             return _quarantined(row, reason_of(error))  # without a sealed key it is not published
-        return {**published, SEALED: sealed, SIDECAR: result.sidecar, RECORD_ID: record.record_id}
+        of_key = {SEALED: sealed, RECORD_ID: record.record_id, FIDELITY: record.fidelity}
+        return {**published, **of_key, SIDECAR: result.sidecar}
 
     def _permanent(self, row: dict[str, Any]) -> bool:
         return self.sealing is None or bool(row[PERMANENT])

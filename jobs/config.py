@@ -39,7 +39,7 @@ from keyanon_core.procedure import (
     Transform,
     chosen_inversion,
 )
-from keystore.canonical import canonical_json
+from keystore.crypto.canonical import canonical_json
 
 DEFAULT_MAX_FILE_BYTES = 512 * 1024 * 1024  # of one encoded picture; a larger one is quarantined unread
 EMBEDDED = "embedded"  # the prior in the package; it declares no limit of steps

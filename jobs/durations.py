@@ -4,7 +4,7 @@ import re
 from datetime import timedelta
 from typing import Final
 
-from keystore.policy import MAX_LIFETIME_CEILING_SECONDS
+from keystore.decisions.policy import MAX_LIFETIME_CEILING_SECONDS
 
 SHORTEST_GRANT: Final = timedelta(minutes=1)  # below this a grant expires before a second person has read the request
 LONGEST_GRANT: Final = timedelta(

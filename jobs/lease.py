@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from jobs.errors import LeaseError
-from keystore import durable
+from keystore.storage import durable
 
 LEASE_FILE: Final = "lease"
 

@@ -11,8 +11,8 @@ from jobs.config import NEUTRAL_SETTINGS, AnonymizeConfig
 from jobs.errors import PublishError
 from jobs.lease import LEASE_FILE
 from jobs.sources import Source
-from keystore import durable
-from keystore.store import Keystore
+from keystore.service import Keystore
+from keystore.storage import durable
 
 RUN_DIRECTORY: Final = "_keyanon"
 MANIFEST_FILE: Final = "manifest.json"

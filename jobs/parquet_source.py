@@ -35,7 +35,7 @@ from jobs.sources import (
     listing_digest,
     raise_fault_of_the_machine,
 )
-from keystore.records import MAX_NAME_CHARACTERS
+from keystore.intake.records import MAX_NAME_CHARACTERS
 
 if TYPE_CHECKING:  # the configuration loads torch, which read tasks do without
     from jobs.config import InputConfig

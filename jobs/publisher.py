@@ -25,7 +25,7 @@ from jobs.lease import Lease
 from jobs.row_shards import read_shard, unlisted
 from jobs.sink import OutputLayout
 from jobs.staging import DIRECTORY_MODE, PICTURE_PART, SIDECAR_PART, Staging, sweep
-from keystore import durable
+from keystore.storage import durable
 
 ROUND_SECONDS: Final = 0.5  # between looks for complete blocks
 _COLUMNS: Final = ("row", "image_id", "status", "output", "sidecar", "output_sha256", "sidecar_sha256", "faces")

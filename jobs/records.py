@@ -7,7 +7,7 @@ from typing import Any
 from keyanon_core.errors import KeyanonError
 from keyanon_core.faces.masks import PictureMask
 from keyanon_core.pictures.key import FaceGeometry, PictureKey
-from keystore.records import FaceRecord, KeyRecord
+from keystore.intake.records import FaceRecord, KeyRecord
 
 SIDECAR_DIGEST = "sidecar_sha256"  # in the record's details
 

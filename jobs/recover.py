@@ -30,10 +30,10 @@ from keyanon_core.pictures.recoverer import PictureRecoverer, RecoveredPicture
 from keyanon_core.pictures.settings import DEFAULT_FACE_BATCH
 from keyanon_core.priors import Prior, load_prior
 from keyanon_core.sidecar import Sidecar
-from keystore.records import KeyRecord
-from keystore.release import Recipient
-from keystore.store import Keystore
-from keystore.views import RequestedImage
+from keystore.decisions.views import RequestedImage
+from keystore.intake.records import KeyRecord
+from keystore.recipient import Recipient
+from keystore.service import Keystore
 
 REPORT_FILE: Final = "report.json"
 PRIVATE_DIRECTORY_MODE: Final = 0o700  # restored pictures show people in clear: their owner only

@@ -13,7 +13,7 @@ from jobs.manifest import COMPLETE, Manifest, read_existing
 from jobs.progress import ProgressCallback
 from jobs.sink import OutputLayout
 from jobs.sources import open_source
-from keystore.store import Keystore
+from keystore.service import Keystore
 
 # What may be given anew: where and how fast a retry works, and how many keys are tried.
 RETRY_SETTINGS: Final = NEUTRAL_SETTINGS - {"output"} | {"max_attempts"}

@@ -25,7 +25,7 @@ from jobs.blocks import ENCODED, FAILURE, ID, ROW
 from jobs.errors import MachineError, SourceError
 from jobs.faults import FaultKind, describe, kind_of_reading
 from jobs.given_faces import GivenInput
-from keystore.records import MAX_NAME_CHARACTERS
+from keystore.intake.records import MAX_NAME_CHARACTERS
 
 if TYPE_CHECKING:  # the configuration loads torch, which read tasks do without
     from jobs.config import InputConfig

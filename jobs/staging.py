@@ -16,7 +16,7 @@ from typing import Final, Self
 
 from jobs.lease import LeaseToken
 from jobs.row_shards import SHARD_SUFFIX
-from keystore import durable
+from keystore.storage import durable
 
 ATTEMPTS: Final = "attempts"
 PICTURE_PART: Final = "picture"

@@ -3,11 +3,6 @@ holds no secret."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from keystore.views import IngestReport
-
 
 class KeystoreError(Exception):
     """Base of every error the keystore raises on purpose; its message is fit to be shown to a user."""
@@ -38,15 +33,15 @@ class ShardExistsError(KeystoreError):
 
 
 class TamperedError(KeystoreError):
-    """Stored bytes are not the bytes that were written. `report` holds what an ingest could still take in, if it was one."""
-
-    def __init__(self, message: str, report: IngestReport | None = None) -> None:
-        super().__init__(message)
-        self.report = report
+    """Stored bytes are not the bytes that were written."""
 
 
 class AuditError(KeystoreError):
     """The audit log, its checkpoint or its witness contradict each other; nothing is released until it is explained."""
+
+
+class ClockError(KeystoreError):
+    """The clock can not be right: it is behind the log, or so far ahead that an operator must say so. Nothing is written."""
 
 
 class Refusal(KeystoreError):
@@ -71,6 +66,10 @@ class GrantError(Refusal):
 
 class RecordNotFound(Refusal):
     """No key record answers to this image or record id."""
+
+
+class ErasureError(Refusal):
+    """What was to be erased or retired can not be, as things are."""
 
 
 class RequestNotFound(Refusal):

@@ -14,13 +14,16 @@ from pathlib import Path
 
 from sqlalchemy import Connection, select
 
-from keystore import people, reading, schema
-from keystore.audit.checkpoint import open_checkpoint
-from keystore.audit.log import Clock, LogSigner, LogWriter, latest_note, leaf_hashes
+from keystore.audit.checkpoint import Checkpoint, open_checkpoint
+from keystore.audit.log import Clock, LogSigner, LogWriter, check_clock, latest_note, leaf_hashes, load_end
 from keystore.audit.merkle import consistency_proof, tree_root
 from keystore.audit.witness import Witness, check_extends
-from keystore.database import Database
-from keystore.errors import ApprovalError, AuditError, KeystoreError, Refusal, TamperedError
+from keystore.decisions import reading
+from keystore.decisions.people import People
+from keystore.decisions.requests import void_open
+from keystore.errors import ApprovalError, AuditError, ClockError, KeystoreError, Refusal, TamperedError
+from keystore.storage import schema
+from keystore.storage.database import Database
 
 FIRST_LOG_SIZE = 2  # entries of a new keystore: created, policy
 
@@ -28,10 +31,13 @@ FIRST_LOG_SIZE = 2  # entries of a new keystore: created, policy
 class Ledger:
     """The transactions, the log and the witness of one open keystore."""
 
-    def __init__(self, database: Database, signer: LogSigner, witness_directory: Path, clock: Clock) -> None:
+    def __init__(
+        self, database: Database, signer: LogSigner, witness_directory: Path, clock: Clock, people: People
+    ) -> None:
         self._database = database
         self._signer = signer
         self._clock = clock
+        self._people = people
         self._witness = Witness(witness_directory, signer.vkey)
 
     @contextmanager
@@ -61,6 +67,37 @@ class Ledger:
         if refusal is not None:
             raise refusal
 
+    def confirm_clock(self, by: str) -> None:
+        """Write on although the clock does not fit the log, because an operator says that it is right.
+
+        Behind the log, time goes back: every open request ends, since its expiry was set by the clock that was wrong.
+        """
+        with self._database.write() as connection:
+            self._check_not_rolled_back(connection)
+            log = LogWriter(connection, self._signer, self._clock, confirmed=True)
+            person = self._people.find_or_add(connection, by)
+            goes_back = log.last_time is not None and log.now < log.last_time
+            if goes_back:
+                void_open(connection)
+            log.append("clock", back=goes_back, by=person)
+            log.finish()
+        self.remember()
+
+    def clock_fits(self) -> bool:
+        """Return whether something could be written now."""
+        try:
+            self.check_clock()
+        except ClockError:
+            return False
+        return True
+
+    def check_clock(self) -> None:
+        """Raise ClockError unless something could be written now."""
+        with self._database.read() as connection:
+            _, last_time = load_end(connection, self._signer.vkey)
+        if last_time is not None:
+            check_clock(self._clock(), last_time)
+
     def _log_refusal(
         self,
         connection: Connection,
@@ -72,18 +109,22 @@ class Ledger:
     ) -> None:
         known = None if request_id is None else reading.known_request(connection, request_id)
         try:
-            person = None if by is None else people.find_or_add(connection, by)
+            person = None if by is None else self._people.find_or_add(connection, by)
         except ApprovalError:
             person = None  # a name that was refused for what it hides does not go on file
         code = error.code if isinstance(error, Refusal) else "tampered"
         log.append("refused", action=action, by=person, code=code, request=known)
 
     def check_witness(self, checkpoint: str | None) -> None:
-        """Check the stored log against its last checkpoint, the witness, and a checkpoint kept elsewhere. Raises AuditError."""
+        """Check the stored log against its last checkpoint, the witness, and a checkpoint kept elsewhere. Raises AuditError.
+
+        Where the witness is lost, the checkpoint starts a new one. It can not show that the database was not rolled back to
+        some state after it (it may be the log's own first note), so every open request ends, and the log says what happened.
+        """
         # Asked before the database is read: another process may move both on in between, and never the other way round.
         last = self._witness.last()
         with self._database.read() as connection:
-            LogWriter(connection, self._signer, self._clock)  # checks that the log could be written on
+            load_end(connection, self._signer.vkey)
             hashes = leaf_hashes(connection)
             note = latest_note(connection)
         latest = open_checkpoint(note, self._signer.vkey)
@@ -95,16 +136,30 @@ class Ledger:
         def prove(old_size: int) -> list[bytes]:
             return consistency_proof(hashes, old_size)
 
-        if checkpoint is not None:
-            check_extends(open_checkpoint(checkpoint, self._signer.vkey), latest, prove)
-        elif last is None and latest.size > FIRST_LOG_SIZE:
-            raise AuditError(
-                f"the witness of {self._database.path.parent} is missing, so a rolled-back database could not be told "
-                "from a current one; put back a copy, or open with a checkpoint you kept"
-            )
+        kept = None if checkpoint is None else open_checkpoint(checkpoint, self._signer.vkey)
+        if kept is not None:
+            check_extends(kept, latest, prove)
         if last is not None:
             check_extends(last, latest, prove)
+        elif latest.size > FIRST_LOG_SIZE:
+            if kept is None:
+                raise AuditError(
+                    f"the witness of {self._database.path.parent} is missing, so a rolled-back database could not be told "
+                    "from a current one; put back a copy, or open with a checkpoint you kept, which ends all open requests"
+                )
+            self._start_witness_again(kept)
+            return
         self._witness.remember(note, prove)
+
+    def _start_witness_again(self, kept: Checkpoint) -> None:
+        # Committed before the witness is written: a process killed in between is asked for a checkpoint again.
+        # Whatever the clock says: where no request stays open, there is nothing that it could revive.
+        with self._database.write() as connection:
+            log = LogWriter(connection, self._signer, self._clock, confirmed=True)
+            void_open(connection)
+            log.append("witness", kept_root=kept.root.hex(), kept_size=kept.size)
+            log.finish()
+        self.remember()
 
     def _check_not_rolled_back(self, connection: Connection) -> None:
         last = self._witness.last()

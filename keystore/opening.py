@@ -16,17 +16,20 @@ from uuid import uuid4
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import Connection, select
 
-from keystore import durable, schema
+from keystore.audit.checkpoint import AUDIT_KEY_NAME
 from keystore.audit.log import Clock, LogSigner, LogWriter
-from keystore.audit.verify import AUDIT_KEY_NAME
-from keystore.audit.witness import locked
-from keystore.canonical import timestamp
-from keystore.database import DATABASE_NAME, Database
+from keystore.crypto.canonical import timestamp
+from keystore.crypto.hybrid import HybridPrivateKey
+from keystore.decisions import stored_policy
+from keystore.decisions.policy import Policy
 from keystore.errors import AuditError, KekError, StorageError, TamperedError, WrongKekError
-from keystore.hybrid import HybridPrivateKey, key_id
-from keystore.kek import FILE_SCHEME, KEK_FILE_NAME, KeyEncryptionKey, create_kek, default_uri, kek_path, open_kek
-from keystore.keyring import AUDIT_KIND, INDEX_KIND, INGEST_KIND, Keyring
-from keystore.policy import Policy
+from keystore.kek.file import FILE_SCHEME, KEK_FILE_NAME
+from keystore.kek.provider import KeyEncryptionKey, create_kek, default_uri, kek_path, open_kek
+from keystore.storage import durable, schema
+from keystore.storage.database import DATABASE_NAME, Database
+from keystore.vault import ingest_keys
+from keystore.vault.accounts import own_keys_account
+from keystore.vault.keyring import AUDIT_KIND, INDEX_KIND, Keyring
 
 INGEST_KEY_NAME = "ingest.pub"
 LOCK_NAME = ".lock"
@@ -45,7 +48,13 @@ class Opened:
     keyring: Keyring = field(repr=False)
     signer: LogSigner = field(repr=False)
     index_key: bytes = field(repr=False)
-    ingest_key: HybridPrivateKey = field(repr=False)
+    ingest_keys: list[HybridPrivateKey] = field(repr=False)  # not retired, the present one last
+    public_keys: list[bytes] = field(repr=False)  # that workers were ever given
+
+    @property
+    def ingest_key(self) -> HybridPrivateKey:
+        """The key that workers seal to."""
+        return self.ingest_keys[-1]
 
 
 class NeverCompletedError(StorageError):
@@ -59,7 +68,7 @@ def create(directory: Path, kek_uri: str | None, policy: Policy, clock: Clock, *
     """
     try:
         durable.make_directory(directory)
-        with locked(directory / LOCK_NAME):
+        with durable.locked(directory / LOCK_NAME):
             database = Database(directory / DATABASE_NAME, create=True)
             try:
                 if is_created(database):
@@ -107,8 +116,6 @@ def write_first_state(connection: Connection, kek: KeyEncryptionKey, uri: str, p
     keyring = Keyring(kek, keystore_id, FIRST_KEK_VERSION)
     audit_key = Ed25519PrivateKey.generate()
     signer = LogSigner(keystore_id, audit_key)
-    ingest_key = HybridPrivateKey.generate()
-    ingest_id = key_id(ingest_key.public_bytes)
     log = LogWriter(connection, signer, clock)
     now = timestamp(log.now)
     connection.execute(
@@ -120,34 +127,17 @@ def write_first_state(connection: Connection, kek: KeyEncryptionKey, uri: str, p
     for kind, secret in ((AUDIT_KIND, audit_key.private_bytes_raw()), (INDEX_KIND, os.urandom(INDEX_KEY_BYTES))):
         wrapped = keyring.wrap(secret, kind, _SELF)
         connection.execute(schema.secrets.insert().values(name=kind, wrapped=wrapped, kek_version=FIRST_KEK_VERSION))
-    connection.execute(
-        schema.ingest_keys.insert().values(
-            key_id=ingest_id,
-            public_key=ingest_key.public_bytes,
-            wrapped=keyring.wrap(ingest_key.secret_bytes(), INGEST_KIND, ingest_id),
-            kek_version=FIRST_KEK_VERSION,
-            created_at=now,
-        )
+    ingest_id = ingest_keys.add(connection, keyring, now)
+    log.append(
+        "created",
+        ingest_key=ingest_id,
+        kek=kek.kek_id,
+        keystore=keystore_id,
+        own_keys=own_keys_account(connection),
+        vkey=signer.vkey,
     )
-    log.append("created", ingest_key=ingest_id, kek=kek.kek_id, keystore=keystore_id, vkey=signer.vkey)
-    write_policy(connection, log, policy, None)
+    stored_policy.write(connection, log, policy, None)
     log.finish()
-
-
-def write_policy(connection: Connection, log: LogWriter, policy: Policy, by: str | None) -> None:
-    """Make `policy` the present one, and log it."""
-    latest = (
-        connection.execute(
-            select(schema.policies.c.version).order_by(schema.policies.c.version.desc()).limit(1)
-        ).scalar()
-        or 0
-    )
-    connection.execute(
-        schema.policies.insert().values(
-            version=latest + 1, document=policy.document(), digest=policy.digest(), set_at=timestamp(log.now)
-        )
-    )
-    log.append("policy", by=by, digest=policy.digest(), policy=policy.model_dump(mode="json"), version=latest + 1)
 
 
 def open_matching_kek(database: Database, directory: Path, uri: str | None) -> KeyEncryptionKey:
@@ -177,33 +167,33 @@ def load(database: Database, kek: KeyEncryptionKey) -> Opened:
             select(schema.kek_versions.c.version).order_by(schema.kek_versions.c.version.desc()).limit(1)
         ).scalar_one()
         wrapped = {row.name: row.wrapped for row in connection.execute(select(schema.secrets))}
-        ingest = connection.execute(
-            select(schema.ingest_keys).order_by(schema.ingest_keys.c.created_at.desc()).limit(1)
-        ).first()
-    keyring = Keyring(kek, identity.keystore_id, version)
-    if ingest is None or not {AUDIT_KIND, INDEX_KIND} <= wrapped.keys():
+        keyring = Keyring(kek, identity.keystore_id, version)
+        ingest, public_keys = ingest_keys.load(connection, keyring), ingest_keys.public_keys(connection)
+    if not {AUDIT_KIND, INDEX_KIND} <= wrapped.keys():
         raise TamperedError("a key of the keystore is missing from the database; restore it from a backup")
     signer = LogSigner(
         identity.keystore_id,
         Ed25519PrivateKey.from_private_bytes(keyring.unwrap(wrapped[AUDIT_KIND], AUDIT_KIND, _SELF)),
     )
-    ingest_key = HybridPrivateKey.from_secret_bytes(keyring.unwrap(ingest.wrapped, INGEST_KIND, ingest.key_id))
-    if signer.vkey != identity.audit_vkey or ingest_key.public_bytes != ingest.public_key:
+    if signer.vkey != identity.audit_vkey:
         raise TamperedError("a public key in the database is not that of its private key; restore it from a backup")
-    return Opened(
-        identity.keystore_id, keyring, signer, keyring.unwrap(wrapped[INDEX_KIND], INDEX_KIND, _SELF), ingest_key
-    )
+    index_key = keyring.unwrap(wrapped[INDEX_KIND], INDEX_KIND, _SELF)
+    return Opened(identity.keystore_id, keyring, signer, index_key, ingest, public_keys)
 
 
 def publish_public_keys(directory: Path, opened: Opened) -> None:
-    """Write ingest.pub and audit.pub where they are missing. Raises TamperedError, AuditError when one was
-    exchanged, StorageError."""
-    ingest = base64.b64encode(opened.ingest_key.public_bytes).decode() + "\n"
+    """Write ingest.pub and audit.pub where they are missing, and ingest.pub where it is that of an older key.
+
+    Raises TamperedError, AuditError when one was exchanged, StorageError.
+    """
+    ingest = _public_file(opened.ingest_key.public_bytes)
+    former = {_public_file(key).encode() for key in opened.public_keys}
     for name, text in ((INGEST_KEY_NAME, ingest), (AUDIT_KEY_NAME, opened.signer.vkey + "\n")):
         path = directory / name
         try:
             present = path.read_bytes() if path.exists() else None
-            if present is None:
+            if present is None or (name == INGEST_KEY_NAME and present != text.encode() and present in former):
+                present = None
                 durable.replace(path, text.encode())
         except OSError as error:
             raise StorageError(f"{path} can not be read or written ({error.strerror}); mend the permissions") from error
@@ -213,6 +203,10 @@ def publish_public_keys(directory: Path, opened: Opened) -> None:
             raise kind(
                 f"{path} is not the key of this keystore: it was exchanged or damaged; find out why, then delete the file"
             )
+
+
+def _public_file(key: bytes) -> str:
+    return base64.b64encode(key).decode() + "\n"
 
 
 def kek_warning(kek: KeyEncryptionKey, directory: Path) -> str | None:

@@ -100,7 +100,8 @@ def anonymize(
         _option("float32", "What the denoiser multiplies in; auto: bfloat16 where hardware has it.", _ALGORITHM),
     ] = None,
     fidelity: Annotated[
-        Literal["latent", "lossless", "image"] | None, _option("latent", "What recovery returns.", _ALGORITHM)
+        Literal["latent", "lossless", "image", "auto"] | None,
+        _option("latent", "What recovery returns; auto: from the picture alone where it can.", _ALGORITHM),
     ] = None,
     sidecar_bits: Annotated[
         float | None,
@@ -226,4 +227,6 @@ def report_tables(report: "RunReport") -> list["Table"]:
     tables = [facts("anonymized", summary), table("statuses", ("status", "rows"), report.statuses.items())]
     if report.reasons:
         tables.append(table("reasons", ("reason", "rows"), report.reasons.items()))
+    if report.fidelities:
+        tables.append(table("fidelities", ("fidelity", "pictures"), report.fidelities.items()))
     return tables

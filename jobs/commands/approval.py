@@ -24,7 +24,7 @@ from jobs.output_format import facts, table
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from keystore.views import RequestView
+    from keystore.decisions.views import RequestView
 
 
 def request(
@@ -42,7 +42,7 @@ def request(
     verbose: Verbose = False,
 ) -> None:
     """Ask for the keys of some images. Other people must approve before `keyanon recover` can use it."""
-    from keystore.store import Keystore
+    from keystore.service import Keystore
 
     try:
         duration = parse_duration(expires)
@@ -66,7 +66,7 @@ def approve(
     verbose: Verbose = False,
 ) -> None:
     """Agree to a request made by somebody else. Read it first: `keyanon show`."""
-    from keystore.store import Keystore
+    from keystore.service import Keystore
 
     with Keystore.open(keystore, kek) as opened:
         view = opened.approve(request, acting_person(person))
@@ -83,7 +83,7 @@ def deny(
     verbose: Verbose = False,
 ) -> None:
     """End a request for good; its requester withdraws it this way."""
-    from keystore.store import Keystore
+    from keystore.service import Keystore
 
     with Keystore.open(keystore, kek) as opened:
         view = opened.deny(request, acting_person(person))
@@ -94,7 +94,7 @@ def requests(
     context: typer.Context, keystore: KeystorePath, kek: KekUri = None, as_json: Json = False, verbose: Verbose = False
 ) -> None:
     """List the requests of a keystore and where they stand."""
-    from keystore.store import Keystore
+    from keystore.service import Keystore
 
     with Keystore.open(keystore, kek) as opened:
         views = opened.requests()
@@ -125,7 +125,7 @@ def show(
     verbose: Verbose = False,
 ) -> None:
     """Show what one request asks for: an approval signs the digest of exactly this content."""
-    from keystore.store import Keystore
+    from keystore.service import Keystore
 
     with Keystore.open(keystore, kek) as opened:
         view = opened.show(request)

@@ -2,13 +2,16 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from jobs.commands.options import Json, KekUri, KeystorePath, Verbose, output_of
 from jobs.exit_codes import ExitCode
 from jobs.output_format import facts, table
+
+if TYPE_CHECKING:
+    from keystore.verification.report import AuditReport
 
 app = typer.Typer(help="Verify, read and checkpoint the audit log.", no_args_is_help=True)
 
@@ -21,22 +24,25 @@ def verify(
     keystore: KeystorePath,
     checkpoint: Annotated[
         Path | None,
-        typer.Option("--checkpoint", metavar="FILE", help="Checkpoint kept from earlier; the log must extend it."),
+        typer.Option("--checkpoint", metavar="FILE", help="Checkpoint kept elsewhere; the log must extend it."),
+    ] = None,
+    vkey: Annotated[
+        Path | None,
+        typer.Option("--vkey", metavar="FILE", help="The log's verifier key (a copy of audit.pub) kept elsewhere."),
     ] = None,
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Check the whole log offline, without the KEK: nothing edited, dropped, reordered or truncated."""
-    from keystore.audit.verify import verify_audit
+    """Check the whole keystore against its log, offline and without the KEK.
 
-    try:
-        kept = None if checkpoint is None else checkpoint.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise typer.BadParameter(f"{checkpoint} can not be read ({error})", param_hint="--checkpoint") from error
-    report = verify_audit(keystore, kept)
+    Only a checkpoint kept elsewhere can show that the log is intact: who holds the KEK can write another one.
+    """
+    from keystore.verification.verify import verify_audit
+
+    report = verify_audit(keystore, _kept(checkpoint, "--checkpoint"), _kept(vkey, "--vkey"))
     output = output_of(context)
     summary = {
-        "verdict": "the log is intact" if report.ok else "THE LOG IS NOT WHAT WAS WRITTEN",
+        "verdict": _verdict(report),
         "log": report.origin,
         "entries": report.size,
         "root": report.root,
@@ -46,9 +52,31 @@ def verify(
         report.model_dump(mode="json"),
         facts(f"audit of {keystore}", summary),
         *([table("problems", ("problem",), [(problem,) for problem in report.problems])] if report.problems else []),
+        *(
+            [table("what this can not vouch for", ("limit",), [(one,) for one in report.limits])]
+            if report.limits
+            else []
+        ),
     )
     if not report.ok:
         raise typer.Exit(ExitCode.WRONG_KEY_OR_TAMPERED)
+
+
+def _verdict(report: "AuditReport") -> str:
+    if not report.ok:
+        return "THE KEYSTORE IS NOT WHAT ITS LOG SAYS"
+    if not report.intact:
+        return "nothing contradicts the log; that it is intact needs a checkpoint kept elsewhere"
+    if report.vouched_size == report.size:
+        return "the log is intact"
+    return f"the log is intact up to entry {report.vouched_size} of {report.size}; nothing contradicts the rest"
+
+
+def _kept(path: Path | None, option: str) -> str | None:
+    try:
+        return None if path is None else path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise typer.BadParameter(f"{path} can not be read ({error})", param_hint=option) from error
 
 
 @app.command("log")
@@ -56,7 +84,7 @@ def log(
     context: typer.Context, keystore: KeystorePath, kek: KekUri = None, as_json: Json = False, verbose: Verbose = False
 ) -> None:
     """Print the entries. People appear as commitments, texts as digests: the log names nobody."""
-    from keystore.store import Keystore
+    from keystore.service import Keystore
 
     with Keystore.open(keystore, kek) as opened:
         entries = [json.loads(leaf) for leaf in opened.audit_entries()]
@@ -79,7 +107,7 @@ def checkpoint(
     context: typer.Context, keystore: KeystorePath, kek: KekUri = None, as_json: Json = False, verbose: Verbose = False
 ) -> None:
     """Print the signed checkpoint of the log as it is now. Keep it where the keystore's account can not change it."""
-    from keystore.store import Keystore
+    from keystore.service import Keystore
 
     with Keystore.open(keystore, kek) as opened:
         note = opened.checkpoint()

@@ -1,15 +1,15 @@
-"""`keyanon keystore init` and `keyanon ingest`: making a keystore, and taking in the sealed shards of a run."""
+"""`keyanon keystore` and `keyanon ingest`: making and keeping a keystore, and taking in the sealed shards of a run."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from jobs.commands.options import Json, KekUri, KeystorePath, Verbose, output_of
+from jobs.commands.options import Json, KekUri, KeystorePath, Person, Verbose, acting_person, output_of
 from jobs.exit_codes import ExitCode
 from jobs.output_format import facts, table
 
-app = typer.Typer(help="Make a keystore.", no_args_is_help=True)
+app = typer.Typer(help="Make and keep a keystore.", no_args_is_help=True)
 
 
 @app.command("init")
@@ -21,11 +21,96 @@ def init(
     verbose: Verbose = False,
 ) -> None:
     """Make an empty keystore. `keyanon anonymize` does the same on first use."""
-    from keystore.store import Keystore
+    from keystore.service import Keystore
 
     with Keystore.create(keystore, kek) as made:
         document = {"keystore": str(keystore), "id": made.id, "audit_key": made.audit_vkey}
     output_of(context).result(document, facts("keystore made", document))
+
+
+@app.command("erase-person")
+def erase_person(
+    context: typer.Context,
+    keystore: KeystorePath,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Who asked, approved or denied here once.")],
+    person: Person,
+    kek: KekUri = None,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Forget a person's name. What they did stays on record without it, and the name can not act here again."""
+    from keystore.service import Keystore
+
+    with Keystore.open(keystore, kek) as opened:
+        opened.erase_person(name, acting_person(person))
+    document = {"erased": True}
+    output_of(context).result(document, facts("person erased", document))
+
+
+@app.command("confirm-clock")
+def confirm_clock(
+    context: typer.Context,
+    keystore: KeystorePath,
+    person: Person,
+    kek: KekUri = None,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Say that the clock is right although it is behind the keystore's log (this ends open requests), or far ahead of it."""
+    from keystore.service import Keystore
+
+    with Keystore.open(keystore, kek) as opened:
+        opened.confirm_clock(acting_person(person))
+    document = {"confirmed": True}
+    output_of(context).result(document, facts("clock confirmed", document))
+
+
+@app.command("erase")
+def erase(
+    context: typer.Context,
+    keystore: KeystorePath,
+    dataset: Annotated[str, typer.Option("--dataset", help="Data set of whom or what is erased.")],
+    person: Person,
+    subject: Annotated[str | None, typer.Option("--subject", help="Erase this subject, with all its images.")] = None,
+    image: Annotated[
+        str | None, typer.Option("--image", metavar="ID", help="Erase this image, which has no subject.")
+    ] = None,
+    kek: KekUri = None,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Destroy the keys of a subject or an image for good. No kept shard brings them back."""
+    from keystore.service import Keystore
+
+    with Keystore.open(keystore, kek) as opened:
+        gone = opened.erase(dataset, acting_person(person), subject=subject, image_id=image)
+    document = {"dataset": dataset, "records": gone}
+    hint = f"Kept shards still open with the present ingest key: keyanon keystore renew-ingest-key {keystore} --as NAME"
+    output_of(context).result(document, facts("erased", document), hint)
+
+
+@app.command("renew-ingest-key")
+def renew_ingest_key(
+    context: typer.Context,
+    keystore: KeystorePath,
+    person: Person,
+    retire: Annotated[
+        bool,
+        typer.Option("--retire", help="Also destroy the older keys. Not while a run goes on: its keys would be lost."),
+    ] = False,
+    kek: KekUri = None,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Make a new key for runs to seal to, and destroy the older ones, which kept shards are sealed to."""
+    from keystore.service import Keystore
+
+    by = acting_person(person)
+    with Keystore.open(keystore, kek) as opened:
+        opened.renew_ingest_key(by)
+        retired = opened.retire_ingest_keys(by) if retire else []
+    document = {"renewed": True, "retired": len(retired)}
+    output_of(context).result(document, facts("ingest key renewed", document))
 
 
 def ingest(
@@ -39,7 +124,7 @@ def ingest(
     verbose: Verbose = False,
 ) -> None:
     """Take the sealed shards in the inbox into the keystore. `keyanon anonymize` does it at its end."""
-    from keystore.store import Keystore
+    from keystore.service import Keystore
 
     with Keystore.open(keystore, kek) as opened:
         reports = [opened.ingest(one) for one in ([run] if run is not None else pending_runs(keystore))]
@@ -48,8 +133,8 @@ def ingest(
         {"runs": [report.model_dump(mode="json") for report in reports]},
         table(
             "ingested",
-            ("run", "shards", "new records", "already present", "rejected"),
-            [(r.run_id, len(r.shards), r.ingested, r.already_present, len(r.rejected)) for r in reports],
+            ("run", "shards", "new records", "already present", "erased before", "rejected"),
+            [(r.run_id, len(r.shards), r.ingested, r.already_present, r.erased, len(r.rejected)) for r in reports],
         ),
         *([table("not taken in", ("shard", "index", "record", "reason"), rejected)] if rejected else []),
     )
@@ -59,7 +144,7 @@ def ingest(
 
 def pending_runs(keystore: Path) -> list[str]:
     """The runs that have sealed shards in the inbox, sorted."""
-    from keystore.inbox import INBOX_NAME
-    from keystore.sealing import SHARD_SUFFIX
+    from keystore.intake.inbox import INBOX_NAME
+    from keystore.intake.sealing import SHARD_SUFFIX
 
     return sorted({shard.parent.name for shard in (keystore / INBOX_NAME).glob(f"*/*{SHARD_SUFFIX}")})

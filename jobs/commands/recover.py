@@ -34,9 +34,9 @@ def recover(
 
     What can fail on this machine is checked before the grant is used. RESTORED holds people in clear: delete it when done.
     """
-    from keystore.approval import FINAL_STATES
-    from keystore.release import Recipient
-    from keystore.store import Keystore
+    from keystore.decisions.lifecycle import FINAL_STATES
+    from keystore.recipient import Recipient
+    from keystore.service import Keystore
 
     by = acting_person(person)
     out = output_of(context)

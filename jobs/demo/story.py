@@ -27,9 +27,9 @@ from keyanon_core.pictures.recoverer import PictureRecoverer
 from keyanon_core.pictures.settings import AnonymizeSettings, PictureResult, PictureTask
 from keyanon_core.priors import Prior
 from keyanon_core.procedure import Procedure
-from keystore.audit.verify import verify_audit
 from keystore.errors import KeystoreError
-from keystore.store import Keystore
+from keystore.service import Keystore
+from keystore.verification.verify import verify_audit
 
 REQUESTED = "astronaut.png"  # the picture the demo's investigator asks for
 REQUESTER, APPROVERS = "ines.investigator", ("dora.dpo", "carl.counsel")

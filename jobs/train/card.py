@@ -17,7 +17,7 @@ from keyanon_core.training.examples import held_out_crops
 from keyanon_core.training.measures import Crops, InversionMeasures, measure_inversion, sample_faces
 from keyanon_core.training.memorisation import COPY_CORRELATION, COPY_DISTANCE, nearest_training_faces
 from keyanon_core.training.settings import PriorSettings
-from keystore import durable
+from keystore.storage import durable
 
 CARD_FILE: Final = "MODEL_CARD.md"
 MEASURED_FACES: Final = 32  # held-out faces, and faces made from noise, of the final figures

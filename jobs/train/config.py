@@ -16,7 +16,7 @@ from keyanon_core.training.settings import (
     PriorSettings,
     TrainingSettings,
 )
-from keystore.canonical import canonical_json
+from keystore.crypto.canonical import canonical_json
 
 DEFAULT_HOURS = 2.0
 HELD_OUT_DISTANCE = 0.5  # stricter than "same person" of two faces: with hundreds held out, chance finds many at that

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from PIL import Image
 
-from keystore import durable
+from keystore.storage import durable
 
 PAGE_FILE: Final = "index.html"
 PICTURES_FOLDER: Final = "pictures"

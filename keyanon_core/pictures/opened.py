@@ -118,15 +118,17 @@ class FaceAtWork:
 class OpenedPicture:
     """One decoded picture. source (H, W, 3) uint8 stays untouched; faces are pasted into result, of the same shape.
 
-    file: decides how it is published. encoded: what would be published of the present result. shown: how that looks while it is
-    judged; None until then. changed: (H, W) bool, pixels that this shows otherwise than the source, where recovery is to bring
-    back every one of them. kept: faces found so far that are left alone. failure: why it can not be published, "" so far.
+    fidelity: how its faces are to come back, never `auto`. file: decides how it is published. encoded: what would be published of
+    the present result. shown: how that looks while it is judged; None until then. changed: (H, W) bool, pixels that this shows
+    otherwise than the source, where recovery is to bring back every one of them. kept: faces found so far that are left alone.
+    failure: why it can not be published, "" so far.
     """
 
     task: PictureTask
     source: npt.NDArray[np.uint8] = field(repr=False)
     result: npt.NDArray[np.uint8] = field(repr=False)
     file: SourceFile = field(repr=False)
+    fidelity: str
     encoded: bytes = field(default=b"", repr=False)
     shown: npt.NDArray[np.uint8] | None = field(default=None, repr=False)
     changed: npt.NDArray[np.bool_] | None = field(default=None, repr=False)
@@ -136,3 +138,8 @@ class OpenedPicture:
     kept: list[Face] = field(default_factory=list)
     rounds: int = 1
     failure: str = ""
+
+    @property
+    def alone(self) -> bool:
+        """True when recovery will have nothing of its faces but the picture."""
+        return self.fidelity == "image"

@@ -18,8 +18,9 @@ from keyanon_core.procedure import (
     chosen_inversion,
 )
 
+LOSSLESS_FORMATS = ("png", "webp")  # that show every pixel as it was meant, whatever the source is
 Status = Literal["anonymized", "no_face", "quarantined"]
-Fidelity = Literal["latent", "lossless", "image"]
+Fidelity = Literal["latent", "lossless", "image", "auto"]
 OutputFormat = Literal["same", "png", "webp", "jpeg"]
 FIDELITIES: tuple[Fidelity, ...] = get_args(Fidelity)
 DEFAULT_FIDELITY: Fidelity = "latent"
@@ -37,6 +38,7 @@ class AnonymizeSettings:
     """The algorithm's settings.
 
     method, transform, inversion, steps: see `Procedure`. inversion "" and steps 0 are chosen.
+    fidelity: `auto` is decided picture by picture: `image` where the picture alone brings its faces back, else `latent`.
     sidecar_bits: how finely a sidecar holds a face: bits of a latent's range from -1 to 1, whole or not; each costs 6 dB.
     gate_threshold: see `gate`; the least distance of a face from its source, as a share of the one that strangers have.
     check_every: see `way_back`; no value does without the first face.
@@ -72,10 +74,14 @@ class AnonymizeSettings:
         least, most = SIDECAR_BITS_LIMITS
         if not least <= self.sidecar_bits <= most:
             raise KeyanonError(f"sidecar_bits must be from {least:g} to {most:g}, not {self.sidecar_bits}")
-        if self.reversible and self.fidelity == "image" and self.output_format == "same":
+        if self.reversible and self.fidelity == "image" and self.output_format not in LOSSLESS_FORMATS:
             raise KeyanonError(
                 "fidelity image recovers from the picture alone, which a JPEG does not hold well enough; choose output format "
-                "png or webp instead of same"
+                f"png or webp instead of {self.output_format}"
+            )
+        if self.reversible and self.fidelity == "auto" and self.method == "paper":
+            raise KeyanonError(
+                "fidelity auto is for faces that come back nearly exactly, which those of method paper never do; choose latent"
             )
         inversion = self.inversion or chosen_inversion(self.method, self.transform)
         try:
@@ -87,9 +93,12 @@ class AnonymizeSettings:
 
     @property
     def procedure(self) -> Procedure:
-        """How each face is made."""
-        procedure = Procedure(self.method, self.transform, self.inversion, self.steps)
-        return procedure.shown() if self.fidelity == "image" else procedure
+        """How each face is made, but for the noise in one that its picture alone will hold."""
+        return Procedure(self.method, self.transform, self.inversion, self.steps)
+
+    def procedure_at(self, fidelity: str) -> Procedure:
+        """How a face is made that is to come back at a fidelity, one but `auto`."""
+        return self.procedure.shown() if fidelity == "image" else self.procedure
 
     def check_steps(self, declared: Mapping[str, int], prior: str) -> None:
         """Raise PriorError when recovery could not invert so few steps of the prior. declared: its own limits by inversion.

@@ -17,12 +17,14 @@ from keyanon_core.priors.networks import Autoencoder, Denoiser
 class Geometry:
     """side: of the square crop, in pixels. latent_shape: (C, h, w). factor: pixels per latent cell, each way.
 
-    landmark_template: (5, 2) float64, where the crop shows eyes, nose and mouth corners, (x, y) px, image-left first.
+    in_pixels: whether a latent is the crop itself, without an autoencoder between. landmark_template: (5, 2) float64, where the
+    crop shows eyes, nose and mouth corners, (x, y) px, image-left first.
     """
 
     side: int
     latent_shape: tuple[int, int, int]
     factor: int
+    in_pixels: bool
     landmark_template: NDArray[np.float64] = field(repr=False)
 
     def latent_mask(self, crop_mask: Tensor) -> Tensor:
@@ -58,4 +60,5 @@ def geometry_of(name: str, denoiser: Denoiser, autoencoder: Autoencoder | None, 
             f"needs a denoiser of {wanted_in} -> {wanted_out} channels, this one has {denoiser.in_channels} -> "
             f"{denoiser.out_channels}"
         )
-    return Geometry(side, (channels, side // factor, side // factor), factor, declaration.landmark_template * side)
+    shape = (channels, side // factor, side // factor)
+    return Geometry(side, shape, factor, autoencoder is None, declaration.landmark_template * side)

@@ -1,1 +1,1 @@
-"""The audit trail: an append-only Merkle log, its signed checkpoints, a witness, and a verifier that needs no key."""
+"""The audit trail as it is written: an append-only Merkle log, its signed checkpoints, a witness."""

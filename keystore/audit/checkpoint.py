@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from keystore.audit.merkle import HASH_BYTES
 from keystore.errors import AuditError
 
+AUDIT_KEY_NAME = "audit.pub"  # the file that publishes the verifier key
 ED25519_ALGORITHM = b"\x01"
 ED25519_PUBLIC_BYTES = 32
 ED25519_SIGNATURE_BYTES = 64

@@ -2,25 +2,30 @@
 
 A leaf is `{"seq", "time", "type", ...}`. Names are never in it: people appear as commitments, free text as the
 request's salted digest.
-Leaf times never run backwards: an operator who turns the clock back does not make an expired grant live again.
+
+Time in the log comes from the machine's clock, and a permission is worth what that clock is worth. A clock behind the log writes
+nothing: were the log's own time taken instead, a clock set forward once would stop time, and a permission of two hours would live
+until the clock caught up. A clock far ahead of the log writes nothing either, until an operator confirms it (an entry `clock`).
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import Connection, func, select
 
-from keystore import schema
 from keystore.audit.checkpoint import Checkpoint, open_checkpoint, sign_checkpoint, verifier_key
 from keystore.audit.merkle import Frontier, leaf_hash
-from keystore.canonical import canonical_json, parse_timestamp, timestamp
-from keystore.errors import AuditError
+from keystore.crypto.canonical import canonical_json, parse_timestamp, timestamp
+from keystore.errors import AuditError, ClockError
+from keystore.storage import schema
 
+CLOCK_TOLERANCE = timedelta(seconds=5)  # by which a clock that is being corrected may lie behind the log
+MAX_SILENCE = timedelta(days=92)  # after the last entry; a longer one may be a clock set forward
 ORIGIN_PREFIX = "keyanon.keystore/"
 Clock = Callable[[], datetime]
 
@@ -65,15 +70,58 @@ class LogSigner:
         return sign_checkpoint(Checkpoint(self.origin, frontier.size, frontier.root()), self._key)
 
 
-class LogWriter:
-    """Appends to the log within one writing transaction. `finish` must be called before the commit, if anything was appended."""
+def check_clock(now: datetime, last_time: datetime) -> None:
+    """Raise ClockError unless an entry may be written `now`, after one of `last_time`."""
+    if now < last_time - CLOCK_TOLERANCE:
+        raise ClockError(
+            f"the clock says {timestamp(now)}, and the log's last entry is of {timestamp(last_time)}: set the clock right. If it "
+            "is right and was ahead before, confirm it (keyanon keystore confirm-clock), which ends all open requests"
+        )
+    if now > last_time + MAX_SILENCE:
+        raise ClockError(
+            f"the clock says {timestamp(now)}, more than {MAX_SILENCE.days} days after the log's last entry of "
+            f"{timestamp(last_time)}. If that is right, confirm it: keyanon keystore confirm-clock"
+        )
 
-    def __init__(self, connection: Connection, signer: LogSigner, clock: Clock) -> None:
+
+def load_end(connection: Connection, vkey: str) -> tuple[Frontier, datetime | None]:
+    """Return the log's frontier and the time of its last entry, checked against its last checkpoint. Raises AuditError."""
+    size = int(connection.execute(select(func.count()).select_from(schema.log)).scalar_one())
+    row = connection.execute(select(schema.checkpoints).order_by(schema.checkpoints.c.size.desc()).limit(1)).first()
+    if size == 0 and row is None:
+        return Frontier(), None
+    wrong = AuditError(
+        "the audit log and its last checkpoint disagree; run the audit verification before anything else"
+    )
+    if row is None or row.size != size:
+        raise wrong
+    checkpoint = open_checkpoint(row.note, vkey)
+    try:
+        frontier = Frontier.from_bytes(row.size, row.frontier)
+        last = connection.execute(select(schema.log.c.leaf).where(schema.log.c.seq == size - 1)).scalar_one_or_none()
+        last_time = parse_timestamp(json.loads(last or b"")["time"])
+    except (ValueError, KeyError, TypeError):
+        raise wrong from None
+    if (checkpoint.size, checkpoint.root) != (size, frontier.root()):
+        raise wrong
+    return frontier, last_time
+
+
+class LogWriter:
+    """Appends to the log within one writing transaction. `finish` must be called before the commit, if anything was appended.
+
+    Raises ClockError unless the clock fits the log's last entry, or an operator has `confirmed` it; AuditError.
+    """
+
+    def __init__(self, connection: Connection, signer: LogSigner, clock: Clock, *, confirmed: bool = False) -> None:
         self._connection = connection
         self._signer = signer
-        self._frontier, last_time = self._load()
+        self._frontier, self.last_time = load_end(connection, signer.vkey)
         self._start = self._frontier.size
-        self.now = clock() if last_time is None else max(clock(), last_time)
+        self.now = clock()
+        if self.last_time is not None and not confirmed:
+            check_clock(self.now, self.last_time)
+            self.now = max(self.now, self.last_time)
 
     @property
     def size(self) -> int:
@@ -94,28 +142,3 @@ class LogWriter:
                     size=self._frontier.size, note=self._signer.sign(self._frontier), frontier=self._frontier.to_bytes()
                 )
             )
-
-    def _load(self) -> tuple[Frontier, datetime | None]:
-        size = int(self._connection.execute(select(func.count()).select_from(schema.log)).scalar_one())
-        row = self._connection.execute(
-            select(schema.checkpoints).order_by(schema.checkpoints.c.size.desc()).limit(1)
-        ).first()
-        if size == 0 and row is None:
-            return Frontier(), None
-        wrong = AuditError(
-            "the audit log and its last checkpoint disagree; run the audit verification before anything else"
-        )
-        if row is None or row.size != size:
-            raise wrong
-        checkpoint = open_checkpoint(row.note, self._signer.vkey)
-        try:
-            frontier = Frontier.from_bytes(row.size, row.frontier)
-            last = self._connection.execute(
-                select(schema.log.c.leaf).where(schema.log.c.seq == size - 1)
-            ).scalar_one_or_none()
-            last_time = parse_timestamp(json.loads(last or b"")["time"])
-        except (ValueError, KeyError, TypeError):
-            raise wrong from None
-        if (checkpoint.size, checkpoint.root) != (size, frontier.root()):
-            raise wrong
-        return frontier, last_time

@@ -6,31 +6,18 @@ Put its directory on another disk, or copy the file elsewhere, and the operator 
 
 from __future__ import annotations
 
-import fcntl
-import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from keystore import durable
 from keystore.audit.checkpoint import MAX_NOTE_CHARACTERS, Checkpoint, open_checkpoint
 from keystore.audit.merkle import ProofError, verify_consistency
 from keystore.errors import AuditError, StorageError
+from keystore.storage import durable
 
+WITNESS_DIRECTORY = "witness"
 CHECKPOINT_FILE = "checkpoint"
 LOCK_FILE = ".lock"
 Prover = Callable[[int], Sequence[bytes]]  # old size -> consistency proof to the new checkpoint
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on a file between processes; a killed process lets go of it. Raises OSError."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def check_extends(old: Checkpoint, new: Checkpoint, prove: Prover) -> None:
@@ -82,7 +69,7 @@ class Witness:
         new = open_checkpoint(note, self._vkey)
         try:
             durable.make_directory(self._path.parent)
-            with locked(self._path.parent / LOCK_FILE):
+            with durable.locked(self._path.parent / LOCK_FILE):
                 last = self.last()
                 if last is not None:
                     if new.size < last.size or new == last:

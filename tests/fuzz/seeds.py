@@ -14,9 +14,9 @@ from PIL import ExifTags, Image, ImageCms, ImageDraw
 
 from keyanon_core.faces.masks import PictureMask
 from keyanon_core.sidecar import Sidecar, SidecarFace
-from keystore import hybrid
-from keystore.records import FaceRecord, KeyRecord
-from keystore.sealing import SHARD_MAGIC, seal_record
+from keystore.crypto import hybrid
+from keystore.intake.records import FaceRecord, KeyRecord
+from keystore.intake.sealing import SHARD_MAGIC, seal_record
 
 FACE = {"box": [3.5, 4.0, 40.25, 60.0], "landmarks": [[10, 20], [30, 20], [20, 30], [12, 44], [28, 44]], "score": 0.9}
 

@@ -24,8 +24,8 @@ from keyanon_core.formats.opening import open_source as open_picture
 from keyanon_core.imaging import decode_picture
 from keyanon_core.sidecar import Sidecar
 from keystore.errors import InvalidRecordError, TamperedError
-from keystore.records import KeyRecord
-from keystore.sealing import parse_shard, sealed_header
+from keystore.intake.records import KeyRecord
+from keystore.intake.sealing import parse_shard, sealed_header
 
 MAX_PIXELS = 250_000  # of a picture that a target decodes
 MAX_GROWTH = 192 * 2**20  # bytes by which one small input may raise the process's peak

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from jobs.config import AnonymizeConfig
-from keystore.store import Keystore
+from keystore.service import Keystore
 from tests.jobs.publishing import Place
 
 # These tests are about where rows go: neither about how faces come back, which takes a prior many steps and a solved recovery

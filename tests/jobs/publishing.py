@@ -31,9 +31,9 @@ from jobs.commit import Tally, complete, finished_rows
 from jobs.lease import Lease
 from jobs.publisher import Publisher
 from jobs.sink import OutputLayout, PairedDatasink
-from keystore.records import KeyRecord
-from keystore.sealing import seal_record
-from keystore.store import Keystore
+from keystore.intake.records import KeyRecord
+from keystore.intake.sealing import seal_record
+from keystore.service import Keystore
 
 _RUNS = count()
 

@@ -29,9 +29,9 @@ from jobs.sink import OutputLayout
 from keyanon_core.errors import PriorError
 from keyanon_core.pictures.recoverer import PictureRecoverer
 from keyanon_core.priors import load_prior
-from keystore.records import KeyRecord
-from keystore.release import Recipient
-from keystore.store import Keystore
+from keystore.intake.records import KeyRecord
+from keystore.recipient import Recipient
+from keystore.service import Keystore
 from tests.jobs.conftest import FIDELITY, OPEN_GATE, STEPS, MakeConfig
 from tests.jobs.key_search import holds_key, written_forms
 

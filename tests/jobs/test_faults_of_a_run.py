@@ -19,7 +19,7 @@ from jobs.detect_stage import Asked, DetectFaces
 from jobs.errors import DefectError, MachineError
 from jobs.exit_codes import ExitCode, exit_code_of
 from keyanon_core.errors import NotReversibleError
-from keystore.store import Keystore
+from keystore.service import Keystore
 from tests.jobs.conftest import MakeConfig
 
 pytestmark = pytest.mark.slow

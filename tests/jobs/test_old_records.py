@@ -21,11 +21,11 @@ from keyanon_core.evaluation import psnr
 from keyanon_core.pictures.crops import cut_crop
 from keyanon_core.pictures.recoverer import PictureRecoverer
 from keyanon_core.priors import Prior, load_prior
-from keystore.canonical import canonical_json
+from keystore.crypto.canonical import canonical_json
+from keystore.crypto.hybrid import HybridPrivateKey
 from keystore.errors import InvalidRecordError
-from keystore.hybrid import HybridPrivateKey
-from keystore.records import KeyRecord
-from keystore.sealing import open_record, seal_record
+from keystore.intake.records import KeyRecord
+from keystore.intake.sealing import open_record, seal_record
 
 STORED = Path(__file__).parent / "record_of_version_1"
 IMAGE_KEY = hashlib.sha256(b"keyanon: the image key of the stored record of version 1").digest()

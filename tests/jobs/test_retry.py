@@ -13,7 +13,7 @@ from jobs.progress import ProgressCallback
 from jobs.publisher import Publisher
 from jobs.retry import retry_quarantined
 from jobs.sink import PairedDatasink
-from keystore.store import Keystore
+from keystore.service import Keystore
 from tests.jobs.conftest import MakeConfig
 from tests.jobs.publishing import block, quarantined
 

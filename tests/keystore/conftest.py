@@ -11,20 +11,20 @@ from typing import Any
 
 import pytest
 
-from keystore.records import FaceRecord, KeyRecord
-from keystore.release import Recipient
-from keystore.sealing import seal_record, write_shard
-from keystore.store import Keystore
-from keystore.views import RequestView
+from keystore.decisions.views import RequestView
+from keystore.intake.records import FaceRecord, KeyRecord
+from keystore.intake.sealing import seal_record, write_shard
+from keystore.recipient import Recipient
+from keystore.service import Keystore
 
 RUN = "run-1"
 
 
 class HandClock:
-    """A clock that stands still until it is moved."""
+    """A clock that stands still until it is moved. It begins with the real one, which processes of their own go by."""
 
     def __init__(self) -> None:
-        self.now = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
+        self.now = datetime.now(UTC)
 
     def __call__(self) -> datetime:
         return self.now
@@ -79,11 +79,16 @@ def make_request(keystore: Keystore, *images: str, requester: str = "Alice", **c
     return keystore.request(requester, list(images) or ["a.png"], **values | changes)
 
 
+def approve(keystore: Keystore, request_id: str, approver: str) -> RequestView:
+    """Approve what `show` shows at this moment."""
+    return keystore.approve(request_id, approver)
+
+
 def make_approved(keystore: Keystore, *images: str) -> str:
     """A request by Alice, approved by Bob and Carol; its id."""
     request_id = make_request(keystore, *images).request_id
-    keystore.approve(request_id, "Bob")
-    keystore.approve(request_id, "Carol")
+    approve(keystore, request_id, "Bob")
+    approve(keystore, request_id, "Carol")
     return request_id
 
 
@@ -100,6 +105,7 @@ class Helpers:
     record = staticmethod(make_record)
     deposit = staticmethod(deposit)
     request = staticmethod(make_request)
+    approve = staticmethod(approve)
     approved = staticmethod(make_approved)
     take = staticmethod(take)
 

@@ -15,10 +15,10 @@ from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, MLKEM768X25519Pr
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from sqlalchemy import text
 
-from keystore import envelope
-from keystore.hybrid import HybridPrivateKey
-from keystore.release import Recipient
-from keystore.sealing import seal_record, write_shard
+from keystore.crypto import envelope
+from keystore.crypto.hybrid import HybridPrivateKey
+from keystore.intake.sealing import seal_record, write_shard
+from keystore.recipient import Recipient
 
 KEY = HybridPrivateKey.generate()
 

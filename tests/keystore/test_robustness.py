@@ -19,14 +19,15 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 
 import keystore as keystore_package
-from keystore import opening, schema
-from keystore.approval import State
-from keystore.audit.verify import verify_audit
-from keystore.database import Database
+from keystore import opening
+from keystore.decisions.lifecycle import State
 from keystore.errors import GrantError, KekError, KeystoreError, SchemaError, StorageError, TamperedError, WrongKekError
-from keystore.kek import create_kek
-from keystore.release import Recipient
-from keystore.store import Keystore
+from keystore.kek.provider import create_kek
+from keystore.recipient import Recipient
+from keystore.service import Keystore
+from keystore.storage import schema
+from keystore.storage.database import Database
+from keystore.verification.verify import verify_audit
 
 REPOSITORY = Path(keystore_package.__file__).parent.parent
 
@@ -42,8 +43,8 @@ def run_python(code: str, *arguments: object, **options: object) -> subprocess.P
 BUSY = """
 import sys
 from datetime import timedelta
-from keystore.store import Keystore
-from keystore.release import Recipient
+from keystore.service import Keystore
+from keystore.recipient import Recipient
 with Keystore.open(sys.argv[1]) as keystore:
     while True:
         request = keystore.request("Alice", ["a.png"], "C-1", "identify a missing person", "court order 12", timedelta(hours=1))
@@ -78,7 +79,7 @@ def test_a_creation_killed_before_its_transaction_is_completed_later(tmp_path: P
 import os, signal, sys
 from keystore import opening
 opening.write_first_state = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-from keystore.store import Keystore
+from keystore.service import Keystore
 Keystore.create(sys.argv[1])
 """
     process = run_python(code, path)
@@ -96,9 +97,9 @@ def test_an_ingest_killed_between_commit_and_cleanup_is_finished_later(keystore,
     keystore.close()
     code = """
 import os, signal, sys
-from keystore.inbox import Inbox
+from keystore.intake.inbox import Inbox
 Inbox.remove = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-from keystore.store import Keystore
+from keystore.service import Keystore
 Keystore.open(sys.argv[1]).ingest("run-1")
 """
     process = run_python(code, keystore.path)
@@ -114,7 +115,7 @@ Keystore.open(sys.argv[1]).ingest("run-1")
 def test_processes_that_create_at_once_share_one_keystore(tmp_path: Path) -> None:
     code = """
 import sys
-from keystore.store import Keystore
+from keystore.service import Keystore
 with Keystore.open_or_create(sys.argv[1]) as keystore:
     print(keystore.id, len(keystore.warnings))
 """
@@ -263,8 +264,8 @@ def test_a_full_disk_is_an_error_with_a_remedy_and_changes_nothing(keystore, mak
 FULL = """
 import resource, sys
 from keystore.errors import StorageError
-from keystore.release import Recipient
-from keystore.store import Keystore
+from keystore.recipient import Recipient
+from keystore.service import Keystore
 with Keystore.open(sys.argv[1]) as keystore:
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
     try:

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from jobs.cli import main
-from keystore.records import KeyRecord
-from keystore.sealing import seal_record, write_shard
-from keystore.store import Keystore
+from keystore.intake.records import KeyRecord
+from keystore.intake.sealing import seal_record, write_shard
+from keystore.service import Keystore
 
 RUN = "run-1"
 DATASET = "wedding"

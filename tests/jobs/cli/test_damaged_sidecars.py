@@ -13,7 +13,7 @@ import pytest
 from jobs.cli import main
 from jobs.exit_codes import ExitCode
 from keyanon_core.sidecar import MAX_SIDECAR_BYTES, Sidecar
-from keystore.store import Keystore
+from keystore.service import Keystore
 
 from .conftest import Ended, Keyanon
 

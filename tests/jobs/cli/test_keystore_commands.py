@@ -10,11 +10,11 @@ import pytest
 
 from jobs.cli import main
 from jobs.exit_codes import ExitCode
-from keystore.kek import create_kek
-from keystore.sealing import write_shard
-from keystore.store import Keystore
+from keystore.intake.sealing import write_shard
+from keystore.kek.provider import create_kek
+from keystore.service import Keystore
 
-from .conftest import IMAGE_KEY, RUN, Keyanon, sealed_record
+from .conftest import DATASET, IMAGE_KEY, RUN, Ended, Keyanon, sealed_record
 
 WORDS = ("--case", "C-17", "--purpose", "identify the person in the picture", "--legal-basis", "StPO § 98a")
 
@@ -24,6 +24,11 @@ def ask(keyanon: Keyanon, keystore: Path, *more: object) -> str:
     ended = keyanon("request", keystore, "--image", "a.jpg", *WORDS, "--expires", "2h", "--as", "ines", "--json", *more)
     assert ended.code == 0, ended.err
     return str(ended.json["request_id"])
+
+
+def approve(keyanon: Keyanon, keystore: Path, request: str, person: str, *more: object) -> Ended:
+    """Approve what `keyanon show` shows."""
+    return keyanon("approve", keystore, request, "--as", person, *more)
 
 
 def test_two_people_approve_and_everything_is_listed(keyanon: Keyanon, keystore: Path) -> None:
@@ -59,6 +64,27 @@ def test_one_person_counts_once(keyanon: Keyanon, keystore: Path) -> None:
     keyanon("approve", keystore, request, "--as", "dora")
     assert keyanon("approve", keystore, request, "--as", "dora").code == ExitCode.REFUSED
     assert keyanon("show", keystore, request, "--json").json["state"] == "pending"
+
+
+def test_an_erased_person_does_not_come_back(keyanon: Keyanon, keystore: Path) -> None:
+    request = ask(keyanon, keystore)
+    assert approve(keyanon, keystore, request, "dora").code == 0
+    assert keyanon("keystore", "erase-person", keystore, "Dora", "--as", "olga").code == 0
+    assert approve(keyanon, keystore, request, "dora").code == ExitCode.REFUSED
+    assert keyanon("audit", "verify", keystore).code == 0
+
+
+def test_an_erased_image_is_gone_and_older_ingest_keys_with_it(keyanon: Keyanon, keystore: Path) -> None:
+    erased = keyanon("keystore", "erase", keystore, "--dataset", DATASET, "--image", "a.jpg", "--as", "olga", "--json")
+    assert (erased.code, erased.json["records"]) == (0, 1)
+    asked = keyanon("request", keystore, "--image", "a.jpg", *WORDS, "--expires", "2h", "--as", "ines")
+    assert asked.code == ExitCode.REFUSED
+    before = (keystore / "ingest.pub").read_text()
+    renewed = keyanon("keystore", "renew-ingest-key", keystore, "--retire", "--as", "olga", "--json")
+    assert (renewed.code, renewed.json["retired"]) == (0, 1)
+    assert (keystore / "ingest.pub").read_text() != before
+    assert keyanon("keystore", "erase", keystore, "--dataset", DATASET, "--as", "olga").code == ExitCode.REFUSED
+    assert keyanon("audit", "verify", keystore).code == 0
 
 
 def test_a_denied_request_is_over(keyanon: Keyanon, keystore: Path) -> None:
@@ -154,11 +180,17 @@ def test_pending_shards_are_taken_in_once(keyanon: Keyanon, keystore: Path) -> N
 def test_audit_verify_accepts_the_log_and_a_kept_checkpoint(keyanon: Keyanon, keystore: Path, tmp_path: Path) -> None:
     kept = tmp_path / "checkpoint.txt"
     kept.write_text(keyanon("audit", "checkpoint", keystore).out, encoding="utf-8")
+    size = int(kept.read_text(encoding="utf-8").split("\n")[1])
+    (tmp_path / "audit.pub").write_bytes((keystore / "audit.pub").read_bytes())
     ask(keyanon, keystore)
     (keystore / "kek.key").rename(tmp_path / "kek.key")  # offline: no KEK needed
     report = keyanon("audit", "verify", keystore, "--checkpoint", kept, "--json")
-    assert (report.code, report.json["ok"]) == (0, True), report.out
-    assert "intact" in keyanon("audit", "verify", keystore).out
+    assert (report.code, report.json["ok"], report.json["intact"]) == (0, True, True), report.out
+    known = keyanon("audit", "verify", keystore, "--checkpoint", kept, "--vkey", tmp_path / "audit.pub", "--json")
+    assert not any("verifier key" in limit for limit in known.json["limits"])
+    assert f"intact up to entry {size} of {size + 1}" in keyanon("audit", "verify", keystore, "--checkpoint", kept).out
+    alone = keyanon("audit", "verify", keystore)
+    assert (alone.code, "needs a checkpoint kept elsewhere" in alone.out) == (0, True)
     assert keyanon("audit", "verify", keystore, "--checkpoint", tmp_path / "none").code == ExitCode.USAGE
 
 

@@ -18,7 +18,7 @@ from jobs.cli import main
 from jobs.commands.quarantine import retry
 from jobs.exit_codes import ExitCode
 from jobs.retry import RETRY_SETTINGS
-from keystore.store import Keystore
+from keystore.service import Keystore
 
 from .conftest import Keyanon
 

@@ -1,0 +1,1 @@
+"""Bytes that mean one thing: canonical JSON, the committing envelope, hybrid public-key encryption. Knows no database."""

@@ -1,0 +1,79 @@
+"""The policy: how many people must agree, how long a permission lives, how much one grant may open, how much must be said.
+
+A validated model kept in the keystore; each change is in the audit log, and a request is bound to the policy it was made under.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from keystore.crypto.canonical import canonical_json, sha256_hex
+from keystore.errors import PolicyError
+
+MIN_APPROVALS = 2  # one person alone never opens a key
+DEFAULT_APPROVALS = 2
+MAX_APPROVALS = 20
+DEFAULT_MAX_LIFETIME_SECONDS = 7 * 24 * 3600
+DEFAULT_GRANT_LIFETIME_SECONDS = 24 * 3600
+DEFAULT_MAX_IMAGES = 100
+DEFAULT_PURPOSE_CHARACTERS = 8  # letters and digits
+DEFAULT_LEGAL_BASIS_CHARACTERS = 4  # letters and digits: "GDPR", "BGB 5"
+MIN_WORDS_CHARACTERS = 3  # no policy may accept less
+MIN_DISTINCT_CHARACTERS = 3  # "aaaaaaaa" says nothing
+MAX_TEXT_CHARACTERS = 4000
+MAX_LIFETIME_CEILING_SECONDS = 366 * 24 * 3600
+
+
+class Policy(BaseModel):
+    """The rules of one keystore. Fewer than two approvals can not be expressed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    approvals: int = Field(default=DEFAULT_APPROVALS, ge=MIN_APPROVALS, le=MAX_APPROVALS)
+    max_lifetime_seconds: int = Field(default=DEFAULT_MAX_LIFETIME_SECONDS, ge=1, le=MAX_LIFETIME_CEILING_SECONDS)
+    grant_lifetime_seconds: int = Field(default=DEFAULT_GRANT_LIFETIME_SECONDS, ge=1, le=MAX_LIFETIME_CEILING_SECONDS)
+    max_images: int = Field(default=DEFAULT_MAX_IMAGES, ge=1)
+    min_purpose_characters: int = Field(default=DEFAULT_PURPOSE_CHARACTERS, ge=MIN_WORDS_CHARACTERS)
+    min_legal_basis_characters: int = Field(default=DEFAULT_LEGAL_BASIS_CHARACTERS, ge=MIN_WORDS_CHARACTERS)
+
+    def document(self) -> bytes:
+        """Return the canonical bytes of the policy."""
+        return canonical_json(self.model_dump(mode="json"))
+
+    def digest(self) -> str:
+        """Return the SHA-256 of `document`, in hexadecimal."""
+        return sha256_hex(self.document())
+
+    def check_request(self, *, images: int, case: str, purpose: str, legal_basis: str, lifetime: timedelta) -> None:
+        """Raise PolicyError when a request asks for more, or says less, than this policy allows."""
+        if images == 0:
+            raise PolicyError("images", "a request names no image; name at least one")
+        if images > self.max_images:
+            raise PolicyError(
+                "images", f"a request names {images} images and the policy allows {self.max_images}; split it"
+            )
+        if lifetime <= timedelta(0):
+            raise PolicyError("lifetime", "a request must expire in the future; give a positive duration")
+        if lifetime > timedelta(seconds=self.max_lifetime_seconds):
+            raise PolicyError(
+                "lifetime",
+                f"a request may live {timedelta(seconds=self.max_lifetime_seconds)} at most, not {lifetime}; ask for less",
+            )
+        _check_text("case", case, 1, distinct=1)
+        _check_text("purpose", purpose, self.min_purpose_characters, distinct=MIN_DISTINCT_CHARACTERS)
+        _check_text("legal_basis", legal_basis, self.min_legal_basis_characters, distinct=MIN_DISTINCT_CHARACTERS)
+
+
+def _check_text(field: str, text: str, minimum: int, *, distinct: int) -> None:
+    name = field.replace("_", " ")
+    if len(text) > MAX_TEXT_CHARACTERS:
+        raise PolicyError(
+            field, f"the {name} is longer than {MAX_TEXT_CHARACTERS} characters; refer to a document instead"
+        )
+    significant = [character.casefold() for character in text if character.isalnum()]
+    if len(significant) < minimum or len(set(significant)) < distinct:
+        raise PolicyError(
+            field, f"the {name} says too little: the policy asks for at least {minimum} letters or digits; write it out"
+        )

@@ -1,0 +1,56 @@
+"""The policies of a keystore, present and past, in its database."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pydantic import ValidationError
+from sqlalchemy import Connection, select
+
+from keystore.audit.log import LogWriter
+from keystore.crypto.canonical import timestamp
+from keystore.decisions.policy import MIN_APPROVALS, Policy
+from keystore.errors import ApprovalError, PolicyError, TamperedError
+from keystore.storage import schema
+
+
+def read(connection: Connection) -> Policy:
+    """Return the present policy. Raises TamperedError when what is stored is no policy, PolicyError when it is too weak."""
+    document = connection.execute(
+        select(schema.policies.c.document).order_by(schema.policies.c.version.desc()).limit(1)
+    ).scalar()
+    try:
+        return Policy.model_validate_json(document or b"")
+    except ValidationError as error:
+        if [item["loc"] for item in error.errors()] == [("approvals",)]:
+            raise PolicyError(
+                "approvals",
+                f"the policy of this keystore asks for fewer than {MIN_APPROVALS} approvals, as older versions allowed; set "
+                "another one",
+            ) from None
+        raise TamperedError(
+            "the policy in the database is not a valid policy; restore the database from a backup"
+        ) from error
+
+
+def change(connection: Connection, log: LogWriter, policy: Policy, by: Sequence[str]) -> None:
+    """Make `policy` the present one, as agreed by these people. Raises ApprovalError for fewer than two."""
+    if len(set(by)) < MIN_APPROVALS:
+        raise ApprovalError("policy-alone", f"a policy is changed by {MIN_APPROVALS} people together; name another one")
+    write(connection, log, policy, sorted(set(by)))
+
+
+def write(connection: Connection, log: LogWriter, policy: Policy, by: list[str] | None) -> None:
+    """Make `policy` the present one, and log it. `by` nobody: the first policy, of who made the keystore."""
+    latest = (
+        connection.execute(
+            select(schema.policies.c.version).order_by(schema.policies.c.version.desc()).limit(1)
+        ).scalar()
+        or 0
+    )
+    connection.execute(
+        schema.policies.insert().values(
+            version=latest + 1, document=policy.document(), digest=policy.digest(), set_at=timestamp(log.now)
+        )
+    )
+    log.append("policy", by=by, digest=policy.digest(), policy=policy.model_dump(mode="json"), version=latest + 1)

@@ -1,0 +1,146 @@
+"""The inbox: where runs leave sealed shards, and where ingest and reconcile take them away."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from sqlalchemy import Connection, func, select
+
+from keystore.audit.log import LogWriter
+from keystore.crypto.canonical import sha256_hex
+from keystore.crypto.hybrid import HybridPrivateKey, key_id
+from keystore.errors import InvalidRecordError, StorageError, TamperedError
+from keystore.intake.ingest import ShardOutcome, ingest_shard
+from keystore.intake.report import IngestReport, RejectedRecord
+from keystore.intake.sealing import SHARD_SUFFIX, read_shard_bytes, shard_path
+from keystore.storage import durable, schema
+from keystore.vault.records import RecordVault
+
+INBOX_NAME = "inbox"
+_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+Transaction = Callable[[], AbstractContextManager[tuple[Connection, LogWriter]]]
+
+
+class Inbox:
+    """The shards of one keystore's runs."""
+
+    def __init__(self, keystore_path: Path, vault: RecordVault, ingest_keys: Sequence[HybridPrivateKey]) -> None:
+        self._root = keystore_path / INBOX_NAME
+        self._vault = vault
+        self._ingest_keys = {key_id(key.public_bytes): key for key in ingest_keys}
+
+    def directory(self, run_id: str) -> Path:
+        """Return a run's directory, created if missing. Raises InvalidRecordError, StorageError."""
+        if not _RUN_ID.fullmatch(run_id):
+            raise InvalidRecordError(f"{run_id!r} is not a run id; use letters, digits, '.', '_' and '-', 128 at most")
+        directory = self._root / run_id
+        try:
+            durable.make_directory(directory)
+        except OSError as error:
+            raise StorageError(
+                f"inbox {directory} can not be created ({error.strerror}); free space or mend the permissions"
+            ) from error
+        return directory
+
+    def names(self, run_id: str) -> list[str]:
+        """Return the base names of the shards that lie in a run's inbox, sorted."""
+        return sorted(
+            path.name.removesuffix(SHARD_SUFFIX) for path in self.directory(run_id).glob(f"[!.]*{SHARD_SUFFIX}")
+        )
+
+    def ingest(self, run_id: str, names: Sequence[str] | None, transaction: Transaction) -> IngestReport:
+        """Take in shards, one transaction each; a shard that can not be taken in does not stop the others."""
+        directory = self.directory(run_id)
+        chosen = self.names(run_id) if names is None else list(dict.fromkeys(names))
+        ingested = already_present = erased = 0
+        rejected: list[RejectedRecord] = []
+        failed: dict[str, str] = {}
+        for name in chosen:
+            path = shard_path(directory, name)
+            try:
+                if not path.exists():
+                    already_present += self._count_taken_in(run_id, name, transaction)
+                    continue
+                data = read_shard_bytes(path)
+                outcome = ShardOutcome()
+                with transaction() as (connection, log):
+                    outcome = ingest_shard(connection, log, self._vault, self._ingest_keys, path, run_id, data)
+                if not outcome.rejected:
+                    self.remove(run_id, [name])
+            except (TamperedError, StorageError) as error:
+                if not isinstance(error, TamperedError) and path.exists() and _is_readable(path):
+                    raise  # the database, not the shard: the next shard would fare no better
+                failed[name] = str(error)
+                continue
+            ingested += outcome.ingested
+            already_present += outcome.already_present
+            erased += outcome.erased
+            rejected += outcome.rejected
+        return IngestReport(
+            run_id=run_id,
+            shards=chosen,
+            ingested=ingested,
+            already_present=already_present,
+            rejected=rejected,
+            failed_shards=failed,
+            erased=erased,
+        )
+
+    def holds_shards(self) -> bool:
+        """Return whether a shard of any run lies here."""
+        return any(self._root.glob(f"*/*{SHARD_SUFFIX}"))
+
+    def log_orphans(self, run_id: str, committed: Sequence[str], log: LogWriter) -> list[str]:
+        """Log, and return, the shards of a run that are not committed."""
+        directory = self.directory(run_id)
+        orphans = sorted(set(self.names(run_id)) - set(committed))
+        if orphans:
+            digests = {name: sha256_hex(read_shard_bytes(shard_path(directory, name))) for name in orphans}
+            log.append("reconcile", removed=digests, run=run_id)
+        return orphans
+
+    def clear_unfinished(self, run_id: str) -> None:
+        """Remove what killed writers left half-written. Only when no writer of the run is alive. Raises StorageError."""
+        directory = self.directory(run_id)
+        try:
+            for path in directory.glob(f".*{SHARD_SUFFIX}.*.tmp"):
+                path.unlink(missing_ok=True)
+        except OSError as error:
+            raise StorageError(f"{directory} can not be cleared ({error.strerror}); mend the permissions") from error
+
+    def remove(self, run_id: str, names: Sequence[str]) -> None:
+        """Remove shards from the inbox. Raises StorageError."""
+        directory = self.directory(run_id)
+        try:
+            for name in names:
+                shard_path(directory, name).unlink(missing_ok=True)
+            durable.sync_directory(directory)
+        except OSError as error:
+            raise StorageError(
+                f"a shard in {directory} can not be removed ({error.strerror}); mend the permissions"
+            ) from error
+
+    def _count_taken_in(self, run_id: str, name: str, transaction: Transaction) -> int:
+        table = schema.shards
+        with transaction() as (connection, _):
+            query = select(func.count(), func.sum(table.c.records)).where(
+                table.c.run_id == run_id, table.c.name == name
+            )
+            shards, records = connection.execute(query).one()
+            if not shards:
+                raise TamperedError(
+                    f"shard {name} is neither in the inbox nor was it ever taken in; its pictures can not be "
+                    f"restored, run them again"
+                )
+            return int(records)
+
+
+def _is_readable(path: Path) -> bool:
+    try:
+        with path.open("rb"):
+            return True
+    except OSError:
+        return False

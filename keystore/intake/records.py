@@ -1,0 +1,183 @@
+"""The key record: what recovery needs to know about one image. It crosses from the workers to the keystore, and back once.
+
+The record holds a secret (`image_key`), so it can not reach a log, a JSON dump or a pickle by accident: its repr and
+`model_dump_json` show asterisks, pickling (which is how Ray moves values) raises, and the one way to its bytes is
+`canonical_bytes`.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from datetime import datetime
+from typing import Annotated, Any, NoReturn, Self
+from uuid import UUID, uuid4
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    SecretBytes,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from keystore.crypto.canonical import canonical_json
+from keystore.errors import InvalidRecordError
+
+RECORD_VERSION = 2
+OLD_RECORD_VERSION = 1  # had neither `inversion` nor `grid`; such records are still read, stored and released
+IMAGE_KEY_BYTES = 32
+MAX_NAME_CHARACTERS = 1024  # of an image id, data set or subject
+MAX_GRID = 1001  # timesteps that one face may have walked
+MAX_CANONICAL_BYTES = 64 * 1024 * 1024  # of one record; masks of a 100-megapixel photograph compress far below it
+
+_SAID_SINCE_2 = ("inversion", "grid")
+
+Sha256Hex = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Name = Annotated[str, StringConstraints(min_length=1, max_length=MAX_NAME_CHARACTERS)]
+RunId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
+
+
+def new_record_id() -> str:
+    """Return a fresh random record id (UUID version 4, lowercase with hyphens)."""
+    return str(uuid4())
+
+
+class FaceRecord(BaseModel):
+    """One anonymized face of an image. Coordinates are picture pixels; `mask` is opaque to the keystore (jobs
+    choose its encoding)."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True, ser_json_bytes="base64"
+    )
+
+    index: int = Field(ge=0)
+    attempt: int = Field(ge=0)
+    box: tuple[float, float, float, float]
+    affine: tuple[float, float, float, float, float, float]
+    scale: float
+    mask: bytes = Field(repr=False)
+    mask_shape: tuple[int, ...]
+    details: dict[str, JsonValue] = Field(default_factory=dict)
+
+    @field_validator("mask", mode="before")
+    @classmethod
+    def _mask_is_bytes(cls, value: Any) -> Any:
+        # Pydantic would take a str as its UTF-8 bytes: a forgotten base64 decoding must fail here, not at recovery.
+        if not isinstance(value, bytes):
+            raise ValueError("mask must be bytes")
+        return value
+
+
+class KeyRecord(BaseModel):
+    """The key record of one image. Field names are those of the design; `details` is for facts added later.
+
+    Version 2 says with `inversion` and `grid` (the timesteps walked) how the faces were made; a reader that knows version 1 alone
+    refuses it. A record that says neither is of version 1: its faces were inverted before the transform, on the prior's own grid.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
+
+    version: int = Field(default=RECORD_VERSION, ge=OLD_RECORD_VERSION, le=RECORD_VERSION)
+    record_id: str = Field(default_factory=new_record_id)
+    run_id: RunId
+    dataset: Name
+    image_id: Name
+    subject: Name | None = None
+    source_sha256: Sha256Hex
+    output_sha256: Sha256Hex | None = None
+    image_key: SecretBytes
+    faces: list[FaceRecord]
+    method: Name
+    transform: Name
+    steps: int = Field(ge=1)
+    inversion: Name | None = None
+    grid: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(default=None, max_length=MAX_GRID)
+    fidelity: Name
+    prior_digest: Name
+    environment: dict[str, str] = Field(default_factory=dict)
+    created_at: datetime
+    details: dict[str, JsonValue] = Field(default_factory=dict)
+
+    @field_validator("record_id")
+    @classmethod
+    def _record_id_is_uuid4(cls, value: str) -> str:
+        if str(UUID(value)) != value or UUID(value).version != 4:
+            raise ValueError("record_id must be a version 4 UUID in lowercase with hyphens")
+        return value
+
+    @field_validator("image_key", mode="before")
+    @classmethod
+    def _image_key_is_bytes(cls, value: Any) -> Any:
+        if not isinstance(value, bytes | SecretBytes):
+            raise ValueError("image_key must be bytes")
+        return value
+
+    @field_validator("created_at")
+    @classmethod
+    def _created_at_is_aware(cls, value: datetime) -> datetime:
+        if value.tzinfo is None:
+            raise ValueError("created_at must have a time zone")
+        return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _version_of_what_is_said(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "version" not in values:
+            said = any(values.get(name) is not None for name in _SAID_SINCE_2)
+            values = {**values, "version": RECORD_VERSION if said else OLD_RECORD_VERSION}
+        return values
+
+    @model_validator(mode="after")
+    def _says_how_it_was_made(self) -> Self:
+        said = [self.inversion is not None, self.grid is not None]
+        if any(said) if self.version == OLD_RECORD_VERSION else not all(said):
+            raise ValueError("a record has inversion and grid from version 2 on, and neither before")
+        if self.grid is not None and len(self.grid) != self.steps + 1:
+            raise ValueError("grid has one timestep more than steps")
+        return self
+
+    @model_validator(mode="after")
+    def _image_key_length(self) -> Self:
+        if len(self.image_key.get_secret_value()) != IMAGE_KEY_BYTES:
+            raise ValueError(f"image_key must be {IMAGE_KEY_BYTES} bytes")
+        return self
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a KeyRecord is never pickled, since it holds an image key; seal it with keystore.intake.sealing.seal_record"
+        )
+
+    def canonical_bytes(self) -> bytes:
+        """Return the record as canonical JSON *with the image key in clear* (base64). Only for sealing and for use
+        after release."""
+        unsaid = dict.fromkeys(_SAID_SINCE_2, True) if self.version == OLD_RECORD_VERSION else {}
+        document = self.model_dump(mode="json", exclude={"image_key": True, "faces": {"__all__": {"mask"}}, **unsaid})
+        document["image_key"] = base64.b64encode(self.image_key.get_secret_value()).decode()
+        for face, dumped in zip(self.faces, document["faces"], strict=True):
+            dumped["mask"] = base64.b64encode(face.mask).decode()
+        return canonical_json(document)
+
+    @classmethod
+    def from_canonical_bytes(cls, data: bytes) -> Self:
+        """Inverse of `canonical_bytes`. Raises InvalidRecordError; its message names fields, never values."""
+        if len(data) > MAX_CANONICAL_BYTES:
+            raise InvalidRecordError(f"a key record has {len(data)} bytes, more than the {MAX_CANONICAL_BYTES} allowed")
+        try:
+            document = json.loads(data)
+            document["image_key"] = base64.b64decode(document["image_key"], validate=True)
+            for face in document["faces"]:
+                face["mask"] = base64.b64decode(face["mask"], validate=True)
+            return cls.model_validate(document)
+        except ValidationError as error:
+            problems = "; ".join(
+                f"{'.'.join(map(str, item['loc']))}: {item['type']}" for item in error.errors(include_input=False)
+            )
+            # `from None`: pydantic's own message quotes input values, which may be the key.
+            raise InvalidRecordError(f"a key record is malformed ({problems})") from None
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            raise InvalidRecordError("a key record is not the JSON object that its version describes") from None

@@ -1,0 +1,1 @@
+"""Where bytes lie: the tables, their migrations, the embedded database, files that survive a power cut."""

@@ -1,0 +1,198 @@
+"""The embedded database: SQLite in WAL mode, one writer at a time, every commit on disk, errors with a remedy.
+
+A writing transaction takes the write lock when it begins (BEGIN IMMEDIATE), so that what it reads is still true when it writes:
+two processes that release one grant at once are put in a row, and the second finds it used.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from functools import cache
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from keystore.errors import SchemaError, StorageError
+
+DATABASE_NAME = "keystore.db"
+BUSY_TIMEOUT_MILLISECONDS = 30_000
+FOLD_TIMEOUT_MILLISECONDS = 1_000
+_WRITE_OPTION = "keystore_write"
+_MIGRATIONS = Path(__file__).parent / "migrations"
+
+# What SQLite says, and what an operator can do about it.
+_REMEDIES = (
+    ("disk is full", "the disk is full; free space and try again"),
+    (
+        "disk i/o error",
+        "the disk does not take writes (full, over quota, or failing); free space or check the disk and try again",
+    ),
+    ("readonly", "it is read-only; give this account write permission on the directory and its files"),
+    ("unable to open", "it can not be opened; check that the directory exists and this account may read and write it"),
+    ("locked", f"another process has held it for {BUSY_TIMEOUT_MILLISECONDS // 1000} s; wait for it and try again"),
+    ("malformed", "it is corrupt; stop, keep a copy, and restore the last backup"),
+    ("not a database", "it is not a keystore database or is corrupt; keep a copy and restore the last backup"),
+    (
+        "no such table",
+        "it is not a keystore database, or its creation never finished; create the keystore again or restore a backup",
+    ),
+)
+
+
+def storage_error(path: Path, error: Exception) -> StorageError:
+    """Return the StorageError for an error of SQLite or the operating system, with what to do."""
+    cause = str(getattr(error, "orig", None) or getattr(error, "strerror", None) or error)
+    for symptom, remedy in _REMEDIES:
+        if symptom in cause.casefold():
+            return StorageError(f"keystore database {path}: {remedy} ({cause})")
+    return StorageError(f"keystore database {path}: {cause}; nothing was changed")
+
+
+@cache
+def _revisions() -> tuple[str, ...]:
+    """The schema revisions this program knows, newest first; read once, since alembic compiles the scripts each time."""
+    return tuple(script.revision for script in ScriptDirectory(str(_MIGRATIONS)).walk_revisions())
+
+
+class Database:
+    """Connections to one SQLite file, and the two kinds of transaction."""
+
+    def __init__(self, path: Path, *, create: bool = False) -> None:
+        self.path = path
+        # Without `create`, a missing file is an error, never a new empty keystore.
+        self._engine: Engine = _engine(path, mode="rwc" if create else "rw")
+        event.listen(self._engine, "connect", _on_connect)
+        event.listen(self._engine, "begin", _on_begin)
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """A transaction that holds the write lock from its first moment and commits at the end. Raises StorageError."""
+        try:
+            with self._engine.connect().execution_options(**{_WRITE_OPTION: True}) as connection, connection.begin():
+                yield connection
+        except (DBAPIError, sqlite3.Error) as error:
+            raise storage_error(self.path, error) from error
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A transaction that sees one unchanging state. Raises StorageError."""
+        try:
+            with self._engine.connect() as connection, connection.begin():
+                yield connection
+        except (DBAPIError, sqlite3.Error) as error:
+            raise storage_error(self.path, error) from error
+
+    def migrate(self) -> None:
+        """Bring the schema to this program's revision. Raises SchemaError when it is newer or unknown."""
+        with self.read() as connection:
+            if self._revision(connection) == _revisions()[0]:
+                return
+        with self.write() as connection:
+            if self._revision(connection) != _revisions()[0]:
+                config = Config()
+                config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+                config.attributes["connection"] = connection
+                command.upgrade(config, "head")
+
+    def _revision(self, connection: Connection) -> str | None:
+        revision = MigrationContext.configure(connection).get_current_revision()
+        if revision is not None and revision not in _revisions():
+            raise _newer(self.path, revision)
+        return revision
+
+    def has_table(self, name: str) -> bool:
+        """Return whether the database has a table of that name."""
+        with self.read() as connection:
+            found = connection.execute(
+                text("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = :name"), {"name": name}
+            )
+            return found.first() is not None
+
+    def fold(self) -> None:
+        """Fold the WAL into the database file and empty it, so that no older page of a row that is gone lies in it.
+
+        Where another process reads meanwhile, SQLite leaves it for the next time. Raises StorageError.
+        """
+        try:
+            with closing(self._engine.raw_connection()) as connection:  # outside of any transaction
+                cursor = connection.cursor()
+                cursor.execute(f"PRAGMA busy_timeout = {FOLD_TIMEOUT_MILLISECONDS}")
+                cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                cursor.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MILLISECONDS}")
+        except (DBAPIError, sqlite3.Error) as error:
+            raise storage_error(self.path, error) from error
+
+    def close(self) -> None:
+        """Close all connections; SQLite folds the WAL back into the database file."""
+        self._engine.dispose()
+
+
+def check_schema(connection: Connection, path: Path) -> None:
+    """Raise SchemaError unless a database that is only read has this program's schema."""
+    revision = MigrationContext.configure(connection).get_current_revision()
+    if revision is not None and revision not in _revisions():
+        raise _newer(path, revision)
+    if revision is not None and revision != _revisions()[0]:  # None: no keystore; reading its tables says so
+        raise SchemaError(
+            f"keystore database {path} has the older schema {revision}; open it once with its KEK, which brings it up to date"
+        )
+
+
+def _newer(path: Path, revision: str) -> SchemaError:
+    return SchemaError(
+        f"keystore database {path} has schema {revision}, newer than this program knows ({_revisions()[0]}); upgrade keyanon"
+    )
+
+
+@contextmanager
+def read_only(path: Path) -> Iterator[Connection]:
+    """A reading transaction on a database that is not written to, nor its directory if nobody has it open. Raises
+    StorageError."""
+    wal = path.with_name(path.name + "-wal")
+    try:
+        # Without a WAL the file is complete, and `immutable` reads it even from a medium that takes no writes.
+        quiet = not wal.exists() or wal.stat().st_size == 0
+        engine = _engine(path, mode="ro", **({"immutable": "1"} if quiet else {}))
+        try:
+            with engine.connect() as connection:
+                connection.exec_driver_sql("PRAGMA trusted_schema = OFF")
+                yield connection
+        finally:
+            engine.dispose()
+    except (DBAPIError, sqlite3.Error, OSError) as error:
+        raise storage_error(path, error) from error
+
+
+def _engine(path: Path, **query: str) -> Engine:
+    # `file:` names the path to SQLite's URI parser; the characters that mean something there are escaped.
+    quoted = str(path.absolute()).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+    return create_engine(
+        URL.create("sqlite+pysqlite", database=f"file:{quoted}", query={**query, "uri": "true"}),
+        connect_args={"timeout": BUSY_TIMEOUT_MILLISECONDS / 1000},
+    )
+
+
+def _on_connect(connection: sqlite3.Connection, _record: ConnectionPoolEntry) -> None:
+    connection.isolation_level = None  # transactions begin where `_on_begin` says, not where the driver guesses
+    cursor = connection.cursor()
+    cursor.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MILLISECONDS}")
+    cursor.execute("PRAGMA journal_mode = WAL")
+    cursor.execute("PRAGMA synchronous = FULL")  # a commit survives a power cut
+    cursor.execute("PRAGMA foreign_keys = ON")
+    cursor.execute("PRAGMA secure_delete = ON")
+    cursor.execute("PRAGMA trusted_schema = OFF")
+    cursor.close()
+
+
+def _on_begin(connection: Connection) -> None:
+    writing = connection.get_execution_options().get(_WRITE_OPTION, False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")

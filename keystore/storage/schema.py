@@ -1,0 +1,261 @@
+"""The tables of the keystore, as SQLAlchemy Core metadata. `migrations/` builds them; a test holds the two together.
+
+People appear in every table but `people` as commitments (decisions.identity). Times are text of fixed width (crypto.canonical).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Column, Dialect, ForeignKey, Index, Integer, MetaData, Table, UniqueConstraint
+from sqlalchemy import LargeBinary as SqlBinary
+from sqlalchemy import String as SqlString
+from sqlalchemy import Text as SqlText
+from sqlalchemy.types import TypeDecorator
+
+from keystore.errors import TamperedError
+
+metadata = MetaData()
+
+
+# SQLite takes any value in any column. What comes out of a column with another type than went in was put there by someone else.
+class LargeBinary(TypeDecorator[bytes]):
+    """Bytes, or TamperedError on reading."""
+
+    impl = SqlBinary
+    cache_ok = True
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> bytes | None:
+        if value is not None and not isinstance(value, bytes):
+            raise TamperedError("the database holds text where bytes belong: it was edited; restore it from a backup")
+        return value
+
+
+class String(TypeDecorator[str]):
+    """Text, or TamperedError on reading."""
+
+    impl = SqlString
+    cache_ok = True
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> str | None:
+        if value is not None and not isinstance(value, str):
+            raise TamperedError(
+                "the database holds another value where text belongs: it was edited; restore it from a backup"
+            )
+        return value
+
+
+class Text(String):
+    """Long text, or TamperedError on reading."""
+
+    impl = SqlText
+    cache_ok = True
+
+
+identity = Table(
+    "identity",
+    metadata,
+    Column("only", Integer, primary_key=True, autoincrement=False),  # always 1
+    Column("keystore_id", String, nullable=False),
+    Column("created_at", String, nullable=False),
+    Column("audit_vkey", String, nullable=False),
+)
+
+kek_versions = Table(
+    "kek_versions",
+    metadata,
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("kek_id", String, nullable=False),
+    Column("uri", String, nullable=False),
+    Column("created_at", String, nullable=False),
+)
+
+secrets = Table(
+    "secrets",
+    metadata,
+    Column("name", String, primary_key=True),
+    Column("wrapped", LargeBinary, nullable=False),
+    Column("kek_version", Integer, ForeignKey("kek_versions.version"), nullable=False),
+)
+
+ingest_keys = Table(
+    "ingest_keys",
+    metadata,
+    Column("key_id", String, primary_key=True),
+    Column("public_key", LargeBinary, nullable=False),
+    Column("wrapped", LargeBinary, nullable=False),
+    Column("kek_version", Integer, ForeignKey("kek_versions.version"), nullable=False),
+    Column("created_at", String, nullable=False),
+    Column("retired_at", String),  # its private part is gone since then: `wrapped` is empty
+)
+
+policies = Table(
+    "policies",
+    metadata,
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("document", LargeBinary, nullable=False),
+    Column("digest", String, nullable=False),
+    Column("set_at", String, nullable=False),
+)
+
+people = Table(
+    "people",
+    metadata,
+    Column("person", String, primary_key=True),
+    Column("salt", LargeBinary),  # salt and name go when a person is erased
+    Column("name", String, unique=True),
+    Column("public_key", LargeBinary),
+    Column("wrapped", LargeBinary),
+    Column("kek_version", Integer, ForeignKey("kek_versions.version")),
+    Column("tag", String),  # keyed index of issuer and subject: stays, so that one person never becomes two
+    Index("people_by_tag", "tag", unique=True),
+)
+
+shred_keys = Table(
+    "shred_keys",
+    metadata,
+    Column("shred_key_id", String, primary_key=True),
+    Column("dataset", String, nullable=False),
+    Column("owner", String, nullable=False),  # keyed hash of the subject, or of the record id where there is no subject
+    Column("wrapped", LargeBinary, nullable=False),
+    Column("kek_version", Integer, ForeignKey("kek_versions.version"), nullable=False),
+    Column("created_at", String, nullable=False),
+    Column("entry", Integer),  # the log's entry that accounts for this key
+    UniqueConstraint("dataset", "owner", name="one_shred_key_per_owner"),
+)
+
+shards = Table(
+    "shards",
+    metadata,
+    Column("run_id", String, primary_key=True),
+    Column("name", String, primary_key=True),
+    Column("sha256", String, primary_key=True),
+    Column("records", Integer, nullable=False),  # how many records of it this keystore took in
+    Column("ingested_at", String, nullable=False),
+)
+
+records = Table(
+    "records",
+    metadata,
+    Column("record_id", String, primary_key=True),
+    Column("run_id", String, nullable=False),
+    Column("dataset", String, nullable=False),
+    Column("image_id", String, nullable=False),
+    Column("source_sha256", String, nullable=False),
+    Column("record_version", Integer, nullable=False),
+    Column("envelope_version", Integer, nullable=False),
+    Column("shred_key_id", String, ForeignKey("shred_keys.shred_key_id"), nullable=False),
+    Column("envelope", LargeBinary, nullable=False),
+    Column("sealed_sha256", String, nullable=False),
+    Column("shard_name", String, nullable=False),
+    Column("shard_sha256", String, nullable=False),
+    Column("ingested_at", String, nullable=False),
+    Column("entry", Integer),  # the log's entry that accounts for this record
+    Index("records_by_image", "dataset", "image_id"),
+    Index("records_by_entry", "entry"),
+    Index("records_by_shred_key", "shred_key_id"),
+    Index("records_by_shard", "run_id", "shard_name", "shard_sha256"),
+)
+
+# What is left of what was erased: digests that the log accounted for, and keyed tags that recognise a copy that comes back.
+erasures = Table(
+    "erasures",
+    metadata,
+    Column("dataset", String, primary_key=True),
+    Column("owner", String, primary_key=True),
+    Column("entry", Integer, primary_key=True, autoincrement=False),
+    Column("erased_at", String, nullable=False),
+)
+
+erased = Table(
+    "erased",
+    metadata,
+    Column("digest", String, primary_key=True),
+    Column("kind", String, nullable=False),  # record, key
+    Column("entry", Integer, nullable=False),  # that accounted for it
+    Column("erased_entry", Integer, nullable=False),  # that says it was erased
+    Column("tag", String),  # keyed hash of a record's id
+    Index("erased_by_tag", "tag"),
+)
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("run_id", String, primary_key=True),
+    Column("dataset", String),  # the one data set whose records a run may add; unset until it is known
+    Column("salt", LargeBinary, nullable=False),
+    Column("registered_at", String, nullable=False),
+)
+
+requests = Table(
+    "requests",
+    metadata,
+    Column("request_id", String, primary_key=True),
+    Column("revision", Integer, nullable=False),
+    Column("state", String, nullable=False),
+    Column("requester", String, ForeignKey("people.person"), nullable=False),
+    Column("case_reference", Text, nullable=False),
+    Column("purpose", Text, nullable=False),
+    Column("legal_basis", Text, nullable=False),
+    Column("created_at", String, nullable=False),
+    Column("expires_at", String, nullable=False),
+    Column("salt", String, nullable=False),
+    Column("policy_digest", String, nullable=False),
+    Column("approvals_required", Integer, nullable=False),
+    Column("digest", String, nullable=False),
+    Column("denied_by", String, ForeignKey("people.person")),
+)
+
+request_images = Table(
+    "request_images",
+    metadata,
+    Column("request_id", String, ForeignKey("requests.request_id"), primary_key=True),
+    Column("record_id", String, primary_key=True),  # no foreign key: the record may be erased, the request stays
+    Column("dataset", String, nullable=False),
+    Column("image_id", String, nullable=False),
+)
+
+approvals = Table(
+    "approvals",
+    metadata,
+    Column("request_id", String, ForeignKey("requests.request_id"), primary_key=True),
+    Column("digest", String, primary_key=True),
+    Column("approver", String, ForeignKey("people.person"), primary_key=True),
+    Column("signature", LargeBinary, nullable=False),
+    Column("approved_at", String, nullable=False),
+)
+
+grants = Table(
+    "grants",
+    metadata,
+    Column("grant_id", String, primary_key=True),
+    Column("request_id", String, ForeignKey("requests.request_id"), nullable=False),
+    Column("digest", String, nullable=False),
+    Column("created_at", String, nullable=False),
+    Column("expires_at", String, nullable=False),
+    UniqueConstraint("request_id", "digest", name="one_grant_per_content"),
+)
+
+releases = Table(
+    "releases",
+    metadata,
+    # The primary key is what makes a grant one-shot, whatever the code above it does.
+    Column("grant_id", String, ForeignKey("grants.grant_id"), primary_key=True),
+    Column("recipient", String, nullable=False),
+    Column("released_at", String, nullable=False),
+)
+
+log = Table(
+    "log",
+    metadata,
+    Column("seq", Integer, primary_key=True, autoincrement=False),
+    Column("leaf", LargeBinary, nullable=False),
+)
+
+checkpoints = Table(
+    "checkpoints",
+    metadata,
+    Column("size", Integer, primary_key=True, autoincrement=False),
+    Column("note", Text, nullable=False),
+    Column("frontier", LargeBinary, nullable=False),
+)

@@ -1,0 +1,76 @@
+"""Accounts: one digest for every stored record and key, so that the log can vouch for what the vault holds.
+
+A digest covers the whole row and the bytes that were encrypted, and through the envelope's random salt it tells nobody what
+it is of. An entry of the log holds the *account* of what it stored: SHA-256 over those digests, sorted. When something is
+erased its digest stays behind, so that the account of the entry that stored it can still be drawn up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from sqlalchemy import Connection, select
+
+from keystore.crypto.canonical import canonical_json, sha256_hex
+from keystore.storage import schema
+
+RECORD_KIND = "record"
+KEY_KIND = "key"
+_RECORD_COLUMNS = (
+    "record_id",
+    "run_id",
+    "dataset",
+    "image_id",
+    "source_sha256",
+    "record_version",
+    "envelope_version",
+    "shred_key_id",
+    "sealed_sha256",
+    "shard_name",
+    "shard_sha256",
+    "ingested_at",
+)
+_KEY_COLUMNS = ("shred_key_id", "dataset", "owner", "kek_version", "created_at")
+
+
+def record_digest(row: Mapping[str, Any]) -> str:
+    """Return the digest of a row of `records`."""
+    return _digest("record", {name: row[name] for name in _RECORD_COLUMNS}, row["envelope"])
+
+
+def key_digest(row: Mapping[str, Any]) -> str:
+    """Return the digest of a row of `shred_keys`."""
+    return _digest("shred key", {name: row[name] for name in _KEY_COLUMNS}, row["wrapped"])
+
+
+def account(digests: Iterable[str]) -> str:
+    """Return what an entry of the log says of the things it stored or erased."""
+    return sha256_hex("".join(f"{one}\n" for one in sorted(digests)).encode())
+
+
+def own_keys_account(connection: Connection) -> str:
+    """Return the account of the keystore's own wrapped keys: secrets, ingest keys and the KEK versions they are under."""
+    digests = [
+        _digest("secret", {"name": row.name, "kek_version": row.kek_version}, row.wrapped)
+        for row in connection.execute(select(schema.secrets))
+    ]
+    digests += [
+        _digest(
+            "ingest key",
+            {"key_id": row.key_id, "kek_version": row.kek_version, "retired_at": row.retired_at},
+            row.public_key + row.wrapped,
+        )
+        for row in connection.execute(select(schema.ingest_keys))
+    ]
+    digests += [
+        _digest("kek", {"version": row.version, "kek_id": row.kek_id}, b"")
+        for row in connection.execute(select(schema.kek_versions))
+    ]
+    return account(digests)
+
+
+def _digest(kind: str, values: Mapping[str, Any], encrypted: bytes) -> str:
+    return sha256_hex(
+        canonical_json({"encrypted_sha256": sha256_hex(encrypted), "type": f"keyanon {kind} account v1", **values})
+    )

@@ -1,0 +1,51 @@
+"""What may be known of stored records without opening one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from pydantic import BaseModel, ConfigDict
+from sqlalchemy import Connection, select
+
+from keystore.crypto.canonical import parse_timestamp
+from keystore.storage import schema
+
+
+class RecordView(BaseModel):
+    """What may be known of a stored key record without opening it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    record_id: str
+    run_id: str
+    dataset: str
+    image_id: str
+    source_sha256: str
+    ingested_at: datetime
+
+
+def record_views(
+    connection: Connection, image_ids: Sequence[str] | None, dataset: str | None, run_id: str | None
+) -> list[RecordView]:
+    """Return what is known of stored records without opening them."""
+    table = schema.records
+    columns = (
+        table.c.record_id,
+        table.c.run_id,
+        table.c.dataset,
+        table.c.image_id,
+        table.c.source_sha256,
+        table.c.ingested_at,
+    )
+    query = select(*columns).order_by(table.c.dataset, table.c.image_id, table.c.ingested_at)
+    if dataset is not None:
+        query = query.where(table.c.dataset == dataset)
+    if run_id is not None:
+        query = query.where(table.c.run_id == run_id)
+    wanted = None if image_ids is None else set(image_ids)
+    return [
+        RecordView(**dict(row._mapping) | {"ingested_at": parse_timestamp(row.ingested_at)})
+        for row in connection.execute(query)
+        if wanted is None or row.image_id in wanted or row.record_id in wanted
+    ]

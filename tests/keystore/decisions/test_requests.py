@@ -1,0 +1,339 @@
+"""From request to release on a real keystore: who may, how often, for how long, and that every refusal is on record."""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import text
+
+from keystore.decisions.lifecycle import State
+from keystore.decisions.policy import Policy
+from keystore.errors import (
+    ApprovalError,
+    AuditError,
+    GrantError,
+    InvalidRecordError,
+    PolicyError,
+    RecordNotFound,
+    Refusal,
+    RequestNotFound,
+    StorageError,
+    TamperedError,
+)
+from keystore.recipient import Recipient
+from keystore.service import Keystore
+
+
+def last_entry(keystore: Keystore) -> dict[str, object]:
+    return json.loads(keystore.audit_entries()[-1])
+
+
+def sql(keystore: Keystore, statement: str, **values: object) -> None:
+    with keystore._database.write() as connection:
+        connection.execute(text(statement), values)
+
+
+def test_two_approvals_by_others_release_exactly_the_requested_records(keystore, make) -> None:
+    request_id = make.approved(keystore, "a.png", "c.png")
+    assert keystore.show(request_id).state is State.APPROVED
+    records = make.take(keystore, request_id)
+    assert sorted(one.image_id for one in records) == ["a.png", "c.png"]
+    assert {one.image_key.get_secret_value() for one in records} == {
+        make.record(name).image_key.get_secret_value() for name in ("a.png", "c.png")
+    }
+    view = keystore.show(request_id)
+    assert view.state is State.RELEASED
+    assert view.grant is not None
+    assert view.grant.used_at is not None
+    assert {one.approver for one in view.approvals} == {"bob", "carol"}
+
+
+def test_a_view_is_machine_output_without_secrets(keystore, make) -> None:
+    request_id = make.approved(keystore)
+    make.take(keystore, request_id)
+    document = json.loads(keystore.show(request_id).model_dump_json())
+    assert document["state"] == "released"
+    assert make.record().image_key.get_secret_value().hex() not in json.dumps(document)
+
+
+def test_one_approval_is_not_enough(keystore, make) -> None:
+    request_id = make.request(keystore).request_id
+    make.approve(keystore, request_id, "Bob")
+    with pytest.raises(GrantError, match="1 more approval"):
+        make.take(keystore, request_id)
+
+
+@pytest.mark.parametrize("name", ["Alice", "alice ", "ＡLICE", "ali\u0063e"])
+def test_the_requester_under_any_spelling_can_not_approve(keystore, make, name: str) -> None:
+    request_id = make.request(keystore, requester="Alice").request_id
+    with pytest.raises(ApprovalError) as refused:
+        make.approve(keystore, request_id, name)
+    assert refused.value.code == "self-approval"
+    assert last_entry(keystore)["type"] == "refused"
+
+
+def test_one_approver_under_two_spellings_counts_once(keystore, make) -> None:
+    request_id = make.request(keystore).request_id
+    make.approve(keystore, request_id, "Bob")
+    with pytest.raises(ApprovalError) as refused:
+        make.approve(keystore, request_id, " BOB ")
+    assert refused.value.code == "twice"
+    assert keystore.show(request_id).state is State.PENDING
+
+
+def test_a_grant_works_once(keystore, make) -> None:
+    request_id = make.approved(keystore)
+    make.take(keystore, request_id)
+    for _ in range(3):
+        with pytest.raises(GrantError) as refused:
+            make.take(keystore, request_id)
+        assert refused.value.code == "used"
+
+
+@pytest.mark.parametrize("person", ["Bob", "Mallory"])
+def test_a_grant_is_for_the_requester_only(keystore, make, person: str) -> None:
+    request_id = make.approved(keystore)
+    with pytest.raises(GrantError) as refused:
+        make.take(keystore, request_id, by=person)
+    assert refused.value.code == "not-requester"
+    make.take(keystore, request_id, by=" ALICE")
+
+
+def test_a_request_expires_before_approval_and_after_it(keystore, make, clock) -> None:
+    early, late = make.request(keystore).request_id, make.approved(keystore)
+    clock.forward(hours=2)
+    with pytest.raises(ApprovalError, match="expired"):
+        make.approve(keystore, early, "Bob")
+    with pytest.raises(GrantError, match="expired"):
+        make.take(keystore, late)
+    assert keystore.show(early).state is keystore.show(late).state is State.EXPIRED
+
+
+def test_a_grant_expires_before_its_request(keystore, make, clock) -> None:
+    request_id = make.request(keystore, expires=timedelta(days=6)).request_id
+    make.approve(keystore, request_id, "Bob")
+    make.approve(keystore, request_id, "Carol")
+    clock.forward(hours=24)
+    with pytest.raises(GrantError) as refused:
+        make.take(keystore, request_id)
+    assert refused.value.code == "expired"
+
+
+def test_a_denied_request_stays_denied(keystore, make) -> None:
+    request_id = make.approved(keystore)
+    assert keystore.deny(request_id, "Dora").denied_by == "dora"
+    with pytest.raises(GrantError) as refused:
+        make.take(keystore, request_id)
+    assert refused.value.code == "denied"
+    with pytest.raises(ApprovalError):
+        make.approve(keystore, request_id, "Erik")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"purpose": "something else entirely"},
+        {"legal_basis": "another law"},
+        {"case": "C-18"},
+        {"expires": timedelta(hours=3)},
+        {},
+    ],
+)
+def test_any_change_voids_the_approvals_and_the_grant(keystore, make, changes: dict[str, object]) -> None:
+    request_id = make.approved(keystore)
+    changed = keystore.change(request_id, "alice", **changes)
+    assert (changed.revision, changed.state, changed.approvals, changed.grant) == (2, State.PENDING, [], None)
+    with pytest.raises(GrantError, match="2 more approval"):
+        make.take(keystore, request_id)
+    make.approve(keystore, request_id, "Bob")
+    make.approve(keystore, request_id, "Carol")
+    assert len(make.take(keystore, request_id)) == 1
+
+
+@pytest.mark.parametrize("people", [(), ("Olga",), ("Olga", " olga")])
+def test_one_person_alone_changes_no_policy(keystore, people: tuple[str, ...]) -> None:
+    with pytest.raises(ApprovalError) as refused:
+        keystore.set_policy(Policy(approvals=3), *people)
+    assert refused.value.code == "policy-alone"
+    assert keystore.policy().approvals == 2
+
+
+def test_a_policy_of_one_approval_left_by_an_older_version_allows_nothing(keystore, make) -> None:
+    request_id = make.approved(keystore)
+    weak = Policy().document().replace(b'"approvals":2', b'"approvals":1')
+    sql(keystore, "UPDATE policies SET document = :weak", weak=weak)
+    with pytest.raises(PolicyError, match="fewer than 2"):
+        make.request(keystore)
+    with pytest.raises((PolicyError, AuditError)):
+        make.take(keystore, request_id)
+    keystore.set_policy(Policy(), "Olga", "Pia")
+    make.request(keystore)
+
+
+def test_a_changed_policy_voids_what_was_approved_under_the_old_one(keystore, make) -> None:
+    approved, pending = make.approved(keystore), make.request(keystore).request_id
+    keystore.set_policy(Policy(approvals=3), "Olga", "Pia")
+    with pytest.raises(GrantError) as refused:
+        make.take(keystore, approved)
+    assert refused.value.code == "policy-changed"
+    with pytest.raises(ApprovalError):
+        make.approve(keystore, pending, "Bob")
+    keystore.change(pending, "Alice")
+    for name in ("Bob", "Carol"):
+        make.approve(keystore, pending, name)
+    assert keystore.show(pending).state is State.PENDING
+    make.approve(keystore, pending, "Dora")
+    assert len(make.take(keystore, pending)) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"purpose": "."}, PolicyError),
+        ({"legal_basis": "."}, PolicyError),
+        ({"expires": timedelta(days=30)}, PolicyError),
+        ({"requester": "ali\u200bce"}, ApprovalError),
+        ({"dataset": "other"}, RecordNotFound),
+        ({"run_id": "other"}, RecordNotFound),
+    ],
+)
+def test_a_refused_request_is_on_record_and_leaves_nothing_else(keystore, make, changes, error: type[Refusal]) -> None:
+    size = len(keystore.audit_entries())
+    with pytest.raises(error) as refused:
+        make.request(keystore, **changes)
+    entry = last_entry(keystore)
+    assert (entry["type"], entry["action"], entry["code"]) == ("refused", "request", refused.value.code)
+    assert len(keystore.audit_entries()) == size + 1
+    assert keystore.requests() == []
+
+
+def test_an_unknown_image_is_refused_and_no_part_of_the_request_is_made(keystore, make) -> None:
+    with pytest.raises(RecordNotFound, match=r"nobody\.png"):
+        make.request(keystore, "a.png", "nobody.png")
+    assert keystore.requests() == []
+
+
+def test_an_image_with_two_records_must_be_named_by_record_id(keystore, make) -> None:
+    again = make.record("a.png")
+    make.deposit(keystore, [again], "part-9")
+    keystore.ingest(make.RUN)
+    with pytest.raises(RecordNotFound, match=again.record_id):
+        make.request(keystore, "a.png")
+    assert [one.record_id for one in make.request(keystore, again.record_id).images] == [again.record_id]
+
+
+@pytest.mark.parametrize("action", ["approve", "deny", "show", "release", "change"])
+def test_an_unknown_request_is_refused(keystore, make, action: str) -> None:
+    with pytest.raises(RequestNotFound, match="no request"):
+        {
+            "approve": lambda: make.approve(keystore, "nothing", "Bob"),
+            "deny": lambda: keystore.deny("nothing", "Bob"),
+            "show": lambda: keystore.show("nothing"),
+            "release": lambda: keystore.release("nothing", Recipient.generate().public_key, "Bob"),
+            "change": lambda: keystore.change("nothing", "Bob"),
+        }[action]()
+    assert b"nothing" not in b"".join(keystore.audit_entries()), "a caller's text does not get into the log"
+
+
+def test_a_malformed_recipient_key_does_not_use_up_the_grant(keystore, make) -> None:
+    request_id = make.approved(keystore)
+    with pytest.raises(InvalidRecordError):
+        keystore.release(request_id, b"no key", "Alice")
+    assert len(make.take(keystore, request_id)) == 1
+
+
+def test_a_release_opens_for_its_recipient_and_its_request_only(keystore, make) -> None:
+    request_id = make.approved(keystore)
+    recipient = Recipient.generate()
+    sealed = keystore.release(request_id, recipient.public_key, "Alice")
+    with pytest.raises(TamperedError):
+        Recipient.generate().open(sealed)
+    with pytest.raises(TamperedError, match="another request"):
+        recipient.open(sealed, "another")
+    for place in (0, 9, 13, 40, 300, len(sealed) - 1):
+        with pytest.raises(TamperedError):
+            recipient.open(sealed[:place] + bytes([sealed[place] ^ 1]) + sealed[place + 1 :])
+    with pytest.raises(TamperedError):
+        recipient.open(sealed.replace(request_id.encode(), b"0" * len(request_id)))
+    assert len(recipient.open(sealed, request_id)) == 1
+
+
+TAMPERING = {
+    "more images": "INSERT INTO request_images SELECT request_id, record_id, dataset, image_id FROM requests, "
+    "records WHERE image_id = 'b.png'",
+    "another purpose": "UPDATE requests SET purpose = 'something else'",
+    "a longer life": "UPDATE requests SET expires_at = '2036-01-01T00:00:00.000000Z'",
+    "fewer approvals": "UPDATE requests SET approvals_required = 1",
+    "another requester": "UPDATE requests SET requester = (SELECT person FROM people WHERE name = 'bob')",
+    "a longer grant": "UPDATE grants SET expires_at = '2036-01-01T00:00:00.000000Z'",
+    "another signature": "UPDATE approvals SET signature = zeroblob(64)",
+    "another approver key": "UPDATE people SET public_key = zeroblob(32) WHERE name = 'bob'",
+    "another policy": "UPDATE policies SET document = replace(document, '2', '1')",
+}
+
+
+@pytest.mark.parametrize("statement", TAMPERING.values(), ids=TAMPERING.keys())
+def test_a_database_edited_behind_our_back_releases_nothing(keystore, make, statement: str) -> None:
+    request_id = make.approved(keystore)
+    sql(keystore, statement)
+    with pytest.raises((AuditError, TamperedError, GrantError)):
+        make.take(keystore, request_id)
+
+
+def test_signatures_are_verified_again_at_release(keystore, make, monkeypatch: pytest.MonkeyPatch) -> None:
+    # With the audit check out of the way, the release itself must still refuse a signature that does not hold.
+    monkeypatch.setattr("keystore.service.log_problems", lambda connection, vkey: [])
+    request_id = make.approved(keystore)
+    sql(
+        keystore,
+        "UPDATE approvals SET signature = zeroblob(64) WHERE approver = (SELECT person FROM people WHERE name = 'bob')",
+    )
+    with pytest.raises(TamperedError, match="not signed by its approver"):
+        make.take(keystore, request_id)
+
+
+def test_a_used_grant_stays_used_when_the_state_is_set_back(keystore, make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("keystore.service.log_problems", lambda connection, vkey: [])
+    request_id = make.approved(keystore)
+    make.take(keystore, request_id)
+    sql(keystore, "UPDATE requests SET state = 'approved'")
+    with pytest.raises(StorageError, match="UNIQUE"):
+        make.take(keystore, request_id)
+
+
+def test_when_the_log_can_not_be_written_nothing_is_released(keystore, make) -> None:
+    request_id = make.approved(keystore)
+    sql(keystore, "CREATE TRIGGER full BEFORE INSERT ON log BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END")
+    with pytest.raises(StorageError, match="free space"):
+        make.take(keystore, request_id)
+    sql(keystore, "DROP TRIGGER full")
+    assert keystore.show(request_id).state is State.APPROVED
+    assert len(make.take(keystore, request_id)) == 1
+
+
+def test_names_and_words_are_not_in_the_log(keystore, make) -> None:
+    make.take(keystore, make.approved(keystore))
+    leaves = b"".join(keystore.audit_entries()).lower()
+    for word in (b"alice", b"bob", b"carol", b"missing person", b"court order", b"c-17", b"a.png"):
+        # A word by itself: three letters turn up by chance inside random base64.
+        assert not re.search(rb"(?<![a-z0-9+/])" + re.escape(word) + rb"(?![a-z0-9+/])", leaves)
+
+
+def test_every_step_is_one_entry(keystore, make) -> None:
+    make.take(keystore, make.approved(keystore))
+    kinds = [json.loads(leaf)["type"] for leaf in keystore.audit_entries()]
+    assert kinds == [
+        "created",
+        "policy",
+        "ingest",
+        "request",
+        "enrol",
+        "approve",
+        "enrol",
+        "approve",
+        "grant",
+        "release",
+    ]
