@@ -38,8 +38,8 @@ from keyanon_core.pictures.anonymizer import PictureAnonymizer
 from keyanon_core.pictures.key import PictureKey
 from keyanon_core.pictures.settings import PictureTask
 from keyanon_core.priors import Prior, load_prior
-from keystore.sealing import seal_record
-from keystore.store import Keystore
+from keystore.intake.sealing import seal_record
+from keystore.service import Keystore
 
 PICTURES = {".jpg", ".jpeg", ".png", ".webp"}
 PARTS_PHOTOGRAPHS = 16  # measured stage by stage
@@ -127,7 +127,7 @@ def print_stages(paths: Sequence[Path], ms: float) -> tuple[float, float]:
     settings = replace(config.settings(), reversible=True)
     prior.networks.physical_batch = settings.face_batch
     made = PictureAnonymizer(prior, models, settings)
-    made.way_back.passed = 1  # the first face of a run is tried once, not one of so few
+    made.way_back.take_for_tried()  # the first face of a run is tried once, not one of so few
     watch = Stopwatch()
     with tempfile.TemporaryDirectory() as scratch:
         Sleeper(0.0, Path(scratch) / "slept", prior.networks.denoiser.out_channels).put_into(prior)
