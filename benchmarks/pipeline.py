@@ -13,6 +13,7 @@ the denoiser, which are CPU time here.
 """
 
 import fcntl
+import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -74,7 +75,10 @@ def main(
     """Measure and print."""
     paths = [path for path in sorted(photos.iterdir()) if path.suffix.lower() in PICTURES][:limit]
     cpu, gpu = print_stages(paths[:PARTS_PHOTOGRAPHS], ms)
-    typer.echo(f"{cpu / gpu:.1f} CPUs keep a GPU of {gpu:.1f} ms a face busy; this machine has {usable_cpus()}")
+    typer.echo(
+        f"{cpu / gpu:.1f} CPUs keep a GPU of {gpu:.1f} ms a face busy; this machine has {usable_cpus()}, with a "
+        f"load of {os.getloadavg()[0]:.1f}"
+    )
     for count in (int(one) for one in actors.split(",")):
         with tempfile.TemporaryDirectory() as scratch:
             _print_run(Path(scratch), paths, repeat, ms, count)
@@ -107,10 +111,11 @@ def _print_run(scratch: Path, paths: Sequence[Path], repeat: int, ms: float, act
         jobs.anonymize.AnonymizeFaces = real  # type: ignore[misc]
     calls = [tuple(map(float, line.split())) for line in log.read_text().splitlines()]
     busy, whole = sum(end - begin for begin, end in calls), calls[-1][1] - calls[0][0]
+    whole_run = report.anonymize_seconds
     typer.echo(
-        f"{actors} actor(s): {report.faces} faces with {report.key_attempts / report.faces:.2f} keys each; from the first "
-        f"evaluation to the last {whole:.1f} s, in {busy:.1f} s of them the GPU was busy: share {busy / whole:.2f} "
-        f"(of the run with its start, {report.anonymize_seconds:.1f} s: {busy / report.anonymize_seconds:.2f})"
+        f"{actors} actor(s): {report.faces} faces with {report.key_attempts / report.faces:.2f} keys each; GPU busy {busy:.1f} "
+        f"s, share {busy / whole:.2f} of the {whole:.1f} s from its first evaluation to its last, {busy / whole_run:.2f} of the "
+        f"{whole_run:.1f} s with the start; load {os.getloadavg()[0]:.1f}"
     )
 
 

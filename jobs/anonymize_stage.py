@@ -69,12 +69,13 @@ class SealingTarget:
 @dataclass(frozen=True)
 class Compute:
     """How one process computes. device: of `usable_device`; threads: of torch and the detector; precision: of the denoiser's
-    explicit steps, of `chosen_precision`.
+    explicit steps, of `chosen_precision`; compiled: whether torch.compile runs them.
     """
 
     device: str = "cpu"
     threads: int = 1
     precision: str = "float32"
+    compiled: bool = False
 
 
 class AnonymizeFaces:
@@ -121,6 +122,8 @@ class AnonymizeFaces:
                 )
             face_models = models.load(compute.threads, compute.device)
             loaded.networks.physical_batch = settings.face_batch
+            if compute.compiled:
+                loaded.networks.compile(loaded.latent_shape)
             self.anonymizer = PictureAnonymizer(loaded, face_models, settings)
             self.sealing = sealing
             self.environment = environment(loaded)
@@ -202,6 +205,8 @@ def environment(prior: "Prior") -> dict[str, str]:
     networks = prior.networks
     found = {"python": platform.python_version(), "machine": platform.machine()}
     found |= {"device": str(networks.device), "dtype": networks.precision}
+    if networks.is_compiled:
+        found["compiled"] = "torch.compile"
     if networks.device.type == "cuda":
         found["gpu"] = torch.cuda.get_device_name(networks.device)
     found["threads"] = str(torch.get_num_threads())

@@ -56,7 +56,8 @@ NEUTRAL_SETTINGS = frozenset(
         "keep",
         "face_weights",
         "check_every",
-        "device",  # results differ by rounding; each key record and the manifest say where they were made
+        "compile",  # by these two results differ in rounding; each key record and the manifest say how they were made
+        "device",
         "pictures_per_task",
         "detector_actors",
         "anonymizer_actors",
@@ -180,6 +181,7 @@ class AnonymizeConfig(InputConfig):
     device: str = Field(
         default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto: the cluster's GPUs, else its CPUs"
     )
+    compile: bool = Field(default=False, description="torch.compile for anonymizing; recovery never needs it")
     face_batch: int = Field(
         default=DEFAULT_FACE_BATCH, ge=1, le=4096, description="faces in one call of the prior, at most"
     )

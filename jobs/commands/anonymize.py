@@ -140,6 +140,15 @@ def anonymize(
     device: Annotated[
         str | None, _option("auto", "auto: the GPUs, else the CPUs; cpu, cuda or cuda:N.", _LAYOUT)
     ] = None,
+    compile: Annotated[
+        bool | None,
+        typer.Option(
+            "--compile/--no-compile",
+            help="Compile the denoiser: slow to start.",
+            show_default="off",
+            rich_help_panel=_LAYOUT,
+        ),
+    ] = None,
     face_batch: Annotated[int | None, _option("8", "Faces in one call of the prior.", _LAYOUT)] = None,
     pictures_per_task: Annotated[
         int | None, _option("up to 8 batches", "Pictures gathered together; rows of one shard.", _LAYOUT)

@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterator
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._dynamo.exc import TorchDynamoException
 
+from keyanon_core.errors import DeviceError
 from keyanon_core.precision import STRICT, chosen_precision, multiplying
 from keyanon_core.priors.declaration import Conditioning
 from keyanon_core.priors.networks import Autoencoder, Denoiser
@@ -40,6 +42,7 @@ class RunningNetworks:
         self.conditioning, self.space_to_depth = conditioning, space_to_depth
         self.device, self.precision = device, chosen_precision(precision, device)
         self.physical_batch: int | None = None
+        self._compiled: Callable[[Tensor, Tensor], Tensor] | None = None
         networks = [denoiser.network] + ([autoencoder.network] if autoencoder else [])
         self.parameters = sum(p.numel() for network in networks for p in network.parameters())
         for network in networks:
@@ -49,12 +52,32 @@ class RunningNetworks:
 
     @contextlib.contextmanager
     def strict(self) -> Iterator[None]:
-        """The denoiser multiplies in strict float32 in the `with` block, as solving needs it."""
-        usual, self.precision = self.precision, STRICT
+        """The denoiser multiplies in strict float32 and is not compiled in the `with` block, as solving needs it."""
+        usual = self.precision, self._compiled
+        self.precision, self._compiled = STRICT, None
         try:
             yield
         finally:
-            self.precision = usual
+            self.precision, self._compiled = usual
+
+    def compile(self, latent_shape: tuple[int, int, int]) -> None:
+        """From now on `torch.compile` runs the denoiser: its first shape is compiled here, each other one when it comes.
+
+        Raises DeviceError where nothing can be compiled.
+        """
+        self._compiled = torch.compile(self.denoiser.predict, dynamic=False)
+        state = torch.zeros(1, *latent_shape, dtype=torch.float64, device=self.device)
+        try:
+            self.predict(state, 0, self.beside(state, state[:, :1]))
+        except TorchDynamoException as error:
+            raise DeviceError(
+                f"the denoiser can not be compiled here ({type(error).__name__}); install a C++ compiler, or leave compile out"
+            ) from error
+
+    @property
+    def is_compiled(self) -> bool:
+        """True after `compile`."""
+        return self._compiled is not None
 
     def beside(self, clean: Tensor, inside: Tensor) -> Tensor:
         """What the denoiser is shown beside the state, the same at every timestep: (B, channels, h / d, w / d) float32, on its
@@ -71,7 +94,7 @@ class RunningNetworks:
         shown = torch.cat([F.pixel_unshuffle(self._inward(z), self.space_to_depth), beside], 1)
         timesteps = torch.full((len(z),), t, dtype=torch.long, device=self.device)
         with multiplying(self.precision, self.device):
-            said = self._in_pieces(self.denoiser.predict, self._inward(shown), timesteps)
+            said = self._in_pieces(self._compiled or self.denoiser.predict, self._inward(shown), timesteps)
         return self._outward(F.pixel_shuffle(said, self.space_to_depth), z)
 
     def encode(self, crop: Tensor) -> Tensor:

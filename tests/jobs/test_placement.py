@@ -93,7 +93,8 @@ from keyanon_core.errors import DeviceError
 class OnItsDevice:
     def __init__(self, *, compute, monitor, **_):
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        monitor.report_facts({"prior": {"digest": "x"}, "device": compute.device, "visible": visible})
+        how = [compute.device, visible, compute.precision, compute.compiled]
+        monitor.report_facts({"prior": {"digest": "x"}, "how": how})
 
     def __call__(self, table):
         rows = table.select([ROW, ID, PERMANENT]).to_pylist()
@@ -112,8 +113,8 @@ said = {"gpus": [machine.gpus for machine in machines()]}
 settings = {"photos": photos, "keys": "discard", "pictures_per_task": 1}
 real = jobs.anonymize.AnonymizeFaces
 jobs.anonymize.AnonymizeFaces = OnItsDevice
-jobs.anonymize.run_anonymize(AnonymizeConfig.load(None, {**settings, "output": out}))
-said["facts"] = [[fact["device"], fact["visible"]] for fact in read_existing(jobs.anonymize.Path(out)).facts]
+jobs.anonymize.run_anonymize(AnonymizeConfig.load(None, {**settings, "output": out, "precision": "tf32", "compile": True}))
+said["facts"] = [fact["how"] for fact in read_existing(jobs.anonymize.Path(out)).facts]
 other = Other.remote()
 ray.get(other.holds.remote())
 try:
@@ -146,6 +147,6 @@ def test_each_actor_gets_a_gpu_of_its_own_and_what_is_not_there_is_said(tmp_path
     assert ended.returncode == 0, ended.stderr[-3000:]
     said = json.loads(ended.stdout.splitlines()[-1])
     assert said["gpus"] == [2]
-    assert sorted(said["facts"]) == [["cuda", "0"], ["cuda", "1"]]
+    assert sorted(said["facts"]) == [["cuda", "0", "tf32", True], ["cuda", "1", "tf32", True]]
     assert "2 GPU(s) are needed and 1 of the cluster's 2 are free" in said["busy"]
     assert "device cuda can not be used here" in said["refused"]

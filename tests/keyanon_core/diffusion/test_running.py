@@ -3,6 +3,7 @@
 There is no GPU here: what would travel is seen on torch's fake tensors, which have a device and a shape and no values.
 """
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch._dynamo.exc import TorchDynamoException
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -19,7 +21,7 @@ from keyanon_core.methods import anonymize, recover
 from keyanon_core.methods.exact import Walk, Walker
 from keyanon_core.priors import Prior, load_prior
 from keyanon_core.procedure import Procedure
-from tests.keyanon_core.diffusion.tiny_priors import a_key, ellipse, ldm_prior, pixel_prior, psnr
+from tests.keyanon_core.diffusion.tiny_priors import a_key, dit_prior, ellipse, ldm_prior, pixel_prior, psnr
 
 CPU = torch.device("cpu")
 
@@ -171,3 +173,32 @@ def test_a_prepared_known_region_is_what_the_network_would_be_shown_anyway(tmp_p
     for chosen in (prepared.of(some), KnownPath.together([prepared.of(some[:1]), prepared.of(some[1:])])):
         assert chosen.shown is not None
         assert torch.equal(prior.eps((z * mask)[some], 300, chosen, mask[some]), expected)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="torch.compile needs a C++ compiler")
+def test_a_compiled_denoiser_says_the_same_and_recovery_does_without_it(tmp_path: Path) -> None:
+    dit_prior(tmp_path)  # of all kinds the one that compiles fastest
+    plain, compiled = load_prior(tmp_path), load_prior(tmp_path)
+    compiled.networks.compile(compiled.latent_shape)
+    assert compiled.networks.is_compiled and not plain.networks.is_compiled
+    mask, keys = ellipse(16).double(), [a_key(1)]
+    z = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    made = [anonymize(prior, z, z * (1 - mask), mask, keys) for prior in (plain, compiled)]
+    assert torch.allclose(made[0].latent, made[1].latent, atol=1e-4)
+    assert not torch.equal(made[0].latent, made[1].latent), "it was compiled"
+    backs = [recover(prior, made[1].latent, mask, keys, made[1].scale) for prior in (plain, compiled)]
+    assert torch.equal(backs[0].latent, backs[1].latent)
+    assert psnr(backs[0].latent, z, mask) > 80
+
+
+def test_where_nothing_can_be_compiled_a_run_ends_before_its_first_face(
+    ldm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any, **__: Any) -> Any:
+        raise TorchDynamoException("no compiler")
+
+    monkeypatch.setattr(torch, "compile", lambda function, **_: fails)
+    prior = load_prior(ldm)
+    with pytest.raises(DeviceError, match="can not be compiled"):
+        prior.networks.compile(prior.latent_shape)
