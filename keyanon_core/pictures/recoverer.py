@@ -59,7 +59,7 @@ class PictureRecoverer:
         """Restore one picture, or, with `only`, the face of that index in it.
 
         encoded: the anonymized picture, possibly re-encoded since. sidecar: as published. check_key=False is for research
-        only: it skips the commitment and the sidecar's digest, and shows what a wrong key yields; of a JPEG at `lossless` it can not.
+        only: it skips the commitment and the sidecar's digest, and shows what a wrong key yields; not of a `lossless` JPEG.
         Raises WrongKeyError before any pixel is computed, SidecarError, PriorError, PictureError, ConvergenceError.
         """
         parsed = Sidecar.from_bytes(sidecar)
