@@ -112,7 +112,7 @@ class WayBack:
             return anonymized + GAIN
         if not face.picture.alone:
             return LATENT_PSNR
-        if self.prior.in_pixels and not read_error(face, face.picture.result) <= HELD_ERROR:
+        if self.prior.geometry.in_pixels and not read_error(face, face.picture.result) <= HELD_ERROR:
             return anonymized + GAIN
         return TRUSTED_PSNR if self.settings.fidelity == "auto" else IMAGE_PSNR
 

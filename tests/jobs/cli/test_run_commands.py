@@ -74,7 +74,7 @@ def granted(run: Run) -> str:
             REQUESTER, ["face"], "C-17", "identify the person", "StPO 98a", timedelta(hours=1), dataset="in"
         )
         for person in ("dora", "carl"):
-            keystore.approve(view.request_id, person)
+            keystore.approve(view.request_id, person, view.digest)
     return view.request_id
 
 
