@@ -33,6 +33,7 @@ from keyanon_core.procedure import (
     DEFAULT_METHOD,
     DEFAULT_STEPS,
     DEFAULT_TRANSFORM,
+    EMBEDDED,
     INVERSIONS,
     Inversion,
     Method,
@@ -42,7 +43,6 @@ from keyanon_core.procedure import (
 from keystore.canonical import canonical_json
 
 DEFAULT_MAX_FILE_BYTES = 512 * 1024 * 1024  # of one encoded picture; a larger one is quarantined unread
-EMBEDDED = "embedded"  # the prior in the package; it declares no limit of steps
 MAX_CONFIG_BYTES = 1024 * 1024  # of a YAML file
 MAX_DEFAULT_ACTORS = (
     8  # anonymizing actors when their number is left to us: each holds the prior, about 1 GB with torch
