@@ -33,6 +33,7 @@ from keyanon_core.procedure import (
     DEFAULT_METHOD,
     DEFAULT_STEPS,
     DEFAULT_TRANSFORM,
+    EMBEDDED,
     INVERSIONS,
     Inversion,
     Method,
@@ -42,7 +43,6 @@ from keyanon_core.procedure import (
 from keystore.crypto.canonical import canonical_json
 
 DEFAULT_MAX_FILE_BYTES = 512 * 1024 * 1024  # of one encoded picture; a larger one is quarantined unread
-EMBEDDED = "embedded"  # the prior in the package; it declares no limit of steps
 MAX_CONFIG_BYTES = 1024 * 1024  # of a YAML file
 
 # Settings that change where and how fast a run works, and none of its results: a run may be resumed with others.

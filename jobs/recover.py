@@ -32,7 +32,7 @@ from keyanon_core.priors import Prior, load_prior
 from keyanon_core.sidecar import Sidecar
 from keystore.decisions.views import RequestedImage
 from keystore.intake.records import KeyRecord
-from keystore.recipient import Recipient
+from keystore.recipient import Expected, Recipient
 from keystore.service import Keystore
 
 REPORT_FILE: Final = "report.json"
@@ -172,8 +172,9 @@ def recover_request(
     Raises:
         KeystoreError: the grant is refused; nothing was released. Failures of single pictures are in the report.
     """
-    recipient = Recipient.generate()
-    records = recipient.open(keystore.release(request_id, recipient.public_key, by))
+    recipient, view = Recipient.generate(), keystore.show(request_id)
+    sealed = keystore.release(request_id, recipient.public_key, by)
+    records = recipient.open(sealed, Expected.of(view, keystore.audit_vkey))
     report = RecoveryReport(request_id, by, None)
     if prepared.prior is not None:
         report.prior, report.device = prepared.prior.digest, str(prepared.prior.networks.device)

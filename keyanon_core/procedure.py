@@ -7,6 +7,9 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Final, Literal, get_args
 
+EMBEDDED: Final = "embedded"
+"""Name of the prior in the package, a run's unless it chooses another."""
+
 Method = Literal["exact", "paper"]
 Transform = Literal["rotation", "sign"]
 Inversion = Literal["none", "ddim"]

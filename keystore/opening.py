@@ -34,6 +34,7 @@ from keystore.vault.keyring import AUDIT_KIND, INDEX_KIND, Keyring
 INGEST_KEY_NAME = "ingest.pub"
 LOCK_NAME = ".lock"
 INDEX_KEY_BYTES = 32
+PRIVATE_DIRECTORY_MODE = 0o700
 FIRST_KEK_VERSION = 1
 # How the database remembers a KEK in the keystore's own directory, so that the directory can be moved.
 _OWN_KEK = FILE_SCHEME + KEK_FILE_NAME
@@ -77,6 +78,7 @@ def create(directory: Path, kek_uri: str | None, policy: Policy, clock: Clock, *
                             f"there is a keystore in {directory} already; open it, or choose another directory"
                         )
                     return None
+                directory.chmod(PRIVATE_DIRECTORY_MODE)  # it may have been there before, open to others
                 kek, is_new = create_kek(kek_uri or default_uri(directory))
                 database.migrate()
                 with database.write() as connection:

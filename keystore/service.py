@@ -33,11 +33,12 @@ from keystore.errors import (
     ErasureError,
     StorageError,
 )
-from keystore.intake.inbox import Inbox
+from keystore.intake import runs
+from keystore.intake.inbox import INBOX_NAME, Inbox
 from keystore.intake.report import IngestReport, ShardsNotTakenIn
 from keystore.ledger import Ledger
 from keystore.storage import schema
-from keystore.storage.database import DATABASE_NAME, Database
+from keystore.storage.database import DATABASE_NAME, Database, close_to_others
 from keystore.vault import erasure, ingest_keys
 from keystore.vault.catalogue import RecordView, record_views
 from keystore.vault.records import RecordVault
@@ -108,6 +109,8 @@ class Keystore:
             if not opening.is_created(database):
                 raise opening.NeverCompletedError(f"the keystore in {directory} was never completed; create it again")
             kek = opening.open_matching_kek(database, directory, kek_uri)
+            if close_to_others(database.path):
+                _LOGGER.warning("%s was open to others and is not any more; ask who has read it", database.path)
             database.migrate()
             keystore = cls(directory, database, opening.load(database, kek), clock, ())
             opening.publish_public_keys(directory, keystore._opened)
@@ -135,6 +138,7 @@ class Keystore:
             with self._ledger.transaction("inventory", None, None) as (connection, log):
                 if upgrade.lacks_account(connection):  # another process may have been quicker
                     upgrade.take_inventory(connection, log, self._vault)
+                    upgrade.register_runs(connection, log, self.path / INBOX_NAME)
 
     def close(self) -> None:
         """Close the database."""
@@ -166,13 +170,21 @@ class Keystore:
 
     # Taking keys in
 
-    def inbox(self, run_id: str) -> Path:
-        """Return the directory, created if missing, that a run's sealed shards go into.
+    def inbox(self, run_id: str, dataset: str | None = None) -> Path:
+        """Return the directory, created if missing, that a run's sealed shards go into, and register the run.
 
-        Raises InvalidRecordError, StorageError, and ClockError before a run begins whose shards could not be taken in.
+        A run may add records of one data set: `dataset`, or where that is not said, the one that its first record names. What
+        lies in the inbox of a run that was never registered here is not taken in. Raises InvalidRecordError, StorageError,
+        and ClockError before a run begins whose shards could not be taken in.
         """
         self._ledger.check_clock()
-        return self._inbox.directory(run_id)
+        directory = self._inbox.directory(run_id)
+        with self._database.read() as connection:
+            known = runs.find(connection, run_id)
+        if known is None or (dataset is not None and known.dataset != dataset):
+            with self._ledger.transaction("run", None, None) as (connection, log):
+                runs.register(connection, log, run_id, dataset)
+        return directory
 
     def ingest(self, run_id: str, shard_names: Sequence[str] | None = None) -> IngestReport:
         """Take in a run's shards (all, or those named); again is harmless. Shards taken in whole are removed from the inbox.
@@ -301,11 +313,14 @@ class Keystore:
             self._desk.change(connection, log, stored_policy.read(connection), request_id, person, words, expires)
         return self.show(request_id)
 
-    def approve(self, request_id: str, approver: str) -> RequestView:
-        """Approve a request as `approver`. Raises ApprovalError, RequestNotFound."""
+    def approve(self, request_id: str, approver: str, digest: str) -> RequestView:
+        """Approve as `approver` the content whose digest they were shown (`RequestView.digest`).
+
+        Raises ApprovalError, also where the request is not that content any more; RequestNotFound.
+        """
         with self._ledger.transaction("approve", request_id, approver) as (connection, log):
             person = self._people.find_or_add(connection, approver)
-            self._desk.approve(connection, log, stored_policy.read(connection), request_id, person)
+            self._desk.approve(connection, log, stored_policy.read(connection), request_id, person, digest)
         return self.show(request_id)
 
     def deny(self, request_id: str, by: str) -> RequestView:
@@ -375,7 +390,7 @@ class Keystore:
             )
             records = self._vault.open_images(connection, images_of(connection, request_id))
             header = {"digest": digest, "grant": grant.grant_id, "keystore": self.id, "request": request_id}
-            sealed = seal_release(records, header, recipient_public_key)
+            sealed = seal_release(records, header, recipient_public_key, self._opened.signer.sign_message)
             recipient = key_id(recipient_public_key)
             self._desk.use_grant(connection, log, request_id, grant.grant_id, recipient)
             log.append(

@@ -6,10 +6,14 @@ verifier finds it.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from sqlalchemy import Connection, func, select
 
 from keystore.audit.log import LogWriter
 from keystore.errors import TamperedError
+from keystore.intake import runs
+from keystore.intake.inbox import RUN_ID
 from keystore.storage import schema
 from keystore.vault.accounts import account, key_digest, own_keys_account, record_digest
 from keystore.vault.records import RecordVault
@@ -25,6 +29,16 @@ def lacks_account(connection: Connection) -> bool:
         if seq == 0 and b'"type":"created"' not in leaf:
             return False  # no log of ours: for the verifier, not for an upgrade
     return True
+
+
+def register_runs(connection: Connection, log: LogWriter, inbox: Path) -> None:
+    """Register the runs whose shards waited in the inbox when this keystore was upgraded."""
+    for directory in sorted(inbox.glob("*")):
+        if directory.is_dir() and not directory.is_symlink() and RUN_ID.fullmatch(directory.name):
+            records = schema.records
+            query = select(records.c.dataset).where(records.c.run_id == directory.name).distinct()
+            datasets = list(connection.execute(query).scalars())
+            runs.register(connection, log, directory.name, datasets[0] if len(datasets) == 1 else None)
 
 
 def take_inventory(connection: Connection, log: LogWriter, vault: RecordVault) -> None:

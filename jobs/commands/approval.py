@@ -51,7 +51,7 @@ def request(
     by = acting_person(person)
     with Keystore.open(keystore, kek) as opened:
         view = opened.request(by, image, case, purpose, legal_basis, duration, dataset=dataset)
-    next_command = f"keyanon approve {keystore} {view.request_id} --as NAME"
+    next_command = f"keyanon show {keystore} {view.request_id}"
     hint = f"Now {view.approvals_required} other people read it and agree: {next_command}"
     output_of(context).result(view.model_dump(mode="json"), _summary(view), hint)
 
@@ -60,16 +60,17 @@ def approve(
     context: typer.Context,
     keystore: KeystorePath,
     request: RequestId,
+    digest: Annotated[str, typer.Option("--digest", help="Digest of what you read, as `keyanon show` prints it.")],
     person: Person,
     kek: KekUri = None,
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Agree to a request made by somebody else. Read it first: `keyanon show`."""
+    """Agree to a request made by somebody else, as `keyanon show` shows it: what changed since is not agreed to."""
     from keystore.service import Keystore
 
     with Keystore.open(keystore, kek) as opened:
-        view = opened.approve(request, acting_person(person))
+        view = opened.approve(request, acting_person(person), digest)
     output_of(context).result(view.model_dump(mode="json"), _summary(view))
 
 
@@ -129,7 +130,9 @@ def show(
 
     with Keystore.open(keystore, kek) as opened:
         view = opened.show(request)
-    output_of(context).result(view.model_dump(mode="json"), _summary(view))
+    agree = f"To agree to this: keyanon approve {keystore} {view.request_id} --digest {view.digest} --as NAME"
+    hints = [agree] if view.state == "pending" else []
+    output_of(context).result(view.model_dump(mode="json"), _summary(view), *hints)
 
 
 def _summary(view: "RequestView") -> "Table":

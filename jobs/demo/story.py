@@ -90,9 +90,9 @@ def _approved_recovery(story: Story, output: Path, keystore_path: Path, restored
             expires=GRANT_LIFETIME,
         )
         trail.append(("request", f"{REQUESTER} asks for {REQUESTED}; {view.approvals_required} approvals needed"))
-        _refused(trail, "self-approval", lambda: keystore.approve(view.request_id, REQUESTER))
+        _refused(trail, "self-approval", lambda: keystore.approve(view.request_id, REQUESTER, view.digest))
         for person in APPROVERS:
-            approved = keystore.approve(view.request_id, person)
+            approved = keystore.approve(view.request_id, person, view.digest)
             trail.append(("approve", f"{person} signs the request's digest; the request is {approved.state}"))
         prepared = prepare(output, restored, view.images)
         report = recover_request(keystore, view.request_id, REQUESTER, prepared)

@@ -30,8 +30,8 @@ CARRIED_REDUCTION: Final = {"none": 1.55, "ddim": 1.0}
 """By the inversion: picture px per crop px, from which a picture is tried alone. Of smaller faces none was read back so well."""
 
 HELD_ERROR: Final = 0.25
-"""Grey levels, rms, to which a face is read back that its picture holds at all, some 34 dB at the least: what is worse is a face
-too small, or with many cells beyond black and white, and says nothing of the prior."""
+"""Grey levels, rms, to which a face is read back that its picture holds, some 34 dB at the least. What is worse is a face too
+small, or with many cells beyond black and white."""
 
 
 def may_be_carried(file: SourceFile, prior: Prior) -> bool:

@@ -10,10 +10,11 @@ What must come back depends on what was stored:
 - `latent`: the crop, to LATENT_PSNR. The embedded prior gives 60 dB and more (`benchmarks/recovery.py`), a step that was solved
   for another of its sources 5 to 20.
 - `image`: the crop, to IMAGE_PSNR; to TRUSTED_PSNR where `auto` took the picture for one that carries its faces. Only faces count
-  that the picture holds (`carried`): of what it can not show nothing comes back, whatever the prior. Of those the embedded prior
-  gives 38 dB and more, and an autoencoder that loses too much is refused.
-- method `paper`, which is inexact by nature: a crop nearer to the source than the anonymized one is, by GAIN. It was seen to gain
-  9 dB and more, the crop that a wrong key gives 1.
+  that the picture holds at the crop's size or larger: in a smaller one there is no room for what recovery reads, whatever the
+  prior. Of larger ones the embedded prior gives 38 dB and more, and an autoencoder that loses too much is refused.
+- method `paper`, which is inexact by nature, and at `image` faces with more beyond black and white than a picture can show: a
+  crop nearer to the source than the anonymized one is, by GAIN. They were seen to gain 9 dB and more, the crop that a wrong key
+  gives 1.
 
 What an autoencoder loses of a face is no fault of the way back: crops are compared with what the prior decodes of the source in
 the stored surroundings.
@@ -35,7 +36,7 @@ from keyanon_core.pictures.settings import FIDELITIES, AnonymizeSettings
 from keyanon_core.priors import Prior
 
 LATENT_PSNR = 45.0  # dB inside the mask, peak to peak 2
-HOLDING_REDUCTION = 1.0  # picture px per crop px from which a picture alone holds a face of an autoencoder
+HOLDING_REDUCTION = 1.0  # picture px per crop px from which a picture alone holds a face
 IMAGE_PSNR = 30.0
 TRUSTED_PSNR = CARRIED_PSNR - 3.0  # what a crop's reading tells of its recovery is not exact
 GAIN = 3.0  # dB nearer to the source than the anonymized face: half its error
@@ -67,12 +68,8 @@ class WayBack:
         self.passed = dict.fromkeys(self.passed, 1)
 
     def _is_held(self, face: FaceAtWork) -> bool:
-        """Whether what is stored of a face can bring it back, if the prior can."""
-        if not face.picture.alone:
-            return True
-        if self.prior.geometry.in_pixels:
-            return read_error(face, face.picture.result) <= HELD_ERROR
-        return reduction(face.affine) >= HOLDING_REDUCTION
+        """Whether what is stored of a face has room for it."""
+        return not face.picture.alone or reduction(face.affine) >= HOLDING_REDUCTION
 
     def _try(self, face: FaceAtWork, encoded: bytes, sidecar: bytes, key: PictureKey) -> None:
         where = f"{key.image_id}: face {face.index} does not come back from what would be published"
@@ -115,6 +112,8 @@ class WayBack:
             return anonymized + GAIN
         if not face.picture.alone:
             return LATENT_PSNR
+        if self.prior.geometry.in_pixels and not read_error(face, face.picture.result) <= HELD_ERROR:
+            return anonymized + GAIN
         return TRUSTED_PSNR if self.settings.fidelity == "auto" else IMAGE_PSNR
 
     def _decoded(self, face: FaceAtWork) -> tuple[Crop, Crop]:

@@ -14,8 +14,8 @@ from keyanon_core.priors.files import PriorFiles, locate, plain_folder
 from keyanon_core.priors.networks import AUTOENCODERS, DENOISERS, build_autoencoder, build_denoiser
 from keyanon_core.priors.prior import Prior
 from keyanon_core.priors.schedules import read_schedule
+from keyanon_core.procedure import EMBEDDED
 
-EMBEDDED: Final = "embedded"
 _DENOISER_FOLDERS: Final = ("unet", "transformer")
 _AUTOENCODER_FOLDERS: Final = ("vqvae", "vae")
 _MODEL_INDEX: Final = "model_index.json"

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch._dynamo.exc import TorchDynamoException
 
 from keyanon_core.errors import DeviceError
 from keyanon_core.precision import STRICT, chosen_precision, multiplying
@@ -65,6 +64,8 @@ class RunningNetworks:
 
         Raises DeviceError where nothing can be compiled.
         """
+        from torch._dynamo.exc import TorchDynamoException  # loading it takes as long as torch itself
+
         self._compiled = torch.compile(self.denoiser.predict, dynamic=False)
         state = torch.zeros(1, *latent_shape, dtype=torch.float64, device=self.device)
         try:

@@ -65,6 +65,10 @@ class LogSigner:
         self.origin = origin_of(keystore_id)
         self.vkey = verifier_key(self.origin, key.public_key())
 
+    def sign_message(self, message: bytes) -> bytes:
+        """Sign something else than a checkpoint; its first bytes must say what, and never look like an origin."""
+        return self._key.sign(message)
+
     def sign(self, frontier: Frontier) -> str:
         """Return the signed checkpoint of a tree."""
         return sign_checkpoint(Checkpoint(self.origin, frontier.size, frontier.root()), self._key)

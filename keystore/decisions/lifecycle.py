@@ -1,12 +1,13 @@
 """The life of a request, as pure functions on values: no clock, no database, no key is touched here.
 
-A request is *pending* from the moment it is made. People other than the requester approve it, each once; each approval
-counts for one exact content of the request (its digest), so any change to the request (a new revision, a new digest) leaves it
-with no approvals. When as many distinct people as the request asks for have approved, it becomes *approved* and a grant exists,
-which lives until the grant's lifetime or the request's own expiry is over, whichever comes first. The requester, and nobody
-else, may then take the keys out, once: the request is *released*, and that is final. Anyone may deny a pending or approved
-request (the requester too: that is a withdrawal), which is final as well. A request whose expiry has passed is *expired*:
-nothing can be done with it but look at it, and so is an approved one whose grant has run out.
+A request is *pending* from the moment it is made. People other than the requester approve it, each once; each approval counts
+for one exact content of the request (its digest, which the approver was shown and names), so any change to the request (a new
+revision, a new digest) leaves it with no approvals. When as many distinct people as the request asks for have approved, it
+becomes *approved* and a grant exists, which lives until the grant's lifetime or the request's own expiry is over, whichever
+comes first. The requester, and nobody else, may then take the keys out, once: the request is *released*, and that is final.
+Anyone may deny a pending or approved request (the requester too: that is a withdrawal), which is final as well. A request
+whose expiry has passed is *expired*: nothing can be done with it but look at it, and so is an approved one whose grant has
+run out.
 
     pending --approve (m-th)--> approved --release--> released
        |  \\--change--> pending (no approvals)  /
@@ -18,6 +19,7 @@ handed in by the caller.
 
 from __future__ import annotations
 
+import hmac
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -84,13 +86,19 @@ class RequestLife:
         )
 
 
-def check_approve(life: RequestLife, approver: str, now: datetime) -> None:
-    """Raise ApprovalError unless this person may approve this request now."""
+def check_approve(life: RequestLife, approver: str, shown: str, now: datetime) -> None:
+    """Raise ApprovalError unless this person may now approve this request, and `shown` is the digest of its present content."""
     _check_state(life, "approved", frozenset({State.PENDING}), now)
     if approver == life.requester:
         raise ApprovalError(
             "self-approval",
             f"request {life.request_id} can not be approved by the person who made it; ask someone else",
+        )
+    if not hmac.compare_digest(shown.encode(), life.digest.encode()):
+        raise ApprovalError(
+            "changed",
+            f"request {life.request_id} is not what was shown: it was changed since, or the digest was mistyped. Read it again, "
+            "and approve the digest that is shown then",
         )
     if approver in life.approvers():
         raise ApprovalError(

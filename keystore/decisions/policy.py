@@ -72,6 +72,8 @@ def _check_text(field: str, text: str, minimum: int, *, distinct: int) -> None:
         raise PolicyError(
             field, f"the {name} is longer than {MAX_TEXT_CHARACTERS} characters; refer to a document instead"
         )
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise PolicyError(field, f"the {name} holds half of a character; write it again")
     significant = [character.casefold() for character in text if character.isalnum()]
     if len(significant) < minimum or len(set(significant)) < distinct:
         raise PolicyError(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from uuid import uuid4
 
@@ -33,9 +33,9 @@ REQUEST_SALT_BYTES = 32
 class Words:
     """What a requester writes."""
 
-    case: str
-    purpose: str
-    legal_basis: str
+    case: str = field(repr=False)
+    purpose: str = field(repr=False)
+    legal_basis: str = field(repr=False)
 
 
 def request_digest(keystore_id: str, row: dict[str, object], images: Sequence[ImageRow]) -> str:
@@ -177,11 +177,13 @@ class RequestDesk:
         connection.execute(schema.requests.update().where(schema.requests.c.request_id == request_id).values(**content))
         self._log_content(log, "change", content, person, len(images))
 
-    def approve(self, connection: Connection, log: LogWriter, policy: Policy, request_id: str, approver: str) -> None:
-        """Sign a request as this person; with the last approval needed, make the grant. Raises ApprovalError."""
+    def approve(
+        self, connection: Connection, log: LogWriter, policy: Policy, request_id: str, approver: str, shown: str
+    ) -> None:
+        """Sign the content of digest `shown` as this person; the last approval needed makes the grant. Raises ApprovalError."""
         row = self.row(connection, request_id)
         life = self.life(connection, row)
-        lifecycle.check_approve(life, approver, log.now)
+        lifecycle.check_approve(life, approver, shown, log.now)
         self._check_content(connection, row)
         if row.policy_digest != policy.digest():
             raise ApprovalError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from keystore.decisions.lifecycle import State
 
@@ -12,7 +12,7 @@ from keystore.decisions.lifecycle import State
 class View(BaseModel):
     """Base of these views; `model_dump_json()` is fit for machine output."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
 
 
 class RequestedImage(View):
@@ -46,9 +46,9 @@ class RequestView(View):
     revision: int
     state: State
     requester: str
-    case: str
-    purpose: str
-    legal_basis: str
+    case: str = Field(repr=False)
+    purpose: str = Field(repr=False)
+    legal_basis: str = Field(repr=False)
     images: list[RequestedImage]
     created_at: datetime
     expires_at: datetime

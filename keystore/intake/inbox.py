@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -20,7 +21,7 @@ from keystore.storage import durable, schema
 from keystore.vault.records import RecordVault
 
 INBOX_NAME = "inbox"
-_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 Transaction = Callable[[], AbstractContextManager[tuple[Connection, LogWriter]]]
 
 
@@ -34,9 +35,11 @@ class Inbox:
 
     def directory(self, run_id: str) -> Path:
         """Return a run's directory, created if missing. Raises InvalidRecordError, StorageError."""
-        if not _RUN_ID.fullmatch(run_id):
+        if not RUN_ID.fullmatch(run_id):
             raise InvalidRecordError(f"{run_id!r} is not a run id; use letters, digits, '.', '_' and '-', 128 at most")
         directory = self._root / run_id
+        if directory.is_symlink() or self._root.is_symlink():
+            raise InvalidRecordError(f"inbox {directory} is a symbolic link; find out who put it there")
         try:
             durable.make_directory(directory)
         except OSError as error:
@@ -61,7 +64,7 @@ class Inbox:
         for name in chosen:
             path = shard_path(directory, name)
             try:
-                if not path.exists():
+                if not os.path.lexists(path):
                     already_present += self._count_taken_in(run_id, name, transaction)
                     continue
                 data = read_shard_bytes(path)
@@ -71,7 +74,7 @@ class Inbox:
                 if not outcome.rejected:
                     self.remove(run_id, [name])
             except (TamperedError, StorageError) as error:
-                if not isinstance(error, TamperedError) and path.exists() and _is_readable(path):
+                if not isinstance(error, TamperedError) and _is_readable(path):
                     raise  # the database, not the shard: the next shard would fare no better
                 failed[name] = str(error)
                 continue
@@ -139,8 +142,4 @@ class Inbox:
 
 
 def _is_readable(path: Path) -> bool:
-    try:
-        with path.open("rb"):
-            return True
-    except OSError:
-        return False
+    return path.is_file() and os.access(path, os.R_OK)

@@ -17,7 +17,8 @@ from sqlalchemy import Connection, select
 from keystore.audit.log import LogWriter
 from keystore.crypto.canonical import sha256_hex, timestamp
 from keystore.crypto.hybrid import HybridPrivateKey
-from keystore.errors import InvalidRecordError
+from keystore.errors import InvalidRecordError, TamperedError
+from keystore.intake import runs
 from keystore.intake.records import KeyRecord
 from keystore.intake.report import RejectedRecord
 from keystore.intake.sealing import open_record, parse_shard, sealed_header
@@ -47,10 +48,16 @@ def ingest_shard(
     run_id: str,
     data: bytes,
 ) -> ShardOutcome:
-    """Take in one shard within a writing transaction, and log it. Raises TamperedError when the shard itself is damaged."""
+    """Take in one shard within a writing transaction, and log it. Raises TamperedError: a damaged shard, or an unknown run's."""
     name = path.name.removesuffix(path.suffix)
     shard_sha256 = sha256_hex(data)
     outcome = ShardOutcome()
+    run = runs.find(connection, run_id)
+    if run is None:
+        raise TamperedError(
+            f"shard {path} lies in the inbox of run {run_id}, which this keystore never opened one for; find out who put it there"
+        )
+    dataset = run.dataset
     stored = Stored(log.size)
     for index, sealed in enumerate(parse_shard(data, str(path))):
         record_id: str | None = None
@@ -60,6 +67,10 @@ def ingest_shard(
             record = open_record(sealed, _key(ingest_keys, header.key_id))
             if record.run_id != run_id:
                 raise InvalidRecordError(f"it belongs to run {record.run_id!r}, not to {run_id!r}")
+            if record.dataset != (dataset or record.dataset):
+                raise InvalidRecordError(
+                    f"it names data set {record.dataset!r}, and run {run_id!r} adds to another one"
+                )
             present = connection.execute(
                 select(schema.records.c.sealed_sha256).where(schema.records.c.record_id == record.record_id)
             ).scalar()
@@ -85,6 +96,7 @@ def ingest_shard(
         }
         vault.store(connection, _to_store(record), dict(source), stored)
         outcome.ingested += 1
+        dataset = record.dataset
     log.append(
         "ingest",
         already_present=outcome.already_present,
@@ -98,6 +110,8 @@ def ingest_shard(
         shard=name,
         shard_sha256=shard_sha256,
     )
+    if dataset != run.dataset:
+        runs.register(connection, log, run_id, dataset)
     _remember_shard(connection, run_id, name, shard_sha256, outcome.ingested, timestamp(log.now))
     return outcome
 

@@ -9,6 +9,7 @@ therefore a matter of file permissions, and ingest checks every record against i
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import hmac
 import json
@@ -139,12 +140,16 @@ def read_shard(path: Path) -> list[bytes]:
 def read_shard_bytes(path: Path) -> bytes:
     """Return the bytes of a shard, unchecked but for their number. Raises TamperedError, StorageError."""
     try:
-        if path.stat().st_size > MAX_SHARD_BYTES:
+        return durable.read_regular(path, MAX_SHARD_BYTES)
+    except durable.NotRegularError as error:
+        raise TamperedError(
+            f"sealed shard {path} is a link, a pipe or a directory, and no file; find out who put it there"
+        ) from error
+    except OSError as error:
+        if error.errno == errno.EFBIG:
             raise TamperedError(
                 f"sealed shard {path} is larger than {MAX_SHARD_BYTES} bytes; no writer of this project makes such"
-            )
-        return path.read_bytes()
-    except OSError as error:
+            ) from error
         raise StorageError(
             f"sealed shard {path} can not be read ({error.strerror}); mend the permissions or restore it"
         ) from error

@@ -6,7 +6,9 @@ two processes that release one grant at once are put in a row, and the second fi
 
 from __future__ import annotations
 
+import os
 import sqlite3
+import stat
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from functools import cache
@@ -24,6 +26,8 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from keystore.errors import SchemaError, StorageError
 
 DATABASE_NAME = "keystore.db"
+PRIVATE_MODE = 0o600
+OTHERS = stat.S_IRWXG | stat.S_IRWXO
 BUSY_TIMEOUT_MILLISECONDS = 30_000
 FOLD_TIMEOUT_MILLISECONDS = 1_000
 _WRITE_OPTION = "keystore_write"
@@ -68,6 +72,8 @@ class Database:
 
     def __init__(self, path: Path, *, create: bool = False) -> None:
         self.path = path
+        if create:
+            _create_private(path)
         # Without `create`, a missing file is an error, never a new empty keystore.
         self._engine: Engine = _engine(path, mode="rwc" if create else "rw")
         event.listen(self._engine, "connect", _on_connect)
@@ -172,12 +178,40 @@ def read_only(path: Path) -> Iterator[Connection]:
         raise storage_error(path, error) from error
 
 
+def _create_private(path: Path) -> None:
+    # Before SQLite does, which goes by the umask; its -wal and -shm take the mode of the database.
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE_MODE))
+    except FileExistsError:
+        pass
+    except OSError as error:
+        raise storage_error(path, error) from error
+
+
+def close_to_others(path: Path) -> bool:
+    """Take from group and others what they may do with a database of this account; return whether they could do anything."""
+    closed = False
+    for name in ("", "-wal", "-shm"):
+        one = path.with_name(path.name + name)
+        try:
+            status = one.stat()
+            if status.st_mode & OTHERS and status.st_uid == os.geteuid():
+                one.chmod(status.st_mode & ~OTHERS & 0o777)
+                closed = True
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise storage_error(one, error) from error
+    return closed
+
+
 def _engine(path: Path, **query: str) -> Engine:
     # `file:` names the path to SQLite's URI parser; the characters that mean something there are escaped.
     quoted = str(path.absolute()).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
     return create_engine(
         URL.create("sqlite+pysqlite", database=f"file:{quoted}", query={**query, "uri": "true"}),
         connect_args={"timeout": BUSY_TIMEOUT_MILLISECONDS / 1000},
+        hide_parameters=True,  # else an error quotes names and purposes, and a traceback shows them
     )
 
 

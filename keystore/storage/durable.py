@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import secrets
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +34,31 @@ def make_directory(directory: Path, mode: int = 0o700) -> None:
         except FileExistsError as error:
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(directory)) from error
         sync_directory(directory.parent)
+
+
+class NotRegularError(OSError):
+    """A name leads to something that is no plain file: a link, a pipe, a device, a directory."""
+
+
+def read_regular(path: Path, limit: int) -> bytes:
+    """Return the bytes of a plain file of at most `limit` bytes, without following a link and without waiting for a writer.
+
+    Raises NotRegularError, OSError (EFBIG: larger than the limit).
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):  # a symbolic link; a socket
+            raise NotRegularError(error.errno, "it is no plain file", str(path)) from error
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise NotRegularError(errno.EINVAL, "it is no plain file", str(path))
+    with os.fdopen(descriptor, "rb") as stream:
+        data = stream.read(limit + 1)
+    if len(data) > limit:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
+    return data
 
 
 def write_new(path: Path, data: bytes, mode: int = PUBLIC_MODE) -> None:

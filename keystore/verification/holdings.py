@@ -9,6 +9,7 @@ from collections import defaultdict
 
 from sqlalchemy import Connection, select
 
+from keystore.intake.runs import run_digest
 from keystore.storage import schema
 from keystore.vault.accounts import KEY_KIND, RECORD_KIND, account, key_digest, record_digest
 from keystore.vault.erasure import erasure_digest
@@ -65,6 +66,12 @@ def _check_shards(connection: Connection, logged: LoggedState, problems: list[st
     stored = {(row.run_id, row.name, row.sha256): row.records for row in connection.execute(select(table))}
     if stored != logged.shards:
         problems.append("the ingested shards are not those of the log")
+    runs = {row.run_id: row for row in connection.execute(select(schema.runs))}
+    if {name: run_digest(name, row.dataset, row.salt) for name, row in runs.items()} != logged.runs:
+        problems.append("the registered runs, or the data sets they add to, are not those of the log")
+    for run_id, dataset in connection.execute(select(records.c.run_id, records.c.dataset).distinct()):
+        if run_id in runs and runs[run_id].dataset not in (None, dataset):
+            problems.append(f"records of data set {dataset!r} are held of run {run_id}, which adds to another one")
     origins = select(records.c.run_id, records.c.shard_name, records.c.shard_sha256).distinct()
     for run_id, name, sha256 in connection.execute(origins):
         if (run_id, name, sha256) not in logged.shards:

@@ -62,6 +62,7 @@ class LoggedState:
     erased_people: set[str] = field(default_factory=set)
     enrolled: dict[str, str] = field(default_factory=dict)  # person -> public key, base64
     shards: dict[tuple[str, str, str], int] = field(default_factory=dict)  # (run, shard, sha256) -> records taken in
+    runs: dict[str, str] = field(default_factory=dict)  # run -> digest of its data set
     requests: dict[str, LoggedRequest] = field(default_factory=dict)
     releases: dict[str, str] = field(default_factory=dict)  # grant id -> recipient
     problems: list[str] = field(default_factory=list)
@@ -108,6 +109,8 @@ def _apply(state: LoggedState, leaf: dict[str, Any]) -> None:
         if leaf["person"] in state.enrolled:
             state.problems.append(f"entry {leaf['seq']} enrols a person a second time")
         state.enrolled[leaf["person"]] = leaf["public_key"]
+    elif kind == "run":
+        state.runs[leaf["run"]] = leaf["digest"]
     elif kind == "erase":
         state.erasures[leaf["seq"]] = Erasure(leaf["erasure"], leaf["account"])
     elif kind in ("ingest-key", "retire"):

@@ -67,9 +67,10 @@ def test_from_photographs_to_one_approved_recovery(tmp_path: Path, astronaut: Pa
     assert asked.code == ExitCode.OK, asked.err
     request = asked.json["request_id"]
     recover = ("recover", keystore, request, "--input", output, "--output", restored, "--as", "ines", "--json")
-    assert keyanon("approve", keystore, request, "--as", "ines").code == ExitCode.REFUSED
-    assert keyanon("approve", keystore, request, "--as", "dora").code == ExitCode.OK
-    assert keyanon("approve", keystore, request, "--as", "carl").code == ExitCode.OK
+    digest = keyanon("show", keystore, request, "--json").json["digest"]
+    assert keyanon("approve", keystore, request, "--digest", digest, "--as", "ines").code == ExitCode.REFUSED
+    assert keyanon("approve", keystore, request, "--digest", digest, "--as", "dora").code == ExitCode.OK
+    assert keyanon("approve", keystore, request, "--digest", digest, "--as", "carl").code == ExitCode.OK
 
     recovered = keyanon(*recover)
     assert recovered.code == ExitCode.OK, recovered.err

@@ -30,7 +30,7 @@ from keyanon_core.errors import PriorError
 from keyanon_core.pictures.recoverer import PictureRecoverer
 from keyanon_core.priors import load_prior
 from keystore.intake.records import KeyRecord
-from keystore.recipient import Recipient
+from keystore.recipient import Expected, Recipient
 from keystore.service import Keystore
 from tests.jobs.conftest import FIDELITY, OPEN_GATE, STEPS, MakeConfig
 from tests.jobs.key_search import holds_key, written_forms
@@ -103,9 +103,11 @@ def released(run: FolderRun) -> list[KeyRecord]:
             "ann", ids, "C-1", "test of the recovery", "consent of the people shown", timedelta(hours=1)
         )
         for person in ("bob", "cleo"):
-            keystore.approve(request.request_id, person)
+            keystore.approve(request.request_id, person, request.digest)
         recipient = Recipient.generate()
-        return list(recipient.open(keystore.release(request.request_id, recipient.public_key, "ann")))
+        view = keystore.show(request.request_id)
+        sealed = keystore.release(request.request_id, recipient.public_key, "ann")
+        return list(recipient.open(sealed, Expected.of(view, keystore.audit_vkey)))
 
 
 def test_every_input_is_one_row_with_a_status_and_a_reason(folder_run: FolderRun) -> None:
@@ -119,6 +121,7 @@ def test_every_input_is_one_row_with_a_status_and_a_reason(folder_run: FolderRun
     assert len(found) == 9
     report = folder_run.report
     assert (report.rows, report.statuses) == (9, {"anonymized": 2, "no_face": 1, "quarantined": 6})
+    assert report.fidelities == {FIDELITY: 2}
     assert report.ignored_files == 1 and report.keys_stored == 2 and report.faces == 2
 
 

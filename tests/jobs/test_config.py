@@ -58,7 +58,19 @@ def test_fidelity_image_needs_a_lossless_format_of_the_users_choice() -> None:
         AnonymizeConfig.load(None, {**PLACES, "fidelity": "image"})
     with pytest.raises(ConfigError, match="png or webp instead of same"):
         AnonymizeConfig.load(None, {**PLACES, "fidelity": "image", "prior": "some/where"})
+    with pytest.raises(ConfigError, match="png or webp instead of jpeg"):
+        AnonymizeConfig.load(None, {**PLACES, "fidelity": "image", "output_format": "jpeg"})
     AnonymizeConfig.load(None, {**PLACES, "fidelity": "image", "output_format": "webp"})
+
+
+@pytest.mark.parametrize("output_format", ["same", "png", "webp", "jpeg"])
+def test_fidelity_auto_takes_every_format_and_no_method_that_brings_no_face_back(output_format: str) -> None:
+    chosen = {**PLACES, "fidelity": "auto", "output_format": output_format}
+    assert AnonymizeConfig.load(None, chosen).settings().fidelity == "auto"
+    with pytest.raises(ConfigError, match=r"fidelity auto .* method paper"):
+        AnonymizeConfig.load(None, {**chosen, "method": "paper"})
+    with pytest.raises(ConfigError, match="leave out fidelity auto"):
+        AnonymizeConfig.load(None, {"photos": "p", "output": "o", "keys": "discard", "fidelity": "auto"})
 
 
 def test_the_data_set_is_named_after_the_photos(tmp_path: Path) -> None:

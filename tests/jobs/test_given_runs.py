@@ -307,7 +307,8 @@ def test_aligned_crops_are_anonymized_as_they_are_and_come_back_exactly(
     ]
     request = keyanon("request", keystore, "--image", "00000.png", *asked).json["request_id"]
     for person in ("bob", "cleo"):
-        assert keyanon("approve", keystore, request, "--as", person).code == 0
+        digest = keyanon("show", keystore, request, "--json").json["digest"]
+        assert keyanon("approve", keystore, request, "--digest", digest, "--as", person).code == 0
     restored = tmp_path / "restored"
     recovered = keyanon("recover", keystore, request, "--input", output, "--output", restored, "--as", "ines")
     assert recovered.code == 0, recovered.err

@@ -29,6 +29,7 @@ from jobs.blocks import (
     SUBJECT,
     source_table,
 )
+from jobs.blocks import FIDELITY as STORED_AT
 from jobs.detect_stage import DetectFaces, FaceModelChoice
 from jobs.progress import Monitor
 from keyanon_core.errors import PriorError
@@ -97,6 +98,7 @@ def test_a_failed_row_passes_through_both_stages(
     assert made.column(STATUS).to_pylist() == ["quarantined", "quarantined", "anonymized"]
     assert made.column("label").to_pylist() == [0, 1, 2] and made.schema.field("label").type == pa.int16()
     assert [made.column(name)[at].as_py() for name in (SEALED, OUTPUT, SIDECAR) for at in (0, 1)] == [None] * 6
+    assert made.column(STORED_AT).to_pylist() == [None, None, FIDELITY]
     header = sealed_header(made.column(SEALED)[2].as_py())
     assert (header.run_id, header.dataset, header.record_id) == (RUN, DATASET, made.column(RECORD_ID)[2].as_py())
     assert SUBJECT not in made.column_names and ENCODED not in made.column_names

@@ -14,7 +14,7 @@ import pytest
 from keystore.decisions.views import RequestView
 from keystore.intake.records import FaceRecord, KeyRecord
 from keystore.intake.sealing import seal_record, write_shard
-from keystore.recipient import Recipient
+from keystore.recipient import Expected, Recipient
 from keystore.service import Keystore
 
 RUN = "run-1"
@@ -81,7 +81,7 @@ def make_request(keystore: Keystore, *images: str, requester: str = "Alice", **c
 
 def approve(keystore: Keystore, request_id: str, approver: str) -> RequestView:
     """Approve what `show` shows at this moment."""
-    return keystore.approve(request_id, approver)
+    return keystore.approve(request_id, approver, keystore.show(request_id).digest)
 
 
 def make_approved(keystore: Keystore, *images: str) -> str:
@@ -95,7 +95,8 @@ def make_approved(keystore: Keystore, *images: str) -> str:
 def take(keystore: Keystore, request_id: str, by: str = "Alice") -> list[KeyRecord]:
     """Release and open."""
     recipient = Recipient.generate()
-    return recipient.open(keystore.release(request_id, recipient.public_key, by), request_id)
+    sealed = keystore.release(request_id, recipient.public_key, by)
+    return recipient.open(sealed, Expected.of(keystore.show(request_id), keystore.audit_vkey))
 
 
 class Helpers:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import struct
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -18,7 +19,7 @@ from sqlalchemy import text
 from keystore.crypto import envelope
 from keystore.crypto.hybrid import HybridPrivateKey
 from keystore.intake.sealing import seal_record, write_shard
-from keystore.recipient import Recipient
+from keystore.recipient import Expected, Recipient
 
 KEY = HybridPrivateKey.generate()
 
@@ -67,15 +68,22 @@ def test_an_envelope_has_the_documented_bytes() -> None:
 def test_a_release_has_the_documented_bytes(keystore, make) -> None:
     request_id = make.approved(keystore)
     sealed = keystore.release(request_id, KEY.public_bytes, "Alice")
-    header, ciphertext = split(sealed, b"KARLSE01")
-    body = json.loads(hpke_open(KEY.secret_bytes(), ciphertext, b"keyanon release v1\n" + header))
+    public = base64.b64decode(keystore.audit_vkey.split("+", 2)[2])[1:]
+    Ed25519PublicKey.from_public_bytes(public).verify(sealed[-64:], b"keyanon release signature v1\n" + sealed[:-64])
+    header, ciphertext = split(sealed[:-64], b"KARLSE02")
+    body = json.loads(hpke_open(KEY.secret_bytes(), ciphertext, b"keyanon release v2\n" + header))
     assert body["header"] == json.loads(header)
     view = keystore.show(request_id)
     assert view.grant is not None
-    expected = {"digest": view.digest, "grant": view.grant.grant_id, "keystore": keystore.id, "request": request_id}
-    assert body["header"] == expected
+    assert body["header"] == {
+        "digest": view.digest,
+        "grant": view.grant.grant_id,
+        "keystore": keystore.id,
+        "recipient": hashlib.sha256(KEY.public_bytes).hexdigest(),
+        "request": request_id,
+    }
     assert json.loads(base64.b64decode(body["records"][0]))["image_id"] == "a.png"
-    assert Recipient(KEY).open(sealed, request_id)[0].image_id == "a.png"
+    assert Recipient(KEY).open(sealed, Expected.of(view, keystore.audit_vkey))[0].image_id == "a.png"
 
 
 def test_a_request_digest_and_its_signature_are_as_documented(keystore, make) -> None:

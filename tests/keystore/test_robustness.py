@@ -49,8 +49,8 @@ with Keystore.open(sys.argv[1]) as keystore:
     while True:
         request = keystore.request("Alice", ["a.png"], "C-1", "identify a missing person", "court order 12", timedelta(hours=1))
         print("requested", request.request_id, flush=True)
-        keystore.approve(request.request_id, "Bob")
-        keystore.approve(request.request_id, "Carol")
+        keystore.approve(request.request_id, "Bob", request.digest)
+        keystore.approve(request.request_id, "Carol", request.digest)
         keystore.release(request.request_id, Recipient.generate().public_key, "Alice")
         print("released", request.request_id, flush=True)
 """

@@ -48,7 +48,7 @@ def granted(run: Path) -> str:
     with Keystore.open(run / "keystore") as keystore:
         view = keystore.request(REQUESTER, list(PICTURES), "C-17", "identify", "StPO 98a", timedelta(hours=1))
         for person in ("dora", "carl"):
-            keystore.approve(view.request_id, person)
+            keystore.approve(view.request_id, person, view.digest)
     return view.request_id
 
 

@@ -28,13 +28,14 @@ def ask(keyanon: Keyanon, keystore: Path, *more: object) -> str:
 
 def approve(keyanon: Keyanon, keystore: Path, request: str, person: str, *more: object) -> Ended:
     """Approve what `keyanon show` shows."""
-    return keyanon("approve", keystore, request, "--as", person, *more)
+    digest = keyanon("show", keystore, request, "--json").json["digest"]
+    return keyanon("approve", keystore, request, "--digest", digest, "--as", person, *more)
 
 
 def test_two_people_approve_and_everything_is_listed(keyanon: Keyanon, keystore: Path) -> None:
     request = ask(keyanon, keystore)
-    assert keyanon("approve", keystore, request, "--as", "dora", "--json").json["state"] == "pending"
-    assert keyanon("approve", keystore, request, "--as", "carl", "--json").json["state"] == "approved"
+    assert approve(keyanon, keystore, request, "dora", "--json").json["state"] == "pending"
+    assert approve(keyanon, keystore, request, "carl", "--json").json["state"] == "approved"
     shown = keyanon("show", keystore, request)
     for expected in ("identify the person in the picture", "StPO § 98a", "a.jpg", "dora", "carl", "C-17", "2 of 2"):
         assert expected in shown.out
@@ -53,7 +54,7 @@ def test_two_people_approve_and_everything_is_listed(keyanon: Keyanon, keystore:
 
 @pytest.mark.parametrize("same_person", ["ines", "Ines ", "INES"])
 def test_the_requester_can_not_approve(keyanon: Keyanon, keystore: Path, same_person: str) -> None:
-    ended = keyanon("approve", keystore, ask(keyanon, keystore), "--as", same_person)
+    ended = approve(keyanon, keystore, ask(keyanon, keystore), same_person)
     assert ended.code == ExitCode.REFUSED
     assert "by the person who made it" in ended.err
     assert ended.out == ""
@@ -61,9 +62,22 @@ def test_the_requester_can_not_approve(keyanon: Keyanon, keystore: Path, same_pe
 
 def test_one_person_counts_once(keyanon: Keyanon, keystore: Path) -> None:
     request = ask(keyanon, keystore)
-    keyanon("approve", keystore, request, "--as", "dora")
-    assert keyanon("approve", keystore, request, "--as", "dora").code == ExitCode.REFUSED
+    approve(keyanon, keystore, request, "dora")
+    assert approve(keyanon, keystore, request, "dora").code == ExitCode.REFUSED
     assert keyanon("show", keystore, request, "--json").json["state"] == "pending"
+
+
+def test_what_changed_since_it_was_shown_is_not_approved(keyanon: Keyanon, keystore: Path) -> None:
+    request = ask(keyanon, keystore)
+    shown = keyanon("show", keystore, request)
+    digest = keyanon("show", keystore, request, "--json").json["digest"]
+    assert f"keyanon approve {keystore} {request} --digest {digest} --as NAME" in shown.out
+    with Keystore.open(keystore) as opened:
+        opened.change(request, "ines", purpose="find out where somebody lives")
+    refused = keyanon("approve", keystore, request, "--digest", digest, "--as", "dora")
+    assert (refused.code, "not what was shown" in refused.err) == (ExitCode.REFUSED, True)
+    assert keyanon("approve", keystore, request, "--as", "dora").code == ExitCode.USAGE
+    assert keyanon("keystore", "confirm-clock", keystore, "--as", "olga").code == 0
 
 
 def test_an_erased_person_does_not_come_back(keyanon: Keyanon, keystore: Path) -> None:
@@ -90,7 +104,7 @@ def test_an_erased_image_is_gone_and_older_ingest_keys_with_it(keyanon: Keyanon,
 def test_a_denied_request_is_over(keyanon: Keyanon, keystore: Path) -> None:
     request = ask(keyanon, keystore)
     assert keyanon("deny", keystore, request, "--as", "dora", "--json").json["state"] == "denied"
-    assert keyanon("approve", keystore, request, "--as", "carl").code == ExitCode.REFUSED
+    assert approve(keyanon, keystore, request, "carl").code == ExitCode.REFUSED
 
 
 def test_an_expired_grant_is_refused_before_anything_else(keyanon: Keyanon, keystore: Path, tmp_path: Path) -> None:
@@ -101,7 +115,7 @@ def test_an_expired_grant_is_refused_before_anything_else(keyanon: Keyanon, keys
         made.ingest(RUN)
         view = made.request("ines", ["a.jpg"], "C-17", "identify the person", "StPO 98a", timedelta(hours=2))
         for person in ("dora", "carl"):
-            made.approve(view.request_id, person)
+            made.approve(view.request_id, person, view.digest)
     ended = keyanon(
         "recover", later, view.request_id, "--input", tmp_path, "--output", tmp_path / "r", "--as", "ines", "--json"
     )
@@ -272,7 +286,7 @@ commands = [
     ["request", {str(keystore)!r}, "--image", "a.jpg", "--case", "C-1", "--purpose", "identify the person",
      "--legal-basis", "StPO 98a", "--expires", "2h", "--as", "ines", "--json"],
     ["requests", {str(keystore)!r}], ["audit", "verify", {str(keystore)!r}], ["audit", "log", {str(keystore)!r}],
-    ["approve", {str(keystore)!r}, "no-such-request", "--as", "dora"],
+    ["approve", {str(keystore)!r}, "no-such-request", "--digest", "d", "--as", "dora"],
 ]
 codes = [main(command) for command in commands]
 assert codes == [0, 0, 0, 0, 0, 0, 0, 4], codes

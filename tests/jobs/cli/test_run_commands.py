@@ -74,7 +74,7 @@ def granted(run: Run) -> str:
             REQUESTER, ["face"], "C-17", "identify the person", "StPO 98a", timedelta(hours=1), dataset="in"
         )
         for person in ("dora", "carl"):
-            keystore.approve(view.request_id, person)
+            keystore.approve(view.request_id, person, view.digest)
     return view.request_id
 
 
@@ -122,6 +122,7 @@ def test_inspect_counts_rows_and_reads_single_files(keyanon: Keyanon, run: Run, 
     assert found["finished"] is True
     assert (found["rows"], found["faces"]) == (3, 1)
     assert found["statuses"] == {"anonymized": 1, "no_face": 1, "quarantined": 1}
+    assert found["fidelities"] == {"lossless": 1}
     assert found["bytes"]["rows"] > 0
     assert "no_face" in keyanon("inspect", run.output).out
     (row,) = (row for row in pq.read_table(run.output / "rows").to_pylist() if row["image_id"] == "face")

@@ -129,6 +129,24 @@ def test_a_rotation_undoes_to_the_bit_what_earlier_versions_stored(n: int, diges
     assert hashlib.sha256(undone.tobytes()).hexdigest()[:16] == digest
 
 
+@pytest.mark.parametrize(
+    ("kind", "expected", "scale"),
+    [
+        (
+            "rotation",
+            [-0.92823501, -0.16492998, -1.08274513, 0.39207238, -1.03317412, -0.97928706, -1.19526908],
+            4.96904,
+        ),
+        ("sign", [-1, 2, 3, -4, -5, -6, 7], 1.0),
+    ],
+)
+def test_what_a_key_does_to_a_vector_never_changes(kind: str, expected: list[float], scale: float) -> None:
+    """Faces that were published are recovered by it."""
+    keyed, divided = keyed_transform(kind, bytes(range(32)), 7).forward(np.arange(1.0, 8.0), 0.9)
+    np.testing.assert_allclose(keyed, expected, atol=1e-8)
+    assert divided == pytest.approx(scale, abs=1e-5)
+
+
 def test_an_empty_mask_an_unknown_kind_and_a_zero_vector_are_refused() -> None:
     with pytest.raises(ValueError, match="face 1"):
         masked_transforms("sign", [a_key(1)] * 2, torch.stack([torch.ones(1, 4, 4), torch.zeros(1, 4, 4)]), 3)

@@ -137,13 +137,19 @@ def code_of(error: type[Exception], call: object, *arguments: object) -> str:
 
 
 def test_the_requester_can_not_approve() -> None:
-    assert code_of(ApprovalError, lifecycle.check_approve, LIFE, "alice", NOW) == "self-approval"
+    assert code_of(ApprovalError, lifecycle.check_approve, LIFE, "alice", "d1", NOW) == "self-approval"
 
 
 def test_the_same_person_can_not_approve_twice() -> None:
     once = replace(LIFE, approvals=BOTH[:1])
-    assert code_of(ApprovalError, lifecycle.check_approve, once, "bob", NOW) == "twice"
-    lifecycle.check_approve(once, "carol", NOW)
+    assert code_of(ApprovalError, lifecycle.check_approve, once, "bob", "d1", NOW) == "twice"
+    lifecycle.check_approve(once, "carol", "d1", NOW)
+
+
+@pytest.mark.parametrize("shown", ["d2", "", "d", "d11", "D1", "\u0434"])
+def test_what_is_approved_is_what_was_shown(shown: str) -> None:
+    lifecycle.check_approve(LIFE, "bob", "d1", NOW)
+    assert code_of(ApprovalError, lifecycle.check_approve, LIFE, "bob", shown, NOW) == "changed"
 
 
 def test_approvals_of_another_content_or_by_the_requester_do_not_count() -> None:
@@ -163,7 +169,10 @@ def test_zero_required_approvals_do_not_fail_open() -> None:
 
 @pytest.mark.parametrize("state", [State.APPROVED, State.RELEASED, State.DENIED])
 def test_only_a_pending_request_is_approved(state: State) -> None:
-    assert code_of(ApprovalError, lifecycle.check_approve, replace(LIFE, stored=state), "bob", NOW) == f"state-{state}"
+    assert (
+        code_of(ApprovalError, lifecycle.check_approve, replace(LIFE, stored=state), "bob", "d1", NOW)
+        == f"state-{state}"
+    )
 
 
 @pytest.mark.parametrize("state", [State.RELEASED, State.DENIED])
@@ -176,7 +185,7 @@ def test_an_end_is_final(state: State) -> None:
 def test_a_request_ends_at_its_expiry_not_after_it() -> None:
     assert LIFE.state(LATER - timedelta(microseconds=1)) is State.PENDING
     assert LIFE.state(LATER) is State.EXPIRED
-    assert code_of(ApprovalError, lifecycle.check_approve, LIFE, "bob", LATER) == "state-expired"
+    assert code_of(ApprovalError, lifecycle.check_approve, LIFE, "bob", "d1", LATER) == "state-expired"
     assert code_of(ApprovalError, lifecycle.check_deny, LIFE, LATER) == "state-expired"
 
 

@@ -112,13 +112,14 @@ def test_records_of_one_subject_share_a_shred_key_and_others_do_not(keystore, ma
         make.record("s1.png", subject="p. smith"),
         make.record("s2.png", subject="p. smith"),
         make.record("s3.png", subject="q. jones"),
-        make.record("s4.png", subject="p. smith", dataset="other"),
+        make.record("s4.png", subject="p. smith", dataset="other", run_id="run-2"),
         make.record("s5.png"),
         make.record("s6.png"),
         make.record("s5.png"),
     ]
-    make.deposit(keystore, records, "part-1")
-    keystore.ingest(make.RUN)
+    for run_id in (make.RUN, "run-2"):
+        make.deposit(keystore, [one for one in records if one.run_id == run_id], "part-1", run_id)
+        keystore.ingest(run_id)
     with keystore._database.read() as connection:
         rows = connection.execute(select(schema.records.c.record_id, schema.records.c.shred_key_id))
         key_of = {row.record_id: row.shred_key_id for row in rows}
@@ -174,7 +175,7 @@ def test_a_dropped_record_is_noticed_by_the_audit(keystore, make) -> None:
         connection.execute(schema.records.delete().where(schema.records.c.image_id == "a.png"))
         assert connection.execute(select(func.count()).select_from(schema.records)).scalar_one() == 2
     report = verify_audit(keystore.path)
-    assert any("the records that entry 2 stored" in problem for problem in report.problems)
+    assert any("the records that entry 3 stored" in problem for problem in report.problems)
 
 
 def secrets_of(make, *images: str) -> list[bytes]:

@@ -89,7 +89,7 @@ def test_each_finding_names_what_and_where(keystore) -> None:
     keystore.close()
     edit(keystore.path, *TAMPERING["zeroed envelope"], *TAMPERING["dropped shred key"], *TAMPERING["another kek"])
     problems = " / ".join(verify_audit(keystore.path).problems)
-    for expected in ("the records that entry 2 stored", "the keys that entry 2 stored", "own wrapped keys"):
+    for expected in ("the records that entry 3 stored", "the keys that entry 3 stored", "own wrapped keys"):
         assert expected in problems
 
 
@@ -98,7 +98,7 @@ def test_records_of_several_shards_are_told_apart(keystore, make) -> None:
     keystore.ingest(make.RUN)
     assert verify_audit(keystore.path).ok
     keystore.close()
-    edit(keystore.path, "UPDATE records SET entry = 2 WHERE image_id = 'd.png'")
+    edit(keystore.path, "UPDATE records SET entry = 3 WHERE image_id = 'd.png'")
     assert sum("that entry" in problem for problem in verify_audit(keystore.path).problems) == 2
 
 
