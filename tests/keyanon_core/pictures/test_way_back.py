@@ -193,6 +193,19 @@ def test_what_must_come_back_is_more_the_better_it_is_stored(
             assert run([PictureTask("a", photograph())])[0].status == "anonymized"
 
 
+@pytest.mark.parametrize(("held", "least"), [(0.25, 30.0), (0.0, 15.0)])
+def test_a_face_that_its_picture_can_not_show_need_only_be_nearer_than_the_anonymized_one(
+    tiny: Prior, held: float, least: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(way_back, "HELD_ERROR", held)
+    told_psnrs = iter([least - 0.1, 12.0])
+    monkeypatch.setattr(way_back, "_psnr", lambda *crops: next(told_psnrs))
+    told = Told({1: [face_at(64, 60, 80.0)]})
+    run = PictureAnonymizer(tiny, FaceModels(told, told, told), settings(fidelity="image", output_format="png"))
+    with pytest.raises(NotReversibleError, match=f"where {least:.1f} dB is wanted"):
+        run([PictureTask("a", photograph())])
+
+
 def test_a_picture_that_is_read_wrongly_stops_the_run_though_its_face_is_nearer_than_the_anonymized_one(
     tiny: Prior, monkeypatch: pytest.MonkeyPatch
 ) -> None:
