@@ -131,9 +131,12 @@ class Keystore:
         return keystore
 
     def _bring_up_to_date(self) -> None:
-        with self._database.write() as connection:
-            self._people.file_tags(connection)
+        with self._database.read() as connection:
+            untagged = self._people.has_untagged(connection)
             needed = upgrade.lacks_account(connection)
+        if untagged:
+            with self._database.write() as connection:
+                self._people.file_tags(connection)
         if needed and self._ledger.clock_fits():  # else nothing is written yet, but it can be read
             with self._ledger.transaction("inventory", None, None) as (connection, log):
                 if upgrade.lacks_account(connection):  # another process may have been quicker

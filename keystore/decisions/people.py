@@ -85,6 +85,12 @@ class People:
         )
         log.append("erase-person", by=by, person=person)
 
+    def has_untagged(self, connection: Connection) -> bool:
+        """Return whether people of an older schema may still have to be filed."""
+        table = schema.people
+        query = select(table.c.person).where(table.c.tag.is_(None), table.c.name.is_not(None))
+        return connection.execute(query).first() is not None
+
     def file_tags(self, connection: Connection) -> None:
         """File the people of an older schema under their tags. Of two whose names look alike the second stays without one."""
         table = schema.people

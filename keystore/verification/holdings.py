@@ -72,7 +72,3 @@ def _check_shards(connection: Connection, logged: LoggedState, problems: list[st
     for run_id, dataset in connection.execute(select(records.c.run_id, records.c.dataset).distinct()):
         if run_id in runs and runs[run_id].dataset not in (None, dataset):
             problems.append(f"records of data set {dataset!r} are held of run {run_id}, which adds to another one")
-    origins = select(records.c.run_id, records.c.shard_name, records.c.shard_sha256).distinct()
-    for run_id, name, sha256 in connection.execute(origins):
-        if (run_id, name, sha256) not in logged.shards:
-            problems.append(f"records are held of shard {name} of run {run_id}, which was never taken in")

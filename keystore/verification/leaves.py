@@ -14,7 +14,7 @@ def guarded(check: Callable[[], None], problems: list[str]) -> None:
     """Run one check. An edited row can hold anything; what the check stumbles over is a problem, and the others go on."""
     try:
         check()
-    except (TamperedError, TypeError, ValueError, AttributeError) as error:
+    except (TamperedError, TypeError, ValueError, AttributeError, LookupError) as error:
         problems.append(f"a table holds what this program never wrote ({error})")
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from keystore.crypto.canonical import canonical_json, sha256_hex
 from keystore.decisions.policy import MIN_APPROVALS
 
 
@@ -58,7 +59,7 @@ class LoggedState:
     accounts: dict[int, Account] = field(default_factory=dict)  # entry -> what it stored
     erasures: dict[int, Erasure] = field(default_factory=dict)  # entry -> what it erased
     own_keys: str | None = None  # account of the keystore's own keys, as last logged
-    mentioned: set[str | None] = field(default_factory=set)  # people
+    mentioned: set[str] = field(default_factory=set)  # people
     erased_people: set[str] = field(default_factory=set)
     enrolled: dict[str, str] = field(default_factory=dict)  # person -> public key, base64
     shards: dict[tuple[str, str, str], int] = field(default_factory=dict)  # (run, shard, sha256) -> records taken in
@@ -81,13 +82,20 @@ def replay(leaves: Iterable[bytes]) -> LoggedState:
             if leaf["time"] < last_time and leaf["type"] not in ("clock", "witness"):
                 state.problems.append(f"entry {seq} is earlier than the entry before it")
             last_time = leaf["time"]
-            for role in ("requester", "approver", "person", "by"):
-                named = leaf.get(role)
-                state.mentioned.update(named if isinstance(named, list) else [named])
+            _check_people(state, leaf)
             _apply(state, leaf)
         except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
             state.problems.append(f"entry {seq} is malformed or refers to nothing ({type(error).__name__}: {error})")
     return state
+
+
+def _check_people(state: LoggedState, leaf: dict[str, Any]) -> None:
+    named = [leaf.get(role) for role in ("requester", "approver", "person")]
+    by = leaf.get("by")
+    acting = {one for one in (*named, *(by if isinstance(by, list) else [by])) if one is not None}
+    if acting & state.erased_people:
+        state.problems.append(f"entry {leaf['seq']} is of a person who was erased before it")
+    state.mentioned |= acting
 
 
 def _apply(state: LoggedState, leaf: dict[str, Any]) -> None:
@@ -135,6 +143,8 @@ def _apply(state: LoggedState, leaf: dict[str, Any]) -> None:
 def _set_policy(state: LoggedState, leaf: dict[str, Any]) -> None:
     state.policies.append(leaf["digest"])
     state.approvals_of_policy = leaf["policy"]["approvals"]
+    if sha256_hex(canonical_json(leaf["policy"])) != leaf["digest"]:
+        state.problems.append(f"entry {leaf['seq']} shows another policy than the one it sets")
     if state.approvals_of_policy < MIN_APPROVALS:
         state.weaknesses.append(f"entry {leaf['seq']} sets a policy under which one person alone can approve")
     if isinstance(leaf["by"], list) and len(set(leaf["by"])) < MIN_APPROVALS:
@@ -160,6 +170,10 @@ def _file(state: LoggedState, leaf: dict[str, Any]) -> None:
     if present is not None:
         if leaf["requester"] != present.requester:
             state.problems.append(f"entry {leaf['seq']} is a change of request {leaf['request']} by someone else")
+        if present.state not in ("pending", "approved") or leaf["time"] >= present.expires_at:
+            state.problems.append(f"entry {leaf['seq']} changes request {leaf['request']} after it ended")
+        if leaf["revision"] != present.revision + 1:
+            state.problems.append(f"entry {leaf['seq']} is not the next revision of request {leaf['request']}")
         fresh.approvals, fresh.grants = present.approvals, present.grants
     state.requests[leaf["request"]] = fresh
 
@@ -181,6 +195,8 @@ def _decide(state: LoggedState, leaf: dict[str, Any]) -> None:
         return
     if leaf["digest"] != request.digest:
         state.problems.append(f"{entry} is for another content of the request")
+    if leaf["type"] in ("approve", "grant") and request.state != "pending":
+        state.problems.append(f"{entry} comes when the request was not pending")
     if leaf["type"] == "approve":
         if leaf["approver"] == request.requester or (leaf["digest"], leaf["approver"]) in request.approvals:
             state.problems.append(f"{entry} is by the requester, or by one person twice")
@@ -191,6 +207,8 @@ def _decide(state: LoggedState, leaf: dict[str, Any]) -> None:
             state.problems.append(f"{entry} came before enough people agreed")
         elif len(approvers) < MIN_APPROVALS:
             state.weaknesses.append(f"{entry} needed one person's approval only")
+        if leaf["expires_at"] > request.expires_at:
+            state.problems.append(f"{entry} outlives its request")
         request.grants[leaf["digest"]] = (leaf["grant"], leaf["expires_at"])
         request.state = "approved"
     else:

@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy import text
 
 from keystore.errors import InvalidRecordError, TamperedError
+from keystore.intake.runs import run_digest
 from keystore.intake.sealing import seal_record, write_shard
 from keystore.service import Keystore
 from keystore.verification.verify import verify_audit
@@ -76,6 +77,16 @@ def test_an_edited_run_is_found(keystore, statement: str) -> None:
     with keystore._database.write() as connection:
         connection.execute(text(statement))
     assert any("run" in problem for problem in verify_audit(keystore.path).problems)
+
+
+def test_records_of_another_data_set_than_their_runs_are_found_even_when_the_log_was_made_to_fit(keystore) -> None:
+    with keystore._ledger.transaction("test", None, None) as (connection, log):
+        connection.execute(text("UPDATE runs SET dataset = 'other'"))
+        salt = connection.execute(text("SELECT salt FROM runs")).scalar_one()
+        log.append("run", digest=run_digest("run-1", "other", salt), run="run-1")
+    assert verify_audit(keystore.path).problems == [
+        "records of data set 'photos' are held of run run-1, which adds to another one"
+    ]
 
 
 def make_pipe(path: Path) -> None:
