@@ -20,7 +20,6 @@ from keystore.errors import AuditError
 AUDIT_KEY_NAME = "audit.pub"  # the file that publishes the verifier key
 ED25519_ALGORITHM = b"\x01"
 ED25519_PUBLIC_BYTES = 32
-ED25519_SIGNATURE_BYTES = 64
 KEY_ID_BYTES = 4
 MAX_NOTE_CHARACTERS = 4096
 _SIGNATURE_PREFIX = "— "

@@ -64,11 +64,12 @@ def test_a_sealed_key_in_a_run_that_discards_them_stages_nothing(place: Place, a
 
 
 def test_a_full_disk_leaves_a_block_that_is_not_complete(place: Place, attempt: Attempt) -> None:
+    sink = attempt.sink()  # registers the run, which writes too
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
     try:
         with pytest.raises(PublishError, match=r"can not be written .* run the same command again"):
-            attempt.sink().stage(block([place.result(0, "x.jpg", bytes(50_000))]))
+            sink.stage(block([place.result(0, "x.jpg", bytes(50_000))]))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     attempt.publisher().publish_complete()

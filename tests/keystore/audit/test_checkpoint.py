@@ -74,3 +74,39 @@ def test_a_note_of_another_key_under_the_same_name_is_refused() -> None:
 def test_a_malformed_verifier_key_is_refused(vkey: str) -> None:
     with pytest.raises(AuditError, match="verifier key"):
         open_checkpoint(NOTE, vkey)
+
+
+def signed(text: str, signer: str = ORIGIN) -> str:
+    """A note with a good signature, whatever its text says."""
+    first = NOTE.split("\n")[4].split(" ")[2]
+    key_id = base64.b64decode(first)[:4]
+    return f"{text}\n— {signer} {base64.b64encode(key_id + KEY.sign(text.encode())).decode()}\n"
+
+
+ROOT = base64.b64encode(CHECKPOINT.root).decode()
+
+
+def test_a_note_signed_by_hand_opens() -> None:
+    assert open_checkpoint(signed(f"{ORIGIN}\n7\n{ROOT}\n"), VKEY) == CHECKPOINT
+
+
+@pytest.mark.parametrize("size", ["07", "+7", "-7", "٧", "", " 7", "7.0"])
+def test_a_size_that_can_be_written_in_two_ways_is_malformed_even_when_it_is_signed(size: str) -> None:
+    with pytest.raises(AuditError, match="not a signed note"):
+        open_checkpoint(signed(f"{ORIGIN}\n{size}\n{ROOT}\n"), VKEY)
+
+
+@pytest.mark.parametrize("root", ["AAAA", "", ROOT + "AAAA", ROOT[:-2] + "9="])
+def test_a_root_that_is_no_hash_is_malformed_even_when_it_is_signed(root: str) -> None:
+    with pytest.raises(AuditError, match="not a signed note"):
+        open_checkpoint(signed(f"{ORIGIN}\n7\n{root}\n"), VKEY)
+
+
+def test_a_note_of_another_log_is_refused_even_under_our_signature() -> None:
+    with pytest.raises(AuditError, match="belongs to another keystore"):
+        open_checkpoint(signed(f"keyanon.keystore/other\n7\n{ROOT}\n"), VKEY)
+
+
+def test_a_signature_under_another_name_is_not_ours() -> None:
+    with pytest.raises(AuditError, match="no valid signature"):
+        open_checkpoint(signed(f"{ORIGIN}\n7\n{ROOT}\n", "keyanon.keystore/other"), VKEY)

@@ -1,0 +1,91 @@
+"""The witness moves forward along one log only, and what it holds is what it was given."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from keystore.audit.checkpoint import Checkpoint, sign_checkpoint, verifier_key
+from keystore.audit.merkle import consistency_proof, leaf_hash, tree_root
+from keystore.audit.witness import CHECKPOINT_FILE, Witness, check_extends
+from keystore.errors import AuditError, StorageError
+
+KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+ORIGIN = "keyanon.keystore/test"
+LOG = [leaf_hash(bytes([one])) for one in range(9)]
+FORK = [*LOG[:3], *(leaf_hash(b"other" + bytes([one])) for one in range(6))]
+
+
+def checkpoint(size: int, log: list[bytes] = LOG) -> Checkpoint:
+    return Checkpoint(ORIGIN, size, tree_root(log[:size]))
+
+
+def note(size: int, log: list[bytes] = LOG) -> str:
+    return sign_checkpoint(checkpoint(size, log), KEY)
+
+
+def prove_to(size: int, log: list[bytes] = LOG):
+    return lambda old: consistency_proof(log[:size], old)
+
+
+@pytest.fixture
+def witness(tmp_path: Path) -> Witness:
+    return Witness(tmp_path / "witness", verifier_key(ORIGIN, KEY.public_key()))
+
+
+@pytest.mark.parametrize(("old", "new"), [(1, 9), (4, 7), (8, 9), (5, 5)])
+def test_a_log_that_goes_on_extends_what_was_seen(old: int, new: int) -> None:
+    check_extends(checkpoint(old), checkpoint(new), prove_to(new))
+
+
+def test_a_shorter_log_was_rolled_back() -> None:
+    with pytest.raises(AuditError, match="rolled back: its log has 4 entries and the witness saw 5"):
+        check_extends(checkpoint(5), checkpoint(4), prove_to(4))
+
+
+@pytest.mark.parametrize(("old", "new"), [(5, 9), (5, 5), (4, 8)])
+def test_a_log_that_went_on_otherwise_was_forked(old: int, new: int) -> None:
+    with pytest.raises(AuditError, match="forked"):
+        check_extends(checkpoint(old), checkpoint(new, FORK), prove_to(new, FORK))
+
+
+def test_nothing_was_seen_at_first(witness: Witness) -> None:
+    assert witness.note() is None
+    assert witness.last() is None
+
+
+def test_it_remembers_the_newest_whatever_comes_late(witness: Witness) -> None:
+    for size, expected in ((3, 3), (7, 7), (5, 7), (7, 7), (9, 9)):
+        witness.remember(note(size), prove_to(size))
+        assert witness.last() == checkpoint(expected)
+        assert witness.note() == note(expected)
+
+
+@pytest.mark.parametrize("size", [5, 9])
+def test_it_does_not_move_to_a_fork(witness: Witness, size: int) -> None:
+    witness.remember(note(5), prove_to(5))
+    with pytest.raises(AuditError, match="forked"):
+        witness.remember(note(size, FORK), prove_to(size, FORK))
+    assert witness.last() == checkpoint(5)
+
+
+def test_it_takes_no_note_of_another_key(witness: Witness) -> None:
+    with pytest.raises(AuditError):
+        witness.remember(sign_checkpoint(checkpoint(3), Ed25519PrivateKey.generate()), prove_to(3))
+    assert witness.note() is None
+
+
+def test_a_witness_that_can_not_be_written_says_so(tmp_path: Path) -> None:
+    (tmp_path / "in the way").write_text("")
+    witness = Witness(tmp_path / "in the way", verifier_key(ORIGIN, KEY.public_key()))
+    with pytest.raises(StorageError):
+        witness.remember(note(3), prove_to(3))
+
+
+def test_a_witness_that_grew_beyond_any_note_is_refused(witness: Witness, tmp_path: Path) -> None:
+    witness.remember(note(3), prove_to(3))
+    (tmp_path / "witness" / CHECKPOINT_FILE).write_text(note(3) + "x" * 10_000)
+    with pytest.raises(AuditError):
+        witness.last()

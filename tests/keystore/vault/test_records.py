@@ -1,0 +1,71 @@
+"""The vault: what it seals opens for its own row only, and shows nowhere."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from sqlalchemy import text
+
+from keystore.errors import RecordNotFound, TamperedError
+from keystore.vault.accounts import account, key_digest, record_digest
+from keystore.vault.records import NewRecord, Stored
+
+NEW = NewRecord("id", "run-1", "photos", "x.png", "canary subject", "0" * 64, 2, b"canary plaintext")
+
+
+def image(keystore, name: str = "a.png") -> tuple[str, str, str]:
+    (record,) = keystore.find_records([name])
+    return record.record_id, record.dataset, record.image_id
+
+
+def test_a_record_to_be_stored_shows_neither_its_bytes_nor_its_subject() -> None:
+    assert "canary" not in repr(NEW)
+    assert "x.png" in repr(NEW)
+
+
+def test_what_is_stored_is_accounted_for_and_opens(keystore) -> None:
+    with keystore._database.write() as connection:
+        stored = Stored(7)
+        source = {"sealed_sha256": "s", "shard_name": "n", "shard_sha256": "h", "ingested_at": "t"}
+        for one in (NEW, replace(NEW, record_id="id 2"), replace(NEW, record_id="id 3", subject="another")):
+            keystore._vault.store(connection, one, dict(source), stored)
+        assert (len(stored.records), len(stored.keys)) == (3, 2)
+        rows = connection.execute(text("SELECT * FROM records WHERE entry = 7")).mappings().all()
+        keys = connection.execute(text("SELECT * FROM shred_keys WHERE entry = 7")).mappings().all()
+        assert sorted(map(record_digest, rows)) == sorted(stored.records)
+        assert sorted(map(key_digest, keys)) == sorted(stored.keys)
+        assert all(len(one["shred_key_id"]) == 32 for one in keys)
+        assert keystore._vault.open(connection, ("id", "photos", "x.png")) == b"canary plaintext"
+
+
+@pytest.mark.parametrize("part", [1, 2])
+def test_a_record_of_another_image_than_was_asked_for_is_refused(keystore, part: int) -> None:
+    wanted = list(image(keystore))
+    wanted[part] = "another"
+    with keystore._database.read() as connection, pytest.raises(TamperedError, match="not of the image"):
+        keystore._vault.open(connection, tuple(wanted))
+
+
+@pytest.mark.parametrize(
+    "column", ["run_id", "source_sha256", "record_version", "envelope_version", "shred_key_id", "envelope"]
+)
+def test_a_record_moved_to_another_row_does_not_open(keystore, column: str) -> None:
+    with keystore._database.write() as connection:
+        value = "(SELECT shred_key_id FROM records WHERE image_id = 'b.png')" if column == "shred_key_id" else "7"
+        value = "zeroblob(500)" if column == "envelope" else value
+        connection.execute(text(f"UPDATE records SET {column} = {value} WHERE image_id = 'a.png'"))
+    with keystore._database.read() as connection, pytest.raises(TamperedError):
+        keystore._vault.open(connection, image(keystore))
+
+
+def test_a_record_that_is_gone_is_refused_by_name(keystore) -> None:
+    with keystore._database.read() as connection:
+        assert keystore._vault.open(connection, ("nobody", "photos", "a.png")) is None
+        with pytest.raises(RecordNotFound, match=r"gone\.png"):
+            keystore._vault.open_images(connection, [image(keystore), ("nobody", "photos", "gone.png")])
+
+
+def test_an_account_is_of_a_set_and_of_each_of_its_digests() -> None:
+    assert account(["a", "b"]) == account(["b", "a"])
+    assert len({account(one) for one in ([], ["a"], ["a", "a"], ["a", "b"], ["ab"])}) == 5
