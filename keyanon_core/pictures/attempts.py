@@ -45,7 +45,7 @@ class Attempts:
             batch = _next_batch(waiting, self.settings.face_batch)
             going = self._go_on([face for face in batch if not face.picture.failure])
         for face in faces:
-            face.walker = face.noise = None
+            face.walker = face.noise = face.latents = None
 
     def turned_back(self, picture: OpenedPicture) -> list[FaceAtWork]:
         """Measure the faces of a picture as it would be published. Returns those that do not pass so and have another key; where
@@ -79,16 +79,24 @@ class Attempts:
 
     def _problem(self, batch: list[FaceAtWork]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, list[bytes]]:
         """The latents of the crops and of their known regions, the masks, and the keys. All on the prior's device, where a walk
-        stays to its end."""
-        device = self.prior.networks.device
-        crops = torch.from_numpy(np.stack([face.crop.values for face in batch])).to(device)
-        masked = torch.from_numpy(np.stack([face.crop.mask for face in batch]))[:, None].to(device)
-        mask = self.prior.latent_mask(masked)
-        known = self._known(batch, crops, masked)
-        return self.prior.encode(crops), known, mask, [face.key(self.settings.transform) for face in batch]
+        stays to its end. The latents are the same under every key."""
+        if fresh := [face for face in batch if face.latents is None]:
+            crops = torch.from_numpy(np.stack([face.crop.values for face in fresh])).to(self.prior.networks.device)
+            encoded, known = self.prior.encode(crops), self._known(fresh, crops)
+            for position, face in enumerate(fresh):
+                face.latents = encoded[position].clone(), known[position].clone()
+        latents = [face.latents for face in batch if face.latents is not None]
+        mask = self.prior.latent_mask(self._masked(batch))
+        keys = [face.key(self.settings.transform) for face in batch]
+        return torch.stack([z for z, _ in latents]), torch.stack([known for _, known in latents]), mask, keys
 
-    def _known(self, batch: list[FaceAtWork], crops: torch.Tensor, masked: torch.Tensor) -> torch.Tensor:
+    def _masked(self, batch: list[FaceAtWork]) -> torch.Tensor:
+        """(B, 1, S, S) bool, the crops' masks on the prior's device."""
+        return torch.from_numpy(np.stack([face.crop.mask for face in batch]))[:, None].to(self.prior.networks.device)
+
+    def _known(self, batch: list[FaceAtWork], crops: torch.Tensor) -> torch.Tensor:
         """The latents of the surroundings as recovery will have them: from the sidecar, or from the picture."""
+        masked = self._masked(batch)
         if _alone(batch):
             return _in_half(self.prior.encode(crops.masked_fill(masked, 0.0))) * (1 - self.prior.latent_mask(masked))
         for face in batch:
@@ -123,13 +131,12 @@ class Attempts:
 
     def _judge(self, batch: list[FaceAtWork], done: Anonymized) -> list[FaceAtWork]:
         """Paste finished faces and measure them. Returns those that are turned back and have another key."""
-        masks = torch.from_numpy(np.stack([face.crop.mask for face in batch]))[:, None]
         # Recovery from the picture alone needs the latent in it; where the sidecar holds the latent, the picture need not
         # show the noise that the clean end of the grid leaves in it.
         latent = shown = done.latent
         alone = _alone(batch)
         if not alone:
-            latent, shown = rounded(latent, self.prior.latent_mask(masks).to(latent), self.levels), done.clean
+            latent, shown = rounded(latent, self.prior.latent_mask(self._masked(batch)), self.levels), done.clean
         decoded = self.prior.decode(shown).clamp(-1, 1).cpu().numpy()
         for position, face in enumerate(batch):
             stored = latent[position].cpu().numpy()
