@@ -145,7 +145,8 @@ class Ledger:
             if kept is None:
                 raise AuditError(
                     f"the witness of {self._database.path.parent} is missing, so a rolled-back database could not be told "
-                    "from a current one; put back a copy, or open with a checkpoint you kept, which ends all open requests"
+                    "from a current one; put back a copy, or start it again from a checkpoint you kept, which ends all open "
+                    "requests (keyanon keystore restore-witness)"
                 )
             self._start_witness_again(kept)
             return

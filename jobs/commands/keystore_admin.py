@@ -47,6 +47,29 @@ def erase_person(
     output_of(context).result(document, facts("person erased", document))
 
 
+@app.command("restore-witness")
+def restore_witness(
+    context: typer.Context,
+    keystore: KeystorePath,
+    checkpoint: Annotated[
+        Path, typer.Option("--checkpoint", metavar="FILE", help="The newest checkpoint kept elsewhere.")
+    ],
+    kek: KekUri = None,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Start a lost witness again from a checkpoint that was kept elsewhere. Ends every open request."""
+    from keystore.service import Keystore
+
+    try:
+        note = checkpoint.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise typer.BadParameter(f"{checkpoint} can not be read ({error})", param_hint="--checkpoint") from error
+    with Keystore.open(keystore, kek, checkpoint=note) as opened:
+        document = {"entries": len(opened.audit_entries())}
+    output_of(context).result(document, facts("witness in place", document))
+
+
 @app.command("confirm-clock")
 def confirm_clock(
     context: typer.Context,

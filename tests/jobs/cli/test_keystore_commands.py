@@ -80,6 +80,21 @@ def test_what_changed_since_it_was_shown_is_not_approved(keyanon: Keyanon, keyst
     assert keyanon("keystore", "confirm-clock", keystore, "--as", "olga").code == 0
 
 
+def test_a_lost_witness_is_started_again_from_a_kept_checkpoint(
+    keyanon: Keyanon, keystore: Path, tmp_path: Path
+) -> None:
+    kept = tmp_path / "checkpoint.txt"
+    kept.write_text(keyanon("audit", "checkpoint", keystore).out, encoding="utf-8")
+    request = ask(keyanon, keystore)
+    (keystore / "witness" / "checkpoint").unlink()
+    lost = keyanon("requests", keystore)
+    assert (lost.code, "restore-witness" in lost.err) == (ExitCode.WRONG_KEY_OR_TAMPERED, True)
+    assert keyanon("keystore", "restore-witness", keystore, "--checkpoint", tmp_path / "none").code == ExitCode.USAGE
+    assert keyanon("keystore", "restore-witness", keystore, "--checkpoint", kept).code == 0
+    assert keyanon("show", keystore, request, "--json").json["state"] == "denied"
+    assert keyanon("audit", "verify", keystore, "--checkpoint", kept).code == 0
+
+
 def test_an_erased_person_does_not_come_back(keyanon: Keyanon, keystore: Path) -> None:
     request = ask(keyanon, keystore)
     assert approve(keyanon, keystore, request, "dora").code == 0
