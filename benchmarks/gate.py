@@ -208,7 +208,7 @@ def _make(subjects: Sequence[Subject], prior: Prior, models: FaceModels, keys: i
     for subject in subjects:
         task = PictureTask(subject.image_id, subject.encoded, [subject.face])
         pixels = decode_picture(subject.encoded)
-        picture = OpenedPicture(task, pixels, pixels.copy(), FixedFormat(pixels, "png"))
+        picture = OpenedPicture(task, pixels, pixels.copy(), FixedFormat(pixels, "png"), settings.fidelity)
         (aligned,) = align_faces(pixels, [subject.face], models.parser, settings.regions, prior)
         picture.faces.append(FaceAtWork(aligned, 0, picture))
         faces[subject.image_id] = picture.faces[0]
