@@ -24,7 +24,7 @@ from keystore.intake.report import RejectedRecord
 from keystore.intake.sealing import open_record, parse_shard, sealed_header
 from keystore.storage import schema
 from keystore.vault.accounts import account
-from keystore.vault.erasure import was_erased
+from keystore.vault.erasure import ErasureList
 from keystore.vault.keyring import owner_tag
 from keystore.vault.records import NewRecord, RecordVault, Stored
 
@@ -58,7 +58,7 @@ def ingest_shard(
             f"shard {path} lies in the inbox of run {run_id}, which this keystore never opened one for; find out who put it there"
         )
     dataset = run.dataset
-    stored = Stored(log.size)
+    stored, erased = Stored(log.size), ErasureList(connection, vault.index_key)
     for index, sealed in enumerate(parse_shard(data, str(path))):
         record_id: str | None = None
         try:
@@ -82,7 +82,7 @@ def ingest_shard(
             outcome.rejected.append(RejectedRecord(shard=name, index=index, record_id=record_id, reason=str(error)))
             continue
         owner = owner_tag(vault.index_key, record.dataset, record.subject, record.image_id)
-        if was_erased(connection, vault.index_key, record.record_id, owner, record.created_at):
+        if erased.holds(record.record_id, owner, record.created_at):
             outcome.erased += 1
             continue
         if present is not None:

@@ -77,14 +77,24 @@ def erase(
     return max(0, len(digests) - 1)
 
 
-def was_erased(connection: Connection, index_key: bytes, record_id: str, owner: str, made_at: datetime) -> bool:
-    """Return whether a record is one that was erased, or was made of an erased owner before the erasure."""
-    erased, erasures = schema.erased, schema.erasures
-    tag = record_tag(index_key, record_id)
-    if connection.execute(select(erased.c.digest).where(erased.c.tag == tag)).first() is not None:
-        return True
-    later = (erasures.c.owner == owner) & (erasures.c.erased_at >= timestamp(made_at))
-    return connection.execute(select(erasures.c.entry).where(later)).first() is not None
+class ErasureList:
+    """What was erased so far, to hold many records against within one transaction."""
+
+    def __init__(self, connection: Connection, index_key: bytes) -> None:
+        self._connection = connection
+        self._index_key = index_key
+        self._empty = connection.execute(select(schema.erasures.c.entry).limit(1)).first() is None
+
+    def holds(self, record_id: str, owner: str, made_at: datetime) -> bool:
+        """Return whether a record is one that was erased, or was made of an erased owner before the erasure."""
+        if self._empty:
+            return False
+        erased, erasures = schema.erased, schema.erasures
+        tag = record_tag(self._index_key, record_id)
+        if self._connection.execute(select(erased.c.digest).where(erased.c.tag == tag)).first() is not None:
+            return True
+        later = (erasures.c.owner == owner) & (erasures.c.erased_at >= timestamp(made_at))
+        return self._connection.execute(select(erasures.c.entry).where(later)).first() is not None
 
 
 def _check_no_subject(connection: Connection, dataset: str, image_id: str, owner: str) -> None:
