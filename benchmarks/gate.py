@@ -144,7 +144,7 @@ def main(
     """Measure and print."""
     torch.set_num_threads(threads)
     prior, models = load_prior(), load_face_models()
-    prior.physical_batch = AnonymizeSettings().face_batch
+    prior.networks.physical_batch = AnonymizeSettings().face_batch
     subjects, skipped = _subjects(photos, models, groups or [])
     typer.echo(f"{len(subjects)} photographs; skipped: {dict(skipped)}; {prior.name}, {AnonymizeSettings().procedure}")
     made = _made(subjects[:limit], prior, models, keys, store)
@@ -208,7 +208,7 @@ def _make(subjects: Sequence[Subject], prior: Prior, models: FaceModels, keys: i
     for subject in subjects:
         task = PictureTask(subject.image_id, subject.encoded, [subject.face])
         pixels = decode_picture(subject.encoded)
-        picture = OpenedPicture(task, pixels, pixels.copy(), FixedFormat(pixels, "png"))
+        picture = OpenedPicture(task, pixels, pixels.copy(), FixedFormat(pixels, "png"), settings.fidelity)
         (aligned,) = align_faces(pixels, [subject.face], models.parser, settings.regions, prior)
         picture.faces.append(FaceAtWork(aligned, 0, picture))
         faces[subject.image_id] = picture.faces[0]
@@ -453,7 +453,7 @@ def _print_runs(part: Sequence[Subject], subjects: Sequence[Subject], prior: Pri
     try:
         for start in range(0, len(part), GATHERED):
             for run in runs.values():
-                run.anonymizer.way_back.passed = 1  # the first face is tried in every run: not what is compared here
+                run.anonymizer.way_back.take_for_tried()  # the first face is tried in every run: not what is compared here
                 run.take(part[start : start + GATHERED], subjects)
             typer.echo(f"{min(start + GATHERED, len(part))} of {len(part)}", err=True)
     except KeyboardInterrupt:

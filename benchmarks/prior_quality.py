@@ -55,12 +55,13 @@ from keyanon_core.evaluation import (
     cheek_typology_angle,
     edge_contrast,
     frechet_distance,
+    landmarks_inside,
     measure_recovery,
     skin_tone,
 )
 from keyanon_core.faces import Face, FaceModels, PictureMask, load_face_models
 from keyanon_core.faces.alignment import chip
-from keyanon_core.faces.detection import box_iou, landmarks_inside
+from keyanon_core.faces.detection import box_iou
 from keyanon_core.faces.recognition import DlibRecognizer
 from keyanon_core.imaging import decode_picture
 from keyanon_core.known_path import zero_path
@@ -282,7 +283,7 @@ def _anonymize(
     prior: Prior, subjects: Sequence[Subject], models: FaceModels, recognizer: DlibRecognizer, *, with_tiles: bool
 ) -> list[Outcome]:
     """All subjects as the job does it, in its fixed batch, and what is measured of the results."""
-    prior.physical_batch = SETTINGS.face_batch
+    prior.networks.physical_batch = SETTINGS.face_batch
     anonymizer, outcomes = PictureAnonymizer(prior, models, SETTINGS), []
     for start in range(0, len(subjects), PICTURES_AT_ONCE):
         part = subjects[start : start + PICTURES_AT_ONCE]
@@ -292,7 +293,7 @@ def _anonymize(
             if with_tiles and len(outcomes) < PAGE_FACES:
                 outcome.tile, outcome.cutout = _tiles(subject, result)
             outcomes.append(outcome)
-    prior.physical_batch = None
+    prior.networks.physical_batch = None
     return outcomes
 
 

@@ -1,13 +1,13 @@
 """How well faces come back: both methods on the same aligned crops, and every fidelity on the same photographs.
 
-    python benchmarks/recovery.py --photos DIR [--limit 40] [--prior embedded] [--steps 0] [--json]
-        [--tables crops,bits,photographs,lossless]
+    python benchmarks/recovery.py --photos DIR [--limit 40] [--prior embedded] [--steps 0] [--device cpu]
+        [--precision float32] [--json] [--tables crops,bits,photographs,lossless,jpeg]
 
 Prints medians over all faces found. PSNR is inside the mask, against the source crop. The first table stores the crop itself. The
 second shows what a sidecar's bytes buy, beside the alternative that anonymizes nothing: a blurred face and its source, encoded
 by WebP and encrypted. The third shows what a run publishes: the photograph with the face warped back and rounded to 8 bits
-(`image`), and the sidecar (`latent`). What is read back from a photograph has gone through two resamplings that the 8-bit crop
-has not.
+(`image`), the sidecar (`latent`), and whichever of them the run takes (`auto`). What is read back from a photograph has gone
+through two resamplings that the 8-bit crop has not. The last shows what is left of `image` in a JPEG, which the job refuses.
 """
 
 import json
@@ -23,25 +23,29 @@ import torch
 import typer
 from PIL import Image
 
+from keyanon_core.device import usable_device
 from keyanon_core.errors import ConvergenceError
 from keyanon_core.evaluation import STORAGES, RecoveryFigures, measure_recovery, measure_sidecar
 from keyanon_core.evaluation.recovery import psnr
 from keyanon_core.faces import FaceModels, load_face_models
-from keyanon_core.imaging import decode_picture, encode_image
+from keyanon_core.imaging import decode_picture, encode_image, encode_picture
 from keyanon_core.pictures.anonymizer import PictureAnonymizer
 from keyanon_core.pictures.crops import Crop, align_faces, cut_crop
-from keyanon_core.pictures.recoverer import PictureRecoverer
+from keyanon_core.pictures.key import PictureKey
+from keyanon_core.pictures.recoverer import PictureRecoverer, RecoveredPicture
 from keyanon_core.pictures.settings import AnonymizeSettings, PictureTask
 from keyanon_core.priors import Prior, load_prior
 from keyanon_core.procedure import Procedure
 
 PROCEDURES = (("exact", "rotation", "none"), ("exact", "rotation", "ddim"), ("paper", "sign", "ddim"))
-TABLES = ("crops", "bits", "photographs", "lossless")
+TABLES = ("crops", "bits", "photographs", "lossless", "jpeg")
+JPEG_QUALITIES = (95, 85, 75)  # of Pillow, colour not subsampled
 BITS = (10.0, 11.0, 11.5, 12.0, 13.0, 14.0)
 ENCRYPTED_QUALITIES = (80, 95, 100)  # of WebP
 OVERHEAD = 16 + 12  # bytes of an AES-GCM tag and nonce
 BATCH = 8  # faces measured together
 Row = dict[str, float | str]
+Pixels = npt.NDArray[np.uint8]
 PICTURES = {".jpg", ".jpeg", ".png", ".webp"}
 
 
@@ -50,11 +54,13 @@ def main(
     limit: Annotated[int, typer.Option(help="Photographs at most, in order of name.")] = 40,
     prior: Annotated[str, typer.Option(help="embedded, a directory, or a hub id.")] = "embedded",
     steps: Annotated[int, typer.Option(help="DDIM steps one way; 0 takes each procedure's own.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "cpu",
+    precision: Annotated[str, typer.Option(help="To anonymize in: float32, tf32, bfloat16, auto.")] = "float32",
     tables: Annotated[str, typer.Option(help="Which of the tables, with commas.")] = ",".join(TABLES),
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document instead of the table.")] = False,
 ) -> None:
     """Measure and print."""
-    loaded, models = load_prior(prior), load_face_models("embedded")
+    loaded, models = load_prior(prior, usable_device(device), precision), load_face_models("embedded")
     paths = [path for path in sorted(photos.iterdir()) if path.suffix.lower() in PICTURES][:limit]
     crops = [crop for path in paths for crop in _crops(path, loaded, models)]
     if not crops:
@@ -67,14 +73,18 @@ def main(
             *(_with_bits(loaded, crops, Procedure(steps=steps), bits) for bits in BITS),
             *(_encrypted(crops, quality) for quality in ENCRYPTED_QUALITIES),
         ],
-        "photographs": lambda: [_photographed(paths, loaded, models, steps, name) for name in ("image", "latent")],
+        "photographs": lambda: [
+            _photographed(paths, loaded, models, steps, name) for name in ("image", "latent", "auto")
+        ],
         "lossless": lambda: [_lossless(paths, loaded, models, steps)],
+        "jpeg": lambda: _jpegs(paths, loaded, models, steps),
     }
     made = {name: make() for name, make in wanted.items() if name in tables.split(",")}
     facts = {
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
         "prior": f"{loaded.name} {loaded.digest[:16]}",
+        "anonymized in": f"{loaded.networks.precision} on {loaded.networks.device}",
         "photographs": len(paths),
         "faces": len(crops),
     }
@@ -86,7 +96,7 @@ def main(
         columns = list(table[0])
         typer.echo("| " + " | ".join(columns) + " |\n|" + "---|" * len(columns))
         for row in table:
-            typer.echo("| " + " | ".join(_cell(row[column]) for column in columns) + " |")
+            typer.echo("| " + " | ".join(_cell(row.get(column, "")) for column in columns) + " |")
 
 
 def _crops(path: Path, prior: Prior, models: FaceModels) -> Iterator[Crop]:
@@ -166,25 +176,21 @@ def _photographed(paths: list[Path], prior: Prior, models: FaceModels, steps: in
     crops: list[float] = []
     pictures: list[float] = []
     anonymized: list[float] = []
-    unsolved = 0
+    unsolved, alone = 0, 0
     for path in paths:
         encoded = path.read_bytes()
         (result,) = anonymizer([PictureTask(path.name, encoded)])
         if result.key is None or result.encoded is None or result.sidecar is None:
             continue
+        alone += result.key.fidelity == "image"
         source, published = (decode_picture(one, settings.max_pixels) for one in (encoded, result.encoded))
         try:
             recovered = recoverer.recover(result.encoded, result.sidecar, result.key)
         except ConvergenceError:
             unsolved += len(result.key.faces)
             continue
-        masks = [face.mask for face in result.key.faces]
-        for index, face in enumerate(result.key.faces):
-            others = masks[:index] + masks[index + 1 :]
-            cut = cut_crop(
-                source, np.reshape(face.affine, (2, 3)), face.mask, others, prior.side, inner=fidelity == "image"
-            )
-            crops.append(float(psnr(recovered.crops[index][None], cut.values[None], cut.mask[None])[0]))
+        crops += _crop_psnrs(recovered, result.key, source, prior)
+        for face in result.key.faces:
             inside = face.mask.full(source.shape)
             for shown, values in ((recovered.pixels, pictures), (published, anonymized)):
                 error = np.square(shown[inside].astype(np.float64) - source[inside]).mean()
@@ -193,10 +199,53 @@ def _photographed(paths: list[Path], prior: Prior, models: FaceModels, steps: in
         "fidelity": fidelity,
         "faces": len(crops),
         "not converged": unsolved,
+        "pictures without sidecar latents": alone,
         **_spread("crop", crops),
         **_spread("photograph's pixels", pictures),
         "anonymized, photograph's pixels, dB": float(np.median(anonymized)),
     }
+
+
+def _crop_psnrs(recovered: RecoveredPicture, key: PictureKey, source: Pixels, prior: Prior) -> list[float]:
+    """dB of each recovered crop against the source's, cut in the same way."""
+    masks = [face.mask for face in key.faces]
+    found = []
+    for index, (face, crop) in enumerate(zip(key.faces, recovered.crops, strict=True)):
+        affine, others = np.reshape(face.affine, (2, 3)), masks[:index] + masks[index + 1 :]
+        cut = cut_crop(source, affine, face.mask, others, prior.side, inner=key.fidelity == "image")
+        found.append(float(psnr(crop[None], cut.values[None], cut.mask[None])[0]))
+    return found
+
+
+def _jpegs(paths: list[Path], prior: Prior, models: FaceModels, steps: int) -> list[Row]:
+    """Faces made at fidelity `image`, recovered from JPEG copies of the photograph."""
+    settings = AnonymizeSettings(fidelity="image", steps=steps, output_format="png")
+    anonymizer, recoverer = PictureAnonymizer(prior, models, settings), PictureRecoverer(prior)
+    crops: dict[int, list[float]] = {quality: [] for quality in JPEG_QUALITIES}
+    unsolved = dict.fromkeys(JPEG_QUALITIES, 0)
+    for path in paths:
+        encoded = path.read_bytes()
+        (result,) = anonymizer([PictureTask(path.name, encoded)])
+        if result.key is None or result.encoded is None or result.sidecar is None:
+            continue
+        source, published = (decode_picture(one, settings.max_pixels) for one in (encoded, result.encoded))
+        for quality in JPEG_QUALITIES:
+            copy = encode_picture(published, "jpeg", quality)
+            try:
+                recovered = recoverer.recover(copy, result.sidecar, result.key)
+            except ConvergenceError:
+                unsolved[quality] += len(result.key.faces)
+                continue
+            crops[quality] += _crop_psnrs(recovered, result.key, source, prior)
+    return [
+        {
+            "JPEG quality": quality,
+            "faces": len(crops[quality]),
+            "not converged": unsolved[quality],
+            **(_spread("crop", crops[quality]) if crops[quality] else {}),
+        }
+        for quality in JPEG_QUALITIES
+    ]
 
 
 def _spread(name: str, values: list[float]) -> dict[str, float]:

@@ -10,7 +10,6 @@ The parts are measured in this process, one after the other, on one thread; thei
 """
 
 import json
-import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -22,8 +21,10 @@ import torch
 import typer
 
 from jobs.anonymize import RunReport, run_anonymize
-from jobs.cluster import ray_cluster
+from jobs.cluster import machines, ray_cluster
 from jobs.config import AnonymizeConfig
+from jobs.placement import Placement, reserved_cpus
+from jobs.usable_cpus import usable_cpus
 from keyanon_core.faces import FaceModels, load_face_models
 from keyanon_core.known_path import zero_path
 from keyanon_core.pictures.anonymizer import PictureAnonymizer
@@ -44,7 +45,7 @@ def main(
     batch: Annotated[int, typer.Option(help="Faces in one call of the denoiser; 0 takes the job's default.")] = 0,
 ) -> None:
     """Measure and print."""
-    cores = os.cpu_count() or 1
+    cores = usable_cpus()
     torch.set_num_threads(cores)
     prior = load_prior("embedded")
     with tempfile.TemporaryDirectory() as scratch:
@@ -62,7 +63,8 @@ def main(
             {"photos": str(chosen), "output": f"{scratch}/out", "keystore": f"{scratch}/keystore", **layout}
         )
         before = bare_faces_per_second(prior, config)
-        with ray_cluster(config.reserved_cpus):
+        with ray_cluster(reserved_cpus(config, usable_cpus())):
+            placement = Placement.of(config, machines())
             started = time.time()
             report = run_anonymize(config)
             seconds = time.time() - started
@@ -70,8 +72,8 @@ def main(
         bare, whole = (before + after) / 2, report.faces / seconds
         typer.echo(
             f"{cores} cores, {report.faces} faces in {report.rows} photographs, {report.procedure}, batch "
-            f"{config.face_batch}, {config.actors} anonymizing actor(s), "
-            f"{config.threads} thread(s) each\n"
+            f"{config.face_batch}, {placement.actors} anonymizing actor(s) on "
+            f"{placement.device}, {placement.threads} thread(s) each\n"
             f"bare denoiser, {cores} threads: {bare:.2f} faces/s (before {before:.2f}, after {after:.2f})\n"
             f"whole run: {whole:.2f} faces/s in {seconds:.1f} s; ratio {whole / bare:.2f}"
         )
@@ -125,7 +127,7 @@ class PartsClock(PictureAnonymizer):
             ("encode, sidecar", self, "_finish"),
         ):
             setattr(owner, method, self._timed(part, getattr(owner, method)))
-        self.way_back.passed = 1  # the first face of a run is tried once, not one of so few
+        self.way_back.take_for_tried()  # the first face of a run is tried once, not one of so few
 
     def _timed(self, part: str, method: Callable[..., Any]) -> Callable[..., Any]:
         def timed(*arguments: Any) -> Any:
@@ -141,7 +143,7 @@ class PartsClock(PictureAnonymizer):
 def print_parts(prior: Prior, config: AnonymizeConfig, photos: Sequence[Path]) -> float:
     """CPU milliseconds of each part for one face, on one thread. Returns what the whole takes."""
     torch.set_num_threads(1)
-    prior.physical_batch = config.face_batch
+    prior.networks.physical_batch = config.face_batch
     clock = PartsClock(prior, load_face_models("embedded"), config.settings())
     evaluated, started = prior.nfe, time.process_time()
     results = clock([PictureTask(path.name, path.read_bytes()) for path in photos])

@@ -17,19 +17,21 @@ import ray
 from ray.data import ActorPoolStrategy
 from ray.exceptions import RayError
 
-from jobs.anonymize_stage import AnonymizeFaces, SealingTarget
-from jobs.cluster import cause_of, ray_cluster
+from jobs.anonymize_stage import AnonymizeFaces, Compute, SealingTarget
+from jobs.cluster import await_gpus, cause_of, machines, ray_cluster
 from jobs.commit import Tally, complete, finished_rows
 from jobs.config import AnonymizeConfig
 from jobs.detect_stage import DetectFaces, FaceModelChoice
 from jobs.errors import MachineError, PublishError
 from jobs.lease import Lease
 from jobs.manifest import REPORT_FILE, RUN_DIRECTORY, Manifest, read_existing, write_json
+from jobs.placement import Placement, reserved_cpus
 from jobs.progress import Monitor, ProgressCallback, Watch
 from jobs.publisher import Publisher
 from jobs.sink import OutputLayout, PairedDatasink
 from jobs.sources import ListedDatasource, Source, open_source
 from jobs.task_sizes import TaskSizes
+from jobs.usable_cpus import usable_cpus
 from keystore.service import Keystore
 
 UNPUBLISHED: Final = frozenset({"key_attempts", "further_keys"})  # of a report: they depend on the sources
@@ -44,7 +46,7 @@ PROCESS_RESTARTS: Final = 256
 @dataclass(frozen=True)
 class RunReport:
     """Numbers only. Times in seconds, sizes in bytes; rates, key_attempts and further_keys are of this attempt's fresh rows.
-    procedure: how each face was made, for people.
+    procedure: how each face was made, for people. fidelities: how many pictures come back so.
 
     `OUT/_keyanon/report.json` holds all but `UNPUBLISHED`.
     """
@@ -71,6 +73,7 @@ class RunReport:
     bytes_of: dict[str, int] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     procedure: str = ""
+    fidelities: dict[str, int] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON types."""
@@ -102,7 +105,8 @@ def run_anonymize(config: AnonymizeConfig, progress: ProgressCallback | None = N
     Returns when the output is complete: one row for each input row, every key in the keystore.
 
     Raises:
-        SourceError, ConfigError: the input or a setting can not be used; nothing was written.
+        SourceError, ConfigError: the input or a setting can not be used; nothing was written but, where the cluster can not
+        give the device or the actors that were asked for, the beginning of a run, which other ones go on with.
         PublishError, LeaseError: the output can not be written, belongs to something else, or is being written by
         another process. KeystoreError: the keystore can not be opened, or a sealed shard was tampered with.
         PriorError, FaceModelError: a model could not be loaded. NotReversibleError: what it makes can not be recovered.
@@ -172,9 +176,12 @@ def run_attempt(attempt: Attempt, progress: ProgressCallback | None, started: fl
 def _compute(attempt: Attempt, progress: ProgressCallback | None) -> tuple[int, int]:
     """Run the Ray Data pipeline over the unfinished rows. Returns keys tried, and on how many faces."""
     config, source = attempt.config, attempt.source
-    with ray_cluster(config.reserved_cpus, config.object_store_bytes):
+    with ray_cluster(reserved_cpus(config, usable_cpus()), config.object_store_bytes):
+        placement = Placement.of(config, machines())
+        sizes, left = TaskSizes.of(config, source, placement.actors), source.total - len(attempt.finished)
+        workers = sizes.workers_for(left)
+        await_gpus(workers * placement.gpus)
         monitor = Monitor()
-        sizes, left = TaskSizes.of(config, source), source.total - len(attempt.finished)
         units = list(source.units(attempt.finished, sizes.next))
         keystore, sealing, inbox = attempt.keystore, None, None
         if keystore is not None:
@@ -204,23 +211,24 @@ def _compute(attempt: Attempt, progress: ProgressCallback | None) -> tuple[int, 
             num_cpus=config.cpus_per_actor,
             max_restarts=PROCESS_RESTARTS,
             udf_modifying_row_count=False,
-        ).map_batches(
+        )
+        # The public `map_batches` refuses GPUs without a batch size, which would join blocks; a block is a task and a shard here.
+        dataset = dataset.map_batches_internal(
             AnonymizeFaces,
             fn_constructor_kwargs={
                 "prior": config.prior,
                 "models": models,
                 "settings": config.settings(),
                 "sealing": sealing,
-                "device": config.device,
-                "threads": config.threads,
+                "compute": Compute(placement.device, placement.threads, config.precision, config.compile),
                 "expected_prior": attempt.manifest.prior_digest,
                 "monitor": monitor,
             },
             batch_size=None,
             batch_format="pyarrow",
-            compute=_pool(sizes.workers_for(left)),
-            num_cpus=config.cpus_per_actor,
-            num_gpus=config.gpus_per_actor,
+            compute=_pool(workers),
+            num_cpus=placement.cpus,
+            num_gpus=placement.gpus,
             max_restarts=PROCESS_RESTARTS,
             udf_modifying_row_count=False,
         )
@@ -299,4 +307,5 @@ def _report(
         bytes_of=tally.bytes_of,
         warnings=() if attempt.keystore is None else tuple(attempt.keystore.warnings),
         procedure=str(attempt.config.settings().procedure),
+        fidelities=dict(sorted(tally.fidelities.items())),
     )

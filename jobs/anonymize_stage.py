@@ -21,6 +21,7 @@ from jobs.blocks import (
     FACE_COUNT,
     FACES,
     FAILURE,
+    FIDELITY,
     GIVEN,
     ID,
     KEPT_COUNT,
@@ -65,6 +66,18 @@ class SealingTarget:
     ingest_public_key: bytes
 
 
+@dataclass(frozen=True)
+class Compute:
+    """How one process computes. device: of `usable_device`; threads: of torch and the detector; precision: of the denoiser's
+    explicit steps, of `chosen_precision`; compiled: whether torch.compile runs them.
+    """
+
+    device: str = "cpu"
+    threads: int = 1
+    precision: str = "float32"
+    compiled: bool = False
+
+
 class AnonymizeFaces:
     """Holds the prior; anonymizes the faces of a block's pictures together and seals their keys.
 
@@ -78,21 +91,20 @@ class AnonymizeFaces:
         models: FaceModelChoice,
         settings: AnonymizeSettings,
         sealing: SealingTarget | None,
-        device: str,
-        threads: int,
+        compute: Compute,
         expected_prior: str | None,
         monitor: Monitor,
     ) -> None:
         """Load everything. sealing: None makes every row permanent. expected_prior: digest of a resumed run's prior.
 
-        Raises PriorError, FaceModelError, ValueError, MachineError.
+        Raises PriorError, DeviceError, FaceModelError, ValueError, MachineError.
         """
         import torch
 
         from keyanon_core.pictures.anonymizer import PictureAnonymizer
         from keyanon_core.priors import load_prior
 
-        torch.set_num_threads(threads)
+        torch.set_num_threads(compute.threads)
         self.monitor = monitor
         self.hands = RowsInHand[dict[str, Any], dict[str, Any]](
             "anonymize",
@@ -102,17 +114,19 @@ class AnonymizeFaces:
             is_witness=lambda published: published[STATUS] == "anonymized",
         )
         with self.hands.reporting_faults():
-            loaded = load_prior(prior, device=device)
+            loaded = load_prior(prior, compute.device, compute.precision)
             if expected_prior not in (None, loaded.digest):
                 raise PriorError(
                     f"prior {prior} has digest {loaded.digest}, and the run that is resumed used {expected_prior}; "
                     "give that prior, or an empty output"
                 )
-            face_models = models.load(threads, device)
-            loaded.physical_batch = settings.face_batch
+            face_models = models.load(compute.threads, compute.device)
+            loaded.networks.physical_batch = settings.face_batch
+            if compute.compiled:
+                loaded.networks.compile(loaded.latent_shape)
             self.anonymizer = PictureAnonymizer(loaded, face_models, settings)
             self.sealing = sealing
-            self.environment = environment(loaded, device)
+            self.environment = environment(loaded)
         monitor.report_facts(facts(loaded, face_models, self.environment, settings.face_batch))
 
     def __call__(self, table: pa.Table) -> pa.Table:
@@ -168,7 +182,8 @@ class AnonymizeFaces:
             if kind_of(error) is not FaultKind.ROW:
                 raise
             return _quarantined(row, reason_of(error))  # without a sealed key it is not published
-        return {**published, SEALED: sealed, SIDECAR: result.sidecar, RECORD_ID: record.record_id}
+        of_key = {SEALED: sealed, RECORD_ID: record.record_id, FIDELITY: record.fidelity}
+        return {**published, **of_key, SIDECAR: result.sidecar}
 
     def _permanent(self, row: dict[str, Any]) -> bool:
         return self.sealing is None or bool(row[PERMANENT])
@@ -181,13 +196,19 @@ def _task(row: dict[str, Any]) -> PictureTask:
     return PictureTask(row[ID], row[ENCODED], faces, kept, given, row[PERMANENT])
 
 
-def environment(prior: "Prior", device: str) -> dict[str, str]:
-    """What the numbers depend on beside the settings; goes into every key record and into the manifest."""
+def environment(prior: "Prior") -> dict[str, str]:
+    """What the numbers depend on beside the settings; goes into every key record and into the manifest. dtype: what the denoiser
+    multiplied in while it anonymized; all else is float32, and states are float64.
+    """
     import torch
 
-    found = {"python": platform.python_version(), "machine": platform.machine(), "device": device, "dtype": "float32"}
-    if device.startswith("cuda"):
-        found["gpu"] = torch.cuda.get_device_name(device)
+    networks = prior.networks
+    found = {"python": platform.python_version(), "machine": platform.machine()}
+    found |= {"device": str(networks.device), "dtype": networks.precision}
+    if networks.is_compiled:
+        found["compiled"] = "torch.compile"
+    if networks.device.type == "cuda":
+        found["gpu"] = torch.cuda.get_device_name(networks.device)
     found["threads"] = str(torch.get_num_threads())
     found["prior"] = prior.name
     for library in LIBRARIES:
@@ -206,7 +227,7 @@ def facts(prior: "Prior", models: FaceModels, found: dict[str, str], face_batch:
             "name": prior.name,
             "digest": prior.digest,
             "files": dict(prior.files),
-            "parameters": prior.parameters,
+            "parameters": prior.networks.parameters,
             "conditioning": prior.conditioning,
             "crop_side_px": prior.side,
         },

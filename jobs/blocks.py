@@ -26,6 +26,7 @@ RECORD_ID: Final = "keyanon_record_id"
 SEALED: Final = "keyanon_sealed"  # the key record, sealed to the keystore
 OUTPUT: Final = "keyanon_output"  # the anonymized picture's file
 SIDECAR: Final = "keyanon_sidecar"
+FIDELITY: Final = "keyanon_fidelity"  # how the picture's faces come back
 SOURCE_HMAC: Final = "keyanon_source_hmac"  # names the source for holders of the image key alone
 OUTPUT_SHA256: Final = "keyanon_output_sha256"
 FACE_COUNT: Final = "keyanon_face_count"
@@ -55,6 +56,7 @@ RESULT_SCHEMA: Final = pa.schema(
         (SEALED, pa.large_binary()),
         (OUTPUT, pa.large_binary()),
         (SIDECAR, pa.large_binary()),
+        (FIDELITY, pa.string()),
         (SOURCE_HMAC, pa.string()),
         (OUTPUT_SHA256, pa.string()),
         (FACE_COUNT, pa.int32()),
@@ -78,8 +80,10 @@ SHARD_SCHEMA: Final = pa.schema(
         ("faces", pa.int32()),
         ("kept", pa.int32()),
         ("permanent", pa.bool_()),
+        ("fidelity", pa.string()),
     ]
 )
+ADDED_LATER: Final = frozenset({"fidelity"})  # columns that shards of earlier versions lack, and are read as null
 
 
 def passthrough(table: pa.Table) -> pa.Table:

@@ -6,6 +6,7 @@ import math
 import os
 import secrets
 import tempfile
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,8 @@ from ray.util.annotations import RayDeprecationWarning
 
 from jobs.errors import DefectError, MachineError
 from jobs.faults import FaultKind, describe, kind_of
+from jobs.placement import Machine
+from jobs.usable_cpus import usable_cpus
 from keyanon_core.errors import KeyanonError
 from keystore.errors import KeystoreError
 
@@ -26,6 +29,8 @@ ADDRESS_VARIABLE: Final = "RAY_ADDRESS"
 TOKEN_PATH_VARIABLE: Final = "RAY_AUTH_TOKEN_PATH"  # noqa: S105  the name of a variable
 CREATION_FAILED: Final = "an error raised in its creation task"  # as Ray says it of an actor whose constructor raised
 SPARE_CPUS: Final = 2  # logical CPUs beside the reserved ones, so that reading and publishing always find one
+GPU_PATIENCE_SECONDS: Final = 60.0  # for GPUs that an attempt which just ended has not given back yet
+POLL_SECONDS: Final = 1.0
 DEFAULT_OBJECT_STORE_BYTES: Final = 512 * 1024 * 1024  # of a local cluster; blocks hold encoded pictures, not arrays
 
 
@@ -63,7 +68,7 @@ def _start(stack: contextlib.ExitStack, reserved_cpus: float, object_store_bytes
     # Ray calls a stage from a second thread, whose own heap glibc gives back and faults in again for each face.
     os.environ.setdefault("MALLOC_ARENA_MAX", "1")
     _give_token_a_home(stack)
-    cpus = max(os.cpu_count() or 1, math.ceil(reserved_cpus) + SPARE_CPUS)
+    cpus = max(usable_cpus(), math.ceil(reserved_cpus) + SPARE_CPUS)
     ray.init(
         address="local",  # else Ray follows the address that a cluster left behind on this machine, a dead one too
         num_cpus=cpus,
@@ -91,6 +96,35 @@ def _give_token_a_home(stack: contextlib.ExitStack) -> None:
         path.write_text(secrets.token_hex(32), encoding="ascii")
         os.environ[TOKEN_PATH_VARIABLE] = str(path)
         stack.callback(os.environ.pop, TOKEN_PATH_VARIABLE, None)
+
+
+def machines() -> list[Machine]:
+    """The machines of the connected cluster that are alive."""
+    here = ray.get_runtime_context().get_node_id()
+    found = []
+    for node in ray.nodes():
+        if node["Alive"]:
+            cpus, gpus = (float(node["Resources"].get(name, 0.0)) for name in ("CPU", "GPU"))
+            # A local cluster is given more logical CPUs than there are: see `SPARE_CPUS`.
+            found.append(Machine(cpus, gpus, min(cpus, usable_cpus()) if node["NodeID"] == here else cpus))
+    return found
+
+
+def await_gpus(wanted: float, patience: float = GPU_PATIENCE_SECONDS) -> None:
+    """Return when so many GPUs of the connected cluster are free.
+
+    Raises:
+        MachineError: other jobs hold them for longer than `patience`, in seconds.
+    """
+    deadline = time.monotonic() + patience
+    while (free := float(ray.available_resources().get("GPU", 0.0))) < wanted:
+        if time.monotonic() > deadline:
+            there = float(ray.cluster_resources().get("GPU", 0.0))
+            raise MachineError(
+                f"{wanted:g} GPU(s) are needed and {free:g} of the cluster's {there:g} are free; run the same command again when "
+                "other jobs have ended, or give fewer anonymizer_actors"
+            )
+        time.sleep(POLL_SECONDS)
 
 
 @contextlib.contextmanager

@@ -35,6 +35,7 @@ _COLUMNS: Final = [
     "faces",
     "kept",
     "permanent",
+    "fidelity",
 ]
 
 
@@ -45,6 +46,7 @@ class Tally:
     rows: int = 0
     statuses: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
+    fidelities: Counter[str] = field(default_factory=Counter)
     faces: int = 0
     fresh_faces: int = 0
     kept_faces: int = 0
@@ -58,6 +60,8 @@ class Tally:
         self.statuses[row["status"]] += 1
         if row["reason"]:
             self.reasons[reason_code(row["reason"])] += 1
+        if row["fidelity"] is not None:
+            self.fidelities[row["fidelity"]] += 1
         self.kept_faces += row["kept"]
         if row["status"] == "anonymized":
             self.faces += row["faces"]

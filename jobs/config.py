@@ -16,27 +16,34 @@ from keyanon_core.errors import KeyanonError
 from keyanon_core.faces.given import FaceChoice
 from keyanon_core.faces.looks import DEFAULT_MIN_FACE, MIN_FACE_LIMITS
 from keyanon_core.faces.parsing import DEFAULT_REGIONS
+from keyanon_core.imaging import DEFAULT_JPEG_QUALITY, DEFAULT_MAX_PIXELS
 from keyanon_core.pictures.settings import (
     DEFAULT_CHECK_EVERY,
     DEFAULT_FACE_BATCH,
+    DEFAULT_FIDELITY,
     DEFAULT_GATE_THRESHOLD,
-    DEFAULT_JPEG_QUALITY,
     DEFAULT_MAX_ATTEMPTS,
-    DEFAULT_MAX_PIXELS,
     DEFAULT_SIDECAR_BITS,
     SIDECAR_BITS_LIMITS,
     AnonymizeSettings,
+    Fidelity,
     OutputFormat,
 )
-from keyanon_core.procedure import DEFAULT_STEPS, INVERSIONS, chosen_inversion
+from keyanon_core.procedure import (
+    DEFAULT_METHOD,
+    DEFAULT_STEPS,
+    DEFAULT_TRANSFORM,
+    EMBEDDED,
+    INVERSIONS,
+    Inversion,
+    Method,
+    Transform,
+    chosen_inversion,
+)
 from keystore.crypto.canonical import canonical_json
 
 DEFAULT_MAX_FILE_BYTES = 512 * 1024 * 1024  # of one encoded picture; a larger one is quarantined unread
-EMBEDDED = "embedded"  # the prior in the package; it declares no limit of steps
 MAX_CONFIG_BYTES = 1024 * 1024  # of a YAML file
-MAX_DEFAULT_ACTORS = (
-    8  # anonymizing actors when their number is left to us: each holds the prior, about 1 GB with torch
-)
 
 # Settings that change where and how fast a run works, and none of its results: a run may be resumed with others.
 NEUTRAL_SETTINGS = frozenset(
@@ -49,6 +56,8 @@ NEUTRAL_SETTINGS = frozenset(
         "keep",
         "face_weights",
         "check_every",
+        "compile",  # by these two results differ in rounding; each key record and the manifest say how they were made
+        "device",
         "pictures_per_task",
         "detector_actors",
         "anonymizer_actors",
@@ -134,15 +143,16 @@ class AnonymizeConfig(InputConfig):
 
     # The algorithm
     prior: str = Field(default=EMBEDDED, description="'embedded', directory or hub id in diffusers format")
-    method: Literal["exact", "paper"] = "exact"
-    transform: Literal["rotation", "sign"] = "rotation"
-    inversion: Literal["none", "ddim"] = Field(
-        default="none", description="before the transform; ddim where it is needed"
-    )
+    method: Method = DEFAULT_METHOD
+    transform: Transform = DEFAULT_TRANSFORM
+    inversion: Inversion = Field(default="none", description="before the transform; ddim where it is needed")
     steps: int = Field(
         default=DEFAULT_STEPS["none"], ge=1, le=1000, description="one way; the inversion's own by default"
     )
-    fidelity: Literal["latent", "lossless", "image"] = "latent"
+    precision: Literal["float32", "tf32", "bfloat16", "auto"] = Field(
+        default="float32", description="what the denoiser multiplies in; recovery is strict float32 always"
+    )
+    fidelity: Fidelity = DEFAULT_FIDELITY
     sidecar_bits: float = Field(
         default=DEFAULT_SIDECAR_BITS,
         ge=SIDECAR_BITS_LIMITS[0],
@@ -168,7 +178,10 @@ class AnonymizeConfig(InputConfig):
     jpeg_quality: int = Field(default=DEFAULT_JPEG_QUALITY, ge=1, le=95)
 
     # How the work is laid out
-    device: str = Field(default="cpu", pattern=r"^(cpu|cuda)(:\d+)?$")
+    device: str = Field(
+        default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto: the cluster's GPUs, else its CPUs"
+    )
+    compile: bool = Field(default=False, description="torch.compile for anonymizing; recovery never needs it")
     face_batch: int = Field(
         default=DEFAULT_FACE_BATCH, ge=1, le=4096, description="faces in one call of the prior, at most"
     )
@@ -176,10 +189,10 @@ class AnonymizeConfig(InputConfig):
         default=0, ge=0, le=100_000, description="at most, and rows of one shard; 0 follows the batch: see `TaskSizes`"
     )
     detector_actors: int = Field(default=1, ge=1)
-    anonymizer_actors: int = Field(default=0, ge=0, description="0: one for each CPU, at most MAX_DEFAULT_ACTORS")
+    anonymizer_actors: int = Field(default=0, ge=0, description="0: one for each GPU, else CPU: see `Placement`")
     threads_per_actor: int = Field(default=0, ge=0, description="of one anonymizing actor; 0 shares the CPUs out")
     cpus_per_actor: float = Field(default=0.0, ge=0, description="logical CPUs Ray reserves; 0 never waits for one")
-    gpus_per_actor: float = Field(default=0.0, ge=0)
+    gpus_per_actor: float | None = Field(default=None, ge=0, description="GPUs Ray reserves; None: one on device cuda")
     object_store_bytes: int | None = Field(default=None, ge=80 * 1024 * 1024, description="of a local cluster")
 
     @model_validator(mode="before")
@@ -248,23 +261,6 @@ class AnonymizeConfig(InputConfig):
     def given(self) -> GivenInput:
         """Where the run finds what its user says about faces."""
         return GivenInput(self.boxes, self.keep, self.boxes_column, self.keep_column, self.permanent_column)
-
-    @property
-    def actors(self) -> int:
-        """Anonymizing actors to start. One thread each is the fastest on CPUs; a GPU is filled by one actor."""
-        if self.anonymizer_actors:
-            return self.anonymizer_actors
-        return 1 if self.device != "cpu" else min(os.cpu_count() or 1, MAX_DEFAULT_ACTORS)
-
-    @property
-    def reserved_cpus(self) -> float:
-        """Logical CPUs that all actors of a run hold."""
-        return (self.detector_actors + self.actors) * self.cpus_per_actor
-
-    @property
-    def threads(self) -> int:
-        """Threads of one anonymizing actor."""
-        return self.threads_per_actor or max((os.cpu_count() or 1) // self.actors, 1)
 
     def settings(self) -> AnonymizeSettings:
         """The part that the algorithm reads."""

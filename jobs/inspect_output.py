@@ -34,7 +34,8 @@ class OutputError(JobError):
 @dataclass(frozen=True)
 class Row:
     """One row of a run. `shard` is the Parquet file it stands in, `position` its place there. `permanent`: its key is forgotten;
-    None only where the user's own column did not say, and the row is quarantined."""
+    None only where the user's own column did not say, and the row is quarantined. `fidelity`: how its faces come back; None where
+    they do not, or an earlier version wrote the row."""
 
     image_id: str
     status: str
@@ -45,6 +46,7 @@ class Row:
     faces: int
     kept: int
     permanent: bool | None
+    fidelity: str | None
     shard: Path
     position: int
 
@@ -55,7 +57,8 @@ _ROW_FIELDS: Final = tuple(f.name for f in fields(Row) if f.name in SHARD_SCHEMA
 @dataclass
 class RunInspection:
     """What a run's output holds, in counts and sizes. keys: "store", or "discard" when none was kept. permanent: pictures
-    anonymized for good, whose key was forgotten."""
+    anonymized for good, whose key was forgotten. fidelities: pictures that come back so; those of which no row says it are not
+    counted."""
 
     run_id: str | None
     finished: bool
@@ -67,6 +70,7 @@ class RunInspection:
     permanent: int = 0
     statuses: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
+    fidelities: Counter[str] = field(default_factory=Counter)
     bytes_of: dict[str, int] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
 
@@ -95,6 +99,7 @@ class RunInspection:
             "procedure": self.procedure,
             "statuses": dict(self.statuses),
             "reasons": dict(self.reasons),
+            "fidelities": dict(self.fidelities),
             "bytes": self.bytes_of,
             "settings": self.settings,
         }
@@ -126,7 +131,7 @@ def read_rows(output: Path) -> Iterator[Row]:
     """
     try:
         for part in standing_rows(output, SHARD_SCHEMA.names):
-            found = part.table.cast(SHARD_SCHEMA).to_pylist()
+            found = part.table.select(SHARD_SCHEMA.names).cast(SHARD_SCHEMA).to_pylist()
             for position, row in zip(part.positions, found, strict=True):
                 yield Row(**{name: row[name] for name in _ROW_FIELDS}, shard=part.shard, position=position)
     except (PublishError, pa.ArrowException) as error:
@@ -204,6 +209,8 @@ def inspect_run(output: Path) -> RunInspection:
         found.kept_faces += row.kept
         found.permanent += row.status == "anonymized" and bool(row.permanent)
         found.statuses[row.status] += 1
+        if row.fidelity is not None:
+            found.fidelities[row.fidelity] += 1
         if row.reason:
             found.reasons[reason_code(row.reason)] += 1
     for part in (IMAGES, SIDECARS, ROWS):

@@ -23,9 +23,11 @@ from jobs.exit_codes import ExitCode, exit_code_of
 from jobs.inspect_output import OutputError, Row, read_manifest, read_picture, read_rows, read_sidecar
 from jobs.output_names import IMAGES, image_name
 from jobs.records import to_picture_key
+from keyanon_core.device import AUTO, usable_device
 from keyanon_core.errors import KeyanonError, PictureError, PriorError, SidecarError
 from keyanon_core.imaging import decode_picture, encode_picture
 from keyanon_core.pictures.recoverer import PictureRecoverer, RecoveredPicture
+from keyanon_core.pictures.settings import DEFAULT_FACE_BATCH
 from keyanon_core.priors import Prior, load_prior
 from keyanon_core.sidecar import Sidecar
 from keystore.decisions.views import RequestedImage
@@ -70,6 +72,7 @@ class RecoveryReport:
     request_id: str
     by: str
     prior: str | None
+    device: str | None = None
     pictures: list[PictureReport] = field(default_factory=list)
 
     @property
@@ -83,6 +86,7 @@ class RecoveryReport:
             "request": self.request_id,
             "by": self.by,
             "prior_digest": self.prior,
+            "device": self.device,
             "exit_code": int(self.exit_code),
             "psnr_db": None,  # needs the source, which a recovery does not hold
             "pictures": [{**vars(picture), "exit_code": int(picture.exit_code)} for picture in self.pictures],
@@ -105,6 +109,7 @@ def prepare(
     restored: Path,
     images: Sequence[RequestedImage],
     prior: str | None = None,
+    device: str = AUTO,
     *,
     skip_damaged: bool = False,
 ) -> Prepared:
@@ -112,15 +117,16 @@ def prepare(
 
     Args:
         output: what `keyanon anonymize` wrote. restored: an absent or empty directory. images: those of the request.
-        prior: where the prior is now; None takes it from where the run had it.
+        prior: where the prior is now; None takes it from where the run had it. device: where it computes, of `usable_device`.
         skip_damaged: go on without pictures that are damaged, as long as one is whole.
 
     Raises:
         OutputError: a picture is not in `output`, the run discarded its keys, or `restored` is not empty or not writable.
         SidecarError, PictureError, OutputError: the sidecar or picture that the message names is missing, malformed, or
             they do not belong together.
-        PriorError: the prior is not the one of the run.
+        PriorError: the prior is not the one of the run. DeviceError: the device can not be used.
     """
+    place = usable_device(device)
     manifest = read_manifest(output)
     if manifest.get("keys") == "discard":
         raise OutputError(f"{output} was anonymized with its keys discarded; nothing in it can be restored")
@@ -141,10 +147,12 @@ def prepare(
             continue
         if fidelity != "lossless":
             needed[record_id] = digest
+    asked: dict[str, Any] = manifest.get("config", {})
     found: Prior | None = None
     if needed:
         try:
-            found = load_prior(prior or manifest.get("config", {}).get("prior") or "embedded")
+            found = load_prior(prior or asked.get("prior") or "embedded", device=place)
+            found.networks.physical_batch = int(asked.get("face_batch") or DEFAULT_FACE_BATCH)
         except PriorError as error:
             damaged.update(dict.fromkeys(needed, error))
         else:
@@ -167,7 +175,9 @@ def recover_request(
     recipient, view = Recipient.generate(), keystore.show(request_id)
     sealed = keystore.release(request_id, recipient.public_key, by)
     records = recipient.open(sealed, Expected.of(view, keystore.audit_vkey))
-    report = RecoveryReport(request_id, by, prepared.prior.digest if prepared.prior else None)
+    report = RecoveryReport(request_id, by, None)
+    if prepared.prior is not None:
+        report.prior, report.device = prepared.prior.digest, str(prepared.prior.networks.device)
     recoverer = PictureRecoverer(prepared.prior)
     for record in sorted(records, key=lambda record: record.image_id):
         entry = _recover_one(recoverer, record, prepared)

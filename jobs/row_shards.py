@@ -16,6 +16,7 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from jobs.blocks import ADDED_LATER
 from jobs.errors import PublishError
 
 ROWS: Final = "rows"
@@ -104,13 +105,18 @@ def unlisted(root: Path, names: Collection[str]) -> set[str]:
 
 
 def read_shard(shard: Path, columns: Sequence[str] | None = None) -> pa.Table:
-    """The rows of one shard, those that do not count any more included. Raises PublishError for a damaged one."""
+    """The rows of one shard, those that do not count any more included. Columns of ADDED_LATER that it lacks are null. Raises
+    PublishError for a damaged one.
+    """
     try:
         with pq.ParquetFile(shard) as file:
             missing = set(columns or ()) - set(file.schema_arrow.names)
-            if missing:
+            if missing - ADDED_LATER:
                 raise PublishError(f"row shard {shard} lacks the column {min(missing)!r}; restore it from a backup")
-            return file.read(columns=None if columns is None else list(columns))
+            found = file.read(columns=None if columns is None else [name for name in columns if name not in missing])
+            for name in missing:
+                found = found.append_column(name, pa.nulls(found.num_rows))
+            return found
     except (OSError, pa.ArrowException) as error:
         raise PublishError(
             f"row shard {shard} is damaged ({error}); restore it from a backup, or remove it and run the same command "

@@ -19,6 +19,7 @@ from ray.data.block import BlockAccessor
 from jobs.blocks import (
     BYTES_FIELD,
     FACE_COUNT,
+    FIDELITY,
     ID,
     KEPT_COUNT,
     OUTPUT,
@@ -155,6 +156,7 @@ def shard_table(layout: OutputLayout, table: pa.Table, results: list[dict[str, A
         "faces": [row[FACE_COUNT] for row in results],
         "kept": [row[KEPT_COUNT] or 0 for row in results],
         "permanent": [bool(row[PERMANENT]) for row in results],
+        "fidelity": [row[FIDELITY] for row in results],
     }
     own: dict[str, Any] = {}
     fields: list[pa.Field] = []

@@ -9,6 +9,10 @@ class PriorError(KeyanonError):
     """A prior could not be loaded or is not what it says it is; names the file and the remedy."""
 
 
+class DeviceError(KeyanonError):
+    """A device is none, is not there, or can not compute as asked; says what would do."""
+
+
 class PictureError(KeyanonError):
     """A picture can not be used. `reason` is a short code such as "corrupt" or "too_large", kept in the row's status."""
 

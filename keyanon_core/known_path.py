@@ -15,12 +15,14 @@ class KnownPath:
     clean: (B, C, h, w) float64, zero inside the mask; encoded with the face blanked, so it depends on nothing masked.
     noise: (B, C, h, w) float64 keyed standard normal, zero inside the mask; None for an inpainting prior.
     alpha_bar: (T,) float64. first: the clean end of the grid, where the path is `clean` itself.
+    shown: what the network is shown of it at every timestep, once prepared by `Prior.shown`.
     """
 
     clean: Tensor
     noise: Tensor | None
     alpha_bar: Tensor
     first: int = 0
+    shown: Tensor | None = None
 
     def at(self, t: int) -> Tensor:
         """`c clean + sqrt((1 - ab_t) - c^2 (1 - ab_0)) noise` with `c = sqrt(ab_t / ab_0)`: (B, C, h, w) float64.
@@ -38,14 +40,21 @@ class KnownPath:
     def of(self, faces: Tensor) -> "KnownPath":
         """The path of some faces of the batch; faces: (n,) int64 indices."""
         noise = None if self.noise is None else self.noise[faces]
-        return KnownPath(self.clean[faces], noise, self.alpha_bar, self.first)
+        shown = None if self.shown is None else self.shown[faces]
+        return KnownPath(self.clean[faces], noise, self.alpha_bar, self.first, shown)
 
     @staticmethod
     def together(paths: Sequence["KnownPath"]) -> "KnownPath":
         """One batch of several, of one prior and grid."""
         noises = [path.noise for path in paths if path.noise is not None]
-        clean = torch.cat([path.clean for path in paths])
-        return KnownPath(clean, torch.cat(noises) if noises else None, paths[0].alpha_bar, paths[0].first)
+        shown = [path.shown for path in paths if path.shown is not None]
+        return KnownPath(
+            torch.cat([path.clean for path in paths]),
+            torch.cat(noises) if noises else None,
+            paths[0].alpha_bar,
+            paths[0].first,
+            torch.cat(shown) if len(shown) == len(paths) else None,
+        )
 
 
 def zero_path(like: Tensor, alpha_bar: Tensor, first: int) -> KnownPath:

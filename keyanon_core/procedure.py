@@ -5,12 +5,21 @@ Without torch, so that a driver, which computes nothing, need not load it.
 
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Final
+from typing import Final, Literal, get_args
 
-METHODS: Final = ("exact", "paper")
-TRANSFORMS: Final = ("rotation", "sign")
-INVERSIONS: Final = ("none", "ddim")
+EMBEDDED: Final = "embedded"
+"""Name of the prior in the package, a run's unless it chooses another."""
+
+Method = Literal["exact", "paper"]
+Transform = Literal["rotation", "sign"]
+Inversion = Literal["none", "ddim"]
 """What comes before the keyed transform: nothing, or DDIM from the clean to the noisy end of the grid (Psi)."""
+
+METHODS: Final[tuple[Method, ...]] = get_args(Method)
+TRANSFORMS: Final[tuple[Transform, ...]] = get_args(Transform)
+INVERSIONS: Final[tuple[Inversion, ...]] = get_args(Inversion)
+DEFAULT_METHOD: Final[Method] = "exact"
+DEFAULT_TRANSFORM: Final[Transform] = "rotation"
 
 DEFAULT_STEPS: Final = {"none": 6, "ddim": 12}
 """DDIM steps one way. A face costs as many evaluations of the denoiser (NFE) without Psi, twice as many with it."""
@@ -25,7 +34,6 @@ much of it, to first order (measured with the embedded prior, N = 6 against 24).
 
 UNDECLARED_MIN_STEPS: Final = {"none": 4, "ddim": 8}
 """Fewest steps one way that recovery is trusted to invert where the prior declares none: 4 there and back do not converge."""
-
 
 SHOWN_NOISE: Final = 0.025
 """Standard deviation of the noise in a face that recovery reads from the picture: 3 grey levels. The grid's own clean end leaves
@@ -50,8 +58,8 @@ class Procedure:
     evaluated without an inversion; None for the schedule's.
     """
 
-    method: str = "exact"
-    transform: str = "rotation"
+    method: str = DEFAULT_METHOD
+    transform: str = DEFAULT_TRANSFORM
     inversion: str = ""
     steps: int = 0
     grid: tuple[int, ...] = ()

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from keyanon_core.keys import KeyStream, subkey
+from keyanon_core.procedure import Transform
 
 ROUNDS: Final = 4
 """Rounds of the rotation. Two already spread any coordinate over the vector; four leave no weak tail in a short one."""
@@ -81,7 +82,7 @@ class Rotation:
         return mixed * scale
 
 
-TRANSFORMS: Final[dict[str, type[SignFlip] | type[Rotation]]] = {"sign": SignFlip, "rotation": Rotation}
+_OF_KIND: Final[dict[Transform, type[SignFlip] | type[Rotation]]] = {"rotation": Rotation, "sign": SignFlip}
 
 
 def _walsh_hadamard_blocks(values: Vector) -> Vector:
@@ -90,26 +91,29 @@ def _walsh_hadamard_blocks(values: Vector) -> Vector:
     Splitting by the binary digits of n needs no padding (which would not be a bijection) and leaves at most one
     coordinate alone in a round; the next round's permutation moves it.
     """
-    mixed = np.empty_like(values)
-    start = 0
-    for exponent in range(len(values).bit_length() - 1, -1, -1):
-        size = 1 << exponent
-        if len(values) & size:
-            mixed[start : start + size] = _walsh_hadamard(values[start : start + size])
-            start += size
-    return mixed
-
-
-def _walsh_hadamard(block: Vector) -> Vector:
-    """Orthonormal Walsh-Hadamard transform of a block whose length is a power of two, by butterflies."""
-    size = len(block)
-    half = 1
-    while half < size:
-        pairs = block.reshape(-1, 2, half)
-        block = np.stack([pairs[:, 0] + pairs[:, 1], pairs[:, 0] - pairs[:, 1]], axis=1)
+    count, mixed, half = len(values), values.copy(), 1
+    while 2 * half <= count:
+        # Of all blocks larger than `half`, which lie together at the front, at once.
+        pairs = mixed[: count - count % (2 * half)].reshape(-1, 2, half)
+        differences = pairs[:, 0] - pairs[:, 1]
+        pairs[:, 0] += pairs[:, 1]
+        pairs[:, 1] = differences
         half *= 2
-    flat: Vector = block.reshape(size) / np.sqrt(size)
-    return flat
+    return mixed / np.sqrt(_block_sizes(count))
+
+
+def _block_sizes(count: int) -> NDArray[np.int64]:
+    """The size of the block that each of `count` coordinates lies in."""
+    sizes = [1 << digit for digit in range(count.bit_length() - 1, -1, -1) if count & 1 << digit]
+    return np.repeat(sizes, sizes)
+
+
+def keyed_transform(kind: str, key: bytes, n: int) -> KeyedTransform:
+    """The transform of n coordinates under a key of its own. Raises ValueError for a kind that is none of TRANSFORMS."""
+    for known, transform in _OF_KIND.items():
+        if kind == known:
+            return transform(key, n)
+    raise ValueError(f"unknown transform {kind!r}; choose from {', '.join(_OF_KIND)}")
 
 
 def masked_transforms(kind: str, face_keys: Sequence[bytes], mask: Tensor, channels: int) -> list[KeyedTransform]:
@@ -117,12 +121,12 @@ def masked_transforms(kind: str, face_keys: Sequence[bytes], mask: Tensor, chann
 
     mask: (B, 1, h, w), nonzero inside. Raises ValueError for an unknown kind or an empty mask.
     """
-    if kind not in TRANSFORMS:
-        raise ValueError(f"unknown transform {kind!r}; choose from {', '.join(TRANSFORMS)}")
     counts = [channels * int(n) for n in (mask != 0).sum((1, 2, 3))]
     if 0 in counts:
         raise ValueError(f"the mask of face {counts.index(0)} of the batch is empty: there is nothing to transform")
-    return [TRANSFORMS[kind](subkey(key, "transform"), count) for key, count in zip(face_keys, counts, strict=True)]
+    return [
+        keyed_transform(kind, subkey(key, "transform"), count) for key, count in zip(face_keys, counts, strict=True)
+    ]
 
 
 def apply_forward(

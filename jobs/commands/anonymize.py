@@ -95,8 +95,13 @@ def anonymize(
     steps: Annotated[
         int | None, _option("6", "DDIM steps one way: evaluations a face; 12 and twice as many with ddim.", _ALGORITHM)
     ] = None,
+    precision: Annotated[
+        Literal["float32", "tf32", "bfloat16", "auto"] | None,
+        _option("float32", "What the denoiser multiplies in; auto: bfloat16 where hardware has it.", _ALGORITHM),
+    ] = None,
     fidelity: Annotated[
-        Literal["latent", "lossless", "image"] | None, _option("latent", "What recovery returns.", _ALGORITHM)
+        Literal["latent", "lossless", "image", "auto"] | None,
+        _option("latent", "What recovery returns; auto: from the picture alone where it can.", _ALGORITHM),
     ] = None,
     sidecar_bits: Annotated[
         float | None,
@@ -132,20 +137,31 @@ def anonymize(
     max_file_bytes: Annotated[
         int | None, _option("536870912", "A larger file is quarantined unread.", _PICTURES)
     ] = None,
-    device: Annotated[str | None, _option("cpu", "cpu, cuda or cuda:N.", _LAYOUT)] = None,
+    device: Annotated[
+        str | None, _option("auto", "auto: the GPUs, else the CPUs; cpu, cuda or cuda:N.", _LAYOUT)
+    ] = None,
+    compile: Annotated[
+        bool | None,
+        typer.Option(
+            "--compile/--no-compile",
+            help="Compile the denoiser: slow to start.",
+            show_default="off",
+            rich_help_panel=_LAYOUT,
+        ),
+    ] = None,
     face_batch: Annotated[int | None, _option("8", "Faces in one call of the prior.", _LAYOUT)] = None,
     pictures_per_task: Annotated[
         int | None, _option("up to 8 batches", "Pictures gathered together; rows of one shard.", _LAYOUT)
     ] = None,
     detector_actors: Annotated[int | None, _option("1", "Processes that find faces.", _LAYOUT)] = None,
     anonymizer_actors: Annotated[
-        int | None, _option("one per CPU, at most 8", "Processes that hold the prior.", _LAYOUT)
+        int | None, _option("one per GPU, else per CPU, 8 a machine", "Processes that hold the prior.", _LAYOUT)
     ] = None,
     threads_per_actor: Annotated[
         int | None, _option("CPUs shared out", "Threads of one anonymizing process.", _LAYOUT)
     ] = None,
     cpus_per_actor: Annotated[float | None, _option("0", "Logical CPUs Ray reserves for one.", _LAYOUT)] = None,
-    gpus_per_actor: Annotated[float | None, _option("0", "GPUs Ray reserves for one.", _LAYOUT)] = None,
+    gpus_per_actor: Annotated[float | None, _option("1 on cuda", "GPUs Ray reserves for one.", _LAYOUT)] = None,
     object_store_bytes: Annotated[int | None, _option("512 MiB", "Object store of a local Ray.", _LAYOUT)] = None,
     as_json: Json = False,
     verbose: Verbose = False,
@@ -211,4 +227,6 @@ def report_tables(report: "RunReport") -> list["Table"]:
     tables = [facts("anonymized", summary), table("statuses", ("status", "rows"), report.statuses.items())]
     if report.reasons:
         tables.append(table("reasons", ("reason", "rows"), report.reasons.items()))
+    if report.fidelities:
+        tables.append(table("fidelities", ("fidelity", "pictures"), report.fidelities.items()))
     return tables

@@ -42,4 +42,5 @@ def inspect(
         facts(str(path), summary),
         table("statuses", ("status", "rows"), run.statuses.most_common()),
         *([table("reasons", ("reason", "rows"), run.reasons.most_common())] if run.reasons else []),
+        *([table("fidelities", ("fidelity", "pictures"), run.fidelities.most_common())] if run.fidelities else []),
     )

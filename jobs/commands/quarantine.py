@@ -69,6 +69,13 @@ def retry(
     keep: Annotated[Path | None, _option("Where the file of what is left alone is now; it must be unchanged.")] = None,
     check_every: Annotated[int | None, _option("Of how many faces one is tried on the way back.")] = None,
     face_weights: Annotated[Path | None, _option("Directory with facexlib's weights.")] = None,
+    device: Annotated[str | None, _option("auto, cpu, cuda or cuda:N.")] = None,
+    compile: Annotated[
+        bool | None,
+        typer.Option(
+            "--compile/--no-compile", help="Compile the denoiser.", show_default=False, rich_help_panel=_LAYOUT
+        ),
+    ] = None,
     pictures_per_task: Annotated[int | None, _option("Pictures gathered together; rows of one shard.")] = None,
     detector_actors: Annotated[int | None, _option("Processes that find faces.")] = None,
     anonymizer_actors: Annotated[int | None, _option("Processes that hold the prior.")] = None,

@@ -19,6 +19,7 @@ def recover(
     prior: Annotated[
         str | None, typer.Option("--prior", help="Where the run's prior is now.", show_default="where the run had it")
     ] = None,
+    device: Annotated[str, typer.Option(help="auto: a GPU where there is one; cpu, cuda or cuda:N.")] = "auto",
     skip_damaged: Annotated[
         bool,
         typer.Option(
@@ -47,7 +48,7 @@ def recover(
             opened.release(request, Recipient.generate().public_key, by)
         from jobs.recover import prepare, recover_request
 
-        prepared = prepare(input, output, view.images, prior, skip_damaged=skip_damaged)
+        prepared = prepare(input, output, view.images, prior, device, skip_damaged=skip_damaged)
         report = recover_request(
             opened, request, by, prepared, lambda image_id, status: out.note(f"{status}: {image_id}")
         )

@@ -54,7 +54,7 @@ def write_card(config: TrainConfig, prior_directory: Path, report: TrainReport, 
     card = environment.get_template("card.md.j2").render(
         config=config,
         report=report,
-        parameters=prior.parameters,
+        parameters=prior.networks.parameters,
         coloured=len(tones) / len(bank),
         tones=_tones(tones) if len(tones) else None,
         figures=figures,

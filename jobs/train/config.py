@@ -1,16 +1,15 @@
 """The configuration of `keyanon train-prior`, loadable from YAML."""
 
 import hashlib
-import os
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from jobs.config import InputConfig
-from keyanon_core.priors.declaration import MIN_TEMPERATURE
+from jobs.usable_cpus import usable_cpus
+from keyanon_core.priors.declaration import MIN_TEMPERATURE, Conditioning
 from keyanon_core.training.settings import (
-    FACE_TEMPLATE,
     Augmentation,
     Optimization,
     Prediction,
@@ -50,18 +49,18 @@ class TrainConfig(InputConfig):
     initial: str | None = Field(
         default=None, description="prior to start from: 'embedded', directory or hub id; None: scratch"
     )
-    conditioning: Literal["inpaint", "none"] = "inpaint"
-    prediction: Prediction = "sample"
-    side: int = Field(default=128, ge=8, le=1024, description="of the aligned crop in pixels")
-    space_to_depth: int = Field(default=8, ge=1, le=64)
-    channels: tuple[int, ...] = Field(default=(128, 192, 256), min_length=1, max_length=6)
-    layers_per_block: int = Field(default=1, ge=1, le=8)
-    attention_levels: int = Field(default=2, ge=0)
-    grid: tuple[int, int] = (1, 949)
+    conditioning: Conditioning = PriorSettings.conditioning
+    prediction: Prediction = PriorSettings.prediction
+    side: int = Field(default=PriorSettings.side, ge=8, le=1024, description="of the aligned crop in pixels")
+    space_to_depth: int = Field(default=PriorSettings.space_to_depth, ge=1, le=64)
+    channels: tuple[int, ...] = Field(default=PriorSettings.channels, min_length=1, max_length=6)
+    layers_per_block: int = Field(default=PriorSettings.layers_per_block, ge=1, le=8)
+    attention_levels: int = Field(default=PriorSettings.attention_levels, ge=0)
+    grid: tuple[int, int] = PriorSettings.grid
     temperature: float = Field(
         default=0.75, ge=MIN_TEMPERATURE, le=1, description="rms of the noise faces are made from"
     )
-    template: tuple[tuple[float, float], ...] = Field(default=FACE_TEMPLATE, min_length=5, max_length=5)
+    template: tuple[tuple[float, float], ...] = Field(default=PriorSettings.template, min_length=5, max_length=5)
 
     # The faces
     face_models: Literal["embedded"] = "embedded"
@@ -80,15 +79,15 @@ class TrainConfig(InputConfig):
     # The optimization
     steps: int | None = Field(default=None, ge=1, description="stop after so many")
     hours: float | None = Field(default=None, gt=0, description=f"of wall clock; {DEFAULT_HOURS} if steps is not given")
-    batch: int = Field(default=40, ge=1, description="faces of a step over all workers")
-    learning_rate: float = Field(default=5e-4, gt=0)
-    warmup: int = Field(default=60, ge=0)
-    weight_decay: float = Field(default=0.01, ge=0)
-    clip: float = Field(default=1.0, gt=0)
-    ema: float = Field(default=0.9995, gt=0, lt=1)
-    snr_power: float = Field(default=0.4, ge=0)
-    snr_weights: tuple[float, float] = (0.2, 8.0)
-    seed: int = Field(default=0, ge=0)
+    batch: int = Field(default=Optimization.batch, ge=1, description="faces of a step over all workers")
+    learning_rate: float = Field(default=Optimization.learning_rate, gt=0)
+    warmup: int = Field(default=Optimization.warmup, ge=0)
+    weight_decay: float = Field(default=Optimization.weight_decay, ge=0)
+    clip: float = Field(default=Optimization.clip, gt=0)
+    ema: float = Field(default=Optimization.ema, gt=0, lt=1)
+    snr_power: float = Field(default=Optimization.snr_power, ge=0)
+    snr_weights: tuple[float, float] = Optimization.snr_weights
+    seed: int = Field(default=Optimization.seed, ge=0)
     precision: Literal["auto", "fp32", "bf16"] = Field(
         default="auto", description="auto: bf16 where the hardware has it"
     )
@@ -113,7 +112,7 @@ class TrainConfig(InputConfig):
     @property
     def threads(self) -> int:
         """Threads of one worker."""
-        return self.threads_per_worker or max((os.cpu_count() or 1) // self.workers, 1)
+        return self.threads_per_worker or max(usable_cpus() // self.workers, 1)
 
     @property
     def budget_hours(self) -> float | None:

@@ -1,7 +1,6 @@
 """The faces of a training: found, cut and stored once, by Ray Data; later attempts map the same bank."""
 
 import hashlib
-import os
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -24,6 +23,7 @@ from jobs.progress import Monitor
 from jobs.sources import ListedDatasource, Source
 from jobs.task_sizes import TaskSizes
 from jobs.train.config import TrainConfig
+from jobs.usable_cpus import usable_cpus
 from keyanon_core.evaluation import nearest
 from keyanon_core.faces.landmarks import ShapePredictor
 from keyanon_core.imaging import decode_picture
@@ -138,7 +138,7 @@ def _cut(
 ) -> CuttingReport:
     prior = config.settings().prior
     monitor = Monitor()
-    sizes = TaskSizes(PICTURES_PER_TASK, PICTURES_PER_TASK, config.cutting_actors or os.cpu_count() or 1)
+    sizes = TaskSizes(PICTURES_PER_TASK, PICTURES_PER_TASK, config.cutting_actors or usable_cpus())
     units = list(source.units((), sizes.next))
     dataset = ray.data.read_datasource(ListedDatasource(units, "ReadPictures"), override_num_blocks=len(units))
     if source.kind == "parquet":  # a row group may hold many tasks' worth of pictures

@@ -23,6 +23,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from jobs.train.checkpoint import TrainingState
 from jobs.train.page import PageWriter
+from keyanon_core.device import multiplies_bfloat16
 from keyanon_core.errors import ConvergenceError
 from keyanon_core.priors import load_prior
 from keyanon_core.training.bank import FaceBank
@@ -97,7 +98,7 @@ class Training:
             with checkpoint.as_directory() as folder:
                 self.state.restore(Path(folder), self.device)
         self.parallel = ray.train.torch.prepare_model(network)
-        self.bf16 = _wants_bf16(task.precision, self.device)
+        self.bf16 = multiplies_bfloat16(self.device) if task.precision == "auto" else task.precision == "bf16"
         self.losses: deque[float] = deque(maxlen=SMOOTHING)
         self.log = _Log(task.output / LOG_FILE, self.state.step) if self.rank == 0 else None
 
@@ -261,12 +262,3 @@ def read_log(path: Path) -> list[dict[str, Any]]:
             with contextlib.suppress(json.JSONDecodeError):
                 entries.append(json.loads(line))
     return entries
-
-
-def _wants_bf16(precision: str, device: torch.device) -> bool:
-    """`auto`: only where bfloat16 is computed by the hardware; emulated, it is several times slower than float32."""
-    if precision != "auto":
-        return precision == "bf16"
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return device.type == "cpu" and bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())

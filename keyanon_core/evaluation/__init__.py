@@ -2,12 +2,11 @@
 
 from keyanon_core.evaluation.quality import (
     EdgeContrast,
-    Seam,
     cheek_typology_angle,
     edge_contrast,
     frechet_distance,
+    landmarks_inside,
     nearest,
-    seam,
     skin_tone,
 )
 from keyanon_core.evaluation.recovery import (
@@ -25,15 +24,14 @@ __all__ = [
     "Crops",
     "EdgeContrast",
     "RecoveryFigures",
-    "Seam",
     "cheek_typology_angle",
     "edge_contrast",
     "eight_bit",
     "frechet_distance",
+    "landmarks_inside",
     "measure_recovery",
     "measure_sidecar",
     "nearest",
     "psnr",
-    "seam",
     "skin_tone",
 ]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from keyanon_core.transforms import TRANSFORMS, Vector
+from keyanon_core.transforms import Vector, keyed_transform
 
 Sampler = Callable[[int, Vector], Vector]
 """Result number k for a source (n,), both of rms 1."""
@@ -37,7 +37,7 @@ class Traces:
 
 def keyed(kind: str) -> Sampler:
     """Results of a transform under keys 0, 1, ...."""
-    return lambda key, source: unit(TRANSFORMS[kind](key.to_bytes(32, "little"), len(source)).forward(source)[0])
+    return lambda key, source: unit(keyed_transform(kind, key.to_bytes(32, "little"), len(source)).forward(source)[0])
 
 
 def sphere(key: int, source: Vector) -> Vector:

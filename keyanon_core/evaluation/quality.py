@@ -4,6 +4,7 @@ Colours are compared in CIELAB under D65 (CIE 1976), in which a Euclidean distan
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -11,7 +12,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from keyanon_core.faces.detection import Landmarks, Pixels
+from keyanon_core.faces.detection import Face, Landmarks, Pixels
 from keyanon_core.faces.masks import Bits, PictureMask
 
 SECTORS: Final = 24  # pieces of a mask's edge, by direction from its centre
@@ -20,7 +21,6 @@ MIN_BAND_PIXELS: Final = 4  # on either side; a piece with fewer says nothing
 CHEEK_RADIUS: Final = 0.13  # of the distance between the eyes
 MIN_CHROMA: Final = 5.0  # CIELAB units; skin below it is a grey photograph's, and has no typology angle
 MAX_DISTANCES: Final = 4_000_000  # held at once by `nearest`: 8 bytes each
-TONES: Final = ("light", "intermediate", "dark", "grey")
 _LIGHT_FROM, _DARK_TO = 41.0, 10.0  # degrees; Chardon's very light and light; brown and dark
 
 Features = npt.NDArray[np.floating]
@@ -39,36 +39,6 @@ class EdgeContrast:
     colour: float
     gradient: float
     step: float
-
-
-@dataclass(frozen=True)
-class Seam:
-    """The same edge in a photograph and in what was made of it. What the photograph shows there is no seam."""
-
-    source: EdgeContrast
-    result: EdgeContrast
-
-    @property
-    def colour_ratio(self) -> float:
-        """Contrast in colour over that of the source; 1 when nothing changed. Single faces scatter: compare means."""
-        return _ratio(self.result.colour, self.source.colour)
-
-    @property
-    def gradient_ratio(self) -> float:
-        """Gradient at the edge over that of the source."""
-        return _ratio(self.result.gradient, self.source.gradient)
-
-    @property
-    def step_ratio(self) -> float:
-        """Step across the edge over that of the source."""
-        return _ratio(self.result.step, self.source.step)
-
-
-def seam(source: Pixels, result: Pixels, mask: PictureMask | Bits, width: int) -> Seam:
-    """`edge_contrast` before and after. source, result: (H, W, 3) uint8 of the same picture. Errors as there."""
-    if source.shape != result.shape:
-        raise ValueError(f"a picture of {result.shape} is not made of one of {source.shape}")
-    return Seam(edge_contrast(source, mask, width), edge_contrast(result, mask, width))
 
 
 def edge_contrast(pixels: Pixels, mask: PictureMask | Bits, width: int) -> EdgeContrast:
@@ -132,10 +102,16 @@ def _gradient_and_step(lab: npt.NDArray[np.float32], inside: Bits) -> tuple[floa
     return float(gradient.mean()), float(np.concatenate(steps).mean())
 
 
-def _ratio(value: float, base: float) -> float:
-    if value == base:
-        return 1.0
-    return value / base if base else math.inf
+def landmarks_inside(face: Face, mask: PictureMask, shape: Sequence[int]) -> float:
+    """Share of a face's five landmarks that fall on a pixel of the mask, in [0, 1]. shape: the picture's (H, W, ...).
+
+    Landmarks beyond the picture's border are moved onto it first.
+    """
+    x0, y0, x1, y1 = mask.window
+    columns = np.clip(np.rint(face.landmarks[:, 0]), 0, shape[1] - 1).astype(np.int64)
+    rows = np.clip(np.rint(face.landmarks[:, 1]), 0, shape[0] - 1).astype(np.int64)
+    inside = (columns >= x0) & (columns < x1) & (rows >= y0) & (rows < y1)
+    return float(mask.bits[rows[inside] - y0, columns[inside] - x0].sum()) / len(inside)
 
 
 def cielab(pixels: Pixels) -> npt.NDArray[np.float32]:
@@ -219,8 +195,8 @@ def _disc(pixels: Pixels, centre: npt.NDArray[np.float64], radius: float) -> Pix
 
 
 def skin_tone(angle: float) -> str:
-    """One of TONES: Chardon's six classes by twos (very light and light above 41 degrees; intermediate and tan; brown and
-    dark to 10 degrees), "grey" for NaN.
+    """ "light", "intermediate" or "dark": Chardon's six classes by twos (very light and light above 41 degrees; intermediate and
+    tan; brown and dark to 10 degrees); "grey" for NaN.
     """
     if math.isnan(angle):
         return "grey"

@@ -67,7 +67,7 @@ class _Kept:
 
 def _keep(prior: Prior, crops: Crops, masks: npt.NDArray[np.bool_], procedure: Procedure, bits: float) -> _Kept:
     x, inside = torch.from_numpy(crops), torch.from_numpy(masks)[:, None]
-    mask, levels = prior.latent_mask(inside), levels_of(bits)
+    mask, levels = prior.latent_mask(inside).to(prior.networks.device), levels_of(bits)
     surroundings = [encode_surroundings(crop, where) for crop, where in zip(crops, masks, strict=True)]
     known = known_latent(prior, surroundings, inside)
     keys = [face_key(new_image_key(), 0, 0, procedure.transform) for _ in crops]
@@ -101,7 +101,7 @@ def measure_recovery(
     done = kept.done
     wrong = [face_key(secrets.token_bytes(len(key)), 0, 0, procedure.transform) for key in kept.keys]
     anonymized = prior.decode(done.latent).cpu().numpy()
-    reencoded = prior.encode(torch.from_numpy(eight_bit(anonymized)))
+    reencoded = prior.encode(torch.from_numpy(eight_bit(anonymized)).to(kept.mask.device))
     stored = {
         "float": done.latent,
         "sidecar": kept.latent,

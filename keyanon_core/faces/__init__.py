@@ -36,8 +36,8 @@ def load_face_models(
 
     kind: "embedded" (CenterFace and our own network, 68 landmarks; nothing to download) or "facexlib" (RetinaFace, BiSeNet;
     `weights` is the directory that holds their files, or None for facexlib's own download). The recognizer is dlib's in both.
-    threads: of the embedded detector on one picture. device: of the facexlib networks. min_face: px, height of the smallest
-    face that is searched for; the time that finding takes falls with its square.
+    threads: of the embedded detector on one picture. device: of the recognizer and the facexlib networks. min_face: px, height of
+    the smallest face that is searched for; the time that finding takes falls with its square.
     """
     detector = load_detector(kind, weights, threads, device, min_face)
     from keyanon_core.faces.landmarks import ShapePredictor
@@ -47,10 +47,10 @@ def load_face_models(
     if kind == "facexlib":
         from keyanon_core.faces.facexlib_models import BiSeNetParser
 
-        return FaceModels(detector, BiSeNetParser(weights, device), DlibRecognizer(predictor))
+        return FaceModels(detector, BiSeNetParser(weights, device), DlibRecognizer(predictor, device))
     from keyanon_core.faces.parsing import LandmarkParser
 
-    return FaceModels(detector, LandmarkParser(predictor), DlibRecognizer(predictor))
+    return FaceModels(detector, LandmarkParser(predictor), DlibRecognizer(predictor, device))
 
 
 def load_detector(

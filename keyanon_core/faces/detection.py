@@ -172,16 +172,3 @@ def mirrored(box: Landmarks, landmarks: Landmarks, width: int) -> tuple[Landmark
     corners = np.stack([width - 1 - box[::-1, 0], box[:, 1]], -1)
     points = np.stack([width - 1 - landmarks[:, 0], landmarks[:, 1]], -1)
     return corners, points[list(OTHER_SIDE)]
-
-
-def landmarks_inside(face: Face, mask: PictureMask, shape: Sequence[int]) -> float:
-    """Share of a face's five landmarks that fall on a pixel of the mask, in [0, 1]. shape: the picture's (H, W, ...).
-
-    For the second detection pass: a face of the output is anonymized when its landmarks lie in a mask. Landmarks beyond
-    the picture's border are moved onto it first.
-    """
-    x0, y0, x1, y1 = mask.window
-    columns = np.clip(np.rint(face.landmarks[:, 0]), 0, shape[1] - 1).astype(np.int64)
-    rows = np.clip(np.rint(face.landmarks[:, 1]), 0, shape[0] - 1).astype(np.int64)
-    inside = (columns >= x0) & (columns < x1) & (rows >= y0) & (rows < y1)
-    return float(mask.bits[rows[inside] - y0, columns[inside] - x0].sum()) / len(inside)

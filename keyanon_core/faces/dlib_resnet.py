@@ -14,6 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from keyanon_core.precision import STRICT, multiplying
+
+CPU: Final = torch.device("cpu")
 CHIP_SIDE: Final = 150  # px; the network's input
 EMBEDDING_SIZE: Final = 128
 MEAN_COLOUR: Final = (122.782, 117.001, 104.298)  # of the training pictures, R G B
@@ -34,7 +37,7 @@ TEXTURE_SIZE: Final = sum(TEXTURE_STAGES)
 class DlibResNet(nn.Module):
     """Face chips -> identity vectors."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, device: torch.device = CPU) -> None:
         """Read the weights; `path` is a file whose digest the caller has checked (`dlib_model`)."""
         super().__init__()
         tensors = _Tensors(path.read_bytes())
@@ -45,7 +48,8 @@ class DlibResNet(nn.Module):
             self.blocks.append(_Block(tensors, channels, filters, halves))
             channels = filters
         self.head = nn.Parameter(tensors.head(channels), requires_grad=False)
-        self.requires_grad_(False).eval().to(memory_format=torch.channels_last)
+        self.device = device
+        self.requires_grad_(False).eval().to(device).to(memory_format=torch.channels_last)
 
     def forward(self, chips: Tensor) -> Tensor:
         """chips: (B, 3, 150, 150) float32, R G B, 0 to 255 -> (B, 128) float32."""
@@ -56,8 +60,8 @@ class DlibResNet(nn.Module):
 
     def embed(self, chips: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """chips: (B, 150, 150, 3) uint8 -> (B, 128) float32; neighbours do not matter but for rounding."""
-        with torch.inference_mode():
-            return np.asarray(self(_channels_first(chips)).numpy())
+        with torch.inference_mode(), multiplying(STRICT, self.device):
+            return np.asarray(self(self._channels_first(chips)).cpu().numpy())
 
     def features(self, chips: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Texture: chips (B, 150, 150, 3) uint8 -> (B, 192) float32, the spatial means of the activations after the last
@@ -65,22 +69,21 @@ class DlibResNet(nn.Module):
         """
         last = {filters: index for index, (filters, _) in enumerate(BLOCKS) if filters in TEXTURE_STAGES}
         means = []
-        with torch.inference_mode():
-            x = self._stemmed(_channels_first(chips))
+        with torch.inference_mode(), multiplying(STRICT, self.device):
+            x = self._stemmed(self._channels_first(chips))
             for index, block in enumerate(self.blocks[: max(last.values()) + 1]):
                 x = block(x)
                 if index in last.values():
                     means.append(x.mean((2, 3)))
-            return np.asarray(torch.cat(means, 1).numpy())
+            return np.asarray(torch.cat(means, 1).cpu().numpy())
 
     def _stemmed(self, chips: Tensor) -> Tensor:
         """chips (B, 3, 150, 150) float32, 0 to 255 -> what the first block takes."""
         x = (chips - chips.new_tensor(MEAN_COLOUR)[:, None, None]) / COLOUR_RANGE
         return F.max_pool2d(F.relu(self.stem(x.contiguous(memory_format=torch.channels_last))), 3, 2)
 
-
-def _channels_first(chips: npt.NDArray[np.uint8]) -> Tensor:
-    return torch.from_numpy(chips).permute(0, 3, 1, 2).float()
+    def _channels_first(self, chips: npt.NDArray[np.uint8]) -> Tensor:
+        return torch.from_numpy(chips).to(self.device).permute(0, 3, 1, 2).float()
 
 
 class _Block(nn.Module):

@@ -7,11 +7,11 @@ certain faces; our own network sees what is small, turned, blurred or cut.
 import hashlib
 from dataclasses import replace
 
-from keyanon_core.faces.alignment import likeness
+from keyanon_core.faces.alignment import UPRIGHT_TEMPLATE, likeness
 from keyanon_core.faces.centerface import CenterFace
 from keyanon_core.faces.closer import confirmed, view
 from keyanon_core.faces.detection import Face, Pixels, in_order, without_duplicates
-from keyanon_core.faces.landmarks import MAX_SPREAD, UPRIGHT_TEMPLATE, roll_degrees, spread, template_in_box
+from keyanon_core.faces.landmarks import MAX_SPREAD, roll_degrees, spread, template_in_box
 from keyanon_core.faces.looks import DEFAULT_MIN_FACE, Network, Search, check_min_face, lightened, look
 from keyanon_core.faces.scene_network import SceneNetwork
 

@@ -22,10 +22,10 @@ import safetensors.torch
 import torch
 
 from keyanon_core.errors import FaceModelError, PictureError
-from keyanon_core.faces.alignment import chip, invert, similarity
+from keyanon_core.faces.alignment import UPRIGHT_TEMPLATE, chip, invert, similarity
 from keyanon_core.faces.closer import confirmed
 from keyanon_core.faces.detection import Face, Pixels, in_order, without_duplicates
-from keyanon_core.faces.landmarks import UPRIGHT_TEMPLATE, mean_shape_at, with_usable_landmarks
+from keyanon_core.faces.landmarks import mean_shape_at, with_usable_landmarks
 from keyanon_core.faces.looks import DEFAULT_MIN_FACE, Candidates, Search, check_min_face, lightened, look
 from keyanon_core.faces.masks import PictureMask
 from keyanon_core.faces.parsing import check_regions, fill_polygons, landmark_hull, region_polygons

@@ -15,9 +15,9 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from keyanon_core.errors import PictureError
-from keyanon_core.faces.alignment import likeness
+from keyanon_core.faces.alignment import UPRIGHT_TEMPLATE, likeness
 from keyanon_core.faces.detection import LANDMARK_COUNT, Detector, Face, Landmarks, Pixels, box_iou, in_order
-from keyanon_core.faces.landmarks import FIVE_IN_BOX, UPRIGHT_TEMPLATE, template_in_box
+from keyanon_core.faces.landmarks import FIVE_IN_BOX, template_in_box
 
 FaceChoice = Literal["detect", "given", "aligned"]
 FACE_CHOICES: Final = ("detect", "given", "aligned")

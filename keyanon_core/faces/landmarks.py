@@ -11,16 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from keyanon_core.errors import PictureError
-from keyanon_core.faces.alignment import chip, invert, similarity
+from keyanon_core.faces.alignment import UPRIGHT_TEMPLATE, chip, invert, similarity
 from keyanon_core.faces.detection import Face, Pixels
 from keyanon_core.faces.dlib_models import SHA256, SHAPE_PREDICTOR, dlib_model
 
 Points = npt.NDArray[np.float64]
 
-# five landmarks of an upright face in units of the FFHQ crop's side
-UPRIGHT_TEMPLATE: Points = (
-    np.array([[192.98, 239.95], [318.90, 240.19], [256.63, 314.02], [201.26, 371.41], [313.09, 371.15]]) / 512
-)
 CHIP_SIDE = 256  # px
 # Mean box of dlib's frontal detector, for which the predictor was trained, in units of the FFHQ crop's side
 PREDICTOR_BOX = (0.231, 0.334, 0.760, 0.864)

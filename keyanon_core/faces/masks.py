@@ -79,21 +79,6 @@ class PictureMask:
             out[shared[1] - y0 : shared[3] - y0, shared[0] - x0 : shared[2] - x0] = self._part(shared)
         return out
 
-    def intersects(self, other: "PictureMask") -> bool:
-        """True when a pixel belongs to both masks."""
-        shared = _shared(self.window, other.window)
-        return shared is not None and bool((self._part(shared) & other._part(shared)).any())
-
-    def subtract(self, other: "PictureMask") -> "PictureMask":
-        """This mask without the pixels of another."""
-        shared = _shared(self.window, other.window)
-        if shared is None:
-            return self
-        bits = self.bits.copy()
-        x0, y0 = self.window[:2]
-        bits[shared[1] - y0 : shared[3] - y0, shared[0] - x0 : shared[2] - x0] &= ~other._part(shared)
-        return PictureMask(self.window, bits).trimmed()
-
     def _part(self, window: tuple[int, int, int, int]) -> Bits:
         x0, y0 = self.window[:2]
         return self.bits[window[1] - y0 : window[3] - y0, window[0] - x0 : window[2] - x0]

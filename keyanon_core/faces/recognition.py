@@ -10,6 +10,7 @@ import dlib
 import numpy as np
 import numpy.typing as npt
 
+from keyanon_core.device import usable_device
 from keyanon_core.faces.detection import Face, Pixels
 from keyanon_core.faces.dlib_models import RECOGNIZER, SHA256, dlib_model
 from keyanon_core.faces.dlib_resnet import CHIP_SIDE, EMBEDDING_SIZE, TEXTURE_SIZE, DlibResNet
@@ -44,9 +45,10 @@ class DlibRecognizer:
     name = "dlib-resnet-v1"
     threshold = SAME_PERSON_DISTANCE
 
-    def __init__(self, predictor: ShapePredictor | None = None) -> None:
+    def __init__(self, predictor: ShapePredictor | None = None, device: str = "cpu") -> None:
+        """device: where the network computes, of `usable_device`. Raises FaceModelError, DeviceError."""
         self._predictor = predictor or ShapePredictor()
-        self._network = DlibResNet(dlib_model(RECOGNIZER))
+        self._network = DlibResNet(dlib_model(RECOGNIZER), usable_device(device))
         self.digest = SHA256[RECOGNIZER]
 
     def embed(self, views: Sequence[tuple[Pixels, Face]]) -> npt.NDArray[np.float32]:

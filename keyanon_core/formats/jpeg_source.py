@@ -67,6 +67,10 @@ class JpegSource(SourceFile):
     quality: int
     profile: bytes | None = field(default=None, repr=False)
 
+    @property
+    def is_exact(self) -> bool:
+        return False
+
     def publish(self, result: Pixels, masks: Sequence[PictureMask]) -> Published:
         try:
             return self._by_blocks(result, masks)

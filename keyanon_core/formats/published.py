@@ -34,6 +34,11 @@ class SourceFile(ABC):
 
     pixels: Pixels
 
+    @property
+    @abstractmethod
+    def is_exact(self) -> bool:
+        """True when the published picture shows every pixel of a result as it is."""
+
     @abstractmethod
     def publish(self, result: Pixels, masks: Sequence[PictureMask]) -> Published:
         """The published picture of a result like `pixels`, which differs from them nowhere but in the masks.
@@ -51,9 +56,13 @@ class FixedFormat(SourceFile):
     quality: int = DEFAULT_JPEG_QUALITY
     profile: bytes | None = field(default=None, repr=False)
 
+    @property
+    def is_exact(self) -> bool:
+        return self.format != "jpeg"
+
     def publish(self, result: Pixels, masks: Sequence[PictureMask]) -> Published:
         encoded = encode_picture(result, self.format, self.quality, self.profile)
-        return Published(encoded, result if self.format != "jpeg" else seen(encoded))
+        return Published(encoded, result if self.is_exact else seen(encoded))
 
 
 def published_pixels(encoded: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> tuple[Pixels, bytes | None]:

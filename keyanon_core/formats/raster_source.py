@@ -56,6 +56,10 @@ class RasterSource(SourceFile):
         grey = picture.mode in GREY_MODES
         return cls(pixels, format, grey, lossless, len(encoded), _cut_out(picture), profile)
 
+    @property
+    def is_exact(self) -> bool:
+        return self.lossless and not self.grey and self.alpha is None
+
     def publish(self, result: Pixels, masks: Sequence[PictureMask]) -> Published:
         picture = self._picture(result, masks)
         if not self.lossless:
@@ -64,8 +68,7 @@ class RasterSource(SourceFile):
             encoded = encode_image(picture, "WEBP", lossless=True, exact=True, icc_profile=self.profile)
         else:
             encoded = encode_image(picture, "PNG", icc_profile=self.profile)
-        as_meant = self.lossless and not self.grey and self.alpha is None
-        return Published(encoded, result if as_meant else seen(encoded))
+        return Published(encoded, result if self.is_exact else seen(encoded))
 
     def _picture(self, result: Pixels, masks: Sequence[PictureMask]) -> Image.Image:
         if self.alpha is None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from keyanon_core.known_path import KnownPath
@@ -32,17 +33,18 @@ def anonymize(
     z_known: (B, C, h, w) float64 latent encoded with the faces blanked; only used outside the mask.
     mask: (B, 1, h, w) of {0, 1}, its own for each face, none empty. face_keys: B keys of 32 bytes.
     noise: (B, C, h, w) float64, what an earlier call returned of the same faces under other keys; saves half the evaluations.
+    Results are on the prior's device, whatever the device of the arguments.
     Raises ValueError for arguments that do not fit together and for masks that are too small to hide what they hold.
     """
     _check(prior, mask, face_keys, z, z_known, *([] if noise is None else [noise]))
-    of_faces = (prior, z.double(), z_known.double(), mask.double(), face_keys, procedure)
+    of_faces = (prior, _moved(prior, z), _moved(prior, z_known), _moved(prior, mask), face_keys, procedure)
     if noise is None:
         return exact.anonymize(*of_faces) if procedure.method == "exact" else paper.anonymize(*of_faces)
     if (procedure.method, procedure.inversion, prior.conditioning) != ("exact", "ddim", "inpaint"):
         raise ValueError(
             "the noise latent serves for another key with method exact, inversion ddim and an inpainting prior only"
         )
-    return exact.anonymize(*of_faces, noise)
+    return exact.anonymize(*of_faces, _moved(prior, noise))
 
 
 def recover(
@@ -58,7 +60,8 @@ def recover(
 ) -> Recovered:
     """Undoes `anonymize`, given the same prior, mask, keys and procedure, and its scale (B,).
 
-    latent: (B, C, h, w) float64, the anonymized latent, known region outside the mask.
+    latent: (B, C, h, w) float64, the anonymized latent, known region outside the mask. Computed in strict float32, whatever the
+    prior's precision; the result is on its device.
     tolerance: largest accepted rms residual of a solved step, in latent units; None takes those of `exact.TOLERANCES`.
     Raises ConvergenceError with the numbers when a step can not be solved to it.
     """
@@ -67,10 +70,16 @@ def recover(
         raise ValueError(f"{len(latent)} faces need as many scales, got {tuple(scale.shape)}")
     if procedure.grid and procedure.grid[-1] >= len(prior.alpha_bar):
         raise ValueError(f"timestep {procedure.grid[-1]} is not in the prior's schedule of {len(prior.alpha_bar)}")
-    of_faces = (prior, latent.double(), mask.double(), face_keys, scale.double(), procedure)
-    if procedure.method == "paper":
-        return paper.recover(*of_faces)
-    return exact.recover(*of_faces, tolerance, max_iterations)
+    of_faces = (prior, _moved(prior, latent), _moved(prior, mask), face_keys, scale.double(), procedure)
+    with prior.networks.strict():
+        if procedure.method == "paper":
+            return paper.recover(*of_faces)
+        return exact.recover(*of_faces, tolerance, max_iterations)
+
+
+def _moved(prior: Prior, tensor: Tensor) -> Tensor:
+    """float64 where the networks are, so that nothing travels between the steps."""
+    return tensor.to(prior.networks.device, torch.float64)
 
 
 def _check(prior: Prior, mask: Tensor, face_keys: Sequence[bytes], *latents: Tensor) -> None:

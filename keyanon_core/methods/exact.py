@@ -63,7 +63,8 @@ class Walk:
             streams = [KeyStream(subkey(key, "known-noise")) for key in face_keys]
             drawn = torch.stack([torch.from_numpy(s.normal(clean[0].numel())).view(clean.shape[1:]) for s in streams])
             noise = drawn.to(clean) * (1 - mask)
-        return Walk(prior, KnownPath(clean, noise, alpha_bar, grid[0]), mask, grid, alpha_bar)
+        known = prior.shown(KnownPath(clean, noise, alpha_bar, grid[0]), mask)
+        return Walk(prior, known, mask, grid, alpha_bar)
 
     @property
     def coordinates(self) -> Tensor:

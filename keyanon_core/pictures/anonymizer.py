@@ -20,8 +20,10 @@ from keyanon_core.faces.given import choose_faces, is_kept, newly_kept
 from keyanon_core.faces.masks import PictureMask
 from keyanon_core.faces.missed import missed_faces
 from keyanon_core.formats.opening import open_source
+from keyanon_core.formats.published import SourceFile
 from keyanon_core.keys import commitment, source_hmac
 from keyanon_core.pictures.attempts import Attempts
+from keyanon_core.pictures.carried import has_room, is_carried, may_be_carried
 from keyanon_core.pictures.crops import AlignedFace, align_faces
 from keyanon_core.pictures.gate import AnonymityGate
 from keyanon_core.pictures.key import PictureKey
@@ -96,12 +98,20 @@ class PictureAnonymizer:
                 faces, kept = chosen.faces, chosen.kept
             if not faces and not kept and not self._searched_without_faces():
                 return self._without_faces(task, None)
-            picture = OpenedPicture(task, source, source.copy(), file, kept=list(kept))
+            picture = OpenedPicture(task, source, source.copy(), file, self._fidelity(task, file), kept=list(kept))
             for aligned in self._aligned(picture, faces):
                 picture.faces.append(FaceAtWork(aligned, len(picture.faces), picture))
             return picture
         except KeyanonError as error:
             return _quarantined(task, _reason(error))
+
+    def _fidelity(self, task: PictureTask, file: SourceFile) -> str:
+        """How the faces of a picture are to come back. Those of a permanent one never do, and are made as the sidecar's are."""
+        if task.permanent:
+            return "latent"
+        if self.settings.fidelity != "auto":
+            return self.settings.fidelity
+        return "image" if may_be_carried(file, self.prior) else "latent"
 
     def _searched_without_faces(self) -> bool:
         """True when a picture in which nothing was found goes through the second search all the same: it would be published, or
@@ -109,17 +119,22 @@ class PictureAnonymizer:
         return self.settings.no_face == "pass" or self.settings.faces == "given"
 
     def _aligned(self, picture: OpenedPicture, detected: Sequence[Face]) -> list[AlignedFace]:
-        """All faces of a picture, outlined and cut together. Raises PictureError."""
+        """All faces of a picture, outlined and cut together, after which it is settled whether they may need a sidecar. Raises
+        PictureError.
+        """
         crop = self.settings.faces == "aligned"
         regions = self.settings.regions
-        inner = self.settings.fidelity == "image" and not picture.task.permanent
         aligned = align_faces(
-            picture.source, detected, self.models.parser, regions, self.prior, aligned_crop=crop, inner=inner
+            picture.source, detected, self.models.parser, regions, self.prior, aligned_crop=crop, inner=picture.alone
         )
+        inversion = self.settings.inversion
+        if self._is_on_trial(picture) and not all(has_room(face, self.prior, inversion) for face in aligned):
+            picture.fidelity = "latent"
+            return self._aligned(picture, detected)
         for index, face in enumerate(aligned):
             if not face.crop.mask.any():
                 raise PictureError("empty_mask", f"face {index} has no pixel of its own to anonymize")
-            if self.prior.coordinates(face.crop.mask) < MIN_COORDINATES:
+            if self.prior.geometry.coordinates(face.crop.mask) < MIN_COORDINATES:
                 raise PictureError("small_mask", f"face {index} has too few pixels of its own for a key to hide them")
         return aligned
 
@@ -159,7 +174,7 @@ class PictureAnonymizer:
         sidecar = Sidecar(
             record_id=picture.record_id,
             image_id=task.image_id,
-            fidelity=settings.fidelity,
+            fidelity=picture.fidelity,
             prior_digest=self.prior.digest,
             shape=picture.source.shape[:2],
             levels=self.attempts.levels,
@@ -173,7 +188,7 @@ class PictureAnonymizer:
             method=settings.method,
             transform=settings.transform,
             steps=settings.steps,
-            fidelity=settings.fidelity,
+            fidelity=picture.fidelity,
             prior_digest=self.prior.digest,
             source_sha256=hashlib.sha256(task.encoded).hexdigest(),
             output_sha256=hashlib.sha256(encoded).hexdigest(),
@@ -185,13 +200,13 @@ class PictureAnonymizer:
         return replace(done, sidecar=sidecar, key=key, source_hmac=source_hmac(picture.image_key, task.encoded))
 
     def _sidecar_face(self, face: FaceAtWork, key: bytes) -> SidecarFace:
-        picture, fidelity = face.picture, self.settings.fidelity
+        picture = face.picture
         committed = SidecarFace(commitment(key, picture.task.image_id))
-        if fidelity == "image" or face.latent is None:
+        if picture.alone or face.latent is None:
             return committed
         codes = packed(self.prior, face.latent, face.crop.mask, self.attempts.levels)
         source = None
-        if fidelity == "lossless":
+        if picture.fidelity == "lossless":
             source = seal_source(picture.source, face.restored, key, picture.record_id, face.index)
         return replace(committed, surroundings=face.surroundings, codes=codes, source=source)
 
@@ -205,11 +220,27 @@ class PictureAnonymizer:
             picture.failure = f"{error.reason}: {error}"
             return []
         picture.encoded, picture.shown = published.encoded, published.shown
-        if self.settings.fidelity == "lossless" and published.shown is not picture.result:
+        if picture.fidelity == "lossless" and published.shown is not picture.result:
             picture.changed = (published.shown != picture.source).any(axis=2)
-        faces = self.attempts.turned_back(picture) or self._missed(picture, published.shown)
+        faces = self._not_carried(picture, published.shown)
+        faces = faces or self.attempts.turned_back(picture) or self._missed(picture, published.shown)
         picture.shown = None
         return faces
+
+    def _is_on_trial(self, picture: OpenedPicture) -> bool:
+        """Whether a picture is tried alone, and may still have its faces in the sidecar."""
+        return self.settings.fidelity == "auto" and picture.alone
+
+    def _not_carried(self, picture: OpenedPicture, shown: npt.NDArray[np.uint8]) -> list[FaceAtWork]:
+        """Of a picture tried alone that does not bring back every face, all of them: they are made anew, for its sidecar."""
+        inversion = self.settings.inversion
+        if not self._is_on_trial(picture) or all(is_carried(face, shown, inversion) for face in picture.faces):
+            return []
+        picture.fidelity = "latent"
+        aligned = self._aligned(picture, [face.detected for face in picture.faces])
+        for face, anew in zip(picture.faces, aligned, strict=True):
+            face.start_again(anew)
+        return list(picture.faces)
 
     def _missed(self, picture: OpenedPicture, shown: npt.NDArray[np.uint8]) -> list[FaceAtWork]:
         """Search what would be published for faces nobody anonymized, and take them up. Returns all faces that must go through
@@ -250,12 +281,14 @@ class PictureAnonymizer:
 
     def _take_up(self, picture: OpenedPicture, missed: Sequence[Face]) -> list[FaceAtWork]:
         """Add faces to a picture; see `_missed`. Raises PictureError."""
-        known = [face.detected for face in picture.faces]
+        known, fidelity = [face.detected for face in picture.faces], picture.fidelity
         aligned = self._aligned(picture, [*known, *missed])
+        settled = picture.fidelity != fidelity  # one of the missed faces has no room
         added = [FaceAtWork(face, len(known) + i, picture) for i, face in enumerate(aligned[len(known) :])]
         again = []
         for face, anew in zip(picture.faces, aligned, strict=False):
-            if any(touches(face, other.mask) for other in added) or not _same_crop(face.aligned, anew):
+            touched = any(touches(face, other.mask) for other in added)
+            if settled or touched or not _same_crop(face.aligned, anew):
                 face.start_again(anew)
                 again.append(face)
         picture.faces += added

@@ -2,7 +2,7 @@
 
 Faces that are given up early leave holes in a batch, and a batch costs the same with and without them: so faces wait before each
 stage until a batch is full. A stage is the begin of a walk or one of the gate's early checks; faces of different pictures and
-attempts share it. What a face comes to does not depend on whom it shares with.
+attempts share it, where they are to come back in the same way. What a face comes to does not depend on whom it shares with.
 """
 
 from collections import deque
@@ -19,10 +19,12 @@ from keyanon_core.pictures.pasting import paste_face
 from keyanon_core.pictures.settings import AnonymizeSettings
 from keyanon_core.pictures.stored import is_storable, known_latent, levels_of, rounded
 from keyanon_core.priors import Prior
+from keyanon_core.procedure import Procedure
 from keyanon_core.sidecar import encode_surroundings
 
 Waiting = list[deque[FaceAtWork]]
 BEGINNINGS = 2  # stages of faces that begin: with a source still to be inverted, or with the noise of an earlier key
+KINDS = 2  # of faces in each stage: those that a sidecar will hold, and those that their picture alone will
 
 
 class Attempts:
@@ -35,7 +37,7 @@ class Attempts:
 
     def run(self, faces: Sequence[FaceAtWork]) -> None:
         """Returns when each face has passed the gate or its picture has a failure."""
-        waiting: Waiting = [deque() for _ in range(BEGINNINGS + len(self.checks))]
+        waiting: Waiting = [deque() for _ in range((BEGINNINGS + len(self.checks)) * KINDS)]
         going = list(faces)
         while going or any(waiting):
             for face in going:
@@ -43,7 +45,7 @@ class Attempts:
             batch = _next_batch(waiting, self.settings.face_batch)
             going = self._go_on([face for face in batch if not face.picture.failure])
         for face in faces:
-            face.walker = face.noise = None
+            face.walker = face.noise = face.latents = None
 
     def turned_back(self, picture: OpenedPicture) -> list[FaceAtWork]:
         """Measure the faces of a picture as it would be published. Returns those that do not pass so and have another key; where
@@ -56,15 +58,17 @@ class Attempts:
 
     def _stage(self, face: FaceAtWork) -> int:
         if face.walker is None:
-            return 0 if face.noise is None else 1
-        return BEGINNINGS + list(self.checks).index(face.walker.taken)
+            stage = 0 if face.noise is None else 1
+        else:
+            stage = BEGINNINGS + list(self.checks).index(face.walker.taken)
+        return stage * KINDS + face.picture.alone
 
     def _go_on(self, batch: list[FaceAtWork]) -> list[FaceAtWork]:
-        """Take a batch, all of one stage, to the next. Returns the faces that have not passed the gate and are to go on."""
+        """Take a batch, all of one stage and kind, to the next. Returns the faces that are to go on."""
         if not batch:
             return []
         if self.settings.method == "paper":
-            return self._judge(batch, anonymize(self.prior, *self._problem(batch), self.settings.procedure))
+            return self._judge(batch, anonymize(self.prior, *self._problem(batch), self._procedure(batch)))
         walkers = [face.walker for face in batch if face.walker is not None]
         walker = Walker.together(walkers) if walkers else self._begin(batch)
         until = min((taken for taken in self.checks if taken > walker.taken), default=self.settings.steps)
@@ -74,32 +78,38 @@ class Attempts:
         return self._judge_early(batch, walker)
 
     def _problem(self, batch: list[FaceAtWork]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, list[bytes]]:
-        """The latents of the crops and of their known regions, the masks, and the keys."""
-        crops = torch.from_numpy(np.stack([face.crop.values for face in batch]))
-        masked = torch.from_numpy(np.stack([face.crop.mask for face in batch]))[:, None]
-        mask = self.prior.latent_mask(masked)
-        known = self._known(batch, crops, masked)
-        return self.prior.encode(crops), known, mask, [face.key(self.settings.transform) for face in batch]
+        """The latents of the crops and of their known regions, the masks, and the keys. All on the prior's device, where a walk
+        stays to its end. The latents are the same under every key."""
+        if fresh := [face for face in batch if face.latents is None]:
+            crops = torch.from_numpy(np.stack([face.crop.values for face in fresh])).to(self.prior.networks.device)
+            encoded, known = self.prior.encode(crops), self._known(fresh, crops)
+            for position, face in enumerate(fresh):
+                face.latents = encoded[position].clone(), known[position].clone()
+        latents = [face.latents for face in batch if face.latents is not None]
+        mask = self.prior.latent_mask(self._masked(batch))
+        keys = [face.key(self.settings.transform) for face in batch]
+        return torch.stack([z for z, _ in latents]), torch.stack([known for _, known in latents]), mask, keys
 
-    def _known(self, batch: list[FaceAtWork], crops: torch.Tensor, masked: torch.Tensor) -> torch.Tensor:
+    def _masked(self, batch: list[FaceAtWork]) -> torch.Tensor:
+        """(B, 1, S, S) bool, the crops' masks on the prior's device."""
+        return torch.from_numpy(np.stack([face.crop.mask for face in batch]))[:, None].to(self.prior.networks.device)
+
+    def _known(self, batch: list[FaceAtWork], crops: torch.Tensor) -> torch.Tensor:
         """The latents of the surroundings as recovery will have them: from the sidecar, or from the picture."""
+        masked = self._masked(batch)
+        if _alone(batch):
+            return _in_half(self.prior.encode(crops.masked_fill(masked, 0.0))) * (1 - self.prior.latent_mask(masked))
         for face in batch:
             face.surroundings = face.surroundings or encode_surroundings(face.crop.values, face.crop.mask)
-        stored = known_latent(self.prior, [face.surroundings for face in batch], masked)
-        alone = self._recovered_from_the_picture(batch)
-        if not any(alone):
-            return stored
-        pictured = _in_half(self.prior.encode(crops.masked_fill(masked, 0.0))) * (1 - self.prior.latent_mask(masked))
-        return torch.where(torch.tensor(alone)[:, None, None, None], pictured, stored)
+        return known_latent(self.prior, [face.surroundings for face in batch], masked)
 
-    def _recovered_from_the_picture(self, batch: list[FaceAtWork]) -> list[bool]:
-        """Of each face, whether recovery will have the picture alone. A permanent picture is never recovered."""
-        return [self.settings.fidelity == "image" and not face.picture.task.permanent for face in batch]
+    def _procedure(self, batch: list[FaceAtWork]) -> Procedure:
+        return self.settings.procedure_at(batch[0].picture.fidelity)
 
     def _begin(self, batch: list[FaceAtWork]) -> Walker:
         noises = [face.noise for face in batch if face.noise is not None]
         noise = torch.stack(noises) if noises else None
-        walker = begin(self.prior, *self._problem(batch), self.settings.procedure, noise)
+        walker = begin(self.prior, *self._problem(batch), self._procedure(batch), noise)
         if walker.noise is not None:
             for position, face in enumerate(batch):
                 face.noise = walker.noise[position].clone()
@@ -121,12 +131,12 @@ class Attempts:
 
     def _judge(self, batch: list[FaceAtWork], done: Anonymized) -> list[FaceAtWork]:
         """Paste finished faces and measure them. Returns those that are turned back and have another key."""
-        masks = torch.from_numpy(np.stack([face.crop.mask for face in batch]))[:, None]
-        latent = rounded(done.latent, self.prior.latent_mask(masks).to(done.latent), self.levels)
         # Recovery from the picture alone needs the latent in it; where the sidecar holds the latent, the picture need not
         # show the noise that the clean end of the grid leaves in it.
-        exactly = self._recovered_from_the_picture(batch)
-        shown = torch.where(torch.tensor(exactly, device=latent.device)[:, None, None, None], latent, done.clean)
+        latent = shown = done.latent
+        alone = _alone(batch)
+        if not alone:
+            latent, shown = rounded(latent, self.prior.latent_mask(self._masked(batch)), self.levels), done.clean
         decoded = self.prior.decode(shown).clamp(-1, 1).cpu().numpy()
         for position, face in enumerate(batch):
             stored = latent[position].cpu().numpy()
@@ -135,7 +145,7 @@ class Attempts:
                 continue
             face.latent = stored
             face.scale, face.noise_rms = float(done.scale[position]), float(done.noise_rms[position])
-            paste_face(face, decoded[position], exactly=exactly[position])
+            paste_face(face, decoded[position], exactly=alone)
         pasted = [face for face in batch if not face.picture.failure]
         self.gate.measure(pasted)
         return [face for face in pasted if not self.gate.passes(face) and self._has_another_key(face)]
@@ -150,6 +160,11 @@ class Attempts:
             f"still_recognizable: face {face.index} resembled its source under {self.settings.max_attempts} keys"
         )
         return False
+
+
+def _alone(batch: list[FaceAtWork]) -> bool:
+    """Whether recovery will have the picture alone, of a batch of one kind."""
+    return batch[0].picture.alone
 
 
 def _early_checks(settings: AnonymizeSettings, threshold: float) -> dict[int, float]:

@@ -4,7 +4,7 @@ Every crop pixel is one of three kinds: in the face's own mask; known, when noth
 or void, when another face or the world outside the picture contributes. Void pixels take the mean colour of the known ones, so
 neither a neighbour's face nor a smeared border ever enters a sidecar. Where recovery has the picture alone, what the mask's rim
 mixes with its surroundings can not be read back from it, and is void too. The kinds follow from the interpolation kernel itself
-(`footprint`), so no margin has to be guessed.
+(`CropKernel`), so no margin has to be guessed.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from keyanon_core.faces.alignment import coverage, footprint, inner_cells, similarity, warp
+from keyanon_core.faces.alignment import similarity
+from keyanon_core.faces.crop_kernel import CropKernel
 from keyanon_core.faces.detection import Face, FaceParser
 from keyanon_core.faces.masks import PictureMask, disjoint_masks
 from keyanon_core.priors import Prior
@@ -90,14 +91,14 @@ def cut_crop(
     pixels: (H, W, 3) uint8. affine: (2, 3) picture -> crop. Inside `mask` the values are the picture's; outside they depend on
     no pixel of any mask. inner: the mask are the cells that `own` pixels alone contribute to.
     """
-    values = warp(pixels, affine, side).transpose(2, 0, 1) / 127.5 - 1.0
-    mask = footprint(own, affine, side, pixels.shape[:2])
-    void = ~coverage(affine, side, pixels.shape[:2])
+    kernel = CropKernel(affine, side, pixels.shape)
+    values = kernel.warp(pixels).transpose(2, 0, 1) / 127.5 - 1.0
+    mask, void = kernel.footprint(own), ~kernel.coverage()
     for other in others:
-        void |= footprint(other, affine, side, pixels.shape[:2])
+        void |= kernel.footprint(other)
     rim = np.zeros_like(mask)
     if inner:
-        rim = mask & ~inner_cells(own, affine, side, pixels.shape[:2])
+        rim = mask & ~kernel.inner_cells(own)
         mask, void = mask & ~rim, void | rim
     void &= ~mask
     known = ~mask & ~void

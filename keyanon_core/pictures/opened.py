@@ -26,6 +26,7 @@ class FaceAtWork:
     attempt: which of its keys it is under, counted from 0; a key serves one crop and is never used for another. first_attempt:
     the one that this crop began with.
     surroundings: of the crop, encoded as a sidecar holds them; b"" until they are needed.
+    latents: of the crop and of its surroundings, (C, h, w) float64 each; None until they are needed.
     latent (C, h, w) float64 as it is stored, scale: what the attempt made, for sidecar and record. noise (C, h, w) float64: the
     inversion's, it serves the next attempt. walker: how far the present attempt has come. distance: the recognizer's, from the
     source; NaN until it is measured.
@@ -37,6 +38,7 @@ class FaceAtWork:
     attempt: int = 0
     first_attempt: int = 0
     surroundings: bytes = field(default=b"", repr=False)
+    latents: tuple[torch.Tensor, torch.Tensor] | None = field(default=None, repr=False)
     latent: npt.NDArray[np.float64] | None = field(default=None, repr=False)
     scale: float = 1.0
     noise_rms: float = 0.0
@@ -110,7 +112,7 @@ class FaceAtWork:
     def start_again(self, aligned: AlignedFace) -> None:
         """Another crop of the same face, under the next key."""
         self.next_key()
-        self.aligned, self.noise, self.surroundings = aligned, None, b""
+        self.aligned, self.noise, self.surroundings, self.latents = aligned, None, b"", None
         self.first_attempt = self.attempt
 
 
@@ -118,15 +120,17 @@ class FaceAtWork:
 class OpenedPicture:
     """One decoded picture. source (H, W, 3) uint8 stays untouched; faces are pasted into result, of the same shape.
 
-    file: decides how it is published. encoded: what would be published of the present result. shown: how that looks while it is
-    judged; None until then. changed: (H, W) bool, pixels that this shows otherwise than the source, where recovery is to bring
-    back every one of them. kept: faces found so far that are left alone. failure: why it can not be published, "" so far.
+    fidelity: how its faces are to come back, never `auto`. file: decides how it is published. encoded: what would be published of
+    the present result. shown: how that looks while it is judged; None until then. changed: (H, W) bool, pixels that this shows
+    otherwise than the source, where recovery is to bring back every one of them. kept: faces found so far that are left alone.
+    failure: why it can not be published, "" so far.
     """
 
     task: PictureTask
     source: npt.NDArray[np.uint8] = field(repr=False)
     result: npt.NDArray[np.uint8] = field(repr=False)
     file: SourceFile = field(repr=False)
+    fidelity: str
     encoded: bytes = field(default=b"", repr=False)
     shown: npt.NDArray[np.uint8] | None = field(default=None, repr=False)
     changed: npt.NDArray[np.bool_] | None = field(default=None, repr=False)
@@ -136,3 +140,8 @@ class OpenedPicture:
     kept: list[Face] = field(default_factory=list)
     rounds: int = 1
     failure: str = ""
+
+    @property
+    def alone(self) -> bool:
+        """True when recovery will have nothing of its faces but the picture."""
+        return self.fidelity == "image"

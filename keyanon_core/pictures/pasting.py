@@ -6,8 +6,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from keyanon_core.faces.alignment import paste, reduction
+from keyanon_core.faces.alignment import reduction
 from keyanon_core.faces.blending import feather
+from keyanon_core.faces.drawing import paste
 from keyanon_core.faces.masks import PictureMask
 from keyanon_core.pictures.opened import FaceAtWork
 from keyanon_core.pictures.read_back import paste_readable

@@ -1,6 +1,6 @@
 """A face's pixels chosen so that its crop is read back from the 8-bit picture, for recovery that has nothing else.
 
-The crop's cells are weighted means of pixels (`alignment.kernel`), so the pixels p solve `A p = crop`. Where the face is larger
+The crop's cells are weighted means of pixels (`CropKernel.matrix`), so the pixels p solve `A p = crop`. Where the face is larger
 than its crop there are more pixels than cells: the smallest corrections that do it are `A^T (A A^T + eps I)^-1 (crop - A p)`,
 repeated since pixels end at 0 and 255. Rounding then costs a third of a grey level in each; sweeps of single moves by one, each
 that lowers the squared residual, take most of it back.
@@ -11,7 +11,8 @@ import numpy.typing as npt
 from scipy import sparse
 from scipy.sparse.linalg import splu
 
-from keyanon_core.faces.alignment import BACK_PROJECTIONS, kernel, paste
+from keyanon_core.faces.crop_kernel import CropKernel
+from keyanon_core.faces.drawing import BACK_PROJECTIONS, paste
 from keyanon_core.faces.masks import PictureMask
 
 ROUNDS = 15  # of corrections
@@ -25,14 +26,14 @@ Values = npt.NDArray[np.float64]
 def paste_readable(
     picture: npt.NDArray[np.uint8], crop: Values, affine: Values, mask: PictureMask, cells: npt.NDArray[np.bool_]
 ) -> None:
-    """Write a crop (S, S, 3) on the scale 0 to 255 into a picture (H, W, 3), in place and inside the mask only, so that `warp`
-    reads it back in `cells` (S, S), to which no other pixels contribute.
+    """Write a crop (S, S, 3) on the scale 0 to 255 into a picture (H, W, 3), in place and inside the mask only, so that it is
+    read back (`CropKernel.warp`) in `cells` (S, S), to which no other pixels contribute.
     """
     solved = mask.count <= MAX_SOLVED_PIXELS
     paste(picture, crop, affine, mask, back_projections=0 if solved else BACK_PROJECTIONS)
     if not solved or not cells.any():
         return
-    matrix, row, column = kernel(mask, affine, len(crop), picture.shape[:2])
+    matrix, row, column = CropKernel(affine, len(crop), picture.shape).matrix(mask)
     matrix, wanted = matrix[np.flatnonzero(cells)], crop[cells]
     pixels = _corrected(matrix, wanted, picture[row, column].astype(np.float64))
     picture[row, column] = _rounded(matrix, wanted, pixels, row, column).astype(np.uint8)

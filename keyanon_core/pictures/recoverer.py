@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 
 from keyanon_core.errors import PriorError, SidecarError
-from keyanon_core.faces.alignment import paste
+from keyanon_core.faces.drawing import paste
 from keyanon_core.formats.published import published_pixels
 from keyanon_core.keys import verify_commitment
 from keyanon_core.methods import SolverStep, recover
@@ -59,7 +59,7 @@ class PictureRecoverer:
         """Restore one picture, or, with `only`, the face of that index in it.
 
         encoded: the anonymized picture, possibly re-encoded since. sidecar: as published. check_key=False is for research
-        only: it skips the commitment and the sidecar's digest, and shows what a wrong key yields.
+        only: it skips the commitment and the sidecar's digest, and shows what a wrong key yields; not of a `lossless` JPEG.
         Raises WrongKeyError before any pixel is computed, SidecarError, PriorError, PictureError, ConvergenceError.
         """
         parsed = Sidecar.from_bytes(sidecar)
@@ -173,9 +173,13 @@ def _stored(
     try:
         return stored_latent(prior, parsed.faces[face.index], mask, parsed.levels)
     except SidecarError as error:
-        raise SidecarError(
-            f"{key.image_id}: the sidecar's part of face {face.index} can not be used: {error}"
-        ) from error
+        where = f"{key.image_id}: the sidecar's part of face {face.index} can not be used"
+        if key.fidelity == "lossless":  # whose true key solves for nothing
+            raise SidecarError(
+                f"{where} to try another key: at fidelity lossless the record says which pixels come back, which in a JPEG are "
+                f"more than the face's; anonymize into PNG to try one ({error})"
+            ) from error
+        raise SidecarError(f"{where}: {error}") from error
 
 
 def _affine(face: FaceGeometry) -> npt.NDArray[np.float64]:

@@ -2,18 +2,28 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from keyanon_core.errors import KeyanonError, PriorError
 from keyanon_core.faces.detection import Face
 from keyanon_core.faces.given import FACE_CHOICES, FaceChoice, GivenFaces
 from keyanon_core.faces.parsing import DEFAULT_REGIONS
+from keyanon_core.imaging import DEFAULT_JPEG_QUALITY, DEFAULT_MAX_PIXELS
 from keyanon_core.pictures.key import PictureKey
-from keyanon_core.procedure import UNDECLARED_MIN_STEPS, Procedure, chosen_inversion
+from keyanon_core.procedure import (
+    DEFAULT_METHOD,
+    DEFAULT_TRANSFORM,
+    UNDECLARED_MIN_STEPS,
+    Procedure,
+    chosen_inversion,
+)
 
+LOSSLESS_FORMATS = ("png", "webp")  # that show every pixel as it was meant, whatever the source is
 Status = Literal["anonymized", "no_face", "quarantined"]
-FIDELITIES = ("latent", "lossless", "image")
+Fidelity = Literal["latent", "lossless", "image", "auto"]
 OutputFormat = Literal["same", "png", "webp", "jpeg"]
+FIDELITIES: tuple[Fidelity, ...] = get_args(Fidelity)
+DEFAULT_FIDELITY: Fidelity = "latent"
 
 SIDECAR_BITS_LIMITS = (10.0, 16.0)  # below, a face comes back at less than 50 dB
 DEFAULT_SIDECAR_BITS = 11.5  # 60 dB in 32 KB of the embedded prior's crop (`benchmarks/recovery.py`)
@@ -21,8 +31,6 @@ DEFAULT_GATE_THRESHOLD = 0.925  # of the distance that strangers have from a sou
 DEFAULT_MAX_ATTEMPTS = 32  # keys tried for one face before its picture is quarantined
 DEFAULT_CHECK_EVERY = 1000  # faces; the first one and then one in so many are restored before they are published
 DEFAULT_FACE_BATCH = 8  # faces in one denoiser call
-DEFAULT_MAX_PIXELS = 100_000_000  # pixels of a picture; a larger one is quarantined unread
-DEFAULT_JPEG_QUALITY = 95  # Pillow's quality, 1..95
 
 
 @dataclass(frozen=True)
@@ -30,17 +38,18 @@ class AnonymizeSettings:
     """The algorithm's settings.
 
     method, transform, inversion, steps: see `Procedure`. inversion "" and steps 0 are chosen.
+    fidelity: `auto` is decided picture by picture: `image` where the picture alone brings its faces back, else `latent`.
     sidecar_bits: how finely a sidecar holds a face: bits of a latent's range from -1 to 1, whole or not; each costs 6 dB.
     gate_threshold: see `gate`; the least distance of a face from its source, as a share of the one that strangers have.
     check_every: see `way_back`; no value does without the first face.
     reversible: False makes every picture permanent, whatever its task says.
     """
 
-    method: str = "exact"
-    transform: str = "rotation"
+    method: str = DEFAULT_METHOD
+    transform: str = DEFAULT_TRANSFORM
     inversion: str = ""
     steps: int = 0
-    fidelity: str = "latent"
+    fidelity: str = DEFAULT_FIDELITY
     sidecar_bits: float = DEFAULT_SIDECAR_BITS
     regions: frozenset[str] = DEFAULT_REGIONS
     faces: FaceChoice = "detect"
@@ -65,10 +74,14 @@ class AnonymizeSettings:
         least, most = SIDECAR_BITS_LIMITS
         if not least <= self.sidecar_bits <= most:
             raise KeyanonError(f"sidecar_bits must be from {least:g} to {most:g}, not {self.sidecar_bits}")
-        if self.reversible and self.fidelity == "image" and self.output_format == "same":
+        if self.reversible and self.fidelity == "image" and self.output_format not in LOSSLESS_FORMATS:
             raise KeyanonError(
                 "fidelity image recovers from the picture alone, which a JPEG does not hold well enough; choose output format "
-                "png or webp instead of same"
+                f"png or webp instead of {self.output_format}"
+            )
+        if self.reversible and self.fidelity == "auto" and self.method == "paper":
+            raise KeyanonError(
+                "fidelity auto is for faces that come back nearly exactly, which those of method paper never do; choose latent"
             )
         inversion = self.inversion or chosen_inversion(self.method, self.transform)
         try:
@@ -80,9 +93,12 @@ class AnonymizeSettings:
 
     @property
     def procedure(self) -> Procedure:
-        """How each face is made."""
-        procedure = Procedure(self.method, self.transform, self.inversion, self.steps)
-        return procedure.shown() if self.fidelity == "image" else procedure
+        """How each face is made, but for the noise in one that its picture alone will hold."""
+        return Procedure(self.method, self.transform, self.inversion, self.steps)
+
+    def procedure_at(self, fidelity: str) -> Procedure:
+        """How a face is made that is to come back at a fidelity, one but `auto`."""
+        return self.procedure.shown() if fidelity == "image" else self.procedure
 
     def check_steps(self, declared: Mapping[str, int], prior: str) -> None:
         """Raise PriorError when recovery could not invert so few steps of the prior. declared: its own limits by inversion.

@@ -19,8 +19,10 @@ def levels_of(bits: float) -> int:
 
 
 def known_latent(prior: Prior, surroundings: Sequence[bytes], masked: Tensor) -> Tensor:
-    """(B, C, h, w) float64 latent of B encoded surroundings, zero inside; masked: (B, 1, S, S) bool. Raises SidecarError."""
-    crops = torch.from_numpy(np.stack([decode_surroundings(one, prior.side) for one in surroundings]))
+    """(B, C, h, w) float64 latent of B encoded surroundings, zero inside, on the device of `masked`, (B, 1, S, S) bool. Raises
+    SidecarError."""
+    decoded = np.stack([decode_surroundings(one, prior.side) for one in surroundings])
+    crops = torch.from_numpy(decoded).to(masked.device)
     return prior.encode(crops.masked_fill(masked, 0.0)) * (1 - prior.latent_mask(masked))
 
 

@@ -9,9 +9,12 @@ What must come back depends on what was stored:
 - `lossless`: every pixel of the source inside the mask, bit for bit.
 - `latent`: the crop, to LATENT_PSNR. The embedded prior gives 60 dB and more (`benchmarks/recovery.py`), a step that was solved
   for another of its sources 5 to 20.
-- `image`, and method `paper`, which are inexact by nature: a crop nearer to the source than the anonymized one is, by GAIN. They
-  were seen to gain 9 dB and more, the crop that a wrong key gives 1. At `image` only faces count that the picture holds at the
-  crop's size or larger: in a smaller one there is no room for what recovery reads, whatever the prior.
+- `image`: the crop, to IMAGE_PSNR; to TRUSTED_PSNR where `auto` took the picture for one that carries its faces. Only faces count
+  that the picture holds at the crop's size or larger: in a smaller one there is no room for what recovery reads, whatever the
+  prior. Of larger ones the embedded prior gives 38 dB and more, and an autoencoder that loses too much is refused.
+- method `paper`, which is inexact by nature, and at `image` faces with more beyond black and white than a picture can show: a
+  crop nearer to the source than the anonymized one is, by GAIN. They were seen to gain 9 dB and more, the crop that a wrong key
+  gives 1.
 
 What an autoencoder loses of a face is no fault of the way back: crops are compared with what the prior decodes of the source in
 the stored surroundings.
@@ -25,14 +28,17 @@ import torch
 
 from keyanon_core.errors import KeyanonError, NotReversibleError
 from keyanon_core.faces.alignment import reduction
+from keyanon_core.pictures.carried import CARRIED_PSNR, HELD_ERROR, read_error
 from keyanon_core.pictures.key import PictureKey
 from keyanon_core.pictures.opened import FaceAtWork, OpenedPicture
 from keyanon_core.pictures.recoverer import PictureRecoverer, RecoveredPicture
-from keyanon_core.pictures.settings import AnonymizeSettings
+from keyanon_core.pictures.settings import FIDELITIES, AnonymizeSettings
 from keyanon_core.priors import Prior
 
 LATENT_PSNR = 45.0  # dB inside the mask, peak to peak 2
 HOLDING_REDUCTION = 1.0  # picture px per crop px from which a picture alone holds a face
+IMAGE_PSNR = 30.0
+TRUSTED_PSNR = CARRIED_PSNR - 3.0  # what a crop's reading tells of its recovery is not exact
 GAIN = 3.0  # dB nearer to the source than the anonymized face: half its error
 
 Crop = npt.NDArray[np.float64]
@@ -44,30 +50,36 @@ class WayBack:
     def __init__(self, prior: Prior, settings: AnonymizeSettings) -> None:
         self.prior, self.settings = prior, settings
         self._recoverer = PictureRecoverer(prior)
-        self.passed = 0
+        self.passed: dict[str, int] = dict.fromkeys(FIDELITIES, 0)
 
     def pass_by(self, picture: OpenedPicture, encoded: bytes, sidecar: bytes, key: PictureKey) -> None:
         """Every picture passes here before it is published; faces that are due are tried.
 
         encoded, sidecar: what would be stored. Raises NotReversibleError with the numbers.
         """
-        every = self.settings.check_every
+        every, passed = self.settings.check_every, self.passed[picture.fidelity]
         faces = [face for face in picture.faces if self._is_held(face)]
-        for face in faces[-self.passed % every :: every]:
+        for face in faces[-passed % every :: every]:
             self._try(face, encoded, sidecar, key)
-        self.passed += len(faces)  # after them: a face that failed is due again
+        self.passed[picture.fidelity] += len(faces)  # after them: a face that failed is due again
+
+    def take_for_tried(self) -> None:
+        """As if the first faces had come back: for measurements that are of something else."""
+        self.passed = dict.fromkeys(self.passed, 1)
 
     def _is_held(self, face: FaceAtWork) -> bool:
-        return self.settings.fidelity != "image" or reduction(face.affine) >= HOLDING_REDUCTION
+        """Whether what is stored of a face has room for it."""
+        return not face.picture.alone or reduction(face.affine) >= HOLDING_REDUCTION
 
     def _try(self, face: FaceAtWork, encoded: bytes, sidecar: bytes, key: PictureKey) -> None:
         where = f"{key.image_id}: face {face.index} does not come back from what would be published"
-        remedy = "nothing of this batch was published; take more steps, fidelity lossless or another prior"
+        stored = "fidelity latent or lossless" if face.picture.alone else "fidelity lossless"
+        remedy = f"nothing of this batch was published; take more steps, {stored} or another prior"
         try:
             back = self._recoverer.recover(encoded, sidecar, key, only=face.index)
         except KeyanonError as error:
             raise NotReversibleError(f"{where}: {error}; {remedy}") from error
-        fault = self._exactly(face, back) if self.settings.fidelity == "lossless" else self._nearly(face, back)
+        fault = self._exactly(face, back) if key.fidelity == "lossless" else self._nearly(face, back)
         if fault:
             raise NotReversibleError(f"{where}: {fault}; {remedy}")
 
@@ -84,8 +96,7 @@ class WayBack:
         source, anonymized = self._decoded(face)
         (crop,) = back.crops
         came_back, was_at = _psnr(crop, source, face.crop.mask), _psnr(anonymized, source, face.crop.mask)
-        inexact = self.settings.method == "paper" or self.settings.fidelity == "image"
-        wanted = was_at + GAIN if inexact else LATENT_PSNR
+        wanted = self._wanted(face, was_at)
         if came_back >= wanted:
             return ""
         residual = max((step.residual for step in back.solver), default=math.nan)
@@ -94,6 +105,16 @@ class WayBack:
             f"PSNR {came_back:.1f} dB where {wanted:.1f} dB is wanted (anonymized: {was_at:.1f} dB), residual {residual:.1e} "
             f"after at most {iterations} iterations a step"
         )
+
+    def _wanted(self, face: FaceAtWork, anonymized: float) -> float:
+        """What PSNR a face must come back at. anonymized: that of what the picture shows now."""
+        if self.settings.method == "paper":
+            return anonymized + GAIN
+        if not face.picture.alone:
+            return LATENT_PSNR
+        if self.prior.geometry.in_pixels and not read_error(face, face.picture.result) <= HELD_ERROR:
+            return anonymized + GAIN
+        return TRUSTED_PSNR if self.settings.fidelity == "auto" else IMAGE_PSNR
 
     def _decoded(self, face: FaceAtWork) -> tuple[Crop, Crop]:
         """The source's crop and the anonymized one as the prior shows them beside the stored surroundings, (3, S, S) each."""

@@ -9,12 +9,13 @@ Optional: without it a prior is taken for an unconditional one on FFHQ-aligned c
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, Literal, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from keyanon_core.errors import PriorError
+from keyanon_core.faces.alignment import UPRIGHT_TEMPLATE
 from keyanon_core.procedure import INVERSIONS
 from keyanon_core.schedule import MAX_STEPS
 
@@ -26,17 +27,7 @@ MAX_CROP_SIDE: Final = 2048
 MIN_TEMPERATURE: Final = 0.5
 """Below it every face comes out as the mean face, and recovery loses what the division amplifies."""
 
-FFHQ_512_TEMPLATE: Final = np.array(
-    [[192.98, 239.95], [318.90, 240.19], [256.63, 314.02], [201.26, 371.41], [313.09, 371.15]], dtype=np.float64
-)
-"""Eyes, nose, mouth corners of the FFHQ alignment, (x, y) pixels of 512 x 512, image-left first (Karras et al. 2019)."""
-
 Conditioning = Literal["none", "inpaint"]
-
-_FIELDS: Final = {
-    "format", "name", "licence", "crop_side", "space_to_depth", "conditioning", "landmark_template", "latent_scaling",
-    "grid", "temperature", "min_steps",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -59,21 +50,31 @@ class Declaration:
     crop_side: int | None = None
     space_to_depth: int = 1
     conditioning: Conditioning = "none"
-    landmark_template: NDArray[np.float64] = field(default_factory=lambda: FFHQ_512_TEMPLATE / 512)
+    landmark_template: NDArray[np.float64] = field(default_factory=UPRIGHT_TEMPLATE.copy)
     latent_scaling: float | None = None
     grid: tuple[int, int] | None = None
     temperature: float = 1.0
     min_steps: Mapping[str, int] = field(default_factory=dict)
 
+    def to_json(self) -> dict[str, Any]:
+        """What `parse_declaration` makes this of; fields that say nothing are left out."""
+        said = {**vars(self), "landmark_template": self.landmark_template.tolist()}
+        return {
+            "format": DECLARATION_FORMAT,
+            **{name: value for name, value in said.items() if value not in (None, {})},
+        }
+
 
 def parse_declaration(values: Any, where: str) -> Declaration:
     """Checks every field; raises PriorError naming the file and the field."""
 
+    default = Declaration()
+
     def refuse(what: str) -> PriorError:
         return PriorError(f"{where}: {what}; see the documentation of keyanon_prior.json")
 
-    def whole(name: str, low: int, high: int, default: int | None) -> int | None:
-        value = values.get(name, default)
+    def whole(name: str, low: int, high: int) -> int | None:
+        value = values.get(name)
         if value is not None and (type(value) is not int or not low <= value <= high):
             raise refuse(f"{name} must be a whole number from {low} to {high}, got {value!r}")
         return value
@@ -86,17 +87,17 @@ def parse_declaration(values: Any, where: str) -> Declaration:
 
     if not isinstance(values, dict):
         raise refuse("the file must hold a JSON object")
-    if unknown := sorted(set(values) - _FIELDS):
+    if unknown := sorted(set(values) - {"format", *vars(default)}):
         raise refuse(f"unknown field(s) {', '.join(unknown)}")
     if values.get("format") != DECLARATION_FORMAT:
         raise refuse(f"format must be {DECLARATION_FORMAT}, got {values.get('format')!r}")
-    conditioning = values.get("conditioning", "none")
-    if conditioning not in ("none", "inpaint"):
+    conditioning = values.get("conditioning", default.conditioning)
+    if conditioning not in get_args(Conditioning):
         raise refuse(f"conditioning must be 'none' or 'inpaint', got {conditioning!r}")
     scaling = values.get("latent_scaling")
     if scaling is not None and (type(scaling) not in (int, float) or not 0 < scaling < float("inf")):
         raise refuse(f"latent_scaling must be a positive number, got {scaling!r}")
-    temperature = values.get("temperature", 1.0)
+    temperature = values.get("temperature", default.temperature)
     if type(temperature) not in (int, float) or not MIN_TEMPERATURE <= temperature <= 1:
         raise refuse(f"temperature must be a number from {MIN_TEMPERATURE} to 1, got {temperature!r}")
     grid = values.get("grid")
@@ -104,7 +105,7 @@ def parse_declaration(values: Any, where: str) -> Declaration:
         not isinstance(grid, list) or [type(t) for t in grid] != [int, int] or not 0 <= grid[0] < grid[1]
     ):
         raise refuse(f"grid must be two timesteps, the first below the last, got {grid!r}")
-    template = FFHQ_512_TEMPLATE / 512
+    template = default.landmark_template
     if "landmark_template" in values:
         try:
             template = np.array(values["landmark_template"], dtype=np.float64)
@@ -115,8 +116,8 @@ def parse_declaration(values: Any, where: str) -> Declaration:
     return Declaration(
         name=text("name"),
         licence=text("licence"),
-        crop_side=whole("crop_side", 8, MAX_CROP_SIDE, None),
-        space_to_depth=whole("space_to_depth", 1, 64, 1) or 1,
+        crop_side=whole("crop_side", 8, MAX_CROP_SIDE),
+        space_to_depth=whole("space_to_depth", 1, 64) or default.space_to_depth,
         conditioning=cast(Conditioning, conditioning),
         landmark_template=template,
         latent_scaling=None if scaling is None else float(scaling),

@@ -6,14 +6,16 @@ from typing import Final
 
 import torch
 
+from keyanon_core.device import usable_device
 from keyanon_core.errors import PriorError
+from keyanon_core.precision import STRICT
 from keyanon_core.priors.declaration import DECLARATION_FILE, Declaration, parse_declaration
 from keyanon_core.priors.files import PriorFiles, locate, plain_folder
 from keyanon_core.priors.networks import AUTOENCODERS, DENOISERS, build_autoencoder, build_denoiser
 from keyanon_core.priors.prior import Prior
 from keyanon_core.priors.schedules import read_schedule
+from keyanon_core.procedure import EMBEDDED
 
-EMBEDDED: Final = "embedded"
 _DENOISER_FOLDERS: Final = ("unet", "transformer")
 _AUTOENCODER_FOLDERS: Final = ("vqvae", "vae")
 _MODEL_INDEX: Final = "model_index.json"
@@ -23,16 +25,19 @@ _SCHEDULER_CONFIG: Final = "scheduler_config.json"
 def load_prior(
     source: str | Path = EMBEDDED,
     device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
+    precision: str = STRICT,
     *,
     cache_dir: Path | None = None,
     offline: bool = False,
 ) -> Prior:
     """Loads a prior in diffusers format: "embedded", a directory, or a hub id `owner/name[@revision]`.
 
-    Only JSON and safetensors are read; weights on disk in half precision are computed with in `dtype`.
-    offline: look a hub id up in the local cache only. Raises PriorError naming the file and the remedy.
+    Only JSON and safetensors are read; weights on disk in half precision become float32.
+    device: of `usable_device`. precision: of the denoiser's explicit steps, by `chosen_precision`.
+    offline: look a hub id up in the local cache only.
+    Raises PriorError naming the file and the remedy, DeviceError.
     """
+    place = usable_device(device)
     embedded = source == EMBEDDED and not Path(source).is_dir()
     root = (
         Path(str(package_files("keyanon_core"))) / "embedded_prior" if embedded else locate(source, cache_dir, offline)
@@ -57,8 +62,8 @@ def load_prior(
         declaration=declaration,
         digest=files.digest,
         files=files.digests,
-        device=device,
-        dtype=dtype,
+        device=place,
+        precision=precision,
     )
 
 

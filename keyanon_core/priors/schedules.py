@@ -25,6 +25,16 @@ class NoiseSchedule:
     alpha_bar: Tensor
     prediction_type: str
 
+    def eps(self, z: Tensor, t: int, predicted: Tensor) -> Tensor:
+        """The noise in z (B, C, h, w) float64 at timestep t, by what the network predicted of it."""
+        ab = float(self.alpha_bar[t])
+        signal, noise = math.sqrt(ab), math.sqrt(1 - ab)
+        if self.prediction_type == "epsilon":
+            return predicted
+        if self.prediction_type == "sample":
+            return (z - signal * predicted) / noise
+        return signal * predicted + noise * z  # v = signal eps - noise x0 (Salimans and Ho 2022, appendix D)
+
 
 def read_schedule(config: Mapping[str, Any], where: str) -> NoiseSchedule:
     """Raises PriorError for an unknown scheduler, and for one whose ends have no inverse."""

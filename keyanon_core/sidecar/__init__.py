@@ -1,7 +1,7 @@
 """The sidecar: what is stored next to an anonymized picture so that recovery does not suffer from storage error.
 
 `container` is the file, `surroundings` and `coding` what it holds of a crop outside and inside the mask, `sealed_source` the
-encrypted source.
+encrypted source, `parts` reads the pictures among them.
 """
 
 from keyanon_core.sidecar.coding import MAX_CODE, pack, unpack

@@ -5,10 +5,11 @@ import numpy.typing as npt
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from keyanon_core.errors import PictureError, SidecarError, WrongKeyError
+from keyanon_core.errors import WrongKeyError
 from keyanon_core.faces.masks import PictureMask
-from keyanon_core.imaging import decode_picture, encode_picture
+from keyanon_core.imaging import encode_picture
 from keyanon_core.keys import subkey
+from keyanon_core.sidecar.parts import decode_part
 
 LOSSLESS_NONCE = bytes(12)  # constant: every lossless key encrypts exactly one message
 CONTEXT = "keyanon-sidecar/1"  # of the associated data; that of every version, since what is sealed never changed
@@ -39,13 +40,7 @@ def open_source(sealed: bytes, mask: PictureMask, face_key: bytes, record_id: st
             "key is another one's"
         ) from error
     height, width = mask.bits.shape
-    try:
-        window = decode_picture(plain, max_pixels=height * width)
-    except PictureError as error:
-        raise SidecarError(f"face {index} of record {record_id}: stored pixels are not readable: {error}") from error
-    if window.shape != (height, width, 3):
-        raise SidecarError(f"face {index} of record {record_id}: stored pixels do not fit the mask's window")
-    return window
+    return decode_part(plain, height, width, f"stored pixels of face {index} of record {record_id}")
 
 
 def _source_context(record_id: str, index: int) -> bytes:

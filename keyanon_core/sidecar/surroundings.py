@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from keyanon_core.errors import PictureError, SidecarError
-from keyanon_core.imaging import decode_picture, encode_image
+from keyanon_core.imaging import encode_image
+from keyanon_core.sidecar.parts import decode_part
 
 QUALITY = 90  # of WebP, 0 to 100
 FILL_REACH = 1 / 64  # of the side: the filling takes its colour from about so near
@@ -31,10 +31,5 @@ def encode_surroundings(values: npt.NDArray[np.float64], mask: npt.NDArray[np.bo
 
 def decode_surroundings(encoded: bytes, side: int) -> npt.NDArray[np.float64]:
     """The crop (3, S, S) in [-1, 1] that untrusted bytes show. Raises SidecarError."""
-    try:
-        pixels = decode_picture(encoded, max_pixels=side * side)
-    except PictureError as error:
-        raise SidecarError(f"a face's surroundings are not readable: {error}") from error
-    if pixels.shape != (side, side, 3):
-        raise SidecarError(f"a face's surroundings are not {side} x {side} px")
+    pixels = decode_part(encoded, side, side, "a face's surroundings")
     return np.ascontiguousarray(pixels.transpose(2, 0, 1)) / 127.5 - 1.0

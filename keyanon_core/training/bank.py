@@ -16,7 +16,8 @@ import numpy.typing as npt
 
 from keyanon_core.errors import KeyanonError
 from keyanon_core.faces import FaceModels
-from keyanon_core.faces.alignment import coverage, similarity, warp
+from keyanon_core.faces.alignment import similarity
+from keyanon_core.faces.crop_kernel import CropKernel
 from keyanon_core.faces.detection import Face
 from keyanon_core.faces.landmarks import ShapePredictor
 from keyanon_core.training.settings import PriorSettings
@@ -52,7 +53,8 @@ def cut_face(
 ) -> StoredFace:
     """Cut one detected face from a picture (H, W, 3). Raises PictureError for landmarks that are no face's."""
     affine = similarity(face.landmarks, prior.bank_template)
-    values, covered = warp(pixels, affine, prior.bank_side), coverage(affine, prior.bank_side, pixels.shape)
+    kernel = CropKernel(affine, prior.bank_side, pixels.shape)
+    values, covered = kernel.warp(pixels), kernel.coverage()
     if covered.any():
         values[~covered] = values[covered].mean(axis=0)
     cut = np.clip(np.rint(values), 0, 255).astype(np.uint8)

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from keyanon_core.errors import PriorError
 from keyanon_core.priors import Prior
-from keyanon_core.priors.declaration import Declaration
 from keyanon_core.priors.networks import Denoiser
 from keyanon_core.priors.schedules import NoiseSchedule
 from keyanon_core.training.settings import PriorSettings
@@ -61,18 +60,18 @@ def denoiser_from(prior: Prior, settings: PriorSettings) -> nn.Module:
     finer level takes the prior's levels as its inner ones; the outer one, and what leads in and out of it, begin anew. Raises
     PriorError when the inner layers differ, or the prior has an autoencoder.
     """
-    if not prior.in_pixels or prior.prediction_type not in ("sample", "v_prediction"):
+    if prior.networks.autoencoder is not None or prior.schedule.prediction_type not in ("sample", "v_prediction"):
         raise PriorError(f"{prior.name} can not be trained on: only pixel-space priors that predict x0 or v can")
-    config = cast(Any, prior.network).config
+    config = cast(Any, prior.networks.denoiser.network).config
     levels = tuple(config.get("block_out_channels", ()))
     if not levels:
         raise PriorError(f"{prior.name} can not be trained on: its network is no UNet")
     network = new_denoiser(settings, time_embedding=config.get("time_embedding_dim") or 4 * levels[0])
     if settings.channels[1:] == levels:
         return _grown(network, prior, settings)
-    weights = copy.deepcopy(prior.network.state_dict())
-    sign = 1.0 if prior.prediction_type == settings.prediction else -1.0
-    shares = _resampling(prior.space_to_depth, settings.space_to_depth)
+    weights = copy.deepcopy(prior.networks.denoiser.network.state_dict())
+    sign = 1.0 if prior.schedule.prediction_type == settings.prediction else -1.0
+    shares = _resampling(prior.networks.space_to_depth, settings.space_to_depth)
     weights["conv_in.weight"] = _read_blocks(weights["conv_in.weight"], prior, settings, shares)
     for name in ("conv_out.weight", "conv_out.bias"):
         weights[name] = sign * _write_blocks(weights[name], shares)
@@ -85,14 +84,14 @@ def denoiser_from(prior: Prior, settings: PriorSettings) -> nn.Module:
 
 def _grown(network: nn.Module, prior: Prior, settings: PriorSettings) -> nn.Module:
     """The new network, which has a finer level around those of `prior`, with the weights of all layers they share."""
-    config = cast(Any, prior.network).config
+    config = cast(Any, prior.networks.denoiser.network).config
     built = config["layers_per_block"], sum("Attn" in kind for kind in config["down_block_types"])
     if built != (settings.layers_per_block, settings.attention_levels):
         raise PriorError(
             f"the weights of {prior.name} do not fit the network asked for: it has {built[0]} layers a block and attention on "
             f"{built[1]} levels"
         )
-    inner = {_one_level_in(name): weight for name, weight in prior.network.state_dict().items()}
+    inner = {_one_level_in(name): weight for name, weight in prior.networks.denoiser.network.state_dict().items()}
     weights = network.state_dict()
     shared = {name: weight for name, weight in inner.items() if name in weights and weight.shape == weights[name].shape}
     network.load_state_dict(weights | shared)
@@ -122,24 +121,10 @@ def as_prior(network: nn.Module, settings: PriorSettings, name: str) -> Prior:
         denoiser=denoiser,
         autoencoder=None,
         schedule=NoiseSchedule(settings.alpha_bar, settings.prediction),
-        declaration=declaration(settings, name, None),
+        declaration=settings.declaration(name),
         digest="",
         files={},
         device=next(network.parameters()).device,
-    )
-
-
-def declaration(settings: PriorSettings, name: str, licence: str | None) -> Declaration:
-    """What `keyanon_prior.json` will say."""
-    return Declaration(
-        name=name,
-        licence=licence,
-        crop_side=settings.side,
-        space_to_depth=settings.space_to_depth,
-        conditioning=settings.conditioning,
-        landmark_template=torch.tensor(settings.template, dtype=torch.float64).numpy(),
-        grid=settings.grid,
-        temperature=settings.temperature,
     )
 
 

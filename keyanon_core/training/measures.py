@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from keyanon_core.evaluation import eight_bit, psnr
 from keyanon_core.keys import face_key, new_image_key
 from keyanon_core.methods import anonymize, recover
 from keyanon_core.priors import Prior
@@ -42,22 +43,22 @@ def measure_inversion(
 
     Raises SolverError when a step does not converge.
     """
-    source, mask = torch.from_numpy(crops), torch.from_numpy(masks)[:, None].double()
+    device = prior.networks.device
+    source, mask = torch.from_numpy(crops).to(device), torch.from_numpy(masks)[:, None].to(device, torch.float64)
     known = source * (1 - mask)
     procedure = Procedure(inversion="ddim", steps=steps)
     keys = [face_key(new_image_key(), 0, 0, "rotation") for _ in crops]
     done = anonymize(prior, source, known, mask, keys, procedure)
-    rounded = torch.round((done.latent.clamp(-1, 1) + 1) * 127.5) / 127.5 - 1
-    stored = mask * rounded + (1 - mask) * known
+    stored = mask * torch.from_numpy(eight_bit(done.latent.numpy())) + (1 - mask) * known
     back = recover(prior, stored, mask, keys, done.scale, procedure)
-    square = ((back.latent - source).square() * mask).sum((1, 2, 3)) / (3 * mask.sum((1, 2, 3)))
+    db = psnr(back.latent.numpy(), crops, masks)
     return InversionMeasures(
         noise_rms=float(done.noise_rms.median()),
-        recovered_db=float((10 * torch.log10(4 / square)).median()),
-        gain=float(square.mean().sqrt()) / EIGHT_BIT_RMS,
+        recovered_db=float(np.median(db)),
+        gain=math.sqrt(np.mean(4 / 10 ** (db / 10))) / EIGHT_BIT_RMS,
         iterations=max(step.iterations for step in back.steps),
         residual=max(float(step.residual) for step in back.steps),
-        anonymized=done.clean.clamp(-1, 1).numpy(),
+        anonymized=done.clean.clamp(-1, 1).cpu().numpy(),
     )
 
 
@@ -68,4 +69,4 @@ def sample_faces(prior: Prior, count: int, steps: int = DEFAULT_STEPS["none"]) -
     keys = [face_key(new_image_key(), 0, 0, "rotation") for _ in range(count)]
     # Under a fresh key a rotation makes noise of any vector.
     done = anonymize(prior, torch.ones_like(blank), blank, mask, keys, Procedure(steps=steps))
-    return done.clean.clamp(-1, 1).numpy()
+    return done.clean.clamp(-1, 1).cpu().numpy()

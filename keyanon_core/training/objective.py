@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from keyanon_core.priors.prior import network_input
+from keyanon_core.priors.running import network_input
 from keyanon_core.training.examples import Batch
 from keyanon_core.training.settings import TrainingSettings
 

@@ -14,7 +14,7 @@ from typing import Any
 from diffusers import DDIMScheduler, UNet2DModel
 from torch import nn
 
-from keyanon_core.priors.declaration import DECLARATION_FILE, DECLARATION_FORMAT
+from keyanon_core.priors.declaration import DECLARATION_FILE
 from keyanon_core.training.settings import PriorSettings
 
 
@@ -42,17 +42,7 @@ def write_prior(network: nn.Module, settings: PriorSettings, directory: Path, na
             set_alpha_to_one=False,
             clip_sample=False,
         ).save_pretrained(made / "scheduler")
-        declared = {
-            "format": DECLARATION_FORMAT,
-            "name": name,
-            "licence": licence,
-            "crop_side": settings.side,
-            "space_to_depth": settings.space_to_depth,
-            "conditioning": settings.conditioning,
-            "landmark_template": [list(point) for point in settings.template],
-            "grid": list(settings.grid),
-            "temperature": settings.temperature,
-        }
+        declared = settings.declaration(name, licence).to_json()
         (made / DECLARATION_FILE).write_text(json.dumps(declared, indent=2) + "\n", encoding="utf-8")
         if directory.exists():
             for card in directory.glob("*.md"):

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from keyanon_core.priors.declaration import Conditioning
+from keyanon_core.priors.declaration import Conditioning, Declaration
 
 Prediction = Literal["sample", "v_prediction"]
 
@@ -60,6 +60,19 @@ class PriorSettings:
     def bank_template(self) -> NDArray[np.float64]:
         """(5, 2) landmarks in pixels of a stored face."""
         return np.array(self.template) * self.side + (self.bank_side - self.side) / 2
+
+    def declaration(self, name: str, licence: str | None = None) -> Declaration:
+        """What `keyanon_prior.json` will say."""
+        return Declaration(
+            name=name,
+            licence=licence,
+            crop_side=self.side,
+            space_to_depth=self.space_to_depth,
+            conditioning=self.conditioning,
+            landmark_template=np.array(self.template, dtype=np.float64),
+            grid=self.grid,
+            temperature=self.temperature,
+        )
 
 
 @dataclass(frozen=True)

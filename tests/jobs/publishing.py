@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from jobs.blocks import (
     FACE_COUNT,
+    FIDELITY,
     ID,
     OUTPUT,
     OUTPUT_SHA256,
@@ -58,7 +59,7 @@ class Place:
         return {
             ROW: row, ID: name, STATUS: "anonymized", REASON: "", RECORD_ID: record.record_id, OUTPUT: content,
             SEALED: seal_record(record, self.keystore.ingest_public_key), SIDECAR: b"sidecar of " + content,
-            OUTPUT_SHA256: hashlib.sha256(content).hexdigest(), FACE_COUNT: 1,
+            OUTPUT_SHA256: hashlib.sha256(content).hexdigest(), FACE_COUNT: 1, FIDELITY: record.fidelity,
         }  # fmt: skip
 
     def key_shards(self) -> set[str]:

@@ -121,6 +121,7 @@ def test_every_input_is_one_row_with_a_status_and_a_reason(folder_run: FolderRun
     assert len(found) == 9
     report = folder_run.report
     assert (report.rows, report.statuses) == (9, {"anonymized": 2, "no_face": 1, "quarantined": 6})
+    assert report.fidelities == {FIDELITY: 2}
     assert report.ignored_files == 1 and report.keys_stored == 2 and report.faces == 2
 
 

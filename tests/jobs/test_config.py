@@ -40,7 +40,7 @@ def test_a_missing_place_is_refused() -> None:
 
 def test_only_settings_that_change_results_change_the_digest() -> None:
     base = AnonymizeConfig.load(None, PLACES)
-    layout = {"anonymizer_actors": 3, "pictures_per_task": 2, "check_every": 7}
+    layout = {"anonymizer_actors": 3, "pictures_per_task": 2, "check_every": 7, "device": "cuda:1"}
     assert AnonymizeConfig.load(None, {**PLACES, **layout}).digest() == base.digest()
     for change in (
         {"steps": 9},
@@ -58,13 +58,19 @@ def test_fidelity_image_needs_a_lossless_format_of_the_users_choice() -> None:
         AnonymizeConfig.load(None, {**PLACES, "fidelity": "image"})
     with pytest.raises(ConfigError, match="png or webp instead of same"):
         AnonymizeConfig.load(None, {**PLACES, "fidelity": "image", "prior": "some/where"})
+    with pytest.raises(ConfigError, match="png or webp instead of jpeg"):
+        AnonymizeConfig.load(None, {**PLACES, "fidelity": "image", "output_format": "jpeg"})
     AnonymizeConfig.load(None, {**PLACES, "fidelity": "image", "output_format": "webp"})
 
 
-def test_a_run_reserves_what_all_its_actors_hold() -> None:
-    sizes = {"detector_actors": 2, "anonymizer_actors": 3}
-    assert AnonymizeConfig.model_validate(PLACES | sizes).reserved_cpus == 0
-    assert AnonymizeConfig.model_validate(PLACES | sizes | {"cpus_per_actor": 1.5}).reserved_cpus == 7.5
+@pytest.mark.parametrize("output_format", ["same", "png", "webp", "jpeg"])
+def test_fidelity_auto_takes_every_format_and_no_method_that_brings_no_face_back(output_format: str) -> None:
+    chosen = {**PLACES, "fidelity": "auto", "output_format": output_format}
+    assert AnonymizeConfig.load(None, chosen).settings().fidelity == "auto"
+    with pytest.raises(ConfigError, match=r"fidelity auto .* method paper"):
+        AnonymizeConfig.load(None, {**chosen, "method": "paper"})
+    with pytest.raises(ConfigError, match="leave out fidelity auto"):
+        AnonymizeConfig.load(None, {"photos": "p", "output": "o", "keys": "discard", "fidelity": "auto"})
 
 
 def test_the_data_set_is_named_after_the_photos(tmp_path: Path) -> None:

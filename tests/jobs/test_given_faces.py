@@ -14,8 +14,8 @@ from jobs.config import AnonymizeConfig
 from jobs.errors import ConfigError, SourceError
 from jobs.given_faces import MAX_FILE_BYTES, GivenInput, read_boxes
 from jobs.sources import Source, open_source
+from keyanon_core.faces.alignment import UPRIGHT_TEMPLATE
 from keyanon_core.faces.given import MAX_BOXES, GivenFaces
-from keyanon_core.faces.landmarks import UPRIGHT_TEMPLATE
 from tests.jobs.conftest import MakeConfig
 
 FIVE = (UPRIGHT_TEMPLATE * 50 + 0.25).ravel().tolist()

@@ -21,9 +21,9 @@ from jobs.inspect_output import OutputError, inspect_run, read_rows
 from jobs.recover import prepare
 from jobs.retry import retry_quarantined
 from keyanon_core.faces import load_detector
-from keyanon_core.faces.alignment import similarity, warp
+from keyanon_core.faces.alignment import UPRIGHT_TEMPLATE, similarity
+from keyanon_core.faces.crop_kernel import CropKernel
 from keyanon_core.faces.detection import Face
-from keyanon_core.faces.landmarks import UPRIGHT_TEMPLATE
 from keystore.service import Keystore
 from tests.jobs.cli.conftest import Keyanon, keyanon
 from tests.jobs.conftest import encoded
@@ -277,7 +277,8 @@ def test_aligned_crops_are_anonymized_as_they_are_and_come_back_exactly(
 ) -> None:
     source = pixels_of(encoded(astronaut, 512, "PNG"))
     (face,) = load_detector().detect(source)
-    crop = np.rint(warp(source, similarity(face.landmarks, UPRIGHT_TEMPLATE * CROP_SIDE - 0.5), CROP_SIDE))
+    affine = similarity(face.landmarks, UPRIGHT_TEMPLATE * CROP_SIDE - 0.5)
+    crop = np.rint(CropKernel(affine, CROP_SIDE, source.shape).warp(source))
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "00000.png").write_bytes(as_png(crop.astype(np.uint8)))
     (tmp_path / "photos" / "00001.png").write_bytes(as_png(crop[:-3].astype(np.uint8)))

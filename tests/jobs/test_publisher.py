@@ -12,10 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.blocks import OUTPUT_SHA256, REASON, RECORD_ID, ROW, SEALED, SIDECAR, STATUS
+from jobs.blocks import FIDELITY, OUTPUT_SHA256, REASON, RECORD_ID, ROW, SEALED, SIDECAR, STATUS
 from jobs.commit import finished_rows, quarantined_rows, settle
 from jobs.errors import CommitError, LeaseError, MachineError, PublishError
-from jobs.inspect_output import OutputError, read_rows
+from jobs.inspect_output import MANIFEST_FILE, RUN_DIRECTORY, OutputError, inspect_run, read_rows
+from jobs.manifest import write_json
 from jobs.sink import OutputLayout
 from jobs.staging import PICTURE_PART, SIDECAR_PART, Staging
 from tests.jobs.publishing import Attempt, Place, before_operation, block, quarantined
@@ -489,3 +490,23 @@ def test_a_driver_whose_lease_file_was_removed_publishes_nothing_beside_its_succ
             b.run([[place.result(0, "x.jpg", b"of B")]], 1)
     place.check_complete(1)
     assert (place.out / "images/x.jpg.png").read_bytes() == b"of B"
+
+
+def test_pictures_are_counted_by_how_they_come_back_and_rows_of_earlier_versions_are_not(place: Place) -> None:
+    """Shards of earlier versions have no column of it."""
+    with place.attempt() as attempt:
+        alone = {**place.result(1, "b.png"), FIDELITY: "image"}
+        rows = [place.result(0, "a.png"), alone, place.result(2, "c.png"), quarantined(3, "d.png")]
+        tally = attempt.run([rows], 4)
+    write_json(place.out / RUN_DIRECTORY / MANIFEST_FILE, {})
+    assert tally.fidelities == inspect_run(place.out).fidelities == {"latent": 2, "image": 1}
+    (shard,) = place.out.glob("rows/*.parquet")
+    table = pq.read_table(shard)
+    shard.unlink()
+    pq.write_table(table.drop_columns(["fidelity"]), shard)
+    assert [row.fidelity for row in read_rows(place.out)] == [None] * 4
+    assert settle(place.layout, 4).fidelities == {} and inspect_run(place.out).rows == 4
+    shard.unlink()
+    pq.write_table(table.drop_columns(["permanent"]), shard)
+    with pytest.raises(OutputError, match="lacks the column 'permanent'"):
+        list(read_rows(place.out))

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from jobs.anonymize_stage import AnonymizeFaces, SealingTarget
+from jobs.anonymize_stage import AnonymizeFaces, Compute, SealingTarget, environment
 from jobs.blocks import (
     ENCODED,
     FACES,
@@ -29,10 +29,12 @@ from jobs.blocks import (
     SUBJECT,
     source_table,
 )
+from jobs.blocks import FIDELITY as STORED_AT
 from jobs.detect_stage import DetectFaces, FaceModelChoice
 from jobs.progress import Monitor
 from keyanon_core.errors import PriorError
 from keyanon_core.pictures.settings import AnonymizeSettings, PictureResult, PictureTask
+from keyanon_core.priors import load_prior
 from keystore.intake.sealing import sealed_header
 from keystore.service import Keystore
 from tests.jobs.conftest import FIDELITY, OPEN_GATE, STEPS
@@ -68,8 +70,7 @@ def anonymize(monitor: Monitor, ingest_key: bytes) -> AnonymizeFaces:
         FaceModelChoice("embedded"),
         settings,
         SealingTarget(RUN, DATASET, ingest_key),
-        "cpu",
-        1,
+        Compute(),
         None,
         monitor,
     )
@@ -97,6 +98,7 @@ def test_a_failed_row_passes_through_both_stages(
     assert made.column(STATUS).to_pylist() == ["quarantined", "quarantined", "anonymized"]
     assert made.column("label").to_pylist() == [0, 1, 2] and made.schema.field("label").type == pa.int16()
     assert [made.column(name)[at].as_py() for name in (SEALED, OUTPUT, SIDECAR) for at in (0, 1)] == [None] * 6
+    assert made.column(STORED_AT).to_pylist() == [None, None, FIDELITY]
     header = sealed_header(made.column(SEALED)[2].as_py())
     assert (header.run_id, header.dataset, header.record_id) == (RUN, DATASET, made.column(RECORD_ID)[2].as_py())
     assert SUBJECT not in made.column_names and ENCODED not in made.column_names
@@ -191,10 +193,16 @@ def test_a_resumed_run_refuses_another_prior(monitor: Monitor, ingest_key: bytes
     target = SealingTarget(RUN, DATASET, ingest_key)
     with pytest.raises(PriorError, match="the run that is resumed used"):
         AnonymizeFaces(
-            "embedded", FaceModelChoice("embedded"), AnonymizeSettings(), target, "cpu", 1, "0" * 64, monitor
+            "embedded", FaceModelChoice("embedded"), AnonymizeSettings(), target, Compute(), "0" * 64, monitor
         )
     failure = monitor.failure()
     assert isinstance(failure, PriorError)
+
+
+def test_a_record_says_truly_what_the_denoiser_multiplied_in() -> None:
+    for precision in ("float32", "bfloat16"):
+        said = environment(load_prior("embedded", precision=precision))
+        assert (said["device"], said["dtype"]) == ("cpu", precision)
 
 
 def test_the_driver_does_not_load_what_only_actors_need() -> None:

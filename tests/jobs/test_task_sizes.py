@@ -44,16 +44,16 @@ def put(folder: Path, name: str, size_bytes: int) -> None:
 
 
 def test_the_default_follows_the_batch_and_the_size_of_the_pictures(tmp_path: Path, make_config: MakeConfig) -> None:
-    config = make_config(face_batch=4, anonymizer_actors=3)
+    config = make_config(face_batch=4)
     put(tmp_path / "photos", "a.png", 1)
-    assert TaskSizes.of(config, open_source(config)) == TaskSizes(smallest=8, largest=32, workers=3)
+    assert TaskSizes.of(config, open_source(config), 3) == TaskSizes(smallest=8, largest=32, workers=3)
     put(tmp_path / "photos", "b.png", TASK_BYTES // 5 - 1)
-    assert TaskSizes.of(config, open_source(config)).largest == 10
+    assert TaskSizes.of(config, open_source(config), 3).largest == 10
     put(tmp_path / "photos", "c.png", 2 * TASK_BYTES)
-    assert TaskSizes.of(config, open_source(config)) == TaskSizes(smallest=1, largest=1, workers=3)
+    assert TaskSizes.of(config, open_source(config), 3) == TaskSizes(smallest=1, largest=1, workers=3)
 
 
 def test_a_given_bound_is_kept(tmp_path: Path, make_config: MakeConfig) -> None:
     config = make_config(pictures_per_task=3)
     put(tmp_path / "photos", "a.png", 1)
-    assert split(TaskSizes.of(config, open_source(config)), 100) == [3] * 33 + [1]
+    assert split(TaskSizes.of(config, open_source(config), 2), 100) == [3] * 33 + [1]

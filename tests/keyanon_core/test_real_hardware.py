@@ -12,8 +12,14 @@ import pytest
 import torch
 from PIL import Image
 
+from keyanon_core.faces import load_face_models
+from keyanon_core.faces.recognition import DlibRecognizer
+from keyanon_core.imaging import encode_picture
 from keyanon_core.keys import face_key
 from keyanon_core.methods import anonymize, recover
+from keyanon_core.pictures.anonymizer import PictureAnonymizer
+from keyanon_core.pictures.recoverer import PictureRecoverer
+from keyanon_core.pictures.settings import AnonymizeSettings, PictureTask
 from keyanon_core.priors import Prior, load_prior
 from keyanon_core.procedure import Procedure
 from tests.keyanon_core.diffusion.tiny_priors import psnr
@@ -51,11 +57,55 @@ def _round_trip(prior: Prior, astronaut: Pixels) -> RoundTrip:
 NEEDS_GPU = (pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"))
 
 
-@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=NEEDS_GPU)])
-def test_a_face_comes_back_on_either_device(astronaut: Pixels, device: str) -> None:
-    found = _round_trip(load_prior("embedded", device=device), astronaut)
-    assert found.recovered >= 60
+DEVICES = ["cpu", pytest.param("cuda", marks=NEEDS_GPU)]
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "wanted"),
+    [
+        ("cpu", "float32", 60),
+        ("cpu", "bfloat16", 45),
+        pytest.param("cuda", "float32", 60, marks=NEEDS_GPU),
+        pytest.param("cuda", "tf32", 50, marks=NEEDS_GPU),
+        pytest.param("cuda", "bfloat16", 45, marks=NEEDS_GPU),
+    ],
+)
+def test_a_face_comes_back_on_either_device(astronaut: Pixels, device: str, precision: str, wanted: float) -> None:
+    found = _round_trip(load_prior("embedded", device, precision), astronaut)
+    assert found.recovered >= wanted
     assert found.anonymized < 25
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_picture_that_was_made_on_either_device_is_restored_on_the_cpu(astronaut: Pixels, device: str) -> None:
+    models = load_face_models(device=device)
+    settings = AnonymizeSettings(gate_threshold=0.1, output_format="png")
+    source = encode_picture(astronaut, "png")
+    (result,) = PictureAnonymizer(load_prior("embedded", device), models, settings)([PictureTask("a", source)])
+    assert result.status == "anonymized" and result.encoded and result.sidecar and result.key
+    back = PictureRecoverer(load_prior()).recover(result.encoded, result.sidecar, result.key)
+    (face,) = result.key.faces
+    inside = face.mask.full(astronaut.shape)
+    error = np.square(back.pixels[inside].astype(float) - astronaut[inside]).mean()
+    assert 10 * np.log10(255**2 / error) > 30, "the crop's resampling is the rest"
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_the_recognizer_says_the_same_on_either_device(astronaut: Pixels, device: str) -> None:
+    models = load_face_models(device=device)
+    view = (astronaut, models.detector.detect(astronaut)[0])
+    assert models.recognizer.distance(*DlibRecognizer().embed([view]), *models.recognizer.embed([view])) < 1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.gpu
+@pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="needs a CUDA device; on the CPU a smaller prior is compiled elsewhere"
+)
+def test_a_compiled_denoiser_says_the_same_on_a_gpu(astronaut: Pixels) -> None:
+    prior = load_prior("embedded", "cuda")
+    prior.networks.compile(prior.latent_shape)
+    assert _round_trip(prior, astronaut).recovered >= 60
 
 
 @pytest.mark.real_ldm

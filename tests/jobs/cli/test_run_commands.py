@@ -122,6 +122,7 @@ def test_inspect_counts_rows_and_reads_single_files(keyanon: Keyanon, run: Run, 
     assert found["finished"] is True
     assert (found["rows"], found["faces"]) == (3, 1)
     assert found["statuses"] == {"anonymized": 1, "no_face": 1, "quarantined": 1}
+    assert found["fidelities"] == {"lossless": 1}
     assert found["bytes"]["rows"] > 0
     assert "no_face" in keyanon("inspect", run.output).out
     (row,) = (row for row in pq.read_table(run.output / "rows").to_pylist() if row["image_id"] == "face")
@@ -147,6 +148,7 @@ def test_lossless_recovery_from_parquet_is_pixel_exact_and_private(
     (picture,) = ended.json["pictures"]
     assert (picture["status"], picture["exact"], picture["commitment_verified"]) == ("recovered", True, True)
     assert (picture["picture_intact"], picture["sidecar_intact"]) == (True, True)
+    assert ended.json["device"] is None, "no network was needed"
     path = restored / picture["output"]
     with Image.open(path) as shown, Image.open(io.BytesIO(run.source)) as source:
         assert np.array_equal(np.asarray(shown), np.asarray(source.convert("RGB")))
@@ -169,6 +171,7 @@ def test_lossless_recovery_from_parquet_is_pixel_exact_and_private(
         ("no picture", ExitCode.INPUT),
         ("torn picture", ExitCode.INPUT),
         ("another prior", ExitCode.INPUT),
+        ("no such device", ExitCode.INPUT),
         ("restored not empty", ExitCode.INPUT),
         ("restored not writable", ExitCode.INPUT),
         ("another person", ExitCode.REFUSED),
@@ -200,9 +203,11 @@ def test_a_foreseeable_failure_does_not_use_the_grant(
     elif what == "restored not writable":
         restored = tmp_path / "file" / "restored"
         restored.parent.write_bytes(b"")
-    else:
+    elif what == "another person":
         person = "mallory"
-    ended = keyanon("recover", run.keystore, granted, "--input", output, "--output", restored, "--as", person, "--json")
+    device = "cuda:99" if what == "no such device" else "auto"
+    places = ("--input", output, "--output", restored, "--as", person, "--device", device)
+    ended = keyanon("recover", run.keystore, granted, *places, "--json")
     assert ended.code == code, ended.err
     assert ended.json["exit_code"] == code
     assert state_of(run, granted) == "approved"

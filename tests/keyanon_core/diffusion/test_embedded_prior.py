@@ -40,7 +40,7 @@ def recovered(
 def test_it_is_what_its_card_says(embedded: Prior) -> None:
     assert (embedded.side, embedded.latent_shape, embedded.conditioning) == (SIDE, (3, SIDE, SIDE), "inpaint")
     assert embedded.name == "keyanon-embedded-128"
-    assert round(embedded.parameters / 1e5) == 161
+    assert round(embedded.networks.parameters / 1e5) == 161
     eyes, mouth = embedded.landmark_template[:2], embedded.landmark_template[3:]
     assert 44 < eyes[0, 0] < 48 and 80 < eyes[1, 0] < 84 and 56 < eyes[:, 1].mean() < 60
     assert 94 < mouth[:, 1].mean() < 98

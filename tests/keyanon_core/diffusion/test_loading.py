@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from keyanon_core.errors import PriorError
 from keyanon_core.known_path import KnownPath
 from keyanon_core.priors import Prior, load_prior
+from keyanon_core.priors.declaration import Declaration, parse_declaration
 from tests.keyanon_core.diffusion.tiny_priors import (
     declare,
     dit_prior,
@@ -90,13 +92,13 @@ def test_half_precision_files_are_computed_in_float32(pixel: Path) -> None:
     path = pixel / "unet" / WEIGHTS
     save_file({k: v.half() for k, v in load_file(path).items()}, path)
     prior = load_prior(pixel)
-    assert next(prior._denoiser.network.parameters()).dtype == torch.float32
+    assert next(prior.networks.denoiser.network.parameters()).dtype == torch.float32
 
 
 def test_vq_latents_are_not_scaled_by_the_default_of_another_model(made: Path) -> None:
     prior = load_prior(made / "ldm")
-    assert prior._autoencoder is not None
-    network: Any = prior._autoencoder.network
+    assert prior.networks.autoencoder is not None
+    network: Any = prior.networks.autoencoder.network
     assert network.config.scaling_factor == 0.18215  # the trap is set
     crop = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     with torch.no_grad():
@@ -106,8 +108,8 @@ def test_vq_latents_are_not_scaled_by_the_default_of_another_model(made: Path) -
 
 def test_vq_decoding_does_not_quantise(made: Path) -> None:
     prior = load_prior(made / "ldm")
-    assert prior._autoencoder is not None
-    network: Any = prior._autoencoder.network
+    assert prior.networks.autoencoder is not None
+    network: Any = prior.networks.autoencoder.network
     z = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     with torch.no_grad():
         plain = network.decode(z.float(), force_not_quantize=True).sample.double()
@@ -118,8 +120,8 @@ def test_vq_decoding_does_not_quantise(made: Path) -> None:
 
 def test_kl_latents_are_the_mode_scaled_by_the_configuration(made: Path) -> None:
     prior = load_prior(made / "kl")
-    assert prior._autoencoder is not None
-    network: Any = prior._autoencoder.network
+    assert prior.networks.autoencoder is not None
+    network: Any = prior.networks.autoencoder.network
     crop = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     with torch.no_grad():
         mode = network.encode(crop.float()).latent_dist.mode().double()
@@ -130,7 +132,7 @@ def test_kl_latents_are_the_mode_scaled_by_the_configuration(made: Path) -> None
 def test_dit_is_asked_for_its_null_class(made: Path) -> None:
     prior = load_prior(made / "dit")
     seen: dict[str, torch.Tensor] = {}
-    prior._denoiser.network.register_forward_pre_hook(lambda m, a, k: seen.update(k), with_kwargs=True)
+    prior.networks.denoiser.network.register_forward_pre_hook(lambda m, a, k: seen.update(k), with_kwargs=True)
     z, known, mask = whole(prior)
     prior.eps(z, 999, known, mask)
     assert seen["class_labels"].tolist() == [5, 5]
@@ -146,7 +148,7 @@ def test_eps_follows_from_each_prediction_type(pixel: Path, prediction: str) -> 
     ab = float(prior.alpha_bar[300])
     with torch.no_grad():
         shown = torch.nn.functional.pixel_unshuffle(z, 2).float()
-        raw = torch.nn.functional.pixel_shuffle(prior._denoiser.network(shown, 300).sample, 2).double()
+        raw = torch.nn.functional.pixel_shuffle(prior.networks.denoiser.network(shown, 300).sample, 2).double()
     expected = {
         "epsilon": raw,
         "sample": (z - ab**0.5 * raw) / (1 - ab) ** 0.5,
@@ -156,9 +158,9 @@ def test_eps_follows_from_each_prediction_type(pixel: Path, prediction: str) -> 
 
 
 def test_timesteps_stay_whole_numbers_whatever_the_network_computes_in(pixel: Path) -> None:
-    prior = load_prior(pixel, dtype=torch.bfloat16)
+    prior = load_prior(pixel, precision="bfloat16")
     seen: list[torch.Tensor] = []
-    prior._denoiser.network.register_forward_pre_hook(lambda m, a: seen.append(a[1]))
+    prior.networks.denoiser.network.register_forward_pre_hook(lambda m, a: seen.append(a[1]))
     z, known, mask = whole(prior)
     prior.eps(z, 999, known, mask)
     assert seen[0].dtype == torch.long and seen[0].tolist() == [999, 999]
@@ -174,12 +176,12 @@ def test_masks_of_a_latent_prior_mark_every_cell_a_masked_pixel_touches(made: Pa
 def test_a_padded_batch_has_few_physical_sizes_and_the_same_results(made: Path) -> None:
     prior = load_prior(made / "ldm")
     sizes: list[int] = []
-    prior._denoiser.network.register_forward_pre_hook(lambda m, a: sizes.append(len(a[0])))
+    prior.networks.denoiser.network.register_forward_pre_hook(lambda m, a: sizes.append(len(a[0])))
     generator = torch.Generator().manual_seed(1)
     z = torch.randn(5, 3, 8, 8, generator=generator, dtype=torch.float64)
     known, mask = KnownPath(torch.zeros_like(z), None, prior.alpha_bar), torch.ones(5, 1, 8, 8, dtype=torch.float64)
     as_given = prior.eps(z, 10, known, mask)
-    prior.physical_batch = 4
+    prior.networks.physical_batch = 4
     assert torch.allclose(prior.eps(z, 10, known, mask), as_given, atol=1e-5)
     assert torch.allclose(prior.eps(z[:3], 10, known.of(torch.arange(3)), mask[:3]), as_given[:3], atol=1e-5)
     assert sizes == [5, 4, 1, 4]
@@ -194,6 +196,15 @@ def test_template_defaults_to_ffhq_and_may_be_declared(pixel: Path) -> None:
     assert prior.name == "mine"
     declare(pixel, crop_side=16, space_to_depth=2)
     assert np.allclose(load_prior(pixel).landmark_template[0], [192.98 / 32, 239.95 / 32])
+
+
+def test_a_declaration_is_written_as_it_is_read() -> None:
+    template = np.array([[0.3, 0.4], [0.7, 0.4], [0.5, 0.6], [0.35, 0.8], [0.65, 0.8]])
+    whole = Declaration("mine", "MIT", 16, 2, "inpaint", template, 0.5, (1, 99), 0.75, {"none": 3, "ddim": 8})
+    for declared in (whole, Declaration()):
+        read = parse_declaration(json.loads(json.dumps(declared.to_json())), "here")
+        assert np.array_equal(read.landmark_template, declared.landmark_template)
+        assert replace(read, landmark_template=template) == replace(declared, landmark_template=template)
 
 
 def test_attention_names_of_old_checkpoints_are_understood(ldm: Path) -> None:
@@ -447,7 +458,7 @@ def test_the_exact_architecture_of_ldm_celebahq_256_loads(tmp_path: Path) -> Non
     prior = load_prior(tmp_path)
     shutil.rmtree(tmp_path / "unet")  # a gigabyte
     assert (prior.side, prior.latent_shape, prior.conditioning) == (256, (3, 64, 64), "none")
-    unet_parameters = sum(p.numel() for p in prior._denoiser.network.parameters())
+    unet_parameters = sum(p.numel() for p in prior.networks.denoiser.network.parameters())
     assert round(unet_parameters / 1e6) == 274
     z = torch.zeros(1, 3, 64, 64, dtype=torch.float64)
     eps = prior.eps(z, 999, KnownPath(z, None, prior.alpha_bar), torch.ones(1, 1, 64, 64, dtype=torch.float64))

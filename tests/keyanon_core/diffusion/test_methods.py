@@ -167,9 +167,9 @@ def test_a_wrong_key_gives_another_face(priors: dict[str, Prior], kind: str) -> 
 def test_a_face_does_not_depend_on_its_neighbours_or_its_place(priors: dict[str, Prior], kind: str) -> None:
     prior = priors[kind]
     z, known, mask, keys = problem(prior, 5)
-    physical = prior.physical_batch
+    physical = prior.networks.physical_batch
     try:
-        prior.physical_batch = 4
+        prior.networks.physical_batch = 4
         together = anonymize(prior, z, known, mask, keys, Procedure(steps=STEPS))
         order = [3, 0]
         apart = anonymize(prior, z[order], known[order], mask[order], [keys[i] for i in order], Procedure(steps=STEPS))
@@ -177,7 +177,7 @@ def test_a_face_does_not_depend_on_its_neighbours_or_its_place(priors: dict[str,
         again = recover(prior, together.latent[3:4], mask[3:4], keys[3:4], together.scale[3:4], Procedure(steps=STEPS))
         assert psnr(again.latent, z[3:4], mask[3:4]) > 80
     finally:
-        prior.physical_batch = physical
+        prior.networks.physical_batch = physical
 
 
 def early_view(prior: Prior, keys: list[bytes]) -> torch.Tensor:
@@ -187,7 +187,9 @@ def early_view(prior: Prior, keys: list[bytes]) -> torch.Tensor:
     """
     z, known, mask, _ = problem(prior, len(keys))
     shown: list[torch.Tensor] = []
-    hook = prior._denoiser.network.register_forward_pre_hook(lambda module, inputs: shown.append(inputs[0].clone()))
+    hook = prior.networks.denoiser.network.register_forward_pre_hook(
+        lambda module, inputs: shown.append(inputs[0].clone())
+    )
     try:
         anonymize(prior, z, known, mask, keys, Procedure(inversion="ddim", steps=2))
     finally:
@@ -343,7 +345,7 @@ def test_arguments_that_do_not_fit_together_are_refused(priors: dict[str, Prior]
 def test_an_inpainting_network_is_shown_noisy_then_known_then_mask(tmp_path: Path) -> None:
     prior = load_prior(pixel_prior(tmp_path, "inpaint"))
     shown: list[torch.Tensor] = []
-    prior._denoiser.network.register_forward_pre_hook(lambda m, a: shown.append(a[0]))
+    prior.networks.denoiser.network.register_forward_pre_hook(lambda m, a: shown.append(a[0]))
     z, clean, mask, _ = problem(prior)
     w = torch.randn(z.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     eps = prior.eps(w, 400, KnownPath(clean, None, prior.alpha_bar), mask)

@@ -8,7 +8,7 @@ import torch
 
 from keyanon_core.known_path import KnownPath
 from keyanon_core.priors.schedules import read_schedule
-from keyanon_core.schedule import clean_prediction, ddim_coefficients, half_log_snr, lambda_grid
+from keyanon_core.schedule import backwards, clean_prediction, ddim_coefficients, forwards, half_log_snr, lambda_grid
 from tests.keyanon_core.diffusion.tiny_priors import SCHEDULER
 
 ALPHA_BAR = read_schedule(SCHEDULER, "test").alpha_bar
@@ -27,6 +27,26 @@ def test_grid_is_uniform_in_lambda() -> None:
     lam = half_log_snr(ALPHA_BAR)[grid]
     step = (lam[:-1] - lam[1:]).numpy()
     assert abs(step / step.mean() - 1).max() < 0.05
+
+
+def test_a_timestep_is_the_nearest_to_its_lambda_or_else_the_next_free_one() -> None:
+    grid, lam = lambda_grid(ALPHA_BAR, 200), half_log_snr(ALPHA_BAR)
+    wanted = torch.linspace(float(lam[0]), float(lam[-1]), 201, dtype=torch.float64)
+    nearest = [int((lam - value).abs().argmin()) for value in wanted]
+    assert nearest[1] == nearest[2], "some round to one timestep"
+    for (before, t), near in zip(itertools.pairwise(grid), nearest[1:], strict=True):
+        assert t == max(near, before + 1)
+
+
+def test_the_grid_of_a_procedure_never_changes() -> None:
+    """Faces that were published are recovered on it."""
+    assert lambda_grid(ALPHA_BAR, 6, 1, 949, 0.6) == [1, 7, 34, 132, 355, 621, 949]
+    assert lambda_grid(ALPHA_BAR, 12, 1, 949) == [1, 5, 18, 51, 124, 243, 384, 517, 631, 727, 810, 883, 949]
+
+
+def test_a_grid_is_walked_step_by_step_from_either_end() -> None:
+    assert forwards([1, 5, 9]) == [(1, 5), (5, 9)]
+    assert backwards([1, 5, 9]) == [(9, 5), (5, 1)]
 
 
 @pytest.mark.parametrize(

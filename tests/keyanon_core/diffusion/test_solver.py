@@ -60,14 +60,21 @@ def test_converged_faces_are_evaluated_no_more_and_do_not_change_the_others() ->
 def test_a_face_that_does_not_converge_is_an_error_with_numbers() -> None:
     rates, offset = problem()
     rates[2] = -torch.linspace(1.5, 9.0, rates[2].numel(), dtype=torch.float64).view_as(rates[2])
+    evaluated: list[list[int]] = []
+
+    def g(w: Tensor, faces: Tensor) -> Tensor:
+        evaluated.append(faces.tolist())
+        return rates[faces] * w + offset[faces]
+
     with pytest.raises(ConvergenceError, match=r"the step did not converge for face\(s\) \[2\].*of 6.*1\.0e-09"):
         solve_fixed_point(
-            contraction(rates, offset),
+            g,
             torch.zeros_like(offset),
             coordinates(offset),
             SolverLimits(1e-9, 6),
             where="the step",
         )
+    assert len(evaluated) == 6
 
 
 def test_a_value_that_is_not_finite_is_an_error_at_once() -> None:

@@ -1,5 +1,7 @@
 """Keyed transforms: exact bijections that keep the norm; how close `rotation` comes to a Haar-random one."""
 
+import hashlib
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keyanon_core.keys import face_key
-from keyanon_core.transforms import TRANSFORMS, Rotation, SignFlip, apply_forward, apply_inverse, masked_transforms
+from keyanon_core.procedure import TRANSFORMS
+from keyanon_core.transforms import (
+    Rotation,
+    SignFlip,
+    apply_forward,
+    apply_inverse,
+    keyed_transform,
+    masked_transforms,
+)
 from tests.keyanon_core.diffusion.tiny_priors import a_key, ellipse
 
 N = 2049
@@ -22,9 +32,9 @@ def key_number(number: int) -> bytes:
 @given(n=st.integers(1, 700), kind=st.sampled_from(sorted(TRANSFORMS)), seed=st.integers(0, 2**32 - 1))
 def test_transforms_are_bijections_that_keep_the_norm(n: int, kind: str, seed: int) -> None:
     values = np.random.default_rng(seed).normal(size=n) * 3
-    transform = TRANSFORMS[kind](key_number(seed), n)
+    transform = keyed_transform(kind, key_number(seed), n)
     keyed, scale = transform.forward(values)
-    assert np.allclose(TRANSFORMS[kind](key_number(seed), n).inverse(keyed, scale), values, rtol=0, atol=1e-12)
+    assert np.allclose(keyed_transform(kind, key_number(seed), n).inverse(keyed, scale), values, rtol=0, atol=1e-12)
     assert np.isclose(np.linalg.norm(keyed) * scale, np.linalg.norm(values), rtol=1e-12)
     if kind == "rotation":
         assert np.isclose(np.mean(keyed**2), 1.0, rtol=1e-12)
@@ -109,6 +119,32 @@ def test_each_face_of_a_batch_has_its_own_key_and_mask(kind: str) -> None:
     assert torch.equal(alone[0], keyed[1])
     swapped, _ = apply_forward(w, mask, masked_transforms(kind, keys[::-1], mask, 3))
     assert not torch.allclose(swapped, keyed)
+
+
+@pytest.mark.parametrize(
+    ("n", "digest"), [(48, "b2aae214e6589609"), (1021, "d3a6aa87486e051e"), (17100, "59c58fec0bbf5836")]
+)
+def test_a_rotation_undoes_to_the_bit_what_earlier_versions_stored(n: int, digest: str) -> None:
+    undone = Rotation(bytes(range(32)), n).inverse(np.arange(n) / 7.0 - n / 16, 1.0)
+    assert hashlib.sha256(undone.tobytes()).hexdigest()[:16] == digest
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected", "scale"),
+    [
+        (
+            "rotation",
+            [-0.92823501, -0.16492998, -1.08274513, 0.39207238, -1.03317412, -0.97928706, -1.19526908],
+            4.96904,
+        ),
+        ("sign", [-1, 2, 3, -4, -5, -6, 7], 1.0),
+    ],
+)
+def test_what_a_key_does_to_a_vector_never_changes(kind: str, expected: list[float], scale: float) -> None:
+    """Faces that were published are recovered by it."""
+    keyed, divided = keyed_transform(kind, bytes(range(32)), 7).forward(np.arange(1.0, 8.0), 0.9)
+    np.testing.assert_allclose(keyed, expected, atol=1e-8)
+    assert divided == pytest.approx(scale, abs=1e-5)
 
 
 def test_an_empty_mask_an_unknown_kind_and_a_zero_vector_are_refused() -> None:

@@ -87,9 +87,9 @@ def pixel_prior(
     return root
 
 
-def ldm_prior(root: Path, prediction: str = "epsilon") -> Path:
+def ldm_prior(root: Path, prediction: str = "epsilon", output: float = SMOOTH) -> Path:
     """The shape of CompVis/ldm-celebahq-256 in small: `unet`, `vqvae`, `scheduler`, no keyanon_prior.json, old config keys."""
-    tiny_unet(root / "unet", 3, 3, 8)
+    tiny_unet(root / "unet", 3, 3, 8, output)
     save(
         VQModel,
         root / "vqvae",
@@ -118,8 +118,8 @@ def ldm_prior(root: Path, prediction: str = "epsilon") -> Path:
     return root
 
 
-def kl_prior(root: Path) -> Path:
-    tiny_unet(root / "unet", 4, 4, 8)
+def kl_prior(root: Path, output: float = SMOOTH) -> Path:
+    tiny_unet(root / "unet", 4, 4, 8, output)
     save(
         AutoencoderKL,
         root / "vae",

@@ -3,8 +3,9 @@
 import cv2
 import numpy as np
 
+from keyanon_core.faces.alignment import UPRIGHT_TEMPLATE
 from keyanon_core.faces.detection import OTHER_SIDE
-from keyanon_core.faces.landmarks import FIVE_IN_BOX, UPRIGHT_TEMPLATE, template_in_box
+from keyanon_core.faces.landmarks import FIVE_IN_BOX, template_in_box
 from keyanon_core.faces.looks import Candidates
 
 LIT = 20  # of 255, from which a pixel belongs to a lamp

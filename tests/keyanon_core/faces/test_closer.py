@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from keyanon_core.faces.alignment import UPRIGHT_TEMPLATE
 from keyanon_core.faces.closer import (
     AROUND_PX,
     AROUND_SHARE,
@@ -21,7 +22,7 @@ from keyanon_core.faces.closer import (
 )
 from keyanon_core.faces.detection import Face
 from keyanon_core.faces.embedded_detector import FIRST, SCENES, SECOND
-from keyanon_core.faces.landmarks import UPRIGHT_TEMPLATE, roll_degrees, template_in_box
+from keyanon_core.faces.landmarks import roll_degrees, template_in_box
 from keyanon_core.faces.looks import Candidates, Search, Seen, look
 from tests.keyanon_core.faces.lamps import NOTHING, answers, dots, drawn_face, night
 

@@ -6,10 +6,9 @@ import pytest
 
 from keyanon_core.errors import FaceModelError
 from keyanon_core.faces import centerface, embedded_detector, load_face_models, scene_network
-from keyanon_core.faces.detection import Face, box_iou, in_order, landmarks_inside
+from keyanon_core.faces.detection import Face, box_iou, in_order
 from keyanon_core.faces.embedded_detector import EmbeddedDetector
-from keyanon_core.faces.landmarks import UPRIGHT_TEMPLATE, roll_degrees, template_in_box
-from keyanon_core.faces.masks import PictureMask
+from keyanon_core.faces.landmarks import roll_degrees, template_in_box
 
 
 def eye_distance(face):
@@ -169,18 +168,6 @@ def test_landmarks_of_another_size_than_the_box_are_replaced_by_the_boxs(shrunk,
         np.testing.assert_array_equal(replaced.landmarks, template)
     whole = Face(box, template * 1.02, 0.5)
     assert embedded_detector._shaped(whole) is whole
-
-
-def test_landmarks_inside_a_mask():
-    face = Face((0, 0, 100, 100), UPRIGHT_TEMPLATE * 100, 1.0)
-    full = np.zeros((100, 100), bool)
-    full[:70] = True
-    assert landmarks_inside(face, PictureMask.from_full(full), full.shape) == pytest.approx(3 / 5)
-    assert landmarks_inside(face, PictureMask.from_full(~full[::-1]), full.shape) == 0.0
-    beyond = Face(face.box, face.landmarks - [0, 50], 1.0)
-    assert landmarks_inside(beyond, PictureMask.from_full(full), full.shape) == 1.0, (
-        "what lies beyond the border counts at the border"
-    )
 
 
 def test_missing_or_changed_weights_are_refused(monkeypatch, tmp_path):

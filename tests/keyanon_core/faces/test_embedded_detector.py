@@ -6,10 +6,10 @@ import pytest
 
 from keyanon_core.errors import FaceModelError, PictureError
 from keyanon_core.faces import load_detector
-from keyanon_core.faces.alignment import likeness
+from keyanon_core.faces.alignment import UPRIGHT_TEMPLATE, likeness
 from keyanon_core.faces.detection import Face
 from keyanon_core.faces.embedded_detector import CHIP_SIDE, FIRST, MIN_FACE_LIKENESS, SCENES, SECOND, _shaped
-from keyanon_core.faces.landmarks import UPRIGHT_TEMPLATE, roll_degrees, template_in_box
+from keyanon_core.faces.landmarks import roll_degrees, template_in_box
 from keyanon_core.faces.looks import DEFAULT_MIN_FACE, MAX_CANDIDATES, Candidates, look
 from tests.keyanon_core.faces.lamps import NOTHING, answers, dots, drawn_face, night
 

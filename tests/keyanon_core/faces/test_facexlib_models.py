@@ -14,11 +14,10 @@ import safetensors.torch
 import torch
 
 from keyanon_core.errors import FaceModelError
+from keyanon_core.evaluation import landmarks_inside
 from keyanon_core.faces import facexlib_models
-from keyanon_core.faces.alignment import reduction, similarity
-from keyanon_core.faces.detection import landmarks_inside
+from keyanon_core.faces.alignment import UPRIGHT_TEMPLATE, reduction, similarity
 from keyanon_core.faces.facexlib_models import BISENET, RETINAFACE, BiSeNetParser, RetinaFaceDetector
-from keyanon_core.faces.landmarks import UPRIGHT_TEMPLATE
 from keyanon_core.faces.parsing import DEFAULT_REGIONS
 
 pytest.importorskip("facexlib")

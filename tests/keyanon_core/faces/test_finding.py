@@ -9,11 +9,10 @@ import pytest
 
 from keyanon_core.errors import FaceModelError
 from keyanon_core.faces import load_detector
-from keyanon_core.faces.alignment import similarity
+from keyanon_core.faces.alignment import UPRIGHT_TEMPLATE, similarity
 from keyanon_core.faces.closer import confirmed
 from keyanon_core.faces.detection import box_iou, without_duplicates
 from keyanon_core.faces.embedded_detector import FIRST, SCENES, SECOND
-from keyanon_core.faces.landmarks import UPRIGHT_TEMPLATE
 from keyanon_core.faces.looks import TILE_OVERLAP, _spans, look
 from keyanon_core.faces.masks import PictureMask
 from keyanon_core.faces.missed import missed_faces

@@ -5,6 +5,7 @@ import pytest
 
 from keyanon_core.errors import PictureError
 from keyanon_core.faces import FaceModels
+from keyanon_core.faces.alignment import UPRIGHT_TEMPLATE
 from keyanon_core.faces.detection import Detector, Face
 from keyanon_core.faces.given import (
     MAX_BOXES,
@@ -19,7 +20,7 @@ from keyanon_core.faces.given import (
     is_kept,
     newly_kept,
 )
-from keyanon_core.faces.landmarks import UPRIGHT_TEMPLATE, template_in_box
+from keyanon_core.faces.landmarks import template_in_box
 from tests.keyanon_core.conftest import Pixels
 
 ELSEWHERE: Box = (300.0, 300.0, 360.0, 380.0)  # of the astronaut: suit, no face

@@ -3,6 +3,7 @@
 import dlib
 import numpy as np
 import pytest
+import torch
 
 from keyanon_core.errors import FaceModelError
 from keyanon_core.faces import dlib_models
@@ -57,6 +58,20 @@ def test_the_network_is_dlibs(astronaut, hopper):
     original = dlib.face_recognition_model_v1(str(path))
     expected = [np.asarray(original.compute_face_descriptor(chip)) for chip in chips]
     np.testing.assert_allclose(DlibResNet(path).embed(chips), expected, atol=1e-5)
+
+
+def test_chips_are_brought_to_the_networks_device_and_multiplied_in_strict_float32(monkeypatch):
+    network = DlibResNet(dlib_models.dlib_model(dlib_models.RECOGNIZER), torch.device("meta"))
+    assert {parameter.device.type for parameter in network.parameters()} == {"meta"}
+    seen = []
+
+    def forward(chips):
+        seen.append((chips.device.type, tuple(chips.shape), torch.backends.cudnn.conv.fp32_precision))
+        return torch.zeros(len(chips), 128)
+
+    monkeypatch.setattr(network, "forward", forward)
+    assert network.embed(np.zeros((2, 150, 150, 3), np.uint8)).shape == (2, 128)
+    assert seen == [("meta", (2, 3, 150, 150), "ieee")]
 
 
 def test_missing_or_changed_weights_are_refused(monkeypatch, tmp_path):

@@ -10,10 +10,11 @@ from PIL import Image
 
 from keyanon_core.errors import PriorError
 from keyanon_core.faces import FaceModels
-from keyanon_core.faces.alignment import similarity, warp
+from keyanon_core.faces.alignment import UPRIGHT_TEMPLATE, similarity
+from keyanon_core.faces.crop_kernel import CropKernel
 from keyanon_core.faces.detection import Face, same_face
 from keyanon_core.faces.given import Box, GivenFace, GivenFaces
-from keyanon_core.faces.landmarks import UPRIGHT_TEMPLATE, template_in_box
+from keyanon_core.faces.landmarks import template_in_box
 from keyanon_core.pictures.anonymizer import PictureAnonymizer
 from keyanon_core.pictures.crops import scaling
 from keyanon_core.pictures.recoverer import PictureRecoverer
@@ -55,7 +56,8 @@ def aligned(models: FaceModels, astronaut: bytes) -> bytes:
     """The astronaut's face cut as FFHQ cuts faces."""
     pixels = pixels_of(astronaut)
     (face,) = models.detector.detect(pixels)
-    crop = warp(pixels, similarity(face.landmarks, UPRIGHT_TEMPLATE * CROP_SIDE - 0.5), CROP_SIDE)
+    affine = similarity(face.landmarks, UPRIGHT_TEMPLATE * CROP_SIDE - 0.5)
+    crop = CropKernel(affine, CROP_SIDE, pixels.shape).warp(pixels)
     return as_png(np.rint(crop).astype(np.uint8))
 
 
@@ -164,7 +166,8 @@ def test_an_aligned_crop_is_scaled_onto_the_prior_and_comes_back(
     assert np.array_equal(source[~masked], published[~masked])
     recovered = PictureRecoverer(prior).recover(result.encoded, result.sidecar, result.key)
     # What comes back is what the prior's small crop can hold of the face.
-    held = warp(source, scaling(CROP_SIDE, prior.side), prior.side).transpose(2, 0, 1) / 127.5 - 1
+    kernel = CropKernel(scaling(CROP_SIDE, prior.side), prior.side, source.shape)
+    held = kernel.warp(source).transpose(2, 0, 1) / 127.5 - 1
     (stored,) = Sidecar.from_bytes(result.sidecar).faces
     assert stored.surroundings is not None
     around = decode_surroundings(stored.surroundings, prior.side)

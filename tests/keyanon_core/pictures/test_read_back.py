@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
-from keyanon_core.faces.alignment import inner_cells, invert, kernel, paste, warp
+from keyanon_core.faces.alignment import invert
+from keyanon_core.faces.crop_kernel import CropKernel
+from keyanon_core.faces.drawing import paste
 from keyanon_core.faces.masks import PictureMask
 from keyanon_core.pictures import read_back
 from keyanon_core.pictures.pasting import with_rim
@@ -45,24 +47,23 @@ def crop_of(level: float = 128.0, grain: float = 2.5) -> np.ndarray:
 
 
 def read_error(picture: np.ndarray, crop: np.ndarray, affine: np.ndarray, cells: np.ndarray) -> float:
-    return float(np.sqrt(np.square(warp(picture, affine, SIDE) - crop)[cells].mean()))
+    return float(np.sqrt(np.square(CropKernel(affine, SIDE, picture.shape).warp(picture) - crop)[cells].mean()))
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_kernel_is_what_warp_does(name: str, picture: np.ndarray) -> None:
     affine, mask = CASES[name]
-    matrix, row, column = kernel(mask, affine, SIDE, picture.shape)
+    kernel = CropKernel(affine, SIDE, picture.shape)
+    matrix, row, column = kernel.matrix(mask)
     alone = np.where(mask.full(picture.shape)[..., None], picture, np.uint8(0))
-    np.testing.assert_allclose(
-        (matrix @ picture[row, column]).reshape(SIDE, SIDE, 3), warp(alone, affine, SIDE), atol=1e-9
-    )
+    np.testing.assert_allclose((matrix @ picture[row, column]).reshape(SIDE, SIDE, 3), kernel.warp(alone), atol=1e-9)
     assert (matrix.data > 0).all() and mask.full(picture.shape)[row, column].all()
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_picture_reads_back_and_keeps_what_is_not_masked(name: str, picture: np.ndarray) -> None:
     affine, mask = CASES[name]
-    cells, crop = inner_cells(mask, affine, SIDE, picture.shape), crop_of()
+    cells, crop = CropKernel(affine, SIDE, picture.shape).inner_cells(mask), crop_of()
     assert cells.sum() > 300
     plain, solved = picture.copy(), picture.copy()
     paste(plain, crop, affine, mask, back_projections=3)
@@ -77,14 +78,14 @@ def test_the_picture_reads_back_and_keeps_what_is_not_masked(name: str, picture:
 @pytest.mark.parametrize("level", [0.0, 255.0])
 def test_where_pixels_end_the_crop_is_met_as_far_as_it_goes(level: float, picture: np.ndarray) -> None:
     affine, mask = CASES["reduced"]
-    cells, crop = inner_cells(mask, affine, SIDE, picture.shape), crop_of(level, grain=4.0)
+    cells, crop = CropKernel(affine, SIDE, picture.shape).inner_cells(mask), crop_of(level, grain=4.0)
     paste_readable(picture, crop, affine, mask, cells)
     assert read_error(picture, crop, affine, cells) < 0.6
 
 
 def test_a_face_smaller_than_its_crop_is_pasted_as_near_as_its_pixels_allow(picture: np.ndarray) -> None:
     affine, mask = placed(0.6, 20.0), placed_mask(12)
-    cells, crop = inner_cells(mask, affine, SIDE, picture.shape), crop_of(grain=0.0)
+    cells, crop = CropKernel(affine, SIDE, picture.shape).inner_cells(mask), crop_of(grain=0.0)
     paste_readable(picture, crop, affine, mask, cells)
     assert read_error(picture, crop, affine, cells) < 3
 
@@ -92,7 +93,7 @@ def test_a_face_smaller_than_its_crop_is_pasted_as_near_as_its_pixels_allow(pict
 def test_a_mask_without_a_cell_of_its_own_is_still_anonymized(picture: np.ndarray) -> None:
     affine, mask = placed(3.4, 0.0), placed_mask(3)
     before = picture.copy()
-    cells = inner_cells(mask, affine, SIDE, picture.shape)
+    cells = CropKernel(affine, SIDE, picture.shape).inner_cells(mask)
     assert not cells.any()
     paste_readable(picture, crop_of(), affine, mask, cells)
     inside = mask.full(picture.shape)
@@ -103,7 +104,7 @@ def test_a_face_too_large_to_be_solved_for_is_corrected_by_projections(
     picture: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     affine, mask = CASES["reduced in blocks"]
-    cells, crop = inner_cells(mask, affine, SIDE, picture.shape), crop_of()
+    cells, crop = CropKernel(affine, SIDE, picture.shape).inner_cells(mask), crop_of()
     projected = picture.copy()
     paste(projected, crop, affine, mask, back_projections=3)
     monkeypatch.setattr(read_back, "MAX_SOLVED_PIXELS", mask.count - 1)

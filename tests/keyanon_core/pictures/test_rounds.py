@@ -2,20 +2,16 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from PIL import Image
 
 from keyanon_core.errors import FaceModelError, KeyanonError, PictureError
-from keyanon_core.faces import FaceModels, PictureMask
-from keyanon_core.faces.detection import Face
+from keyanon_core.faces import FaceModels
 from keyanon_core.faces.given import GivenFaces
-from keyanon_core.faces.landmarks import template_in_box
 from keyanon_core.keys import source_hmac
 from keyanon_core.pictures import anonymizer as module
 from keyanon_core.pictures.anonymizer import MAX_ROUNDS, PictureAnonymizer
@@ -24,65 +20,7 @@ from keyanon_core.pictures.settings import PictureResult, PictureTask
 from keyanon_core.priors import Prior, load_prior
 from tests.keyanon_core.diffusion.tiny_priors import pixel_prior
 from tests.keyanon_core.pictures.photographs import pixels_of, settings
-
-Pixels = npt.NDArray[np.uint8]
-Seen = list[Face] | KeyanonError
-
-
-def face_at(x: float, y: float, side: float = 40.0, score: float = 0.9) -> Face:
-    box = (x - side / 2, y - side / 2, x + side / 2, y + side / 2)
-    return Face(box, template_in_box(box), score)
-
-
-LEFT, RIGHT, BELOW, AWAY = face_at(50, 50), face_at(150, 50), face_at(50, 150), face_at(250, 150)
-
-
-@dataclass
-class Told:
-    """A detector, parser and recognizer that see what they are told. log: the searches, in order.
-
-    first, again: what one search after the other finds, by the picture's brightest value; the last one is repeated.
-    """
-
-    first: dict[int, Seen] = field(default_factory=dict)
-    again: dict[int, list[Seen]] = field(default_factory=dict)
-    log: list[tuple[str, int]] = field(default_factory=list)
-    refused: list[Face] = field(default_factory=list)
-    empty: list[Face] = field(default_factory=list)
-    measured: float = 1.0
-    name: str = "told"
-    digest: str = "0" * 64
-    threshold: float = 0.0
-
-    def detect(self, pixels: Pixels) -> list[Face]:
-        return self._say("detect", pixels, [self.first[int(pixels[0, 0, 0])]])
-
-    def look_again(self, pixels: Pixels) -> list[Face]:
-        return self._say("look_again", pixels, self.again.get(int(pixels[0, 0, 0]), [[]]))
-
-    def _say(self, search: str, pixels: Pixels, answers: list[Seen]) -> list[Face]:
-        self.log.append((search, int(pixels[0, 0, 0])))
-        answer = answers.pop(0) if len(answers) > 1 else answers[0]
-        if isinstance(answer, KeyanonError):
-            raise answer
-        return answer
-
-    def mask(self, pixels: Pixels, face: Face, regions: frozenset[str]) -> PictureMask:
-        if any(face is one for one in self.refused):
-            raise PictureError("face_outside", "nowhere")
-        full = np.zeros(pixels.shape[:2], np.bool_)
-        x0, y0, x1, y1 = (round(value) for value in face.box)
-        full[max(y0, 0) : y1, max(x0, 0) : x1] = not any(face is one for one in self.empty)
-        return PictureMask.from_full(full)
-
-    def embed(self, views: Sequence[tuple[Pixels, Face]]) -> npt.NDArray[np.float32]:
-        return np.zeros((len(views), 1), np.float32)
-
-    def distance(self, first: npt.NDArray[np.float32], second: npt.NDArray[np.float32]) -> float:
-        return self.measured
-
-    def stranger_distance(self, embedding: npt.NDArray[np.float32]) -> float:
-        return 1.0
+from tests.keyanon_core.pictures.told_models import AWAY, BELOW, LEFT, RIGHT, Told, face_at
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """Before anything is published a face comes back from its stored form, or the run ends."""
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from io import BytesIO
@@ -12,12 +13,17 @@ from PIL import Image
 
 from keyanon_core.errors import NotReversibleError, PriorError
 from keyanon_core.faces import FaceModels
+from keyanon_core.faces.alignment import reduction, similarity
+from keyanon_core.faces.detection import Face
+from keyanon_core.pictures import recoverer, way_back
 from keyanon_core.pictures.anonymizer import PictureAnonymizer
+from keyanon_core.pictures.crops import Crop, cut_crop
 from keyanon_core.pictures.settings import AnonymizeSettings, PictureTask
 from keyanon_core.pictures.way_back import WayBack
 from keyanon_core.priors import Prior, load_prior
 from keyanon_core.sidecar import Sidecar, SidecarFace, seal_source
 from tests.keyanon_core.diffusion.tiny_priors import declare, kl_prior, ldm_prior, pixel_prior
+from tests.keyanon_core.pictures.told_models import Told, face_at, plain_photograph
 
 STEPS = 8
 TOO_STEEP = 60.0  # factor on the denoiser's last layer beyond which a step's fixed point no longer contracts
@@ -29,6 +35,18 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Prior:
     return load_prior(pixel_prior(tmp_path_factory.mktemp("tiny"), "inpaint"))
 
 
+def photograph() -> bytes:
+    buffer = BytesIO()
+    plain_photograph(128, 128).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def as_large_as_its_crop(prior: Prior, times: float) -> Face:
+    """A face, so many times as large in its picture as in the prior's crop."""
+    of_box = reduction(similarity(face_at(64, 60, 10.0).landmarks, prior.landmark_template)) / 10.0
+    return face_at(64, 60, times / of_box)
+
+
 def settings(**changes: object) -> AnonymizeSettings:
     return AnonymizeSettings(**{"steps": STEPS, "gate_threshold": 0.0, **changes})  # type: ignore[arg-type]
 
@@ -38,7 +56,7 @@ def test_a_prior_that_does_not_converge_stops_before_anything_is_published(
 ) -> None:
     steep = load_prior(pixel_prior(tmp_path, "inpaint"))
     with torch.no_grad():
-        for name, parameter in steep.network.named_parameters():
+        for name, parameter in steep.networks.denoiser.network.named_parameters():
             if name.startswith("conv_out"):
                 parameter *= TOO_STEEP
     anonymizer = PictureAnonymizer(steep, models, settings())
@@ -130,6 +148,79 @@ def test_a_face_too_small_for_the_picture_alone_does_not_speak_for_the_prior(
         results = anonymizer([PictureTask("small", buffer.getvalue()), PictureTask("large", astronaut)])
         assert [result.status for result in results] == ["anonymized"] * 2
         assert tried == expected
+
+
+@pytest.mark.parametrize("make", [pixel_prior, ldm_prior])
+def test_a_face_smaller_than_its_crop_is_not_tried_from_the_picture_alone(
+    tmp_path: Path, make: Callable[[Path], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prior = load_prior(make(tmp_path))
+    tried: list[str] = []
+    monkeypatch.setattr(WayBack, "_try", lambda self, face, e, s, key: tried.append(key.image_id))
+    for name, share in (("small", 0.5), ("large", 1.1)):
+        told = Told({1: [as_large_as_its_crop(prior, share)]})
+        run = PictureAnonymizer(prior, FaceModels(told, told, told), settings(fidelity="image", output_format="png"))
+        (result,) = run([PictureTask(name, photograph())])
+        assert result.status == "anonymized"
+    assert tried == ["large"]
+
+
+@pytest.mark.parametrize(
+    ("change", "least"),
+    [
+        ({"fidelity": "latent"}, 45.0),
+        ({"fidelity": "image"}, 30.0),
+        ({"fidelity": "auto"}, 42.0),
+        ({"fidelity": "auto", "output_format": "jpeg"}, 45.0),
+        ({"method": "paper"}, 15.0),
+        ({"method": "paper", "fidelity": "image"}, 15.0),
+    ],
+)
+def test_what_must_come_back_is_more_the_better_it_is_stored(
+    tiny: Prior, change: dict[str, object], least: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = Told({1: [face_at(64, 60, 80.0)]})
+    for came_back, stops in ((least + 0.1, False), (least - 0.1, True)):
+        told_psnrs = iter([came_back, 12.0])  # of the recovered face, and of the anonymized one
+        monkeypatch.setattr(way_back, "_psnr", lambda *crops, psnrs=told_psnrs: next(psnrs))
+        run = PictureAnonymizer(
+            tiny, FaceModels(told, told, told), settings(**{"steps": 8, "output_format": "png", **change})
+        )
+        if stops:
+            with pytest.raises(NotReversibleError, match=f"PSNR {came_back:.1f} dB where {least:.1f} dB is wanted"):
+                run([PictureTask("a", photograph())])
+        else:
+            assert run([PictureTask("a", photograph())])[0].status == "anonymized"
+
+
+@pytest.mark.parametrize(("held", "least"), [(0.25, 30.0), (0.0, 15.0)])
+def test_a_face_that_its_picture_can_not_show_need_only_be_nearer_than_the_anonymized_one(
+    tiny: Prior, held: float, least: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(way_back, "HELD_ERROR", held)
+    told_psnrs = iter([least - 0.1, 12.0])
+    monkeypatch.setattr(way_back, "_psnr", lambda *crops: next(told_psnrs))
+    told = Told({1: [face_at(64, 60, 80.0)]})
+    run = PictureAnonymizer(tiny, FaceModels(told, told, told), settings(fidelity="image", output_format="png"))
+    with pytest.raises(NotReversibleError, match=f"where {least:.1f} dB is wanted"):
+        run([PictureTask("a", photograph())])
+
+
+def test_a_picture_that_is_read_wrongly_stops_the_run_though_its_face_is_nearer_than_the_anonymized_one(
+    tiny: Prior, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def misread(*parts: object, **options: object) -> Crop:
+        cut = cut_crop(*parts, **options)  # type: ignore[arg-type]
+        return replace(cut, values=cut.values + np.random.default_rng(1).normal(0, 2 / 127.5, cut.values.shape))
+
+    monkeypatch.setattr(recoverer, "cut_crop", misread)
+    told = Told({1: [face_at(64, 60, 80.0)]})
+    run = PictureAnonymizer(tiny, FaceModels(told, told, told), settings(fidelity="image", output_format="png"))
+    with pytest.raises(NotReversibleError, match="fidelity latent or lossless or another prior") as refused:
+        run([PictureTask("a", photograph())])
+    numbers = re.search(r"PSNR (\S+) dB where 30.0 dB is wanted \(anonymized: (\S+) dB\)", str(refused.value))
+    assert numbers is not None
+    assert float(numbers[1]) > float(numbers[2]) + 3
 
 
 def test_only_the_face_that_is_due_is_recovered(

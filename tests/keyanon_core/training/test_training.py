@@ -150,7 +150,9 @@ def test_a_network_may_change_what_it_predicts_and_what_it_is_given():
     shown = torch.nn.functional.pixel_unshuffle(crop, 4)
     more = torch.cat([shown, torch.randn(2, shown.shape[1] * 4 // 3, *shown.shape[2:])], 1)
     with torch.no_grad():
-        torch.testing.assert_close(changed(more, 900).sample, -prior.network(shown, 900).sample, atol=1e-5, rtol=0)
+        torch.testing.assert_close(
+            changed(more, 900).sample, -prior.networks.denoiser.network(shown, 900).sample, atol=1e-5, rtol=0
+        )
     with pytest.raises(PriorError, match="do not fit"):
         denoiser_from(prior, replace(new, channels=(64,)))
 
@@ -160,7 +162,7 @@ def test_a_network_with_a_finer_level_keeps_the_inner_ones(tmp_path):
     new = replace(old, space_to_depth=2, channels=(32, 32, 64))
     prior = as_prior(network_of(old), old, "old")
     grown = denoiser_from(prior, new).eval()
-    known, weights = prior.network.state_dict(), grown.state_dict()
+    known, weights = prior.networks.denoiser.network.state_dict(), grown.state_dict()
     kept = {name: weight for name, weight in weights.items() if "down_blocks.2." in name}
     assert kept
     for name, weight in kept.items():
@@ -175,7 +177,9 @@ def test_a_network_with_a_finer_level_keeps_the_inner_ones(tmp_path):
     published = load_prior(tmp_path / "prior")
     assert published.latent_shape == prior.latent_shape
     further = denoiser_from(published, new).state_dict()  # a grown prior can be trained on
-    assert all(torch.equal(further[name], weight) for name, weight in published.network.state_dict().items())
+    assert all(
+        torch.equal(further[name], weight) for name, weight in published.networks.denoiser.network.state_dict().items()
+    )
     with pytest.raises(PriorError, match="do not fit"):
         denoiser_from(prior, replace(new, layers_per_block=2))
     with pytest.raises(PriorError, match="do not fit"):

@@ -1,0 +1,152 @@
+"""Where actors work, by the machines of a cluster; and, on a cluster that declares two GPUs, that Ray gives each its own."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jobs.config import AnonymizeConfig
+from jobs.errors import ConfigError
+from jobs.placement import MAX_ACTORS_OF_A_MACHINE, Machine, Placement, reserved_cpus
+
+PLACES = {"photos": "p", "output": "o", "keystore": "k"}
+LAPTOP = [Machine(cpus=4, gpus=0, usable_cpus=2)]
+GPU_MACHINE = Machine(cpus=16, gpus=2, usable_cpus=16)
+MIXED = [Machine(cpus=0, gpus=0, usable_cpus=0), GPU_MACHINE, GPU_MACHINE, Machine(64, 0, 64)]
+SECONDS = 400  # for a cluster to start, run and end, where it takes 20
+
+
+def placed(machines: list[Machine], **settings: object) -> Placement:
+    return Placement.of(AnonymizeConfig.load(None, {**PLACES, **settings}), machines)
+
+
+def test_without_a_gpu_each_cpu_that_is_really_there_gets_an_actor_up_to_a_limit_for_each_machine() -> None:
+    assert placed(LAPTOP) == Placement(device="cpu", actors=2, threads=1, cpus=0, gpus=0)
+    assert placed(MIXED, device="cpu").actors == 3 * MAX_ACTORS_OF_A_MACHINE
+    assert placed([Machine(1, 0, 0.5)]).actors == 1
+
+
+def test_each_gpu_of_the_cluster_gets_an_actor_that_reserves_it() -> None:
+    for device in ("auto", "cuda"):
+        assert placed(MIXED, device=device) == Placement(device="cuda", actors=4, threads=24, cpus=0, gpus=1)
+    assert placed(MIXED, gpus_per_actor=0.5).actors == 8
+    assert placed(MIXED, anonymizer_actors=3, threads_per_actor=5) == Placement("cuda", 3, 5, 0, 1)
+
+
+def test_who_reserves_no_gpu_shares_the_one_that_torch_takes() -> None:
+    assert placed([GPU_MACHINE], device="cuda", gpus_per_actor=0) == Placement("cuda", 1, 16, 0, 0)
+    assert placed([GPU_MACHINE], device="cuda:1") == Placement("cuda:1", 1, 16, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("machines", "settings", "named"),
+    [
+        (LAPTOP, {"device": "cuda"}, "no machine of the cluster has a GPU"),
+        (LAPTOP, {"gpus_per_actor": 1}, "no machine of the cluster has a GPU"),
+        (LAPTOP, {"device": "cpu", "gpus_per_actor": 1}, "leave one of them out"),
+        (MIXED, {"anonymizer_actors": 5}, "can hold 4"),
+        (MIXED, {"gpus_per_actor": 3}, "can hold 0"),
+        (MIXED, {"device": "cuda:1"}, "a GPU of one machine"),
+        ([GPU_MACHINE], {"device": "cuda:2"}, "a GPU of one machine"),
+        ([GPU_MACHINE], {"device": "cuda:0", "gpus_per_actor": 1}, "Ray chooses"),
+        (LAPTOP, {"cpus_per_actor": 5}, "can hold 0"),
+        (LAPTOP, {"cpus_per_actor": 2, "anonymizer_actors": 2}, "none would be left to read"),
+    ],
+)
+def test_what_ray_would_wait_for_for_ever_is_refused(
+    machines: list[Machine], settings: dict[str, object], named: str
+) -> None:
+    with pytest.raises(ConfigError, match=named):
+        placed(machines, **settings)
+
+
+def test_a_local_cluster_is_made_large_enough_for_what_all_actors_hold() -> None:
+    for settings in ({}, {"anonymizer_actors": 3}):
+        config = AnonymizeConfig.load(None, {**PLACES, "detector_actors": 2, "cpus_per_actor": 1.5, **settings})
+        reserved = reserved_cpus(config, usable=3)
+        assert reserved == 7.5
+        Placement.of(config, [Machine(cpus=reserved + 2, gpus=0, usable_cpus=3)])
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:", "cpu:1", "auto:0", "cuda:x"])
+def test_what_is_no_device_is_refused(device: str) -> None:
+    with pytest.raises(ConfigError, match="device"):
+        AnonymizeConfig.load(None, {**PLACES, "device": device})
+
+
+ON_TWO_GPUS = """
+import json, os, sys
+import ray
+import jobs.anonymize
+from jobs.anonymize_stage import _quarantined
+from jobs.blocks import ID, PERMANENT, ROW, with_results
+from jobs.cluster import await_gpus, machines
+from jobs.config import AnonymizeConfig
+from jobs.errors import MachineError
+from jobs.manifest import read_existing
+from keyanon_core.errors import DeviceError
+
+
+class OnItsDevice:
+    def __init__(self, *, compute, monitor, **_):
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        how = [compute.device, visible, compute.precision, compute.compiled]
+        monitor.report_facts({"prior": {"digest": "x"}, "how": how})
+
+    def __call__(self, table):
+        rows = table.select([ROW, ID, PERMANENT]).to_pylist()
+        return with_results(table, [_quarantined({**row, PERMANENT: False}, "here: x") for row in rows])
+
+
+@ray.remote(num_gpus=1, num_cpus=0)
+class Other:
+    def holds(self):
+        return True
+
+
+photos, out = sys.argv[1:]
+ray.init(address="local", num_cpus=4, num_gpus=2, include_dashboard=False, log_to_driver=False)
+said = {"gpus": [machine.gpus for machine in machines()]}
+settings = {"photos": photos, "keys": "discard", "pictures_per_task": 1}
+real = jobs.anonymize.AnonymizeFaces
+jobs.anonymize.AnonymizeFaces = OnItsDevice
+jobs.anonymize.run_anonymize(AnonymizeConfig.load(None, {**settings, "output": out, "precision": "tf32", "compile": True}))
+said["facts"] = [fact["how"] for fact in read_existing(jobs.anonymize.Path(out)).facts]
+other = Other.remote()
+ray.get(other.holds.remote())
+try:
+    await_gpus(2, patience=2)
+except MachineError as error:
+    said["busy"] = str(error)
+ray.kill(other)
+await_gpus(2)
+jobs.anonymize.AnonymizeFaces = real
+try:
+    jobs.anonymize.run_anonymize(AnonymizeConfig.load(None, {**settings, "output": out + "-2"}))
+except DeviceError as error:
+    said["refused"] = str(error)
+print(json.dumps(said))
+"""
+
+
+@pytest.mark.slow
+def test_each_actor_gets_a_gpu_of_its_own_and_what_is_not_there_is_said(tmp_path: Path, faceless_png: bytes) -> None:
+    (tmp_path / "photos").mkdir()
+    for number in range(6):
+        (tmp_path / "photos" / f"{number}.png").write_bytes(faceless_png)
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "CUDA_VISIBLE_DEVICES")
+    }
+    ended = subprocess.run(
+        [sys.executable, "-c", ON_TWO_GPUS, str(tmp_path / "photos"), str(tmp_path / "out")],
+        env=environment, capture_output=True, text=True, timeout=SECONDS, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    said = json.loads(ended.stdout.splitlines()[-1])
+    assert said["gpus"] == [2]
+    assert sorted(said["facts"]) == [["cuda", "0", "tf32", True], ["cuda", "1", "tf32", True]]
+    assert "2 GPU(s) are needed and 1 of the cluster's 2 are free" in said["busy"]
+    assert "device cuda can not be used here" in said["refused"]
