@@ -186,7 +186,7 @@ def _compute(attempt: Attempt, progress: ProgressCallback | None) -> tuple[int, 
         keystore, sealing, inbox = attempt.keystore, None, None
         if keystore is not None:
             sealing = SealingTarget(attempt.manifest.run_id, config.dataset, keystore.ingest_public_key)
-            inbox = keystore.inbox(attempt.manifest.run_id)
+            inbox = keystore.inbox(attempt.manifest.run_id, config.dataset)
         sink = PairedDatasink(attempt.layout, inbox, attempt.lease.token, attempt.retry)
         publisher = Publisher(attempt.layout, attempt.lease, attempt.finished, monitor.report_published)
         dataset = ray.data.read_datasource(

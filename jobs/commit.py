@@ -129,13 +129,13 @@ def complete(
 def _take_in_keys(keystore: Keystore, run_id: str, tally: Tally) -> list[str]:
     """Ingest the keys of all published pictures; the key shards removed because no row shard belongs to them.
 
-    Raises CommitError when a key is not there, KeystoreError.
+    A picture whose subject was erased has no key and never will. Raises CommitError when another key is missing, KeystoreError.
     """
     removed = keystore.reconcile(run_id, tally.shards)
     ingested = keystore.ingest(run_id)
     stored = {view.record_id for view in keystore.find_records(run_id=run_id)}
-    lost = tally.record_ids - stored
-    if lost:
+    lost = tally.record_ids - stored - set(ingested.erased)
+    if lost := lost - keystore.erased_among(lost):
         rejected = "; ".join(f"{one.shard}[{one.index}]: {one.reason}" for one in ingested.rejected[:3])
         raise CommitError(
             f"{len(lost)} published pictures have no key in keystore {keystore.path} (first record: {min(lost)}"

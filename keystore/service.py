@@ -8,7 +8,7 @@ What an operation means is in the modules it calls; how it is committed together
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -222,6 +222,11 @@ class Keystore:
             return record_views(connection, image_ids, dataset, run_id)
 
     # Erasing
+
+    def erased_among(self, record_ids: Iterable[str]) -> set[str]:
+        """Return those of the records that were stored here and were erased since."""
+        with self._database.read() as connection:
+            return erasure.erased_among(connection, self._opened.index_key, record_ids)
 
     def erase(self, dataset: str, by: str, *, subject: str | None = None, image_id: str | None = None) -> int:
         """Erase a subject of a data set with all its records, or an image that has no subject. Return how many records went.

@@ -157,7 +157,7 @@ def ingest(
         table(
             "ingested",
             ("run", "shards", "new records", "already present", "erased before", "rejected"),
-            [(r.run_id, len(r.shards), r.ingested, r.already_present, r.erased, len(r.rejected)) for r in reports],
+            [(r.run_id, len(r.shards), r.ingested, r.already_present, len(r.erased), len(r.rejected)) for r in reports],
         ),
         *([table("not taken in", ("shard", "index", "record", "reason"), rejected)] if rejected else []),
     )

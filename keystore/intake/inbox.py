@@ -58,7 +58,8 @@ class Inbox:
         """Take in shards, one transaction each; a shard that can not be taken in does not stop the others."""
         directory = self.directory(run_id)
         chosen = self.names(run_id) if names is None else list(dict.fromkeys(names))
-        ingested = already_present = erased = 0
+        ingested = already_present = 0
+        erased: list[str] = []
         rejected: list[RejectedRecord] = []
         failed: dict[str, str] = {}
         for name in chosen:

@@ -35,7 +35,7 @@ class ShardOutcome:
 
     ingested: int = 0
     already_present: int = 0
-    erased: int = 0
+    erased: list[str] = field(default_factory=list)
     rejected: list[RejectedRecord] = field(default_factory=list)
 
 
@@ -83,7 +83,7 @@ def ingest_shard(
             continue
         owner = owner_tag(vault.index_key, record.dataset, record.subject, record.image_id)
         if erased.holds(record.record_id, owner, record.created_at):
-            outcome.erased += 1
+            outcome.erased.append(record.record_id)
             continue
         if present is not None:
             outcome.already_present += 1
@@ -100,7 +100,7 @@ def ingest_shard(
     log.append(
         "ingest",
         already_present=outcome.already_present,
-        erased=outcome.erased,
+        erased=len(outcome.erased),
         ingested=outcome.ingested,
         keys=len(stored.keys),
         keys_account=account(stored.keys),

@@ -28,7 +28,7 @@ class IngestReport(BaseModel):
     ingested: int
     already_present: int
     rejected: list[RejectedRecord]
-    erased: int = 0  # copies of records whose subject or image was erased: not taken in again
+    erased: list[str] = []  # ids of copies of records whose subject or image was erased: not taken in again
     failed_shards: dict[str, str]
 
 

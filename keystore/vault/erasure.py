@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from collections.abc import Iterable
 from datetime import datetime
 
 from sqlalchemy import Connection, select
@@ -75,6 +76,12 @@ def erase(
         records=max(0, len(digests) - 1),
     )
     return max(0, len(digests) - 1)
+
+
+def erased_among(connection: Connection, index_key: bytes, record_ids: Iterable[str]) -> set[str]:
+    """Return those of the records that were here and were erased."""
+    tags = set(connection.execute(select(schema.erased.c.tag).where(schema.erased.c.tag.is_not(None))).scalars())
+    return {record_id for record_id in record_ids if tags and record_tag(index_key, record_id) in tags}
 
 
 class ErasureList:

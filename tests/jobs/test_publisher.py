@@ -281,6 +281,26 @@ def test_a_published_picture_without_its_key_is_an_error(place: Place) -> None:
             attempt.complete(1)
 
 
+def test_a_finished_run_stays_complete_when_a_picture_of_it_is_erased(place: Place) -> None:
+    with place.attempt() as attempt:
+        attempt.run([[place.result(0, "erased.jpg"), place.result(1, "y.jpg")]], 2)
+    assert place.keystore.erase("d", "olga", image_id="erased.jpg") == 1
+    with place.attempt() as attempt:
+        attempt.publisher().open()
+        attempt.complete(2)
+
+
+def test_a_picture_that_is_erased_before_its_key_is_taken_in_is_no_missing_key(place: Place) -> None:
+    with place.attempt() as attempt:
+        publisher = attempt.publisher()
+        publisher.open()
+        attempt.sink().stage(block([place.result(0, "erased early.jpg")]))
+        publisher.publish_complete()
+        place.keystore.erase("d", "olga", image_id="erased early.jpg")
+        attempt.complete(1)
+    assert place.keystore.find_records(run_id=place.run_id) == []
+
+
 def test_an_attempt_sweeps_what_dead_ones_staged_before_it_begins(place: Place) -> None:
     """They may be what fills the disk."""
     with place.attempt() as a:
