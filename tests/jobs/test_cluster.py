@@ -10,7 +10,7 @@ import pytest
 import ray
 from ray.exceptions import RayTaskError
 
-from jobs.cluster import cause_of
+from jobs.cluster import cause_of, ray_cluster
 from jobs.errors import DefectError, MachineError, PublishError
 from jobs.exit_codes import ExitCode, exit_code_of
 
@@ -32,6 +32,18 @@ def test_a_dead_clusters_address_does_not_keep_a_local_one_from_starting() -> No
             [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=SECONDS, check=False
         )
         assert (ended.returncode, ended.stdout.strip()) == (0, "1"), ended.stderr[-2000:]
+
+
+def test_a_machine_too_busy_to_start_a_cluster_is_asked_again_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    def too_busy(**_: object) -> None:
+        raise Exception("The current node timed out during startup")
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", too_busy)
+    with pytest.raises(MachineError, match=r"could not be started.*timed out") as caught, ray_cluster(0):
+        pass
+    assert exit_code_of(caught.value) == ExitCode.TRY_AGAIN
 
 
 @ray.remote(max_retries=0)
