@@ -19,7 +19,16 @@ import numpy as np
 import numpy.typing as npt
 
 from keyanon_core.faces.alignment import chip, invert
-from keyanon_core.faces.detection import SAME_SIZE, Face, Pixels, mirrored, same_face, without_duplicates
+from keyanon_core.faces.detection import (
+    SAME_SIZE,
+    Face,
+    Pixels,
+    is_among,
+    measures,
+    mirrored,
+    same_face,
+    without_duplicates,
+)
 from keyanon_core.faces.landmarks import roll_degrees
 from keyanon_core.faces.looks import Candidates, Network, Search, Seen
 
@@ -58,11 +67,15 @@ def confirmed(pixels: Pixels, network: Network, search: Search, seen: Sequence[S
             failed[doubt.tile] = 0
         else:
             failed[doubt.tile] += 1
+    known = measures(faces)
     for face in without_duplicates(faces):
         for other in _around(pixels, network, face):
-            if not any(same_face(other, known) for known in faces):
-                beside = _judged(pixels, network, search, other, faces, min_face)
-                faces += [beside] if beside is not None else []
+            if is_among(other, known):
+                continue
+            beside = _judged(pixels, network, search, other, faces, min_face)
+            if beside is not None:
+                faces.append(beside)
+                known = np.concatenate([known, measures([beside])])
     return faces
 
 

@@ -135,22 +135,27 @@ def same_face(first: Face, second: Face) -> bool:
     Boxes alone do not tell: those of two people, one behind the other, overlap as much as two looks at one face that is cut or
     turned. But the looks agree about where the middle of a face is, by its box or by its landmarks.
     """
-    return bool(_same(_measures([first]), _measures([second]))[0])
+    return is_among(first, measures([second]))
+
+
+def is_among(face: Face, others: npt.NDArray[np.float64]) -> bool:
+    """Whether a detection shows one of the faces of these `measures`, see `same_face`: in a crowd many are asked about many."""
+    return bool(_same(measures([face])[0], others).any())
 
 
 def without_duplicates(faces: Sequence[Face]) -> list[Face]:
     """Each face once, best score first: greedy suppression by `same_face`."""
     ordered = sorted(faces, key=lambda face: (-face.score, face.box))
-    measures, open_ = _measures(ordered), np.ones(len(ordered), np.bool_)
+    measured, open_ = measures(ordered), np.ones(len(ordered), np.bool_)
     kept = []
     for position, face in enumerate(ordered):
         if open_[position]:  # then one pass over arrays: thousands of faces take seconds, not minutes
             kept.append(face)
-            open_ &= ~_same(measures[position], measures)
+            open_ &= ~_same(measured[position], measured)
     return kept
 
 
-def _measures(faces: Sequence[Face]) -> npt.NDArray[np.float64]:
+def measures(faces: Sequence[Face]) -> npt.NDArray[np.float64]:
     """(n, 5): middle x, y of each face's box, middle x, y of its landmarks, and its side in px."""
     boxes = np.array([face.box for face in faces]).reshape(-1, 2, 2)
     landmarks = np.array([face.landmarks for face in faces]).reshape(-1, LANDMARK_COUNT, 2)

@@ -145,7 +145,7 @@ def test_each_actor_gets_a_gpu_of_its_own_and_what_is_not_there_is_said(tmp_path
         env=environment, capture_output=True, text=True, timeout=SECONDS, check=False,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr[-3000:]
-    said = json.loads(ended.stdout.splitlines()[-1])
+    said = json.loads(next(line for line in ended.stdout.splitlines() if line.startswith("{")))  # Ray prints beside it
     assert said["gpus"] == [2]
     assert sorted(said["facts"]) == [["cuda", "0", "tf32", True], ["cuda", "1", "tf32", True]]
     assert "2 GPU(s) are needed and 1 of the cluster's 2 are free" in said["busy"]

@@ -260,7 +260,7 @@ def parquet_row(image_id: str, shard: Path) -> Row:
     """A published row that is not of files."""
     return Row(
         image_id=image_id, status="anonymized", reason="", record_id="record", output=None, sidecar=None, faces=1, kept=0,
-        permanent=False, shard=shard, position=0,
+        permanent=False, fidelity=None, shard=shard, position=0,
     )  # fmt: skip
 
 
