@@ -50,9 +50,8 @@ def ray_cluster(reserved_cpus: float, object_store_bytes: int | None = None) -> 
     with contextlib.ExitStack() as stack:
         try:
             _start(stack, reserved_cpus, object_store_bytes)
-        except (
-            Exception
-        ) as error:  # Ray raises the base class itself where a machine is too busy to start a node in time
+        # Ray raises the base class itself where a machine is too busy to start a node in time.
+        except Exception as error:
             place = os.environ.get(ADDRESS_VARIABLE, "a local cluster")
             raise MachineError(f"Ray could not be started ({place}): {error}") from error
         stack.callback(ray.shutdown)

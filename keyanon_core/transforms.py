@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from keyanon_core.keys import KeyStream, subkey
-from keyanon_core.procedure import Transform
 
 ROUNDS: Final = 4
 """Rounds of the rotation. Two already spread any coordinate over the vector; four leave no weak tail in a short one."""
@@ -82,7 +81,7 @@ class Rotation:
         return mixed * scale
 
 
-_OF_KIND: Final[dict[Transform, type[SignFlip] | type[Rotation]]] = {"rotation": Rotation, "sign": SignFlip}
+_OF_KIND: Final[dict[str, type[SignFlip] | type[Rotation]]] = {"rotation": Rotation, "sign": SignFlip}
 
 
 def _walsh_hadamard_blocks(values: Vector) -> Vector:
@@ -109,11 +108,10 @@ def _block_sizes(count: int) -> NDArray[np.int64]:
 
 
 def keyed_transform(kind: str, key: bytes, n: int) -> KeyedTransform:
-    """The transform of n coordinates under a key of its own. Raises ValueError for a kind that is none of TRANSFORMS."""
-    for known, transform in _OF_KIND.items():
-        if kind == known:
-            return transform(key, n)
-    raise ValueError(f"unknown transform {kind!r}; choose from {', '.join(_OF_KIND)}")
+    """The transform of n coordinates under a key of its own. Raises ValueError for a kind that is none of `procedure.TRANSFORMS`."""
+    if kind not in _OF_KIND:
+        raise ValueError(f"unknown transform {kind!r}; choose from {', '.join(_OF_KIND)}")
+    return _OF_KIND[kind](key, n)
 
 
 def masked_transforms(kind: str, face_keys: Sequence[bytes], mask: Tensor, channels: int) -> list[KeyedTransform]:

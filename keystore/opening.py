@@ -1,8 +1,7 @@
 """Bringing a keystore directory into being, and into memory: KEK first, then schema, identity, keys, witness.
 
-Creation is one database transaction under a lock file, so that a killed process leaves either no keystore or a
-whole one; the files
-that can be derived (ingest.pub, audit.pub) are written after it, and again at any open that finds them missing.
+Creation is one database transaction under a lock file, so that a killed process leaves either no keystore or a whole one; the
+files that can be derived (ingest.pub, audit.pub) are written after it, and again at any open that finds them missing.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jobs.commands.options import Json, KekUri, KeystorePath, Verbose, output_of
+from jobs.commands.options import Json, KekUri, KeystorePath, Verbose, kept_text, output_of
 from jobs.exit_codes import ExitCode
 from jobs.output_format import facts, table
 
@@ -39,7 +39,8 @@ def verify(
     """
     from keystore.verification.verify import verify_audit
 
-    report = verify_audit(keystore, _kept(checkpoint, "--checkpoint"), _kept(vkey, "--vkey"))
+    note = None if checkpoint is None else kept_text(checkpoint, "--checkpoint")
+    report = verify_audit(keystore, note, None if vkey is None else kept_text(vkey, "--vkey"))
     output = output_of(context)
     summary = {
         "verdict": _verdict(report),
@@ -70,13 +71,6 @@ def _verdict(report: "AuditReport") -> str:
     if report.vouched_size == report.size:
         return "the log is intact"
     return f"the log is intact up to entry {report.vouched_size} of {report.size}; nothing contradicts the rest"
-
-
-def _kept(path: Path | None, option: str) -> str | None:
-    try:
-        return None if path is None else path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise typer.BadParameter(f"{path} can not be read ({error})", param_hint=option) from error
 
 
 @app.command("log")

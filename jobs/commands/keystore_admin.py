@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from jobs.commands.options import Json, KekUri, KeystorePath, Person, Verbose, acting_person, output_of
+from jobs.commands.options import Json, KekUri, KeystorePath, Person, Verbose, acting_person, kept_text, output_of
 from jobs.exit_codes import ExitCode
 from jobs.output_format import facts, table
 
@@ -61,11 +61,7 @@ def restore_witness(
     """Start a lost witness again from a checkpoint that was kept elsewhere. Ends every open request."""
     from keystore.service import Keystore
 
-    try:
-        note = checkpoint.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise typer.BadParameter(f"{checkpoint} can not be read ({error})", param_hint="--checkpoint") from error
-    with Keystore.open(keystore, kek, checkpoint=note) as opened:
+    with Keystore.open(keystore, kek, checkpoint=kept_text(checkpoint, "--checkpoint")) as opened:
         document = {"entries": len(opened.audit_entries())}
     output_of(context).result(document, facts("witness in place", document))
 
@@ -108,7 +104,10 @@ def erase(
     with Keystore.open(keystore, kek) as opened:
         gone = opened.erase(dataset, acting_person(person), subject=subject, image_id=image)
     document = {"dataset": dataset, "records": gone}
-    hint = f"Kept shards still open with the present ingest key: keyanon keystore renew-ingest-key {keystore} --as NAME"
+    hint = (
+        "Kept shards still open with the present ingest key; once no run goes on: "
+        f"keyanon keystore renew-ingest-key {keystore} --retire --as NAME"
+    )
     output_of(context).result(document, facts("erased", document), hint)
 
 
@@ -125,7 +124,7 @@ def renew_ingest_key(
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Make a new key for runs to seal to, and destroy the older ones, which kept shards are sealed to."""
+    """Make a new key for runs to seal to. With --retire, kept shards, sealed to the older ones, can not be opened any more."""
     from keystore.service import Keystore
 
     by = acting_person(person)

@@ -15,6 +15,14 @@ def output_of(context: typer.Context) -> Output:
     return context.ensure_object(Output)
 
 
+def kept_text(path: Path, option: str) -> str:
+    """The text of a file that somebody kept and gives back under an option. Raises typer.BadParameter."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise typer.BadParameter(f"{path} can not be read ({error})", param_hint=option) from error
+
+
 def _set_json(context: typer.Context, value: bool) -> bool:
     output_of(context).as_json |= value
     return value
