@@ -32,6 +32,7 @@ lint: $(READY)
 
 types: $(READY)
 	$(RUN)/mypy
+	$(RUN)/mypy benchmarks/*.py
 
 clean:
 	rm -rf out build .mypy_cache .ruff_cache .pytest_cache

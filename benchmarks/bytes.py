@@ -24,10 +24,10 @@ import torch
 import typer
 from PIL import Image
 
-from keyanon_core.faces import load_face_models
+from keyanon_core.faces import PictureMask, load_face_models
 from keyanon_core.formats.jpeg_header import CoefficientsError, read_header
 from keyanon_core.formats.opening import open_source
-from keyanon_core.formats.published import published_pixels
+from keyanon_core.formats.published import Pixels, published_pixels
 from keyanon_core.imaging import decode_picture, encode_picture
 from keyanon_core.pictures.anonymizer import PictureAnonymizer
 from keyanon_core.pictures.settings import AnonymizeSettings, PictureTask
@@ -68,7 +68,7 @@ def main(
             typer.echo(f"| {kind} | {format} | {_row(figures)} |")
 
 
-def _anonymized(paths: list[Path]) -> Iterator[tuple[bytes, np.ndarray, list]]:
+def _anonymized(paths: list[Path]) -> Iterator[tuple[bytes, Pixels, list[PictureMask]]]:
     """Encoded sources, results of the numbers in their files (H, W, 3) uint8, and masks of the faces."""
     prior, models = load_prior("embedded"), load_face_models("embedded")
     anonymizer = PictureAnonymizer(prior, models, AnonymizeSettings(**SETTINGS, output_format="png"))  # type: ignore[arg-type]
@@ -96,7 +96,7 @@ def _source(encoded: bytes, kind: str) -> bytes:
     return encode_picture(pixels, kind, profile=profile)
 
 
-def _measure(encoded: bytes, result: np.ndarray, masks: list, format: str) -> Figures:
+def _measure(encoded: bytes, result: Pixels, masks: list[PictureMask], format: str) -> Figures:
     source = open_source(encoded, format, 95, MAX_PIXELS)
     inside = np.any([mask.full(result.shape) for mask in masks], axis=0)
     meant = source.pixels.copy()

@@ -83,7 +83,7 @@ def _train(bank: FaceBank, settings: TrainingSettings, seconds: float) -> tuple[
         with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
             loss = training_loss(network, batch, alpha_bar, settings)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(network.parameters(), OPTIMIZATION.clip)
         optimizer.step()
         step += 1

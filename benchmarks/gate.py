@@ -66,7 +66,8 @@ IN_USE = EARLY_CHECKS[AnonymizeSettings().inversion]
 AS_IT_WAS = 0.72  # share of the strangers' distance that 0.6 is for the median face
 
 Vectors = npt.NDArray[np.float32]
-Doubles, Bools = npt.NDArray[np.float64], npt.NDArray[np.bool_]
+Doubles = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
@@ -282,15 +283,15 @@ def _print_checks(
         f"final one: {', '.join(f'{one:.2f}' for one in correlated)}"
     )
     rows = [["looks after", "margins", "kept", "given up", "ms a published face"]]
-    for one in found:
-        margins = ", ".join(f"{margin:.3f}" for margin in one.margins)
+    for checks in found:
+        margins = ", ".join(f"{margin:.3f}" for margin in checks.margins)
         rows.append(
             [
-                ", ".join(map(str, one.steps)) or "-",
+                ", ".join(map(str, checks.steps)) or "-",
                 margins,
-                f"{one.kept:.0%}",
-                f"{one.given_up:.0%}",
-                f"{one.cost:.0f}",
+                f"{checks.kept:.0%}",
+                f"{checks.given_up:.0%}",
+                f"{checks.cost:.0f}",
             ]
         )
     _table(rows)

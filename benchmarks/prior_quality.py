@@ -284,7 +284,8 @@ def _anonymize(
 ) -> list[Outcome]:
     """All subjects as the job does it, in its fixed batch, and what is measured of the results."""
     prior.networks.physical_batch = SETTINGS.face_batch
-    anonymizer, outcomes = PictureAnonymizer(prior, models, SETTINGS), []
+    anonymizer = PictureAnonymizer(prior, models, SETTINGS)
+    outcomes: list[Outcome] = []
     for start in range(0, len(subjects), PICTURES_AT_ONCE):
         part = subjects[start : start + PICTURES_AT_ONCE]
         results = anonymizer([PictureTask(one.image_id, one.encoded, [one.face]) for one in part])
@@ -421,8 +422,8 @@ def _distances(outcomes: Sequence[Outcome]) -> dict[str, float]:
 
 def _by_group(prior: str, outcomes: Sequence[Outcome], kinds: Sequence[str]) -> list[dict[str, Any]]:
     """Rows of the table of groups, by each kind of grouping."""
-    columns = ("faces", "quarantined", "found, share", "first key passes, share", "identity distance")
-    columns += ("seam colour, ratio of medians", "seam gradient, ratio of medians", "from 8 bits, dB")
+    columns = ["faces", "quarantined", "found, share", "first key passes, share", "identity distance"]
+    columns += ["seam colour, ratio of medians", "seam gradient, ratio of medians", "from 8 bits, dB"]
     rows = []
     for kind in kinds:
         for group in sorted({one.subject.groups[kind] for one in outcomes}):

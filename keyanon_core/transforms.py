@@ -108,7 +108,7 @@ def _block_sizes(count: int) -> NDArray[np.int64]:
 
 
 def keyed_transform(kind: str, key: bytes, n: int) -> KeyedTransform:
-    """The transform of n coordinates under a key of its own. Raises ValueError for a kind that is none of `procedure.TRANSFORMS`."""
+    """The transform of n coordinates under a key of its own. Raises ValueError for a kind that is none."""
     if kind not in _OF_KIND:
         raise ValueError(f"unknown transform {kind!r}; choose from {', '.join(_OF_KIND)}")
     return _OF_KIND[kind](key, n)
