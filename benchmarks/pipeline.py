@@ -24,12 +24,12 @@ from typing import Annotated, Any
 import torch
 import typer
 
-import jobs.anonymize
-from jobs.anonymize_stage import AnonymizeFaces, environment
-from jobs.cluster import ray_cluster
+import jobs.run.anonymize
 from jobs.config import AnonymizeConfig
-from jobs.records import to_key_record
-from jobs.usable_cpus import usable_cpus
+from jobs.run.anonymize_stage import AnonymizeFaces, environment
+from jobs.run.cluster import ray_cluster
+from jobs.run.key_records import to_key_record
+from jobs.run.usable_cpus import usable_cpus
 from keyanon_core.faces import load_face_models
 from keyanon_core.methods import exact
 from keyanon_core.pictures import anonymizer as pictures
@@ -103,12 +103,12 @@ def _print_run(scratch: Path, paths: Sequence[Path], repeat: int, ms: float, act
             Sleeper(ms / 1000, log, prior.networks.denoiser.out_channels).put_into(prior)
 
     real = AnonymizeFaces
-    setattr(jobs.anonymize, "AnonymizeFaces", OnASleepingGpu)  # noqa: B010  a name that the module does not export
+    setattr(jobs.run.anonymize, "AnonymizeFaces", OnASleepingGpu)  # noqa: B010  a name that the module does not export
     try:
         with ray_cluster(0):
-            report = jobs.anonymize.run_anonymize(config)
+            report = jobs.run.anonymize.run_anonymize(config)
     finally:
-        setattr(jobs.anonymize, "AnonymizeFaces", real)  # noqa: B010
+        setattr(jobs.run.anonymize, "AnonymizeFaces", real)  # noqa: B010
     calls = [tuple(map(float, line.split())) for line in log.read_text().splitlines()]
     busy, whole = sum(end - begin for begin, end in calls), calls[-1][1] - calls[0][0]
     whole_run = report.anonymize_seconds

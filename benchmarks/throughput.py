@@ -20,11 +20,11 @@ import pyarrow.parquet as pq
 import torch
 import typer
 
-from jobs.anonymize import RunReport, run_anonymize
-from jobs.cluster import machines, ray_cluster
 from jobs.config import AnonymizeConfig
-from jobs.placement import Placement, reserved_cpus
-from jobs.usable_cpus import usable_cpus
+from jobs.run.anonymize import RunReport, run_anonymize
+from jobs.run.cluster import machines, ray_cluster
+from jobs.run.placement import Placement, reserved_cpus
+from jobs.run.usable_cpus import usable_cpus
 from keyanon_core.faces import FaceModels, load_face_models
 from keyanon_core.known_path import zero_path
 from keyanon_core.pictures.anonymizer import PictureAnonymizer

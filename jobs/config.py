@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from jobs.errors import ConfigError
-from jobs.given_faces import GivenInput
+from jobs.sources.given_faces import GivenInput
 from keyanon_core.errors import KeyanonError
 from keyanon_core.faces.given import FaceChoice
 from keyanon_core.faces.looks import DEFAULT_MIN_FACE, MIN_FACE_LIMITS

@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from jobs.commands.options import Json, Verbose, output_of
+from jobs.commands.printing import facts, format_bytes, table
 from jobs.exit_codes import ExitCode
-from jobs.output_format import facts, format_bytes, table
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from rich.table import Table
 
-    from jobs.anonymize import RunReport
     from jobs.config import AnonymizeConfig
-    from jobs.progress import ProgressCallback
+    from jobs.run.anonymize import RunReport
+    from jobs.run.progress import ProgressCallback
 
 _PARQUET = "Parquet input"
 _ALGORITHM = "Algorithm"
@@ -185,14 +185,14 @@ def anonymize(
 
 
 def _run(config: "AnonymizeConfig", progress: "ProgressCallback | None") -> "RunReport":
-    from jobs.anonymize import run_anonymize
+    from jobs.run.anonymize import run_anonymize
 
     return run_anonymize(config, progress)
 
 
 def with_progress(run: "Callable[[ProgressCallback | None], RunReport]") -> "RunReport":
     """Run with a progress bar where stderr is a terminal, without one elsewhere."""
-    from jobs.progress import ProgressBar
+    from jobs.run.progress import ProgressBar
 
     if not sys.stderr.isatty():
         return run(None)

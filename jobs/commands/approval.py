@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from jobs.commands.durations import parse_duration
 from jobs.commands.options import (
     Json,
     KekUri,
@@ -18,8 +19,7 @@ from jobs.commands.options import (
     acting_person,
     output_of,
 )
-from jobs.durations import parse_duration
-from jobs.output_format import facts, table
+from jobs.commands.printing import facts, table
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jobs.commands.options import Json, KekUri, KeystorePath, Verbose, kept_text, output_of
+from jobs.commands.printing import facts, table
 from jobs.exit_codes import ExitCode
-from jobs.output_format import facts, table
 
 if TYPE_CHECKING:
     from keystore.verification.report import AuditReport

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from jobs.commands.options import Json, Verbose, output_of
-from jobs.output_format import facts, format_bytes, table
+from jobs.commands.printing import facts, format_bytes, table
 
 
 def inspect(
@@ -16,8 +16,8 @@ def inspect(
     verbose: Verbose = False,
 ) -> None:
     """Show statuses, counts, faces and sizes of a run's output, or the facts of one sidecar or picture."""
-    from jobs.inspect_output import inspect_picture, inspect_run, inspect_sidecar
-    from jobs.output_names import SIDECAR_SUFFIX
+    from jobs.names import SIDECAR_SUFFIX
+    from jobs.output.reader import inspect_picture, inspect_run, inspect_sidecar
 
     output = output_of(context)
     if not path.is_dir():

@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from jobs.commands.options import Json, KekUri, KeystorePath, Person, Verbose, acting_person, kept_text, output_of
+from jobs.commands.printing import facts, table
 from jobs.exit_codes import ExitCode
-from jobs.output_format import facts, table
 
 app = typer.Typer(help="Make and keep a keystore.", no_args_is_help=True)
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from jobs.output_format import Output
+from jobs.commands.printing import Output
 
 
 def output_of(context: typer.Context) -> Output:

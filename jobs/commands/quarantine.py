@@ -8,12 +8,12 @@ import typer
 
 from jobs.commands.anonymize import end_strictly, report_tables, with_progress
 from jobs.commands.options import Json, Verbose, output_of
+from jobs.commands.printing import table
 from jobs.exit_codes import ExitCode
-from jobs.output_format import table
 
 if TYPE_CHECKING:
-    from jobs.anonymize import RunReport
-    from jobs.progress import ProgressCallback
+    from jobs.run.anonymize import RunReport
+    from jobs.run.progress import ProgressCallback
 
 app = typer.Typer(help="List the rows that were kept out of an output, and do them again.", no_args_is_help=True)
 
@@ -34,8 +34,8 @@ def list_rows(
     context: typer.Context, output: OutputPath, reason: Reason = None, as_json: Json = False, verbose: Verbose = False
 ) -> None:
     """List the quarantined rows of OUT with their reasons, and count them by reason."""
-    from jobs.inspect_output import read_manifest, read_rows
-    from jobs.row_shards import reason_code
+    from jobs.output.reader import read_manifest, read_rows
+    from jobs.output.row_shards import reason_code
 
     run_id = read_manifest(output).get("run_id")
     rows = [
@@ -91,7 +91,7 @@ def retry(
     A row that comes out takes the place of the quarantined one, also when it is quarantined anew. Stopped, the same command goes
     on.
     """
-    from jobs.retry import RETRY_SETTINGS, retry_quarantined
+    from jobs.run.retry import RETRY_SETTINGS, retry_quarantined
 
     changes = {name: value for name, value in context.params.items() if name in RETRY_SETTINGS}
 

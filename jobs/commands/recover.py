@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from jobs.commands.options import Json, KekUri, KeystorePath, PersonOrUser, RequestId, Verbose, acting_person, output_of
-from jobs.output_format import table
+from jobs.commands.printing import table
 
 
 def recover(
@@ -46,7 +46,7 @@ def recover(
             view.state in FINAL_STATES
         ):  # refused at once, and into the audit log, before the prior is loaded for nothing
             opened.release(request, Recipient.generate().public_key, by)
-        from jobs.recover import prepare, recover_request
+        from jobs.recovery import prepare, recover_request
 
         prepared = prepare(input, output, view.images, prior, device, skip_damaged=skip_damaged)
         report = recover_request(

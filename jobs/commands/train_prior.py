@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from jobs.commands.options import Json, Verbose, output_of
-from jobs.output_format import facts
+from jobs.commands.printing import facts
 
 if TYPE_CHECKING:
     from jobs.train.card import TrainReport

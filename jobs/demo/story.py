@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from jobs.anonymize import run_anonymize
 from jobs.config import AnonymizeConfig
-from jobs.inspect_output import read_manifest, read_rows
-from jobs.recover import prepare, recover_request
+from jobs.output.reader import read_manifest, read_rows
+from jobs.recovery import prepare, recover_request
+from jobs.run.anonymize import run_anonymize
 from keyanon_core.errors import ConvergenceError, WrongKeyError
 from keyanon_core.evaluation import RecoveryFigures, measure_recovery, psnr
 from keyanon_core.faces import FaceModels, load_face_models

@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from jobs.config import InputConfig
-from jobs.usable_cpus import usable_cpus
+from jobs.run.usable_cpus import usable_cpus
 from keyanon_core.priors.declaration import MIN_TEMPERATURE, Conditioning
 from keyanon_core.training.settings import (
     Augmentation,

@@ -12,11 +12,11 @@ from ray.exceptions import RayError
 from ray.train import CheckpointConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchTrainer
 
-from jobs.cluster import cause_of, ray_cluster
 from jobs.errors import PublishError
-from jobs.lease import LEASE_FILE, Lease
-from jobs.manifest import read_json, write_json
-from jobs.sources import open_source
+from jobs.output.lease import LEASE_FILE, Lease
+from jobs.output.manifest import read_json, write_json
+from jobs.run.cluster import cause_of, ray_cluster
+from jobs.sources.source import open_source
 from jobs.train.card import TrainReport, write_card
 from jobs.train.config import TrainConfig
 from jobs.train.faces import BANK_FOLDER, prepare_faces

@@ -41,7 +41,7 @@ def keyanon(*arguments: object) -> Ended:
     """Run `keyanon` in its own process, as a user does."""
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     done = subprocess.run(
-        [sys.executable, "-m", "jobs.cli", *map(str, arguments)],
+        [sys.executable, "-m", "jobs.commands.cli", *map(str, arguments)],
         capture_output=True,
         text=True,
         timeout=COMMAND_SECONDS,

@@ -15,8 +15,8 @@ import numpy as np
 from jobs.blocks import ENCODED, FAILURE, ID, ROW
 from jobs.config import InputConfig
 from jobs.errors import SourceError
-from jobs.inspect_output import OutputError, inspect_picture
-from jobs.sources import open_source
+from jobs.output.reader import OutputError, inspect_picture
+from jobs.sources.source import open_source
 from keyanon_core.errors import FaceModelError, PictureError, SidecarError
 from keyanon_core.faces.detection import Face
 from keyanon_core.faces.masks import PictureMask

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs.errors import PublishError
-from jobs.output_names import (
+from jobs.names import (
     IMAGES,
     MAX_COMPONENT_BYTES,
     MAX_NAME_BYTES,

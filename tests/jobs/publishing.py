@@ -28,10 +28,10 @@ from jobs.blocks import (
     STATUS,
     with_results,
 )
-from jobs.commit import Tally, complete, finished_rows
-from jobs.lease import Lease
-from jobs.publisher import Publisher
-from jobs.sink import OutputLayout, PairedDatasink
+from jobs.output.commit import Tally, complete, finished_rows
+from jobs.output.lease import Lease
+from jobs.output.publisher import Publisher
+from jobs.output.sink import OutputLayout, PairedDatasink
 from keystore.intake.records import KeyRecord
 from keystore.intake.sealing import seal_record
 from keystore.service import Keystore

@@ -19,13 +19,13 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from jobs.anonymize import RunReport, run_anonymize
-from jobs.commit import finished_rows
 from jobs.config import AnonymizeConfig
 from jobs.errors import LeaseError, PublishError
-from jobs.progress import RunState
-from jobs.records import to_key_record, to_picture_key
-from jobs.sink import OutputLayout
+from jobs.output.commit import finished_rows
+from jobs.output.sink import OutputLayout
+from jobs.run.anonymize import RunReport, run_anonymize
+from jobs.run.key_records import to_key_record, to_picture_key
+from jobs.run.progress import RunState
 from keyanon_core.errors import PriorError
 from keyanon_core.pictures.recoverer import PictureRecoverer
 from keyanon_core.priors import load_prior
@@ -300,16 +300,16 @@ def test_a_prior_that_can_not_be_loaded_is_the_error_that_is_shown(
 
 STALLING_RUN = """
 import sys, time
-import jobs.anonymize, jobs.blocks, jobs.config
+import jobs.run.anonymize, jobs.blocks, jobs.config
 
-class Stalling(jobs.anonymize.AnonymizeFaces):
+class Stalling(jobs.run.anonymize.AnonymizeFaces):
     def _anonymize(self, rows):
         if rows[0][jobs.blocks.ROW] > 1:
             time.sleep(600)
         return super()._anonymize(rows)
 
-jobs.anonymize.AnonymizeFaces = Stalling
-jobs.anonymize.run_anonymize(jobs.config.AnonymizeConfig.model_validate_json(sys.argv[1]))
+jobs.run.anonymize.AnonymizeFaces = Stalling
+jobs.run.anonymize.run_anonymize(jobs.config.AnonymizeConfig.model_validate_json(sys.argv[1]))
 """  # whose workers do not come beyond the second row: the run is killed in its midst, however slow the machine
 
 

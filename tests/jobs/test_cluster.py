@@ -10,9 +10,9 @@ import pytest
 import ray
 from ray.exceptions import RayTaskError
 
-from jobs.cluster import cause_of, ray_cluster
 from jobs.errors import DefectError, MachineError, PublishError
 from jobs.exit_codes import ExitCode, exit_code_of
+from jobs.run.cluster import cause_of, ray_cluster
 
 pytestmark = pytest.mark.slow
 
@@ -25,7 +25,7 @@ def test_a_dead_clusters_address_does_not_keep_a_local_one_from_starting() -> No
         left_behind = Path(private) / "ray" / "ray_current_cluster"
         left_behind.parent.mkdir()
         left_behind.write_text("127.0.0.1:1")
-        code = "import ray; from jobs.cluster import ray_cluster\nwith ray_cluster(0): print(len(ray.nodes()))"
+        code = "import ray; from jobs.run.cluster import ray_cluster\nwith ray_cluster(0): print(len(ray.nodes()))"
         environment = {**os.environ, "RAY_TMPDIR": private}
         environment.pop("RAY_ADDRESS", None)
         ended = subprocess.run(

@@ -10,14 +10,14 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-import jobs.anonymize
-from jobs.anonymize import run_anonymize
-from jobs.anonymize_stage import AnonymizeFaces
+import jobs.run.anonymize
 from jobs.blocks import ENCODED
 from jobs.config import AnonymizeConfig
-from jobs.detect_stage import Asked, DetectFaces
 from jobs.errors import DefectError, MachineError
 from jobs.exit_codes import ExitCode, exit_code_of
+from jobs.run.anonymize import run_anonymize
+from jobs.run.anonymize_stage import AnonymizeFaces
+from jobs.run.detect_stage import Asked, DetectFaces
 from keyanon_core.errors import NotReversibleError
 from keystore.service import Keystore
 from tests.jobs.conftest import MakeConfig
@@ -54,9 +54,9 @@ def met_by(stage: str, meets: Culprits, monkeypatch: pytest.MonkeyPatch, *, ever
             return super()._anonymize(rows)
 
     if stage == "detect":
-        monkeypatch.setattr(jobs.anonymize, "DetectFaces", Detect)
+        monkeypatch.setattr(jobs.run.anonymize, "DetectFaces", Detect)
     else:
-        monkeypatch.setattr(jobs.anonymize, "AnonymizeFaces", Anonymize)
+        monkeypatch.setattr(jobs.run.anonymize, "AnonymizeFaces", Anonymize)
 
 
 def one_worker(make_config: MakeConfig, **changes: Any) -> AnonymizeConfig:
@@ -210,7 +210,7 @@ def test_processes_that_die_while_they_load_end_the_run(
             super().__init__(*arguments, **named)
             os._exit(1)
 
-    monkeypatch.setattr(jobs.anonymize, "DetectFaces", Detect)
+    monkeypatch.setattr(jobs.run.anonymize, "DetectFaces", Detect)
     with pytest.raises(MachineError, match="ended before a row got through"):
         run_anonymize(one_worker(make_config))
 
@@ -235,7 +235,7 @@ def test_a_defect_outside_of_the_rows_is_called_one(
             with self.hands.reporting_faults():
                 raise ZeroDivisionError("a secret")
 
-    monkeypatch.setattr(jobs.anonymize, "AnonymizeFaces", Anonymize)
+    monkeypatch.setattr(jobs.run.anonymize, "AnonymizeFaces", Anonymize)
     with pytest.raises(DefectError, match=r"ended stage anonymize \(ZeroDivisionError at test_faults") as caught:
         run_anonymize(one_worker(make_config))
     assert exit_code_of(caught.value) is ExitCode.UNEXPECTED and "secret" not in str(caught.value)

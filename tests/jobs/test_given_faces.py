@@ -12,8 +12,8 @@ import pytest
 from jobs.blocks import FAILURE, GIVEN, ID, PERMANENT
 from jobs.config import AnonymizeConfig
 from jobs.errors import ConfigError, SourceError
-from jobs.given_faces import MAX_FILE_BYTES, GivenInput, read_boxes
-from jobs.sources import Source, open_source
+from jobs.sources.given_faces import MAX_FILE_BYTES, GivenInput, read_boxes
+from jobs.sources.source import Source, open_source
 from keyanon_core.faces.alignment import UPRIGHT_TEMPLATE
 from keyanon_core.faces.given import MAX_BOXES, GivenFaces
 from tests.jobs.conftest import MakeConfig

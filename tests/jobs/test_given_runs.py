@@ -13,13 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from jobs.anonymize import RunReport, run_anonymize
 from jobs.config import AnonymizeConfig
 from jobs.errors import CommitError, PublishError, SourceError
 from jobs.exit_codes import ExitCode
-from jobs.inspect_output import OutputError, inspect_run, read_rows
-from jobs.recover import prepare
-from jobs.retry import retry_quarantined
+from jobs.output.reader import OutputError, inspect_run, read_rows
+from jobs.recovery import prepare
+from jobs.run.anonymize import RunReport, run_anonymize
+from jobs.run.retry import retry_quarantined
 from keyanon_core.faces import load_detector
 from keyanon_core.faces.alignment import UPRIGHT_TEMPLATE, similarity
 from keyanon_core.faces.crop_kernel import CropKernel

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from jobs.errors import PublishError
-from jobs.manifest import COMPLETE, RUNNING, Manifest, read_existing
-from jobs.sources import open_source
+from jobs.output.manifest import COMPLETE, RUNNING, Manifest, read_existing
+from jobs.sources.source import open_source
 from tests.jobs.conftest import MakeConfig
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from jobs.demo.photographs import ASTRONAUT, packaged_picture
-from jobs.records import to_key_record, to_picture_key
+from jobs.run.key_records import to_key_record, to_picture_key
 from keyanon_core.evaluation import psnr
 from keyanon_core.pictures.crops import cut_crop
 from keyanon_core.pictures.recoverer import PictureRecoverer

@@ -10,7 +10,7 @@ import pytest
 
 from jobs.config import AnonymizeConfig
 from jobs.errors import ConfigError
-from jobs.placement import MAX_ACTORS_OF_A_MACHINE, Machine, Placement, reserved_cpus
+from jobs.run.placement import MAX_ACTORS_OF_A_MACHINE, Machine, Placement, reserved_cpus
 
 PLACES = {"photos": "p", "output": "o", "keystore": "k"}
 LAPTOP = [Machine(cpus=4, gpus=0, usable_cpus=2)]
@@ -80,13 +80,13 @@ def test_what_is_no_device_is_refused(device: str) -> None:
 ON_TWO_GPUS = """
 import json, os, sys
 import ray
-import jobs.anonymize
-from jobs.anonymize_stage import _quarantined
+import jobs.run.anonymize
+from jobs.run.anonymize_stage import _quarantined
 from jobs.blocks import ID, PERMANENT, ROW, with_results
-from jobs.cluster import await_gpus, machines
+from jobs.run.cluster import await_gpus, machines
 from jobs.config import AnonymizeConfig
 from jobs.errors import MachineError
-from jobs.manifest import read_existing
+from jobs.output.manifest import read_existing
 from keyanon_core.errors import DeviceError
 
 
@@ -111,10 +111,10 @@ photos, out = sys.argv[1:]
 ray.init(address="local", num_cpus=4, num_gpus=2, include_dashboard=False, log_to_driver=False)
 said = {"gpus": [machine.gpus for machine in machines()]}
 settings = {"photos": photos, "keys": "discard", "pictures_per_task": 1}
-real = jobs.anonymize.AnonymizeFaces
-jobs.anonymize.AnonymizeFaces = OnItsDevice
-jobs.anonymize.run_anonymize(AnonymizeConfig.load(None, {**settings, "output": out, "precision": "tf32", "compile": True}))
-said["facts"] = [fact["how"] for fact in read_existing(jobs.anonymize.Path(out)).facts]
+real = jobs.run.anonymize.AnonymizeFaces
+jobs.run.anonymize.AnonymizeFaces = OnItsDevice
+jobs.run.anonymize.run_anonymize(AnonymizeConfig.load(None, {**settings, "output": out, "precision": "tf32", "compile": True}))
+said["facts"] = [fact["how"] for fact in read_existing(jobs.run.anonymize.Path(out)).facts]
 other = Other.remote()
 ray.get(other.holds.remote())
 try:
@@ -123,9 +123,9 @@ except MachineError as error:
     said["busy"] = str(error)
 ray.kill(other)
 await_gpus(2)
-jobs.anonymize.AnonymizeFaces = real
+jobs.run.anonymize.AnonymizeFaces = real
 try:
-    jobs.anonymize.run_anonymize(AnonymizeConfig.load(None, {**settings, "output": out + "-2"}))
+    jobs.run.anonymize.run_anonymize(AnonymizeConfig.load(None, {**settings, "output": out + "-2"}))
 except DeviceError as error:
     said["refused"] = str(error)
 print(json.dumps(said))

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from jobs.process_deaths import (
+from jobs.run.process_deaths import (
     FAULTS_OF_A_ROW,
     MAX_DEATHS_WITHOUT_PROGRESS,
     MAX_UNEXPLAINED_DEATHS,

@@ -10,10 +10,10 @@ import pytest
 import safetensors
 from PIL import Image
 
-from jobs.anonymize import run_anonymize
 from jobs.config import AnonymizeConfig
-from jobs.inspect_output import RUN_DIRECTORY
-from jobs.manifest import REPORT_FILE
+from jobs.output.manifest import REPORT_FILE
+from jobs.output.reader import RUN_DIRECTORY
+from jobs.run.anonymize import run_anonymize
 from keyanon_core.keys import source_hmac
 
 NAMES_AND_SIZES = {"row", "image_id", "output", "sidecar", "shape"}

@@ -13,12 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.blocks import FIDELITY, OUTPUT_SHA256, REASON, RECORD_ID, ROW, SEALED, SIDECAR, STATUS
-from jobs.commit import finished_rows, quarantined_rows, settle
 from jobs.errors import CommitError, LeaseError, MachineError, PublishError
-from jobs.inspect_output import MANIFEST_FILE, RUN_DIRECTORY, OutputError, inspect_run, read_rows
-from jobs.manifest import write_json
-from jobs.sink import OutputLayout
-from jobs.staging import PICTURE_PART, SIDECAR_PART, Staging
+from jobs.output.commit import finished_rows, quarantined_rows, settle
+from jobs.output.manifest import write_json
+from jobs.output.reader import MANIFEST_FILE, RUN_DIRECTORY, OutputError, inspect_run, read_rows
+from jobs.output.sink import OutputLayout
+from jobs.output.staging import PICTURE_PART, SIDECAR_PART, Staging
 from tests.jobs.publishing import Attempt, Place, before_operation, block, quarantined
 
 MOST_OPERATIONS = 500  # of one attempt in these tests; more would mean that a loop does not end

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-import jobs.anonymize
-from jobs.anonymize import Attempt, run_anonymize
+import jobs.run.anonymize
 from jobs.errors import ConfigError, PublishError
-from jobs.manifest import read_existing
-from jobs.progress import ProgressCallback
-from jobs.publisher import Publisher
-from jobs.retry import retry_quarantined
-from jobs.sink import PairedDatasink
+from jobs.output.manifest import read_existing
+from jobs.output.publisher import Publisher
+from jobs.output.sink import PairedDatasink
+from jobs.run.anonymize import Attempt, run_anonymize
+from jobs.run.progress import ProgressCallback
+from jobs.run.retry import retry_quarantined
 from keystore.service import Keystore
 from tests.jobs.conftest import MakeConfig
 from tests.jobs.publishing import block, quarantined
@@ -25,7 +25,7 @@ class Stopped(Exception):
 
 
 class Workers:
-    """What `jobs.anonymize` computes with. reasons: of the rows; stops_after: rows after which an attempt ends."""
+    """What `jobs.run.anonymize` computes with. reasons: of the rows; stops_after: rows after which an attempt ends."""
 
     def __init__(self) -> None:
         self.attempts: list[Attempt] = []
@@ -50,7 +50,7 @@ class Workers:
 @pytest.fixture
 def workers(monkeypatch: pytest.MonkeyPatch) -> Workers:
     made = Workers()
-    monkeypatch.setattr(jobs.anonymize, "_compute", made)
+    monkeypatch.setattr(jobs.run.anonymize, "_compute", made)
     return made
 
 

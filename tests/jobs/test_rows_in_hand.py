@@ -9,9 +9,9 @@ import ray
 from ray.exceptions import RayError
 
 from jobs.errors import DefectError, MachineError
-from jobs.process_deaths import Fault
-from jobs.progress import Monitor
-from jobs.rows_in_hand import RowsInHand
+from jobs.run.process_deaths import Fault
+from jobs.run.progress import Monitor
+from jobs.run.rows_in_hand import RowsInHand
 from keyanon_core.errors import KeyanonError, NotReversibleError, PictureError
 
 pytestmark = pytest.mark.slow

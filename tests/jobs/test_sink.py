@@ -9,11 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.blocks import ROW
-from jobs.commit import finished_rows
 from jobs.errors import LeaseError, PublishError
-from jobs.lease import Lease
-from jobs.sink import OutputLayout
-from jobs.staging import PICTURE_PART, Staging
+from jobs.output.commit import finished_rows
+from jobs.output.lease import Lease
+from jobs.output.sink import OutputLayout
+from jobs.output.staging import PICTURE_PART, Staging
 from keystore.intake.sealing import read_shard
 from tests.jobs.publishing import Attempt, Place, block, quarantined
 

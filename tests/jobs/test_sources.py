@@ -12,11 +12,11 @@ import pytest
 
 from jobs.blocks import ENCODED, FAILURE, ID, ROW, SUBJECT
 from jobs.errors import MachineError, PublishError, SourceError
-from jobs.inspect_output import Row
-from jobs.output_names import as_text, clashing_names, image_name, sidecar_name
-from jobs.picture_files import PictureFile, PictureFiles
-from jobs.recover import restored_name
-from jobs.sources import Source, open_source
+from jobs.names import as_text, clashing_names, image_name, sidecar_name
+from jobs.output.reader import Row
+from jobs.recovery import restored_name
+from jobs.sources.picture_files import PictureFile, PictureFiles
+from jobs.sources.source import Source, open_source
 from tests.jobs.conftest import MakeConfig
 
 

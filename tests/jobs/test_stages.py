@@ -11,7 +11,6 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from jobs.anonymize_stage import AnonymizeFaces, Compute, SealingTarget, environment
 from jobs.blocks import (
     ENCODED,
     FACES,
@@ -30,8 +29,9 @@ from jobs.blocks import (
     source_table,
 )
 from jobs.blocks import FIDELITY as STORED_AT
-from jobs.detect_stage import DetectFaces, FaceModelChoice
-from jobs.progress import Monitor
+from jobs.run.anonymize_stage import AnonymizeFaces, Compute, SealingTarget, environment
+from jobs.run.detect_stage import DetectFaces, FaceModelChoice
+from jobs.run.progress import Monitor
 from keyanon_core.errors import PriorError
 from keyanon_core.pictures.settings import AnonymizeSettings, PictureResult, PictureTask
 from keyanon_core.priors import load_prior
@@ -138,7 +138,7 @@ def test_the_key_of_a_permanent_row_is_neither_sealed_nor_in_any_block_or_result
 ) -> None:
     monkeypatch.setattr("secrets.token_bytes", lambda count: CANARY[:count])
     sealed: list[object] = []
-    monkeypatch.setattr("jobs.anonymize_stage.seal_record", lambda record, key: sealed.append(record) or b"sealed")
+    monkeypatch.setattr("jobs.run.anonymize_stage.seal_record", lambda record, key: sealed.append(record) or b"sealed")
     seen: list[PictureResult] = []
     original = anonymize.anonymizer
     monkeypatch.setattr(anonymize, "anonymizer", lambda tasks: seen.extend(original(tasks)) or seen[-len(tasks) :])
@@ -206,13 +206,13 @@ def test_a_record_says_truly_what_the_denoiser_multiplied_in() -> None:
 
 
 def test_the_driver_does_not_load_what_only_actors_need() -> None:
-    script = "import sys, jobs.anonymize; assert not {'torch', 'diffusers'} & set(sys.modules)"
+    script = "import sys, jobs.run.anonymize; assert not {'torch', 'diffusers'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
 
 
 def test_a_detecting_actor_does_not_load_torch() -> None:
     script = (
-        "import sys; from jobs.detect_stage import DetectFaces, FaceModelChoice\n"
+        "import sys; from jobs.run.detect_stage import DetectFaces, FaceModelChoice\n"
         "class Quiet:\n    def process_started(self, stage, process): pass\n"
         "DetectFaces(FaceModelChoice('embedded'), 1000, Quiet()); assert 'torch' not in sys.modules"
     )

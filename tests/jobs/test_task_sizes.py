@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.sources import open_source
-from jobs.task_sizes import TASK_BYTES, TaskSizes
+from jobs.run.task_sizes import TASK_BYTES, TaskSizes
+from jobs.sources.source import open_source
 from tests.jobs.conftest import MakeConfig
 
 SIZES = TaskSizes(smallest=16, largest=64, workers=2)

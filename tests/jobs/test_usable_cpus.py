@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.usable_cpus import usable_cpus
+from jobs.run.usable_cpus import usable_cpus
 
 
 @pytest.fixture(autouse=True)

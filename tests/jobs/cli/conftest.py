@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from jobs.cli import main
+from jobs.commands.cli import main
 from keystore.intake.records import KeyRecord
 from keystore.intake.sealing import seal_record, write_shard
 from keystore.service import Keystore

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.cli import main
+from jobs.commands.cli import main
 from jobs.exit_codes import ExitCode
 from keyanon_core.sidecar import MAX_SIDECAR_BYTES, Sidecar
 from keystore.service import Keystore

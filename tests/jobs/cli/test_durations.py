@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from jobs.durations import LONGEST_GRANT, SHORTEST_GRANT, format_duration, parse_duration
+from jobs.commands.durations import LONGEST_GRANT, SHORTEST_GRANT, format_duration, parse_duration
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.cli import main
+from jobs.commands.cli import main
 from jobs.exit_codes import ExitCode
 from keystore.intake.sealing import write_shard
 from keystore.kek.provider import create_kek
@@ -295,7 +295,7 @@ def test_usage_errors_exit_with_2(keyanon: Keyanon, keystore: Path) -> None:
 def test_light_commands_load_neither_torch_nor_ray(keystore: Path) -> None:
     script = f"""
 import sys
-from jobs.cli import main
+from jobs.commands.cli import main
 commands = [
     ["--help"], ["anonymize", "--help"], ["recover", "--help"],
     ["request", {str(keystore)!r}, "--image", "a.jpg", "--case", "C-1", "--purpose", "identify the person",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.output_format import Output, facts, format_bytes, table, visible
+from jobs.commands.printing import Output, facts, format_bytes, table, visible
 
 
 def test_control_and_direction_characters_are_made_visible() -> None:

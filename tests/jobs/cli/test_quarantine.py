@@ -14,10 +14,10 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.cli import main
+from jobs.commands.cli import main
 from jobs.commands.quarantine import retry
 from jobs.exit_codes import ExitCode
-from jobs.retry import RETRY_SETTINGS
+from jobs.run.retry import RETRY_SETTINGS
 from keystore.service import Keystore
 
 from .conftest import Keyanon
@@ -139,7 +139,7 @@ def test_a_killed_retry_goes_on(keyanon: Keyanon, output: Path, places: list[obj
     good = rows_of(output)[GOOD]
     arguments = ["quarantine", "retry", output, *places, "--pictures-per-task", 1]
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    process = subprocess.Popen([sys.executable, "-m", "jobs.cli", *map(str, arguments)], env=environment)
+    process = subprocess.Popen([sys.executable, "-m", "jobs.commands.cli", *map(str, arguments)], env=environment)
     try:
         deadline = time.monotonic() + COMMAND_SECONDS
         while not list(output.glob("rows/*-r1.parquet")):

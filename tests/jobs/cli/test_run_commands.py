@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from jobs.cli import main
 from jobs.commands.anonymize import anonymize
+from jobs.commands.cli import main
 from jobs.config import AnonymizeConfig
 from jobs.exit_codes import ExitCode
 from keyanon_core.errors import ConvergenceError

@@ -18,10 +18,10 @@ import safetensors.numpy
 from PIL import Image, ImageOps
 from ray.train import WorkerGroupError
 
-from jobs.cli import main
-from jobs.cluster import cause_of
+from jobs.commands.cli import main
 from jobs.errors import ConfigError, JobError, PublishError, SourceError
 from jobs.exit_codes import ExitCode
+from jobs.run.cluster import cause_of
 from jobs.train.checkpoint import STATE_FILE
 from jobs.train.config import TrainConfig
 from jobs.train.faces import BANK_FOLDER
@@ -133,7 +133,7 @@ def test_two_workers_do_what_one_does(training: TrainConfig, tmp_path: Path) -> 
 
 STALLING_TRAINING = """
 import pathlib, sys, time
-import jobs.cli, jobs.train.run, jobs.train.worker
+import jobs.commands.cli, jobs.train.run, jobs.train.worker
 
 class Stalling(jobs.train.worker.Training):
     def _step(self, progress):
@@ -143,7 +143,7 @@ class Stalling(jobs.train.worker.Training):
         super()._step(progress)
 
 jobs.train.run.train_worker = lambda task: Stalling(task["task"]).run()
-sys.exit(jobs.cli.main(["train-prior", sys.argv[1], "--json"]))
+sys.exit(jobs.commands.cli.main(["train-prior", sys.argv[1], "--json"]))
 """  # the command, whose worker does not come beyond a step
 
 

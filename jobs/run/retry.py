@@ -5,14 +5,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from jobs.anonymize import Attempt, RunReport, holding, open_keystore, run_attempt
-from jobs.commit import quarantined_rows
 from jobs.config import NEUTRAL_SETTINGS, AnonymizeConfig
 from jobs.errors import ConfigError, PublishError
-from jobs.manifest import COMPLETE, Manifest, read_existing
-from jobs.progress import ProgressCallback
-from jobs.sink import OutputLayout
-from jobs.sources import open_source
+from jobs.output.commit import quarantined_rows
+from jobs.output.manifest import COMPLETE, Manifest, read_existing
+from jobs.output.sink import OutputLayout
+from jobs.run.anonymize import Attempt, RunReport, holding, open_keystore, run_attempt
+from jobs.run.progress import ProgressCallback
+from jobs.sources.source import open_source
 from keystore.service import Keystore
 
 # What may be given anew: where and how fast a retry works, and how many keys are tried.

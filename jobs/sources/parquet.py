@@ -24,9 +24,9 @@ from jobs.blocks import (
     source_table,
 )
 from jobs.errors import SourceError
-from jobs.given_faces import GivenInput, check_column, given_in_row, permanent_in_row
-from jobs.output_names import NO_TEXT, as_text, is_text
-from jobs.sources import (
+from jobs.names import NO_TEXT, as_text, is_text
+from jobs.sources.given_faces import GivenInput, check_column, given_in_row, permanent_in_row
+from jobs.sources.source import (
     ReadUnit,
     Source,
     UnitSize,

@@ -8,7 +8,7 @@ when two processes died with it alone. Neighbours that shared a death with a row
 What a process says about a fault of the machine before it leaves is no verdict on the row in hand, with one exception: a row
 that alone runs two processes out of memory while other rows get through is too large for the machine.
 
-Nothing here knows of Ray: it is a record of row numbers, held by `jobs.progress.Monitor`, one for each stage of an attempt.
+Nothing here knows of Ray: it is a record of row numbers, held by `jobs.run.progress.Monitor`, one for each stage of an attempt.
 """
 
 from collections.abc import Iterable, Sequence

@@ -17,28 +17,28 @@ import ray
 from ray.data import ActorPoolStrategy
 from ray.exceptions import RayError
 
-from jobs.anonymize_stage import AnonymizeFaces, Compute, SealingTarget
-from jobs.cluster import await_gpus, cause_of, machines, ray_cluster
-from jobs.commit import Tally, complete, finished_rows
 from jobs.config import AnonymizeConfig
-from jobs.detect_stage import DetectFaces, FaceModelChoice
 from jobs.errors import MachineError, PublishError
-from jobs.lease import Lease
-from jobs.manifest import REPORT_FILE, RUN_DIRECTORY, Manifest, read_existing, write_json
-from jobs.placement import Placement, reserved_cpus
-from jobs.progress import Monitor, ProgressCallback, Watch
-from jobs.publisher import Publisher
-from jobs.sink import OutputLayout, PairedDatasink
-from jobs.sources import ListedDatasource, Source, open_source
-from jobs.task_sizes import TaskSizes
-from jobs.usable_cpus import usable_cpus
+from jobs.output.commit import Tally, complete, finished_rows
+from jobs.output.lease import Lease
+from jobs.output.manifest import REPORT_FILE, RUN_DIRECTORY, Manifest, read_existing, write_json
+from jobs.output.publisher import Publisher
+from jobs.output.sink import OutputLayout, PairedDatasink
+from jobs.run.anonymize_stage import AnonymizeFaces, Compute, SealingTarget
+from jobs.run.cluster import await_gpus, cause_of, machines, ray_cluster
+from jobs.run.detect_stage import DetectFaces, FaceModelChoice
+from jobs.run.placement import Placement, reserved_cpus
+from jobs.run.progress import Monitor, ProgressCallback, Watch
+from jobs.run.task_sizes import TaskSizes
+from jobs.run.usable_cpus import usable_cpus
+from jobs.sources.source import ListedDatasource, Source, open_source
 from keystore.service import Keystore
 
 UNPUBLISHED: Final = frozenset({"key_attempts", "further_keys"})  # of a report: they depend on the sources
 TASKS_IN_FLIGHT: Final = 2  # blocks queued at an actor: one in work, one ready
 READ_RETRIES: Final = 3  # of one read task, for faults of the machine; what a retry can not mend ends the run
 WRITE_RETRIES: Final = 3  # of one write task whose process died
-# Processes that may take one actor's place. `jobs.process_deaths` ends a run long before, unless rows are to blame or the
+# Processes that may take one actor's place. `jobs.run.process_deaths` ends a run long before, unless rows are to blame or the
 # processes die before they can say that they began.
 PROCESS_RESTARTS: Final = 256
 

@@ -20,8 +20,8 @@ from ray.util.annotations import RayDeprecationWarning
 
 from jobs.errors import DefectError, MachineError
 from jobs.faults import FaultKind, describe, kind_of
-from jobs.placement import Machine
-from jobs.usable_cpus import usable_cpus
+from jobs.run.placement import Machine
+from jobs.run.usable_cpus import usable_cpus
 from keyanon_core.errors import KeyanonError
 from keystore.errors import KeystoreError
 
@@ -130,7 +130,7 @@ def await_gpus(wanted: float, patience: float = GPU_PATIENCE_SECONDS) -> None:
 
 @contextlib.contextmanager
 def _quiet_data() -> Iterator[None]:
-    """Ray Data without bars, banners and warnings about its own future: progress is `jobs.progress`'s business, stdout the
+    """Ray Data without bars, banners and warnings about its own future: progress is `jobs.run.progress`'s business, stdout the
     command's, and the named parameters that Ray 2.60 asks for in place of `ray_remote_args` have none for retries."""
     context: Any = DataContext.get_current()
     quiet = {"enable_progress_bars": False, "print_on_execution_start": False, "enable_rich_progress_bars": False}

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from jobs.errors import MachineError
-from jobs.process_deaths import Fault, Plan, StageRecord
+from jobs.run.process_deaths import Fault, Plan, StageRecord
 from keyanon_core.errors import KeyanonError
 
 POLL_SECONDS: Final = 0.5

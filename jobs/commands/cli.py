@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import typer
 
 from jobs.commands import anonymize, approval, audit, inspect, keystore_admin, quarantine, recover, train_prior
+from jobs.commands.printing import Output
 from jobs.exit_codes import ExitCode, exit_code_of
-from jobs.output_format import Output
 from keyanon_core.errors import KeyanonError
 
 app = typer.Typer(

@@ -37,10 +37,10 @@ from jobs.blocks import (
     passthrough,
 )
 from jobs.errors import LeaseError, PublishError
-from jobs.lease import LeaseToken
-from jobs.output_names import image_name, sidecar_name
-from jobs.row_shards import ROWS, SHARD_SUFFIX, new_shard_name, to_parquet
-from jobs.staging import PICTURE_PART, SIDECAR_PART, Staging
+from jobs.names import image_name, sidecar_name
+from jobs.output.lease import LeaseToken
+from jobs.output.row_shards import ROWS, SHARD_SUFFIX, new_shard_name, to_parquet
+from jobs.output.staging import PICTURE_PART, SIDECAR_PART, Staging
 from keystore.errors import KeystoreError
 from keystore.intake.sealing import write_shard
 

@@ -24,7 +24,7 @@ from ray.data.block import BlockMetadata
 from jobs.blocks import ENCODED, FAILURE, ID, ROW
 from jobs.errors import MachineError, SourceError
 from jobs.faults import FaultKind, describe, kind_of_reading
-from jobs.given_faces import GivenInput
+from jobs.sources.given_faces import GivenInput
 from keystore.intake.records import MAX_NAME_CHARACTERS
 
 if TYPE_CHECKING:  # the configuration loads torch, which read tasks do without
@@ -106,8 +106,8 @@ def open_source(config: "InputConfig", given: GivenInput | None = None) -> Sourc
             file lacks a column or has it in a type that holds no pictures, or what is given can not be read or belongs to no
             picture; the message names file and column or line.
     """
-    from jobs.parquet_source import ParquetSource
-    from jobs.picture_files import PictureFiles
+    from jobs.sources.parquet import ParquetSource
+    from jobs.sources.picture_files import PictureFiles
 
     given = given or GivenInput()
     check_apart(config)

@@ -13,8 +13,8 @@ from PIL import Image
 
 from jobs.blocks import SHARD_SCHEMA, SIDECAR
 from jobs.errors import JobError, PublishError
-from jobs.output_names import IMAGES, SIDECARS
-from jobs.row_shards import ROWS, reason_code, row_shards, standing_rows
+from jobs.names import IMAGES, SIDECARS
+from jobs.output.row_shards import ROWS, reason_code, row_shards, standing_rows
 from keyanon_core.errors import SidecarError
 from keyanon_core.procedure import Procedure
 from keyanon_core.sidecar import MAX_SIDECAR_BYTES, Sidecar, SidecarFace

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final, Self
 
 from jobs.config import AnonymizeConfig
-from jobs.sources import Source
+from jobs.sources.source import Source
 
 SMALLEST_BATCHES: Final = 2  # of faces, at one a picture
 LARGEST_BATCHES: Final = 8

@@ -14,8 +14,8 @@ import pyarrow as pa
 
 from jobs.blocks import ENCODED, FACES, FAILURE, GIVEN, KEPT_FACES, ROW
 from jobs.faults import FaultKind, kind_of, reason_of
-from jobs.progress import Monitor
-from jobs.rows_in_hand import RowsInHand
+from jobs.run.progress import Monitor
+from jobs.run.rows_in_hand import RowsInHand
 from keyanon_core.faces import FaceModels, load_detector, load_face_models
 from keyanon_core.faces.detection import Detector
 from keyanon_core.faces.given import ChosenFaces, FaceChoice, GivenFaces, choose_faces

@@ -20,9 +20,9 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from jobs.exit_codes import ExitCode, exit_code_of
-from jobs.inspect_output import OutputError, Row, read_manifest, read_picture, read_rows, read_sidecar
-from jobs.output_names import IMAGES, image_name
-from jobs.records import to_picture_key
+from jobs.names import IMAGES, image_name
+from jobs.output.reader import OutputError, Row, read_manifest, read_picture, read_rows, read_sidecar
+from jobs.run.key_records import to_picture_key
 from keyanon_core.device import AUTO, usable_device
 from keyanon_core.errors import KeyanonError, PictureError, PriorError, SidecarError
 from keyanon_core.imaging import decode_picture, encode_picture

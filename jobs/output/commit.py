@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from jobs.errors import CommitError, PublishError
-from jobs.lease import Lease
-from jobs.output_names import IMAGES, SIDECARS, image_name, sidecar_name
-from jobs.row_shards import (
+from jobs.names import IMAGES, SIDECARS, image_name, sidecar_name
+from jobs.output.lease import Lease
+from jobs.output.row_shards import (
     ROWS,
     base_name,
     keep_positions,
@@ -22,8 +22,8 @@ from jobs.row_shards import (
     to_parquet,
     unlisted,
 )
-from jobs.sink import OutputLayout
-from jobs.staging import DIRECTORY_MODE, Staging, sweep
+from jobs.output.sink import OutputLayout
+from jobs.output.staging import DIRECTORY_MODE, Staging, sweep
 from keystore.service import Keystore
 from keystore.storage import durable
 

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from jobs.blocks import ENCODED, FAILURE, GIVEN, ID, ROW, source_table
-from jobs.given_faces import GivenFiles, GivenInput
-from jobs.output_names import NO_TEXT, as_text, clashing_names, is_text, name_problem
-from jobs.sources import (
+from jobs.names import NO_TEXT, as_text, clashing_names, is_text, name_problem
+from jobs.sources.given_faces import GivenFiles, GivenInput
+from jobs.sources.source import (
     PARQUET_SUFFIX,
     PICTURE_SUFFIXES,
     ReadUnit,

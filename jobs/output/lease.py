@@ -2,7 +2,7 @@
 
 The driver holds a lock on `_keyanon/lease`, which the operating system takes back the moment the process ends, however
 it ends. Only the driver makes results visible. The file names the attempt: workers compare it before they stage a block, so
-that a straggler of a dead attempt ends early; that it can do no harm rests on its folder being its own (`jobs.staging`).
+that a straggler of a dead attempt ends early; that it can do no harm rests on its folder being its own (`jobs.output.staging`).
 """
 
 import fcntl

@@ -9,8 +9,8 @@ from typing import Any, Final, Self
 
 from jobs.config import NEUTRAL_SETTINGS, AnonymizeConfig
 from jobs.errors import PublishError
-from jobs.lease import LEASE_FILE
-from jobs.sources import Source
+from jobs.output.lease import LEASE_FILE
+from jobs.sources.source import Source
 from keystore.service import Keystore
 from keystore.storage import durable
 

@@ -16,8 +16,8 @@ from ray.exceptions import RayError
 
 from jobs.errors import DefectError, MachineError
 from jobs.faults import FaultKind, describe, is_short_of_memory, kind_of, reason_of
-from jobs.process_deaths import Fault
-from jobs.progress import Monitor
+from jobs.run.process_deaths import Fault
+from jobs.run.progress import Monitor
 from keyanon_core.errors import KeyanonError
 
 logger = logging.getLogger("keyanon.stages")

@@ -39,11 +39,11 @@ from jobs.blocks import (
     SUBJECT,
     with_results,
 )
-from jobs.detect_stage import FaceModelChoice
 from jobs.faults import FaultKind, kind_of, reason_of
-from jobs.progress import Monitor
-from jobs.records import to_key_record
-from jobs.rows_in_hand import RowsInHand
+from jobs.run.detect_stage import FaceModelChoice
+from jobs.run.key_records import to_key_record
+from jobs.run.progress import Monitor
+from jobs.run.rows_in_hand import RowsInHand
 from keyanon_core.errors import PriorError
 from keyanon_core.faces import FaceModels
 from keyanon_core.faces.detection import Face

@@ -1,0 +1,1 @@
+"""What a run writes: how it is laid out, who may write it, how it becomes visible, and how it is read again."""
