@@ -25,7 +25,7 @@ from keyanon_core.faces.alignment import UPRIGHT_TEMPLATE, similarity
 from keyanon_core.faces.crop_kernel import CropKernel
 from keyanon_core.faces.detection import Face
 from keystore.service import Keystore
-from tests.jobs.cli.conftest import Keyanon, keyanon
+from tests.jobs.commands.conftest import Keyanon, keyanon
 from tests.jobs.conftest import encoded
 
 pytestmark = pytest.mark.slow
