@@ -1,22 +1,19 @@
-"""The configurations: models loadable from YAML, overridable by options. `InputConfig` is what every job over pictures has,
-`AnonymizeConfig` that of `keyanon anonymize`, printed into the manifest."""
+"""The settings of `keyanon anonymize`, printed into the manifest."""
 
 import hashlib
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from jobs.errors import ConfigError
+from jobs.sources.config import InputConfig
 from jobs.sources.given_faces import GivenInput
 from keyanon_core.errors import KeyanonError
 from keyanon_core.faces.given import FaceChoice
 from keyanon_core.faces.looks import DEFAULT_MIN_FACE, MIN_FACE_LIMITS
 from keyanon_core.faces.parsing import DEFAULT_REGIONS
-from keyanon_core.imaging import DEFAULT_JPEG_QUALITY, DEFAULT_MAX_PIXELS
+from keyanon_core.imaging import DEFAULT_JPEG_QUALITY
 from keyanon_core.pictures.settings import (
     DEFAULT_CHECK_EVERY,
     DEFAULT_FACE_BATCH,
@@ -42,9 +39,6 @@ from keyanon_core.procedure import (
 )
 from keystore.crypto.canonical import canonical_json
 
-DEFAULT_MAX_FILE_BYTES = 512 * 1024 * 1024  # of one encoded picture; a larger one is quarantined unread
-MAX_CONFIG_BYTES = 1024 * 1024  # of a YAML file
-
 # Settings that change where and how fast a run works, and none of its results: a run may be resumed with others.
 NEUTRAL_SETTINGS = frozenset(
     {
@@ -67,59 +61,6 @@ NEUTRAL_SETTINGS = frozenset(
         "object_store_bytes",
     }
 )
-
-
-class InputConfig(BaseModel):
-    """Where a job's pictures come from and which of them are too large; unknown settings are refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    photos: str = Field(
-        min_length=1, description="folder, picture, Parquet file or folder of Parquet files; path or URI"
-    )
-    output: Path
-
-    # What is read from Parquet
-    image_column: str = "image"
-    id_column: str | None = Field(default=None, description="None makes ids of file name and row number")
-    subject_column: str | None = Field(default=None, description="whose picture it is: erasure works by subject")
-
-    # Limits
-    max_pixels: int = Field(default=DEFAULT_MAX_PIXELS, ge=1)
-    max_file_bytes: int = Field(default=DEFAULT_MAX_FILE_BYTES, ge=1)
-
-    @field_validator("photos", mode="before")
-    @classmethod
-    def _path_as_text(cls, value: Any) -> Any:
-        return os.fspath(value) if isinstance(value, os.PathLike) else value
-
-    @model_validator(mode="after")
-    def _columns_differ(self) -> Self:
-        if self.image_column in (self.id_column, self.subject_column):
-            raise ValueError("image_column can be neither id_column nor subject_column")
-        return self
-
-    @property
-    def places(self) -> dict[str, Path]:
-        """What the job writes, by the name of its setting; none may lie in another or in the photos."""
-        return {"output": self.output}
-
-    @classmethod
-    def load(cls, path: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Self:
-        """Read a YAML file, let `overrides` (None values are ignored) win over it, and check the result.
-
-        Raises:
-            ConfigError: the file can not be read, or a setting is unknown, missing or out of range; names file and
-            setting.
-        """
-        values = _read_yaml(path) if path is not None else {}
-        values.update({name: value for name, value in (overrides or {}).items() if value is not None})
-        try:
-            return cls.model_validate(values)
-        except ValidationError as error:
-            problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']}" for e in error.errors())
-            origin = f"{path} with options" if path is not None else "the options"
-            raise ConfigError(f"{origin}: {problems}") from error
 
 
 class AnonymizeConfig(InputConfig):
@@ -294,17 +235,3 @@ class AnonymizeConfig(InputConfig):
         """sha256 over the settings that change results: two runs may continue each other only if it is the same."""
         meaning = {name: value for name, value in self.to_json().items() if name not in NEUTRAL_SETTINGS}
         return hashlib.sha256(canonical_json(meaning)).hexdigest()
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        if path.stat().st_size > MAX_CONFIG_BYTES:
-            raise ConfigError(f"{path} is larger than {MAX_CONFIG_BYTES} bytes; it is no configuration file")
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path} can not be read as YAML: {error}") from error
-    if values is None:
-        return {}
-    if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
-        raise ConfigError(f"{path} must hold `setting: value` lines")
-    return values

@@ -9,9 +9,9 @@ from typing import Any, Final
 
 from jobs.errors import CommitError, PublishError
 from jobs.names import IMAGES, SIDECARS, image_name, sidecar_name
+from jobs.output.layout import ROWS, OutputLayout
 from jobs.output.lease import Lease
 from jobs.output.row_shards import (
-    ROWS,
     base_name,
     keep_positions,
     new_shard_name,
@@ -22,7 +22,6 @@ from jobs.output.row_shards import (
     to_parquet,
     unlisted,
 )
-from jobs.output.sink import OutputLayout
 from jobs.output.staging import DIRECTORY_MODE, Staging, sweep
 from keystore.service import Keystore
 from keystore.storage import durable

@@ -13,12 +13,11 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Self
 
 from jobs.errors import LeaseError
+from jobs.output.layout import LEASE_FILE
 from keystore.storage import durable
-
-LEASE_FILE: Final = "lease"
 
 
 @dataclass(frozen=True)

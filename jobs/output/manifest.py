@@ -9,14 +9,11 @@ from typing import Any, Final, Self
 
 from jobs.config import NEUTRAL_SETTINGS, AnonymizeConfig
 from jobs.errors import PublishError
-from jobs.output.lease import LEASE_FILE
+from jobs.output.layout import LEASE_FILE, MANIFEST_FILE, RUN_DIRECTORY
 from jobs.sources.source import Source
 from keystore.service import Keystore
 from keystore.storage import durable
 
-RUN_DIRECTORY: Final = "_keyanon"
-MANIFEST_FILE: Final = "manifest.json"
-REPORT_FILE: Final = "report.json"
 FORMAT_VERSION: Final = 2
 RUNNING: Final = "running"
 COMPLETE: Final = "complete"

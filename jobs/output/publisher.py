@@ -21,9 +21,9 @@ import pyarrow.types as pt
 
 from jobs.blocks import BYTES_FIELD, SIDECAR
 from jobs.errors import MachineError, PublishError
+from jobs.output.layout import OutputLayout
 from jobs.output.lease import Lease
 from jobs.output.row_shards import read_shard, unlisted
-from jobs.output.sink import OutputLayout
 from jobs.output.staging import DIRECTORY_MODE, PICTURE_PART, SIDECAR_PART, Staging, sweep
 from keystore.storage import durable
 

@@ -14,17 +14,16 @@ from PIL import Image
 from jobs.blocks import SHARD_SCHEMA, SIDECAR
 from jobs.errors import JobError, PublishError
 from jobs.names import IMAGES, SIDECARS
-from jobs.output.row_shards import ROWS, reason_code, row_shards, standing_rows
+from jobs.output.layout import MANIFEST_FILE, ROWS, RUN_DIRECTORY
+from jobs.output.manifest import COMPLETE
+from jobs.output.row_shards import reason_code, row_shards, standing_rows
 from keyanon_core.errors import SidecarError
 from keyanon_core.procedure import Procedure
 from keyanon_core.sidecar import MAX_SIDECAR_BYTES, Sidecar, SidecarFace
 
-RUN_DIRECTORY: Final = "_keyanon"
-MANIFEST_FILE: Final = "manifest.json"
 FORMAT_FACTS: Final = frozenset(
     {"jfif", "jfif_version", "jfif_unit", "jfif_density", "progressive", "progression", "loop", "background"}
 )  # what Pillow lists beside metadata, and every JPEG or WebP has
-COMPLETE: Final = "complete"  # the manifest's state once every row is there and every key is ingested
 
 
 class OutputError(JobError):

@@ -18,9 +18,8 @@ import pyarrow.parquet as pq
 
 from jobs.blocks import ADDED_LATER
 from jobs.errors import PublishError
+from jobs.output.layout import ROWS, SHARD_SUFFIX
 
-ROWS: Final = "rows"
-SHARD_SUFFIX: Final = ".parquet"
 _NAME: Final = re.compile(r"\d{9,}-[0-9a-f]{16}-[0-9a-f]{12}(?:-r([1-9]\d{0,8}))?")
 
 

@@ -7,7 +7,6 @@ used once, so that a write that Ray repeats is a second block; the publisher tak
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,30 +37,12 @@ from jobs.blocks import (
 )
 from jobs.errors import LeaseError, PublishError
 from jobs.names import image_name, sidecar_name
+from jobs.output.layout import OutputLayout
 from jobs.output.lease import LeaseToken
-from jobs.output.row_shards import ROWS, SHARD_SUFFIX, new_shard_name, to_parquet
+from jobs.output.row_shards import new_shard_name, to_parquet
 from jobs.output.staging import PICTURE_PART, SIDECAR_PART, Staging
 from keystore.errors import KeystoreError
 from keystore.intake.sealing import write_shard
-
-
-@dataclass(frozen=True)
-class OutputLayout:
-    """How rows are published. schema, image_column: the user's columns by their output names, for Parquet; None for
-    files."""
-
-    root: Path
-    output_format: str
-    schema: pa.Schema | None = None
-    image_column: str | None = None
-
-    @property
-    def rows(self) -> Path:
-        return self.root / ROWS
-
-    def shard(self, name: str) -> Path:
-        """Path of the visible row shard of that base name."""
-        return self.rows / (name + SHARD_SUFFIX)
 
 
 class PairedDatasink(Datasink[str]):  # type: ignore[misc]  # Ray ships no types

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
+from jobs.output.layout import SHARD_SUFFIX
 from jobs.output.lease import LeaseToken
-from jobs.output.row_shards import SHARD_SUFFIX
 from keystore.storage import durable
 
 ATTEMPTS: Final = "attempts"

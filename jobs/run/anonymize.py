@@ -20,10 +20,11 @@ from ray.exceptions import RayError
 from jobs.config import AnonymizeConfig
 from jobs.errors import MachineError, PublishError
 from jobs.output.commit import Tally, complete, finished_rows
+from jobs.output.layout import REPORT_FILE, RUN_DIRECTORY, OutputLayout
 from jobs.output.lease import Lease
-from jobs.output.manifest import REPORT_FILE, RUN_DIRECTORY, Manifest, read_existing, write_json
+from jobs.output.manifest import Manifest, read_existing, write_json
 from jobs.output.publisher import Publisher
-from jobs.output.sink import OutputLayout, PairedDatasink
+from jobs.output.sink import PairedDatasink
 from jobs.run.anonymize_stage import AnonymizeFaces, Compute, SealingTarget
 from jobs.run.cluster import await_gpus, cause_of, machines, ray_cluster
 from jobs.run.detect_stage import DetectFaces, FaceModelChoice

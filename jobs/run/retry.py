@@ -8,8 +8,8 @@ from typing import Any, Final
 from jobs.config import NEUTRAL_SETTINGS, AnonymizeConfig
 from jobs.errors import ConfigError, PublishError
 from jobs.output.commit import quarantined_rows
+from jobs.output.layout import OutputLayout
 from jobs.output.manifest import COMPLETE, Manifest, read_existing
-from jobs.output.sink import OutputLayout
 from jobs.run.anonymize import Attempt, RunReport, holding, open_keystore, run_attempt
 from jobs.run.progress import ProgressCallback
 from jobs.sources.source import open_source

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -25,6 +25,7 @@ from jobs.blocks import (
 )
 from jobs.errors import SourceError
 from jobs.names import NO_TEXT, as_text, is_text
+from jobs.sources.config import InputConfig
 from jobs.sources.given_faces import GivenInput, check_column, given_in_row, permanent_in_row
 from jobs.sources.source import (
     ReadUnit,
@@ -36,9 +37,6 @@ from jobs.sources.source import (
     raise_fault_of_the_machine,
 )
 from keystore.intake.records import MAX_NAME_CHARACTERS
-
-if TYPE_CHECKING:  # the configuration loads torch, which read tasks do without
-    from jobs.config import InputConfig
 
 RENAMED_PREFIX: Final = "source_"  # before a column whose name keyanon's own columns have
 MAX_UNBACKED_ROWS: Final = 1_000_000  # rows a file may claim whatever its size; more must take a byte each at least
@@ -72,7 +70,7 @@ class ParquetSource(Source):
     kind = "parquet"
 
     def __init__(
-        self, filesystem: pafs.FileSystem, root: str, paths: list[str], config: "InputConfig", given: GivenInput
+        self, filesystem: pafs.FileSystem, root: str, paths: list[str], config: InputConfig, given: GivenInput
     ) -> None:
         for name, file in (("boxes", given.boxes), ("keep", given.keep)):
             if file is not None:
@@ -128,7 +126,7 @@ class ParquetSource(Source):
                 yield ReadUnit(reader, len(wanted), size_bytes)
 
     @staticmethod
-    def _check(path: str, schema: pa.Schema, first: pa.Schema | None, config: "InputConfig", given: GivenInput) -> None:
+    def _check(path: str, schema: pa.Schema, first: pa.Schema | None, config: InputConfig, given: GivenInput) -> None:
         """Raise SourceError for a file whose columns can not be used; before anything runs."""
         own = {setting: getattr(config, setting) for setting in ("image_column", "id_column", "subject_column")}
         for setting, name in {**own, **given.columns()}.items():
@@ -158,7 +156,7 @@ class ParquetSource(Source):
                 f"{path} has other columns or types than the files before it; run it apart, with its own output"
             )
 
-    def _ids(self, file: pq.ParquetFile, path: str, root: str, config: "InputConfig") -> list[str | None]:
+    def _ids(self, file: pq.ParquetFile, path: str, root: str, config: InputConfig) -> list[str | None]:
         """The id of each row of a file, in order; only the id column is read."""
         if config.id_column is None:
             return [f"{_below(root, path)}#{position}" for position in range(file.metadata.num_rows)]
@@ -322,7 +320,7 @@ def _name_rows(ids: list[str | None]) -> tuple[list[str], dict[int, str]]:
     return named, failures
 
 
-def _columns(schema: pa.Schema, config: "InputConfig", given: GivenInput, *, ids_are_text: bool) -> Columns:
+def _columns(schema: pa.Schema, config: InputConfig, given: GivenInput, *, ids_are_text: bool) -> Columns:
     """Output names: the user's own, with a prefix where keyanon's columns have the name already and say another thing."""
     names: dict[str, str] = {}
     for field in schema:

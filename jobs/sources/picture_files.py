@@ -6,13 +6,14 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 
 from jobs.blocks import ENCODED, FAILURE, GIVEN, ID, ROW, source_table
 from jobs.names import NO_TEXT, as_text, clashing_names, is_text, name_problem
+from jobs.sources.config import InputConfig
 from jobs.sources.given_faces import GivenFiles, GivenInput
 from jobs.sources.source import (
     PARQUET_SUFFIX,
@@ -26,9 +27,6 @@ from jobs.sources.source import (
     read_picture,
     suffix_of,
 )
-
-if TYPE_CHECKING:  # the configuration loads torch, which read tasks do without
-    from jobs.config import InputConfig
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,7 @@ class PictureFiles(Source):
 
     kind = "files"
 
-    def __init__(self, filesystem: pafs.FileSystem, files: list[PictureFile], config: "InputConfig") -> None:
+    def __init__(self, filesystem: pafs.FileSystem, files: list[PictureFile], config: InputConfig) -> None:
         self._filesystem = filesystem
         self._max_file_bytes = config.max_file_bytes
         self._files = sorted(map(_with_usable_id, files), key=lambda file: _order(file.path))
@@ -60,7 +58,7 @@ class PictureFiles(Source):
         self._failures = self._find_failures()
 
     @classmethod
-    def single(cls, filesystem: pafs.FileSystem, path: str, config: "InputConfig", given: GivenInput) -> Self:
+    def single(cls, filesystem: pafs.FileSystem, path: str, config: InputConfig, given: GivenInput) -> Self:
         """One picture; its id is its file name. Raises SourceError as `attach` does."""
         info = filesystem.get_file_info(path)
         image_id = as_text(path.rsplit("/", 1)[-1])
@@ -69,7 +67,7 @@ class PictureFiles(Source):
         return source
 
     @classmethod
-    def listed(cls, filesystem: pafs.FileSystem, root: str, config: "InputConfig") -> Self:
+    def listed(cls, filesystem: pafs.FileSystem, root: str, config: InputConfig) -> Self:
         """A folder. Parquet files found on the way are in `parquet`, other files are counted in `ignored`."""
         local = isinstance(filesystem, pafs.LocalFileSystem)
         found = list(_walk(Path(root)) if local else _select(filesystem, root))

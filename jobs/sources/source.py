@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 import pyarrow as pa
@@ -24,11 +24,9 @@ from ray.data.block import BlockMetadata
 from jobs.blocks import ENCODED, FAILURE, ID, ROW
 from jobs.errors import MachineError, SourceError
 from jobs.faults import FaultKind, describe, kind_of_reading
+from jobs.sources.config import InputConfig
 from jobs.sources.given_faces import GivenInput
 from keystore.intake.records import MAX_NAME_CHARACTERS
-
-if TYPE_CHECKING:  # the configuration loads torch, which read tasks do without
-    from jobs.config import InputConfig
 
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 PARQUET_SUFFIX = ".parquet"
@@ -97,7 +95,7 @@ class ListedDatasource(Datasource):  # type: ignore[misc]  # Ray ships no types
         ]
 
 
-def open_source(config: "InputConfig", given: GivenInput | None = None) -> Source:
+def open_source(config: InputConfig, given: GivenInput | None = None) -> Source:
     """List the input named by `config.photos`. given: where its user says what of the faces in it.
 
     Raises:
@@ -155,7 +153,7 @@ def is_local(photos: str) -> bool:
     return "://" not in photos or not urlsplit(photos).scheme
 
 
-def check_apart(config: "InputConfig") -> None:
+def check_apart(config: InputConfig) -> None:
     """Refuse places to write that overlap with each other or with the photos.
 
     Raises:

@@ -6,8 +6,8 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from jobs.config import InputConfig
 from jobs.run.usable_cpus import usable_cpus
+from jobs.sources.config import InputConfig
 from keyanon_core.priors.declaration import MIN_TEMPERATURE, Conditioning
 from keyanon_core.training.settings import (
     Augmentation,

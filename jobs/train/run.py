@@ -13,7 +13,8 @@ from ray.train import CheckpointConfig, RunConfig, ScalingConfig, TrainingFailed
 from ray.train.torch import TorchTrainer
 
 from jobs.errors import PublishError
-from jobs.output.lease import LEASE_FILE, Lease
+from jobs.output.layout import LEASE_FILE
+from jobs.output.lease import Lease
 from jobs.output.manifest import read_json, write_json
 from jobs.run.cluster import cause_of, ray_cluster
 from jobs.sources.source import open_source

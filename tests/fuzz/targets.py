@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from jobs.blocks import ENCODED, FAILURE, ID, ROW
-from jobs.config import InputConfig
 from jobs.errors import SourceError
 from jobs.output.reader import OutputError, inspect_picture
+from jobs.sources.config import InputConfig
 from jobs.sources.source import open_source
 from keyanon_core.errors import FaceModelError, PictureError, SidecarError
 from keyanon_core.faces.detection import Face

@@ -29,9 +29,10 @@ from jobs.blocks import (
     with_results,
 )
 from jobs.output.commit import Tally, complete, finished_rows
+from jobs.output.layout import OutputLayout
 from jobs.output.lease import Lease
 from jobs.output.publisher import Publisher
-from jobs.output.sink import OutputLayout, PairedDatasink
+from jobs.output.sink import PairedDatasink
 from keystore.intake.records import KeyRecord
 from keystore.intake.sealing import seal_record
 from keystore.service import Keystore

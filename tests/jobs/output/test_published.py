@@ -11,8 +11,7 @@ import safetensors
 from PIL import Image
 
 from jobs.config import AnonymizeConfig
-from jobs.output.manifest import REPORT_FILE
-from jobs.output.reader import RUN_DIRECTORY
+from jobs.output.layout import REPORT_FILE, RUN_DIRECTORY
 from jobs.run.anonymize import run_anonymize
 from keyanon_core.keys import source_hmac
 

@@ -15,9 +15,9 @@ import pytest
 from jobs.blocks import FIDELITY, OUTPUT_SHA256, REASON, RECORD_ID, ROW, SEALED, SIDECAR, STATUS
 from jobs.errors import CommitError, LeaseError, MachineError, PublishError
 from jobs.output.commit import finished_rows, quarantined_rows, settle
+from jobs.output.layout import MANIFEST_FILE, RUN_DIRECTORY, OutputLayout
 from jobs.output.manifest import write_json
-from jobs.output.reader import MANIFEST_FILE, RUN_DIRECTORY, OutputError, inspect_run, read_rows
-from jobs.output.sink import OutputLayout
+from jobs.output.reader import OutputError, inspect_run, read_rows
 from jobs.output.staging import PICTURE_PART, SIDECAR_PART, Staging
 from tests.jobs.publishing import Attempt, Place, before_operation, block, quarantined
 

@@ -11,8 +11,8 @@ import pytest
 from jobs.blocks import ROW
 from jobs.errors import LeaseError, PublishError
 from jobs.output.commit import finished_rows
+from jobs.output.layout import OutputLayout
 from jobs.output.lease import Lease
-from jobs.output.sink import OutputLayout
 from jobs.output.staging import PICTURE_PART, Staging
 from keystore.intake.sealing import read_shard
 from tests.jobs.publishing import Attempt, Place, block, quarantined

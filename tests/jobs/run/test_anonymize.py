@@ -22,7 +22,7 @@ from PIL import Image
 from jobs.config import AnonymizeConfig
 from jobs.errors import LeaseError, PublishError
 from jobs.output.commit import finished_rows
-from jobs.output.sink import OutputLayout
+from jobs.output.layout import OutputLayout
 from jobs.run.anonymize import RunReport, run_anonymize
 from jobs.run.key_records import to_key_record, to_picture_key
 from jobs.run.progress import RunState

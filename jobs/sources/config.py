@@ -1,0 +1,82 @@
+"""Where the pictures of any job come from, and how settings are read: from a YAML file, from options, from both."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from jobs.errors import ConfigError
+from keyanon_core.imaging import DEFAULT_MAX_PIXELS
+
+DEFAULT_MAX_FILE_BYTES: Final = 512 * 1024 * 1024  # of one encoded picture; a larger one is quarantined unread
+MAX_CONFIG_BYTES: Final = 1024 * 1024  # of a YAML file
+
+
+class InputConfig(BaseModel):
+    """Where a job's pictures come from and which of them are too large; unknown settings are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    photos: str = Field(
+        min_length=1, description="folder, picture, Parquet file or folder of Parquet files; path or URI"
+    )
+    output: Path
+
+    # What is read from Parquet
+    image_column: str = "image"
+    id_column: str | None = Field(default=None, description="None makes ids of file name and row number")
+    subject_column: str | None = Field(default=None, description="whose picture it is: erasure works by subject")
+
+    # Limits
+    max_pixels: int = Field(default=DEFAULT_MAX_PIXELS, ge=1)
+    max_file_bytes: int = Field(default=DEFAULT_MAX_FILE_BYTES, ge=1)
+
+    @field_validator("photos", mode="before")
+    @classmethod
+    def _path_as_text(cls, value: Any) -> Any:
+        return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+    @model_validator(mode="after")
+    def _columns_differ(self) -> Self:
+        if self.image_column in (self.id_column, self.subject_column):
+            raise ValueError("image_column can be neither id_column nor subject_column")
+        return self
+
+    @property
+    def places(self) -> dict[str, Path]:
+        """What the job writes, by the name of its setting; none may lie in another or in the photos."""
+        return {"output": self.output}
+
+    @classmethod
+    def load(cls, path: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Self:
+        """Read a YAML file, let `overrides` (None values are ignored) win over it, and check the result.
+
+        Raises:
+            ConfigError: the file can not be read, or a setting is unknown, missing or out of range; names file and
+            setting.
+        """
+        values = _read_yaml(path) if path is not None else {}
+        values.update({name: value for name, value in (overrides or {}).items() if value is not None})
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']}" for e in error.errors())
+            origin = f"{path} with options" if path is not None else "the options"
+            raise ConfigError(f"{origin}: {problems}") from error
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > MAX_CONFIG_BYTES:
+            raise ConfigError(f"{path} is larger than {MAX_CONFIG_BYTES} bytes; it is no configuration file")
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path} can not be read as YAML: {error}") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
+        raise ConfigError(f"{path} must hold `setting: value` lines")
+    return values
