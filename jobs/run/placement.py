@@ -11,9 +11,14 @@ from typing import Final, Self
 
 from jobs.config import AnonymizeConfig
 from jobs.errors import ConfigError
+from keyanon_core.procedure import EMBEDDED
 
 MAX_ACTORS_OF_A_MACHINE: Final = 8
 """Anonymizing actors on the CPUs of one machine when their number is left to us: each holds the prior, about 1 GB with torch."""
+
+MAX_ACTORS_OF_A_GPU: Final = 8
+"""Anonymizing actors that share a GPU: with the embedded prior a face takes a GPU a few milliseconds and a CPU some hundred, so
+that one actor would leave it idle. Each takes about 1 GB of it, most for CUDA itself."""
 
 READING_CPUS: Final = 1  # logical CPUs that actors must leave, so that reading and publishing find one
 
@@ -41,7 +46,8 @@ class Placement:
 
     @classmethod
     def of(cls, config: AnonymizeConfig, machines: Sequence[Machine]) -> Self:
-        """What the settings ask for, and where they leave it open one actor for each GPU, else one for each CPU.
+        """What the settings ask for. Where they leave it open: on GPUs an actor for each CPU beside them with the embedded prior,
+        one for each GPU with a prior of unknown size; without GPUs an actor for each CPU.
 
         Raises:
             ConfigError: the cluster has no such device, or could never start so many actors.
@@ -92,7 +98,7 @@ def _device(config: AnonymizeConfig, machines: Sequence[Machine]) -> tuple[str, 
             "of a cluster with GPUs"
         )
     if config.device in ("auto", "cuda"):
-        return "cuda", 1.0 if config.gpus_per_actor is None else config.gpus_per_actor
+        return "cuda", _share(config, machines) if config.gpus_per_actor is None else config.gpus_per_actor
     # A process for which Ray reserves a GPU sees that one alone, as cuda:0: who names one, reserves none.
     number = int(config.device.partition(":")[2])
     if config.gpus_per_actor:
@@ -107,6 +113,14 @@ def _device(config: AnonymizeConfig, machines: Sequence[Machine]) -> tuple[str, 
     return config.device, 0.0
 
 
+def _share(config: AnonymizeConfig, machines: Sequence[Machine]) -> float:
+    """Of a GPU, for an actor, where neither is said nor how many there are."""
+    if config.prior != EMBEDDED or config.anonymizer_actors:
+        return 1.0
+    cpus = min(one.usable_cpus / one.gpus for one in machines if one.gpus)
+    return 1 / min(max(int(cpus), 1), MAX_ACTORS_OF_A_GPU)
+
+
 def _actors(device: str, gpus: float, machines: Sequence[Machine]) -> int:
     if device == "cpu":
         return max(sum(_on_cpus(one.usable_cpus) for one in machines), 1)
@@ -118,5 +132,5 @@ def _on_cpus(usable: float) -> int:
 
 
 def _times(there: float, wanted: float) -> float:
-    """How often `wanted` can be taken of what is there."""
-    return math.floor(there / wanted) if wanted else math.inf
+    """How often `wanted` can be taken of what is there; thirds add up to a whole."""
+    return math.floor(there / wanted + 1e-6) if wanted else math.inf

@@ -31,9 +31,21 @@ def test_without_a_gpu_each_cpu_that_is_really_there_gets_an_actor_up_to_a_limit
 
 def test_each_gpu_of_the_cluster_gets_an_actor_that_reserves_it() -> None:
     for device in ("auto", "cuda"):
-        assert placed(MIXED, device=device) == Placement(device="cuda", actors=4, threads=24, cpus=0, gpus=1)
+        found = placed(MIXED, device=device, prior="of/ones-own")
+        assert found == Placement(device="cuda", actors=4, threads=24, cpus=0, gpus=1)
     assert placed(MIXED, gpus_per_actor=0.5).actors == 8
     assert placed(MIXED, anonymizer_actors=3, threads_per_actor=5) == Placement("cuda", 3, 5, 0, 1)
+
+
+@pytest.mark.parametrize(("cpus", "gpus", "of_each"), [(16, 2, 8), (64, 2, 8), (6, 2, 3), (7, 2, 3), (2, 4, 1)])
+def test_actors_with_the_embedded_prior_share_a_gpu_as_far_as_there_are_cpus(
+    cpus: int, gpus: int, of_each: int
+) -> None:
+    machine = Machine(cpus=cpus, gpus=gpus, usable_cpus=cpus)
+    expected = Placement("cuda", of_each * gpus, max(cpus // (of_each * gpus), 1), 0, 1 / of_each)
+    assert placed([machine, Machine(8, 0, 8)], threads_per_actor=expected.threads) == expected
+    assert placed([machine], anonymizer_actors=1).gpus == 1, "who says how many knows what each takes"
+    assert placed([machine], gpus_per_actor=1).actors == gpus
 
 
 def test_who_reserves_no_gpu_shares_the_one_that_torch_takes() -> None:
