@@ -62,7 +62,9 @@ class Sleeper:
         return torch.zeros(len(shown), self.channels, *shown.shape[2:])
 
     def put_into(self, prior: Prior) -> None:
-        prior.networks.denoiser = replace(prior.networks.denoiser, predict=self)
+        prior.networks.denoiser = replace(
+            prior.networks.denoiser, predict=lambda _, shown, timesteps: self(shown, timesteps)
+        )
 
 
 def main(

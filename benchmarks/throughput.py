@@ -27,6 +27,7 @@ from jobs.run.placement import Placement, reserved_cpus
 from jobs.run.usable_cpus import usable_cpus
 from keyanon_core.faces import FaceModels, load_face_models
 from keyanon_core.known_path import zero_path
+from keyanon_core.methods.exact import COARSE_SHARE
 from keyanon_core.pictures.anonymizer import PictureAnonymizer
 from keyanon_core.pictures.settings import AnonymizeSettings, PictureTask
 from keyanon_core.priors import Prior, load_prior
@@ -47,7 +48,7 @@ def main(
     """Measure and print."""
     cores = usable_cpus()
     torch.set_num_threads(cores)
-    prior = load_prior("embedded")
+    prior = load_prior("embedded", precision="auto")
     with tempfile.TemporaryDirectory() as scratch:
         chosen = Path(scratch) / "photos"
         chosen.mkdir()
@@ -95,13 +96,18 @@ def bare_faces_per_second(prior: Prior, config: AnonymizeConfig) -> float:
     shape = (config.face_batch, *prior.latent_shape)
     state, mask = torch.randn(shape, dtype=torch.float64), torch.ones((shape[0], 1, *shape[2:]), dtype=torch.float64)
     known = zero_path(state, prior.alpha_bar, 0)
-    prior.eps(state, 500, known, mask)
-    calls, started = 0, time.perf_counter()
-    while time.perf_counter() - started < BARE_SECONDS:
-        prior.eps(state, 500, known, mask)
-        calls += 1
     evaluations = config.settings().procedure.evaluations
-    return calls * config.face_batch / evaluations / (time.perf_counter() - started)
+
+    def denoise() -> None:
+        for number in range(evaluations):
+            prior.eps(state, 500, known, mask, coarse=number < int(COARSE_SHARE * evaluations))
+
+    denoise()
+    faces, started = 0, time.perf_counter()
+    while time.perf_counter() - started < BARE_SECONDS:
+        denoise()
+        faces += config.face_batch
+    return faces / (time.perf_counter() - started)
 
 
 def steady_state(rows: Path) -> tuple[float, float | None]:
@@ -130,10 +136,10 @@ class PartsClock(PictureAnonymizer):
         self.way_back.take_for_tried()  # the first face of a run is tried once, not one of so few
 
     def _timed(self, part: str, method: Callable[..., Any]) -> Callable[..., Any]:
-        def timed(*arguments: Any) -> Any:
+        def timed(*arguments: Any, **named: Any) -> Any:
             started = time.process_time()
             try:
-                return method(*arguments)
+                return method(*arguments, **named)
             finally:
                 self.seconds[part] = self.seconds.get(part, 0.0) + time.process_time() - started
 

@@ -1,7 +1,8 @@
 """In which format a network multiplies: strict float32, TF32 or bfloat16.
 
-Explicit steps may be taken in any of them; a solved step needs strict float32, because its fixed point is only as sharp as the
-network. torch allows TF32 in convolutions unless it is told not to, so float32 is said here, not assumed.
+A solved step needs strict float32, because its fixed point is only as sharp as the network. Explicit steps may be coarser, in
+bfloat16 those alone that recovery forgives (`exact.COARSE_SHARE`). torch allows TF32 in convolutions unless it is told not to,
+so float32 is said here, not assumed.
 """
 
 import contextlib
@@ -16,6 +17,8 @@ from keyanon_core.errors import DeviceError
 Precision = Literal["float32", "tf32", "bfloat16"]
 PRECISIONS: Final[tuple[Precision, ...]] = ("float32", "tf32", "bfloat16")
 STRICT: Final[Precision] = "float32"
+FINE: Final[dict[Precision, Precision]] = {"float32": "float32", "tf32": "tf32", "bfloat16": "float32"}
+"""By what a run's coarse steps multiply in: what its other explicit steps do."""
 TF32_CAPABILITY: Final = (8, 0)  # NVIDIA's compute capability from which tensor cores take TF32 (Ampere)
 
 
@@ -32,27 +35,18 @@ def chosen_precision(asked: str, device: torch.device) -> Precision:
 
 
 @contextlib.contextmanager
-def multiplying(precision: Precision, device: torch.device) -> Iterator[None]:
-    """Networks with float32 weights multiply in this format inside the `with` block. torch's flags, which are the whole
-    process's, are afterwards as they were.
+def multiplying(precision: Precision) -> Iterator[None]:
+    """float32 is multiplied strictly inside the `with` block, or in TF32. torch's flags, which are the whole process's, are
+    afterwards as they were. What multiplies in bfloat16 has weights in it.
     """
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(_tf32(allowed=precision == "tf32"))
-        if precision == "bfloat16":
-            stack.enter_context(torch.autocast(device.type, torch.bfloat16))
-        yield
-
-
-@contextlib.contextmanager
-def _tf32(*, allowed: bool) -> Iterator[None]:
     backends: list[Any] = [torch.backends.cuda.matmul]
     value: Any
     if hasattr(torch.backends.cudnn, "conv"):  # torch 2.9; older and newer flags must not be mixed
         backends += [torch.backends.cudnn.conv, torch.backends.cudnn.rnn]
-        flag, value = "fp32_precision", "tf32" if allowed else "ieee"
+        flag, value = "fp32_precision", "tf32" if precision == "tf32" else "ieee"
     else:
         backends.append(torch.backends.cudnn)
-        flag, value = "allow_tf32", allowed
+        flag, value = "allow_tf32", precision == "tf32"
     before = [getattr(backend, flag) for backend in backends]
     try:
         for backend in backends:

@@ -60,7 +60,7 @@ class DlibResNet(nn.Module):
 
     def embed(self, chips: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """chips: (B, 150, 150, 3) uint8 -> (B, 128) float32; neighbours do not matter but for rounding."""
-        with torch.inference_mode(), multiplying(STRICT, self.device):
+        with torch.inference_mode(), multiplying(STRICT):
             return np.asarray(self(self._channels_first(chips)).cpu().numpy())
 
     def features(self, chips: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
@@ -69,7 +69,7 @@ class DlibResNet(nn.Module):
         """
         last = {filters: index for index, (filters, _) in enumerate(BLOCKS) if filters in TEXTURE_STAGES}
         means = []
-        with torch.inference_mode(), multiplying(STRICT, self.device):
+        with torch.inference_mode(), multiplying(STRICT):
             x = self._stemmed(self._channels_first(chips))
             for index, block in enumerate(self.blocks[: max(last.values()) + 1]):
                 x = block(x)

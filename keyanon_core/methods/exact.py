@@ -26,6 +26,10 @@ from keyanon_core.schedule import backwards, clean_prediction, ddim_coefficients
 from keyanon_core.solver import DEFAULT_MAX_ITERATIONS, DEFAULT_TOLERANCE, Solution, SolverLimits, solve_fixed_point
 from keyanon_core.transforms import MIN_COORDINATES, apply_forward, apply_inverse, masked_transforms
 
+COARSE_SHARE = 0.5
+"""Share of Phi's steps, its first, that may be coarse: recovery undoes them last, so that little goes on from what they miss.
+With bfloat16 in 2 of 4 steps a face comes back from its sidecar at 61.8 dB instead of 62.1; in 3 at 59.0, in all at 51.4."""
+
 EXTRAPOLATED = 0.5
 """Share of eps's change over the last step, in lambda, that a solved step's first guess goes on by: the whole overshoots."""
 
@@ -79,13 +83,13 @@ class Walk:
         """That of some faces of the batch; faces: (n,) int64 indices."""
         return replace(self, known=self.known.of(faces), mask=self.mask[faces])
 
-    def eps(self, w: Tensor, t: int) -> Tensor:
-        return self.prior.eps(w, t, self.known, self.mask)
+    def eps(self, w: Tensor, t: int, *, coarse: bool = False) -> Tensor:
+        return self.prior.eps(w, t, self.known, self.mask, coarse=coarse)
 
-    def step(self, w: Tensor, s: int, t: int) -> Tensor:
+    def step(self, w: Tensor, s: int, t: int, *, coarse: bool = False) -> Tensor:
         """One DDIM step of the masked coordinates: `A w + C eps(w + known_s, s)`."""
         k = ddim_coefficients(self.alpha_bar, s, t)
-        return self.mask * (k.a * w + k.c * self.eps(w, s))
+        return self.mask * (k.a * w + k.c * self.eps(w, s, coarse=coarse))
 
     def psi(self, w: Tensor) -> Tensor:
         """From the clean to the noisy end of the grid, one evaluation a step."""
@@ -161,8 +165,10 @@ class Walker:
     def advance(self, taken: int) -> "Walker":
         """Phi as far as `taken` steps, one evaluation each."""
         w, clean = self.w, self.clean
-        for s, t in backwards(self.walk.grid)[self.taken : taken]:
-            before, w = w, self.walk.step(w, s, t)
+        pairs = backwards(self.walk.grid)
+        coarse = int(COARSE_SHARE * len(pairs))
+        for number, (s, t) in enumerate(pairs[self.taken : taken], self.taken):
+            before, w = w, self.walk.step(w, s, t, coarse=number < coarse)
             clean = self.walk.mask * clean_prediction(self.walk.alpha_bar, before, w, s, t)
         return replace(self, taken=taken, w=w, clean=clean)
 

@@ -33,7 +33,7 @@ def load_prior(
     """Loads a prior in diffusers format: "embedded", a directory, or a hub id `owner/name[@revision]`.
 
     Only JSON and safetensors are read; weights on disk in half precision become float32.
-    device: of `usable_device`. precision: of the denoiser's explicit steps, by `chosen_precision`.
+    device: of `usable_device`. precision: of the denoiser's coarse steps, by `chosen_precision`.
     offline: look a hub id up in the local cache only.
     Raises PriorError naming the file and the remedy, DeviceError.
     """

@@ -1,9 +1,10 @@
 """The networks of a prior: built from their configurations, filled from their safetensors, nothing missing or left over."""
 
+import copy
 import inspect
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import torch
@@ -73,16 +74,29 @@ def _current_name(key: str, wanted: Mapping[str, object]) -> str:
 
 @dataclass(frozen=True)
 class Denoiser:
-    """A network as a function `(input (B, C', h, w), timesteps (B,) int64) -> (B, C, h, w)`.
+    """A network as a function `(input (B, C', h, w), timesteps (B,) int64) -> (B, C, h, w)`, in the format of its weights.
 
-    sample_size: side of its input in network cells, None when it takes any.
+    predict: what asks a network of this kind. sample_size: side of its input in network cells, None when it takes any.
     """
 
     network: nn.Module
-    predict: Callable[[Tensor, Tensor], Tensor]
+    predict: Callable[[nn.Module, Tensor, Tensor], Tensor]
     in_channels: int
     out_channels: int
     sample_size: int | None
+
+    def __call__(self, x: Tensor, timesteps: Tensor) -> Tensor:
+        return self.predict(self.network, x, timesteps)
+
+    def in_bfloat16(self) -> "Denoiser":
+        """A second one, with weights of half the bytes."""
+        # diffusers' own `to` warns of layers that some networks want in float32; these have none
+        coarse = nn.Module.to(copy.deepcopy(self.network), torch.bfloat16)
+
+        def predict(network: nn.Module, x: Tensor, timesteps: Tensor) -> Tensor:
+            return self.predict(network, x.to(torch.bfloat16), timesteps)
+
+        return replace(self, network=coarse, predict=predict)
 
 
 def build_denoiser(files: PriorFiles, folder: str) -> Denoiser:
@@ -97,9 +111,9 @@ def build_denoiser(files: PriorFiles, folder: str) -> Denoiser:
     if isinstance(network, DiTTransformer2DModel):
         null_class, channels = int(config.num_embeds_ada_norm), int(config.in_channels)
 
-        def predict_dit(x: Tensor, timesteps: Tensor) -> Tensor:
+        def predict_dit(dit: nn.Module, x: Tensor, timesteps: Tensor) -> Tensor:
             labels = torch.full((len(x),), null_class, dtype=torch.long, device=x.device)
-            out: Tensor = network(x, timestep=timesteps, class_labels=labels).sample
+            out: Tensor = dit(x, timestep=timesteps, class_labels=labels).sample
             return out[:, : min(channels, out.shape[1])]  # a learned variance, if any, comes after the mean
 
         out_channels = config.out_channels or channels
@@ -107,11 +121,13 @@ def build_denoiser(files: PriorFiles, folder: str) -> Denoiser:
     if config.num_class_embeds is not None or config.class_embed_type is not None:
         raise PriorError(f"{files.root / folder}/config.json: a class-conditional UNet2DModel has no unconditional use")
 
-    def predict_unet(x: Tensor, timesteps: Tensor) -> Tensor:
-        out: Tensor = network(x, timesteps).sample
-        return out
-
     return Denoiser(network, predict_unet, int(config.in_channels), int(config.out_channels), size)
+
+
+def predict_unet(unet: nn.Module, x: Tensor, timesteps: Tensor) -> Tensor:
+    """What a `UNet2DModel` says."""
+    said: Tensor = unet(x, timesteps).sample
+    return said
 
 
 @dataclass(frozen=True)

@@ -78,10 +78,11 @@ class Prior:
         self._check("latent", latent, self.latent_shape)
         return self.networks.decode(latent)
 
-    def eps(self, w: Tensor, t: int, known: KnownPath, mask: Tensor) -> Tensor:
+    def eps(self, w: Tensor, t: int, known: KnownPath, mask: Tensor, *, coarse: bool = False) -> Tensor:
         """Predicted noise (B, C, h, w) float64 at timestep t.
 
         w: (B, C, h, w) float64 masked coordinates, zero outside the mask; known: what lies outside; mask: (B, 1, h, w).
+        coarse: as in `RunningNetworks.predict`.
         An inpainting prior sees [w, clean known, mask]; what it predicts means something inside the mask only, so the
         rest is returned as zero.
         """
@@ -90,7 +91,7 @@ class Prior:
         inpaints = self.conditioning == "inpaint"
         z = w * inside if inpaints else w + known.at(t)
         beside = self.networks.beside(known.clean, inside) if known.shown is None else known.shown
-        eps = self.schedule.eps(z, t, self.networks.predict(z, t, beside))
+        eps = self.schedule.eps(z, t, self.networks.predict(z, t, beside, coarse=coarse))
         self.nfe += len(w)
         return eps * inside if inpaints else eps
 

@@ -6,13 +6,14 @@ walk. What a network is shown is brought to its device and format here, and what
 
 import contextlib
 from collections.abc import Callable, Iterator
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from keyanon_core.errors import DeviceError
-from keyanon_core.precision import STRICT, chosen_precision, multiplying
+from keyanon_core.precision import FINE, STRICT, Precision, chosen_precision, multiplying
 from keyanon_core.priors.declaration import Conditioning
 from keyanon_core.priors.networks import Autoencoder, Denoiser
 
@@ -20,8 +21,8 @@ from keyanon_core.priors.networks import Autoencoder, Denoiser
 class RunningNetworks:
     """A denoiser, and an autoencoder or none (then a latent is the crop itself), with float32 weights on `device`.
 
-    precision: what the denoiser multiplies in, but for calls under `strict()`. The autoencoder is strict always: both directions
-    must have the same known region.
+    precision: what the denoiser multiplies in where it may be coarse (`predict`). The autoencoder is strict always: both
+    directions must have the same known region.
     conditioning, space_to_depth: what the denoiser is shown, see `network_input`.
     physical_batch: when set, a network call has this many faces, fewer only as a smaller power of two, so that results
     depend on how many others there are by rounding alone and calls have few shapes.
@@ -39,9 +40,10 @@ class RunningNetworks:
         """precision: of `chosen_precision`. Raises DeviceError."""
         self.denoiser, self.autoencoder = denoiser, autoencoder
         self.conditioning, self.space_to_depth = conditioning, space_to_depth
-        self.device, self.precision = device, chosen_precision(precision, device)
+        self.device = device
+        self.precision: Precision = chosen_precision(precision, device)
         self.physical_batch: int | None = None
-        self._compiled: Callable[[Tensor, Tensor], Tensor] | None = None
+        self._compiled: dict[Precision, Callable[[Tensor, Tensor], Tensor]] = {}
         networks = [denoiser.network] + ([autoencoder.network] if autoencoder else [])
         self.parameters = sum(p.numel() for network in networks for p in network.parameters())
         for network in networks:
@@ -53,7 +55,7 @@ class RunningNetworks:
     def strict(self) -> Iterator[None]:
         """The denoiser multiplies in strict float32 and is not compiled in the `with` block, as solving needs it."""
         usual = self.precision, self._compiled
-        self.precision, self._compiled = STRICT, None
+        self.precision, self._compiled = STRICT, {}
         try:
             yield
         finally:
@@ -66,10 +68,12 @@ class RunningNetworks:
         """
         from torch._dynamo.exc import TorchDynamoException  # loading it takes as long as torch itself
 
-        self._compiled = torch.compile(self.denoiser.predict, dynamic=False)
+        formats = {self.precision, FINE[self.precision]}
+        self._compiled = {one: torch.compile(self._denoiser_in(one).__call__, dynamic=False) for one in formats}
         state = torch.zeros(1, *latent_shape, dtype=torch.float64, device=self.device)
         try:
-            self.predict(state, 0, self.beside(state, state[:, :1]))
+            for coarse in (False, True):
+                self.predict(state, 0, self.beside(state, state[:, :1]), coarse=coarse)
         except TorchDynamoException as error:
             raise DeviceError(
                 f"the denoiser can not be compiled here ({type(error).__name__}); install a C++ compiler, or leave compile out"
@@ -78,7 +82,7 @@ class RunningNetworks:
     @property
     def is_compiled(self) -> bool:
         """True after `compile`."""
-        return self._compiled is not None
+        return bool(self._compiled)
 
     def beside(self, clean: Tensor, inside: Tensor) -> Tensor:
         """What the denoiser is shown beside the state, the same at every timestep: (B, channels, h / d, w / d) float32, on its
@@ -86,16 +90,18 @@ class RunningNetworks:
         """
         return constant_input(self._inward(clean), self._inward(inside), self.conditioning, self.space_to_depth)
 
-    def predict(self, z: Tensor, t: int, beside: Tensor) -> Tensor:
+    def predict(self, z: Tensor, t: int, beside: Tensor, *, coarse: bool = False) -> Tensor:
         """What the denoiser says (B, C, h, w) float64 of z at timestep t: noise, x0 or v.
 
-        z: (B, C, h, w) float64, the noisy state; beside: of `beside`.
+        z: (B, C, h, w) float64, the noisy state; beside: of `beside`. coarse: whether `precision` itself will do, whatever it is.
         """
+        precision = self.precision if coarse else FINE[self.precision]
+        denoiser = self._compiled.get(precision) or self._denoiser_in(precision)
         # Each part is brought into the network's format before they are put together: that moves the fewest bytes.
         shown = torch.cat([F.pixel_unshuffle(self._inward(z), self.space_to_depth), beside], 1)
         timesteps = torch.full((len(z),), t, dtype=torch.long, device=self.device)
-        with multiplying(self.precision, self.device):
-            said = self._in_pieces(self._compiled or self.denoiser.predict, self._inward(shown), timesteps)
+        with multiplying(precision):
+            said = self._in_pieces(denoiser, self._inward(shown), timesteps)
         return self._outward(F.pixel_shuffle(said, self.space_to_depth), z)
 
     def encode(self, crop: Tensor) -> Tensor:
@@ -106,8 +112,15 @@ class RunningNetworks:
         """Latent (B, C, h, w) -> crop (B, 3, S, S) float64."""
         return latent.to(torch.float64) if self.autoencoder is None else self._strictly(self.autoencoder.decode, latent)
 
+    def _denoiser_in(self, precision: Precision) -> Denoiser:
+        return self._in_bfloat16 if precision == "bfloat16" else self.denoiser
+
+    @cached_property
+    def _in_bfloat16(self) -> Denoiser:
+        return self.denoiser.in_bfloat16()
+
     def _strictly(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        with multiplying(STRICT, self.device):
+        with multiplying(STRICT):
             return self._outward(self._in_pieces(function, self._inward(x)), x)
 
     def _inward(self, x: Tensor) -> Tensor:

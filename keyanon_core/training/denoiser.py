@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from keyanon_core.errors import PriorError
 from keyanon_core.priors import Prior
-from keyanon_core.priors.networks import Denoiser
+from keyanon_core.priors.networks import Denoiser, predict_unet
 from keyanon_core.priors.schedules import NoiseSchedule
 from keyanon_core.training.settings import PriorSettings
 
@@ -109,13 +109,8 @@ def _one_level_in(name: str) -> str:
 
 def as_prior(network: nn.Module, settings: PriorSettings, name: str) -> Prior:
     """The prior that `network` is at this moment, for measuring; it shares the network's weights."""
-
-    def predict(x: Tensor, timesteps: Tensor) -> Tensor:
-        out: Tensor = network(x, timesteps).sample
-        return out
-
     cells = settings.side // settings.space_to_depth
-    denoiser = Denoiser(network, predict, input_channels(settings), 3 * settings.space_to_depth**2, cells)
+    denoiser = Denoiser(network, predict_unet, input_channels(settings), 3 * settings.space_to_depth**2, cells)
     return Prior(
         name=name,
         denoiser=denoiser,

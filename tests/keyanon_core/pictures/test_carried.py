@@ -183,7 +183,7 @@ def test_a_large_face_that_is_found_late_leaves_the_others_as_they_are(prior: Pr
 def test_pictures_of_both_kinds_go_through_the_prior_together(prior: Prior, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
     eps = prior.eps
-    monkeypatch.setattr(prior, "eps", lambda w, *rest: (sizes.append(len(w)), eps(w, *rest))[1])
+    monkeypatch.setattr(prior, "eps", lambda w, *rest, **how: (sizes.append(len(w)), eps(w, *rest, **how))[1])
     numbers = [1, 2, 3, 4]
     told = Told({1: [LARGE], 2: [SMALL], 3: [LARGE], 4: [SMALL]})
     tried = anonymizer(prior, told, face_batch=2)
