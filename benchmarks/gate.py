@@ -20,8 +20,9 @@ Printed for each rule:
 Rows of groups: the default rule. Skin tones by the individual typology angle, other groups by files with columns id and group.
 
 Before them a table of early checks: for each set of at most MOST_CHECKS steps to look after, with the margins at which KEPT of
-the keys that would pass go on at each look, what a published face costs under the default rule, at --eval-ms for an evaluation
-and --look-ms for a look of the recognizer. The cheapest sets come first, the one in use last.
+the keys that would pass go on at each look, what a published face costs under the default rule, at --eval-ms for an evaluation,
+--coarse-ms for one of the coarse ones and --look-ms for a look of the recognizer. The cheapest sets come first, the one in use
+last.
 
 --run N: besides, the first N photographs go through the job's path under the rule as it was (0.6 for the median face, no early
 check) and under the default, in turns: keys, evaluations, CPU seconds and quarantined. Ctrl-C prints what was done so far.
@@ -47,6 +48,7 @@ from keyanon_core.evaluation import cheek_typology_angle, skin_tone
 from keyanon_core.faces import Face, FaceModels, load_face_models
 from keyanon_core.formats.published import FixedFormat
 from keyanon_core.imaging import decode_picture
+from keyanon_core.methods.exact import COARSE_SHARE
 from keyanon_core.pictures.anonymizer import PictureAnonymizer
 from keyanon_core.pictures.attempts import Attempts
 from keyanon_core.pictures.crops import align_faces
@@ -57,7 +59,7 @@ from keyanon_core.priors import Prior, load_prior
 
 PICTURES = {".jpg", ".jpeg", ".png", ".webp"}
 GATHERED = 8  # photographs whose keys are made together
-ABSOLUTE, SHARES = (0.6, 0.7, 0.75, 0.8), (0.85, 0.875, 0.9, 0.925, 0.95)
+ABSOLUTE, SHARES = (0.6, 0.7, 0.75, 0.8), (0.85, 0.9, 0.925, 0.93, 0.935, 0.94, 0.95)
 ATTEMPTS_AS_IT_WAS = 4
 ORDERS = 20  # in which the made keys of a face come
 KEPT = 0.95  # of the keys that would pass, at each early check
@@ -139,8 +141,9 @@ def main(
     limit: Annotated[int, typer.Option(help="Photographs to make keys for; all are in the gallery.")] = 150,
     run: Annotated[int, typer.Option(help="Photographs to take through the job's path.")] = 0,
     threads: Annotated[int, typer.Option(help="Threads of torch.")] = 1,
-    eval_ms: Annotated[float, typer.Option(help="CPU of an evaluation of the denoiser, a face.")] = 60.0,
-    look_ms: Annotated[float, typer.Option(help="CPU of a look of the recognizer, a face.")] = 12.0,
+    eval_ms: Annotated[float, typer.Option(help="CPU of an evaluation of the denoiser, a face.")] = 28.0,
+    coarse_ms: Annotated[float, typer.Option(help="The same in bfloat16, where steps may be coarse.")] = 10.0,
+    look_ms: Annotated[float, typer.Option(help="CPU of a look of the recognizer, a face.")] = 16.0,
 ) -> None:
     """Measure and print."""
     torch.set_num_threads(threads)
@@ -149,7 +152,7 @@ def main(
     subjects, skipped = _subjects(photos, models, groups or [])
     typer.echo(f"{len(subjects)} photographs; skipped: {dict(skipped)}; {prior.name}, {AnonymizeSettings().procedure}")
     made = _made(subjects[:limit], prior, models, keys, store)
-    _print_checks(subjects, made, models, eval_ms, look_ms)
+    _print_checks(subjects, made, models, _costs(AnonymizeSettings().steps, coarse_ms, eval_ms), look_ms)
     _print_rules(subjects, made, models)
     if run:
         _print_runs(subjects[:run], subjects, prior, models)
@@ -242,21 +245,33 @@ class Checks:
     cost: float
 
 
+def _costs(steps: int, coarse_ms: float, eval_ms: float) -> list[float]:
+    """ms of each step."""
+    coarse = int(COARSE_SHARE * steps)
+    return [coarse_ms] * coarse + [eval_ms] * (steps - coarse)
+
+
 def _checks(
-    steps: tuple[int, ...], margins: tuple[float, ...], good: Bools, ahead: Doubles, eval_ms: float, look_ms: float
+    steps: tuple[int, ...],
+    margins: tuple[float, ...],
+    good: Bools,
+    ahead: Doubles,
+    step_ms: list[float],
+    look_ms: float,
 ) -> Checks:
-    """good: (K,) keys that pass. ahead: (K, N - 1) after each step, distance less bound over the strangers' distance."""
-    all_steps = ahead.shape[1] + 1
+    """good: (K,) keys that pass. ahead: (K, N - 1) after each step, distance less bound over the strangers' distance. step_ms: of
+    `_costs`.
+    """
     going, cost = np.ones(len(good), np.bool_), np.full(len(good), 0.0)
     for before, step, margin in zip((0, *steps), steps, margins, strict=False):
-        cost[going] += (step - before) * eval_ms + look_ms
+        cost[going] += sum(step_ms[before:step]) + look_ms
         going &= ahead[:, step - 1] >= -margin
-    cost[going] += (all_steps - (steps[-1] if steps else 0)) * eval_ms + look_ms
+    cost[going] += sum(step_ms[steps[-1] if steps else 0 :]) + look_ms
     return Checks(steps, margins, going[good].mean(), 1 - going[~good].mean(), cost.sum() / (going & good).sum())
 
 
 def _print_checks(
-    subjects: Sequence[Subject], made: dict[str, MadeKeys], models: FaceModels, eval_ms: float, look_ms: float
+    subjects: Sequence[Subject], made: dict[str, MadeKeys], models: FaceModels, step_ms: list[float], look_ms: float
 ) -> None:
     """The sets of early checks under which a published face is cheapest."""
     goods, aheads, finals, earlies = [], [], [], []
@@ -272,10 +287,10 @@ def _print_checks(
     good, ahead = np.concatenate(goods), np.concatenate(aheads)
     least = np.maximum(-np.quantile(ahead[good], 1 - KEPT, axis=0), 0.0)
     sets = [one for count in range(MOST_CHECKS + 1) for one in combinations(range(1, ahead.shape[1] + 1), count)]
-    found = [_checks(one, tuple(least[step - 1] for step in one), good, ahead, eval_ms, look_ms) for one in sets]
+    found = [_checks(one, tuple(least[step - 1] for step in one), good, ahead, step_ms, look_ms) for one in sets]
     found = sorted(found, key=lambda one: one.cost)[:SHOWN_SETS]
     in_use = {max(round(share * (ahead.shape[1] + 1)), 1): margin for share, margin in IN_USE}
-    found.append(_checks(tuple(in_use), tuple(in_use.values()), good, ahead, eval_ms, look_ms))
+    found.append(_checks(tuple(in_use), tuple(in_use.values()), good, ahead, step_ms, look_ms))
     known = [final[:, None] for final in finals]
     correlated = np.corrcoef(np.concatenate([np.hstack(pair) for pair in zip(known, earlies, strict=True)]).T)[0, 1:]
     typer.echo(

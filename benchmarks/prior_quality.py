@@ -1,7 +1,8 @@
 """How good priors are, one beside the other: the same faces through each, by the job's own path.
 
     python benchmarks/prior_quality.py --photos DIR [--portraits PARQUET_OR_DIR --ids FILE] [--limit 200]
-        [--prior embedded --prior DIR ...] [--groups FILE] [--page FILE.jpg] [--cutouts FILE.jpg] [--threads 0] [--json]
+        [--prior embedded --prior DIR ...] [--steps 0 --steps N ...] [--groups FILE] [--page FILE.jpg] [--cutouts FILE.jpg]
+        [--threads 0] [--json]
 
 Faces: the pictures of --photos in order of name, then, up to --limit, those of Parquet files (columns `id` and `image`, encoded
 bytes; only the ids of --ids, one a line, if given). A picture counts when the embedded detector finds exactly one face in it; how
@@ -12,8 +13,8 @@ many others there were is printed. Give people the priors were not trained on, o
 "space_to_depth": pixels folded into channels, "conditioning": "none" or "inpaint", "landmark_template": five [x, y] in units of
 the crop's side}, with the template the network was trained on (keyanon_core/priors/declaration.py).
 
-What is printed for each prior, all with method exact, transform rotation, pictures as at fidelity latent, the job's steps and
-gate, fresh keys:
+What is printed for each prior and number of steps (0: the job's), all with method exact, transform rotation, pictures as at
+fidelity latent, the job's gate, fresh keys:
 - quarantined: pictures the job would not publish, with reasons. They have no result, so found, seam, Frechet are of the others.
 - found: share of results in which the detector finds a face at the anonymized one's place.
 - first key passes: share the gate lets pass at the first attempt, of those whose outcome the gate decided.
@@ -37,7 +38,7 @@ import platform
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -69,6 +70,7 @@ from keyanon_core.pictures.anonymizer import PictureAnonymizer
 from keyanon_core.pictures.crops import Crop, align_faces
 from keyanon_core.pictures.settings import AnonymizeSettings, PictureResult, PictureTask
 from keyanon_core.priors import Prior, load_prior
+from keyanon_core.procedure import Procedure
 from keyanon_core.training.measures import EIGHT_BIT_RMS
 
 # `lossless` shows what `latent` shows, and lets a prior be measured that can not be inverted.
@@ -152,6 +154,7 @@ def main(
     ids: Annotated[Path | None, typer.Option(help="Ids of the portraits to take, one a line.")] = None,
     limit: Annotated[int, typer.Option(help="Faces at most.")] = 200,
     prior: Annotated[list[str] | None, typer.Option(help="embedded, a directory, or a hub id; again for more.")] = None,
+    steps: Annotated[list[int] | None, typer.Option(help="DDIM steps, 0 the job's; again for more.")] = None,
     groups: Annotated[
         Path | None, typer.Option(help="CSV with columns id and group; a photograph's id: its stem.")
     ] = None,
@@ -169,7 +172,7 @@ def main(
         raise typer.BadParameter("give --photos, --portraits or both")
     torch.set_num_threads(threads or os.cpu_count() or 1)
     models, recognizer = load_face_models("embedded"), DlibRecognizer()
-    priors = [load_prior(name) for name in prior or ["embedded"]]
+    priors = [load_prior(name, precision="auto") for name in prior or ["embedded"]]
     skipped: Counter[str] = Counter()
     group_of = _groups(groups)
     subjects: list[Subject] = []
@@ -183,23 +186,23 @@ def main(
     milliseconds = _milliseconds_per_nfe(priors)
     kinds = [kind for kind in subjects[0].groups if kind != "group" or groups]
     columns, by_group = [], []
-    for index, loaded in enumerate(priors):
+    tried = [(loaded, replace(SETTINGS, steps=one)) for loaded in priors for one in steps or [SETTINGS.steps]]
+    for index, (loaded, settings) in enumerate(tried):
         started = time.perf_counter()
-        outcomes = _anonymize(
-            loaded, subjects, models, recognizer, with_tiles=index == 0 and (page or cutouts) is not None
-        )
+        with_tiles = index == 0 and (page or cutouts) is not None
+        outcomes = _anonymize(loaded, settings, subjects, models, recognizer, with_tiles=with_tiles)
         anonymized = time.perf_counter()
-        solved = _recover(loaded, outcomes[: recovered or None], models)
+        solved = _recover(loaded, settings.procedure, outcomes[: recovered or None], models)
         seconds = (anonymized - started, time.perf_counter() - anonymized)
         columns.append(
             {
-                "prior": f"{loaded.name} {loaded.digest[:8]}",
+                "prior": f"{loaded.name} {loaded.digest[:8]}, {settings.procedure.steps} steps",
                 **_figures(outcomes),
                 **_distances(outcomes),
                 "solver, most iterations": solved.iterations,
                 "solver, worst residual": solved.residual,
                 "solver, faces it failed on": solved.failed,
-                "ms per NFE": milliseconds[index],
+                "ms per NFE": milliseconds[priors.index(loaded)],
                 "s a face, anonymized": seconds[0] / len(subjects),
                 "s a face, recovered": seconds[1] / len(outcomes[: recovered or None]),
                 "reasons": dict(Counter(outcome.reason.partition(":")[0] for outcome in outcomes if outcome.reason)),
@@ -214,7 +217,6 @@ def main(
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "machine": f"{platform.machine()}, {torch.get_num_threads()} of {os.cpu_count()} cores, torch {torch.__version__}",
         "faces": len(subjects),
-        "procedure": str(SETTINGS.procedure),
         "skipped pictures": dict(skipped),
     }
     _print(facts, columns, by_group, as_json=as_json)
@@ -280,11 +282,17 @@ def _band(mask: PictureMask) -> int:
 
 
 def _anonymize(
-    prior: Prior, subjects: Sequence[Subject], models: FaceModels, recognizer: DlibRecognizer, *, with_tiles: bool
+    prior: Prior,
+    settings: AnonymizeSettings,
+    subjects: Sequence[Subject],
+    models: FaceModels,
+    recognizer: DlibRecognizer,
+    *,
+    with_tiles: bool,
 ) -> list[Outcome]:
     """All subjects as the job does it, in its fixed batch, and what is measured of the results."""
-    prior.networks.physical_batch = SETTINGS.face_batch
-    anonymizer = PictureAnonymizer(prior, models, SETTINGS)
+    prior.networks.physical_batch = settings.face_batch
+    anonymizer = PictureAnonymizer(prior, models, settings)
     outcomes: list[Outcome] = []
     for start in range(0, len(subjects), PICTURES_AT_ONCE):
         part = subjects[start : start + PICTURES_AT_ONCE]
@@ -319,12 +327,12 @@ def _outcome(subject: Subject, result: PictureResult, models: FaceModels, recogn
     )
 
 
-def _recover(prior: Prior, outcomes: Sequence[Outcome], models: FaceModels) -> Solved:
+def _recover(prior: Prior, procedure: Procedure, outcomes: Sequence[Outcome], models: FaceModels) -> Solved:
     """Anonymize and recover the aligned crops, BATCH at a time, and note each face's figures in its outcome."""
     solved = Solved()
     cut = [(outcome, crop) for outcome in outcomes if (crop := _crop(outcome.subject, models, prior)) is not None]
     for start in range(0, len(cut), BATCH):
-        _recover_batch(prior, cut[start : start + BATCH], solved)
+        _recover_batch(prior, procedure, cut[start : start + BATCH], solved)
     return solved
 
 
@@ -337,17 +345,17 @@ def _crop(subject: Subject, models: FaceModels, prior: Prior) -> Crop | None:
     return aligned.crop if aligned.crop.mask.any() else None
 
 
-def _recover_batch(prior: Prior, batch: Sequence[tuple[Outcome, Crop]], solved: Solved) -> None:
+def _recover_batch(prior: Prior, procedure: Procedure, batch: Sequence[tuple[Outcome, Crop]], solved: Solved) -> None:
     """One face that can not be solved, under its own key or the wrong one, costs no other face its figures."""
     values, masks = np.stack([crop.values for _, crop in batch]), np.stack([crop.mask for _, crop in batch])
     try:
-        figures = measure_recovery(prior, values, masks, SETTINGS.procedure)
+        figures = measure_recovery(prior, values, masks, procedure)
     except ConvergenceError:
         if len(batch) == 1:
             solved.failed += 1
             return
         for one in batch:
-            _recover_batch(prior, [one], solved)
+            _recover_batch(prior, procedure, [one], solved)
         return
     for position, (outcome, _) in enumerate(batch):
         outcome.sidecar_db = float(figures.recovered_psnr["sidecar"][position])

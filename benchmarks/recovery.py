@@ -1,7 +1,7 @@
 """How well faces come back: both methods on the same aligned crops, and every fidelity on the same photographs.
 
     python benchmarks/recovery.py --photos DIR [--limit 40] [--prior embedded] [--steps 0] [--device cpu]
-        [--precision float32] [--json] [--tables crops,bits,photographs,lossless,jpeg]
+        [--precision auto] [--json] [--tables crops,bits,photographs,lossless,jpeg]
 
 Prints medians over all faces found. PSNR is inside the mask, against the source crop. The first table stores the crop itself. The
 second shows what a sidecar's bytes buy, beside the alternative that anonymizes nothing: a blurred face and its source, encoded
@@ -55,7 +55,7 @@ def main(
     prior: Annotated[str, typer.Option(help="embedded, a directory, or a hub id.")] = "embedded",
     steps: Annotated[int, typer.Option(help="DDIM steps one way; 0 takes each procedure's own.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "cpu",
-    precision: Annotated[str, typer.Option(help="To anonymize in: float32, tf32, bfloat16, auto.")] = "float32",
+    precision: Annotated[str, typer.Option(help="Of the coarse steps: float32, tf32, bfloat16, auto.")] = "auto",
     tables: Annotated[str, typer.Option(help="Which of the tables, with commas.")] = ",".join(TABLES),
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document instead of the table.")] = False,
 ) -> None:
@@ -84,7 +84,7 @@ def main(
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
         "prior": f"{loaded.name} {loaded.digest[:16]}",
-        "anonymized in": f"{loaded.networks.precision} on {loaded.networks.device}",
+        "coarse steps in": f"{loaded.networks.precision} on {loaded.networks.device}",
         "photographs": len(paths),
         "faces": len(crops),
     }

@@ -91,7 +91,7 @@ class AnonymizeConfig(InputConfig):
         default=DEFAULT_STEPS["none"], ge=1, le=1000, description="one way; the inversion's own by default"
     )
     precision: Literal["float32", "tf32", "bfloat16", "auto"] = Field(
-        default="float32", description="what the denoiser multiplies in; recovery is strict float32 always"
+        default="auto", description="what the denoiser's coarse steps multiply in; recovery is strict float32 always"
     )
     fidelity: Fidelity = DEFAULT_FIDELITY
     sidecar_bits: float = Field(
@@ -130,10 +130,12 @@ class AnonymizeConfig(InputConfig):
         default=0, ge=0, le=100_000, description="at most, and rows of one shard; 0 follows the batch: see `TaskSizes`"
     )
     detector_actors: int = Field(default=1, ge=1)
-    anonymizer_actors: int = Field(default=0, ge=0, description="0: one for each GPU, else CPU: see `Placement`")
+    anonymizer_actors: int = Field(default=0, ge=0, description="0: as many as the machines keep busy, see `Placement`")
     threads_per_actor: int = Field(default=0, ge=0, description="of one anonymizing actor; 0 shares the CPUs out")
     cpus_per_actor: float = Field(default=0.0, ge=0, description="logical CPUs Ray reserves; 0 never waits for one")
-    gpus_per_actor: float | None = Field(default=None, ge=0, description="GPUs Ray reserves; None: one on device cuda")
+    gpus_per_actor: float | None = Field(
+        default=None, ge=0, description="GPUs Ray reserves; None: a share, see `Placement`"
+    )
     object_store_bytes: int | None = Field(default=None, ge=80 * 1024 * 1024, description="of a local cluster")
 
     @model_validator(mode="before")

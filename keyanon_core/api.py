@@ -22,7 +22,7 @@ class Keyanon:
 
     def __init__(self, prior: str = "embedded", face_models: str = "embedded", **settings: Any) -> None:
         """prior: `embedded`, a directory or a hub id. Raises KeyanonError."""
-        loaded = load_prior(prior)
+        loaded = load_prior(prior, precision="auto")
         self._anonymizer = PictureAnonymizer(loaded, load_face_models(face_models), AnonymizeSettings(**settings))
         self._recoverer = PictureRecoverer(loaded)
 

@@ -93,11 +93,11 @@ def anonymize(
         ),
     ] = None,
     steps: Annotated[
-        int | None, _option("6", "DDIM steps one way: evaluations a face; 12 and twice as many with ddim.", _ALGORITHM)
+        int | None, _option("4", "DDIM steps one way: evaluations a face; 12 and twice as many with ddim.", _ALGORITHM)
     ] = None,
     precision: Annotated[
         Literal["float32", "tf32", "bfloat16", "auto"] | None,
-        _option("float32", "What the denoiser multiplies in; auto: bfloat16 where hardware has it.", _ALGORITHM),
+        _option("auto", "Of a face's first half of steps; auto: bfloat16 where hardware has it.", _ALGORITHM),
     ] = None,
     fidelity: Annotated[
         Literal["latent", "lossless", "image", "auto"] | None,
@@ -118,7 +118,7 @@ def anonymize(
         int | None, _option("16", "Height in px of the smallest face searched for; larger is faster.", _FACES)
     ] = None,
     gate_threshold: Annotated[
-        float | None, _option("0.925", "Distance from its source that a face must reach; 1 is a stranger's.", _FACES)
+        float | None, _option("0.935", "Distance from its source that a face must reach; 1 is a stranger's.", _FACES)
     ] = None,
     max_attempts: Annotated[int | None, _option("32", "Keys tried for a face before quarantine.", _FACES)] = None,
     check_every: Annotated[
@@ -155,13 +155,16 @@ def anonymize(
     ] = None,
     detector_actors: Annotated[int | None, _option("1", "Processes that find faces.", _LAYOUT)] = None,
     anonymizer_actors: Annotated[
-        int | None, _option("one per GPU, else per CPU, 8 a machine", "Processes that hold the prior.", _LAYOUT)
+        int | None, _option("one per CPU, 8 a machine or GPU", "Processes that hold the prior.", _LAYOUT)
     ] = None,
     threads_per_actor: Annotated[
         int | None, _option("CPUs shared out", "Threads of one anonymizing process.", _LAYOUT)
     ] = None,
     cpus_per_actor: Annotated[float | None, _option("0", "Logical CPUs Ray reserves for one.", _LAYOUT)] = None,
-    gpus_per_actor: Annotated[float | None, _option("1 on cuda", "GPUs Ray reserves for one.", _LAYOUT)] = None,
+    gpus_per_actor: Annotated[
+        float | None,
+        _option("shared out on cuda", "GPUs Ray reserves for one; 1 for priors beside the embedded.", _LAYOUT),
+    ] = None,
     object_store_bytes: Annotated[int | None, _option("512 MiB", "Object store of a local Ray.", _LAYOUT)] = None,
     as_json: Json = False,
     verbose: Verbose = False,

@@ -69,7 +69,7 @@ class SealingTarget:
 @dataclass(frozen=True)
 class Compute:
     """How one process computes. device: of `usable_device`; threads: of torch and the detector; precision: of the denoiser's
-    explicit steps, of `chosen_precision`; compiled: whether torch.compile runs them.
+    coarse steps, of `chosen_precision`; compiled: whether torch.compile runs them.
     """
 
     device: str = "cpu"
@@ -198,7 +198,7 @@ def _task(row: dict[str, Any]) -> PictureTask:
 
 def environment(prior: "Prior") -> dict[str, str]:
     """What the numbers depend on beside the settings; goes into every key record and into the manifest. dtype: what the denoiser
-    multiplied in while it anonymized; all else is float32, and states are float64.
+    multiplied in where it may be coarse, what was solved is float32, and states are float64.
     """
     import torch
 

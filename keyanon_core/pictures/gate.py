@@ -17,7 +17,7 @@ from keyanon_core.errors import PictureError
 from keyanon_core.faces.detection import Face, Pixels, Recognizer
 from keyanon_core.pictures.opened import FaceAtWork
 
-EARLY_CHECKS = {"none": ((1 / 3, 0.085), (1 / 2, 0.045)), "ddim": ((5 / 12, 0.095), (2 / 3, 0.045))}
+EARLY_CHECKS = {"none": ((1 / 2, 0.070), (3 / 4, 0.021)), "ddim": ((5 / 12, 0.095), (2 / 3, 0.045))}
 """By the inversion: after which share of Phi's steps a face is looked at, and how far below the threshold it is given up.
 Measured with the embedded prior at default steps, so that nineteen in twenty keys that would pass go on at each look; without
 inversion no set of looks makes a published face cheaper, evaluations and embeddings counted (`benchmarks/gate.py`)."""

@@ -27,7 +27,7 @@ DEFAULT_FIDELITY: Fidelity = "latent"
 
 SIDECAR_BITS_LIMITS = (10.0, 16.0)  # below, a face comes back at less than 50 dB
 DEFAULT_SIDECAR_BITS = 11.5  # 60 dB in 32 KB of the embedded prior's crop (`benchmarks/recovery.py`)
-DEFAULT_GATE_THRESHOLD = 0.925  # of the distance that strangers have from a source
+DEFAULT_GATE_THRESHOLD = 0.935  # of the distance that strangers have from a source
 DEFAULT_MAX_ATTEMPTS = 32  # keys tried for one face before its picture is quarantined
 DEFAULT_CHECK_EVERY = 1000  # faces; the first one and then one in so many are restored before they are published
 DEFAULT_FACE_BATCH = 8  # faces in one denoiser call

@@ -59,10 +59,10 @@ def test_it_predicts_faces_and_not_only_noise(embedded: Prior, astronaut_face: t
     assert psnr(x0, astronaut_face, MASK) > 20
 
 
-def test_the_face_changes_for_6_or_24_evaluations_and_its_surroundings_do_not(
+def test_the_face_changes_for_4_or_24_evaluations_and_its_surroundings_do_not(
     done: Anonymized, procedure: Procedure, astronaut_face: torch.Tensor
 ) -> None:
-    assert done.nfe == (6 if procedure == DEFAULT else 24)
+    assert done.nfe == (4 if procedure == DEFAULT else 24)
     assert psnr(done.latent, astronaut_face, MASK) < 22
     assert torch.equal(done.latent * (1 - MASK), astronaut_face * (1 - MASK))
 
@@ -71,7 +71,7 @@ def test_recovery_from_the_float_result(
     embedded: Prior, done: Anonymized, procedure: Procedure, astronaut_face: torch.Tensor
 ) -> None:
     back = recovered(embedded, done.latent, done, procedure)
-    assert psnr(back.latent, astronaut_face, MASK) > (90 if procedure == DEFAULT else 100)
+    assert psnr(back.latent, astronaut_face, MASK) > (80 if procedure == DEFAULT else 100)
 
 
 def test_recovery_from_a_float16_sidecar(
@@ -94,5 +94,5 @@ def test_a_wrong_key_gives_what_is_as_far_away_as_the_anonymized_face(
     embedded: Prior, done: Anonymized, procedure: Procedure, astronaut_face: torch.Tensor
 ) -> None:
     false_face = recovered(embedded, done.latent, done, procedure, key=2, tolerance=1e-3).latent
-    # Single faces scatter by some dB to either side; the right key gives more than 90 dB.
+    # Single faces scatter by some dB to either side; the right key gives more than 80 dB.
     assert psnr(false_face, astronaut_face, MASK) <= psnr(done.latent, astronaut_face, MASK) + 3

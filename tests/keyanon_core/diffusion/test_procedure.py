@@ -15,13 +15,13 @@ from keyanon_core.procedure import (
 
 def test_the_default_is_one_of_the_names() -> None:
     assert DEFAULT_METHOD in METHODS and DEFAULT_TRANSFORM in TRANSFORMS
-    assert Procedure() == Procedure("exact", "rotation", "none", 6)
+    assert Procedure() == Procedure("exact", "rotation", "none", 4)
 
 
 @pytest.mark.parametrize(
     ("method", "transform", "inversion", "steps", "evaluations"),
     [
-        ("exact", "rotation", "none", 6, 6),
+        ("exact", "rotation", "none", 4, 4),
         ("exact", "sign", "ddim", 12, 24),
         ("paper", "sign", "ddim", 12, 24),
         ("paper", "rotation", "ddim", 12, 24),
@@ -67,11 +67,11 @@ def test_noise_is_shown_only_where_nothing_is_inverted() -> None:
 
 
 def test_few_steps_start_from_louder_noise() -> None:
-    assert Procedure(steps=6).gain == pytest.approx(1 + 0.35 / 6)
+    assert Procedure(steps=4).gain == pytest.approx(1 + 0.5 / 4)
     assert Procedure(steps=4).gain > Procedure(steps=6).gain
     assert Procedure(inversion="ddim").gain == 1
 
 
 def test_a_procedure_is_told_in_words() -> None:
-    assert str(Procedure()) == "exact, rotation, no inversion, 6 steps"
+    assert str(Procedure()) == "exact, rotation, no inversion, 4 steps"
     assert str(Procedure("paper", "sign")) == "paper, sign, inversion ddim, 12 steps"
