@@ -247,7 +247,7 @@ class Checks:
 
 def _costs(steps: int, coarse_ms: float, eval_ms: float) -> list[float]:
     """ms of each step."""
-    coarse = int(COARSE_SHARE * steps)
+    coarse = int(COARSE_SHARE[AnonymizeSettings().inversion] * steps)
     return [coarse_ms] * coarse + [eval_ms] * (steps - coarse)
 
 

@@ -96,11 +96,12 @@ def bare_faces_per_second(prior: Prior, config: AnonymizeConfig) -> float:
     shape = (config.face_batch, *prior.latent_shape)
     state, mask = torch.randn(shape, dtype=torch.float64), torch.ones((shape[0], 1, *shape[2:]), dtype=torch.float64)
     known = zero_path(state, prior.alpha_bar, 0)
-    evaluations = config.settings().procedure.evaluations
+    procedure = config.settings().procedure
+    coarse = int(COARSE_SHARE[procedure.inversion] * procedure.steps)
 
     def denoise() -> None:
-        for number in range(evaluations):
-            prior.eps(state, 500, known, mask, coarse=number < int(COARSE_SHARE * evaluations))
+        for number in range(procedure.evaluations):
+            prior.eps(state, 500, known, mask, coarse=number < coarse)
 
     denoise()
     faces, started = 0, time.perf_counter()

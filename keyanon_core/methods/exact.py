@@ -26,9 +26,10 @@ from keyanon_core.schedule import backwards, clean_prediction, ddim_coefficients
 from keyanon_core.solver import DEFAULT_MAX_ITERATIONS, DEFAULT_TOLERANCE, Solution, SolverLimits, solve_fixed_point
 from keyanon_core.transforms import MIN_COORDINATES, apply_forward, apply_inverse, masked_transforms
 
-COARSE_SHARE = 0.5
-"""Share of Phi's steps, its first, that may be coarse: recovery undoes them last, so that little goes on from what they miss.
-With bfloat16 in 2 of 4 steps a face comes back from its sidecar at 61.8 dB instead of 62.1; in 3 at 59.0, in all at 51.4."""
+COARSE_SHARE = {"none": 0.5, "ddim": 0.0}
+"""By the inversion: share of Phi's steps, its first, that may be coarse. Recovery undoes them last, so that little goes on from
+what they miss: with bfloat16 in 2 of 4 steps a face comes back from its sidecar at 61.7 dB instead of 62.1; in 3 at 59.0, in all
+at 51.4 (24 photographs). Through Psi it goes on, and with some priors grows."""
 
 EXTRAPOLATED = 0.5
 """Share of eps's change over the last step, in lambda, that a solved step's first guess goes on by: the whole overshoots."""
@@ -43,6 +44,7 @@ sidecar of 11.5 bits is twenty times the first. Through Psi as well both would g
 class Walk:
     """What a batch of faces walks on: the prior, the path of the known region, the masks (B, 1, h, w), the timesteps, and (T,)
     float64 `alpha_bar` at them: the schedule's, but for the clean end where the procedure has a noise of its own there.
+    coarse: how many of Phi's steps, its first, may be.
 
     States w, v are (B, C, h, w) float64, zero outside the masks.
     """
@@ -52,6 +54,7 @@ class Walk:
     mask: Tensor
     grid: tuple[int, ...]
     alpha_bar: Tensor
+    coarse: int
 
     @staticmethod
     def around(prior: Prior, clean: Tensor, mask: Tensor, face_keys: Sequence[bytes], procedure: Procedure) -> "Walk":
@@ -68,7 +71,8 @@ class Walk:
             drawn = torch.stack([torch.from_numpy(s.normal(clean[0].numel())).view(clean.shape[1:]) for s in streams])
             noise = drawn.to(clean) * (1 - mask)
         known = prior.shown(KnownPath(clean, noise, alpha_bar, grid[0]), mask)
-        return Walk(prior, known, mask, grid, alpha_bar)
+        coarse = int(COARSE_SHARE[procedure.inversion] * procedure.steps)
+        return Walk(prior, known, mask, grid, alpha_bar, coarse)
 
     @property
     def coordinates(self) -> Tensor:
@@ -165,10 +169,8 @@ class Walker:
     def advance(self, taken: int) -> "Walker":
         """Phi as far as `taken` steps, one evaluation each."""
         w, clean = self.w, self.clean
-        pairs = backwards(self.walk.grid)
-        coarse = int(COARSE_SHARE * len(pairs))
-        for number, (s, t) in enumerate(pairs[self.taken : taken], self.taken):
-            before, w = w, self.walk.step(w, s, t, coarse=number < coarse)
+        for number, (s, t) in enumerate(backwards(self.walk.grid)[self.taken : taken], self.taken):
+            before, w = w, self.walk.step(w, s, t, coarse=number < self.walk.coarse)
             clean = self.walk.mask * clean_prediction(self.walk.alpha_bar, before, w, s, t)
         return replace(self, taken=taken, w=w, clean=clean)
 

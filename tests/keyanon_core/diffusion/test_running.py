@@ -75,7 +75,7 @@ BFLOAT16: Format = ("ieee", "ieee", torch.bfloat16)
     [
         (Procedure(steps=4), 0, 2),
         (Procedure(steps=5), 0, 2),
-        (Procedure(steps=4, inversion="ddim"), 4, 2),
+        (Procedure(steps=4, inversion="ddim"), 4, 0),
         (Procedure("paper", "sign", steps=3), 6, 0),
     ],
 )
