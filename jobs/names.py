@@ -1,6 +1,7 @@
 """Names of published files: one picture, one name; no name leaves the output or meets another."""
 
 import hashlib
+import os
 from collections.abc import Sequence
 from typing import Final
 
@@ -11,6 +12,10 @@ SIDECARS: Final = "sidecars"
 SIDECAR_SUFFIX: Final = ".keyanon"
 SAME: Final = "same"
 SUFFIXES: Final = {SAME: "", "png": ".png", "webp": ".webp", "jpeg": ".jpg"}
+KEPT_SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp"})
+"""Of pictures that may stay what they are."""
+CHANGED_SUFFIXES: Final = frozenset({".bmp", ".gif", ".tif", ".tiff", ".avif", ".heic", ".heif"})
+"""Of pictures that become PNG with `same`, and are called so: other programs go by the name."""
 # File systems allow 255 bytes, of which a suffix needs its share.
 MAX_NAME_BYTES: Final = 255
 MAX_COMPONENT_BYTES: Final = 200
@@ -20,11 +25,13 @@ _DIGEST_CHARACTERS: Final = 32  # 128 bits: two long names never meet
 
 def image_name(image_id: str, output_format: str) -> str:
     """Where a picture is published, relative to the output. Its own name is kept whole (`a.jpg` and `a.png` differ); a format
-    that the user chose is appended, with `same` nothing is, whatever the name says of the format.
+    that the user chose is appended, with `same` nothing but to CHANGED_SUFFIXES.
 
     Raises:
         PublishError: the id is no relative path, or would leave the output; no listing of this project makes such.
     """
+    if output_format == SAME and suffix_of(image_id) in CHANGED_SUFFIXES:
+        output_format = "png"
     limit = MAX_NAME_BYTES if output_format == SAME else MAX_COMPONENT_BYTES
     return f"{IMAGES}/{_safe(image_id, limit)}{SUFFIXES[output_format]}"
 
@@ -35,13 +42,26 @@ def sidecar_name(image_id: str) -> str:
 
 
 def clashing_names(image_ids: Sequence[str]) -> set[int]:
-    """Positions of ids whose published file would have to be a folder as well, as `a` beside `a.png/b` has, or beside `a/b`."""
+    """Positions of ids whose published file would have to be a folder as well, as `a` beside `a.png/b` has, or beside `a/b`, or
+    another picture's file, as `a.gif` beside `a.gif.png`.
+    """
     folders: set[str] = set()
     for image_id in image_ids:
         parts = image_id.split("/")
         folders.update("/".join(parts[:depth]) for depth in range(1, len(parts)))
     endings = (*SUFFIXES.values(), SIDECAR_SUFFIX)
-    return {at for at, image_id in enumerate(image_ids) if any(image_id + ending in folders for ending in endings)}
+    changed = {image_id + SUFFIXES["png"] for image_id in image_ids if suffix_of(image_id) in CHANGED_SUFFIXES}
+    taken = changed.intersection(image_ids)
+
+    def clashes(image_id: str) -> bool:
+        return image_id + SUFFIXES["png"] in taken or any(image_id + ending in folders for ending in endings)
+
+    return {at for at, image_id in enumerate(image_ids) if clashes(image_id)}
+
+
+def suffix_of(name: str) -> str:
+    """The extension in lower case, with its dot."""
+    return os.path.splitext(name)[1].lower()  # noqa: PTH122  names of remote file systems are no local paths
 
 
 def name_problem(image_id: str) -> str:

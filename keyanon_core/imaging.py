@@ -1,10 +1,11 @@
 """Encoded pictures to pixels and back. Everything else in a file (EXIF, GPS, thumbnails, comments) is left
 behind.
 
-Read: JPEG, PNG, WebP, BMP, TIFF, GIF, of one frame. A picture of several frames or pages is refused, since the faces on
-its other frames would be lost or kept unseen. Limits are checked on the header, before any pixel is decoded.
+Read: JPEG, PNG, WebP, BMP, TIFF, AVIF, GIF, and HEIC where pillow-heif is installed. A picture of several frames or pages is
+refused, since the faces on its other frames would be lost. Limits are checked on the header, before any pixel is decoded.
 
-- Of the multi-picture JPEG that phones write (a picture with its depth or gain map), the first picture is read.
+- Of the multi-picture JPEG and HEIC that phones write (a picture with its depth or gain map), and of GIF, the first picture is
+  read; the others are not published.
 - EXIF orientation is applied; where the EXIF can not be read, the picture is taken as it lies.
 - An ICC profile is converted to sRGB and dropped, unless the caller keeps it; a profile that can not be used is ignored.
 - Transparency is laid over white. Grey, palette, CMYK and 16-bit pictures become 8-bit RGB; 16 bits are scaled by their
@@ -20,6 +21,7 @@ import logging
 import warnings
 import zlib
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -28,7 +30,9 @@ from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
 from keyanon_core.errors import PictureError
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF")  # of Pillow itself
+FIRST_OF_SEVERAL = ("MPO", "HEIF", "GIF")  # formats of which the first picture stands for the file
+HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})  # ISO/IEC 23008-12
 DEFAULT_MAX_PIXELS = 100_000_000  # width x height
 MAX_SIDE = 65_000  # px
 BACKGROUND = (255, 255, 255, 255)  # under transparent pixels
@@ -86,7 +90,7 @@ def load_picture(encoded: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.
             )
         with explained(picture):
             # Not n_frames, which walks through all of them: a small file can hold millions.
-            if picture.format != "MPO" and getattr(picture, "is_animated", False):
+            if picture.format not in FIRST_OF_SEVERAL and getattr(picture, "is_animated", False):
                 raise PictureError("unsupported", f"{picture.format} of several frames; only still pictures are read")
             picture.load()
             return picture
@@ -108,14 +112,27 @@ def explained(picture: Image.Image) -> Iterator[None]:
         raise PictureError(reason, f"{picture.format} {width} x {height} can not be decoded: {_said(error)}") from error
 
 
+@cache
+def formats() -> tuple[str, ...]:
+    """What Pillow and its installed plugins are asked to read."""
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        return FORMATS
+    register_heif_opener()
+    return (*FORMATS, "HEIF")
+
+
 def _open(encoded: bytes) -> Image.Image:
     try:
-        return Image.open(io.BytesIO(encoded), formats=FORMATS)
+        return Image.open(io.BytesIO(encoded), formats=formats())
     except Image.DecompressionBombError as error:
         raise PictureError("too_large", f"its header claims too many pixels: {error}") from error
     except UnidentifiedImageError as error:
+        if encoded[4:8] == b"ftyp" and encoded[8:12] in HEIF_BRANDS and "HEIF" not in formats():
+            raise PictureError("unsupported", "HEIC is read after `pip install keyanon[heif]`") from error
         raise PictureError(
-            "not_an_image", f"not a picture of a known format ({', '.join(FORMATS)}), or its header is broken"
+            "not_an_image", f"not a picture of a known format ({', '.join(formats())}), or its header is broken"
         ) from error
     except MemoryError:
         raise

@@ -171,7 +171,7 @@ def anonymize(
 ) -> None:
     """Anonymize every face in PHOTOS, write the result to OUT and the sealed keys to KEYSTORE.
 
-    A folder of JPEG, PNG or WebP gives a folder; Parquet gives Parquet with all other columns kept. Every input row gets exactly
+    A folder of pictures gives a folder; Parquet gives Parquet with all other columns kept. Every input row gets exactly
     one output row with a status and a reason. The same command run again goes on where it was stopped.
     """
     from jobs.config import AnonymizeConfig

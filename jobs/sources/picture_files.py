@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from jobs.blocks import ENCODED, FAILURE, GIVEN, ID, ROW, source_table
-from jobs.names import NO_TEXT, as_text, clashing_names, is_text, name_problem
+from jobs.names import NO_TEXT, as_text, clashing_names, is_text, name_problem, suffix_of
 from jobs.sources.config import InputConfig
 from jobs.sources.given_faces import GivenFiles, GivenInput
 from jobs.sources.source import (
@@ -25,7 +25,6 @@ from jobs.sources.source import (
     id_problem,
     listing_digest,
     read_picture,
-    suffix_of,
 )
 
 
@@ -107,7 +106,7 @@ class PictureFiles(Source):
             if not reason and file.image_id in seen:
                 reason = "duplicate_id: an earlier file has the same id"
             if not reason and row in clashes:
-                reason = "output_clash: another picture's folder has the name this picture's output would get"
+                reason = "output_clash: another picture or its folder has the name this picture's output would get"
             seen.add(file.image_id)
             if reason:
                 failures[row] = reason

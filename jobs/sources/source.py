@@ -24,11 +24,13 @@ from ray.data.block import BlockMetadata
 from jobs.blocks import ENCODED, FAILURE, ID, ROW
 from jobs.errors import MachineError, SourceError
 from jobs.faults import FaultKind, describe, kind_of_reading
+from jobs.names import CHANGED_SUFFIXES, KEPT_SUFFIXES, suffix_of
 from jobs.sources.config import InputConfig
 from jobs.sources.given_faces import GivenInput
 from keystore.intake.records import MAX_NAME_CHARACTERS
 
-PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
+PICTURE_SUFFIXES = KEPT_SUFFIXES | CHANGED_SUFFIXES
+PICTURE_NAMES = "JPEG, PNG, WebP, HEIC, AVIF, TIFF, BMP, GIF"
 PARQUET_SUFFIX = ".parquet"
 
 BlockReader = Callable[[], Iterable[pa.Table]]
@@ -117,7 +119,7 @@ def open_source(config: InputConfig, given: GivenInput | None = None) -> Source:
         if root.lower().endswith(PARQUET_SUFFIX):
             return ParquetSource(filesystem, root, [root], config, given)
         if suffix_of(root) not in PICTURE_SUFFIXES:
-            raise SourceError(f"{config.photos} is neither JPEG, PNG or WebP nor Parquet by its name")
+            raise SourceError(f"{config.photos} is neither a picture ({PICTURE_NAMES}) nor Parquet by its name")
         return PictureFiles.single(filesystem, root, config, given)
     files = PictureFiles.listed(filesystem, root, config)
     if files.parquet and files.total:
@@ -129,7 +131,7 @@ def open_source(config: InputConfig, given: GivenInput | None = None) -> Source:
         return ParquetSource(filesystem, root, files.parquet, config, given)
     if not files.total:
         raise SourceError(
-            f"{config.photos} holds no JPEG, PNG, WebP or Parquet file ({files.ignored} other files); "
+            f"{config.photos} holds no picture ({PICTURE_NAMES}) and no Parquet file ({files.ignored} other files); "
             "is this the right folder?"
         )
     files.attach(given)
@@ -174,11 +176,6 @@ def check_apart(config: InputConfig) -> None:
             )
     if places["output"] in photos.parents:
         raise SourceError(f"photos {config.photos} lie inside the output {config.output}; give another output")
-
-
-def suffix_of(name: str) -> str:
-    """The extension in lower case, with its dot."""
-    return os.path.splitext(name)[1].lower()  # noqa: PTH122  names of remote file systems are no local paths
 
 
 def id_problem(image_id: str) -> str:

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from jobs.errors import PublishError
 from jobs.names import (
+    CHANGED_SUFFIXES,
     IMAGES,
     MAX_COMPONENT_BYTES,
     MAX_NAME_BYTES,
@@ -16,6 +17,7 @@ from jobs.names import (
     clashing_names,
     image_name,
     sidecar_name,
+    suffix_of,
 )
 from tests.fuzz.conftest import PROFILE
 
@@ -23,8 +25,25 @@ searched = settings(settings.get_profile(PROFILE))
 
 PARTS = st.one_of(
     st.text(max_size=6),
+    st.sampled_from(("a.gif", "a.gif.png", "a.HEIC")),
     st.sampled_from(
-        ("", ".", "..", "a", "A", "a.png", "a.jpg", "a.keyanon", "a.png.keyanon", "\0", "\n", "é", "e\u0301", "~", " ")
+        (
+            "",
+            ".",
+            "..",
+            "a",
+            "A",
+            "a.png",
+            "a.jpg",
+            "a.keyanon",
+            "a.png.keyanon",
+            "\0",
+            "\n",
+            "é",
+            "e\u0301",
+            "~",
+            " ",
+        )
     ),
     st.text(st.sampled_from("aé漢"), min_size=60, max_size=320),
 )
@@ -52,6 +71,8 @@ def test_a_published_name_stays_below_its_folder_and_fits_a_file_system(image_id
         assert all(len(part.encode()) <= 255 for part in path.parts)
         if folder == SIDECARS or kind != SAME:
             assert len(path.name.encode()) <= MAX_COMPONENT_BYTES + len(".keyanon")
+        elif suffix_of(image_id) in CHANGED_SUFFIXES:
+            assert path.suffix == ".png"
         elif all(len(part.encode()) <= MAX_NAME_BYTES for part in image_id.split("/")):
             assert name == f"{IMAGES}/{image_id}", "labels of the data set fit"
 

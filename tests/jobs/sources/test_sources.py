@@ -40,7 +40,7 @@ def photos(tmp_path: Path) -> Path:
 
 def test_a_folder_is_listed_recursively_by_extension(photos: Path, make_config: MakeConfig) -> None:
     (photos / "sub" / "deep").mkdir(parents=True)
-    for name in ("a.jpg", "a.png", "b.WEBP", "sub/deep/c.JPEG", "notes.txt", "sub/d.gif"):
+    for name in ("a.jpg", "a.png", "b.WEBP", "sub/deep/c.JPEG", "notes.txt", "sub/d.psd"):
         (photos / name).write_bytes(name.encode())
     source = open_source(make_config())
     rows = read_all(source)
@@ -119,6 +119,13 @@ def test_with_the_same_format_names_are_the_sources() -> None:
     assert clashing_names(["a.jpg", "a.jpg/b.jpg", "c.jpg"]) == {0}
 
 
+def test_what_becomes_png_is_called_so_and_meets_no_other_picture() -> None:
+    for name in ("a.heic", "sub/A.TIFF", "a.gif", "a.avif", "a.bmp", "a.tif", "a.heif"):
+        assert image_name(name, "same") == image_name(name, "png") == f"images/{name}.png"
+        assert image_name(name, "webp") == f"images/{name}.webp"
+    assert clashing_names(["a.gif", "a.gif.png", "b.gif", "c.png", "c.png.png"]) == {0}
+
+
 ODD_IDS = ("a//b.jpg", "a/../b.jpg", "./x.jpg", "/abs.jpg", "..", "n\0ul.jpg", "lone\ud800.jpg", "byte\udce9.jpg")
 
 
@@ -190,14 +197,14 @@ def test_a_single_picture_is_a_source(photos: Path, make_config: MakeConfig) -> 
 def test_unusable_inputs_are_refused_before_anything_runs(
     photos: Path, tmp_path: Path, make_config: MakeConfig
 ) -> None:
-    with pytest.raises(SourceError, match=r"holds no JPEG.*\(0 other"):
+    with pytest.raises(SourceError, match=r"holds no picture.*\(0 other"):
         open_source(make_config())
     with pytest.raises(SourceError, match="does not exist"):
         open_source(make_config(photos=tmp_path / "missing"))
     (photos / "notes.txt").write_text("x")
-    with pytest.raises(SourceError, match="neither JPEG"):
+    with pytest.raises(SourceError, match="is neither a picture"):
         open_source(make_config(photos=photos / "notes.txt"))
-    with pytest.raises(SourceError, match=r"holds no JPEG.*\(1 other"):
+    with pytest.raises(SourceError, match=r"holds no picture.*\(1 other"):
         open_source(make_config())
     (photos / "a.parquet").write_bytes(b"not parquet")
     with pytest.raises(SourceError, match=r"a\.parquet can not be read as Parquet"):

@@ -15,7 +15,7 @@ from keyanon_core.formats import jpeg_source
 from keyanon_core.formats.jpeg_source import JpegSource
 from keyanon_core.formats.opening import open_source
 from keyanon_core.formats.published import Published, SourceFile
-from keyanon_core.imaging import decode_picture
+from keyanon_core.imaging import FORMATS, decode_picture, formats
 from tests.keyanon_core.formats.pictures import Pixels, as_file, decoded, exif, markers, opened, scene
 
 SIZE = (90, 70)
@@ -252,9 +252,67 @@ def test_lossless_webp_stays_lossless_and_lossy_lossy_of_about_its_size() -> Non
     assert np.array_equal(made.shown, decoded(made.encoded))
 
 
-def test_another_format_becomes_png() -> None:
-    _, result, made = publish(as_file(scene(*SIZE), "BMP"))
+@pytest.fixture
+def heic() -> None:
+    """Pillow writes HEIC as well from here on."""
+    pytest.importorskip("pillow_heif", reason="HEIC is read with the extra heif")
+    formats()
+
+
+@pytest.mark.usefixtures("heic")
+@pytest.mark.parametrize("format", ["BMP", "GIF", "TIFF", "AVIF", "HEIF"])
+def test_another_format_becomes_png(format: str) -> None:
+    encoded = as_file(scene(*SIZE), format)
+    source, result, made = publish(encoded)
     assert opened(made.encoded).format == "PNG" and np.array_equal(decoded(made.encoded), result)
+    assert np.array_equal(source.pixels, decoded(encoded))
+
+
+@pytest.mark.usefixtures("heic")
+@pytest.mark.parametrize("format", ["GIF", "HEIF"])
+def test_of_several_pictures_in_a_gif_or_a_heic_the_first_is_published_and_no_byte_of_the_others(format: str) -> None:
+    pictures = [Image.fromarray(scene(*SIZE, seed)).quantize(16).convert("RGB") for seed in (1, 2)]
+    out = io.BytesIO()
+    pictures[0].save(out, format, save_all=True, append_images=pictures[1:])
+    source, result, made = publish(out.getvalue())
+    apart = [np.abs(source.pixels.astype(int) - np.array(picture)).mean() for picture in pictures]
+    assert apart[0] < 10 < apart[1]
+    assert not getattr(opened(made.encoded), "is_animated", False) and np.array_equal(decoded(made.encoded), result)
+
+
+@pytest.mark.parametrize("format", ["TIFF", "PNG", "WEBP", "AVIF"])
+def test_another_file_of_several_pictures_is_refused(format: str) -> None:
+    out = io.BytesIO()
+    Image.fromarray(scene(*SIZE)).save(out, format, save_all=True, append_images=[Image.fromarray(scene(*SIZE, 2))])
+    with pytest.raises(PictureError, match="several frames"):
+        open_source(out.getvalue(), "same", 95, 10**7)
+
+
+@pytest.mark.usefixtures("heic")
+@pytest.mark.parametrize("format", ["AVIF", "HEIF"])
+def test_a_turned_picture_of_a_phone_lies_upright_and_says_nothing_of_the_phone(format: str) -> None:
+    source, _, made = publish(as_file(scene(*SIZE), format, exif=exif(6)))
+    assert source.pixels.shape == (90, 70, 3)
+    assert metadata(made.encoded) == set() and not any(secret in made.encoded for secret in SECRETS)
+
+
+@pytest.mark.usefixtures("heic")
+def test_a_heic_cut_short_is_a_bad_picture_and_no_error_of_the_run() -> None:
+    encoded = as_file(scene(*SIZE), "HEIF")
+    for end in (8, 20, len(encoded) // 3, len(encoded) - 20):
+        with pytest.raises(PictureError):
+            open_source(encoded[:end], "same", 95, 10**7)
+    with pytest.raises(PictureError, match="the limit is 100 px"):
+        open_source(encoded, "same", 95, 100)
+
+
+@pytest.mark.usefixtures("heic")
+def test_where_heic_can_not_be_read_its_rows_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded = as_file(scene(*SIZE), "HEIF")
+    monkeypatch.setattr("keyanon_core.imaging.formats", lambda: FORMATS)
+    with pytest.raises(PictureError, match=r"pip install keyanon\[heif\]") as refused:
+        open_source(encoded, "same", 95, 10**7)
+    assert refused.value.reason == "unsupported"
 
 
 def test_a_turned_png_lies_upright() -> None:
