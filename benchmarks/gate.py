@@ -59,7 +59,7 @@ from keyanon_core.priors import Prior, load_prior
 
 PICTURES = {".jpg", ".jpeg", ".png", ".webp"}
 GATHERED = 8  # photographs whose keys are made together
-ABSOLUTE, SHARES = (0.6, 0.7, 0.75, 0.8), (0.85, 0.9, 0.925, 0.93, 0.935, 0.94, 0.95)
+ABSOLUTE, SHARES = (0.6, 0.7, 0.75, 0.8), (0.85, 0.9, 0.925, 0.935, 0.95)
 ATTEMPTS_AS_IT_WAS = 4
 ORDERS = 20  # in which the made keys of a face come
 KEPT = 0.95  # of the keys that would pass, at each early check

@@ -96,8 +96,10 @@ class Recognizer(Protocol):
     @property
     def threshold(self) -> float: ...
 
-    def embed(self, views: Sequence[tuple[Pixels, Face]]) -> npt.NDArray[np.float32]:
-        """(n, d) float32 identity vectors of n faces, each given with its picture."""
+    def embed(self, views: Sequence[tuple[Pixels, Face]], *, coarse: bool = False) -> npt.NDArray[np.float32]:
+        """(n, d) float32 identity vectors of n faces, each given with its picture. coarse: a hundredth of strangers' distance
+        does not matter.
+        """
         ...
 
     def distance(self, first: npt.NDArray[np.float32], second: npt.NDArray[np.float32]) -> float:

@@ -4,9 +4,11 @@ A ResNet of 29 convolutions (D. King, dlib's dnn_face_recognition_ex.cpp, after 
 batch normalisation is a fixed affine map, folded into its convolution here. The file's digest is pinned, so its layout is known.
 """
 
+import copy
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from keyanon_core.device import multiplies_bfloat16
 from keyanon_core.precision import STRICT, multiplying
 
 CPU: Final = torch.device("cpu")
@@ -58,10 +61,19 @@ class DlibResNet(nn.Module):
             x = block(x)
         return x.mean((2, 3)) @ self.head
 
-    def embed(self, chips: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """chips: (B, 150, 150, 3) uint8 -> (B, 128) float32; neighbours do not matter but for rounding."""
+    def embed(self, chips: npt.NDArray[np.uint8], *, coarse: bool = False) -> npt.NDArray[np.float32]:
+        """chips: (B, 150, 150, 3) uint8 -> (B, 128) float32; neighbours do not matter but for rounding. coarse: in bfloat16 where
+        the hardware multiplies it.
+        """
+        network, shown = self, self._channels_first(chips)
+        if coarse and multiplies_bfloat16(self.device):
+            network, shown = self._in_bfloat16, shown.bfloat16()
         with torch.inference_mode(), multiplying(STRICT):
-            return np.asarray(self(self._channels_first(chips)).cpu().numpy())
+            return np.asarray(network(shown).float().cpu().numpy())
+
+    @cached_property
+    def _in_bfloat16(self) -> Self:
+        return copy.deepcopy(self).bfloat16()
 
     def features(self, chips: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Texture: chips (B, 150, 150, 3) uint8 -> (B, 192) float32, the spatial means of the activations after the last

@@ -88,18 +88,18 @@ class AnonymityGate:
         for face, embedding in zip(fresh, embeddings, strict=True):
             face.source_embedding = embedding
 
-    def _embed(self, views: list[tuple[Pixels, Face]]) -> list[Embedding | None]:
+    def _embed(self, views: list[tuple[Pixels, Face]], *, coarse: bool = False) -> list[Embedding | None]:
         """An embedding for each view, None for one whose landmarks show the recognizer no face."""
         if not views:
             return []
         try:
-            embeddings: list[Embedding | None] = list(self.recognizer.embed(views))
+            embeddings: list[Embedding | None] = list(self.recognizer.embed(views, coarse=coarse))
         except PictureError:
-            return [None] if len(views) == 1 else [self._embed([view])[0] for view in views]
+            return [None] if len(views) == 1 else [self._embed([view], coarse=coarse)[0] for view in views]
         return embeddings
 
     def _embed_crops(self, faces: Sequence[FaceAtWork], crops: npt.NDArray[np.float64]) -> list[Embedding | None]:
-        return self._embed([_in_crop(face, crop) for face, crop in zip(faces, crops, strict=True)])
+        return self._embed([_in_crop(face, crop) for face, crop in zip(faces, crops, strict=True)], coarse=True)
 
     def _bound(self, face: FaceAtWork, margin: float = 0.0) -> float:
         """The least distance from its source that lets a face pass; NaN, which nothing reaches, for an unknown source."""

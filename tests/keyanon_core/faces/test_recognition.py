@@ -52,6 +52,18 @@ def test_embeddings_do_not_depend_on_the_other_faces(models, astronaut, hopper):
     assert models.recognizer.embed([]).shape == (0, 128)
 
 
+@pytest.mark.parametrize("has", [True, False])
+def test_a_coarse_embedding_is_near_the_strict_one_and_in_bfloat16_where_the_hardware_has_it(
+    models, astronaut, monkeypatch, has
+):
+    monkeypatch.setattr("keyanon_core.faces.dlib_resnet.multiplies_bfloat16", lambda device: has)
+    view = (astronaut, models.detector.detect(astronaut)[0])
+    strict, coarse = models.recognizer.embed([view])[0], models.recognizer.embed([view], coarse=True)[0]
+    assert coarse.dtype == np.float32
+    assert (0 < np.linalg.norm(strict - coarse) < 0.03) if has else np.array_equal(strict, coarse)
+    assert np.array_equal(models.recognizer.embed([view])[0], strict), "the strict network is as it was"
+
+
 def test_the_network_is_dlibs(astronaut, hopper):
     path = dlib_models.dlib_model(dlib_models.RECOGNIZER)
     chips = np.stack([np.ascontiguousarray(pixels[20:170, 150:300]) for pixels in (astronaut, hopper)])

@@ -38,7 +38,7 @@ def test_a_distance_that_is_no_number_never_passes(
 def test_a_face_that_the_recognizer_gives_no_answer_for_never_passes(
     prior: Prior, models: FaceModels, group: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(views: object) -> None:
+    def refuse(views: object, *, coarse: bool = False) -> None:
         raise PictureError("degenerate_landmarks", "no face")
 
     monkeypatch.setattr(models.recognizer, "embed", refuse)
@@ -52,7 +52,7 @@ def test_one_face_without_an_answer_costs_its_neighbours_nothing(
     embed = models.recognizer.embed
     bad: list[np.ndarray] = []
 
-    def refuse_one(views: list) -> np.ndarray:
+    def refuse_one(views: list, *, coarse: bool = False) -> np.ndarray:
         if any(view[0] is pixels for view in views for pixels in bad):
             raise PictureError("degenerate_landmarks", "no face")
         return embed(views)
@@ -65,6 +65,22 @@ def test_one_face_without_an_answer_costs_its_neighbours_nothing(
     assert one.failure.startswith("still_recognizable")
     assert other.failure == ""
     assert all(math.isfinite(face.distance) for face in other.faces)
+
+
+def test_only_early_looks_are_coarse(
+    models: FaceModels, astronaut: bytes, prior: Prior, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+    embed = models.recognizer.embed
+    monkeypatch.setattr(
+        models.recognizer, "embed", lambda views, coarse=False: (asked.append(coarse), embed(views, coarse=coarse))[1]
+    )
+    picture = opened(PictureAnonymizer(prior, models, settings()), astronaut)
+    gate = AnonymityGate(models.recognizer, 0.9, 2)
+    gate.measure(picture.faces)
+    assert asked == [False, False]
+    gate.hopeless(picture.faces, np.stack([face.crop.values for face in picture.faces]), 0.1)
+    assert asked == [False, False, True]
 
 
 def test_the_bound_is_a_share_of_the_strangers_distance(prior: Prior, models: FaceModels, astronaut: bytes) -> None:

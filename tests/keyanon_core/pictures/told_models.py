@@ -81,7 +81,7 @@ class Told:
         full[max(y0, 0) : y1, max(x0, 0) : x1] = not any(face is one for one in self.empty)
         return PictureMask.from_full(full)
 
-    def embed(self, views: Sequence[tuple[Pixels, Face]]) -> npt.NDArray[np.float32]:
+    def embed(self, views: Sequence[tuple[Pixels, Face]], *, coarse: bool = False) -> npt.NDArray[np.float32]:
         return np.zeros((len(views), 1), np.float32)
 
     def distance(self, first: npt.NDArray[np.float32], second: npt.NDArray[np.float32]) -> float:
