@@ -5,10 +5,11 @@ import os
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from jobs.sources.config import InputConfig
 from jobs.sources.given_faces import GivenInput
+from jobs.storage.place import Place, is_uri
 from keyanon_core.errors import KeyanonError
 from keyanon_core.faces.given import FaceChoice
 from keyanon_core.faces.looks import DEFAULT_MIN_FACE, MIN_FACE_LIMITS
@@ -44,6 +45,7 @@ NEUTRAL_SETTINGS = frozenset(
     {
         "photos",
         "output",
+        "endpoint_url",
         "keystore",
         "kek",
         "boxes",  # the digests of these two files are in the listing's
@@ -138,6 +140,13 @@ class AnonymizeConfig(InputConfig):
     )
     object_store_bytes: int | None = Field(default=None, ge=80 * 1024 * 1024, description="of a local cluster")
 
+    @field_validator("keystore", mode="before")
+    @classmethod
+    def _keystore_is_a_directory(cls, value: Any) -> Any:
+        if isinstance(value, str) and (is_uri(value) or value.lower().startswith("s3:")):
+            raise ValueError("the keystore is a local directory, and can not be a URI")
+        return value
+
     @model_validator(mode="before")
     @classmethod
     def _dataset_from_photos(cls, values: Any) -> Any:
@@ -198,7 +207,7 @@ class AnonymizeConfig(InputConfig):
         return self
 
     @property
-    def places(self) -> dict[str, Path]:
+    def places(self) -> dict[str, Place]:
         return {"output": self.output, **({} if self.keystore is None else {"keystore": self.keystore})}
 
     def given(self) -> GivenInput:

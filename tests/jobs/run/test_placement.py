@@ -98,6 +98,7 @@ from jobs.blocks import ID, PERMANENT, ROW, with_results
 from jobs.run.cluster import await_gpus, machines
 from jobs.config import AnonymizeConfig
 from jobs.errors import MachineError
+from jobs.storage.opening import open_store
 from jobs.output.manifest import read_existing
 from keyanon_core.errors import DeviceError
 
@@ -126,7 +127,7 @@ settings = {"photos": photos, "keys": "discard", "pictures_per_task": 1}
 real = jobs.run.anonymize.AnonymizeFaces
 jobs.run.anonymize.AnonymizeFaces = OnItsDevice
 jobs.run.anonymize.run_anonymize(AnonymizeConfig.load(None, {**settings, "output": out, "precision": "tf32", "compile": True}))
-said["facts"] = [fact["how"] for fact in read_existing(jobs.run.anonymize.Path(out)).facts]
+said["facts"] = [fact["how"] for fact in read_existing(open_store(Path(out))).facts]
 other = Other.remote()
 ray.get(other.holds.remote())
 try:
