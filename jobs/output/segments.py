@@ -33,10 +33,11 @@ class Segments:
     def read(cls, store: Store, attempt: str = "") -> Self:
         """All segments of an output. Raises PublishError for one that is damaged or missing, OSError, MachineError."""
         found = cls(store, attempt)
-        for file in store.children(SEGMENTS, _SUFFIX):
-            if file != _file(found.count):
+        names = [f"{SEGMENTS}/{file}" for file in store.children(SEGMENTS, _SUFFIX)]
+        for name, content in zip(names, store.read_all(names), strict=True):
+            if content is None or name != f"{SEGMENTS}/{_file(found.count)}":
                 raise PublishError(f"{store.full(SEGMENTS)} lacks {_file(found.count)}; restore it from a backup")
-            found._apply(_parsed(store, file))
+            found._apply(_parsed(content, store.full(name)))
         return found
 
     def append(self, adds: list[str], drops: list[str] | None = None) -> None:
@@ -58,12 +59,11 @@ def _file(number: int) -> str:
     return f"{number:012d}{_SUFFIX}"
 
 
-def _parsed(store: Store, file: str) -> dict[str, Any]:
-    name = f"{SEGMENTS}/{file}"
+def _parsed(content: bytes, name: str) -> dict[str, Any]:
     try:
-        segment = json.loads(store.read(name))
+        segment = json.loads(content)
         if not all(isinstance(shard, str) for part in ("adds", "drops") for shard in segment[part]):
             raise ValueError("it lists what is no name")
     except (ValueError, KeyError, TypeError) as error:
-        raise PublishError(f"{store.full(name)} is damaged ({error}); restore it from a backup") from error
+        raise PublishError(f"{name} is damaged ({error}); restore it from a backup") from error
     return dict(segment)

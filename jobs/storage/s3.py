@@ -102,6 +102,9 @@ class S3Store(Store):
             )
         except FileNotFoundError:
             return
+        except ChangedError:
+            if self._version(name) is not None:  # else it is gone: by an answer that was lost, or by another's hand
+                raise
 
     def children(self, folder: str, suffix: str = "", after: str = "") -> Iterator[str]:
         prefix = self._folder(folder)
