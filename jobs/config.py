@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -9,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from jobs.sources.config import InputConfig
 from jobs.sources.given_faces import GivenInput
-from jobs.storage.place import Place, is_uri
+from jobs.storage.place import Place
 from keyanon_core.errors import KeyanonError
 from keyanon_core.faces.given import FaceChoice
 from keyanon_core.faces.looks import DEFAULT_MIN_FACE, MIN_FACE_LIMITS
@@ -39,6 +40,8 @@ from keyanon_core.procedure import (
     chosen_inversion,
 )
 from keystore.crypto.canonical import canonical_json
+
+_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # also where a path has swallowed one of its slashes
 
 # Settings that change where and how fast a run works, and none of its results: a run may be resumed with others.
 NEUTRAL_SETTINGS = frozenset(
@@ -143,7 +146,7 @@ class AnonymizeConfig(InputConfig):
     @field_validator("keystore", mode="before")
     @classmethod
     def _keystore_is_a_directory(cls, value: Any) -> Any:
-        if isinstance(value, str) and (is_uri(value) or value.lower().startswith("s3:")):
+        if isinstance(value, str | os.PathLike) and _URI.match(os.fspath(value)):
             raise ValueError("the keystore is a local directory, and can not be a URI")
         return value
 
