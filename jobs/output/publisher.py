@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.types as pt
 
 from jobs.blocks import BYTES_FIELD, SIDECAR
-from jobs.errors import MachineError, PublishError
+from jobs.errors import LeaseError, MachineError, PublishError
 from jobs.output.layout import ROWS, OutputLayout, shard_file
 from jobs.output.row_shards import parsed_shard, unlisted
 from jobs.output.shared_lease import HeldLease
@@ -111,7 +111,11 @@ class Publisher:
             self._make_free(files)
             self._store.publish(files)
         self._store.publish([Copy(self._staging.shard(name), shard_file(name), shard)])
-        self._lease.commit([name])
+        try:
+            self._lease.commit([name])
+        except LeaseError:  # overtaken since the lease was looked at: the shard is ours alone, and nobody will list it
+            self._store.delete(shard_file(name))
+            raise
         self._done |= numbers
         if self._report is not None:
             self._report(len(rows), sum(row["faces"] for row in rows if row["status"] == "anonymized"))

@@ -50,10 +50,10 @@ class InputConfig(BaseModel):
     def _names_a_source(cls, value: str) -> str:
         return _as_value_error(check_source, value)
 
-    @field_validator("output", mode="before")
+    @field_validator("output")
     @classmethod
-    def _names_an_output(cls, value: Any) -> Any:
-        return _as_value_error(as_place, value) if isinstance(value, str | os.PathLike) else value
+    def _names_an_output(cls, value: Place) -> Place:
+        return _as_value_error(as_place, value)
 
     @field_validator("endpoint_url")
     @classmethod

@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl, urlsplit
 from jobs.errors import ConfigError
 
 S3: Final = "s3://"
-Place = Path | str
+Place = str | Path
 """A local path, or the URI of a place in a bucket: `s3://bucket/prefix`, without a slash at its end."""
 
 _BUCKET: Final = re.compile(

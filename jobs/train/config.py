@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from jobs.run.usable_cpus import usable_cpus
 from jobs.sources.config import InputConfig
+from jobs.storage.place import is_uri
 from keyanon_core.priors.declaration import MIN_TEMPERATURE, Conditioning
 from keyanon_core.training.settings import (
     Augmentation,
@@ -106,10 +107,10 @@ class TrainConfig(InputConfig):
     gpus_per_worker: float = Field(default=0.0, ge=0)
     cutting_actors: int = Field(default=0, ge=0, description="0: one for each CPU")
 
-    @field_validator("output", mode="after")
+    @field_validator("output", mode="before")
     @classmethod
-    def _output_is_a_directory(cls, value: Path) -> Path:
-        if str(value).lower().startswith("s3:"):
+    def _output_is_a_directory(cls, value: Any) -> Any:
+        if isinstance(value, str) and is_uri(value):
             raise ValueError("a prior is trained into a local directory")
         return value
 

@@ -148,3 +148,10 @@ def test_a_secret_in_a_setting_is_neither_kept_nor_shown() -> None:
         assert "wJalrXUtn" not in shown and "AKIA" not in shown
     with pytest.raises(ConfigError, match="credentials"):
         AnonymizeConfig.load(None, {"photos": "p", "output": "out", "keystore": "k", "endpoint_url": "http://a:b@host"})
+
+
+@pytest.mark.parametrize("output", ["o", "s3://bucket/out"])
+def test_settings_come_back_from_json(output: str) -> None:
+    config = AnonymizeConfig.load(None, {**PLACES, "output": output})
+    assert AnonymizeConfig.model_validate_json(config.model_dump_json()) == config
+    assert isinstance(config.output, str) == output.startswith("s3:")
