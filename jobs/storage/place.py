@@ -15,9 +15,8 @@ S3: Final = "s3://"
 Place = str | Path
 """A local path, or the URI of a place in a bucket: `s3://bucket/prefix`, without a slash at its end."""
 
-_BUCKET: Final = re.compile(
-    r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]"
-)  # Amazon S3 User Guide, "General purpose bucket naming rules"
+# Amazon S3 User Guide, "General purpose bucket naming rules"
+_BUCKET: Final = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _SECRET_WORDS: Final = ("key", "secret", "token", "password", "credential", "sig")
 _NO_CREDENTIALS: Final = (
     "credentials do not belong in a URI; give them by AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE or the role "
