@@ -91,6 +91,7 @@ def test_what_is_no_device_is_refused(device: str) -> None:
 
 ON_TWO_GPUS = """
 import json, os, sys
+from pathlib import Path
 import ray
 import jobs.run.anonymize
 from jobs.run.anonymize_stage import _quarantined
@@ -98,8 +99,8 @@ from jobs.blocks import ID, PERMANENT, ROW, with_results
 from jobs.run.cluster import await_gpus, machines
 from jobs.config import AnonymizeConfig
 from jobs.errors import MachineError
-from jobs.storage.opening import open_store
 from jobs.output.manifest import read_existing
+from jobs.storage.opening import open_store
 from keyanon_core.errors import DeviceError
 
 
