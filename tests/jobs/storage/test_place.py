@@ -61,6 +61,7 @@ def test_sources_of_other_schemes_carry_none_either(text: str) -> None:
 
 def test_sources_of_other_schemes_are_left_to_pyarrow() -> None:
     assert check_source("gs://anonymous@bucket/x") == "gs://anonymous@bucket/x"
+    assert check_source("hdfs://host/x?user=me") == "hdfs://host/x?user=me"
     assert check_source("photos") == "photos"
 
 
