@@ -2,13 +2,15 @@
 
 import hashlib
 import os
+import re
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from jobs.sources.config import InputConfig
 from jobs.sources.given_faces import GivenInput
+from jobs.storage.place import Place
 from keyanon_core.errors import KeyanonError
 from keyanon_core.faces.given import FaceChoice
 from keyanon_core.faces.looks import DEFAULT_MIN_FACE, MIN_FACE_LIMITS
@@ -39,11 +41,14 @@ from keyanon_core.procedure import (
 )
 from keystore.crypto.canonical import canonical_json
 
+_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # also where a path has swallowed one of its slashes
+
 # Settings that change where and how fast a run works, and none of its results: a run may be resumed with others.
 NEUTRAL_SETTINGS = frozenset(
     {
         "photos",
         "output",
+        "endpoint_url",
         "keystore",
         "kek",
         "boxes",  # the digests of these two files are in the listing's
@@ -138,6 +143,13 @@ class AnonymizeConfig(InputConfig):
     )
     object_store_bytes: int | None = Field(default=None, ge=80 * 1024 * 1024, description="of a local cluster")
 
+    @field_validator("keystore", mode="before")
+    @classmethod
+    def _keystore_is_a_directory(cls, value: Any) -> Any:
+        if isinstance(value, str | os.PathLike) and _URI.match(os.fspath(value)):
+            raise ValueError("the keystore is a local directory, and can not be a URI")
+        return value
+
     @model_validator(mode="before")
     @classmethod
     def _dataset_from_photos(cls, values: Any) -> Any:
@@ -198,7 +210,7 @@ class AnonymizeConfig(InputConfig):
         return self
 
     @property
-    def places(self) -> dict[str, Path]:
+    def places(self) -> dict[str, Place]:
         return {"output": self.output, **({} if self.keystore is None else {"keystore": self.keystore})}
 
     def given(self) -> GivenInput:

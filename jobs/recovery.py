@@ -23,6 +23,9 @@ from jobs.exit_codes import ExitCode, exit_code_of
 from jobs.names import IMAGES, image_name
 from jobs.output.reader import OutputError, Row, read_manifest, read_picture, read_rows, read_sidecar
 from jobs.run.key_records import to_picture_key
+from jobs.storage.opening import open_store
+from jobs.storage.place import Place
+from jobs.storage.store import Store
 from keyanon_core.device import AUTO, usable_device
 from keyanon_core.errors import KeyanonError, PictureError, PriorError, SidecarError
 from keyanon_core.imaging import decode_picture, encode_picture
@@ -97,7 +100,7 @@ class RecoveryReport:
 class Prepared:
     """Everything a recovery needs beside the keys, opened and found usable."""
 
-    output: Path
+    output: Store
     restored: Path
     rows: Mapping[str, Row]  # by record id
     prior: Prior | None
@@ -105,7 +108,7 @@ class Prepared:
 
 
 def prepare(
-    output: Path,
+    output: Place | Store,
     restored: Path,
     images: Sequence[RequestedImage],
     prior: str | None = None,
@@ -127,6 +130,7 @@ def prepare(
         PriorError: the prior is not the one of the run. DeviceError: the device can not be used.
     """
     place = usable_device(device)
+    output = output if isinstance(output, Store) else open_store(output)
     manifest = read_manifest(output)
     if manifest.get("keys") == "discard":
         raise OutputError(f"{output} was anonymized with its keys discarded; nothing in it can be restored")
@@ -246,7 +250,7 @@ def write_private(path: Path, content: bytes) -> None:
         raise
 
 
-def _check_published(output: Path, row: Row) -> tuple[str, str]:
+def _check_published(output: Store, row: Row) -> tuple[str, str]:
     """Open one row's picture and sidecar; (fidelity, prior digest) as the sidecar states them. Every error names the picture."""
     stored, encoded = read_sidecar(output, row), read_picture(output, row)
     try:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from jobs.commands.options import Json, Verbose, output_of
+from jobs.commands.options import EndpointUrl, Json, Verbose, output_of
 from jobs.commands.printing import facts, format_bytes, table
 from jobs.exit_codes import ExitCode
 
@@ -41,13 +41,17 @@ def anonymize(
     photos: Annotated[
         str | None, typer.Argument(metavar="PHOTOS", help="Folder, picture, Parquet file or folder of Parquet files.")
     ] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="OUT", help="New or resumed output.")] = None,
+    output: Annotated[
+        str | None,
+        typer.Option("--output", "-o", metavar="OUT", help="New or resumed output: directory or s3://bucket/prefix."),
+    ] = None,
     keystore: Annotated[
         Path | None, typer.Option("--keystore", "-k", metavar="KEYSTORE", help="Created on first use.")
     ] = None,
     config: Annotated[
         Path | None, typer.Option("--config", metavar="YAML", help="`setting: value` lines; options win over them.")
     ] = None,
+    endpoint_url: EndpointUrl = None,
     strict: Annotated[
         bool,
         typer.Option(

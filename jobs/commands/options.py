@@ -3,16 +3,27 @@
 import getpass
 import logging
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from jobs.commands.printing import Output
 
+if TYPE_CHECKING:
+    from jobs.storage.store import Store
+
 
 def output_of(context: typer.Context) -> Output:
     """The `Output` of this invocation; made here where a caller (a test, shell completion) came without one."""
     return context.ensure_object(Output)
+
+
+def store_of(output: str, endpoint_url: str | None) -> "Store":
+    """Where an output lies. Raises ConfigError for what names no such place."""
+    from jobs.storage.opening import open_store
+    from jobs.storage.place import as_place, check_endpoint
+
+    return open_store(as_place(output), None if endpoint_url is None else check_endpoint(endpoint_url))
 
 
 def kept_text(path: Path, option: str) -> str:
@@ -52,6 +63,15 @@ KekUri = Annotated[
         "--kek", metavar="URI", help="Where the KEK is kept, such as file:/path/kek.key. Default: KEYSTORE/kek.key."
     ),
 ]
+EndpointUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--endpoint-url",
+        metavar="URL",
+        help="Of an S3 server that is not Amazon's. Default: AWS_ENDPOINT_URL, else Amazon's.",
+    ),
+]
+OutputPlace = Annotated[str, typer.Argument(metavar="OUT", help="Output of a run: directory or s3://bucket/prefix.")]
 Person = Annotated[str, typer.Option("--as", metavar="NAME", help="Who acts.")]
 PersonOrUser = Annotated[
     str | None, typer.Option("--as", metavar="NAME", help="Who acts.", show_default="the operating system's user")

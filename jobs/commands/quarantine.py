@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from jobs.commands.anonymize import end_strictly, report_tables, with_progress
-from jobs.commands.options import Json, Verbose, output_of
+from jobs.commands.options import EndpointUrl, Json, OutputPlace, Verbose, output_of, store_of
 from jobs.commands.printing import table
 from jobs.exit_codes import ExitCode
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 app = typer.Typer(help="List the rows that were kept out of an output, and do them again.", no_args_is_help=True)
 
 _LAYOUT = "Where and how fast (by default as the run had it)"
-OutputPath = Annotated[Path, typer.Argument(metavar="OUT", help="Output of a run.")]
 Reason = Annotated[
     str | None,
     typer.Option("--reason", metavar="CODE", help="Only rows quarantined for this reason.", show_default="all"),
@@ -31,16 +30,22 @@ def _option(help: str) -> Any:
 
 @app.command("list")
 def list_rows(
-    context: typer.Context, output: OutputPath, reason: Reason = None, as_json: Json = False, verbose: Verbose = False
+    context: typer.Context,
+    output: OutputPlace,
+    reason: Reason = None,
+    endpoint_url: EndpointUrl = None,
+    as_json: Json = False,
+    verbose: Verbose = False,
 ) -> None:
     """List the quarantined rows of OUT with their reasons, and count them by reason."""
     from jobs.output.reader import read_manifest, read_rows
     from jobs.output.row_shards import reason_code
 
-    run_id = read_manifest(output).get("run_id")
+    store = store_of(output, endpoint_url)
+    run_id = read_manifest(store).get("run_id")
     rows = [
         {"image_id": row.image_id, "code": reason_code(row.reason), "reason": row.reason}
-        for row in read_rows(output)
+        for row in read_rows(store)
         if row.status == "quarantined" and reason in (None, reason_code(row.reason))
     ]
     reasons = dict(Counter(row["code"] for row in rows).most_common())
@@ -54,7 +59,7 @@ def list_rows(
 @app.command()
 def retry(
     context: typer.Context,
-    output: OutputPath,
+    output: OutputPlace,
     reason: Reason = None,
     strict: Annotated[
         bool, typer.Option("--strict", help=f"Exit with {int(ExitCode.QUARANTINED)} unless every row was anonymized.")
@@ -63,6 +68,7 @@ def retry(
         int | None, typer.Option(help="Keys tried for a face before quarantine.", show_default="as the run")
     ] = None,
     photos: Annotated[str | None, _option("Where PHOTOS are now; they must be unchanged.")] = None,
+    endpoint_url: EndpointUrl = None,
     keystore: Annotated[Path | None, _option("Where the run's keystore is now.")] = None,
     kek: Annotated[str | None, _option("Where the KEK is kept, such as file:/path/kek.key.")] = None,
     boxes: Annotated[Path | None, _option("Where the file of faces is now; it must be unchanged.")] = None,
@@ -92,11 +98,14 @@ def retry(
     on.
     """
     from jobs.run.retry import RETRY_SETTINGS, retry_quarantined
+    from jobs.storage.place import as_place
+
+    place = as_place(output)
 
     changes = {name: value for name, value in context.params.items() if name in RETRY_SETTINGS}
 
     def run(progress: "ProgressCallback | None") -> "RunReport":
-        return retry_quarantined(output, reason, changes, progress)
+        return retry_quarantined(place, reason, changes, progress)
 
     report = with_progress(run)
     output_of(context).result(report.to_dict(), *report_tables(report))

@@ -5,7 +5,18 @@ from typing import Annotated
 
 import typer
 
-from jobs.commands.options import Json, KekUri, KeystorePath, PersonOrUser, RequestId, Verbose, acting_person, output_of
+from jobs.commands.options import (
+    EndpointUrl,
+    Json,
+    KekUri,
+    KeystorePath,
+    PersonOrUser,
+    RequestId,
+    Verbose,
+    acting_person,
+    output_of,
+    store_of,
+)
 from jobs.commands.printing import table
 
 
@@ -13,7 +24,10 @@ def recover(
     context: typer.Context,
     keystore: KeystorePath,
     request: RequestId,
-    input: Annotated[Path, typer.Option("--input", metavar="OUT", help="What `keyanon anonymize` wrote.")],
+    input: Annotated[
+        str,
+        typer.Option("--input", metavar="OUT", help="What `keyanon anonymize` wrote: directory or s3://bucket/prefix."),
+    ],
     output: Annotated[Path, typer.Option("--output", metavar="RESTORED", help="New directory for restored pictures.")],
     person: PersonOrUser = None,
     prior: Annotated[
@@ -27,6 +41,7 @@ def recover(
         ),
     ] = False,
     kek: KekUri = None,
+    endpoint_url: EndpointUrl = None,
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
@@ -38,7 +53,7 @@ def recover(
     from keystore.recipient import Recipient
     from keystore.service import Keystore
 
-    by = acting_person(person)
+    by, store = acting_person(person), store_of(input, endpoint_url)
     out = output_of(context)
     with Keystore.open(keystore, kek) as opened:
         view = opened.show(request)
@@ -48,7 +63,7 @@ def recover(
             opened.release(request, Recipient.generate().public_key, by)
         from jobs.recovery import prepare, recover_request
 
-        prepared = prepare(input, output, view.images, prior, device, skip_damaged=skip_damaged)
+        prepared = prepare(store, output, view.images, prior, device, skip_damaged=skip_damaged)
         report = recover_request(
             opened, request, by, prepared, lambda image_id, status: out.note(f"{status}: {image_id}")
         )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from jobs.commands.options import Json, Verbose, output_of
+from jobs.commands.options import EndpointUrl, Json, Verbose, output_of
 from jobs.commands.printing import facts
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ def train_prior(
     ],
     photos: Annotated[str | None, typer.Option(metavar="PHOTOS", help="Folder or Parquet with the faces.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", metavar="OUT", help="New or resumed output.")] = None,
+    endpoint_url: EndpointUrl = None,
     hours: Annotated[float | None, typer.Option(help="Wall-clock budget, over all attempts.")] = None,
     steps: Annotated[int | None, typer.Option(help="Stop after so many steps.")] = None,
     workers: Annotated[int | None, typer.Option(help="Processes that train together.")] = None,

@@ -1,30 +1,27 @@
 """The end of a run: every input row accounted for exactly once, keys ingested, and nothing left that does not count."""
 
-import os
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final
 
 from jobs.errors import CommitError, PublishError
 from jobs.names import IMAGES, SIDECARS, image_name, sidecar_name
-from jobs.output.layout import ROWS, OutputLayout
-from jobs.output.lease import Lease
+from jobs.output.layout import ROWS, SHARD_SUFFIX, OutputLayout, shard_file
 from jobs.output.row_shards import (
-    base_name,
     keep_positions,
     new_shard_name,
     read_shard,
     reason_code,
     retry_of,
+    row_shards,
     standing_rows,
     to_parquet,
     unlisted,
 )
-from jobs.output.staging import DIRECTORY_MODE, Staging, sweep
+from jobs.output.shared_lease import HeldLease
+from jobs.output.staging import Staging, sweep
+from jobs.storage.store import Copy
 from keystore.service import Keystore
-from keystore.storage import durable
 
 _COLUMNS: Final = [
     "row",
@@ -76,7 +73,7 @@ class Tally:
 
 def finished_rows(layout: OutputLayout) -> set[int]:
     """Numbers of the rows that earlier attempts finished. Raises PublishError for a damaged row shard."""
-    return {row for part in standing_rows(layout.root, ["row"]) for row in part.table.column("row").to_pylist()}
+    return {row for part in standing_rows(layout.store, ["row"]) for row in part.table.column("row").to_pylist()}
 
 
 def quarantined_rows(layout: OutputLayout, reason: str | None = None, before_retry: int | None = None) -> set[int]:
@@ -85,8 +82,8 @@ def quarantined_rows(layout: OutputLayout, reason: str | None = None, before_ret
     before_retry: only those that no retry of this number or a later one has made.
     """
     found: set[int] = set()
-    for part in standing_rows(layout.root, ["row", "status", "reason"]):
-        if before_retry is None or retry_of(base_name(part.shard)) < before_retry:
+    for part in standing_rows(layout.store, ["row", "status", "reason"]):
+        if before_retry is None or retry_of(part.shard) < before_retry:
             found |= {
                 row["row"]
                 for row in part.table.to_pylist()
@@ -97,7 +94,7 @@ def quarantined_rows(layout: OutputLayout, reason: str | None = None, before_ret
 
 def complete(
     layout: OutputLayout,
-    lease: Lease,
+    lease: HeldLease,
     keystore: Keystore | None,
     run_id: str,
     total: int,
@@ -110,18 +107,19 @@ def complete(
     Returns the account, and the key shards that were removed because nothing was published with them.
 
     Raises:
-        CommitError: rows or keys are missing. PublishError, OSError: the output can not be read or written.
+        CommitError: rows or keys are missing. PublishError, OSError, MachineError: the output can not be read or written.
+        LeaseError: another attempt holds the output.
         KeystoreError: a sealed shard was tampered with.
     """
     tally = settle(layout, total, finished)
+    lease.commit([])  # from here on things are removed: not by an attempt that was overtaken and does not know it yet
     removed = [] if keystore is None else _take_in_keys(keystore, run_id, tally)
-    _remove_leftovers(layout)
+    _remove_leftovers(layout, lease)
     # Only now: a shard that is replaced gives up the name under which its keys lay in the inbox.
-    _drop_superseded(layout, Staging.of(lease.token))
-    sweep(lease.token)
-    tally.bytes_of = {
-        part: sum(p.stat().st_size for p in _files(layout.root / part)) for part in (IMAGES, SIDECARS, ROWS)
-    }
+    _drop_superseded(layout, lease)
+    _remove_unseen_shards(layout, lease)
+    sweep(layout.store)
+    tally.bytes_of = {part: sum(size for _, size in layout.store.sizes(part)) for part in (IMAGES, SIDECARS, ROWS)}
     return tally, removed
 
 
@@ -146,8 +144,8 @@ def _take_in_keys(keystore: Keystore, run_id: str, tally: Tally) -> list[str]:
 def settle(layout: OutputLayout, total: int, finished: frozenset[int] = frozenset()) -> Tally:
     """Count what the shards say. Raises CommitError unless every row stands exactly once, PublishError."""
     tally, seen = Tally(), set()
-    for part in standing_rows(layout.root, _COLUMNS):
-        tally.shards.append(base_name(part.shard))
+    for part in standing_rows(layout.store, _COLUMNS):
+        tally.shards.append(part.shard)
         for row in part.table.to_pylist():
             seen.add(row["row"])
             tally.add(row, row["row"] not in finished)
@@ -160,17 +158,19 @@ def settle(layout: OutputLayout, total: int, finished: frozenset[int] = frozense
     return tally
 
 
-def _remove_leftovers(layout: OutputLayout) -> None:
+def _remove_leftovers(layout: OutputLayout, lease: HeldLease) -> None:
     """Remove pictures and sidecars that a killed attempt linked, of rows that list none now that they were done again."""
     if layout.schema is not None:
         return
-    there: set[str] = set()
-    for part in standing_rows(layout.root, ["row", "image_id", "output", "sidecar"]):
+    without: list[str] = []
+    for part in standing_rows(layout.store, ["row", "image_id", "output", "sidecar"]):
         for row in part.table.to_pylist():
             if row["output"] is None or row["sidecar"] is None:
-                there.update(name for name in _names(layout, row["image_id"]) if (layout.root / name).is_file())
-    for name in unlisted(layout.root, there):
-        (layout.root / name).unlink()
+                without += _names(layout, row["image_id"])
+    there = layout.store.existing(without)
+    lease.check()  # after looking: see `Publisher._make_free`
+    for name in unlisted(layout.store, there.keys()):
+        layout.store.delete(name, there[name])
 
 
 def _names(layout: OutputLayout, image_id: str) -> tuple[str, ...]:
@@ -181,25 +181,35 @@ def _names(layout: OutputLayout, image_id: str) -> tuple[str, ...]:
         return ()
 
 
-def _drop_superseded(layout: OutputLayout, staging: Staging) -> None:
+def _drop_superseded(layout: OutputLayout, lease: HeldLease) -> None:
     """Put shards without the rows that were done again beside those that hold them, then remove these.
 
     Killed in between, the new shard, of the latest retry, supersedes the old one, and the next commit removes that.
     """
-    parts = list(standing_rows(layout.root, ["row"]))
-    latest = max((retry_of(base_name(part.shard)) for part in parts), default=0)
+    store, staging = layout.store, Staging.of(layout.store, lease.token.attempt)
+    parts = list(standing_rows(layout.store, ["row"]))
+    latest = max((retry_of(part.shard) for part in parts), default=0)
     for part in parts:
         if not part.superseded:
             continue
         if part.positions:
             name = new_shard_name(part.table.column("row").to_pylist(), latest)
-            durable.make_directory(staging.folder, DIRECTORY_MODE)
-            staging.finish(name, to_parquet(keep_positions(read_shard(part.shard), part.positions)))
-            os.link(staging.shard(name), layout.shard(name))
-            durable.sync_directory(layout.rows)
-        part.shard.unlink()
-        durable.sync_directory(layout.rows)
+            store.make_folder(staging.folder)
+            kept = to_parquet(keep_positions(read_shard(store, shard_file(part.shard)), part.positions))
+            staging.finish(name, kept)
+            store.publish([Copy(staging.shard(name), shard_file(name), kept)])
+            lease.commit([name], [part.shard])
+        else:
+            lease.commit([], [part.shard])
+        store.delete(shard_file(part.shard))
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    return (path for path in folder.rglob("*") if path.is_file())
+def _remove_unseen_shards(layout: OutputLayout, lease: HeldLease) -> None:
+    """Remove row shards of a bucket that no segment lists, so that any program may read `rows/` when a run is complete."""
+    if not layout.store.shared:
+        return
+    lease.check()
+    visible = set(row_shards(layout.store))
+    for file in list(layout.store.children(ROWS, SHARD_SUFFIX)):
+        if file.removesuffix(SHARD_SUFFIX) not in visible:
+            layout.store.delete(f"{ROWS}/{file}")

@@ -38,7 +38,7 @@ class LeaseToken:
 
 
 class Lease:
-    """Held within a `with` block."""
+    """Of a directory, held within a `with` block."""
 
     def __init__(self, directory: Path) -> None:
         self.token = LeaseToken(directory / LEASE_FILE, uuid.uuid4().hex)
@@ -64,6 +64,13 @@ class Lease:
         os.pwrite(descriptor, (json.dumps(content) + "\n").encode(), 0)
         os.fsync(descriptor)
         return self
+
+    def check(self) -> None:
+        """Raise LeaseError unless this attempt may go on publishing."""
+        self.token.check()
+
+    def commit(self, adds: list[str], drops: list[str] | None = None) -> None:
+        """Row shards were published, others are about to be removed: while the lock is held nobody need be told."""
 
     def withdraw(self) -> None:
         """Let the workers of this attempt find no holder, while the lock is still held."""

@@ -4,15 +4,15 @@ secret."""
 import json
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Final, Self
 
 from jobs.config import NEUTRAL_SETTINGS, AnonymizeConfig
-from jobs.errors import PublishError
-from jobs.output.layout import LEASE_FILE, MANIFEST_FILE, RUN_DIRECTORY
+from jobs.errors import LeaseError, PublishError
+from jobs.output.layout import LEASE, MANIFEST, RUN_DIRECTORY, SEGMENTS
 from jobs.sources.source import Source
+from jobs.storage.json_files import to_json
+from jobs.storage.store import ChangedError, Store
 from keystore.service import Keystore
-from keystore.storage import durable
 
 FORMAT_VERSION: Final = 2
 RUNNING: Final = "running"
@@ -43,6 +43,9 @@ class Manifest:
     retries: list[dict[str, Any]] = field(default_factory=list)
     version: int = FORMAT_VERSION
     keys: str = "store"
+    seen: str | None = field(
+        default=None, compare=False, repr=False
+    )  # the stored one that this was read from, for `replace`
 
     @classmethod
     def begin(cls, run_id: str, keystore_id: str | None, config: AnonymizeConfig, source: Source) -> Self:
@@ -67,11 +70,16 @@ class Manifest:
         """Digest of the prior that the run's workers loaded; None before any did."""
         return str(self.facts[0]["prior"]["digest"]) if self.facts else None
 
-    def write(self, root: Path) -> None:
-        """Publish over an earlier state. Raises OSError."""
-        write_json(root / RUN_DIRECTORY / MANIFEST_FILE, asdict(self))
+    def write(self, store: Store) -> None:
+        """Publish over the state that was read or written last. Raises LeaseError: another attempt wrote it; OSError,
+        MachineError."""
+        document = {name: value for name, value in asdict(self).items() if name != "seen"}
+        try:
+            self.seen = store.replace(MANIFEST, to_json(document), self.seen)
+        except ChangedError as error:
+            raise LeaseError(f"another attempt goes on with {store}; this one writes nothing more") from error
 
-    def check_same_run(self, root: Path, config: AnonymizeConfig, source: Source) -> None:
+    def check_same_run(self, root: Store, config: AnonymizeConfig, source: Source) -> None:
         """Raise PublishError unless the run that wrote `root` had these settings and this input."""
         if self.config_digest != config.digest():
             wanted = config.to_json()
@@ -82,7 +90,7 @@ class Manifest:
             )
         self.check_same_input(root, source)
 
-    def check_same_input(self, root: Path, source: Source) -> None:
+    def check_same_input(self, root: Store, source: Source) -> None:
         """Raise PublishError unless the run that wrote `root` had this input."""
         if self.listing_digest != source.digest:
             raise PublishError(
@@ -90,7 +98,7 @@ class Manifest:
                 "give an empty output"
             )
 
-    def check_keystore(self, root: Path, keystore: Keystore | None) -> None:
+    def check_keystore(self, root: Store, keystore: Keystore | None) -> None:
         """Raise PublishError unless the keys of the run that wrote `root` are in that keystore, or discarded as now."""
         if self.keystore_id != (None if keystore is None else keystore.id):
             now_in = "discarded" if keystore is None else f"in {keystore.path}, which is {keystore.id}"
@@ -123,49 +131,37 @@ class Manifest:
         self.config.update({name: value for name, value in config.to_json().items() if name in NEUTRAL_SETTINGS})
 
 
-def read_existing(root: Path) -> Manifest | None:
-    """The manifest of the run that wrote `root`; None when nothing did.
+def read_existing(store: Store) -> Manifest | None:
+    """The manifest of the run that wrote an output; None when nothing did.
 
     Raises:
-        PublishError: `root` is no directory, holds something that is no run of keyanon, or its manifest is damaged.
+        PublishError: there is something that is no run of keyanon, no directory, or a damaged manifest. MachineError.
     """
     try:
-        present = {entry.name for entry in root.iterdir()} if root.exists() else set()
-        path = root / RUN_DIRECTORY / MANIFEST_FILE
-        if path.is_file():
-            return _manifest(path, json.loads(path.read_text(encoding="utf-8")))
-        ours = {entry.name for entry in (root / RUN_DIRECTORY).iterdir()} if RUN_DIRECTORY in present else set()
+        seen = store.see(MANIFEST)
+        if seen is not None:
+            return _manifest(store.full(MANIFEST), json.loads(seen.content), seen.version)
+        # A run that was killed before its manifest was written leaves its lease, and nothing that counts.
+        foreign = any(not _is_a_beginning(name) for name, _ in store.sizes(""))
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise PublishError(f"output {root} can not be used ({error}); give an empty directory") from error
-    # A run that was killed before its manifest was written leaves its lease, and nothing that counts.
-    if present - {RUN_DIRECTORY} or any(name != LEASE_FILE and not name.endswith(".tmp") for name in ours):
-        raise PublishError(f"output {root} is not empty and no run of keyanon wrote it; give an empty directory")
+        said = (error.strerror if isinstance(error, OSError) else None) or error
+        raise PublishError(f"output {store} can not be used ({said}); give an empty directory") from error
+    if foreign:
+        raise PublishError(f"output {store} is not empty and no run of keyanon wrote it; give an empty directory")
     return None
 
 
-def _manifest(path: Path, document: dict[str, Any]) -> Manifest:
+def _is_a_beginning(name: str) -> bool:
+    folder, _, rest = name.partition("/")
+    return folder == RUN_DIRECTORY and (name == LEASE or rest.endswith(".tmp") or name.startswith(f"{SEGMENTS}/"))
+
+
+def _manifest(name: str, document: dict[str, Any], version: str) -> Manifest:
     if document.get("version") != FORMAT_VERSION:
         raise PublishError(
-            f"{path} is of version {document.get('version')}, and this keyanon writes {FORMAT_VERSION}; give an empty output"
+            f"{name} is of version {document.get('version')}, and this keyanon writes {FORMAT_VERSION}; give an empty output"
         )
-    return Manifest(**document)
-
-
-def write_json(path: Path, document: dict[str, Any]) -> None:
-    """Publish a JSON file durably, over an earlier one. Raises OSError."""
-    durable.make_directory(path.parent, 0o755)
-    durable.replace(path, (json.dumps(document, indent=2, sort_keys=True, allow_nan=False) + "\n").encode())
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object that `write_json` wrote. Raises PublishError naming the file when it is none any more, OSError."""
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise PublishError(f"{path} is damaged ({error}); give another output") from error
-    if not isinstance(document, dict):
-        raise PublishError(f"{path} is damaged (no JSON object); give another output")
-    return document
+    return Manifest(**document, seen=version)
 
 
 def now() -> str:

@@ -1,18 +1,16 @@
 """The only place that makes results visible, in the driver, which holds the lease of the output.
 
 For each complete block that this attempt staged: every picture and sidecar is compared with the digest that its row lists,
-then linked to its final name, then the row shard is linked into `rows/`. A link is made or fails and never replaces; visible is
-what a row shard in `rows/` lists. A process killed in between leaves final names that no row shard lists: they are removed
-before they are made again, or when the run is complete.
+then given its final name, then the row shard is put into `rows/`, on a disk by links; in a bucket a segment makes it visible.
+None of this ever replaces anything. A process killed in between leaves final names that no visible row lists: they are
+removed before they are made again, or when the run is complete.
 """
 
 import contextlib
 import errno
 import hashlib
-import os
 import threading
 from collections.abc import Callable, Collection, Iterator
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -20,12 +18,12 @@ import pyarrow as pa
 import pyarrow.types as pt
 
 from jobs.blocks import BYTES_FIELD, SIDECAR
-from jobs.errors import MachineError, PublishError
-from jobs.output.layout import OutputLayout
-from jobs.output.lease import Lease
-from jobs.output.row_shards import read_shard, unlisted
-from jobs.output.staging import DIRECTORY_MODE, PICTURE_PART, SIDECAR_PART, Staging, sweep
-from keystore.storage import durable
+from jobs.errors import LeaseError, MachineError, PublishError
+from jobs.output.layout import ROWS, OutputLayout, shard_file
+from jobs.output.row_shards import parsed_shard, unlisted
+from jobs.output.shared_lease import HeldLease
+from jobs.output.staging import PICTURE_PART, SIDECAR_PART, Staging
+from jobs.storage.store import Copy
 
 ROUND_SECONDS: Final = 0.5  # between looks for complete blocks
 _COLUMNS: Final = ("row", "image_id", "status", "output", "sidecar", "output_sha256", "sidecar_sha256", "faces")
@@ -33,7 +31,6 @@ _COLUMNS: Final = ("row", "image_id", "status", "output", "sidecar", "output_sha
 _NO_LINKS: Final = frozenset({errno.EPERM, errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP})
 
 ReportPublished = Callable[[int, int], None]  # rows and faces that have just become visible
-_Link = tuple[Path, Path]  # staged file, final name
 
 
 class Publisher:
@@ -43,11 +40,11 @@ class Publisher:
     """
 
     def __init__(
-        self, layout: OutputLayout, lease: Lease, done: Collection[int], report: ReportPublished | None = None
+        self, layout: OutputLayout, lease: HeldLease, done: Collection[int], report: ReportPublished | None = None
     ) -> None:
         self._layout, self._lease, self._done, self._report = layout, lease, set(done), report
-        self._staging = Staging.of(lease.token)
-        self._folders: set[Path] = set()  # those known to be there
+        self._store = layout.store
+        self._staging = Staging.of(self._store, lease.token.attempt)
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._rounds, name="keyanon-publisher", daemon=True)
         self._failure: BaseException | None = None
@@ -68,11 +65,11 @@ class Publisher:
         self.publish_complete()
 
     def open(self) -> None:
-        """Sweep what dead attempts staged, and make this one's folder. Raises PublishError."""
+        """Sweep what dead attempts staged, and make this one's folder. Raises PublishError, MachineError."""
         with self._explained():
-            sweep(self._lease.token, keep=self._staging)
+            self._staging.sweep_others()
             self._staging.create()
-            durable.make_directory(self._layout.rows, DIRECTORY_MODE)
+            self._store.make_folder(ROWS)
 
     def publish_complete(self) -> None:
         """One round: every block that is complete by now.
@@ -95,8 +92,9 @@ class Publisher:
                 return
 
     def _publish(self, name: str) -> None:
-        self._lease.token.check()
-        table = read_shard(self._staging.shard(name))
+        self._lease.check()
+        shard = self._store.read(self._staging.shard(name))
+        table = parsed_shard(shard, self._store.full(self._staging.shard(name)))
         rows = table.select(_COLUMNS).to_pylist()
         numbers = {row["row"] for row in rows}
         if len(numbers) != len(rows):
@@ -104,75 +102,78 @@ class Publisher:
         if not numbers.isdisjoint(self._done):  # a task that Ray repeated; its keys are an orphan shard
             self._staging.discard(name)
             return
-        links = self._links(name, rows)
-        self._check(name, rows, table)
+        if self._layout.schema is not None:
+            self._check_cells(name, rows, table)
+        files = self._checked_files(name, rows)
         try:
-            self._link_all(links)
-        except FileExistsError:  # linked by an attempt that was killed before the row shard
-            self._make_free(links)
-            self._link_all(links)
-        for folder in sorted({final.parent for _, final in links}):
-            durable.sync_directory(folder)
-        os.link(self._staging.shard(name), self._layout.shard(name))
-        durable.sync_directory(self._layout.rows)
+            self._store.publish(files)
+        except FileExistsError:  # published by an attempt that was killed before the row shard
+            self._make_free(files)
+            self._store.publish(files)
+        self._store.publish([Copy(self._staging.shard(name), shard_file(name), shard)])
+        try:
+            self._lease.commit([name])
+        except LeaseError:  # overtaken since the lease was looked at: the shard is ours alone, and nobody will list it
+            self._store.delete(shard_file(name))
+            raise
         self._done |= numbers
         if self._report is not None:
             self._report(len(rows), sum(row["faces"] for row in rows if row["status"] == "anonymized"))
         self._staging.discard(name)
 
-    def _links(self, name: str, rows: list[dict[str, Any]]) -> list[_Link]:
-        """What becomes visible beside the row shard; the sidecar first: a picture always has its sidecar."""
-        return [
-            (self._staging.file(name, position, part), self._layout.root / row[column])
+    def _checked_files(self, name: str, rows: list[dict[str, Any]]) -> list[Copy]:
+        """What becomes visible beside the row shard, compared with what its row lists; the sidecar first: a picture always has
+        its sidecar. Raises MachineError."""
+        parts = [
+            (row, self._staging.file(name, position, part), part, column)
             for position, row in enumerate(rows)
             for part, column in ((SIDECAR_PART, "sidecar"), (PICTURE_PART, "output"))
             if row[column] is not None
         ]
+        contents = self._store.read_all([staged for _, staged, _, _ in parts])
+        for (row, _, part, column), content in zip(parts, contents, strict=True):
+            self._compare(name, row, part, column, content)
+        return [
+            Copy(staged, row[column], content)
+            for (row, staged, _, column), content in zip(parts, contents, strict=True)
+            if content is not None
+        ]
 
-    def _check(self, name: str, rows: list[dict[str, Any]], table: pa.Table) -> None:
-        """Compare every picture and sidecar of a block with the digest its row lists. Raises MachineError."""
-        pictures = sidecars = None
-        if self._layout.schema is not None:
-            pictures, sidecars = _pictures(table, str(self._layout.image_column)), table.column(SIDECAR)
+    def _check_cells(self, name: str, rows: list[dict[str, Any]], table: pa.Table) -> None:
+        """Compare what lies in a row shard of Parquet with what its rows list. Raises MachineError."""
+        pictures, sidecars = _pictures(table, str(self._layout.image_column)), table.column(SIDECAR)
         for position, row in enumerate(rows):
             for part, column, cells in ((PICTURE_PART, "output", pictures), (SIDECAR_PART, "sidecar", sidecars)):
-                content: bytes | None = None
-                if cells is not None:
-                    content = cells[position].as_py()
-                elif row[column] is not None:
-                    with contextlib.suppress(FileNotFoundError):
-                        content = self._staging.file(name, position, part).read_bytes()
-                digest = None if content is None else hashlib.sha256(content).hexdigest()
-                if digest != row[f"{column}_sha256"]:
-                    raise MachineError(
-                        f"{row['image_id']}: its {part}, staged in {self._staging.folder / name}, is "
-                        f"{'missing' if content is None else 'not what its row lists'}; nothing of the block was "
-                        "published. Check the disk, then run the same command again"
-                    )
+                self._compare(name, row, part, column, cells[position].as_py())
 
-    def _link_all(self, links: list[_Link]) -> None:
-        for staged, final in links:
-            if final.parent not in self._folders:
-                durable.make_directory(final.parent, DIRECTORY_MODE)
-                self._folders.add(final.parent)
-            os.link(staged, final)
+    def _compare(self, name: str, row: dict[str, Any], part: str, column: str, content: bytes | None) -> None:
+        digest = None if content is None else hashlib.sha256(content).hexdigest()
+        if digest != row[f"{column}_sha256"]:
+            raise MachineError(
+                f"{row['image_id']}: its {part}, staged in {self._store.full(self._staging.folder)}/{name}, is "
+                f"{'missing' if content is None else 'not what its row lists'}; nothing of the block was "
+                "published. Check the disk, then run the same command again"
+            )
 
-    def _make_free(self, links: list[_Link]) -> None:
-        """Remove what has a block's final names. Raises PublishError where a visible row lists one of them."""
-        taken = {final.relative_to(self._layout.root).as_posix() for _, final in links if os.path.lexists(final)}
-        leftovers = unlisted(self._layout.root, taken)
-        if taken - leftovers:
+    def _make_free(self, files: list[Copy]) -> None:
+        """Remove what has a block's final names. Raises PublishError where a visible row lists one of them, LeaseError."""
+        # In this order: what is seen before the lease is found ours was not written by an attempt that came after, and is removed
+        # only while it is what was seen.
+        taken = self._store.existing([copy.final for copy in files])
+        self._lease.check()
+        leftovers = unlisted(self._store, taken.keys())
+        if taken.keys() - leftovers:
             raise PublishError(
-                f"{self._layout.root / min(taken - leftovers)} belongs to another row already; rename one of the two "
+                f"{self._store.full(min(taken.keys() - leftovers))} belongs to another row already; rename one of the two "
                 "pictures in the input, then give an empty output"
             )
         for name in leftovers:
-            (self._layout.root / name).unlink()
+            self._store.delete(name, taken[name])
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
         """Errors of the file system as PublishError."""
-        root = self._layout.root
+        root = self._store
         try:
             yield
         except OSError as error:

@@ -1,5 +1,7 @@
 """Reads what a run wrote: rows, pictures and sidecars. It never sees key material, because an output holds none."""
 
+import errno
+import io
 import json
 from collections import Counter
 from collections.abc import Iterator
@@ -12,11 +14,14 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from jobs.blocks import SHARD_SCHEMA, SIDECAR
-from jobs.errors import JobError, PublishError
+from jobs.errors import JobError, MachineError, PublishError
 from jobs.names import IMAGES, SIDECARS
-from jobs.output.layout import MANIFEST_FILE, ROWS, RUN_DIRECTORY
+from jobs.output.layout import MANIFEST, ROWS, shard_file
 from jobs.output.manifest import COMPLETE
 from jobs.output.row_shards import reason_code, row_shards, standing_rows
+from jobs.storage.opening import open_store
+from jobs.storage.place import Place
+from jobs.storage.store import Store
 from keyanon_core.errors import SidecarError
 from keyanon_core.procedure import Procedure
 from keyanon_core.sidecar import MAX_SIDECAR_BYTES, Sidecar, SidecarFace
@@ -32,9 +37,9 @@ class OutputError(JobError):
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a run. `shard` is the Parquet file it stands in, `position` its place there. `permanent`: its key is forgotten;
-    None only where the user's own column did not say, and the row is quarantined. `fidelity`: how its faces come back; None where
-    they do not, or an earlier version wrote the row."""
+    """One row of a run. `shard` is the Parquet file it stands in, by its name in the output, `position` its place there.
+    `permanent`: its key is forgotten; None only where the user's own column did not say, and the row is quarantined. `fidelity`:
+    how its faces come back; None where they do not, or an earlier version wrote the row."""
 
     image_id: str
     status: str
@@ -46,7 +51,7 @@ class Row:
     kept: int
     permanent: bool | None
     fidelity: str | None
-    shard: Path
+    shard: str
     position: int
 
 
@@ -104,60 +109,63 @@ class RunInspection:
         }
 
 
-def read_manifest(output: Path) -> dict[str, Any]:
+def read_manifest(output: Place | Store) -> dict[str, Any]:
     """The run's manifest.
 
     Raises:
-        OutputError: `output` is not a directory that `keyanon anonymize` wrote.
+        OutputError: `output` is not what `keyanon anonymize` wrote. MachineError.
     """
-    path = output / RUN_DIRECTORY / MANIFEST_FILE
+    store = _store(output)
+    path = store.full(MANIFEST)
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = json.loads(store.read(MANIFEST))
     except FileNotFoundError as error:
         raise OutputError(f"{output} is not the output of a keyanon run: {path} is missing") from error
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise OutputError(f"{path} can not be read ({error.strerror or error})") from error
+    except ValueError as error:
         raise OutputError(f"{path} can not be read ({error}); restore it from a backup of the output") from error
     if not isinstance(manifest, dict):
         raise OutputError(f"{path} is not a JSON object; restore it from a backup of the output")
     return manifest
 
 
-def read_rows(output: Path) -> Iterator[Row]:
+def read_rows(output: Place | Store) -> Iterator[Row]:
     """Every row of a run that stands, without its pictures, shard by shard.
 
     Raises:
         OutputError: a shard is not readable Parquet or lacks a column.
     """
     try:
-        for part in standing_rows(output, SHARD_SCHEMA.names):
+        for part in standing_rows(_store(output), SHARD_SCHEMA.names):
             found = part.table.select(SHARD_SCHEMA.names).cast(SHARD_SCHEMA).to_pylist()
             for position, row in zip(part.positions, found, strict=True):
-                yield Row(**{name: row[name] for name in _ROW_FIELDS}, shard=part.shard, position=position)
-    except (PublishError, pa.ArrowException) as error:
+                yield Row(**{name: row[name] for name in _ROW_FIELDS}, shard=shard_file(part.shard), position=position)
+    except (PublishError, OSError, pa.ArrowException) as error:
         raise OutputError(f"{output} has no readable rows: {error}") from error
 
 
-def read_picture(output: Path, row: Row) -> bytes:
+def read_picture(output: Place | Store, row: Row) -> bytes:
     """The anonymized picture of a row, encoded as it was published.
 
     Raises:
         OutputError: it is missing or can not be read.
     """
     if row.output is not None:
-        return _read_below(output, row, row.output)
+        return _read_below(_store(output), row, row.output)
     column = read_manifest(output).get("image_column")
-    found = _read_cell(row, str(column))
+    found = _read_cell(_store(output), row, str(column))
     return bytes(found["bytes"] if isinstance(found, dict) else found)
 
 
-def read_sidecar(output: Path, row: Row) -> bytes:
+def read_sidecar(output: Place | Store, row: Row) -> bytes:
     """The sidecar of a row. Raises OutputError when it is missing or can not be read, SidecarError when it is too large."""
     if row.sidecar is not None:
-        return _read_below(output, row, row.sidecar, MAX_SIDECAR_BYTES)
-    return bytes(_read_cell(row, SIDECAR))
+        return _read_below(_store(output), row, row.sidecar, MAX_SIDECAR_BYTES)
+    return bytes(_read_cell(_store(output), row, SIDECAR))
 
 
-def _read_below(output: Path, row: Row, name: str, max_bytes: int | None = None) -> bytes:
+def _read_below(store: Store, row: Row, name: str, max_bytes: int | None = None) -> bytes:
     """A published file. Raises OutputError when it can not be read, or its name leaves the output, as an edited row's may;
     SidecarError when it has more than `max_bytes`.
     """
@@ -167,19 +175,22 @@ def _read_below(output: Path, row: Row, name: str, max_bytes: int | None = None)
             f"{row.image_id}: its row names the file {name!r}, which no run writes; {row.shard} was edited"
         )
     try:
-        if max_bytes is not None and (output / path).stat().st_size > max_bytes:
-            raise SidecarError(f"{row.image_id}: {output / path} exceeds a sidecar's limit of {max_bytes} bytes")
-        return (output / path).read_bytes()
+        return store.read(name, max_bytes)
     except OSError as error:
+        if error.errno == errno.EFBIG:
+            raise SidecarError(
+                f"{row.image_id}: {store.full(name)} exceeds a sidecar's limit of {max_bytes} bytes"
+            ) from error
         raise OutputError(
-            f"{row.image_id}: {output / path} can not be read ({error.strerror}); restore it from a backup"
+            f"{row.image_id}: {store.full(name)} can not be read ({error.strerror}); restore it from a backup"
         ) from error
 
 
-def _read_cell(row: Row, column: str) -> Any:
+def _read_cell(store: Store, row: Row, column: str) -> Any:
     """A picture or sidecar that lies in the row's shard, as for Parquet input."""
     try:
-        value = pq.read_table(row.shard, columns=[column]).column(column)[row.position].as_py()
+        with store.open_parquet(row.shard) as opened:
+            value = pq.read_table(opened, columns=[column]).column(column)[row.position].as_py()
     except (OSError, ValueError, KeyError, IndexError) as error:
         raise OutputError(f"{row.image_id}: {row.shard} has no readable column {column!r} ({error})") from error
     if value is None:
@@ -187,22 +198,23 @@ def _read_cell(row: Row, column: str) -> Any:
     return value
 
 
-def inspect_run(output: Path) -> RunInspection:
+def inspect_run(output: Place | Store) -> RunInspection:
     """Count what a run wrote.
 
     Raises:
         OutputError: `output` is not the output of a keyanon run, or a shard can not be read.
     """
-    manifest = read_manifest(output)
+    store = _store(output)
+    manifest = read_manifest(store)
     config = manifest.get("config")
     found = RunInspection(
         run_id=manifest.get("run_id"),
         finished=manifest.get("state") == COMPLETE,
         keys=str(manifest.get("keys", "store")),
-        shards=len(row_shards(output)),
+        shards=len(row_shards(store)),
         settings=config if isinstance(config, dict) else {},
     )
-    for row in read_rows(output):
+    for row in read_rows(store):
         found.rows += 1
         found.faces += row.faces if row.status == "anonymized" else 0
         found.kept_faces += row.kept
@@ -213,22 +225,22 @@ def inspect_run(output: Path) -> RunInspection:
         if row.reason:
             found.reasons[reason_code(row.reason)] += 1
     for part in (IMAGES, SIDECARS, ROWS):
-        found.bytes_of[part] = sum(path.stat().st_size for path in (output / part).rglob("*") if path.is_file())
+        found.bytes_of[part] = sum(size for _, size in store.sizes(part))
     return found
 
 
-def inspect_sidecar(path: Path) -> dict[str, Any]:
+def inspect_sidecar(path: Place, endpoint_url: str | None = None) -> dict[str, Any]:
     """The public facts of one sidecar: what it belongs to and what it holds, in names and sizes.
 
     Raises:
         OutputError: the file can not be read. SidecarError: it is not a sidecar.
     """
     try:
-        size = path.stat().st_size
-        if size > MAX_SIDECAR_BYTES:
-            raise SidecarError(f"{path}: {size} bytes exceed a sidecar's limit of {MAX_SIDECAR_BYTES} bytes")
-        sidecar = Sidecar.from_bytes(path.read_bytes())
+        content = _read_one(path, endpoint_url, MAX_SIDECAR_BYTES)
+        sidecar = Sidecar.from_bytes(content)
     except OSError as error:
+        if error.errno == errno.EFBIG:
+            raise SidecarError(f"{path} exceeds a sidecar's limit of {MAX_SIDECAR_BYTES} bytes") from error
         raise OutputError(f"{path} can not be read ({error.strerror})") from error
     height, width = sidecar.shape
     return {
@@ -243,7 +255,7 @@ def inspect_sidecar(path: Path) -> dict[str, Any]:
         "version": sidecar.version,
         "latent_bytes": [_latent_bytes(face) for face in sidecar.faces],
         "encrypted_source_bytes": [0 if face.source is None else len(face.source) for face in sidecar.faces],
-        "bytes": size,
+        "bytes": len(content),
     }
 
 
@@ -252,14 +264,15 @@ def _latent_bytes(face: SidecarFace) -> int:
     return whole + len(face.surroundings or b"") + len(face.codes or b"")
 
 
-def inspect_picture(path: Path) -> dict[str, Any]:
+def inspect_picture(path: Place, endpoint_url: str | None = None) -> dict[str, Any]:
     """Format, size and metadata of one picture; an anonymized one has none, or its colour profile and a JPEG's orientation.
 
     Raises:
         OutputError: the file is not a picture, or it can not be read.
     """
     try:
-        with Image.open(path) as picture:
+        content = _read_one(path, endpoint_url)
+        with Image.open(io.BytesIO(content)) as picture:
             named = {str(name) for name in picture.info if name not in FORMAT_FACTS}
             metadata = sorted({*named, *(["exif"] if picture.getexif() else [])})
             return {
@@ -269,11 +282,21 @@ def inspect_picture(path: Path) -> dict[str, Any]:
                 "height": picture.height,
                 "mode": picture.mode,
                 "metadata": metadata,
-                "bytes": path.stat().st_size,
+                "bytes": len(content),
             }
-    except MemoryError:
+    except (MemoryError, MachineError):
         raise
     except Exception as error:  # Pillow's parsers raise whatever they stumble over
         raise OutputError(
             f"{path} is neither a run's output, nor a sidecar, nor a readable picture ({error})"
         ) from error
+
+
+def _store(output: Place | Store) -> Store:
+    return output if isinstance(output, Store) else open_store(output)
+
+
+def _read_one(place: Place, endpoint_url: str | None, max_bytes: int | None = None) -> bytes:
+    """One object or file by its whole name. Raises OSError, MachineError."""
+    folder, name = (place.parent, place.name) if isinstance(place, Path) else place.rsplit("/", 1)
+    return open_store(folder, endpoint_url).read(name, max_bytes)

@@ -10,24 +10,27 @@ import re
 import uuid
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jobs.blocks import ADDED_LATER
-from jobs.errors import PublishError
-from jobs.output.layout import ROWS, SHARD_SUFFIX
+from jobs.errors import JobError, MachineError, PublishError
+from jobs.faults import FaultKind, describe, kind_of_reading
+from jobs.output.layout import ROWS, SHARD_SUFFIX, shard_file
+from jobs.output.segments import Segments
+from jobs.storage.store import Store
 
 _NAME: Final = re.compile(r"\d{9,}-[0-9a-f]{16}-[0-9a-f]{12}(?:-r([1-9]\d{0,8}))?")
 
 
 @dataclass(frozen=True)
 class StandingRows:
-    """The rows of one shard that count. positions: where they stand in it. superseded: how many others it holds."""
+    """The rows of one shard that count. shard: its base name. positions: where they stand in it. superseded: how many others
+    it holds."""
 
-    shard: Path
+    shard: str
     positions: Sequence[int]
     table: pa.Table
     superseded: int
@@ -48,26 +51,27 @@ def retry_of(name: str) -> int:
     return int(found[1] or 0)
 
 
-def base_name(shard: Path) -> str:
-    """A shard's name without its suffix; its sealed keys have the same."""
-    return shard.name.removesuffix(SHARD_SUFFIX)
-
-
 def reason_code(reason: str) -> str:
     """The part of a row's reason that is counted: `code` of `code: explanation`."""
     return reason.split(":", 1)[0]
 
 
-def row_shards(root: Path) -> list[Path]:
-    """The visible row shards of an output, sorted by name. Raises PublishError for a file that is none."""
-    found = sorted((root / ROWS).glob(f"[!.]*{SHARD_SUFFIX}"))
-    for path in found:
-        if _NAME.fullmatch(base_name(path)) is None:
-            raise PublishError(f"{path} was not written by this run; move it away and run the same command again")
+def row_shards(store: Store) -> list[str]:
+    """Base names of the visible row shards of an output, sorted. Raises PublishError for one that is no such name, OSError,
+    MachineError."""
+    if store.shared:
+        found = sorted(Segments.read(store).visible)
+    else:
+        found = [file.removesuffix(SHARD_SUFFIX) for file in store.children(ROWS, SHARD_SUFFIX)]
+    for name in found:
+        if _NAME.fullmatch(name) is None:
+            raise PublishError(
+                f"{store.full(shard_file(name))} was not written by this run; move it away and run the same command again"
+            )
     return found
 
 
-def standing_rows(root: Path, columns: Sequence[str]) -> Iterator[StandingRows]:
+def standing_rows(store: Store, columns: Sequence[str]) -> Iterator[StandingRows]:
     """The rows that count, shard by shard: a row that stands in several shards counts in those of the latest retry.
 
     columns: what is read, "row" among them.
@@ -75,18 +79,18 @@ def standing_rows(root: Path, columns: Sequence[str]) -> Iterator[StandingRows]:
     Raises:
         PublishError: a shard is damaged, or is none of this project.
     """
-    shards = [(retry_of(base_name(path)), path) for path in row_shards(root)]
+    shards = [(retry_of(name), name) for name in row_shards(store)]
     made = {retry: set[int]() for retry, _ in shards}
-    for retry, path in shards:
+    for retry, name in shards:
         if retry:
-            made[retry].update(read_shard(path, ["row"]).column("row").to_pylist())
+            made[retry].update(read_shard(store, shard_file(name), ["row"]).column("row").to_pylist())
     later = {retry: set[int]().union(*(made[other] for other in made if other > retry)) for retry in made}
-    for retry, path in shards:
-        table = read_shard(path, columns)
+    for retry, name in shards:
+        table = read_shard(store, shard_file(name), columns)
         rows = table.column("row").to_pylist()
         positions = [at for at, row in enumerate(rows) if row not in later[retry]]
         kept = table if len(positions) == len(rows) else keep_positions(table, positions)
-        yield StandingRows(path, positions, kept, len(rows) - len(positions))
+        yield StandingRows(name, positions, kept, len(rows) - len(positions))
 
 
 def keep_positions(table: pa.Table, positions: Collection[int]) -> pa.Table:
@@ -95,36 +99,55 @@ def keep_positions(table: pa.Table, positions: Collection[int]) -> pa.Table:
     return table.filter(pa.array([at in wanted for at in range(table.num_rows)], pa.bool_()))
 
 
-def unlisted(root: Path, names: Collection[str]) -> set[str]:
+def unlisted(store: Store, names: Collection[str]) -> set[str]:
     """Those of some pictures and sidecars, by their names below the output, that no visible row lists."""
     found = set(names)
-    for part in standing_rows(root, ["row", "output", "sidecar"]) if found else ():
+    for part in standing_rows(store, ["row", "output", "sidecar"]) if found else ():
         found.difference_update(part.table.column("output").to_pylist(), part.table.column("sidecar").to_pylist())
     return found
 
 
-def read_shard(shard: Path, columns: Sequence[str] | None = None) -> pa.Table:
-    """The rows of one shard, those that do not count any more included. Columns of ADDED_LATER that it lacks are null. Raises
-    PublishError for a damaged one.
+def read_shard(store: Store, shard: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """The rows of one shard, by its name in the output, those that do not count any more included. Columns of ADDED_LATER that it
+    lacks are null. Raises PublishError for a damaged one, MachineError.
     """
     try:
-        with pq.ParquetFile(shard) as file:
+        opened = store.open_parquet(shard)
+    except OSError as error:
+        raise _unreadable(error, store.full(shard)) from error
+    with opened:
+        return parsed_shard(opened, store.full(shard), columns)
+
+
+def parsed_shard(content: Any, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """As `read_shard`, of bytes or an open file. name: for messages."""
+    try:
+        with pq.ParquetFile(pa.BufferReader(content) if isinstance(content, bytes) else content) as file:
             missing = set(columns or ()) - set(file.schema_arrow.names)
             if missing - ADDED_LATER:
-                raise PublishError(f"row shard {shard} lacks the column {min(missing)!r}; restore it from a backup")
-            found = file.read(columns=None if columns is None else [name for name in columns if name not in missing])
-            for name in missing:
-                found = found.append_column(name, pa.nulls(found.num_rows))
+                raise PublishError(f"row shard {name} lacks the column {min(missing)!r}; restore it from a backup")
+            found = file.read(columns=None if columns is None else [one for one in columns if one not in missing])
+            for column in missing:
+                found = found.append_column(column, pa.nulls(found.num_rows))
             return found
     except (OSError, pa.ArrowException) as error:
-        raise PublishError(
-            f"row shard {shard} is damaged ({error}); restore it from a backup, or remove it and run the same command "
-            "again to make its rows anew, under new keys"
-        ) from error
+        raise _unreadable(error, name) from error
 
 
-def to_parquet(table: pa.Table) -> Any:
-    """A row shard's bytes, as a buffer."""
+def _unreadable(error: Exception, name: str) -> JobError:
+    if kind_of_reading(error) is FaultKind.MACHINE:
+        return MachineError(
+            f"row shard {name} could not be read: {describe(error)}; see to the disk and the network, then run the same command "
+            "again"
+        )
+    return PublishError(
+        f"row shard {name} is damaged ({error}); restore it from a backup, or remove it and run the same command "
+        "again to make its rows anew, under new keys"
+    )
+
+
+def to_parquet(table: pa.Table) -> bytes:
+    """A row shard's bytes."""
     buffer = pa.BufferOutputStream()
     pq.write_table(table, buffer, compression="zstd")
-    return buffer.getvalue()
+    return bytes(buffer.getvalue().to_pybytes())

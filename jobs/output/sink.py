@@ -38,8 +38,8 @@ from jobs.blocks import (
 from jobs.errors import LeaseError, PublishError
 from jobs.names import image_name, sidecar_name
 from jobs.output.layout import OutputLayout
-from jobs.output.lease import LeaseToken
 from jobs.output.row_shards import new_shard_name, to_parquet
+from jobs.output.shared_lease import Token
 from jobs.output.staging import PICTURE_PART, SIDECAR_PART, Staging
 from keystore.errors import KeystoreError
 from keystore.intake.sealing import write_shard
@@ -51,9 +51,9 @@ class PairedDatasink(Datasink[str]):  # type: ignore[misc]  # Ray ships no types
     inbox: None in a run that discards its keys. retry: number of the retry whose rows these are, 0 in the run itself.
     """
 
-    def __init__(self, layout: OutputLayout, inbox: Path | None, lease: LeaseToken, retry: int) -> None:
+    def __init__(self, layout: OutputLayout, inbox: Path | None, lease: Token, retry: int) -> None:
         self.layout, self.inbox, self.lease, self.retry = layout, inbox, lease, retry
-        self.staging = Staging.of(lease)
+        self.staging = Staging.of(layout.store, lease.attempt)
 
     def get_name(self) -> str:
         return "StageResults"
@@ -84,7 +84,7 @@ class PairedDatasink(Datasink[str]):  # type: ignore[misc]  # Ray ships no types
             self.staging.finish(name, to_parquet(rows))
         except FileNotFoundError as error:
             raise LeaseError(
-                f"{self.staging.folder} is gone: this attempt is over and publishes nothing more"
+                f"{self.layout.store.full(self.staging.folder)} is gone: this attempt is over and publishes nothing more"
             ) from error
         except OSError as error:
             raise PublishError(

@@ -20,10 +20,10 @@ from ray.exceptions import RayError
 from jobs.config import AnonymizeConfig
 from jobs.errors import MachineError, PublishError
 from jobs.output.commit import Tally, complete, finished_rows
-from jobs.output.layout import REPORT_FILE, RUN_DIRECTORY, OutputLayout
-from jobs.output.lease import Lease
-from jobs.output.manifest import Manifest, read_existing, write_json
+from jobs.output.layout import REPORT, OutputLayout
+from jobs.output.manifest import Manifest, read_existing
 from jobs.output.publisher import Publisher
+from jobs.output.shared_lease import HeldLease, lease_of
 from jobs.output.sink import PairedDatasink
 from jobs.run.anonymize_stage import AnonymizeFaces, Compute, SealingTarget
 from jobs.run.cluster import await_gpus, cause_of, machines, ray_cluster
@@ -33,6 +33,8 @@ from jobs.run.progress import Monitor, ProgressCallback, Watch
 from jobs.run.task_sizes import TaskSizes
 from jobs.run.usable_cpus import usable_cpus
 from jobs.sources.source import ListedDatasource, Source, open_source
+from jobs.storage.json_files import to_json
+from jobs.storage.store import Store
 from keystore.service import Keystore
 
 UNPUBLISHED: Final = frozenset({"key_attempts", "further_keys"})  # of a report: they depend on the sources
@@ -95,7 +97,7 @@ class Attempt:
     layout: OutputLayout
     keystore: Keystore | None
     manifest: Manifest
-    lease: Lease
+    lease: HeldLease
     finished: frozenset[int]
     retry: int = 0
 
@@ -116,31 +118,36 @@ def run_anonymize(config: AnonymizeConfig, progress: ProgressCallback | None = N
     """
     started = time.monotonic()
     source = open_source(config, config.given())
-    existing = read_existing(config.output)
+    layout = layout_of(config, source)
+    existing = read_existing(layout.store)
     if existing is not None:
-        existing.check_same_run(config.output, config, source)
-    layout = OutputLayout(config.output.absolute(), config.output_format, source.schema, source.image_column)
+        existing.check_same_run(layout.store, config, source)
     with holding(layout) as lease:
         # Read again: the attempt that held the lease a moment ago may have written it.
-        existing = read_existing(layout.root)
+        existing = read_existing(layout.store)
         if existing is not None:
-            existing.check_same_run(layout.root, config, source)
+            existing.check_same_run(layout.store, config, source)
         with open_keystore(config, Keystore.open_or_create) as keystore:
-            manifest = _begin(existing, keystore, config, source)
-            manifest.write(layout.root)
+            manifest = _begin(existing, layout.store, keystore, config, source)
+            manifest.write(layout.store)
             finished = frozenset(finished_rows(layout))
             return run_attempt(Attempt(config, source, layout, keystore, manifest, lease, finished), progress, started)
 
 
+def layout_of(config: AnonymizeConfig, source: Source) -> OutputLayout:
+    """Where a run's rows go."""
+    return OutputLayout(config.output, config.output_format, source.schema, source.image_column, config.endpoint_url)
+
+
 @contextlib.contextmanager
-def holding(layout: OutputLayout) -> Iterator[Lease]:
+def holding(layout: OutputLayout) -> Iterator[HeldLease]:
     """The output's lease. What can not be written there is a PublishError that names it."""
     try:
-        with Lease(layout.root / RUN_DIRECTORY) as lease:
+        with lease_of(layout.store) as lease:
             yield lease
     except OSError as error:
         raise PublishError(
-            f"output {layout.root} can not be written ({error.strerror or error}); mend it, then run the command again"
+            f"output {layout.store} can not be written ({error.strerror or error}); mend it, then run the command again"
         ) from error
 
 
@@ -154,12 +161,14 @@ def open_keystore(config: AnonymizeConfig, open_: Callable[[Path, str | None], K
         yield keystore
 
 
-def _begin(existing: Manifest | None, keystore: Keystore | None, config: AnonymizeConfig, source: Source) -> Manifest:
+def _begin(
+    existing: Manifest | None, store: Store, keystore: Keystore | None, config: AnonymizeConfig, source: Source
+) -> Manifest:
     """The manifest of this attempt: a new run's, or the existing one's with one more attempt."""
     if existing is None:
         keystore_id = None if keystore is None else keystore.id
         return Manifest.begin(f"run-{uuid.uuid4().hex}", keystore_id, config, source)
-    existing.check_keystore(config.output, keystore)
+    existing.check_keystore(store, keystore)
     existing.attempts += 1
     return existing
 
@@ -254,7 +263,7 @@ def _remember_facts(attempt: Attempt, monitor: Monitor) -> None:
     except RayError:  # the cluster is gone, and with it the facts of this attempt
         return
     attempt.manifest.facts.extend(fact for fact in facts if fact not in attempt.manifest.facts)
-    attempt.manifest.write(attempt.layout.root)
+    attempt.manifest.write(attempt.layout.store)
 
 
 def _cause(error: BaseException, monitor: Monitor) -> Exception:
@@ -274,9 +283,11 @@ def _commit(attempt: Attempt, started: float, computed: float, keys: tuple[int, 
         attempt.layout, attempt.lease, attempt.keystore, manifest.run_id, attempt.source.total, attempt.finished
     )
     report = _report(attempt, tally, computed, time.monotonic() - started, keys, len(removed))
-    write_json(attempt.layout.root / RUN_DIRECTORY / REPORT_FILE, report.published())
+    store = attempt.layout.store
+    before = store.see(REPORT)
+    store.replace(REPORT, to_json(report.published()), None if before is None else before.version)
     manifest.finish(config)
-    manifest.write(attempt.layout.root)
+    manifest.write(store)
     return report
 
 
@@ -287,7 +298,7 @@ def _report(
     keys_tried, faces_keyed = keys
     return RunReport(
         run_id=attempt.manifest.run_id,
-        output=str(attempt.layout.root),
+        output=str(attempt.layout.store),
         keystore=None if attempt.config.keystore is None else str(attempt.config.keystore),
         dataset=attempt.config.dataset,
         rows=tally.rows,

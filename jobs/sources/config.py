@@ -1,15 +1,18 @@
 """Where the pictures of any job come from, and how settings are read: from a YAML file, from options, from both."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from jobs.errors import ConfigError
+from jobs.storage.place import Place, as_place, check_endpoint, check_source
 from keyanon_core.imaging import DEFAULT_MAX_PIXELS
+
+_T = TypeVar("_T")
 
 DEFAULT_MAX_FILE_BYTES: Final = 512 * 1024 * 1024  # of one encoded picture; a larger one is quarantined unread
 MAX_CONFIG_BYTES: Final = 1024 * 1024  # of a YAML file
@@ -18,12 +21,15 @@ MAX_CONFIG_BYTES: Final = 1024 * 1024  # of a YAML file
 class InputConfig(BaseModel):
     """Where a job's pictures come from and which of them are too large; unknown settings are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, hide_input_in_errors=True
+    )  # an input may be a URI with a secret
 
     photos: str = Field(
         min_length=1, description="folder, picture, Parquet file or folder of Parquet files; path or URI"
     )
-    output: Path
+    output: Place = Field(description="directory, or s3://bucket/prefix")
+    endpoint_url: str | None = Field(default=None, description="of an S3 server that is not Amazon's")
 
     # What is read from Parquet
     image_column: str = "image"
@@ -39,6 +45,21 @@ class InputConfig(BaseModel):
     def _path_as_text(cls, value: Any) -> Any:
         return os.fspath(value) if isinstance(value, os.PathLike) else value
 
+    @field_validator("photos")
+    @classmethod
+    def _names_a_source(cls, value: str) -> str:
+        return _as_value_error(check_source, value)
+
+    @field_validator("output")
+    @classmethod
+    def _names_an_output(cls, value: Place) -> Place:
+        return _as_value_error(as_place, value)
+
+    @field_validator("endpoint_url")
+    @classmethod
+    def _is_an_address(cls, value: str | None) -> str | None:
+        return None if value is None else _as_value_error(check_endpoint, value)
+
     @model_validator(mode="after")
     def _columns_differ(self) -> Self:
         if self.image_column in (self.id_column, self.subject_column):
@@ -46,7 +67,7 @@ class InputConfig(BaseModel):
         return self
 
     @property
-    def places(self) -> dict[str, Path]:
+    def places(self) -> dict[str, Place]:
         """What the job writes, by the name of its setting; none may lie in another or in the photos."""
         return {"output": self.output}
 
@@ -66,6 +87,14 @@ class InputConfig(BaseModel):
             problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']}" for e in error.errors())
             origin = f"{path} with options" if path is not None else "the options"
             raise ConfigError(f"{origin}: {problems}") from error
+
+
+def _as_value_error(check: Callable[[Any], _T], value: Any) -> _T:
+    """What pydantic makes a message of."""
+    try:
+        return check(value)
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from itertools import combinations
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
-from urllib.parse import urlsplit
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -27,6 +26,8 @@ from jobs.faults import FaultKind, describe, kind_of_reading
 from jobs.names import CHANGED_SUFFIXES, KEPT_SUFFIXES, suffix_of
 from jobs.sources.config import InputConfig
 from jobs.sources.given_faces import GivenInput
+from jobs.storage.place import S3, Place, holds, is_uri, split_uri
+from jobs.storage.s3 import arrow_filesystem
 from keystore.intake.records import MAX_NAME_CHARACTERS
 
 PICTURE_SUFFIXES = KEPT_SUFFIXES | CHANGED_SUFFIXES
@@ -106,12 +107,22 @@ def open_source(config: InputConfig, given: GivenInput | None = None) -> Source:
             file lacks a column or has it in a type that holds no pictures, or what is given can not be read or belongs to no
             picture; the message names file and column or line.
     """
+    given = given or GivenInput()
+    check_apart(config)
+    filesystem, root = resolve(config.photos, config.endpoint_url)
+    try:
+        return _listed(filesystem, root, config, given)
+    except (OSError, pa.ArrowException) as error:
+        if is_local(config.photos):
+            raise
+        raise_fault_of_the_machine(error, config.photos)
+        raise SourceError(f"{config.photos} can not be read ({error}); check its name and the credentials") from error
+
+
+def _listed(filesystem: pafs.FileSystem, root: str, config: InputConfig, given: GivenInput) -> Source:
     from jobs.sources.parquet import ParquetSource
     from jobs.sources.picture_files import PictureFiles
 
-    given = given or GivenInput()
-    check_apart(config)
-    filesystem, root = resolve(config.photos)
     info = filesystem.get_file_info(root)
     if info.type == pafs.FileType.NotFound:
         raise SourceError(f"{config.photos} does not exist; give a folder of pictures, a picture, or Parquet")
@@ -138,12 +149,15 @@ def open_source(config: InputConfig, given: GivenInput | None = None) -> Source:
     return files
 
 
-def resolve(photos: str) -> tuple[pafs.FileSystem, str]:
+def resolve(photos: str, endpoint_url: str | None = None) -> tuple[pafs.FileSystem, str]:
     """File system and path of a local path or a URI such as `s3://bucket/folder`. Raises SourceError for an unknown
     scheme."""
     if is_local(photos):
         return pafs.LocalFileSystem(), os.path.abspath(photos)  # noqa: PTH100  keeps symlinks as the user wrote them
     try:
+        if photos.startswith(S3):
+            bucket, prefix = split_uri(photos)
+            return arrow_filesystem(bucket, endpoint_url), f"{bucket}/{prefix}".rstrip("/")
         filesystem, path = pafs.FileSystem.from_uri(photos)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise SourceError(f"{photos} can not be opened: {error}") from error
@@ -152,7 +166,7 @@ def resolve(photos: str) -> tuple[pafs.FileSystem, str]:
 
 def is_local(photos: str) -> bool:
     """True for a plain path; URIs have a scheme and `://`."""
-    return "://" not in photos or not urlsplit(photos).scheme
+    return not is_uri(photos)
 
 
 def check_apart(config: InputConfig) -> None:
@@ -162,19 +176,16 @@ def check_apart(config: InputConfig) -> None:
         SourceError: the output lies in the photos (it would become input), the keystore in the output (it would be
         published), or so.
     """
-    places = {name: place.resolve() for name, place in config.places.items()}
-    for (one, first), (other, second) in combinations(places.items(), 2):
-        if first == second or first in second.parents or second in first.parents:
+    for (one, first), (other, second) in combinations(config.places.items(), 2):
+        if holds(first, second) or holds(second, first):
             raise SourceError(f"{one} {first} and {other} {second} overlap; keys must not lie with the pictures")
-    if not is_local(config.photos):
-        return
-    photos = Path(config.photos).resolve()
-    for name, place in places.items():
-        if place == photos or photos in place.parents:
+    photos: Place = Path(config.photos) if is_local(config.photos) else config.photos
+    for name, place in config.places.items():
+        if holds(photos, place):
             raise SourceError(
                 f"{name} {place} lies inside the photos {config.photos}; give a directory outside of them"
             )
-    if places["output"] in photos.parents:
+    if holds(config.output, photos):
         raise SourceError(f"photos {config.photos} lie inside the output {config.output}; give another output")
 
 

@@ -4,10 +4,11 @@ import hashlib
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from jobs.run.usable_cpus import usable_cpus
 from jobs.sources.config import InputConfig
+from jobs.storage.place import is_uri
 from keyanon_core.priors.declaration import MIN_TEMPERATURE, Conditioning
 from keyanon_core.training.settings import (
     Augmentation,
@@ -23,8 +24,9 @@ HELD_OUT_DISTANCE = 0.5  # stricter than "same person" of two faces: with hundre
 # Settings that change where and how fast a training works, or how long, and nothing of what it computes in a step.
 _NEUTRAL = frozenset(
     {
-        "photos", "output", "hours", "steps", "checkpoint_minutes", "page_minutes", "workers", "threads_per_worker",
-        "gpus_per_worker", "cutting_actors", "name", "licence", "data", "known_limits", "grid", "temperature",
+        "photos", "output", "endpoint_url", "hours", "steps", "checkpoint_minutes", "page_minutes", "workers",
+        "threads_per_worker", "gpus_per_worker", "cutting_actors", "name", "licence", "data", "known_limits", "grid",
+        "temperature",
     }
 )  # fmt: skip
 # Settings that decide which faces are stored, and how.
@@ -36,6 +38,8 @@ _CUTTING = (
 
 class TrainConfig(InputConfig):
     """All settings of one training. A run is resumed by the same command; `steps`, `hours` and the layout may then change."""
+
+    output: Path
 
     # What the card says
     name: str = Field(default="keyanon-prior", pattern=r"^[A-Za-z0-9][\w.-]{0,63}$")
@@ -102,6 +106,13 @@ class TrainConfig(InputConfig):
     threads_per_worker: int = Field(default=0, ge=0, description="0 shares the CPUs out")
     gpus_per_worker: float = Field(default=0.0, ge=0)
     cutting_actors: int = Field(default=0, ge=0, description="0: one for each CPU")
+
+    @field_validator("output", mode="before")
+    @classmethod
+    def _output_is_a_directory(cls, value: Any) -> Any:
+        if isinstance(value, str) and is_uri(value):
+            raise ValueError("a prior is trained into a local directory")
+        return value
 
     @model_validator(mode="after")
     def _batch_divides(self) -> Self:

@@ -17,12 +17,12 @@ from ray.data import ActorPoolStrategy
 from jobs.blocks import ENCODED, FAILURE, ID, SUBJECT
 from jobs.errors import MachineError, SourceError
 from jobs.faults import FaultKind, describe, kind_of, reason_of
-from jobs.output.manifest import read_json, write_json
 from jobs.run.detect_stage import FaceModelChoice
 from jobs.run.progress import Monitor
 from jobs.run.task_sizes import TaskSizes
 from jobs.run.usable_cpus import usable_cpus
 from jobs.sources.source import ListedDatasource, Source
+from jobs.storage.json_files import read_json, write_json
 from jobs.train.config import TrainConfig
 from keyanon_core.evaluation import nearest
 from keyanon_core.faces.landmarks import ShapePredictor

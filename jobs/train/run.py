@@ -15,9 +15,9 @@ from ray.train.torch import TorchTrainer
 from jobs.errors import PublishError
 from jobs.output.layout import LEASE_FILE
 from jobs.output.lease import Lease
-from jobs.output.manifest import read_json, write_json
 from jobs.run.cluster import cause_of, ray_cluster
 from jobs.sources.source import open_source
+from jobs.storage.json_files import read_json, write_json
 from jobs.train.card import TrainReport, write_card
 from jobs.train.config import TrainConfig
 from jobs.train.faces import BANK_FOLDER, prepare_faces

@@ -9,8 +9,10 @@ import pytest
 from PIL import Image
 
 from jobs.config import AnonymizeConfig
+from jobs.storage.s3 import forget_clients
 from keystore.service import Keystore
 from tests.jobs.publishing import Place
+from tests.jobs.seaweed import Seaweed
 
 # These tests are about where rows go: neither about how faces come back, which takes a prior many steps and a solved recovery
 # of each run's first face, nor about the gate, which takes several keys for a face.
@@ -64,6 +66,27 @@ def shared_keystore(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Keysto
     """A real keystore; each test that takes it has a run of its own in it."""
     with Keystore.create(tmp_path_factory.mktemp("keystore") / "keystore") as keystore:
         yield keystore
+
+
+@pytest.fixture(scope="session")
+def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seaweed]:
+    """A running S3 server."""
+    server = Seaweed(tmp_path_factory.mktemp("seaweed"))
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def s3(seaweed: Seaweed, monkeypatch: pytest.MonkeyPatch) -> Iterator[Seaweed]:
+    """The same, with this process's AWS settings those of the job."""
+    for name, value in seaweed.environment.items():
+        monkeypatch.setenv(name, value)
+    forget_clients()
+    yield seaweed
+    forget_clients()
 
 
 @pytest.fixture

@@ -71,6 +71,10 @@ class Place:
         found = {str(path.relative_to(self.out)) for path in self.out.rglob("*") if not path.is_dir()}
         return found - {"_keyanon/lease"}
 
+    def shard(self, name: str) -> Path:
+        """The visible row shard of that base name."""
+        return self.out / "rows" / f"{name}.parquet"
+
     def visible(self) -> set[str]:
         return {name for name in self.files() if not name.startswith("_keyanon/")}
 

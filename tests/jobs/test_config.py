@@ -1,9 +1,11 @@
+import traceback
 from pathlib import Path
 
 import pytest
 
 from jobs.config import AnonymizeConfig
 from jobs.errors import ConfigError
+from jobs.train.config import TrainConfig
 from keyanon_core.procedure import INVERSIONS, UNDECLARED_MIN_STEPS
 
 PLACES = {"photos": "p", "output": "o", "keystore": "k"}
@@ -127,3 +129,29 @@ def test_a_face_is_never_keyed_without_inversion_by_what_would_show_it(asked: di
 def test_the_first_try_of_the_way_back_can_not_be_switched_off() -> None:
     with pytest.raises(ConfigError, match="check_every"):
         AnonymizeConfig.load(None, {**PLACES, "check_every": 0})
+
+
+@pytest.mark.parametrize("output", ["s3://bucket/out", "s3:/bucket/out", Path("s3:/bucket/out"), "gs://bucket/out"])
+def test_a_prior_and_a_keystore_never_go_to_a_folder_called_s3(output: str | Path) -> None:
+    with pytest.raises(ConfigError):
+        TrainConfig.load(None, {"photos": "p", "output": output})
+    with pytest.raises(ConfigError):
+        AnonymizeConfig.load(None, {"photos": "p", "output": "out", "keystore": output})
+
+
+def test_a_secret_in_a_setting_is_neither_kept_nor_shown() -> None:
+    for setting in ("photos", "output"):
+        places = {"photos": "p", "output": "out", "keystore": "k", setting: "s3://AKIA:wJalrXUtn@bucket/x"}
+        with pytest.raises(ConfigError, match="credentials do not belong in a URI") as raised:
+            AnonymizeConfig.load(None, places)
+        shown = "".join(traceback.format_exception(raised.value))
+        assert "wJalrXUtn" not in shown and "AKIA" not in shown
+    with pytest.raises(ConfigError, match="credentials"):
+        AnonymizeConfig.load(None, {"photos": "p", "output": "out", "keystore": "k", "endpoint_url": "http://a:b@host"})
+
+
+@pytest.mark.parametrize("output", ["o", "s3://bucket/out"])
+def test_settings_come_back_from_json(output: str) -> None:
+    config = AnonymizeConfig.load(None, {**PLACES, "output": output})
+    assert AnonymizeConfig.model_validate_json(config.model_dump_json()) == config
+    assert isinstance(config.output, str) == output.startswith("s3:")

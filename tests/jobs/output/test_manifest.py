@@ -8,6 +8,7 @@ import pytest
 from jobs.errors import PublishError
 from jobs.output.manifest import COMPLETE, RUNNING, Manifest, read_existing
 from jobs.sources.source import open_source
+from jobs.storage.opening import open_store
 from tests.jobs.conftest import MakeConfig
 
 
@@ -40,16 +41,16 @@ def test_what_a_retry_changes_for_itself_does_not_change_the_runs_settings(
     config = make_config(max_attempts=before + 1, detector_actors=3)
     manifest.finish(config)
     assert (manifest.config["max_attempts"], manifest.config["detector_actors"]) == (before, 3)
-    manifest.check_same_run(tmp_path / "out", make_config(), open_source(config))
+    manifest.check_same_run(open_store(tmp_path / "out"), make_config(), open_source(config))
 
 
 def test_an_output_of_another_version_is_refused(manifest: Manifest, tmp_path: Path) -> None:
-    manifest.write(tmp_path / "out")
-    assert read_existing(tmp_path / "out") == manifest
+    manifest.write(open_store(tmp_path / "out"))
+    assert read_existing(open_store(tmp_path / "out")) == manifest
     path = tmp_path / "out/_keyanon/manifest.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "version": 1}))
     with pytest.raises(PublishError, match=r"is of version 1, .* give an empty output"):
-        read_existing(tmp_path / "out")
+        read_existing(open_store(tmp_path / "out"))
     path.write_text("[]")
     with pytest.raises(PublishError, match="can not be used"):
-        read_existing(tmp_path / "out")
+        read_existing(open_store(tmp_path / "out"))

@@ -16,9 +16,9 @@ from jobs.blocks import FIDELITY, OUTPUT_SHA256, REASON, RECORD_ID, ROW, SEALED,
 from jobs.errors import CommitError, LeaseError, MachineError, PublishError
 from jobs.output.commit import finished_rows, quarantined_rows, settle
 from jobs.output.layout import MANIFEST_FILE, RUN_DIRECTORY, OutputLayout
-from jobs.output.manifest import write_json
 from jobs.output.reader import OutputError, inspect_run, read_rows
 from jobs.output.staging import PICTURE_PART, SIDECAR_PART, Staging
+from jobs.storage.json_files import write_json
 from tests.jobs.publishing import Attempt, Place, before_operation, block, quarantined
 
 MOST_OPERATIONS = 500  # of one attempt in these tests; more would mean that a loop does not end
@@ -205,7 +205,7 @@ def test_a_staged_file_that_is_not_what_its_row_lists_is_not_published(
         publisher = attempt.publisher()
         publisher.open()
         name = attempt.sink().stage(block([place.result(0, "x.jpg"), place.result(1, "y.jpg")]))
-        staged = Staging.of(attempt.lease.token).file(name, 1, part)
+        staged = place.out / Staging.of(place.layout.store, attempt.lease.token.attempt).file(name, 1, part)
         staged.unlink()
         if damage is not None:
             staged.write_bytes(damage)
@@ -308,7 +308,7 @@ def test_an_attempt_sweeps_what_dead_ones_staged_before_it_begins(place: Place) 
         a.sink().stage(block([place.result(0, "x.jpg")]))
     with place.attempt() as b:
         b.publisher().open()
-        folder = Staging.of(b.lease.token).folder
+        folder = place.out / Staging.of(place.layout.store, b.lease.token.attempt).folder
         assert list(folder.parent.iterdir()) == [folder] and not list(folder.iterdir())
 
 
@@ -354,7 +354,9 @@ def test_what_is_staged_while_the_run_goes_on_is_published_and_a_failure_ends_th
         assert counted == [(2, 1), (1, 1)]
         with pytest.raises(MachineError, match="is missing"), attempt.publisher():
             name = attempt.sink().stage(block([place.result(3, "u.jpg")]))
-            Staging.of(attempt.lease.token).file(name, 0, PICTURE_PART).unlink(missing_ok=True)
+            (
+                place.out / Staging.of(place.layout.store, attempt.lease.token.attempt).file(name, 0, PICTURE_PART)
+            ).unlink(missing_ok=True)
             with pytest.raises(LeaseError):
                 while True:  # a worker of this attempt ends at one of its next blocks
                     attempt.sink().stage(block([quarantined(4, "v.jpg")]))
@@ -397,7 +399,7 @@ def test_what_a_row_lists_is_on_the_disk_before_the_row_is_visible(place: Place,
         publisher.open()
         name = attempt.sink().stage(block([place.result(0, "a/x.jpg"), place.result(1, "b/y.jpg")]))
         publisher.publish_complete()
-    shard = place.layout.shard(name)
+    shard = place.shard(name)
     visible = len(disk) - 1 - disk[::-1].index(("link", number(shard)))
     for row in place.rows():
         for part in ("output", "sidecar"):
@@ -418,7 +420,7 @@ def test_a_shard_is_removed_when_the_one_that_replaces_it_is_on_the_disk(
     removed, rows = number(old), number(old.parent)
     with place.attempt(retry=1) as attempt:
         attempt.run([[place.result(1, "y.jpg")]], 2, {0})
-    (replacing,) = (place.layout.shard(row["shard"]) for row in place.rows() if row["row"] == 0)
+    (replacing,) = (place.shard(row["shard"]) for row in place.rows() if row["row"] == 0)
     visible = (
         len(disk) - 1 - disk[::-1].index(("link", number(replacing)))
     )  # the last: a number is that of a dead file before

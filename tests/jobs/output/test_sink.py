@@ -90,7 +90,7 @@ def test_an_attempt_that_lost_its_lease_stages_nothing(place: Place, attempt: At
 
 def test_a_worker_whose_attempt_was_swept_can_not_make_its_folder_anew(place: Place, attempt: Attempt) -> None:
     sink = attempt.sink()
-    Staging.of(attempt.lease.token).folder.rmdir()
+    (place.out / Staging.of(place.layout.store, attempt.lease.token.attempt).folder).rmdir()
     with pytest.raises(LeaseError, match="this attempt is over"):
         sink.stage(block([place.result(0, "x.jpg")]))
     assert place.files() == set() and place.key_shards() == set()
@@ -118,7 +118,7 @@ def test_parquet_keeps_the_users_columns_and_types(place: Place, attempt: Attemp
     layout = OutputLayout(place.out, "png", schema.set(0, schema.field(0).with_name("source_status")), "image")
     name = attempt.sink(layout).stage(block([place.result(0, "x"), quarantined(1, "y")], own))
     attempt.publisher(layout=layout).publish_complete()
-    table = pq.read_table(layout.shard(name))
+    table = pq.read_table(place.shard(name))
     assert table.schema.field("image").type == kind
     assert table.schema.field("source_status").type == pa.int8()
     assert table.column("image").to_pylist() == [
@@ -131,10 +131,10 @@ def test_parquet_keeps_the_users_columns_and_types(place: Place, attempt: Attemp
     assert place.visible() == {f"rows/{name}.parquet"}
 
 
-def test_a_staged_file_is_never_overwritten(attempt: Attempt) -> None:
-    staging = Staging.of(attempt.lease.token)
+def test_a_staged_file_is_never_overwritten(place: Place, attempt: Attempt) -> None:
+    staging = Staging.of(place.layout.store, attempt.lease.token.attempt)
     staging.open("one")
     staging.fill("one", [(0, PICTURE_PART, b"first")])
     with pytest.raises(FileExistsError):
         staging.fill("one", [(0, PICTURE_PART, b"second")])
-    assert staging.file("one", 0, PICTURE_PART).read_bytes() == b"first"
+    assert place.layout.store.read(staging.file("one", 0, PICTURE_PART)) == b"first"

@@ -264,7 +264,7 @@ def test_parquet_gives_boxes_and_chooses_permanence_row_by_row(
     assert report.keys_stored == 1
     shown = keyanon("inspect", config.output, "--json").json
     assert (shown["keys"], shown["permanent"], shown["kept_faces"]) == ("store", 1, 3)
-    shard = next(iter(read_rows(config.output))).shard
+    shard = Path(config.output) / next(iter(read_rows(config.output))).shard
     edited = pq.read_table(shard).to_pylist()
     edited[0]["record_id"] = None
     pq.write_table(pa.Table.from_pylist(edited, schema=pq.read_schema(shard)), shard)

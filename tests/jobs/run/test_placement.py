@@ -91,6 +91,7 @@ def test_what_is_no_device_is_refused(device: str) -> None:
 
 ON_TWO_GPUS = """
 import json, os, sys
+from pathlib import Path
 import ray
 import jobs.run.anonymize
 from jobs.run.anonymize_stage import _quarantined
@@ -99,6 +100,7 @@ from jobs.run.cluster import await_gpus, machines
 from jobs.config import AnonymizeConfig
 from jobs.errors import MachineError
 from jobs.output.manifest import read_existing
+from jobs.storage.opening import open_store
 from keyanon_core.errors import DeviceError
 
 
@@ -126,7 +128,7 @@ settings = {"photos": photos, "keys": "discard", "pictures_per_task": 1}
 real = jobs.run.anonymize.AnonymizeFaces
 jobs.run.anonymize.AnonymizeFaces = OnItsDevice
 jobs.run.anonymize.run_anonymize(AnonymizeConfig.load(None, {**settings, "output": out, "precision": "tf32", "compile": True}))
-said["facts"] = [fact["how"] for fact in read_existing(jobs.run.anonymize.Path(out)).facts]
+said["facts"] = [fact["how"] for fact in read_existing(open_store(Path(out))).facts]
 other = Other.remote()
 ray.get(other.holds.remote())
 try:

@@ -13,6 +13,7 @@ from jobs.output.sink import PairedDatasink
 from jobs.run.anonymize import Attempt, run_anonymize
 from jobs.run.progress import ProgressCallback
 from jobs.run.retry import retry_quarantined
+from jobs.storage.opening import open_store
 from keystore.service import Keystore
 from tests.jobs.conftest import MakeConfig
 from tests.jobs.publishing import block, quarantined
@@ -83,7 +84,7 @@ def test_a_stopped_retry_goes_on_also_when_no_row_has_its_reason_any_more(output
     workers.reasons, workers.stops_after = ["gate: y"] * 4, 1
     with pytest.raises(Stopped):
         retry_quarantined(output, "late")
-    manifest = read_existing(output)
+    manifest = read_existing(open_store(output))
     assert manifest is not None and manifest.unfinished_retry is not None
     workers.stops_after = 2
     retry_quarantined(output, "late")
@@ -106,7 +107,7 @@ def test_a_retry_may_change_its_places_and_the_number_of_keys_and_says_so(
     retry_quarantined(output, "gate", {"max_attempts": 7, "photos": tmp_path / "moved", "device": None})
     config = workers.attempts[-1].config
     assert (config.max_attempts, Path(config.photos), config.output) == (7, tmp_path / "moved", output)
-    manifest = read_existing(output)
+    manifest = read_existing(open_store(output))
     assert manifest is not None
     assert manifest.retries[0]["settings"] == {"max_attempts": 7, "photos": str(tmp_path / "moved")}
     with pytest.raises(ConfigError, match="gate_threshold, steps can not change"):

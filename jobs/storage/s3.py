@@ -1,0 +1,324 @@
+"""A prefix of a bucket, on AWS or any server with signatures and conditional writes.
+
+An object is made by `If-None-Match: *`, replaced or removed by `If-Match` with the ETag last seen (Amazon S3 User Guide,
+"Conditional requests"): so none is ever written over, whoever else is at work. A request whose answer was lost is sent again by
+botocore and then meets its own effect: an object with just these bytes is taken as made by us.
+"""
+
+import errno
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
+from urllib.parse import urlsplit
+
+import pyarrow.fs as pafs
+
+from jobs.errors import MachineError
+from jobs.storage.place import S3, split_uri
+from jobs.storage.store import ChangedError, Copy, Seen, Store
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+REQUESTS_AT_ONCE: Final = 16
+ATTEMPTS: Final = 5  # of one request, by botocore, with its own backoff
+CONNECT_SECONDS: Final = 10
+READ_SECONDS: Final = 60
+DELETED_AT_ONCE: Final = 1000  # objects; the limit of DeleteObjects
+AWS_HOSTS: Final = (".amazonaws.com", ".amazonaws.com.cn")
+
+_T = TypeVar("_T")
+_ABSENT: Final = frozenset({"NoSuchKey", "404", "NotFound"})
+# 409: another conditional write of the same name is under way; for us as good as lost.
+_CHANGED: Final = frozenset({"PreconditionFailed", "412", "ConditionalRequestConflict", "409"})
+_REFUSED: Final = frozenset(
+    {
+        "AccessDenied",
+        "403",
+        "InvalidAccessKeyId",
+        "SignatureDoesNotMatch",
+        "ExpiredToken",
+        "InvalidToken",
+        "AllAccessDisabled",
+    }
+)
+
+
+@dataclass(frozen=True)
+class S3Store(Store):
+    """Holds names only: each process connects with the credentials that it finds in its own AWS settings."""
+
+    bucket: str
+    prefix: str
+    endpoint_url: str | None = None
+
+    shared = True
+
+    @classmethod
+    def of(cls, uri: str, endpoint_url: str | None = None) -> Self:
+        """The store of `s3://bucket/prefix`. Raises ConfigError."""
+        return cls(*split_uri(uri), endpoint_url)
+
+    @property
+    def root(self) -> str:  # type: ignore[override]  # derived from the two parts
+        return f"{S3}{self.bucket}/{self.prefix}".rstrip("/")
+
+    def __str__(self) -> str:
+        return self.root
+
+    def check(self) -> None:
+        self._call("", lambda: client(self.endpoint_url).head_bucket(Bucket=self.bucket))
+
+    def read(self, name: str, max_bytes: int | None = None) -> bytes:
+        return self._get(name, max_bytes).content
+
+    def read_all(self, names: Sequence[str]) -> list[bytes | None]:
+        return [None if seen is None else seen.content for seen in _at_once(self.see, names)]
+
+    def see(self, name: str) -> Seen | None:
+        try:
+            return self._get(name)
+        except FileNotFoundError:
+            return None
+
+    def create(self, name: str, content: bytes) -> str:
+        return self._put(name, content, {"IfNoneMatch": "*"})
+
+    def replace(self, name: str, content: bytes, version: str | None) -> str:
+        if version is None:
+            try:
+                return self.create(name, content)
+            except FileExistsError as error:
+                raise ChangedError(*error.args) from error
+        return self._put(name, content, {"IfMatch": version})
+
+    def delete(self, name: str, version: str | None = None) -> None:
+        condition: Any = {} if version is None else {"IfMatch": version}
+        try:
+            self._call(
+                name,
+                lambda: client(self.endpoint_url).delete_object(Bucket=self.bucket, Key=self._key(name), **condition),
+            )
+        except FileNotFoundError:
+            return
+        except ChangedError:
+            if self._version(name) is not None:  # else it is gone: by an answer that was lost, or by another's hand
+                raise
+
+    def children(self, folder: str, suffix: str = "", after: str = "") -> Iterator[str]:
+        prefix = self._folder(folder)
+        for name, _ in self._list(prefix, after=prefix + after if after else "", Delimiter="/"):
+            if name.endswith(suffix):
+                yield name.removeprefix(prefix)
+
+    def sizes(self, folder: str) -> Iterator[tuple[str, int]]:
+        for key, size in self._list(self._folder(folder)):
+            yield key.removeprefix(self._folder("")), size
+
+    def existing(self, names: Iterable[str]) -> dict[str, str | None]:
+        wanted = list(names)
+        found = zip(wanted, _at_once(self._version, wanted), strict=True)
+        return {name: version for name, version in found if version is not None}
+
+    def open_parquet(self, name: str) -> Any:
+        return self._arrow().open_input_file(f"{self.bucket}/{self._key(name)}")
+
+    def make_folder(self, folder: str) -> None:
+        pass  # names with a slash are no folders
+
+    def make_staging(self, folder: str) -> None:
+        pass
+
+    def fill(self, folder: str, files: Iterable[tuple[str, bytes]]) -> None:
+        _at_once(lambda file: self.create(f"{folder}/{file[0]}", file[1]), list(files))
+
+    def publish(self, copies: Sequence[Copy]) -> None:
+        # From here and not by CopyObject: few servers but Amazon's make that conditional.
+        _at_once(lambda copy: self.create(copy.final, copy.content), copies)
+
+    def remove_folders(self, parent: str, keep: str | None = None) -> None:
+        kept = None if keep is None else self._folder(keep)
+        keys = (key for key, _ in self._list(self._folder(parent)))
+        self._delete_all([key for key in keys if kept is None or not key.startswith(kept)])
+
+    def remove_folder(self, folder: str) -> None:
+        self._delete_all([key for key, _ in self._list(self._folder(folder))])
+
+    def _key(self, name: str) -> str:
+        return "/".join(part for part in (self.prefix, name) if part)
+
+    def _folder(self, name: str) -> str:
+        key = self._key(name)
+        return f"{key}/" if key else ""
+
+    def _version(self, name: str) -> str | None:
+        try:
+            found = self._call(
+                name, lambda: client(self.endpoint_url).head_object(Bucket=self.bucket, Key=self._key(name))
+            )
+        except FileNotFoundError:
+            return None
+        return found["ETag"]
+
+    def _get(self, name: str, max_bytes: int | None = None) -> Seen:
+        def get() -> Seen:
+            found = client(self.endpoint_url).get_object(Bucket=self.bucket, Key=self._key(name))
+            if max_bytes is not None and found["ContentLength"] > max_bytes:
+                found["Body"].close()
+                raise OSError(errno.EFBIG, f"{found['ContentLength']} bytes are more than {max_bytes}", name)
+            return Seen(found["Body"].read(), found["ETag"])
+
+        return self._call(name, get)
+
+    def _put(self, name: str, content: bytes, condition: Any) -> str:
+        def put() -> str:
+            return client(self.endpoint_url).put_object(
+                Bucket=self.bucket, Key=self._key(name), Body=content, **condition
+            )["ETag"]
+
+        try:
+            return self._call(name, put)
+        except FileExistsError:
+            there = self.see(name)
+            if there is not None and there.content == content:
+                return there.version
+            raise
+
+    def _list(self, prefix: str, after: str = "", **more: Any) -> Iterator[tuple[str, int]]:
+        def pages() -> Iterator[Any]:
+            listing = client(self.endpoint_url).get_paginator("list_objects_v2")
+            return iter(listing.paginate(Bucket=self.bucket, Prefix=prefix, StartAfter=after, **more))
+
+        found = self._call(prefix, pages)
+        while (page := self._call(prefix, lambda: next(found, None))) is not None:
+            for entry in page.get("Contents", []):
+                yield entry["Key"], entry["Size"]
+
+    def _delete_all(self, keys: Sequence[str]) -> None:
+        for start in range(0, len(keys), DELETED_AT_ONCE):
+            part: Any = [{"Key": key} for key in keys[start : start + DELETED_AT_ONCE]]
+            answer = self._call(
+                part[0]["Key"],
+                lambda part=part: client(self.endpoint_url).delete_objects(  # type: ignore[misc]
+                    Bucket=self.bucket, Delete={"Objects": part, "Quiet": True}
+                ),
+            )
+            for problem in answer.get("Errors", []):
+                raise OSError(errno.EACCES, f"it can not be removed ({problem.get('Code')})", problem.get("Key"))
+
+    def _arrow(self) -> pafs.S3FileSystem:
+        return arrow_filesystem(self.bucket, self.endpoint_url)
+
+    def _call(self, name: str, request: Callable[[], _T]) -> _T:
+        """Send one request; what goes wrong as the errors that `Store` names. No message of the server is repeated."""
+        from botocore.exceptions import (
+            BotoCoreError,
+            ClientError,
+            ConnectionError,
+            HTTPClientError,
+            IncompleteReadError,
+            NoCredentialsError,
+        )
+
+        try:
+            return request()
+        except ClientError as error:
+            raise self._refused(name, error) from error
+        except (
+            ConnectionError,
+            HTTPClientError,
+            IncompleteReadError,
+        ) as error:  # not reached, or cut off, again and again
+            raise MachineError(
+                f"{self.root}: the S3 server {address_of(self.endpoint_url)} can not be reached "
+                f"({type(error).__name__}); see to the network and the endpoint URL, then run the same command again"
+            ) from error
+        except NoCredentialsError as error:
+            raise PermissionError(
+                errno.EACCES,
+                "no AWS credentials were found; give AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE or a role",
+                self.root,
+            ) from error
+        except (BotoCoreError, ValueError) as error:
+            raise OSError(
+                errno.EINVAL, f"the AWS settings can not be used ({type(error).__name__})", self.root
+            ) from error
+
+    def _refused(self, name: str, error: Any) -> Exception:
+        code = str(error.response.get("Error", {}).get("Code", ""))
+        status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+        if code == "NoSuchBucket" or (code in _ABSENT and not name):
+            return OSError(errno.ENXIO, f"there is no bucket {self.bucket!r}; make it, or mend its name", self.root)
+        if code in _ABSENT:
+            return FileNotFoundError(errno.ENOENT, "there is no such object", f"{self.root}/{name}")
+        if code in _CHANGED:
+            return ChangedError(errno.EEXIST, "another process wrote it", f"{self.root}/{name}")
+        if code in _REFUSED or status in (401, 403):
+            return PermissionError(
+                errno.EACCES,
+                f"the S3 server refuses access ({code}); check the AWS credentials and what they may do with this prefix",
+                self.root,
+            )
+        if status >= 500 or code in ("SlowDown", "RequestTimeout"):
+            return MachineError(
+                f"{self.root}: the S3 server fails ({code}); run the same command again when it is well"
+            )
+        return OSError(errno.EIO, f"the S3 server refuses a request ({code})", f"{self.root}/{name}")
+
+
+_clients: dict[str | None, "S3Client"] = {}
+
+
+def client(endpoint_url: str | None) -> "S3Client":
+    """This process's connection; clients of boto3 may be shared by threads. Raises botocore's errors for unusable settings."""
+    if endpoint_url not in _clients:
+        import boto3
+        from botocore.config import Config
+
+        _clients[endpoint_url] = boto3.Session().client(
+            "s3",
+            endpoint_url=endpoint_url,
+            config=Config(
+                retries={"mode": "standard", "max_attempts": ATTEMPTS},
+                connect_timeout=CONNECT_SECONDS,
+                read_timeout=READ_SECONDS,
+                max_pool_connections=REQUESTS_AT_ONCE,
+            ),
+        )
+    return _clients[endpoint_url]
+
+
+def forget_clients() -> None:
+    """Read the AWS settings anew at the next request."""
+    _clients.clear()
+
+
+def address_of(endpoint_url: str | None) -> str:
+    """Host and port of the server that is spoken to, for messages."""
+    parts = urlsplit(client(endpoint_url).meta.endpoint_url)
+    return parts.netloc.rpartition("@")[2]
+
+
+def arrow_filesystem(bucket: str, endpoint_url: str | None) -> pafs.S3FileSystem:
+    """pyarrow's view of S3, for reading columns and many pictures. It finds its credentials itself, and so pickles none.
+
+    Raises:
+        OSError: the bucket's region can not be found.
+    """
+    address = client(endpoint_url).meta.endpoint_url  # with what AWS_ENDPOINT_URL and profiles say
+    host = urlsplit(address).hostname or ""
+    if host.endswith(AWS_HOSTS):
+        return pafs.S3FileSystem(region=pafs.resolve_s3_region(bucket))
+    region = client(endpoint_url).meta.region_name
+    return pafs.S3FileSystem(
+        endpoint_override=address_of(endpoint_url), scheme=urlsplit(address).scheme, region=region or "us-east-1"
+    )
+
+
+def _at_once(act: Callable[[Any], _T], things: Sequence[Any]) -> list[_T]:
+    """Results in order, of several requests at a time. Raises the first error when all are done."""
+    if len(things) < 2:
+        return [act(thing) for thing in things]
+    with ThreadPoolExecutor(REQUESTS_AT_ONCE, thread_name_prefix="keyanon-s3") as pool:
+        return list(pool.map(act, things))

@@ -1,0 +1,230 @@
+"""`keyanon` from bucket to bucket, each command in a process of its own as a user starts it, against a real S3 server."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs.exit_codes import ExitCode
+from tests.jobs.conftest import FIDELITY, OPEN_GATE, STEPS
+from tests.jobs.seaweed import BUCKET, KEY, OTHER_BUCKET, SECRET, Seaweed, without_aws_settings
+
+COMMAND_SECONDS = 400.0
+PICTURES = 6
+QUICK = ("--steps", STEPS, "--fidelity", FIDELITY, "--gate-threshold", OPEN_GATE, "--threads-per-actor", 1)
+
+pytestmark = pytest.mark.slow
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+@pytest.fixture
+def prefix(seaweed: Seaweed, face_png: bytes) -> str:
+    """A folder of the bucket, with photographs."""
+    made = uuid.uuid4().hex
+    for at in range(PICTURES - 1):
+        seaweed.put(f"{made}/photos/{at}.png", face_png)
+    seaweed.put(f"{made}/photos/below/torn ü.jpg", b"\xff\xd8\xff")
+    return made
+
+
+def keyanon(*arguments: object, **settings: str) -> Ended:
+    command = [sys.executable, "-m", "jobs.commands.cli", *map(str, arguments)]
+    environment = {**without_aws_settings(), **settings}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_SECONDS, env=environment)
+    assert SECRET not in done.stdout + done.stderr and "Traceback" not in done.stderr
+    return Ended(done.returncode, done.stdout, done.stderr)
+
+
+def test_from_a_bucket_to_a_bucket_and_back_to_one_restored_picture(
+    seaweed: Seaweed, prefix: str, tmp_path: Path, face_png: bytes
+) -> None:
+    photos, out, keystore = f"s3://{BUCKET}/{prefix}/photos", f"s3://{BUCKET}/{prefix}/out", tmp_path / "keystore"
+    aws = {name: value for name, value in seaweed.environment.items() if name != "AWS_ENDPOINT_URL"}
+    there = ("--endpoint-url", seaweed.url)
+    here = set(Path.cwd().iterdir())
+    run = keyanon("anonymize", photos, "-o", out, "-k", keystore, *there, *QUICK, "--json", **aws)
+    assert run.code == ExitCode.OK, run.err
+    assert run.json["statuses"] == {"anonymized": PICTURES - 1, "quarantined": 1} and run.json["output"] == out
+    assert set(Path.cwd().iterdir()) == here, "no folder called s3: anywhere"
+    names = seaweed.names(f"{prefix}/out")
+    assert {f"images/{at}.png" for at in range(PICTURES - 1)} <= names
+    assert not any(name.startswith("_keyanon/attempts") for name in names)
+    for name in names:
+        assert SECRET.encode() not in seaweed.get(f"{prefix}/out/{name}") and KEY.encode() not in seaweed.get(
+            f"{prefix}/out/{name}"
+        )
+    assert seaweed.get(f"{prefix}/out/images/0.png") != face_png
+
+    shown = keyanon("inspect", out, *there, "--json", **aws)
+    assert shown.code == ExitCode.OK and shown.json["rows"] == PICTURES and shown.json["finished"], shown.err
+    picture = keyanon("inspect", f"{out}/images/0.png", *there, "--json", **aws)
+    assert picture.code == ExitCode.OK and picture.json["metadata"] == ["icc_profile"], picture.err
+    sidecar = keyanon("inspect", f"{out}/sidecars/0.png.keyanon", *there, "--json", **aws)
+    assert sidecar.code == ExitCode.OK and sidecar.json["image_id"] == "0.png", sidecar.err
+    listed = keyanon("quarantine", "list", out, *there, "--json", **aws)
+    assert [row["image_id"] for row in listed.json["rows"]] == ["below/torn ü.jpg"], listed.err
+
+    again = keyanon("anonymize", photos, "-o", out, "-k", keystore, *there, *QUICK, "--json", **aws)
+    assert again.json["resumed_rows"] == PICTURES and again.json["run_id"] == run.json["run_id"], again.err
+
+    words = ("--case", "C-17", "--purpose", "identify", "--legal-basis", "StPO 98a", "--expires", "2h")
+    asked = keyanon("request", keystore, "--image", "0.png", *words, "--as", "ines", "--json")
+    request = asked.json["request_id"]
+    digest = keyanon("show", keystore, request, "--json").json["digest"]
+    for person in ("dora", "carl"):
+        assert keyanon("approve", keystore, request, "--digest", digest, "--as", person).code == ExitCode.OK
+    recovered = keyanon(
+        "recover", keystore, request, "--input", out, "--output", tmp_path / "restored", "--as", "ines", "--json",
+        **seaweed.environment,
+    )  # fmt: skip
+    assert recovered.code == ExitCode.OK, recovered.err
+    (entry,) = recovered.json["pictures"]
+    assert entry["exact"] and entry["picture_intact"] and entry["sidecar_intact"]
+
+
+STALLING_RUN = """
+import sys, time
+import jobs.run.anonymize, jobs.blocks, jobs.commands.cli
+
+class Stalling(jobs.run.anonymize.AnonymizeFaces):
+    def _anonymize(self, rows):
+        if rows[0][jobs.blocks.ROW] > 1:
+            time.sleep(SECONDS)
+        return super()._anonymize(rows)
+
+jobs.run.anonymize.AnonymizeFaces = Stalling
+sys.exit(jobs.commands.cli.main(sys.argv[1:]))
+"""  # whose workers do not come beyond the second row: the run is killed in its midst, however slow the machine
+
+
+@contextmanager
+def in_its_midst(
+    seaweed: Seaweed, prefix: str, arguments: list[str], stall: int = 600
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A run that has published something and waits for `stall` seconds at each further row; killed at the end of the block."""
+    environment = {**without_aws_settings(), **seaweed.environment}
+    process = subprocess.Popen(
+        [sys.executable, "-c", STALLING_RUN.replace("SECONDS", str(stall)), *arguments], env=environment
+    )
+    try:
+        deadline = time.monotonic() + COMMAND_SECONDS
+        while not any(name.startswith("rows/") for name in seaweed.names(f"{prefix}/out")):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.1)
+        yield process
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+
+
+def test_a_killed_run_goes_on_and_two_never_write_at_once(seaweed: Seaweed, prefix: str, tmp_path: Path) -> None:
+    places = (f"s3://{BUCKET}/{prefix}/photos", "-o", f"s3://{BUCKET}/{prefix}/out", "-k", tmp_path / "keystore")
+    arguments = [*map(str, ("anonymize", *places, *QUICK, "--pictures-per-task", 1, "--json"))]
+    with in_its_midst(seaweed, prefix, arguments):
+        second = keyanon(*arguments, **seaweed.environment)
+        assert second.code == ExitCode.TRY_AGAIN and "another run is writing" in second.err, second.err
+    before = {name for name in seaweed.names(f"{prefix}/out") if name.startswith("images/")}
+    kept = {name: seaweed.get(f"{prefix}/out/{name}") for name in before}
+    ended = keyanon(*arguments, **seaweed.environment)
+    assert ended.code == ExitCode.OK, ended.err
+    assert ended.json["rows"] == PICTURES and ended.json["resumed_rows"] >= 1
+    assert ended.json["keys_stored"] == PICTURES - 1
+    names = seaweed.names(f"{prefix}/out")
+    assert sum(name.startswith("images/") for name in names) == PICTURES - 1
+    same = [name for name, content in kept.items() if seaweed.get(f"{prefix}/out/{name}") == content]
+    assert len(same) >= min(ended.json["resumed_rows"], PICTURES - 1) - 1, "finished rows are not computed again"
+    shown = keyanon("inspect", f"s3://{BUCKET}/{prefix}/out", "--json", **seaweed.environment)
+    assert shown.json["rows"] == PICTURES and shown.json["finished"]
+
+
+def test_a_run_that_was_stopped_is_taken_over_and_publishes_nothing_more(
+    seaweed: Seaweed, prefix: str, tmp_path: Path
+) -> None:
+    """SIGSTOP for longer than its lease, then SIGCONT."""
+    places = (f"s3://{BUCKET}/{prefix}/photos", "-o", f"s3://{BUCKET}/{prefix}/out", "-k", tmp_path / "keystore")
+    arguments = [*map(str, ("anonymize", *places, *QUICK, "--pictures-per-task", 1, "--json"))]
+    with in_its_midst(seaweed, prefix, arguments, stall=30) as process:
+        process.send_signal(signal.SIGSTOP)
+        ended = keyanon(*arguments, **seaweed.environment)
+        assert ended.code == ExitCode.OK and ended.json["rows"] == PICTURES, ended.err
+        names = seaweed.names(f"{prefix}/out")
+        process.send_signal(signal.SIGCONT)
+        assert process.wait(COMMAND_SECONDS) == ExitCode.TRY_AGAIN
+    assert {name for name in seaweed.names(f"{prefix}/out") if name.startswith(("images/", "rows/"))} == {
+        name for name in names if name.startswith(("images/", "rows/"))
+    }
+    shown = keyanon("inspect", f"s3://{BUCKET}/{prefix}/out", "--json", **seaweed.environment)
+    assert shown.json["rows"] == PICTURES and shown.json["finished"]
+
+
+@pytest.mark.parametrize(
+    ("output", "settings", "code", "said"),
+    [
+        (f"s3://{BUCKET}/x", {"AWS_SECRET_ACCESS_KEY": "another-secret"}, ExitCode.INPUT, "refuses access"),
+        (f"s3://{OTHER_BUCKET}/x", {}, ExitCode.INPUT, f"there is no bucket '{OTHER_BUCKET}'"),
+        (f"s3://{BUCKET}/x", {"AWS_ENDPOINT_URL": "http://127.0.0.1:1"}, ExitCode.TRY_AGAIN, "can not be reached"),
+        (f"s3://{KEY}:{SECRET}@{BUCKET}/x", {}, ExitCode.USAGE, "credentials do not belong in a URI"),
+        (f"s3:/{BUCKET}/x", {}, ExitCode.USAGE, "is no place in S3"),
+        (f"gs://{BUCKET}/x", {}, ExitCode.USAGE, "can not be written"),
+    ],
+)
+def test_a_bucket_that_can_not_be_used_is_refused_before_anything_is_written(
+    seaweed: Seaweed, tmp_path: Path, face_png: bytes, output: str, settings: dict[str, str], code: int, said: str
+) -> None:
+    photos, keystore = tmp_path / "photos", tmp_path / "keystore"
+    photos.mkdir()
+    (photos / "a.png").write_bytes(face_png)
+    here = set(Path.cwd().iterdir())
+    arguments = ("anonymize", photos, "-o", output, "-k", keystore, "-v")
+    done = subprocess.run(
+        [sys.executable, "-m", "jobs.commands.cli", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=COMMAND_SECONDS,
+        env={**without_aws_settings(), **seaweed.environment, **settings},
+    )
+    assert done.returncode == code and said in done.stderr, done.stderr
+    for text in (done.stdout, done.stderr):
+        assert SECRET not in text and "another-secret" not in text
+    assert not keystore.exists() and set(Path.cwd().iterdir()) == here
+    assert seaweed.names("x") == set()
+
+
+@pytest.mark.parametrize(
+    ("photos", "settings", "code", "said"),
+    [
+        (f"s3://{BUCKET}/nothing", {}, ExitCode.INPUT, "does not exist"),
+        (f"s3://{BUCKET}/nothing", {"AWS_SECRET_ACCESS_KEY": "another-secret"}, ExitCode.INPUT, "can not be read"),
+        (f"s3://{BUCKET}/nothing", {"AWS_ENDPOINT_URL": "http://127.0.0.1:1"}, ExitCode.TRY_AGAIN, "could not be read"),
+        (f"s3://{KEY}:{SECRET}@{BUCKET}/x", {}, ExitCode.USAGE, "credentials do not belong in a URI"),
+    ],
+)
+def test_photographs_that_can_not_be_read_are_said_so(
+    seaweed: Seaweed, tmp_path: Path, photos: str, settings: dict[str, str], code: int, said: str
+) -> None:
+    ended = keyanon(
+        "anonymize", photos, "-o", tmp_path / "out", "-k", tmp_path / "k", **{**seaweed.environment, **settings}
+    )
+    assert ended.code == code and said in ended.err, ended.err
+    assert not (tmp_path / "out").exists() and not (tmp_path / "k").exists()
