@@ -22,22 +22,19 @@ from keystore.crypto.hybrid import HybridPrivateKey
 from keystore.decisions import stored_policy
 from keystore.decisions.policy import Policy
 from keystore.errors import AuditError, KekError, StorageError, TamperedError, WrongKekError
-from keystore.kek.file import FILE_SCHEME, KEK_FILE_NAME
+from keystore.kek.file import FILE_SCHEME
 from keystore.kek.provider import KeyEncryptionKey, create_kek, default_uri, kek_path, open_kek
 from keystore.storage import durable, schema
 from keystore.storage.database import DATABASE_NAME, Database
-from keystore.vault import ingest_keys
+from keystore.vault import epochs, ingest_keys
 from keystore.vault.accounts import own_keys_account
-from keystore.vault.keyring import AUDIT_KIND, INDEX_KIND, Keyring
+from keystore.vault.keyring import AUDIT_KIND, INDEX_KIND, OWN_SECRET, Keyring
 
 INGEST_KEY_NAME = "ingest.pub"
 LOCK_NAME = ".lock"
 INDEX_KEY_BYTES = 32
 PRIVATE_DIRECTORY_MODE = 0o700
 FIRST_KEK_VERSION = 1
-# How the database remembers a KEK in the keystore's own directory, so that the directory can be moved.
-_OWN_KEK = FILE_SCHEME + KEK_FILE_NAME
-_SELF = "self"
 
 
 @dataclass(frozen=True)
@@ -100,15 +97,16 @@ def is_created(database: Database) -> bool:
 
 
 def stored_uri(uri: str | None, directory: Path) -> str:
-    """Return the KEK URI as the database keeps it: absolute, or marked as the keystore's own."""
+    """Return the KEK URI as the database keeps it: absolute, or a bare name in the keystore's directory, which may be moved."""
     path = kek_path(uri or default_uri(directory))
     if path is None:
         return str(uri)
-    return (
-        _OWN_KEK
-        if path.absolute() == kek_path(default_uri(directory.absolute()))
-        else FILE_SCHEME + str(path.absolute())
-    )
+    return FILE_SCHEME + (path.name if path.absolute().parent == directory.absolute() else str(path.absolute()))
+
+
+def _present_uri(stored: str, directory: Path) -> str:
+    path = kek_path(stored)
+    return stored if path is None or path.is_absolute() else FILE_SCHEME + str(directory / path)
 
 
 def write_first_state(connection: Connection, kek: KeyEncryptionKey, uri: str, policy: Policy, clock: Clock) -> None:
@@ -126,9 +124,9 @@ def write_first_state(connection: Connection, kek: KeyEncryptionKey, uri: str, p
         schema.kek_versions.insert().values(version=FIRST_KEK_VERSION, kek_id=kek.kek_id, uri=uri, created_at=now)
     )
     for kind, secret in ((AUDIT_KIND, audit_key.private_bytes_raw()), (INDEX_KIND, os.urandom(INDEX_KEY_BYTES))):
-        wrapped = keyring.wrap(secret, kind, _SELF)
-        connection.execute(schema.secrets.insert().values(name=kind, wrapped=wrapped, kek_version=FIRST_KEK_VERSION))
-    ingest_id = ingest_keys.add(connection, keyring, now)
+        wrapped = epochs.wrap(connection, log, keyring, secret, kind, OWN_SECRET)
+        connection.execute(schema.secrets.insert().values(name=kind, **wrapped))
+    ingest_id = ingest_keys.add(connection, log, keyring)
     log.append(
         "created",
         ingest_key=ingest_id,
@@ -141,6 +139,26 @@ def write_first_state(connection: Connection, kek: KeyEncryptionKey, uri: str, p
     log.finish()
 
 
+def add_kek_version(
+    connection: Connection, log: LogWriter, keyring: Keyring, kek: KeyEncryptionKey, uri: str, directory: Path
+) -> Keyring:
+    """Make `kek` the present KEK and return the keyring under it; nothing is wrapped under it yet.
+
+    Raises KekError when it is the present one already.
+    """
+    table = schema.kek_versions
+    present = connection.execute(select(table).order_by(table.c.version.desc()).limit(1)).one()
+    if present.kek_id == kek.kek_id:
+        raise KekError(f"the KEK at {kek.uri} is the present one; name a place where there is none yet")
+    version = present.version + 1
+    connection.execute(
+        table.insert().values(
+            version=version, kek_id=kek.kek_id, uri=stored_uri(uri, directory), created_at=timestamp(log.now)
+        )
+    )
+    return keyring.under(kek, version)
+
+
 def open_matching_kek(database: Database, directory: Path, uri: str | None) -> KeyEncryptionKey:
     """Open the KEK this keystore is wrapped under. Raises WrongKekError, KekError; nothing else of the keystore was looked at."""
     columns = (
@@ -151,7 +169,7 @@ def open_matching_kek(database: Database, directory: Path, uri: str | None) -> K
         row = connection.execute(select(*columns).order_by(schema.kek_versions.c.version.desc()).limit(1)).first()
     if row is None:
         raise StorageError(f"the keystore in {directory} was never completed; create it again")
-    kek = open_kek(uri or (default_uri(directory) if row.uri == _OWN_KEK else row.uri))
+    kek = open_kek(uri or _present_uri(row.uri, directory))
     if kek.kek_id != row.kek_id:
         raise WrongKekError(
             f"the KEK at {kek.uri} ({kek.kek_id}) is not the one this keystore is wrapped under ({row.kek_id}); "
@@ -167,19 +185,20 @@ def load(database: Database, kek: KeyEncryptionKey) -> Opened:
         version = connection.execute(
             select(schema.kek_versions.c.version).order_by(schema.kek_versions.c.version.desc()).limit(1)
         ).scalar_one()
-        wrapped = {row.name: row.wrapped for row in connection.execute(select(schema.secrets))}
         keyring = Keyring(kek, identity.keystore_id, version)
         ingest, public_keys = ingest_keys.load(connection, keyring), ingest_keys.public_keys(connection)
-    if not {AUDIT_KIND, INDEX_KIND} <= wrapped.keys():
-        raise TamperedError("a key of the keystore is missing from the database; restore it from a backup")
-    signer = LogSigner(
-        identity.keystore_id,
-        Ed25519PrivateKey.from_private_bytes(keyring.unwrap(wrapped[AUDIT_KIND], AUDIT_KIND, _SELF)),
-    )
+        audit_key, index_key = (_secret(connection, keyring, kind) for kind in (AUDIT_KIND, INDEX_KIND))
+    signer = LogSigner(identity.keystore_id, Ed25519PrivateKey.from_private_bytes(audit_key))
     if signer.vkey != identity.audit_vkey:
         raise TamperedError("a public key in the database is not that of its private key; restore it from a backup")
-    index_key = keyring.unwrap(wrapped[INDEX_KIND], INDEX_KIND, _SELF)
     return Opened(identity.keystore_id, keyring, signer, index_key, ingest, public_keys)
+
+
+def _secret(connection: Connection, keyring: Keyring, kind: str) -> bytes:
+    row = connection.execute(select(schema.secrets).where(schema.secrets.c.name == kind)).first()
+    if row is None:
+        raise TamperedError("a key of the keystore is missing from the database; restore it from a backup")
+    return keyring.unwrap(connection, row.epoch_id, row.wrapped, kind, OWN_SECRET)
 
 
 def publish_public_keys(directory: Path, opened: Opened) -> None:

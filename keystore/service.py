@@ -36,12 +36,15 @@ from keystore.errors import (
 from keystore.intake import runs
 from keystore.intake.inbox import INBOX_NAME, Inbox
 from keystore.intake.report import IngestReport, ShardsNotTakenIn
+from keystore.kek.provider import create_kek
 from keystore.ledger import Ledger
 from keystore.storage import schema
 from keystore.storage.database import DATABASE_NAME, Database, close_to_others
-from keystore.vault import erasure, ingest_keys
+from keystore.vault import epochs, erasure, ingest_keys
 from keystore.vault.catalogue import RecordView, record_views
+from keystore.vault.keyring import Keyring
 from keystore.vault.records import RecordVault
+from keystore.vault.storing import RecordStore
 from keystore.verification.verify import log_problems
 
 _LOGGER = logging.getLogger(__name__)
@@ -65,9 +68,10 @@ class Keystore:
         self._clock = clock
         self._people = People(opened.index_key)
         self._ledger = Ledger(database, opened.signer, path / WITNESS_DIRECTORY, clock, self._people)
-        self._vault = RecordVault(opened.keystore_id, opened.keyring, opened.index_key)
+        self._vault = RecordVault(opened.keystore_id, opened.keyring)
+        self._store = RecordStore(opened.keystore_id, opened.keyring)
         self._desk = RequestDesk(opened.keystore_id, opened.keyring)
-        self._inbox = Inbox(path, self._vault, opened.ingest_keys)
+        self._inbox = Inbox(path, self._store, opened.index_key, opened.ingest_keys)
 
     @classmethod
     def create(
@@ -133,15 +137,14 @@ class Keystore:
     def _bring_up_to_date(self) -> None:
         with self._database.read() as connection:
             untagged = self._people.has_untagged(connection)
-            needed = upgrade.lacks_account(connection)
+            needed = upgrade.needed(connection)
         if untagged:
             with self._database.write() as connection:
                 self._people.file_tags(connection)
         if needed and self._ledger.clock_fits():  # else nothing is written yet, but it can be read
             with self._ledger.transaction("inventory", None, None) as (connection, log):
-                if upgrade.lacks_account(connection):  # another process may have been quicker
-                    upgrade.take_inventory(connection, log, self._vault)
-                    upgrade.register_runs(connection, log, self.path / INBOX_NAME)
+                upgrade.bring_up_to_date(connection, log, self._opened.keyring, self._vault, self.path / INBOX_NAME)
+            self._database.fold()
 
     def close(self) -> None:
         """Close the database."""
@@ -238,7 +241,9 @@ class Keystore:
             if (subject is None) == (image_id is None):
                 raise ErasureError("whom", "say whom to erase: a subject, or an image that has none")
             person = self._people.find_or_add(connection, by)
-            gone = erasure.erase(connection, log, self._opened.index_key, dataset, subject, image_id or "", person)
+            gone = erasure.erase(
+                connection, log, self._opened.keyring, self._opened.index_key, dataset, subject, image_id or "", person
+            )
         self._database.fold()
         return gone
 
@@ -260,10 +265,19 @@ class Keystore:
                 raise ErasureError(
                     "pending-shards", "shards lie in the inbox; take them in or remove them, then retire"
                 )
-            retired = ingest_keys.retire(connection, log, self._people.find_or_add(connection, by))
+            retired = ingest_keys.retire(
+                connection, log, self._opened.keyring, self._people.find_or_add(connection, by)
+            )
         self._database.fold()
         self._load_ingest_keys()
         return retired
+
+    def _use(self, keyring: Keyring) -> None:
+        self._opened = replace(self._opened, keyring=keyring)
+        self._vault = RecordVault(self.id, keyring)
+        self._store = RecordStore(self.id, keyring)
+        self._desk = RequestDesk(self.id, keyring)
+        self._inbox = Inbox(self.path, self._store, self._opened.index_key, self._opened.ingest_keys)
 
     def _load_ingest_keys(self) -> None:
         with self._database.read() as connection:
@@ -272,7 +286,7 @@ class Keystore:
                 ingest_keys=ingest_keys.load(connection, self._opened.keyring),
                 public_keys=ingest_keys.public_keys(connection),
             )
-        self._inbox = Inbox(self.path, self._vault, self._opened.ingest_keys)
+        self._inbox = Inbox(self.path, self._store, self._opened.index_key, self._opened.ingest_keys)
 
     # Asking and agreeing
 
@@ -367,10 +381,30 @@ class Keystore:
                 connection, log, policy, [self._people.find_or_add(connection, name) for name in people]
             )
 
+    def rotate_kek(self, uri: str, by: str) -> int:
+        """Wrap every epoch key under another KEK, made where there is none yet, and use that from now on. Return how many.
+
+        Nothing below the epoch keys changes. When this returns, the old KEK opens nothing that is in the database: destroy it,
+        and every older backup dies with it. Raises KekError, ApprovalError (a bad name), TamperedError.
+        """
+        kek, is_new = create_kek(uri)
+        with self._ledger.transaction("rotate", None, by) as (connection, log):
+            person = self._people.find_or_add(connection, by)
+            keyring = opening.add_kek_version(connection, log, self._opened.keyring, kek, uri, self.path)
+            count = epochs.rotate(connection, log, self._opened.keyring, keyring, person)
+        self._database.fold()
+        self._use(keyring)
+        if is_new and (warning := opening.kek_warning(kek, self.path)) is not None:
+            _LOGGER.warning("%s", warning)
+            self.warnings = (*self.warnings, warning)
+        return count
+
     def erase_person(self, name: str, by: str) -> None:
         """Forget a person's name; what they did stays on record, and the name can not act here again. Raises ApprovalError."""
         with self._ledger.transaction("erase-person", None, by) as (connection, log):
-            self._people.erase(connection, log, name, self._people.find_or_add(connection, by))
+            person = self._people.find_or_add(connection, by)
+            self._people.erase(connection, log, self._opened.keyring, name, person)
+        self._database.fold()
 
     def confirm_clock(self, by: str) -> None:
         """Say, on record, that the clock is right although it does not fit the log (see ClockError).

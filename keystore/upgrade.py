@@ -1,7 +1,6 @@
-"""What an older schema's keystore gets when it is opened: tags for its people, and an account of what it holds.
+"""What an older schema's keystore gets when it is opened: tags for its people, an account of what it holds, and epoch keys.
 
-The account is drawn up under the KEK, once: every envelope is opened, and how many did not open is in the log, where the
-verifier finds it.
+Done under the KEK, once: every key and envelope is opened, and how many did not open is in the log, where the verifier finds it.
 """
 
 from __future__ import annotations
@@ -15,7 +14,9 @@ from keystore.errors import TamperedError
 from keystore.intake import runs
 from keystore.intake.inbox import RUN_ID
 from keystore.storage import schema
-from keystore.vault.accounts import account, key_digest, own_keys_account, record_digest
+from keystore.vault import epochs
+from keystore.vault.accounts import account, own_keys_account, record_digest
+from keystore.vault.keyring import Keyring
 from keystore.vault.records import RecordVault
 
 _FIRST_ACCOUNTED = b'"own_keys":'
@@ -31,6 +32,22 @@ def lacks_account(connection: Connection) -> bool:
     return True
 
 
+def needed(connection: Connection) -> bool:
+    """Return whether anything of `bring_up_to_date` is left to do."""
+    return epochs.lacks_epochs(connection) or lacks_account(connection)
+
+
+def bring_up_to_date(connection: Connection, log: LogWriter, keyring: Keyring, vault: RecordVault, inbox: Path) -> None:
+    """Do what is needed within one writing transaction. Raises whatever the database raises."""
+    accounted = not lacks_account(connection)  # asked first: the next entry speaks of accounts too
+    if epochs.lacks_epochs(connection):
+        unopened = epochs.adopt(connection, log, keyring)
+        log.append("epochs", own_keys=own_keys_account(connection), unopened=unopened)
+    if not accounted:
+        take_inventory(connection, log, vault)
+        register_runs(connection, log, inbox)
+
+
 def register_runs(connection: Connection, log: LogWriter, inbox: Path) -> None:
     """Register the runs whose shards waited in the inbox when this keystore was upgraded."""
     for directory in sorted(inbox.glob("*")):
@@ -42,28 +59,23 @@ def register_runs(connection: Connection, log: LogWriter, inbox: Path) -> None:
 
 
 def take_inventory(connection: Connection, log: LogWriter, vault: RecordVault) -> None:
-    """Account for every record and key that is stored, in one entry of the log."""
+    """Account for every record that is stored, in one entry of the log."""
     entry, unopened = log.size, 0
     brought = int(connection.execute(select(func.sum(schema.shards.c.records))).scalar() or 0)
-    records, keys = schema.records, schema.shred_keys
-    record_digests, key_digests = [], []
+    records = schema.records
+    digests = []
     for row in connection.execute(select(records)).all():
-        record_digests.append(record_digest(row._asdict()))
+        digests.append(record_digest(row._asdict()))
         try:
             unopened += vault.open(connection, (row.record_id, row.dataset, row.image_id)) is None
         except TamperedError:
             unopened += 1
-    for row in connection.execute(select(keys)).all():
-        key_digests.append(key_digest(row._asdict()))
     connection.execute(records.update().values(entry=entry))
-    connection.execute(keys.update().values(entry=entry))
     log.append(
         "inventory",
-        keys=len(key_digests),
-        keys_account=account(key_digests),
-        missing=brought - len(record_digests),
+        missing=brought - len(digests),
         own_keys=own_keys_account(connection),
-        records=len(record_digests),
-        records_account=account(record_digests),
+        records=len(digests),
+        records_account=account(digests),
         unopened=unopened,
     )

@@ -135,6 +135,25 @@ def renew_ingest_key(
     output_of(context).result(document, facts("ingest key renewed", document))
 
 
+@app.command("rotate-kek")
+def rotate_kek(
+    context: typer.Context,
+    keystore: KeystorePath,
+    to: Annotated[str, typer.Option("--to", metavar="URI", help="The new KEK, file:PATH; made where there is none.")],
+    person: Person,
+    kek: KekUri = None,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Wrap the keystore's epoch keys under another key-encryption key. Destroy the old one then: older backups open no more."""
+    from keystore.service import Keystore
+
+    with Keystore.open(keystore, kek) as opened:
+        document = {"kek": to, "epoch keys": opened.rotate_kek(to, acting_person(person))}
+    hint = "Destroy the old KEK and all its copies: with them the backups from before open."
+    output_of(context).result(document, facts("key-encryption key changed", document), hint)
+
+
 def ingest(
     context: typer.Context,
     keystore: KeystorePath,

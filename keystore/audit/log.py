@@ -90,7 +90,8 @@ def check_clock(now: datetime, last_time: datetime) -> None:
 
 def load_end(connection: Connection, vkey: str) -> tuple[Frontier, datetime | None]:
     """Return the log's frontier and the time of its last entry, checked against its last checkpoint. Raises AuditError."""
-    size = int(connection.execute(select(func.count()).select_from(schema.log)).scalar_one())
+    last_seq = connection.execute(select(func.max(schema.log.c.seq))).scalar()
+    size = 0 if last_seq is None else int(last_seq) + 1
     row = connection.execute(select(schema.checkpoints).order_by(schema.checkpoints.c.size.desc()).limit(1)).first()
     if size == 0 and row is None:
         return Frontier(), None
@@ -122,6 +123,7 @@ class LogWriter:
         self._signer = signer
         self._frontier, self.last_time = load_end(connection, signer.vkey)
         self._start = self._frontier.size
+        self._attached: dict[str, dict[str, Any]] = {}
         self.now = clock()
         if self.last_time is not None and not confirmed:
             check_clock(self.now, self.last_time)
@@ -132,14 +134,24 @@ class LogWriter:
         """The number of leaves, with those appended here."""
         return self._frontier.size
 
+    def attach(self, subject: str, name: str, values: dict[str, Any]) -> None:
+        """Let the next entry say `values` of `name` in its field `subject`, whatever else it is about."""
+        self._attached.setdefault(subject, {})[name] = values
+
     def append(self, kind: str, **body: Any) -> None:
-        """Append one leaf. Raises whatever the database raises when it can not be written."""
+        """Append one leaf, with what was attached. Raises whatever the database raises when it can not be written."""
+        body |= self._attached
+        self._attached = {}
         leaf = canonical_json({**body, "seq": self._frontier.size, "time": timestamp(self.now), "type": kind})
         self._connection.execute(schema.log.insert().values(seq=self._frontier.size, leaf=leaf))
         self._frontier = self._frontier.append(leaf_hash(leaf))
 
     def finish(self) -> None:
-        """Sign and store the checkpoint of what was appended."""
+        """Sign and store the checkpoint of what was appended. Raises AuditError when something attached was never said."""
+        if self._attached:
+            raise AuditError(
+                f"no entry of the log says what changed ({', '.join(self._attached)}); nothing was changed"
+            )
         if self._frontier.size > self._start:
             self._connection.execute(
                 schema.checkpoints.insert().values(

@@ -12,13 +12,13 @@ from sqlalchemy import Connection, func, select
 
 from keystore.audit.log import LogWriter
 from keystore.crypto.canonical import sha256_hex
-from keystore.crypto.hybrid import HybridPrivateKey, key_id
+from keystore.crypto.hybrid import HybridPrivateKey
 from keystore.errors import InvalidRecordError, StorageError, TamperedError
-from keystore.intake.ingest import ShardOutcome, ingest_shard
+from keystore.intake.ingest import ShardIntake, ShardOutcome
 from keystore.intake.report import IngestReport, RejectedRecord
-from keystore.intake.sealing import SHARD_SUFFIX, read_shard_bytes, shard_path
+from keystore.intake.sealing import SHARD_SUFFIX, Opener, read_shard_bytes, shard_path
 from keystore.storage import durable, schema
-from keystore.vault.records import RecordVault
+from keystore.vault.storing import RecordStore
 
 INBOX_NAME = "inbox"
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -28,10 +28,13 @@ Transaction = Callable[[], AbstractContextManager[tuple[Connection, LogWriter]]]
 class Inbox:
     """The shards of one keystore's runs."""
 
-    def __init__(self, keystore_path: Path, vault: RecordVault, ingest_keys: Sequence[HybridPrivateKey]) -> None:
+    def __init__(
+        self, keystore_path: Path, store: RecordStore, index_key: bytes, ingest_keys: Sequence[HybridPrivateKey]
+    ) -> None:
         self._root = keystore_path / INBOX_NAME
-        self._vault = vault
-        self._ingest_keys = {key_id(key.public_bytes): key for key in ingest_keys}
+        self._store = store
+        self._index_key = index_key
+        self._ingest_keys = ingest_keys
 
     def directory(self, run_id: str) -> Path:
         """Return a run's directory, created if missing. Raises InvalidRecordError, StorageError."""
@@ -71,7 +74,10 @@ class Inbox:
                 data = read_shard_bytes(path)
                 outcome = ShardOutcome()
                 with transaction() as (connection, log):
-                    outcome = ingest_shard(connection, log, self._vault, self._ingest_keys, path, run_id, data)
+                    opener = Opener(self._ingest_keys)
+                    intake = ShardIntake(connection, log, self._store, self._index_key, opener, run_id)
+                    outcome = intake.take(path, data)
+                self._store.committed()
                 if not outcome.rejected:
                     self.remove(run_id, [name])
             except (TamperedError, StorageError) as error:

@@ -89,6 +89,20 @@ def open_record(sealed: bytes, ingest_private_key: hybrid.HybridPrivateKey) -> K
     return record
 
 
+class Opener:
+    """Opens sealed records with the ingest keys of a keystore that are not retired."""
+
+    def __init__(self, ingest_keys: Sequence[hybrid.HybridPrivateKey]) -> None:
+        self._keys = {hybrid.key_id(key.public_bytes): key for key in ingest_keys}
+
+    def open(self, sealed: bytes) -> KeyRecord:
+        """Open a sealed record. Raises InvalidRecordError: malformed, altered, sealed to another key or to a retired one."""
+        ident = sealed_header(sealed).key_id
+        if ident not in self._keys:
+            raise InvalidRecordError(f"it is sealed to another ingest key ({ident[:16]}), or to one that was retired")
+        return open_record(sealed, self._keys[ident])
+
+
 def _split(sealed: bytes) -> tuple[bytes, bytes]:
     start = len(SEALED_MAGIC) + _LENGTH.size
     if len(sealed) < start or sealed[: len(SEALED_MAGIC)] != SEALED_MAGIC:
