@@ -42,7 +42,7 @@ from jobs.output_names import image_name, sidecar_name
 from jobs.row_shards import ROWS, SHARD_SUFFIX, new_shard_name, to_parquet
 from jobs.staging import PICTURE_PART, SIDECAR_PART, Staging
 from keystore.errors import KeystoreError
-from keystore.intake.sealing import write_shard
+from keystore.intake.shards import write_shard
 
 
 @dataclass(frozen=True)

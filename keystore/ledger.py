@@ -15,7 +15,7 @@ from pathlib import Path
 from sqlalchemy import Connection, select
 
 from keystore.audit.checkpoint import Checkpoint, open_checkpoint
-from keystore.audit.log import Clock, LogSigner, LogWriter, check_clock, latest_note, leaf_hashes, load_end
+from keystore.audit.log import Clock, LogSigner, LogWriter, check_clock, check_grown, latest_note, leaf_hashes, load_end
 from keystore.audit.merkle import consistency_proof, tree_root
 from keystore.audit.witness import Witness, check_extends
 from keystore.decisions import reading
@@ -150,7 +150,7 @@ class Ledger:
                 )
             self._start_witness_again(kept)
             return
-        self._witness.remember(note, prove)
+        self._witness.remember(note, lambda old, new: check_extends(old, new, prove))
 
     def _start_witness_again(self, kept: Checkpoint) -> None:
         # Committed before the witness is written: a process killed in between is asked for a checkpoint again.
@@ -177,7 +177,7 @@ class Ledger:
     def remember(self) -> None:
         """Move the witness on to the latest checkpoint. Raises AuditError, StorageError."""
         with self._database.read() as connection:
-            self._witness.remember(latest_note(connection), lambda size: self.prove_consistency(connection, size))
+            self._witness.remember(latest_note(connection), lambda old, new: check_grown(connection, old, new))
 
     def prove_consistency(self, connection: Connection, old_size: int) -> list[bytes]:
         """Return the proof that the stored log extends that of `old_size`. Raises AuditError."""

@@ -227,7 +227,7 @@ class Keystore:
     # Erasing
 
     def erased_among(self, record_ids: Iterable[str]) -> set[str]:
-        """Return those of the records that were stored here and were erased since."""
+        """Return those of the records that were stored here and erased since, or that came erased and were refused."""
         with self._database.read() as connection:
             return erasure.erased_among(connection, self._opened.index_key, record_ids)
 

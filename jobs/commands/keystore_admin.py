@@ -186,6 +186,6 @@ def ingest(
 def pending_runs(keystore: Path) -> list[str]:
     """The runs that have sealed shards in the inbox, sorted."""
     from keystore.intake.inbox import INBOX_NAME
-    from keystore.intake.sealing import SHARD_SUFFIX
+    from keystore.intake.shards import SHARD_SUFFIX
 
     return sorted({shard.parent.name for shard in (keystore / INBOX_NAME).glob(f"*/*{SHARD_SUFFIX}")})

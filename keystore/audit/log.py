@@ -57,6 +57,28 @@ def latest_note(connection: Connection) -> str:
     return str(note)
 
 
+def check_grown(connection: Connection, old: Checkpoint, new: Checkpoint) -> None:
+    """Raise AuditError unless the stored log takes the tree `old` to the tree `new`; reads what was added since only.
+
+    From the right edge of the old tree, which its root vouches for, the leaves after it must lead to the new root.
+    """
+    table = schema.checkpoints
+    data = connection.execute(select(table.c.frontier).where(table.c.size == old.size)).scalar()
+    try:
+        frontier = Frontier.from_bytes(old.size, data or b"")
+    except ValueError:
+        frontier = Frontier()
+    leaves = select(schema.log.c.leaf).where(schema.log.c.seq >= old.size, schema.log.c.seq < new.size)
+    grown = frontier
+    for leaf in connection.execute(leaves.order_by(schema.log.c.seq)).scalars():
+        grown = grown.append(leaf_hash(bytes(leaf)))
+    if (frontier.size, frontier.root(), grown.size, grown.root()) != (old.size, old.root, new.size, new.root):
+        raise AuditError(
+            f"the log was rolled back or forked: it does not continue what the witness saw at entry {old.size}; restore the "
+            "newest database"
+        )
+
+
 class LogSigner:
     """The audit signing key of one keystore."""
 

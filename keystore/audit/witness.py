@@ -18,6 +18,7 @@ WITNESS_DIRECTORY = "witness"
 CHECKPOINT_FILE = "checkpoint"
 LOCK_FILE = ".lock"
 Prover = Callable[[int], Sequence[bytes]]  # old size -> consistency proof to the new checkpoint
+Check = Callable[[Checkpoint, Checkpoint], None]  # raises AuditError unless the second's log begins with the first's
 
 
 def check_extends(old: Checkpoint, new: Checkpoint, prove: Prover) -> None:
@@ -61,7 +62,7 @@ class Witness:
         note = self.note()
         return None if note is None else open_checkpoint(note, self._vkey)
 
-    def remember(self, note: str, prove: Prover) -> None:
+    def remember(self, note: str, check: Check) -> None:
         """Move on to a checkpoint that extends the remembered one. Raises AuditError, StorageError.
 
         A checkpoint older than the remembered one is not an error here: another process was quicker.
@@ -74,7 +75,7 @@ class Witness:
                 if last is not None:
                     if new.size < last.size or new == last:
                         return
-                    check_extends(last, new, prove)
+                    check(last, new)
                 durable.replace(self._path, note.encode())
         except OSError as error:
             raise StorageError(

@@ -16,7 +16,8 @@ from keystore.crypto.hybrid import HybridPrivateKey
 from keystore.errors import InvalidRecordError, StorageError, TamperedError
 from keystore.intake.ingest import ShardIntake, ShardOutcome
 from keystore.intake.report import IngestReport, RejectedRecord
-from keystore.intake.sealing import SHARD_SUFFIX, Opener, read_shard_bytes, shard_path
+from keystore.intake.sealing import Opener
+from keystore.intake.shards import SHARD_SUFFIX, read_shard_bytes, shard_path
 from keystore.storage import durable, schema
 from keystore.vault.storing import RecordStore
 
@@ -71,12 +72,11 @@ class Inbox:
                 if not os.path.lexists(path):
                     already_present += self._count_taken_in(run_id, name, transaction)
                     continue
-                data = read_shard_bytes(path)
+                opener, data = Opener(self._ingest_keys), read_shard_bytes(path)
+                intake = ShardIntake(self._store, self._index_key, opener, run_id, path, data)
                 outcome = ShardOutcome()
                 with transaction() as (connection, log):
-                    opener = Opener(self._ingest_keys)
-                    intake = ShardIntake(connection, log, self._store, self._index_key, opener, run_id)
-                    outcome = intake.take(path, data)
+                    outcome = intake.take(connection, log)
                 self._store.committed()
                 if not outcome.rejected:
                     self.remove(run_id, [name])

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from datetime import datetime
+from itertools import chain, islice
 from pathlib import Path
 
 from sqlalchemy import Connection, select
@@ -21,13 +22,15 @@ from keystore.errors import InvalidRecordError, TamperedError
 from keystore.intake import runs
 from keystore.intake.records import KeyRecord
 from keystore.intake.report import RejectedRecord
-from keystore.intake.sealing import Opener, parse_shard, sealed_header
+from keystore.intake.sealing import Opener
+from keystore.intake.shards import parse_shard
 from keystore.storage import schema
-from keystore.vault.erasure import ErasureList
+from keystore.vault.erasure import ErasureList, remember_refused
 from keystore.vault.keyring import owner_tag
-from keystore.vault.storing import Batch, NewRecord, RecordStore
+from keystore.vault.storing import Batch, NewRecord, Prepared, RecordStore
 
-CHUNK_RECORDS = 500  # held in clear at once, looked up and inserted by one statement each
+CHUNK_RECORDS = 500  # looked up and inserted by one statement each
+RECORDS_AHEAD = 10_000  # of a shard, opened and sealed again before the transaction begins; the others within it
 
 
 @dataclass
@@ -42,80 +45,85 @@ class ShardOutcome:
 
 @dataclass(frozen=True)
 class _Opened:
-    """One record of a shard, in clear."""
+    """One record of a shard, opened, and sealed again under its shred key."""
 
     index: int
     sealed_sha256: str
-    owner: str
-    record: KeyRecord = field(repr=False)
+    made_at: datetime
+    prepared: Prepared
 
 
-@dataclass
 class ShardIntake:
-    """Takes in one shard within a writing transaction."""
+    """Takes in one shard: opens it, then stores it within a writing transaction. Raises TamperedError: a damaged shard."""
 
-    connection: Connection
-    log: LogWriter
-    store: RecordStore
-    index_key: bytes = field(repr=False)
-    opener: Opener
-    run_id: str
-
-    def take(self, path: Path, data: bytes) -> ShardOutcome:
-        """Take in the shard `path` of these bytes, and log it. Raises TamperedError: a damaged shard, or an unknown run's."""
+    def __init__(
+        self, store: RecordStore, index_key: bytes, opener: Opener, run_id: str, path: Path, data: bytes
+    ) -> None:
+        self._store, self._index_key, self._opener = store, index_key, opener
+        self._run_id, self._path = run_id, path
         self._name = path.name.removesuffix(path.suffix)
         self._sha256 = sha256_hex(data)
         self._outcome = ShardOutcome()
-        run = runs.find(self.connection, self.run_id)
+        records = self._open(enumerate(parse_shard(data, str(path))))
+        self._records = chain(list(islice(records, RECORDS_AHEAD)), records)
+
+    def take(self, connection: Connection, log: LogWriter) -> ShardOutcome:
+        """Take in the shard, and log it. Raises TamperedError: it is an unknown run's."""
+        run = runs.find(connection, self._run_id)
         if run is None:
             raise TamperedError(
-                f"shard {path} lies in the inbox of run {self.run_id}, which this keystore never opened one for; find out who "
-                "put it there"
+                f"shard {self._path} lies in the inbox of run {self._run_id}, which this keystore never opened one for; "
+                "find out who put it there"
             )
         self._dataset = run.dataset
-        erased = ErasureList(self.connection, self.index_key)
-        batch = self.store.begin(self.connection, self.log)
-        numbered = enumerate(parse_shard(data, str(path)))
-        while chunk := list(islice(numbered, CHUNK_RECORDS)):
-            self._take_some(list(self._open(chunk)), batch, erased)
+        erased = ErasureList(connection, self._index_key)
+        batch = self._store.begin(connection, log)
+        while chunk := list(islice(self._records, CHUNK_RECORDS)):
+            self._take_some(connection, chunk, batch, erased)
         outcome = self._outcome
-        self.log.append(
+        outcome.rejected.sort(key=lambda one: one.index)
+        refused = remember_refused(connection, log, self._index_key, outcome.erased)
+        log.append(
             "ingest",
             already_present=outcome.already_present,
             erased=len(outcome.erased),
             ingested=outcome.ingested,
+            refused_account=refused,
             rejected=len(outcome.rejected),
-            run=self.run_id,
+            run=self._run_id,
             shard=self._name,
             shard_sha256=self._sha256,
             **batch.finish(),
         )
         if self._dataset != run.dataset:
-            runs.register(self.connection, self.log, self.run_id, self._dataset)
-        self._remember_shard()
+            runs.register(connection, log, self._run_id, self._dataset)
+        self._remember_shard(connection, timestamp(log.now))
         return outcome
 
-    def _open(self, chunk: Iterable[tuple[int, bytes]]) -> Iterator[_Opened]:
-        for index, sealed in chunk:
+    def _open(self, numbered: Iterable[tuple[int, bytes]]) -> Iterator[_Opened]:
+        for index, sealed in numbered:
             record_id: str | None = None
             try:
-                record_id = sealed_header(sealed).record_id
-                record = self.opener.open(sealed)
-                if record.run_id != self.run_id:
-                    raise InvalidRecordError(f"it belongs to run {record.run_id!r}, not to {self.run_id!r}")
+                header = self._opener.header(sealed)
+                record_id = header.record_id
+                record, plaintext = self._opener.open(sealed, header)
+                if record.run_id != self._run_id:
+                    raise InvalidRecordError(f"it belongs to run {record.run_id!r}, not to {self._run_id!r}")
             except InvalidRecordError as error:
                 self._reject(index, record_id, str(error))
                 continue
-            owner = owner_tag(self.index_key, record.dataset, record.subject, record.image_id)
-            yield _Opened(index, sha256_hex(sealed), owner, record)
+            prepared = self._store.prepare(self._to_store(record, plaintext))
+            yield _Opened(index, sha256_hex(sealed), record.created_at, prepared)
 
-    def _take_some(self, opened: Sequence[_Opened], batch: Batch, erased: ErasureList) -> None:
-        present = self._present([one.record.record_id for one in opened])
-        gone = erased.among((one.record.record_id, one.owner, one.record.created_at) for one in opened)
-        for one in opened:
-            record = one.record
+    def _take_some(self, connection: Connection, opened: Sequence[_Opened], batch: Batch, erased: ErasureList) -> None:
+        records = [one.prepared.record for one in opened]
+        present = self._present(connection, [record.record_id for record in records])
+        gone = erased.among(
+            (record.record_id, record.owner, one.made_at) for record, one in zip(records, opened, strict=True)
+        )
+        for record, one in zip(records, opened, strict=True):
             if record.dataset != (self._dataset or record.dataset):
-                reason = f"it names data set {record.dataset!r}, and run {self.run_id!r} adds to another one"
+                reason = f"it names data set {record.dataset!r}, and run {self._run_id!r} adds to another one"
                 self._reject(one.index, record.record_id, reason)
             elif present.get(record.record_id, one.sealed_sha256) != one.sealed_sha256:
                 reason = "another record with this id is already stored; an id never changes its meaning"
@@ -130,38 +138,37 @@ class ShardIntake:
                     "shard_name": self._name,
                     "shard_sha256": self._sha256,
                 }
-                batch.add(_to_store(record, one.owner), source)
+                batch.add(one.prepared, source)
                 present[record.record_id] = one.sealed_sha256
                 self._outcome.ingested += 1
                 self._dataset = record.dataset
         batch.write()
 
-    def _present(self, record_ids: Sequence[str]) -> dict[str, str]:
+    def _present(self, connection: Connection, record_ids: Sequence[str]) -> dict[str, str]:
         table = schema.records
         query = select(table.c.record_id, table.c.sealed_sha256).where(table.c.record_id.in_(record_ids))
-        return {row.record_id: row.sealed_sha256 for row in self.connection.execute(query)}
+        return {row.record_id: row.sealed_sha256 for row in connection.execute(query)}
 
     def _reject(self, index: int, record_id: str | None, reason: str) -> None:
         self._outcome.rejected.append(RejectedRecord(shard=self._name, index=index, record_id=record_id, reason=reason))
 
-    def _remember_shard(self) -> None:
+    def _remember_shard(self, connection: Connection, now: str) -> None:
         table, ingested = schema.shards, self._outcome.ingested
-        key = {"run_id": self.run_id, "name": self._name, "sha256": self._sha256}
-        same = (table.c.run_id == self.run_id) & (table.c.name == self._name) & (table.c.sha256 == self._sha256)
-        if self.connection.execute(select(table.c.name).where(same)).first() is None:
-            self.connection.execute(table.insert().values(**key, records=ingested, ingested_at=timestamp(self.log.now)))
+        key = {"run_id": self._run_id, "name": self._name, "sha256": self._sha256}
+        same = (table.c.run_id == self._run_id) & (table.c.name == self._name) & (table.c.sha256 == self._sha256)
+        if connection.execute(select(table.c.name).where(same)).first() is None:
+            connection.execute(table.insert().values(**key, records=ingested, ingested_at=now))
         elif ingested:
-            self.connection.execute(table.update().where(same).values(records=table.c.records + ingested))
+            connection.execute(table.update().where(same).values(records=table.c.records + ingested))
 
-
-def _to_store(record: KeyRecord, owner: str) -> NewRecord:
-    return NewRecord(
-        record_id=record.record_id,
-        run_id=record.run_id,
-        dataset=record.dataset,
-        image_id=record.image_id,
-        owner=owner,
-        source_sha256=record.source_sha256,
-        version=record.version,
-        plaintext=record.canonical_bytes(),
-    )
+    def _to_store(self, record: KeyRecord, plaintext: bytes) -> NewRecord:
+        return NewRecord(
+            record_id=record.record_id,
+            run_id=record.run_id,
+            dataset=record.dataset,
+            image_id=record.image_id,
+            owner=owner_tag(self._index_key, record.dataset, record.subject, record.image_id),
+            source_sha256=record.source_sha256,
+            version=record.version,
+            plaintext=plaintext,
+        )

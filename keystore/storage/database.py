@@ -29,6 +29,7 @@ DATABASE_NAME = "keystore.db"
 PRIVATE_MODE = 0o600
 OTHERS = stat.S_IRWXG | stat.S_IRWXO
 BUSY_TIMEOUT_MILLISECONDS = 30_000
+CACHE_KIB = 64 * 1024  # of pages, for one connection: a transaction that stores a shard does not spill
 FOLD_TIMEOUT_MILLISECONDS = 1_000
 _WRITE_OPTION = "keystore_write"
 _REMAKING_OPTION = "keystore_remaking_tables"
@@ -234,6 +235,7 @@ def _on_connect(connection: sqlite3.Connection, _record: ConnectionPoolEntry) ->
     cursor.execute("PRAGMA journal_mode = WAL")
     cursor.execute("PRAGMA synchronous = FULL")  # a commit survives a power cut
     cursor.execute("PRAGMA foreign_keys = ON")
+    cursor.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
     cursor.execute("PRAGMA secure_delete = ON")
     cursor.execute("PRAGMA trusted_schema = OFF")
     cursor.close()

@@ -172,9 +172,8 @@ records = Table(
     Column("ingested_at", String, nullable=False),
     Column("entry", Integer),  # the log's entry that accounts for this record
     Index("records_by_image", "dataset", "image_id"),
-    Index("records_by_entry", "entry"),
     Index("records_by_shred_key", "shred_key_id"),
-    Index("records_by_shard", "run_id", "shard_name", "shard_sha256"),
+    Index("records_by_run", "run_id"),
 )
 
 # What is left of what was erased: digests that the log accounted for, and keyed tags that recognise a copy that comes back.

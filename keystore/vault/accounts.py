@@ -12,11 +12,12 @@ from typing import Any
 
 from sqlalchemy import Connection, select
 
-from keystore.crypto.canonical import canonical_json, sha256_hex
+from keystore.crypto.canonical import canonical_flat, sha256_hex
 from keystore.storage import schema
 
 RECORD_KIND = "record"
 KEY_KIND = "key"
+REFUSED_KIND = "refused"  # a record that came when it, or its owner, had been erased, and was never stored
 _RECORD_COLUMNS = (
     "record_id",
     "run_id",
@@ -50,6 +51,11 @@ def epoch_digest(row: Mapping[str, Any]) -> str:
     return _digest("epoch key", {name: row[name] for name in _EPOCH_COLUMNS}, row["wrapped"])
 
 
+def refused_digest(tag: str, entry: int) -> str:
+    """Return the digest of a record that ingest refused because it was erased, from its keyed tag."""
+    return sha256_hex(canonical_flat({"entry": entry, "tag": tag, "type": "keyanon refused record v1"}))
+
+
 def account(digests: Iterable[str]) -> str:
     """Return what an entry of the log says of the things it stored or erased."""
     return sha256_hex("".join(f"{one}\n" for one in sorted(digests)).encode())
@@ -78,5 +84,5 @@ def own_keys_account(connection: Connection) -> str:
 
 def _digest(kind: str, values: Mapping[str, Any], encrypted: bytes) -> str:
     return sha256_hex(
-        canonical_json({"encrypted_sha256": sha256_hex(encrypted), "type": f"keyanon {kind} account v1", **values})
+        canonical_flat({"encrypted_sha256": sha256_hex(encrypted), "type": f"keyanon {kind} account v1", **values})
     )

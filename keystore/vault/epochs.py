@@ -86,11 +86,19 @@ _HOLDERS = {
 }
 
 
-def begin(connection: Connection, log: LogWriter, keyring: Keyring, purpose: str) -> Epoch:
-    """Make an active epoch key; the log's next entry says so. Raises WrongKekError: the KEK was changed meanwhile."""
+def new() -> Epoch:
+    """Return a fresh epoch key, which is nowhere yet."""
+    return Epoch(os.urandom(EPOCH_ID_BYTES).hex(), os.urandom(envelope.KEY_BYTES))
+
+
+def begin(connection: Connection, log: LogWriter, keyring: Keyring, purpose: str, epoch: Epoch | None = None) -> Epoch:
+    """Make `epoch`, or a fresh one, an active epoch key; the log's next entry says so.
+
+    Raises WrongKekError: the KEK was changed meanwhile.
+    """
     if connection.execute(select(func.max(schema.kek_versions.c.version))).scalar() != keyring.kek_version:
         raise kek_was_changed()  # what is wrapped under the old one would be lost with it
-    epoch = Epoch(os.urandom(EPOCH_ID_BYTES).hex(), os.urandom(envelope.KEY_BYTES))
+    epoch = epoch or new()
     connection.execute(
         schema.epoch_keys.insert().values(
             epoch_id=epoch.epoch_id,
@@ -132,12 +140,13 @@ def deactivate(connection: Connection, log: LogWriter, epoch_ids: Iterable[str])
     """Let active epoch keys wrap nothing more; the log's next entry says so."""
     table = schema.epoch_keys
     for ident in epoch_ids:
-        connection.execute(
+        ended = connection.execute(
             table.update()
             .where(table.c.epoch_id == ident, table.c.state == EpochState.ACTIVE.value)
             .values(state=EpochState.DEACTIVATED.value, deactivated_at=timestamp(log.now))
         )
-        _say(connection, log, ident)
+        if ended.rowcount:
+            _say(connection, log, ident)
 
 
 def active_of_records(connection: Connection) -> list[str]:

@@ -7,7 +7,6 @@ ingest key that was not retired, still hold what was erased (docs/keystore.md sa
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 from collections.abc import Iterable
 from datetime import datetime
@@ -17,11 +16,20 @@ from typing import Any
 from sqlalchemy import Connection, func, select
 
 from keystore.audit.log import LogWriter
-from keystore.crypto.canonical import canonical_json, sha256_hex, timestamp
+from keystore.crypto.canonical import canonical_flat, canonical_json, sha256_hex, timestamp
 from keystore.errors import ErasureError
 from keystore.storage import schema
+from keystore.storage.bulk import insert_many
 from keystore.vault import epochs
-from keystore.vault.accounts import KEY_KIND, RECORD_KIND, account, key_digest, record_digest
+from keystore.vault.accounts import (
+    KEY_KIND,
+    RECORD_KIND,
+    REFUSED_KIND,
+    account,
+    key_digest,
+    record_digest,
+    refused_digest,
+)
 from keystore.vault.keyring import Keyring, owner_tag
 
 TAGS_PER_QUERY = 500
@@ -29,9 +37,8 @@ TAGS_PER_QUERY = 500
 
 def record_tag(index_key: bytes, record_id: str) -> str:
     """Return the keyed hash under which an erased record's id is remembered."""
-    return hmac.new(
-        index_key, canonical_json({"record_id": record_id, "type": "keyanon erased record v1"}), hashlib.sha256
-    ).hexdigest()
+    what = {"record_id": record_id, "type": "keyanon erased record v1"}
+    return hmac.digest(index_key, canonical_flat(what), "sha256").hex()
 
 
 def erasure_digest(dataset: str, owner: str, erased_at: str) -> str:
@@ -90,12 +97,34 @@ def erase(
 
 
 def erased_among(connection: Connection, index_key: bytes, record_ids: Iterable[str]) -> set[str]:
-    """Return those of the records that were here and were erased."""
+    """Return those of the records that were here and were erased, or came too late and were refused for that."""
     tag, found = schema.erased.c.tag, set[str]()
     asked = iter(record_ids)
     while some := {record_tag(index_key, record_id): record_id for record_id in islice(asked, TAGS_PER_QUERY)}:
         found |= {some[one] for one in connection.execute(select(tag).where(tag.in_(some))).scalars()}
     return found
+
+
+def remember_refused(connection: Connection, log: LogWriter, index_key: bytes, record_ids: Iterable[str]) -> str:
+    """Remember records that ingest refuses as erased, those that are not remembered yet. Return their account, for the log.
+
+    A record whose owner was erased before it came was never stored, so nothing else would tell later that it is missing by right.
+    """
+    asked = list(dict.fromkeys(record_ids))
+    known = erased_among(connection, index_key, asked)
+    tags = [record_tag(index_key, record_id) for record_id in asked if record_id not in known]
+    rows = [
+        {
+            "digest": refused_digest(tag, log.size),
+            "kind": REFUSED_KIND,
+            "entry": log.size,
+            "erased_entry": log.size,
+            "tag": tag,
+        }
+        for tag in tags
+    ]
+    insert_many(connection, schema.erased, rows)
+    return account(str(row["digest"]) for row in rows)
 
 
 class ErasureList:

@@ -8,7 +8,6 @@ another row, purpose or keystore does not open. What an epoch key is and how it 
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 from collections import OrderedDict
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from dataclasses import dataclass, field
 from sqlalchemy import Connection, select
 
 from keystore.crypto import envelope
-from keystore.crypto.canonical import canonical_json
+from keystore.crypto.canonical import canonical_flat
 from keystore.errors import TamperedError, WrongKekError
 from keystore.kek.provider import KeyEncryptionKey
 from keystore.storage import schema
@@ -129,7 +128,7 @@ class Keyring:
         return Keyring(kek, self._keystore_id, kek_version, self.purposes)
 
     def _context(self, kind: str, name: str) -> bytes:
-        return canonical_json(
+        return canonical_flat(
             {"keystore": self._keystore_id, "kind": kind, "name": name, "type": "keyanon wrapped key v1"}
         )
 
@@ -142,4 +141,4 @@ def kek_was_changed() -> WrongKekError:
 def owner_tag(index_key: bytes, dataset: str, subject: str | None, image_id: str) -> str:
     """Return under what a shred key is filed: a keyed hash, so that the database alone does not list its subjects."""
     owner = {"dataset": dataset, "image": image_id} if subject is None else {"dataset": dataset, "subject": subject}
-    return hmac.new(index_key, canonical_json(owner), hashlib.sha256).hexdigest()
+    return hmac.digest(index_key, canonical_flat(owner), "sha256").hex()

@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import Connection, select
 
 from keystore.crypto import envelope
-from keystore.crypto.canonical import canonical_json
+from keystore.crypto.canonical import canonical_flat
 from keystore.errors import RecordNotFound, TamperedError
 from keystore.storage import schema
 from keystore.vault.keyring import SHRED_KIND, Keyring
@@ -34,7 +34,7 @@ _CONTEXT_COLUMNS = (
 def record_context(keystore_id: str, row: Mapping[str, Any]) -> bytes:
     """Return the associated data of a record's envelope, from its row."""
     values = {name: row[name] for name in _CONTEXT_COLUMNS}
-    return canonical_json({"keystore": keystore_id, "type": "keyanon record v1", **values})
+    return canonical_flat({"keystore": keystore_id, "type": "keyanon record v1", **values})
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,15 @@ from sqlalchemy import Connection, select
 
 from keystore.intake.runs import run_digest
 from keystore.storage import schema
-from keystore.vault.accounts import RECORD_KIND, account, epoch_digest, key_digest, record_digest
+from keystore.vault.accounts import (
+    RECORD_KIND,
+    REFUSED_KIND,
+    account,
+    epoch_digest,
+    key_digest,
+    record_digest,
+    refused_digest,
+)
 from keystore.vault.erasure import erasure_digest
 from keystore.verification.leaves import guarded
 from keystore.verification.replay import LoggedEpoch, LoggedState
@@ -74,7 +82,11 @@ def _check_epochs(connection: Connection, logged: LoggedState, problems: list[st
 
 def _check_erasures(connection: Connection, logged: LoggedState, problems: list[str]) -> None:
     gone: defaultdict[int, list[str]] = defaultdict(list)
+    refused: defaultdict[int, list[str]] = defaultdict(list)
     for row in connection.execute(select(schema.erased)):
+        if row.kind == REFUSED_KIND:
+            refused[row.entry].append(refused_digest(row.tag, row.entry))
+            continue
         gone[row.erased_entry].append(row.digest)
         if row.kind == RECORD_KIND and row.tag is None:
             problems.append(f"a record that entry {row.erased_entry} erased would not be recognised if it came back")
@@ -85,7 +97,10 @@ def _check_erasures(connection: Connection, logged: LoggedState, problems: list[
             problems.append(f"the erasure of entry {entry} is not on the erasure list: what it erased could come back")
         if account(gone.pop(entry, [])) != said.account:
             problems.append(f"what entry {entry} erased is not what is marked as erased")
-    if lines or gone:
+    for entry, expected in logged.refused.items():
+        if account(refused.pop(entry, [])) != expected:
+            problems.append(f"the erased records that entry {entry} refused are not those that are remembered")
+    if lines or gone or refused:
         problems.append("something is marked as erased that no entry of the log erased")
 
 

@@ -69,6 +69,7 @@ class LoggedState:
     records: dict[int, str] = field(default_factory=dict)  # entry -> account of the records that it stored
     epochs: dict[str, LoggedEpoch] = field(default_factory=dict)
     shred_keys: dict[tuple[int, str], KeysAccount] = field(default_factory=dict)  # (entry, epoch) -> of what it holds
+    refused: dict[int, str] = field(default_factory=dict)  # entry -> account of what came erased, and was not stored
     erasures: dict[int, Erasure] = field(default_factory=dict)  # entry -> what it erased
     own_keys: str | None = None  # account of the keystore's own keys, as last logged
     mentioned: set[str] = field(default_factory=set)  # people
@@ -149,6 +150,8 @@ def _apply(state: LoggedState, leaf: dict[str, Any]) -> None:
         state.shards[shard] = state.shards.get(shard, 0) + leaf["ingested"]
         if "records_account" in leaf:  # else an entry from before accounts were kept; an inventory covers it
             state.records[leaf["seq"]] = leaf["records_account"]
+        if "refused_account" in leaf:
+            state.refused[leaf["seq"]] = leaf["refused_account"]
     elif kind in ("request", "change"):
         _file(state, leaf)
     elif kind == "witness" or (kind == "clock" and leaf["back"]):

@@ -14,7 +14,7 @@ from jobs.errors import LeaseError, PublishError
 from jobs.lease import Lease
 from jobs.sink import OutputLayout
 from jobs.staging import PICTURE_PART, Staging
-from keystore.intake.sealing import read_shard
+from keystore.intake.shards import read_shard
 from tests.jobs.publishing import Attempt, Place, block, quarantined
 
 

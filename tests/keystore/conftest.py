@@ -13,7 +13,8 @@ import pytest
 
 from keystore.decisions.views import RequestView
 from keystore.intake.records import FaceRecord, KeyRecord
-from keystore.intake.sealing import seal_record, write_shard
+from keystore.intake.sealing import seal_record
+from keystore.intake.shards import write_shard
 from keystore.recipient import Expected, Recipient
 from keystore.service import Keystore
 

@@ -11,7 +11,8 @@ import pytest
 
 from jobs.cli import main
 from keystore.intake.records import KeyRecord
-from keystore.intake.sealing import seal_record, write_shard
+from keystore.intake.sealing import seal_record
+from keystore.intake.shards import write_shard
 from keystore.service import Keystore
 
 RUN = "run-1"

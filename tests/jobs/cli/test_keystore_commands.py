@@ -10,7 +10,7 @@ import pytest
 
 from jobs.cli import main
 from jobs.exit_codes import ExitCode
-from keystore.intake.sealing import write_shard
+from keystore.intake.shards import write_shard
 from keystore.kek.provider import create_kek
 from keystore.service import Keystore
 

@@ -11,7 +11,8 @@ from sqlalchemy import func, select
 
 from keystore.crypto.hybrid import HybridPrivateKey
 from keystore.errors import InvalidRecordError, TamperedError
-from keystore.intake.sealing import read_shard, seal_record, write_shard
+from keystore.intake.sealing import seal_record
+from keystore.intake.shards import read_shard, write_shard
 from keystore.service import Keystore
 from keystore.storage import schema
 from keystore.verification.verify import verify_audit

@@ -12,6 +12,7 @@ from sqlalchemy import select
 
 from keystore.crypto import envelope
 from keystore.errors import KekError, TamperedError, WrongKekError
+from keystore.intake.ingest import ShardIntake
 from keystore.kek.file import FileKek
 from keystore.kek.provider import open_kek
 from keystore.service import Keystore
@@ -317,3 +318,47 @@ def test_a_rotation_killed_at_any_step_leaves_one_kek_or_the_other(keystore, tmp
             assert open_all(again) == 3
             seen.add(tuple({one.kek_version for one in rows(again, schema.epoch_keys)}))
     assert seen == {(1,), (2,)}
+
+
+def test_an_ingest_goes_on_after_another_opening_erased_what_it_is_filling(keystore, make, clock) -> None:
+    subject = [make.record(f"s{number}.png", subject="p. smith") for number in range(4)]
+    make.deposit(keystore, subject[:2], "part-1")
+    keystore.ingest(make.RUN)
+    with Keystore.open(keystore.path, clock=clock) as other:
+        assert other.erase("photos", "Olga", image_id=subject[0].image_id.replace("s0", "a")) == 1
+        moved = epochs_of(other)
+        assert other.erase("photos", "Olga", subject="nobody") == 0
+        make.deposit(other, [make.record("o.png")], "part-2")
+        assert other.ingest(make.RUN).ingested == 1, "the first epoch of another opening ends that of this one"
+    make.deposit(keystore, [*subject[2:], make.record("k.png")], "part-3")
+    assert keystore.ingest(make.RUN).ingested == 3
+    assert len(epochs_of(keystore)) > len(moved)
+    assert open_all(keystore) == 2 + 4 + 2
+    keys = {one.epoch_id for one in rows(keystore, schema.shred_keys)}
+    assert all(epochs_of(keystore)[one] != "destroyed" for one in keys)
+    report = verify_audit(keystore.path)
+    assert report.ok, report.problems
+
+
+@pytest.mark.parametrize("records", [2, 9])
+def test_an_ingest_goes_on_after_a_shard_that_was_rolled_back(
+    keystore, make, monkeypatch: pytest.MonkeyPatch, small_epochs: int, records: int
+) -> None:
+    make.deposit(keystore, [make.record("before.png", subject="p. smith")], "part-0")
+    keystore.ingest(make.RUN)
+    names = [f"{number}.png" for number in range(records)]
+    make.deposit(keystore, [make.record(name, subject="p. smith") for name in ("x.png", "y.png")], "part-1")
+    make.deposit(keystore, [make.record(name) for name in names], "part-2")
+    real = ShardIntake._remember_shard
+
+    def fail_once(self, *given) -> None:
+        monkeypatch.setattr(ShardIntake, "_remember_shard", real)
+        raise TamperedError("as if this shard could not be taken in")
+
+    monkeypatch.setattr(ShardIntake, "_remember_shard", fail_once)
+    with pytest.raises(TamperedError):
+        keystore.ingest(make.RUN)
+    assert keystore.ingest(make.RUN).ingested == 2, "the shard that was rolled back"
+    assert open_all(keystore) == 3 + 1 + 2 + records
+    report = verify_audit(keystore.path)
+    assert report.ok, report.problems

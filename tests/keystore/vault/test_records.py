@@ -28,7 +28,7 @@ def store(keystore, *records: NewRecord) -> dict[str, object]:
     with keystore._ledger.transaction("test", None, None) as (connection, log):
         batch = keystore._store.begin(connection, log)
         for one in records:
-            batch.add(one, SOURCE)
+            batch.add(keystore._store.prepare(one), SOURCE)
         said = batch.finish()
         log.append("test", **said)
     keystore._store.committed()
