@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import os
-from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import uuid4
 
@@ -16,9 +15,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import Connection, select
 
 from keystore.audit.checkpoint import AUDIT_KEY_NAME
-from keystore.audit.log import Clock, LogSigner, LogWriter
+from keystore.audit.log import Clock, LogWriter
+from keystore.audit.signers import LogSigner
 from keystore.crypto.canonical import timestamp
-from keystore.crypto.hybrid import HybridPrivateKey
 from keystore.decisions import stored_policy
 from keystore.decisions.policy import Policy
 from keystore.errors import AuditError, KekError, StorageError, TamperedError, WrongKekError
@@ -26,7 +25,7 @@ from keystore.kek.file import FILE_SCHEME
 from keystore.kek.provider import KeyEncryptionKey, create_kek, default_uri, kek_path, open_kek
 from keystore.storage import durable, schema
 from keystore.storage.database import DATABASE_NAME, Database
-from keystore.vault import epochs, ingest_keys
+from keystore.vault import epochs, ingest_keys, ingest_signer
 from keystore.vault.accounts import own_keys_account
 from keystore.vault.keyring import AUDIT_KIND, INDEX_KIND, OWN_SECRET, Keyring
 
@@ -37,21 +36,26 @@ PRIVATE_DIRECTORY_MODE = 0o700
 FIRST_KEK_VERSION = 1
 
 
-@dataclass(frozen=True)
-class Opened:
-    """What an open keystore holds in memory; the secrets are out of its repr."""
+def check_exists(directory: Path) -> None:
+    """Raise StorageError unless a directory has a keystore's database."""
+    if not (directory / DATABASE_NAME).is_file():
+        raise StorageError(f"{directory} is not a keystore: it has no {DATABASE_NAME}; check the path, or create one")
 
-    keystore_id: str
-    keyring: Keyring = field(repr=False)
-    signer: LogSigner = field(repr=False)
-    index_key: bytes = field(repr=False)
-    ingest_keys: list[HybridPrivateKey] = field(repr=False)  # not retired, the present one last
-    public_keys: list[bytes] = field(repr=False)  # that workers were ever given
 
-    @property
-    def ingest_key(self) -> HybridPrivateKey:
-        """The key that workers seal to."""
-        return self.ingest_keys[-1]
+def existing(directory: Path) -> Database:
+    """Return the database of a keystore whose creation was completed; the caller closes it.
+
+    Raises StorageError, NeverCompletedError.
+    """
+    check_exists(directory)
+    database = Database(directory / DATABASE_NAME)
+    try:
+        if not is_created(database):
+            raise NeverCompletedError(f"the keystore in {directory} was never completed; create it again")
+    except BaseException:
+        database.close()
+        raise
+    return database
 
 
 class NeverCompletedError(StorageError):
@@ -127,6 +131,7 @@ def write_first_state(connection: Connection, kek: KeyEncryptionKey, uri: str, p
         wrapped = epochs.wrap(connection, log, keyring, secret, kind, OWN_SECRET)
         connection.execute(schema.secrets.insert().values(name=kind, **wrapped))
     ingest_id = ingest_keys.add(connection, log, keyring)
+    ingest_signer.add(connection, log, keyring, signer, keystore_id)
     log.append(
         "created",
         ingest_key=ingest_id,
@@ -178,37 +183,14 @@ def open_matching_kek(database: Database, directory: Path, uri: str | None) -> K
     return kek
 
 
-def load(database: Database, kek: KeyEncryptionKey) -> Opened:
-    """Unwrap the keystore's own keys. Raises TamperedError when rows were altered or exchanged."""
-    with database.read() as connection:
-        identity = connection.execute(select(schema.identity)).one()
-        version = connection.execute(
-            select(schema.kek_versions.c.version).order_by(schema.kek_versions.c.version.desc()).limit(1)
-        ).scalar_one()
-        keyring = Keyring(kek, identity.keystore_id, version)
-        ingest, public_keys = ingest_keys.load(connection, keyring), ingest_keys.public_keys(connection)
-        audit_key, index_key = (_secret(connection, keyring, kind) for kind in (AUDIT_KIND, INDEX_KIND))
-    signer = LogSigner(identity.keystore_id, Ed25519PrivateKey.from_private_bytes(audit_key))
-    if signer.vkey != identity.audit_vkey:
-        raise TamperedError("a public key in the database is not that of its private key; restore it from a backup")
-    return Opened(identity.keystore_id, keyring, signer, index_key, ingest, public_keys)
-
-
-def _secret(connection: Connection, keyring: Keyring, kind: str) -> bytes:
-    row = connection.execute(select(schema.secrets).where(schema.secrets.c.name == kind)).first()
-    if row is None:
-        raise TamperedError("a key of the keystore is missing from the database; restore it from a backup")
-    return keyring.unwrap(connection, row.epoch_id, row.wrapped, kind, OWN_SECRET)
-
-
-def publish_public_keys(directory: Path, opened: Opened) -> None:
+def publish_public_keys(directory: Path, public_keys: list[bytes], audit_vkey: str) -> None:
     """Write ingest.pub and audit.pub where they are missing, and ingest.pub where it is that of an older key.
 
+    `public_keys`: all that workers were ever given, the present one last.
     Raises TamperedError, AuditError when one was exchanged, StorageError.
     """
-    ingest = _public_file(opened.ingest_key.public_bytes)
-    former = {_public_file(key).encode() for key in opened.public_keys}
-    for name, text in ((INGEST_KEY_NAME, ingest), (AUDIT_KEY_NAME, opened.signer.vkey + "\n")):
+    former = {_public_file(key).encode() for key in public_keys}
+    for name, text in ((INGEST_KEY_NAME, _public_file(public_keys[-1])), (AUDIT_KEY_NAME, audit_vkey + "\n")):
         path = directory / name
         try:
             present = path.read_bytes() if path.exists() else None

@@ -10,11 +10,12 @@ from pathlib import Path
 from sqlalchemy import Connection, func, select
 
 from keystore.audit.log import LogWriter
+from keystore.audit.signers import LogSigner
 from keystore.errors import TamperedError
 from keystore.intake import runs
 from keystore.intake.inbox import RUN_ID
 from keystore.storage import schema
-from keystore.vault import epochs
+from keystore.vault import epochs, ingest_signer
 from keystore.vault.accounts import account, own_keys_account, record_digest
 from keystore.vault.keyring import Keyring
 from keystore.vault.records import RecordVault
@@ -34,14 +35,22 @@ def lacks_account(connection: Connection) -> bool:
 
 def needed(connection: Connection) -> bool:
     """Return whether anything of `bring_up_to_date` is left to do."""
-    return epochs.lacks_epochs(connection) or lacks_account(connection)
+    return _lacks_ingest_signer(connection) or epochs.lacks_epochs(connection) or lacks_account(connection)
 
 
-def bring_up_to_date(connection: Connection, log: LogWriter, keyring: Keyring, vault: RecordVault, inbox: Path) -> None:
-    """Do what is needed within one writing transaction. Raises whatever the database raises."""
+def _lacks_ingest_signer(connection: Connection) -> bool:
+    return connection.execute(select(schema.identity.c.ingest_vkey)).scalar() is None
+
+
+def bring_up_to_date(
+    connection: Connection, log: LogWriter, keyring: Keyring, signer: LogSigner, vault: RecordVault, inbox: Path
+) -> None:
+    """Do what is needed within one writing transaction. `keyring` has all purposes. Raises whatever the database raises."""
     accounted = not lacks_account(connection)  # asked first: the next entry speaks of accounts too
-    if epochs.lacks_epochs(connection):
+    if _lacks_ingest_signer(connection) or epochs.lacks_epochs(connection):
         unopened = epochs.adopt(connection, log, keyring)
+        if _lacks_ingest_signer(connection):
+            ingest_signer.add(connection, log, keyring, signer, vault.keystore_id)
         log.append("epochs", own_keys=own_keys_account(connection), unopened=unopened)
     if not accounted:
         take_inventory(connection, log, vault)

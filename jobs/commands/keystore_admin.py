@@ -1,13 +1,20 @@
 """`keyanon keystore` and `keyanon ingest`: making and keeping a keystore, and taking in the sealed shards of a run."""
 
+import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from jobs.commands.options import Json, KekUri, KeystorePath, Person, Verbose, acting_person, kept_text, output_of
 from jobs.exit_codes import ExitCode
 from jobs.output_format import facts, table
+
+if TYPE_CHECKING:
+    from keystore.ingest_opening import IngestOpening
+    from keystore.intake.report import IngestReport
+
+FOLLOW_SECONDS = 2.0  # between two looks into the inbox
 
 app = typer.Typer(help="Make and keep a keystore.", no_args_is_help=True)
 
@@ -154,6 +161,33 @@ def rotate_kek(
     output_of(context).result(document, facts("key-encryption key changed", document), hint)
 
 
+@app.command("ingest")
+def keystore_ingest(
+    context: typer.Context,
+    keystore: KeystorePath,
+    run: Annotated[
+        str | None, typer.Option("--run", metavar="ID", help="Only this run.", show_default="all in the inbox")
+    ] = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Go on taking in what comes, until interrupted.")] = False,
+    processes: Annotated[int, typer.Option(min=1, help="Processes that take in side by side.")] = 1,
+    kek: KekUri = None,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Take the sealed shards in the inbox in, with the keys of ingest only: no record that is stored can be read by it."""
+    from keystore.ingest_opening import IngestOpening
+
+    with IngestOpening.open(keystore, kek) as opened:
+        reports = _take_in(opened, run, kek, processes)
+        try:
+            while follow:
+                time.sleep(FOLLOW_SECONDS)
+                reports += _take_in(opened, run, kek, processes)
+        except KeyboardInterrupt:  # the way to end it; a shard is taken in wholly or not at all
+            pass
+    _report(context, reports)
+
+
 def ingest(
     context: typer.Context,
     keystore: KeystorePath,
@@ -168,7 +202,24 @@ def ingest(
     from keystore.service import Keystore
 
     with Keystore.open(keystore, kek) as opened:
-        reports = [opened.ingest(one) for one in ([run] if run is not None else pending_runs(keystore))]
+        reports = _take_in(opened.intake, run, kek, 1)
+    _report(context, reports)
+
+
+def _take_in(opened: "IngestOpening", run: str | None, kek: str | None, processes: int) -> list["IngestReport"]:
+    """Reports of the runs that had anything to take in, or of the one that was asked for."""
+    from keystore.ingest_processes import ingest_by_processes
+
+    pending = opened.pending()
+    if run is not None:
+        pending = {run: pending.get(run, [])}
+    return [
+        opened.ingest(one, names) if processes == 1 else ingest_by_processes(opened.path, kek, one, names, processes)
+        for one, names in pending.items()
+    ]
+
+
+def _report(context: typer.Context, reports: list["IngestReport"]) -> None:
     rejected = [(one.shard, one.index, one.record_id, one.reason) for report in reports for one in report.rejected]
     output_of(context).result(
         {"runs": [report.model_dump(mode="json") for report in reports]},
@@ -181,11 +232,3 @@ def ingest(
     )
     if rejected:
         raise typer.Exit(ExitCode.WRONG_KEY_OR_TAMPERED)
-
-
-def pending_runs(keystore: Path) -> list[str]:
-    """The runs that have sealed shards in the inbox, sorted."""
-    from keystore.intake.inbox import INBOX_NAME
-    from keystore.intake.shards import SHARD_SUFFIX
-
-    return sorted({shard.parent.name for shard in (keystore / INBOX_NAME).glob(f"*/*{SHARD_SUFFIX}")})

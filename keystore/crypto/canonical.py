@@ -35,6 +35,11 @@ def sha256_hex(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def utc_now() -> datetime:
+    """The clock of a keystore unless another is given."""
+    return datetime.now(UTC)
+
+
 def timestamp(moment: datetime) -> str:
     """Return an aware datetime as `2026-11-22T10:11:12.123456Z`: fixed width, so that text order is time order."""
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

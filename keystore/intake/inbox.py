@@ -99,9 +99,10 @@ class Inbox:
             erased=erased,
         )
 
-    def holds_shards(self) -> bool:
-        """Return whether a shard of any run lies here."""
-        return any(self._root.glob(f"*/*{SHARD_SUFFIX}"))
+    def pending(self) -> dict[str, list[str]]:
+        """Return the names of the shards that lie here, by run, both sorted."""
+        runs = sorted({path.parent.name for path in self._root.glob(f"*/[!.]*{SHARD_SUFFIX}")})
+        return {run: self.names(run) for run in runs if RUN_ID.fullmatch(run)}
 
     def log_orphans(self, run_id: str, committed: Sequence[str], log: LogWriter) -> list[str]:
         """Log, and return, the shards of a run that are not committed."""
@@ -146,6 +147,11 @@ class Inbox:
                     f"restored, run them again"
                 )
             return int(records)
+
+
+def holds_shards(keystore_path: Path) -> bool:
+    """Return whether a shard of any run lies in a keystore's inbox."""
+    return any((keystore_path / INBOX_NAME).glob(f"*/*{SHARD_SUFFIX}"))
 
 
 def _is_readable(path: Path) -> bool:

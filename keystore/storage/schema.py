@@ -59,6 +59,10 @@ identity = Table(
     Column("keystore_id", String, nullable=False),
     Column("created_at", String, nullable=False),
     Column("audit_vkey", String, nullable=False),
+    Column(
+        "ingest_vkey", String
+    ),  # that ingest signs its entries with, and the audit key's signature that vouches for it
+    Column("ingest_certificate", LargeBinary),
 )
 
 kek_versions = Table(

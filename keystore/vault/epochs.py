@@ -124,8 +124,13 @@ def active(connection: Connection, log: LogWriter, keyring: Keyring, purpose: st
 def wrap(
     connection: Connection, log: LogWriter, keyring: Keyring, secret: bytes, kind: str, name: str
 ) -> dict[str, Any]:
-    """Return the columns `epoch_id` and `wrapped` of a secret that is not a shred key. Raises TamperedError."""
-    epoch = active(connection, log, keyring, PURPOSE_OF[kind])
+    """Return the columns `epoch_id` and `wrapped` of a secret that is not a shred key. Raises TamperedError.
+
+    Each secret of ingest has an epoch of its own, so that the service makes and ends them and unwraps none.
+    """
+    purpose = PURPOSE_OF[kind]
+    fresh = purpose == INGEST_PURPOSE
+    epoch = (begin if fresh else active)(connection, log, keyring, purpose)
     return {"epoch_id": epoch.epoch_id, "wrapped": keyring.seal(epoch, secret, kind, name)}
 
 
@@ -165,9 +170,9 @@ def renew(connection: Connection, log: LogWriter, keyring: Keyring, epoch_id: st
     table = schema.epoch_keys
     purpose = connection.execute(select(table.c.purpose).where(table.c.epoch_id == epoch_id)).scalar_one()
     holder = _HOLDERS[purpose]
-    old = keyring.epoch(connection, epoch_id, purpose)
     rows = connection.execute(select(holder.table).where(holder.table.c.epoch_id == epoch_id)).all()
     if rows:
+        old = keyring.epoch(connection, epoch_id, purpose)
         new = begin(connection, log, keyring, purpose)
         _move(connection, log, keyring, holder, rows, old, new)
         if purpose == RECORDS_PURPOSE:  # an ingest that is under way begins another one
@@ -249,7 +254,8 @@ def _adopt_some(
         deactivate(connection, log, [epoch.epoch_id])
         return
     for row, secret in opened:  # the secrets of one table are of several purposes
-        epoch = active(connection, log, keyring, PURPOSE_OF[holder.names(row)[0]])
+        purpose = PURPOSE_OF[holder.names(row)[0]]
+        epoch = (begin if purpose == INGEST_PURPOSE else active)(connection, log, keyring, purpose)
         _rewrap(connection, log, keyring, holder, [(row, secret)], epoch)
 
 

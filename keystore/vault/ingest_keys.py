@@ -35,8 +35,14 @@ def load(connection: Connection, keyring: Keyring) -> list[HybridPrivateKey]:
 
 
 def public_keys(connection: Connection) -> list[bytes]:
-    """Return the public keys of this keystore, retired ones too."""
-    return list(connection.execute(select(schema.ingest_keys.c.public_key)).scalars())
+    """Return the public keys of this keystore, retired ones too, the present one last. Raises TamperedError."""
+    table = schema.ingest_keys
+    rows = connection.execute(select(table.c.key_id, table.c.public_key).order_by(table.c.created_at)).all()
+    if not rows:
+        raise TamperedError("a key of the keystore is missing from the database; restore it from a backup")
+    if any(key_id(row.public_key) != row.key_id for row in rows):
+        raise TamperedError("a public key in the database was exchanged; restore it from a backup")
+    return [row.public_key for row in rows]
 
 
 def add(connection: Connection, log: LogWriter, keyring: Keyring) -> str:

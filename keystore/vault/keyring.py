@@ -24,6 +24,7 @@ from keystore.storage import schema
 AUDIT_KIND = "audit-signing"
 INDEX_KIND = "subject-index"
 INGEST_KIND = "ingest"
+INGEST_LOG_KIND = "ingest-log-signing"
 APPROVER_KIND = "approver"
 SHRED_KIND = "shred"
 # What an epoch key is for: an opening of the keystore asks the KEK for those of its own purposes only.
@@ -36,9 +37,13 @@ PURPOSE_OF = {
     AUDIT_KIND: AUDIT_PURPOSE,
     INDEX_KIND: INDEX_PURPOSE,
     INGEST_KIND: INGEST_PURPOSE,
+    INGEST_LOG_KIND: INGEST_PURPOSE,
     APPROVER_KIND: PEOPLE_PURPOSE,
     SHRED_KIND: RECORDS_PURPOSE,
 }
+ALL_PURPOSES = frozenset(PURPOSE_OF.values())
+SERVICE_PURPOSES = ALL_PURPOSES - {INGEST_PURPOSE}  # decides and releases
+INGEST_PURPOSES = frozenset({INGEST_PURPOSE, INDEX_PURPOSE})  # takes in, and unwraps no record
 OWN_SECRET = "self"  # noqa: S105  # the name under which the keystore's single secrets are wrapped
 EPOCH_KEYS_IN_MEMORY = 32
 
@@ -62,7 +67,7 @@ class Keyring:
         kek: KeyEncryptionKey,
         keystore_id: str,
         kek_version: int,
-        purposes: frozenset[str] = frozenset(PURPOSE_OF.values()),
+        purposes: frozenset[str] = ALL_PURPOSES,
     ) -> None:
         self._kek = kek
         self._keystore_id = keystore_id
@@ -126,6 +131,10 @@ class Keyring:
     def under(self, kek: KeyEncryptionKey, kek_version: int) -> Keyring:
         """Return the keyring of the same keystore under another KEK."""
         return Keyring(kek, self._keystore_id, kek_version, self.purposes)
+
+    def for_purposes(self, purposes: frozenset[str]) -> Keyring:
+        """Return the keyring of the same keystore for other purposes."""
+        return Keyring(self._kek, self._keystore_id, self.kek_version, purposes)
 
     def _context(self, kind: str, name: str) -> bytes:
         return canonical_flat(

@@ -14,7 +14,7 @@ from keystore.storage import schema
 def checkpoints(keystore) -> list[Checkpoint]:
     with keystore._database.read() as connection:
         notes = connection.exec_driver_sql("SELECT note FROM checkpoints ORDER BY size").scalars()
-        return [open_checkpoint(note, keystore.audit_vkey) for note in notes]
+        return [open_checkpoint(note, *keystore._keys.signer.vkeys) for note in notes]
 
 
 def test_a_log_grows_from_every_checkpoint_to_every_later_one(keystore, make) -> None:

@@ -184,9 +184,9 @@ def test_an_erasure_list_that_was_edited_is_found(keystore, kept: Path, statemen
 
 
 def test_a_retired_ingest_key_opens_no_kept_shard(keystore, kept: Path, make) -> None:
-    old = keystore._opened.ingest_key
+    old = keystore.ingest_public_key
     keystore.renew_ingest_key("Olga")
-    assert keystore.ingest_public_key != old.public_bytes
+    assert keystore.ingest_public_key != old
     assert read_public_key(keystore.path / "ingest.pub") == keystore.ingest_public_key
     put_back(keystore, kept, make.RUN)
     assert keystore.ingest(make.RUN).already_present == 3, "until it is retired, the older key still opens"

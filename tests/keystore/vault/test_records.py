@@ -25,13 +25,14 @@ SOURCE = {"sealed_sha256": "s", "shard_name": "n", "shard_sha256": "h"}
 
 def store(keystore, *records: NewRecord) -> dict[str, object]:
     """Store records in one transaction, as ingest does; what its entry said."""
+    storing = keystore.intake._inbox._store
     with keystore._ledger.transaction("test", None, None) as (connection, log):
-        batch = keystore._store.begin(connection, log)
+        batch = storing.begin(connection, log)
         for one in records:
-            batch.add(keystore._store.prepare(one), SOURCE)
+            batch.add(storing.prepare(one), SOURCE)
         said = batch.finish()
         log.append("test", **said)
-    keystore._store.committed()
+    storing.committed()
     return said
 
 
