@@ -27,17 +27,21 @@ from keystore.vault.storing import RecordStore
 class IngestOpening:
     """A keystore that is open for taking shards in. Make one with `open`; use it in a `with` statement, or `close` it."""
 
-    def __init__(self, path: Path, database: Database, keys: IngestKeys, clock: Clock) -> None:
+    def __init__(self, path: Path, database: Database, keys: IngestKeys, clock: Clock, *, receipts: bool) -> None:
         self.path = path
         self._database = database
         self._keys = keys
         self._ledger = Ledger(database, keys.signer, path / WITNESS_DIRECTORY, clock, None)
-        self._inbox = Inbox(path, RecordStore(keys.keystore_id, keys.keyring), keys.index_key, keys.ingest_keys)
+        store = RecordStore(keys.keystore_id, keys.keyring)
+        self._inbox = Inbox(path, store, keys.index_key, keys.ingest_keys, keys.signer if receipts else None)
 
     @classmethod
-    def open(cls, path: Path | str, kek_uri: str | None = None, *, clock: Clock = utc_now) -> Self:
+    def open(
+        cls, path: Path | str, kek_uri: str | None = None, *, clock: Clock = utc_now, receipts: bool = False
+    ) -> Self:
         """Open an existing keystore; the KEK is where it was at creation, unless `kek_uri` says otherwise.
 
+        `receipts`: leave a receipt of each shard in the inbox, for a job that can not ask the keystore (keystore.door).
         Raises WrongKekError and KekError before anything else, StorageError, SchemaError (one of an older version: the service
         must open it first), TamperedError, AuditError.
         """
@@ -46,7 +50,7 @@ class IngestOpening:
         try:
             kek = opening.open_matching_kek(database, directory, kek_uri)
             database.migrate()
-            opened = cls(directory, database, unlock_ingest(database, kek), clock)
+            opened = cls(directory, database, unlock_ingest(database, kek), clock, receipts=receipts)
             opened._ledger.check_witness(None)
         except BaseException:
             database.close()
@@ -68,6 +72,11 @@ class IngestOpening:
             with self._ledger.transaction("run", None, None) as (connection, log):
                 runs.register(connection, log, run_id, dataset)
         return directory
+
+    def knows(self, run_id: str) -> bool:
+        """Return whether a run is registered."""
+        with self._database.read() as connection:
+            return runs.find(connection, run_id) is not None
 
     def pending(self) -> dict[str, list[str]]:
         """Return the names of the shards that lie in the inbox, by run."""

@@ -15,13 +15,19 @@ from keystore.intake.report import IngestReport, ShardsNotTakenIn
 
 
 def ingest_by_processes(
-    path: Path, kek_uri: str | None, run_id: str, shard_names: Sequence[str], processes: int
+    path: Path,
+    kek_uri: str | None,
+    run_id: str,
+    shard_names: Sequence[str],
+    processes: int,
+    *,
+    receipts: bool = False,
 ) -> IngestReport:
     """Take in these shards of a run by so many processes. As IngestOpening.ingest, and raises what that raises."""
     parts = [part for part in (list(shard_names[first::processes]) for first in range(processes)) if part]
     context = multiprocessing.get_context("spawn")  # a fork would share what the parent has open
     with ProcessPoolExecutor(max(1, len(parts)), mp_context=context) as pool:
-        reports = list(pool.map(_ingest_part, [(path, kek_uri, run_id, part) for part in parts]))
+        reports = list(pool.map(_ingest_part, [(path, kek_uri, run_id, part, receipts) for part in parts]))
     report = IngestReport(
         run_id=run_id,
         shards=list(shard_names),
@@ -36,9 +42,9 @@ def ingest_by_processes(
     return report
 
 
-def _ingest_part(part: tuple[Path, str | None, str, list[str]]) -> IngestReport:
-    path, kek_uri, run_id, names = part
-    with IngestOpening.open(path, kek_uri) as opened:
+def _ingest_part(part: tuple[Path, str | None, str, list[str], bool]) -> IngestReport:
+    path, kek_uri, run_id, names, receipts = part
+    with IngestOpening.open(path, kek_uri, receipts=receipts) as opened:
         try:
             return opened.ingest(run_id, names)
         except ShardsNotTakenIn as error:

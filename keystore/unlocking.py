@@ -73,7 +73,8 @@ def unlock_ingest(database: Database, kek: KeyEncryptionKey) -> IngestKeys:
                 "to date"
             )
         key = Ed25519PrivateKey.from_private_bytes(_secret(connection, keyring, INGEST_LOG_KIND))
-        signer = IngestSigner(keystore_id, key, audit_vkey)
+        certificate = connection.execute(select(schema.identity.c.ingest_certificate)).scalar_one()
+        signer = IngestSigner(keystore_id, key, audit_vkey, certificate)
         _check_public_key(signer.vkey, ingest_vkey)
         index_key = _secret(connection, keyring, INDEX_KIND)
         return IngestKeys(keystore_id, keyring, signer, index_key, ingest_keys.load(connection, keyring))

@@ -61,8 +61,9 @@ class IngestSigner(LogSigner):
 
     entries = INGEST_ENTRIES
 
-    def __init__(self, keystore_id: str, key: Ed25519PrivateKey, audit_vkey: str) -> None:
+    def __init__(self, keystore_id: str, key: Ed25519PrivateKey, audit_vkey: str, certificate: bytes = b"") -> None:
         super().__init__(keystore_id, key)
+        self.certificate = certificate
         self._name = self.origin + INGEST_SUFFIX
         self.vkey = verifier_key(self._name, key.public_key())
         self.vkeys = (audit_vkey, self.vkey)

@@ -20,6 +20,7 @@ from keystore.audit.log import LogWriter
 from keystore.crypto.canonical import sha256_hex, timestamp
 from keystore.errors import InvalidRecordError, TamperedError
 from keystore.intake import runs
+from keystore.intake.receipts import Receipt
 from keystore.intake.records import KeyRecord
 from keystore.intake.report import RejectedRecord
 from keystore.intake.sealing import Opener
@@ -39,6 +40,7 @@ class ShardOutcome:
 
     ingested: int = 0
     already_present: int = 0
+    stored: list[str] = field(default_factory=list)  # ids of both
     erased: list[str] = field(default_factory=list)
     rejected: list[RejectedRecord] = field(default_factory=list)
 
@@ -100,6 +102,17 @@ class ShardIntake:
         self._remember_shard(connection, timestamp(log.now))
         return outcome
 
+    def receipt(self, outcome: ShardOutcome) -> Receipt:
+        """Return what whoever left the shard may know of it, once it is committed."""
+        return Receipt(
+            run_id=self._run_id,
+            shard=self._name,
+            shard_sha256=self._sha256,
+            stored=outcome.stored,
+            erased=outcome.erased,
+            rejected=outcome.rejected,
+        )
+
     def _open(self, numbered: Iterable[tuple[int, bytes]]) -> Iterator[_Opened]:
         for index, sealed in numbered:
             record_id: str | None = None
@@ -132,6 +145,7 @@ class ShardIntake:
                 self._outcome.erased.append(record.record_id)
             elif record.record_id in present:
                 self._outcome.already_present += 1
+                self._outcome.stored.append(record.record_id)
             else:
                 source = {
                     "sealed_sha256": one.sealed_sha256,
@@ -141,6 +155,7 @@ class ShardIntake:
                 batch.add(one.prepared, source)
                 present[record.record_id] = one.sealed_sha256
                 self._outcome.ingested += 1
+                self._outcome.stored.append(record.record_id)
                 self._dataset = record.dataset
         batch.write()
 

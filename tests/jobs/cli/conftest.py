@@ -50,10 +50,10 @@ def keyanon(capsys: pytest.CaptureFixture[str]) -> Keyanon:
     return run
 
 
-def sealed_record(public_key: bytes, image_id: str, image_key: bytes = IMAGE_KEY) -> bytes:
+def sealed_record(public_key: bytes, image_id: str, image_key: bytes = IMAGE_KEY, run_id: str = RUN) -> bytes:
     """One sealed record without faces: enough for everything that a keystore does."""
     record = KeyRecord(
-        run_id=RUN,
+        run_id=run_id,
         dataset=DATASET,
         image_id=image_id,
         source_sha256="0" * 64,
