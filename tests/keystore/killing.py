@@ -17,7 +17,7 @@ MAX_STEPS = 500
 def killed_at_each_step(
     template: Path, work: Path, begin: Callable[[Path], Any], operate: Callable[[Any], object]
 ) -> Iterator[Path]:
-    """Yield, for each statement, commit, sync and rename of `operate`, a copy of `template` that a kill -9 there left behind.
+    """Yield, for each statement, commit, sync, rename and removal of `operate`, a copy of `template` that a kill -9 there left.
 
     `begin` opens what `operate` works on, and is not counted. The last copy is one whose operation ended.
     """
@@ -37,6 +37,14 @@ def killed_at_each_step(
     raise AssertionError(f"the operation has more than {MAX_STEPS} steps")
 
 
+def _counted(real: Callable[..., Any], count: Callable[[], None]) -> Callable[..., Any]:
+    def counted(*given: Any, **named: Any) -> Any:
+        count()
+        return real(*given, **named)
+
+    return counted
+
+
 def _operate(copy: Path, step: int, begin: Callable[[Path], Any], operate: Callable[[Any], object]) -> None:
     left = step
 
@@ -50,9 +58,8 @@ def _operate(copy: Path, step: int, begin: Callable[[Path], Any], operate: Calla
         opened = begin(copy)
         for name in ("before_cursor_execute", "commit"):
             event.listen(Engine, name, count)
-        sync, replace = os.fsync, Path.replace
-        os.fsync = lambda descriptor: (count(), sync(descriptor))  # type: ignore[assignment,func-returns-value]
-        Path.replace = lambda self, target: (count(), replace(self, target), count())[1]  # type: ignore[assignment,method-assign,func-returns-value]
+        for owner, name in ((os, "fsync"), (Path, "replace"), (Path, "unlink")):
+            setattr(owner, name, _counted(getattr(owner, name), count))
         operate(opened)
     except BaseException:  # noqa: BLE001  # a forked process never returns into pytest
         os._exit(1)
