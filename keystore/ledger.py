@@ -15,8 +15,9 @@ from pathlib import Path
 from sqlalchemy import Connection, select
 
 from keystore.audit.checkpoint import Checkpoint, open_checkpoint
-from keystore.audit.log import Clock, LogSigner, LogWriter, check_clock, latest_note, leaf_hashes, load_end
+from keystore.audit.log import Clock, LogWriter, check_clock, check_grown, latest_note, leaf_hashes, load_end
 from keystore.audit.merkle import consistency_proof, tree_root
+from keystore.audit.signers import LogSigner
 from keystore.audit.witness import Witness, check_extends
 from keystore.decisions import reading
 from keystore.decisions.people import People
@@ -32,13 +33,13 @@ class Ledger:
     """The transactions, the log and the witness of one open keystore."""
 
     def __init__(
-        self, database: Database, signer: LogSigner, witness_directory: Path, clock: Clock, people: People
+        self, database: Database, signer: LogSigner, witness_directory: Path, clock: Clock, people: People | None
     ) -> None:
         self._database = database
         self._signer = signer
         self._clock = clock
         self._people = people
-        self._witness = Witness(witness_directory, signer.vkey)
+        self._witness = Witness(witness_directory, *signer.vkeys)
 
     @contextmanager
     def transaction(
@@ -75,7 +76,7 @@ class Ledger:
         with self._database.write() as connection:
             self._check_not_rolled_back(connection)
             log = LogWriter(connection, self._signer, self._clock, confirmed=True)
-            person = self._people.find_or_add(connection, by)
+            person = None if self._people is None else self._people.find_or_add(connection, by)
             goes_back = log.last_time is not None and log.now < log.last_time
             if goes_back:
                 void_open(connection)
@@ -94,7 +95,7 @@ class Ledger:
     def check_clock(self) -> None:
         """Raise ClockError unless something could be written now."""
         with self._database.read() as connection:
-            _, last_time = load_end(connection, self._signer.vkey)
+            _, last_time = load_end(connection, self._signer.vkeys)
         if last_time is not None:
             check_clock(self._clock(), last_time)
 
@@ -109,7 +110,7 @@ class Ledger:
     ) -> None:
         known = None if request_id is None else reading.known_request(connection, request_id)
         try:
-            person = None if by is None else self._people.find_or_add(connection, by)
+            person = None if by is None or self._people is None else self._people.find_or_add(connection, by)
         except ApprovalError:
             person = None  # a name that was refused for what it hides does not go on file
         code = error.code if isinstance(error, Refusal) else "tampered"
@@ -124,10 +125,10 @@ class Ledger:
         # Asked before the database is read: another process may move both on in between, and never the other way round.
         last = self._witness.last()
         with self._database.read() as connection:
-            load_end(connection, self._signer.vkey)
+            load_end(connection, self._signer.vkeys)
             hashes = leaf_hashes(connection)
             note = latest_note(connection)
-        latest = open_checkpoint(note, self._signer.vkey)
+        latest = open_checkpoint(note, *self._signer.vkeys)
         if (latest.size, latest.root) != (len(hashes), tree_root(hashes)):
             raise AuditError(
                 "the audit log is not the one its last checkpoint was signed for: entries were edited, dropped or added"
@@ -136,7 +137,7 @@ class Ledger:
         def prove(old_size: int) -> list[bytes]:
             return consistency_proof(hashes, old_size)
 
-        kept = None if checkpoint is None else open_checkpoint(checkpoint, self._signer.vkey)
+        kept = None if checkpoint is None else open_checkpoint(checkpoint, *self._signer.vkeys)
         if kept is not None:
             check_extends(kept, latest, prove)
         if last is not None:
@@ -150,7 +151,7 @@ class Ledger:
                 )
             self._start_witness_again(kept)
             return
-        self._witness.remember(note, prove)
+        self._witness.remember(note, lambda old, new: check_extends(old, new, prove))
 
     def _start_witness_again(self, kept: Checkpoint) -> None:
         # Committed before the witness is written: a process killed in between is asked for a checkpoint again.
@@ -169,7 +170,7 @@ class Ledger:
         stored = connection.execute(
             select(schema.checkpoints.c.note).where(schema.checkpoints.c.size == last.size)
         ).scalar()
-        if stored is None or open_checkpoint(stored, self._signer.vkey) != last:
+        if stored is None or open_checkpoint(stored, *self._signer.vkeys) != last:
             raise AuditError(
                 "the database was rolled back or exchanged while the keystore was open; restore the newest one"
             )
@@ -177,7 +178,7 @@ class Ledger:
     def remember(self) -> None:
         """Move the witness on to the latest checkpoint. Raises AuditError, StorageError."""
         with self._database.read() as connection:
-            self._witness.remember(latest_note(connection), lambda size: self.prove_consistency(connection, size))
+            self._witness.remember(latest_note(connection), lambda old, new: check_grown(connection, old, new))
 
     def prove_consistency(self, connection: Connection, old_size: int) -> list[bytes]:
         """Return the proof that the stored log extends that of `old_size`. Raises AuditError."""

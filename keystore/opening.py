@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import os
-from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import uuid4
 
@@ -16,45 +15,47 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import Connection, select
 
 from keystore.audit.checkpoint import AUDIT_KEY_NAME
-from keystore.audit.log import Clock, LogSigner, LogWriter
+from keystore.audit.log import Clock, LogWriter
+from keystore.audit.signers import LogSigner
 from keystore.crypto.canonical import timestamp
-from keystore.crypto.hybrid import HybridPrivateKey
 from keystore.decisions import stored_policy
 from keystore.decisions.policy import Policy
 from keystore.errors import AuditError, KekError, StorageError, TamperedError, WrongKekError
-from keystore.kek.file import FILE_SCHEME, KEK_FILE_NAME
+from keystore.kek.file import FILE_SCHEME
 from keystore.kek.provider import KeyEncryptionKey, create_kek, default_uri, kek_path, open_kek
 from keystore.storage import durable, schema
 from keystore.storage.database import DATABASE_NAME, Database
-from keystore.vault import ingest_keys
+from keystore.vault import epochs, ingest_keys, ingest_signer
 from keystore.vault.accounts import own_keys_account
-from keystore.vault.keyring import AUDIT_KIND, INDEX_KIND, Keyring
+from keystore.vault.keyring import AUDIT_KIND, INDEX_KIND, OWN_SECRET, Keyring
 
 INGEST_KEY_NAME = "ingest.pub"
 LOCK_NAME = ".lock"
 INDEX_KEY_BYTES = 32
 PRIVATE_DIRECTORY_MODE = 0o700
 FIRST_KEK_VERSION = 1
-# How the database remembers a KEK in the keystore's own directory, so that the directory can be moved.
-_OWN_KEK = FILE_SCHEME + KEK_FILE_NAME
-_SELF = "self"
 
 
-@dataclass(frozen=True)
-class Opened:
-    """What an open keystore holds in memory; the secrets are out of its repr."""
+def check_exists(directory: Path) -> None:
+    """Raise StorageError unless a directory has a keystore's database."""
+    if not (directory / DATABASE_NAME).is_file():
+        raise StorageError(f"{directory} is not a keystore: it has no {DATABASE_NAME}; check the path, or create one")
 
-    keystore_id: str
-    keyring: Keyring = field(repr=False)
-    signer: LogSigner = field(repr=False)
-    index_key: bytes = field(repr=False)
-    ingest_keys: list[HybridPrivateKey] = field(repr=False)  # not retired, the present one last
-    public_keys: list[bytes] = field(repr=False)  # that workers were ever given
 
-    @property
-    def ingest_key(self) -> HybridPrivateKey:
-        """The key that workers seal to."""
-        return self.ingest_keys[-1]
+def existing(directory: Path) -> Database:
+    """Return the database of a keystore whose creation was completed; the caller closes it.
+
+    Raises StorageError, NeverCompletedError.
+    """
+    check_exists(directory)
+    database = Database(directory / DATABASE_NAME)
+    try:
+        if not is_created(database):
+            raise NeverCompletedError(f"the keystore in {directory} was never completed; create it again")
+    except BaseException:
+        database.close()
+        raise
+    return database
 
 
 class NeverCompletedError(StorageError):
@@ -100,15 +101,16 @@ def is_created(database: Database) -> bool:
 
 
 def stored_uri(uri: str | None, directory: Path) -> str:
-    """Return the KEK URI as the database keeps it: absolute, or marked as the keystore's own."""
+    """Return the KEK URI as the database keeps it: absolute, or a bare name in the keystore's directory, which may be moved."""
     path = kek_path(uri or default_uri(directory))
     if path is None:
         return str(uri)
-    return (
-        _OWN_KEK
-        if path.absolute() == kek_path(default_uri(directory.absolute()))
-        else FILE_SCHEME + str(path.absolute())
-    )
+    return FILE_SCHEME + (path.name if path.absolute().parent == directory.absolute() else str(path.absolute()))
+
+
+def _present_uri(stored: str, directory: Path) -> str:
+    path = kek_path(stored)
+    return stored if path is None or path.is_absolute() else FILE_SCHEME + str(directory / path)
 
 
 def write_first_state(connection: Connection, kek: KeyEncryptionKey, uri: str, policy: Policy, clock: Clock) -> None:
@@ -126,9 +128,10 @@ def write_first_state(connection: Connection, kek: KeyEncryptionKey, uri: str, p
         schema.kek_versions.insert().values(version=FIRST_KEK_VERSION, kek_id=kek.kek_id, uri=uri, created_at=now)
     )
     for kind, secret in ((AUDIT_KIND, audit_key.private_bytes_raw()), (INDEX_KIND, os.urandom(INDEX_KEY_BYTES))):
-        wrapped = keyring.wrap(secret, kind, _SELF)
-        connection.execute(schema.secrets.insert().values(name=kind, wrapped=wrapped, kek_version=FIRST_KEK_VERSION))
-    ingest_id = ingest_keys.add(connection, keyring, now)
+        wrapped = epochs.wrap(connection, log, keyring, secret, kind, OWN_SECRET)
+        connection.execute(schema.secrets.insert().values(name=kind, **wrapped))
+    ingest_id = ingest_keys.add(connection, log, keyring)
+    ingest_signer.add(connection, log, keyring, signer, keystore_id)
     log.append(
         "created",
         ingest_key=ingest_id,
@@ -141,6 +144,26 @@ def write_first_state(connection: Connection, kek: KeyEncryptionKey, uri: str, p
     log.finish()
 
 
+def add_kek_version(
+    connection: Connection, log: LogWriter, keyring: Keyring, kek: KeyEncryptionKey, uri: str, directory: Path
+) -> Keyring:
+    """Make `kek` the present KEK and return the keyring under it; nothing is wrapped under it yet.
+
+    Raises KekError when it is the present one already.
+    """
+    table = schema.kek_versions
+    present = connection.execute(select(table).order_by(table.c.version.desc()).limit(1)).one()
+    if present.kek_id == kek.kek_id:
+        raise KekError(f"the KEK at {kek.uri} is the present one; name a place where there is none yet")
+    version = present.version + 1
+    connection.execute(
+        table.insert().values(
+            version=version, kek_id=kek.kek_id, uri=stored_uri(uri, directory), created_at=timestamp(log.now)
+        )
+    )
+    return keyring.under(kek, version)
+
+
 def open_matching_kek(database: Database, directory: Path, uri: str | None) -> KeyEncryptionKey:
     """Open the KEK this keystore is wrapped under. Raises WrongKekError, KekError; nothing else of the keystore was looked at."""
     columns = (
@@ -151,7 +174,7 @@ def open_matching_kek(database: Database, directory: Path, uri: str | None) -> K
         row = connection.execute(select(*columns).order_by(schema.kek_versions.c.version.desc()).limit(1)).first()
     if row is None:
         raise StorageError(f"the keystore in {directory} was never completed; create it again")
-    kek = open_kek(uri or (default_uri(directory) if row.uri == _OWN_KEK else row.uri))
+    kek = open_kek(uri or _present_uri(row.uri, directory))
     if kek.kek_id != row.kek_id:
         raise WrongKekError(
             f"the KEK at {kek.uri} ({kek.kek_id}) is not the one this keystore is wrapped under ({row.kek_id}); "
@@ -160,36 +183,14 @@ def open_matching_kek(database: Database, directory: Path, uri: str | None) -> K
     return kek
 
 
-def load(database: Database, kek: KeyEncryptionKey) -> Opened:
-    """Unwrap the keystore's own keys. Raises TamperedError when rows were altered or exchanged."""
-    with database.read() as connection:
-        identity = connection.execute(select(schema.identity)).one()
-        version = connection.execute(
-            select(schema.kek_versions.c.version).order_by(schema.kek_versions.c.version.desc()).limit(1)
-        ).scalar_one()
-        wrapped = {row.name: row.wrapped for row in connection.execute(select(schema.secrets))}
-        keyring = Keyring(kek, identity.keystore_id, version)
-        ingest, public_keys = ingest_keys.load(connection, keyring), ingest_keys.public_keys(connection)
-    if not {AUDIT_KIND, INDEX_KIND} <= wrapped.keys():
-        raise TamperedError("a key of the keystore is missing from the database; restore it from a backup")
-    signer = LogSigner(
-        identity.keystore_id,
-        Ed25519PrivateKey.from_private_bytes(keyring.unwrap(wrapped[AUDIT_KIND], AUDIT_KIND, _SELF)),
-    )
-    if signer.vkey != identity.audit_vkey:
-        raise TamperedError("a public key in the database is not that of its private key; restore it from a backup")
-    index_key = keyring.unwrap(wrapped[INDEX_KIND], INDEX_KIND, _SELF)
-    return Opened(identity.keystore_id, keyring, signer, index_key, ingest, public_keys)
-
-
-def publish_public_keys(directory: Path, opened: Opened) -> None:
+def publish_public_keys(directory: Path, public_keys: list[bytes], audit_vkey: str) -> None:
     """Write ingest.pub and audit.pub where they are missing, and ingest.pub where it is that of an older key.
 
+    `public_keys`: all that workers were ever given, the present one last.
     Raises TamperedError, AuditError when one was exchanged, StorageError.
     """
-    ingest = _public_file(opened.ingest_key.public_bytes)
-    former = {_public_file(key).encode() for key in opened.public_keys}
-    for name, text in ((INGEST_KEY_NAME, ingest), (AUDIT_KEY_NAME, opened.signer.vkey + "\n")):
+    former = {_public_file(key).encode() for key in public_keys}
+    for name, text in ((INGEST_KEY_NAME, _public_file(public_keys[-1])), (AUDIT_KEY_NAME, audit_vkey + "\n")):
         path = directory / name
         try:
             present = path.read_bytes() if path.exists() else None

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from cryptography.exceptions import InvalidSignature
 
 from keystore.audit.checkpoint import parse_verifier_key
-from keystore.audit.log import origin_of
+from keystore.audit.signers import origin_of
 from keystore.crypto import hybrid
 from keystore.decisions.release import HEADER_LENGTH, RELEASE_INFO, RELEASE_MAGIC, SIGNATURE_BYTES, signed_message
 from keystore.decisions.views import RequestView

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Self
 
@@ -20,7 +19,7 @@ from keystore import opening, upgrade
 from keystore.audit.log import Clock, latest_note, leaf_hashes
 from keystore.audit.merkle import inclusion_proof
 from keystore.audit.witness import WITNESS_DIRECTORY
-from keystore.crypto.canonical import sha256_hex
+from keystore.crypto.canonical import sha256_hex, utc_now
 from keystore.crypto.hybrid import key_id
 from keystore.decisions import reading, stored_policy
 from keystore.decisions.people import People
@@ -28,46 +27,39 @@ from keystore.decisions.policy import Policy
 from keystore.decisions.release import seal_release
 from keystore.decisions.requests import RequestDesk, Words, find_images, images_of
 from keystore.decisions.views import RequestView
-from keystore.errors import (
-    AuditError,
-    ErasureError,
-    StorageError,
-)
-from keystore.intake import runs
-from keystore.intake.inbox import INBOX_NAME, Inbox
-from keystore.intake.report import IngestReport, ShardsNotTakenIn
+from keystore.errors import AuditError, ErasureError
+from keystore.ingest_opening import IngestOpening
+from keystore.intake.inbox import INBOX_NAME, holds_shards
+from keystore.intake.report import IngestReport
+from keystore.kek.provider import KeyEncryptionKey, create_kek
 from keystore.ledger import Ledger
 from keystore.storage import schema
 from keystore.storage.database import DATABASE_NAME, Database, close_to_others
-from keystore.vault import erasure, ingest_keys
+from keystore.unlocking import ServiceKeys, unlock_service
+from keystore.vault import epochs, erasure, ingest_keys
 from keystore.vault.catalogue import RecordView, record_views
+from keystore.vault.keyring import ALL_PURPOSES
 from keystore.vault.records import RecordVault
 from keystore.verification.verify import log_problems
 
 _LOGGER = logging.getLogger(__name__)
 
 
-def utc_now() -> datetime:
-    """The clock of a keystore unless another is given."""
-    return datetime.now(UTC)
-
-
 class Keystore:
     """An open keystore. Make one with `create`, `open` or `open_or_create`; use it in a `with` statement, or `close` it."""
 
-    def __init__(
-        self, path: Path, database: Database, opened: opening.Opened, clock: Clock, warnings: tuple[str, ...]
-    ) -> None:
+    def __init__(self, path: Path, database: Database, kek_uri: str | None, keys: ServiceKeys, clock: Clock) -> None:
         self.path = path
-        self.warnings = warnings
+        self.warnings: tuple[str, ...] = ()
         self._database = database
-        self._opened = opened
+        self._kek_uri = kek_uri
+        self._keys = keys
         self._clock = clock
-        self._people = People(opened.index_key)
-        self._ledger = Ledger(database, opened.signer, path / WITNESS_DIRECTORY, clock, self._people)
-        self._vault = RecordVault(opened.keystore_id, opened.keyring, opened.index_key)
-        self._desk = RequestDesk(opened.keystore_id, opened.keyring)
-        self._inbox = Inbox(path, self._vault, opened.ingest_keys)
+        self._people = People(keys.index_key)
+        self._ledger = Ledger(database, keys.signer, path / WITNESS_DIRECTORY, clock, self._people)
+        self._vault = RecordVault(keys.keystore_id, keys.keyring)
+        self._desk = RequestDesk(keys.keystore_id, keys.keyring)
+        self._intake: IngestOpening | None = None  # opened when something is taken in, with keys of its own
 
     @classmethod
     def create(
@@ -100,22 +92,16 @@ class Keystore:
         Raises WrongKekError and KekError before anything else, StorageError, SchemaError, TamperedError, AuditError.
         """
         directory = Path(path)
-        if not (directory / DATABASE_NAME).is_file():
-            raise StorageError(
-                f"{directory} is not a keystore: it has no {DATABASE_NAME}; check the path, or create one"
-            )
-        database = Database(directory / DATABASE_NAME)
+        database = opening.existing(directory)
         try:
-            if not opening.is_created(database):
-                raise opening.NeverCompletedError(f"the keystore in {directory} was never completed; create it again")
             kek = opening.open_matching_kek(database, directory, kek_uri)
             if close_to_others(database.path):
                 _LOGGER.warning("%s was open to others and is not any more; ask who has read it", database.path)
             database.migrate()
-            keystore = cls(directory, database, opening.load(database, kek), clock, ())
-            opening.publish_public_keys(directory, keystore._opened)
+            keystore = cls(directory, database, kek_uri, unlock_service(database, kek), clock)
+            opening.publish_public_keys(directory, keystore._public_keys(), keystore.audit_vkey)
             keystore._ledger.check_witness(checkpoint)
-            keystore._bring_up_to_date()
+            keystore._bring_up_to_date(kek)
         except BaseException:
             database.close()
             raise
@@ -130,21 +116,40 @@ class Keystore:
             keystore.warnings = (warning,)
         return keystore
 
-    def _bring_up_to_date(self) -> None:
+    def _bring_up_to_date(self, kek: KeyEncryptionKey) -> None:
         with self._database.read() as connection:
             untagged = self._people.has_untagged(connection)
-            needed = upgrade.lacks_account(connection)
+            needed = upgrade.needed(connection)
         if untagged:
             with self._database.write() as connection:
                 self._people.file_tags(connection)
         if needed and self._ledger.clock_fits():  # else nothing is written yet, but it can be read
+            keyring = self._keys.keyring.for_purposes(ALL_PURPOSES)
             with self._ledger.transaction("inventory", None, None) as (connection, log):
-                if upgrade.lacks_account(connection):  # another process may have been quicker
-                    upgrade.take_inventory(connection, log, self._vault)
-                    upgrade.register_runs(connection, log, self.path / INBOX_NAME)
+                inbox = self.path / INBOX_NAME
+                upgrade.bring_up_to_date(connection, log, keyring, self._keys.signer, self._vault, inbox)
+            self._database.fold()
+            self._use(unlock_service(self._database, kek))
+
+    def _use(self, keys: ServiceKeys) -> None:
+        self._keys = keys
+        self._ledger = Ledger(self._database, keys.signer, self.path / WITNESS_DIRECTORY, self._clock, self._people)
+        self._vault = RecordVault(keys.keystore_id, keys.keyring)
+        self._desk = RequestDesk(keys.keystore_id, keys.keyring)
+        self._close_intake()
+
+    def _close_intake(self) -> None:
+        if self._intake is not None:
+            self._intake.close()
+            self._intake = None
+
+    def _public_keys(self) -> list[bytes]:
+        with self._database.read() as connection:
+            return ingest_keys.public_keys(connection)
 
     def close(self) -> None:
         """Close the database."""
+        self._close_intake()
         self._database.close()
 
     def __enter__(self) -> Self:
@@ -159,60 +164,38 @@ class Keystore:
     @property
     def id(self) -> str:
         """The keystore's random id (32 hexadecimal digits)."""
-        return self._opened.keystore_id
+        return self._keys.keystore_id
 
     @property
     def ingest_public_key(self) -> bytes:
         """The X-Wing public key (1,216 bytes) that workers seal to; also in `ingest.pub`."""
-        return self._opened.ingest_key.public_bytes
+        return self._public_keys()[-1]
 
     @property
     def audit_vkey(self) -> str:
         """The verifier key of the log; publish it where the operator of this keystore can not change it."""
-        return self._opened.signer.vkey
+        return self._keys.signer.vkey
 
-    # Taking keys in
+    # Taking keys in: the ingest opening's work, here for one machine that does everything
+
+    @property
+    def intake(self) -> IngestOpening:
+        """The ingest opening of the same keystore, with keys of its own. Raises KeystoreError when it can not be opened."""
+        if self._intake is None:
+            self._intake = IngestOpening.open(self.path, self._kek_uri, clock=self._clock)
+        return self._intake
 
     def inbox(self, run_id: str, dataset: str | None = None) -> Path:
-        """Return the directory, created if missing, that a run's sealed shards go into, and register the run.
-
-        A run may add records of one data set: `dataset`, or where that is not said, the one that its first record names. What
-        lies in the inbox of a run that was never registered here is not taken in. Raises InvalidRecordError, StorageError,
-        and ClockError before a run begins whose shards could not be taken in.
-        """
-        self._ledger.check_clock()
-        directory = self._inbox.directory(run_id)
-        with self._database.read() as connection:
-            known = runs.find(connection, run_id)
-        if known is None or (dataset is not None and known.dataset != dataset):
-            with self._ledger.transaction("run", None, None) as (connection, log):
-                runs.register(connection, log, run_id, dataset)
-        return directory
+        """See IngestOpening.inbox."""
+        return self.intake.inbox(run_id, dataset)
 
     def ingest(self, run_id: str, shard_names: Sequence[str] | None = None) -> IngestReport:
-        """Take in a run's shards (all, or those named); again is harmless. Shards taken in whole are removed from the inbox.
-
-        Single records that do not open are in the report, the others are kept. Raises ShardsNotTakenIn naming every shard
-        that is damaged or missing, after the other shards were taken in; its `report` says what was done.
-        """
-        report = self._inbox.ingest(
-            run_id, shard_names, lambda: self._ledger.transaction("ingest", None, None, witness=False)
-        )
-        self._ledger.remember()
-        if report.failed_shards:
-            reasons = "; ".join(report.failed_shards.values())
-            raise ShardsNotTakenIn(
-                f"{len(report.failed_shards)} shard(s) of run {run_id} were not taken in: {reasons}", report
-            )
-        return report
+        """See IngestOpening.ingest."""
+        return self.intake.ingest(run_id, shard_names)
 
     def reconcile(self, run_id: str, committed: Sequence[str]) -> list[str]:
-        """Remove the run's shards that are not in `committed` (no picture was published with them). Return their names."""
-        with self._ledger.transaction("reconcile", None, None) as (_, log):
-            removed = self._inbox.log_orphans(run_id, committed, log)
-        self._inbox.remove(run_id, removed)
-        self._inbox.clear_unfinished(run_id)
-        return removed
+        """See IngestOpening.reconcile."""
+        return self.intake.reconcile(run_id, committed)
 
     def find_records(
         self, image_ids: Sequence[str] | None = None, dataset: str | None = None, run_id: str | None = None
@@ -224,9 +207,9 @@ class Keystore:
     # Erasing
 
     def erased_among(self, record_ids: Iterable[str]) -> set[str]:
-        """Return those of the records that were stored here and were erased since."""
+        """Return those of the records that were stored here and erased since, or that came erased and were refused."""
         with self._database.read() as connection:
-            return erasure.erased_among(connection, self._opened.index_key, record_ids)
+            return erasure.erased_among(connection, self._keys.index_key, record_ids)
 
     def erase(self, dataset: str, by: str, *, subject: str | None = None, image_id: str | None = None) -> int:
         """Erase a subject of a data set with all its records, or an image that has no subject. Return how many records went.
@@ -238,16 +221,18 @@ class Keystore:
             if (subject is None) == (image_id is None):
                 raise ErasureError("whom", "say whom to erase: a subject, or an image that has none")
             person = self._people.find_or_add(connection, by)
-            gone = erasure.erase(connection, log, self._opened.index_key, dataset, subject, image_id or "", person)
+            gone = erasure.erase(
+                connection, log, self._keys.keyring, self._keys.index_key, dataset, subject, image_id or "", person
+            )
         self._database.fold()
         return gone
 
     def renew_ingest_key(self, by: str) -> None:
         """Make a new key for workers to seal to; shards sealed to older ones are taken in until those are retired."""
         with self._ledger.transaction("ingest-key", None, by) as (connection, log):
-            ingest_keys.renew(connection, log, self._opened.keyring, self._people.find_or_add(connection, by))
-        self._load_ingest_keys()
-        opening.publish_public_keys(self.path, self._opened)
+            ingest_keys.renew(connection, log, self._keys.keyring, self._people.find_or_add(connection, by))
+        self._close_intake()
+        opening.publish_public_keys(self.path, self._public_keys(), self.audit_vkey)
 
     def retire_ingest_keys(self, by: str) -> list[str]:
         """Destroy every ingest key but the present one, and return their ids: no kept shard opens with them any more.
@@ -256,23 +241,14 @@ class Keystore:
         lies in the inbox.
         """
         with self._ledger.transaction("retire", None, by) as (connection, log):
-            if self._inbox.holds_shards():
+            if holds_shards(self.path):
                 raise ErasureError(
                     "pending-shards", "shards lie in the inbox; take them in or remove them, then retire"
                 )
-            retired = ingest_keys.retire(connection, log, self._people.find_or_add(connection, by))
+            retired = ingest_keys.retire(connection, log, self._keys.keyring, self._people.find_or_add(connection, by))
         self._database.fold()
-        self._load_ingest_keys()
+        self._close_intake()
         return retired
-
-    def _load_ingest_keys(self) -> None:
-        with self._database.read() as connection:
-            self._opened = replace(
-                self._opened,
-                ingest_keys=ingest_keys.load(connection, self._opened.keyring),
-                public_keys=ingest_keys.public_keys(connection),
-            )
-        self._inbox = Inbox(self.path, self._vault, self._opened.ingest_keys)
 
     # Asking and agreeing
 
@@ -367,10 +343,32 @@ class Keystore:
                 connection, log, policy, [self._people.find_or_add(connection, name) for name in people]
             )
 
+    def rotate_kek(self, uri: str, by: str) -> int:
+        """Wrap every epoch key under another KEK, made where there is none yet, and use that from now on. Return how many.
+
+        Nothing below the epoch keys changes. When this returns, the old KEK opens nothing that is in the database: destroy it,
+        and every older backup dies with it. Raises KekError, ApprovalError (a bad name), TamperedError.
+        """
+        kek, is_new = create_kek(uri)
+        with self._ledger.transaction("rotate", None, by) as (connection, log):
+            person = self._people.find_or_add(connection, by)
+            every = self._keys.keyring.for_purposes(ALL_PURPOSES)
+            renewed = opening.add_kek_version(connection, log, every, kek, uri, self.path)
+            count = epochs.rotate(connection, log, every, renewed, person)
+        self._database.fold()
+        self._kek_uri = uri
+        self._use(unlock_service(self._database, kek))
+        if is_new and (warning := opening.kek_warning(kek, self.path)) is not None:
+            _LOGGER.warning("%s", warning)
+            self.warnings = (*self.warnings, warning)
+        return count
+
     def erase_person(self, name: str, by: str) -> None:
         """Forget a person's name; what they did stays on record, and the name can not act here again. Raises ApprovalError."""
         with self._ledger.transaction("erase-person", None, by) as (connection, log):
-            self._people.erase(connection, log, name, self._people.find_or_add(connection, by))
+            person = self._people.find_or_add(connection, by)
+            self._people.erase(connection, log, self._keys.keyring, name, person)
+        self._database.fold()
 
     def confirm_clock(self, by: str) -> None:
         """Say, on record, that the clock is right although it does not fit the log (see ClockError).
@@ -378,7 +376,7 @@ class Keystore:
         Where it lies behind the log, every open request ends.
         """
         self._ledger.confirm_clock(by)
-        self._bring_up_to_date()
+        self._bring_up_to_date(opening.open_matching_kek(self._database, self.path, self._kek_uri))
 
     # Letting keys out
 
@@ -398,7 +396,7 @@ class Keystore:
             )
             records = self._vault.open_images(connection, images_of(connection, request_id))
             header = {"digest": digest, "grant": grant.grant_id, "keystore": self.id, "request": request_id}
-            sealed = seal_release(records, header, recipient_public_key, self._opened.signer.sign_message)
+            sealed = seal_release(records, header, recipient_public_key, self._keys.signer.sign_message)
             recipient = key_id(recipient_public_key)
             self._desk.use_grant(connection, log, request_id, grant.grant_id, recipient)
             log.append(
@@ -416,9 +414,9 @@ class Keystore:
     # The audit trail
 
     def checkpoint(self) -> str:
-        """Return the latest signed checkpoint (C2SP signed note); keep copies elsewhere."""
+        """Return the latest checkpoint (C2SP signed note), signed with the audit key too; keep copies elsewhere."""
         with self._database.read() as connection:
-            return latest_note(connection)
+            return self._keys.signer.countersign(latest_note(connection))
 
     def audit_entries(self) -> list[bytes]:
         """Return the leaves of the log, in order."""

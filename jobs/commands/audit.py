@@ -78,10 +78,9 @@ def log(
     context: typer.Context, keystore: KeystorePath, kek: KekUri = None, as_json: Json = False, verbose: Verbose = False
 ) -> None:
     """Print the entries. People appear as commitments, texts as digests: the log names nobody."""
-    from keystore.service import Keystore
+    from keystore.auditor import Auditor
 
-    with Keystore.open(keystore, kek) as opened:
-        entries = [json.loads(leaf) for leaf in opened.audit_entries()]
+    entries = [json.loads(leaf) for leaf in Auditor(keystore).entries()]
     rows = [
         (
             entry.get("seq"),

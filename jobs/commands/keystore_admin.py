@@ -1,13 +1,23 @@
 """`keyanon keystore` and `keyanon ingest`: making and keeping a keystore, and taking in the sealed shards of a run."""
 
+import logging
+import time
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from jobs.commands.options import Json, KekUri, KeystorePath, Person, Verbose, acting_person, kept_text, output_of
 from jobs.commands.printing import facts, table
 from jobs.exit_codes import ExitCode
+
+if TYPE_CHECKING:
+    from keystore.ingest_opening import IngestOpening
+    from keystore.intake.report import IngestReport
+
+_LOGGER = logging.getLogger(__name__)
+FOLLOW_SECONDS = 2.0  # between two looks into the inbox
 
 app = typer.Typer(help="Make and keep a keystore.", no_args_is_help=True)
 
@@ -135,6 +145,57 @@ def renew_ingest_key(
     output_of(context).result(document, facts("ingest key renewed", document))
 
 
+@app.command("rotate-kek")
+def rotate_kek(
+    context: typer.Context,
+    keystore: KeystorePath,
+    to: Annotated[str, typer.Option("--to", metavar="URI", help="The new KEK, file:PATH; made where there is none.")],
+    person: Person,
+    kek: KekUri = None,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Wrap the keystore's epoch keys under another key-encryption key. Destroy the old one then: older backups open no more."""
+    from keystore.service import Keystore
+
+    with Keystore.open(keystore, kek) as opened:
+        document = {"kek": to, "epoch keys": opened.rotate_kek(to, acting_person(person))}
+    hint = "Destroy the old KEK and all its copies: with them the backups from before open."
+    output_of(context).result(document, facts("key-encryption key changed", document), hint)
+
+
+@app.command("ingest")
+def keystore_ingest(
+    context: typer.Context,
+    keystore: KeystorePath,
+    run: Annotated[
+        str | None, typer.Option("--run", metavar="ID", help="Only this run.", show_default="all in the inbox")
+    ] = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Go on taking in what comes, until interrupted.")] = False,
+    accept: Annotated[
+        str | None,
+        typer.Option("--accept", metavar="DATASET", help="Runs that were not announced may add to this data set."),
+    ] = None,
+    processes: Annotated[int, typer.Option(min=1, help="Processes that take in side by side.")] = 1,
+    kek: KekUri = None,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Take the sealed shards in the inbox in, with the keys of ingest only: no record that is stored can be read by it."""
+    from keystore.ingest_opening import IngestOpening
+
+    with IngestOpening.open(keystore, kek, receipts=True) as opened:
+        round_ = _Round(opened, run, accept, kek, processes)
+        reports = round_.take_in()
+        try:
+            while follow:
+                time.sleep(FOLLOW_SECONDS)
+                reports += round_.take_in()
+        except KeyboardInterrupt:  # the way to end it; a shard is taken in wholly or not at all
+            pass
+    _report(context, reports)
+
+
 def ingest(
     context: typer.Context,
     keystore: KeystorePath,
@@ -149,7 +210,49 @@ def ingest(
     from keystore.service import Keystore
 
     with Keystore.open(keystore, kek) as opened:
-        reports = [opened.ingest(one) for one in ([run] if run is not None else pending_runs(keystore))]
+        reports = [opened.ingest(one) for one in ([run] if run is not None else sorted(opened.intake.pending()))]
+    _report(context, reports)
+
+
+@dataclass
+class _Round:
+    """Takes in what lies in the inbox, each shard once: one that stays there, since something is wrong with it, is a person's."""
+
+    opened: "IngestOpening"
+    run: str | None
+    accept: str | None
+    kek: str | None
+    processes: int
+    tried: set[tuple[str, str]] = field(default_factory=set)
+
+    def take_in(self) -> list["IngestReport"]:
+        """Reports of the runs that had anything new. What could not be taken in at all is said on the log."""
+        from keystore.intake.report import ShardsNotTakenIn
+
+        reports = []
+        for run, names in self.opened.pending().items():
+            fresh = [name for name in names if (run, name) not in self.tried and self.run in (None, run)]
+            if not fresh:
+                continue
+            self.tried |= {(run, name) for name in fresh}
+            if self.accept is not None and not self.opened.knows(run):
+                self.opened.inbox(run, self.accept)
+            try:
+                reports.append(self._take(run, fresh))
+            except ShardsNotTakenIn as error:
+                _LOGGER.error("%s", error)
+                reports.append(error.report)
+        return reports
+
+    def _take(self, run: str, names: list[str]) -> "IngestReport":
+        from keystore.ingest_processes import ingest_by_processes
+
+        if self.processes == 1:
+            return self.opened.ingest(run, names)
+        return ingest_by_processes(self.opened.path, self.kek, run, names, self.processes, receipts=True)
+
+
+def _report(context: typer.Context, reports: list["IngestReport"]) -> None:
     rejected = [(one.shard, one.index, one.record_id, one.reason) for report in reports for one in report.rejected]
     output_of(context).result(
         {"runs": [report.model_dump(mode="json") for report in reports]},
@@ -160,13 +263,5 @@ def ingest(
         ),
         *([table("not taken in", ("shard", "index", "record", "reason"), rejected)] if rejected else []),
     )
-    if rejected:
+    if rejected or any(report.failed_shards for report in reports):
         raise typer.Exit(ExitCode.WRONG_KEY_OR_TAMPERED)
-
-
-def pending_runs(keystore: Path) -> list[str]:
-    """The runs that have sealed shards in the inbox, sorted."""
-    from keystore.intake.inbox import INBOX_NAME
-    from keystore.intake.sealing import SHARD_SUFFIX
-
-    return sorted({shard.parent.name for shard in (keystore / INBOX_NAME).glob(f"*/*{SHARD_SUFFIX}")})

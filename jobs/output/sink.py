@@ -42,7 +42,7 @@ from jobs.output.row_shards import new_shard_name, to_parquet
 from jobs.output.shared_lease import Token
 from jobs.output.staging import PICTURE_PART, SIDECAR_PART, Staging
 from keystore.errors import KeystoreError
-from keystore.intake.sealing import write_shard
+from keystore.intake.shards import write_shard
 
 
 class PairedDatasink(Datasink[str]):  # type: ignore[misc]  # Ray ships no types

@@ -49,7 +49,7 @@ from keyanon_core.faces import FaceModels
 from keyanon_core.faces.detection import Face
 from keyanon_core.faces.given import GivenFaces
 from keyanon_core.pictures.settings import AnonymizeSettings, PictureResult, PictureTask
-from keystore.intake.sealing import seal_record
+from keystore.intake.sealing import Sealer
 
 if TYPE_CHECKING:
     from keyanon_core.priors import Prior
@@ -64,6 +64,10 @@ class SealingTarget:
     run_id: str
     dataset: str
     ingest_public_key: bytes
+
+    def sealer(self) -> Sealer:
+        """What seals the records of one block. Raises InvalidRecordError for a malformed public key."""
+        return Sealer(self.ingest_public_key, self.run_id, self.dataset)
 
 
 @dataclass(frozen=True)
@@ -126,11 +130,13 @@ class AnonymizeFaces:
                 loaded.networks.compile(loaded.latent_shape)
             self.anonymizer = PictureAnonymizer(loaded, face_models, settings)
             self.sealing = sealing
+            self.sealer: Sealer | None = None
             self.environment = environment(loaded)
         monitor.report_facts(facts(loaded, face_models, self.environment, settings.face_batch))
 
     def __call__(self, table: pa.Table) -> pa.Table:
         names = [ROW, ID, SUBJECT, ENCODED, FAILURE, GIVEN, PERMANENT, FACES, KEPT_FACES]
+        self.sealer = None  # its batch key lives as long as the block's image keys
         with self.hands.reporting_faults():
             rows = [{**row, PERMANENT: self._permanent(row)} for row in table.select(names).to_pylist()]
             made = self.hands.work_through({row[ROW]: row for row in rows if not row[FAILURE]})
@@ -177,7 +183,9 @@ class AnonymizeFaces:
                 subject=row[SUBJECT],
                 environment=self.environment,
             )
-            sealed = seal_record(record, target.ingest_public_key)
+            if self.sealer is None:
+                self.sealer = target.sealer()
+            sealed = self.sealer.seal(record)
         except Exception as error:
             if kind_of(error) is not FaultKind.ROW:
                 raise

@@ -66,29 +66,34 @@ def parse_verifier_key(vkey: str) -> tuple[str, Ed25519PublicKey]:
     return name, Ed25519PublicKey.from_public_bytes(public)
 
 
-def sign_checkpoint(checkpoint: Checkpoint, key: Ed25519PrivateKey) -> str:
-    """Return the checkpoint as a signed note; the signer's name is the origin."""
-    text = checkpoint.text()
-    signature = _key_id(checkpoint.origin, key.public_key().public_bytes_raw()) + key.sign(text.encode())
-    return f"{text}\n{_SIGNATURE_PREFIX}{checkpoint.origin} {base64.b64encode(signature).decode()}\n"
+def sign_checkpoint(checkpoint: Checkpoint, key: Ed25519PrivateKey, name: str | None = None) -> str:
+    """Return the checkpoint as a signed note; the signer's name is the origin unless another is given."""
+    text, name = checkpoint.text(), name or checkpoint.origin
+    signature = _key_id(name, key.public_key().public_bytes_raw()) + key.sign(text.encode())
+    return f"{text}\n{_SIGNATURE_PREFIX}{name} {base64.b64encode(signature).decode()}\n"
 
 
-def open_checkpoint(note: str, vkey: str) -> Checkpoint:
-    """Verify a signed note and return its checkpoint. Signatures of other keys beside ours are ignored. Raises AuditError."""
-    name, public_key = parse_verifier_key(vkey)
+def open_checkpoint(note: str, vkey: str, *more: str) -> Checkpoint:
+    """Verify a signed note and return its checkpoint: one of the log `vkey` is named after, signed by it or by one of `more`.
+
+    Signatures of other keys beside ours are ignored. Raises AuditError.
+    """
+    origin, _ = parse_verifier_key(vkey)
     checkpoint, text, signatures = _parse(note)
-    if checkpoint.origin != name:
+    if checkpoint.origin != origin:
         raise AuditError(
-            f"the checkpoint is of log {checkpoint.origin!r}, not of {name!r}; it belongs to another keystore"
+            f"the checkpoint is of log {checkpoint.origin!r}, not of {origin!r}; it belongs to another keystore"
         )
-    key_id = _key_id(name, public_key.public_bytes_raw())
-    for signer, signature in signatures:
-        if signer == name and signature[:KEY_ID_BYTES] == key_id:
-            try:
-                public_key.verify(signature[KEY_ID_BYTES:], text.encode())
-            except InvalidSignature:
-                break
-            return checkpoint
+    for trusted in (vkey, *more):
+        name, public_key = parse_verifier_key(trusted)
+        key_id = _key_id(name, public_key.public_bytes_raw())
+        for signer, signature in signatures:
+            if signer == name and signature[:KEY_ID_BYTES] == key_id:
+                try:
+                    public_key.verify(signature[KEY_ID_BYTES:], text.encode())
+                except InvalidSignature:
+                    break
+                return checkpoint
     raise AuditError("the checkpoint has no valid signature of this keystore's audit key; it was forged or damaged")
 
 

@@ -11,28 +11,22 @@ until the clock caught up. A clock far ahead of the log writes nothing either, u
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import Connection, func, select
 
-from keystore.audit.checkpoint import Checkpoint, open_checkpoint, sign_checkpoint, verifier_key
+from keystore.audit.checkpoint import Checkpoint, open_checkpoint
 from keystore.audit.merkle import Frontier, leaf_hash
+from keystore.audit.signers import LogSigner
 from keystore.crypto.canonical import canonical_json, parse_timestamp, timestamp
 from keystore.errors import AuditError, ClockError
 from keystore.storage import schema
 
 CLOCK_TOLERANCE = timedelta(seconds=5)  # by which a clock that is being corrected may lie behind the log
 MAX_SILENCE = timedelta(days=92)  # after the last entry; a longer one may be a clock set forward
-ORIGIN_PREFIX = "keyanon.keystore/"
 Clock = Callable[[], datetime]
-
-
-def origin_of(keystore_id: str) -> str:
-    """Return the log's origin, which is also the name of its signer."""
-    return ORIGIN_PREFIX + keystore_id
 
 
 def leaf_hashes(connection: Connection) -> list[bytes]:
@@ -57,21 +51,26 @@ def latest_note(connection: Connection) -> str:
     return str(note)
 
 
-class LogSigner:
-    """The audit signing key of one keystore."""
+def check_grown(connection: Connection, old: Checkpoint, new: Checkpoint) -> None:
+    """Raise AuditError unless the stored log takes the tree `old` to the tree `new`; reads what was added since only.
 
-    def __init__(self, keystore_id: str, key: Ed25519PrivateKey) -> None:
-        self._key = key
-        self.origin = origin_of(keystore_id)
-        self.vkey = verifier_key(self.origin, key.public_key())
-
-    def sign_message(self, message: bytes) -> bytes:
-        """Sign something else than a checkpoint; its first bytes must say what, and never look like an origin."""
-        return self._key.sign(message)
-
-    def sign(self, frontier: Frontier) -> str:
-        """Return the signed checkpoint of a tree."""
-        return sign_checkpoint(Checkpoint(self.origin, frontier.size, frontier.root()), self._key)
+    From the right edge of the old tree, which its root vouches for, the leaves after it must lead to the new root.
+    """
+    table = schema.checkpoints
+    data = connection.execute(select(table.c.frontier).where(table.c.size == old.size)).scalar()
+    try:
+        frontier = Frontier.from_bytes(old.size, data or b"")
+    except ValueError:
+        frontier = Frontier()
+    leaves = select(schema.log.c.leaf).where(schema.log.c.seq >= old.size, schema.log.c.seq < new.size)
+    grown = frontier
+    for leaf in connection.execute(leaves.order_by(schema.log.c.seq)).scalars():
+        grown = grown.append(leaf_hash(bytes(leaf)))
+    if (frontier.size, frontier.root(), grown.size, grown.root()) != (old.size, old.root, new.size, new.root):
+        raise AuditError(
+            f"the log was rolled back or forked: it does not continue what the witness saw at entry {old.size}; restore the "
+            "newest database"
+        )
 
 
 def check_clock(now: datetime, last_time: datetime) -> None:
@@ -88,9 +87,10 @@ def check_clock(now: datetime, last_time: datetime) -> None:
         )
 
 
-def load_end(connection: Connection, vkey: str) -> tuple[Frontier, datetime | None]:
+def load_end(connection: Connection, vkeys: Sequence[str]) -> tuple[Frontier, datetime | None]:
     """Return the log's frontier and the time of its last entry, checked against its last checkpoint. Raises AuditError."""
-    size = int(connection.execute(select(func.count()).select_from(schema.log)).scalar_one())
+    last_seq = connection.execute(select(func.max(schema.log.c.seq))).scalar()
+    size = 0 if last_seq is None else int(last_seq) + 1
     row = connection.execute(select(schema.checkpoints).order_by(schema.checkpoints.c.size.desc()).limit(1)).first()
     if size == 0 and row is None:
         return Frontier(), None
@@ -99,7 +99,7 @@ def load_end(connection: Connection, vkey: str) -> tuple[Frontier, datetime | No
     )
     if row is None or row.size != size:
         raise wrong
-    checkpoint = open_checkpoint(row.note, vkey)
+    checkpoint = open_checkpoint(row.note, *vkeys)
     try:
         frontier = Frontier.from_bytes(row.size, row.frontier)
         last = connection.execute(select(schema.log.c.leaf).where(schema.log.c.seq == size - 1)).scalar_one_or_none()
@@ -120,8 +120,9 @@ class LogWriter:
     def __init__(self, connection: Connection, signer: LogSigner, clock: Clock, *, confirmed: bool = False) -> None:
         self._connection = connection
         self._signer = signer
-        self._frontier, self.last_time = load_end(connection, signer.vkey)
+        self._frontier, self.last_time = load_end(connection, signer.vkeys)
         self._start = self._frontier.size
+        self._attached: dict[str, dict[str, Any]] = {}
         self.now = clock()
         if self.last_time is not None and not confirmed:
             check_clock(self.now, self.last_time)
@@ -132,14 +133,29 @@ class LogWriter:
         """The number of leaves, with those appended here."""
         return self._frontier.size
 
+    def attach(self, subject: str, name: str, values: dict[str, Any]) -> None:
+        """Let the next entry say `values` of `name` in its field `subject`, whatever else it is about."""
+        self._attached.setdefault(subject, {})[name] = values
+
     def append(self, kind: str, **body: Any) -> None:
-        """Append one leaf. Raises whatever the database raises when it can not be written."""
+        """Append one leaf, with what was attached. Raises AuditError: the signer may not write such an entry.
+
+        Raises whatever the database raises when it can not be written.
+        """
+        if self._signer.entries is not None and kind not in self._signer.entries:
+            raise AuditError(f"an entry {kind!r} is not for this opening of the keystore to write; nothing was changed")
+        body |= self._attached
+        self._attached = {}
         leaf = canonical_json({**body, "seq": self._frontier.size, "time": timestamp(self.now), "type": kind})
         self._connection.execute(schema.log.insert().values(seq=self._frontier.size, leaf=leaf))
         self._frontier = self._frontier.append(leaf_hash(leaf))
 
     def finish(self) -> None:
-        """Sign and store the checkpoint of what was appended."""
+        """Sign and store the checkpoint of what was appended. Raises AuditError when something attached was never said."""
+        if self._attached:
+            raise AuditError(
+                f"no entry of the log says what changed ({', '.join(self._attached)}); nothing was changed"
+            )
         if self._frontier.size > self._start:
             self._connection.execute(
                 schema.checkpoints.insert().values(

@@ -18,6 +18,7 @@ WITNESS_DIRECTORY = "witness"
 CHECKPOINT_FILE = "checkpoint"
 LOCK_FILE = ".lock"
 Prover = Callable[[int], Sequence[bytes]]  # old size -> consistency proof to the new checkpoint
+Check = Callable[[Checkpoint, Checkpoint], None]  # raises AuditError unless the second's log begins with the first's
 
 
 def check_extends(old: Checkpoint, new: Checkpoint, prove: Prover) -> None:
@@ -38,9 +39,9 @@ def check_extends(old: Checkpoint, new: Checkpoint, prove: Prover) -> None:
 class Witness:
     """The checkpoint file of one log."""
 
-    def __init__(self, directory: Path, vkey: str) -> None:
+    def __init__(self, directory: Path, *vkeys: str) -> None:
         self._path = directory / CHECKPOINT_FILE
-        self._vkey = vkey
+        self._vkeys = vkeys
 
     def note(self) -> str | None:
         """Return the remembered note, unverified; None when nothing was ever remembered. Raises AuditError, StorageError."""
@@ -59,14 +60,14 @@ class Witness:
     def last(self) -> Checkpoint | None:
         """Return the remembered checkpoint, None when nothing was ever remembered. Raises AuditError, StorageError."""
         note = self.note()
-        return None if note is None else open_checkpoint(note, self._vkey)
+        return None if note is None else open_checkpoint(note, *self._vkeys)
 
-    def remember(self, note: str, prove: Prover) -> None:
+    def remember(self, note: str, check: Check) -> None:
         """Move on to a checkpoint that extends the remembered one. Raises AuditError, StorageError.
 
         A checkpoint older than the remembered one is not an error here: another process was quicker.
         """
-        new = open_checkpoint(note, self._vkey)
+        new = open_checkpoint(note, *self._vkeys)
         try:
             durable.make_directory(self._path.parent)
             with durable.locked(self._path.parent / LOCK_FILE):
@@ -74,7 +75,7 @@ class Witness:
                 if last is not None:
                     if new.size < last.size or new == last:
                         return
-                    check_extends(last, new, prove)
+                    check(last, new)
                 durable.replace(self._path, note.encode())
         except OSError as error:
             raise StorageError(

@@ -7,18 +7,37 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
+
+from pydantic_core import to_json
+
+# Made once: `json.dumps` with these settings makes an encoder for every call.
+_encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
 
 
 def canonical_json(value: Any) -> bytes:
     """Return the canonical bytes of a JSON value. Raises ValueError for NaN, infinity and unpaired surrogates."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+    return _encode(value).encode()
+
+
+def canonical_flat(value: Mapping[str, str | int | None]) -> bytes:
+    """Return what `canonical_json` returns, several times faster, for an object of texts and whole numbers.
+
+    Raises ValueError for unpaired surrogates. (pydantic-core writes floats in another form than Python, so none may be in it.)
+    """
+    return to_json(dict(sorted(value.items())))
 
 
 def sha256_hex(data: bytes) -> str:
     """Return the SHA-256 of `data` in lowercase hexadecimal."""
     return hashlib.sha256(data).hexdigest()
+
+
+def utc_now() -> datetime:
+    """The clock of a keystore unless another is given."""
+    return datetime.now(UTC)
 
 
 def timestamp(moment: datetime) -> str:

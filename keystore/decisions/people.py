@@ -28,6 +28,7 @@ from keystore.decisions.identity import (
 )
 from keystore.errors import ApprovalError, TamperedError
 from keystore.storage import schema
+from keystore.vault import epochs
 from keystore.vault.keyring import APPROVER_KIND, Keyring
 
 ERASED_NAME = "(erased)"
@@ -73,16 +74,21 @@ class People:
             connection.execute(schema.people.insert().values(**row))
         return person
 
-    def erase(self, connection: Connection, log: LogWriter, name: str, by: str) -> None:
-        """Forget a person's name and signing key; the index stays. Raises ApprovalError when nobody has this name."""
+    def erase(self, connection: Connection, log: LogWriter, keyring: Keyring, name: str, by: str) -> None:
+        """Forget a person's name and signing key, with the epoch key it lay under; the index stays.
+
+        Raises ApprovalError when nobody has this name.
+        """
         person = self.find(connection, name)
         if person is None:
             raise ApprovalError("unknown-person", "nobody of this name ever acted in this keystore; nothing was erased")
+        of_person = schema.people.c.person == person
+        epoch_id = connection.execute(select(schema.people.c.epoch_id).where(of_person)).scalar()
         connection.execute(
-            schema.people.update()
-            .where(schema.people.c.person == person)
-            .values(name=None, salt=None, wrapped=None, kek_version=None)
+            schema.people.update().where(of_person).values(name=None, salt=None, wrapped=None, epoch_id=None)
         )
+        if epoch_id is not None:
+            epochs.renew(connection, log, keyring, epoch_id)
         log.append("erase-person", by=by, person=person)
 
     def has_untagged(self, connection: Connection) -> bool:
@@ -130,7 +136,7 @@ def approval_message(keystore_id: str, request_id: str, digest: str, approver: s
 
 
 def sign_as(connection: Connection, keyring: Keyring, log: LogWriter, person: str, message: bytes) -> bytes:
-    """Sign with this person's key; on first use a key is made, wrapped under the KEK, and its enrolment logged."""
+    """Sign with this person's key; on first use a key is made, wrapped, and its enrolment logged."""
     row = connection.execute(select(schema.people).where(schema.people.c.person == person)).one()
     if row.wrapped is None:
         key = Ed25519PrivateKey.generate()
@@ -140,13 +146,14 @@ def sign_as(connection: Connection, keyring: Keyring, log: LogWriter, person: st
             .where(schema.people.c.person == person)
             .values(
                 public_key=public,
-                wrapped=keyring.wrap(key.private_bytes_raw(), APPROVER_KIND, person),
-                kek_version=keyring.kek_version,
+                **epochs.wrap(connection, log, keyring, key.private_bytes_raw(), APPROVER_KIND, person),
             )
         )
         log.append("enrol", person=person, public_key=base64.b64encode(public).decode())
     else:
-        key = Ed25519PrivateKey.from_private_bytes(keyring.unwrap(row.wrapped, APPROVER_KIND, person))
+        key = Ed25519PrivateKey.from_private_bytes(
+            keyring.unwrap(connection, row.epoch_id, row.wrapped, APPROVER_KIND, person)
+        )
         if key.public_key().public_bytes_raw() != row.public_key:
             raise TamperedError(
                 "an approver's public key in the database was exchanged; restore the database from a backup"

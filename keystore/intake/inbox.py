@@ -11,14 +11,17 @@ from pathlib import Path
 from sqlalchemy import Connection, func, select
 
 from keystore.audit.log import LogWriter
+from keystore.audit.signers import IngestSigner
 from keystore.crypto.canonical import sha256_hex
-from keystore.crypto.hybrid import HybridPrivateKey, key_id
+from keystore.crypto.hybrid import HybridPrivateKey
 from keystore.errors import InvalidRecordError, StorageError, TamperedError
-from keystore.intake.ingest import ShardOutcome, ingest_shard
+from keystore.intake.ingest import ShardIntake, ShardOutcome
+from keystore.intake.receipts import write_receipt
 from keystore.intake.report import IngestReport, RejectedRecord
-from keystore.intake.sealing import SHARD_SUFFIX, read_shard_bytes, shard_path
+from keystore.intake.sealing import Opener
+from keystore.intake.shards import SHARD_SUFFIX, read_shard_bytes, shard_path
 from keystore.storage import durable, schema
-from keystore.vault.records import RecordVault
+from keystore.vault.storing import RecordStore
 
 INBOX_NAME = "inbox"
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -28,31 +31,28 @@ Transaction = Callable[[], AbstractContextManager[tuple[Connection, LogWriter]]]
 class Inbox:
     """The shards of one keystore's runs."""
 
-    def __init__(self, keystore_path: Path, vault: RecordVault, ingest_keys: Sequence[HybridPrivateKey]) -> None:
+    def __init__(
+        self,
+        keystore_path: Path,
+        store: RecordStore,
+        index_key: bytes,
+        ingest_keys: Sequence[HybridPrivateKey],
+        receipts_by: IngestSigner | None = None,
+    ) -> None:
+        """`receipts_by`: leave a receipt of each shard that was taken in, signed so."""
         self._root = keystore_path / INBOX_NAME
-        self._vault = vault
-        self._ingest_keys = {key_id(key.public_bytes): key for key in ingest_keys}
+        self._store = store
+        self._index_key = index_key
+        self._ingest_keys = ingest_keys
+        self._receipts_by = receipts_by
 
     def directory(self, run_id: str) -> Path:
         """Return a run's directory, created if missing. Raises InvalidRecordError, StorageError."""
-        if not RUN_ID.fullmatch(run_id):
-            raise InvalidRecordError(f"{run_id!r} is not a run id; use letters, digits, '.', '_' and '-', 128 at most")
-        directory = self._root / run_id
-        if directory.is_symlink() or self._root.is_symlink():
-            raise InvalidRecordError(f"inbox {directory} is a symbolic link; find out who put it there")
-        try:
-            durable.make_directory(directory)
-        except OSError as error:
-            raise StorageError(
-                f"inbox {directory} can not be created ({error.strerror}); free space or mend the permissions"
-            ) from error
-        return directory
+        return run_directory(self._root, run_id)
 
     def names(self, run_id: str) -> list[str]:
         """Return the base names of the shards that lie in a run's inbox, sorted."""
-        return sorted(
-            path.name.removesuffix(SHARD_SUFFIX) for path in self.directory(run_id).glob(f"[!.]*{SHARD_SUFFIX}")
-        )
+        return shard_names(self._root, run_id)
 
     def ingest(self, run_id: str, names: Sequence[str] | None, transaction: Transaction) -> IngestReport:
         """Take in shards, one transaction each; a shard that can not be taken in does not stop the others."""
@@ -68,10 +68,14 @@ class Inbox:
                 if not os.path.lexists(path):
                     already_present += self._count_taken_in(run_id, name, transaction)
                     continue
-                data = read_shard_bytes(path)
+                opener, data = Opener(self._ingest_keys), read_shard_bytes(path)
+                intake = ShardIntake(self._store, self._index_key, opener, run_id, path, data)
                 outcome = ShardOutcome()
                 with transaction() as (connection, log):
-                    outcome = ingest_shard(connection, log, self._vault, self._ingest_keys, path, run_id, data)
+                    outcome = intake.take(connection, log)
+                self._store.committed()
+                if self._receipts_by is not None:
+                    write_receipt(directory, intake.receipt(outcome), self._receipts_by)
                 if not outcome.rejected:
                     self.remove(run_id, [name])
             except (TamperedError, StorageError) as error:
@@ -93,9 +97,11 @@ class Inbox:
             erased=erased,
         )
 
-    def holds_shards(self) -> bool:
-        """Return whether a shard of any run lies here."""
-        return any(self._root.glob(f"*/*{SHARD_SUFFIX}"))
+    def pending(self) -> dict[str, list[str]]:
+        """Return the names of the shards that lie here, by run, both sorted."""
+        found = {path.parent for path in self._root.glob(f"*/[!.]*{SHARD_SUFFIX}")}
+        runs = sorted(one.name for one in found if RUN_ID.fullmatch(one.name) and not one.is_symlink())
+        return {run: self.names(run) for run in runs}
 
     def log_orphans(self, run_id: str, committed: Sequence[str], log: LogWriter) -> list[str]:
         """Log, and return, the shards of a run that are not committed."""
@@ -117,15 +123,7 @@ class Inbox:
 
     def remove(self, run_id: str, names: Sequence[str]) -> None:
         """Remove shards from the inbox. Raises StorageError."""
-        directory = self.directory(run_id)
-        try:
-            for name in names:
-                shard_path(directory, name).unlink(missing_ok=True)
-            durable.sync_directory(directory)
-        except OSError as error:
-            raise StorageError(
-                f"a shard in {directory} can not be removed ({error.strerror}); mend the permissions"
-            ) from error
+        remove_shards(self._root, run_id, names)
 
     def _count_taken_in(self, run_id: str, name: str, transaction: Transaction) -> int:
         table = schema.shards
@@ -140,6 +138,46 @@ class Inbox:
                     f"restored, run them again"
                 )
             return int(records)
+
+
+def run_directory(root: Path, run_id: str) -> Path:
+    """Return a run's directory in an inbox, created if missing. Raises InvalidRecordError, StorageError."""
+    if not RUN_ID.fullmatch(run_id):
+        raise InvalidRecordError(f"{run_id!r} is not a run id; use letters, digits, '.', '_' and '-', 128 at most")
+    directory = root / run_id
+    if directory.is_symlink() or root.is_symlink():
+        raise InvalidRecordError(f"inbox {directory} is a symbolic link; find out who put it there")
+    try:
+        durable.make_directory(directory)
+    except OSError as error:
+        raise StorageError(
+            f"inbox {directory} can not be created ({error.strerror}); free space or mend the permissions"
+        ) from error
+    return directory
+
+
+def shard_names(root: Path, run_id: str) -> list[str]:
+    """Return the base names of the shards that lie in a run's directory, sorted. Raises as `run_directory`."""
+    found = run_directory(root, run_id).glob(f"[!.]*{SHARD_SUFFIX}")
+    return sorted(path.name.removesuffix(SHARD_SUFFIX) for path in found)
+
+
+def remove_shards(root: Path, run_id: str, names: Sequence[str]) -> None:
+    """Remove shards of a run from an inbox, durably. Raises StorageError, and as `run_directory`."""
+    directory = run_directory(root, run_id)
+    try:
+        for name in names:
+            shard_path(directory, name).unlink(missing_ok=True)
+        durable.sync_directory(directory)
+    except OSError as error:
+        raise StorageError(
+            f"a shard in {directory} can not be removed ({error.strerror}); mend the permissions"
+        ) from error
+
+
+def holds_shards(keystore_path: Path) -> bool:
+    """Return whether a shard of any run lies in a keystore's inbox."""
+    return any((keystore_path / INBOX_NAME).glob(f"*/*{SHARD_SUFFIX}"))
 
 
 def _is_readable(path: Path) -> bool:

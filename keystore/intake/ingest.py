@@ -8,25 +8,30 @@ record that was rejected, or that can not be read, stays for a person to look at
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import chain, islice
 from pathlib import Path
 
 from sqlalchemy import Connection, select
 
 from keystore.audit.log import LogWriter
 from keystore.crypto.canonical import sha256_hex, timestamp
-from keystore.crypto.hybrid import HybridPrivateKey
 from keystore.errors import InvalidRecordError, TamperedError
 from keystore.intake import runs
+from keystore.intake.receipts import Receipt
 from keystore.intake.records import KeyRecord
 from keystore.intake.report import RejectedRecord
-from keystore.intake.sealing import open_record, parse_shard, sealed_header
+from keystore.intake.sealing import Opener
+from keystore.intake.shards import parse_shard
 from keystore.storage import schema
-from keystore.vault.accounts import account
-from keystore.vault.erasure import ErasureList
+from keystore.vault.erasure import ErasureList, remember_refused
 from keystore.vault.keyring import owner_tag
-from keystore.vault.records import NewRecord, RecordVault, Stored
+from keystore.vault.storing import Batch, NewRecord, Prepared, RecordStore
+
+CHUNK_RECORDS = 500  # looked up and inserted by one statement each
+RECORDS_AHEAD = 10_000  # of a shard, opened and sealed again before the transaction begins; the others within it
 
 
 @dataclass
@@ -35,112 +40,150 @@ class ShardOutcome:
 
     ingested: int = 0
     already_present: int = 0
+    stored: list[str] = field(default_factory=list)  # ids of both
     erased: list[str] = field(default_factory=list)
     rejected: list[RejectedRecord] = field(default_factory=list)
 
 
-def ingest_shard(
-    connection: Connection,
-    log: LogWriter,
-    vault: RecordVault,
-    ingest_keys: Mapping[str, HybridPrivateKey],
-    path: Path,
-    run_id: str,
-    data: bytes,
-) -> ShardOutcome:
-    """Take in one shard within a writing transaction, and log it. Raises TamperedError: a damaged shard, or an unknown run's."""
-    name = path.name.removesuffix(path.suffix)
-    shard_sha256 = sha256_hex(data)
-    outcome = ShardOutcome()
-    run = runs.find(connection, run_id)
-    if run is None:
-        raise TamperedError(
-            f"shard {path} lies in the inbox of run {run_id}, which this keystore never opened one for; find out who put it there"
+@dataclass(frozen=True)
+class _Opened:
+    """One record of a shard, opened, and sealed again under its shred key."""
+
+    index: int
+    sealed_sha256: str
+    made_at: datetime
+    prepared: Prepared
+
+
+class ShardIntake:
+    """Takes in one shard: opens it, then stores it within a writing transaction. Raises TamperedError: a damaged shard."""
+
+    def __init__(
+        self, store: RecordStore, index_key: bytes, opener: Opener, run_id: str, path: Path, data: bytes
+    ) -> None:
+        self._store, self._index_key, self._opener = store, index_key, opener
+        self._run_id, self._path = run_id, path
+        self._name = path.name.removesuffix(path.suffix)
+        self._sha256 = sha256_hex(data)
+        self._outcome = ShardOutcome()
+        records = self._open(enumerate(parse_shard(data, str(path))))
+        self._records = chain(list(islice(records, RECORDS_AHEAD)), records)
+
+    def take(self, connection: Connection, log: LogWriter) -> ShardOutcome:
+        """Take in the shard, and log it. Raises TamperedError: it is an unknown run's."""
+        run = runs.find(connection, self._run_id)
+        if run is None:
+            raise TamperedError(
+                f"shard {self._path} lies in the inbox of run {self._run_id}, which this keystore never opened one for; "
+                "find out who put it there"
+            )
+        self._dataset = run.dataset
+        erased = ErasureList(connection, self._index_key)
+        batch = self._store.begin(connection, log)
+        while chunk := list(islice(self._records, CHUNK_RECORDS)):
+            self._take_some(connection, chunk, batch, erased)
+        outcome = self._outcome
+        outcome.rejected.sort(key=lambda one: one.index)
+        refused = remember_refused(connection, log, self._index_key, outcome.erased)
+        log.append(
+            "ingest",
+            already_present=outcome.already_present,
+            erased=len(outcome.erased),
+            ingested=outcome.ingested,
+            refused_account=refused,
+            rejected=len(outcome.rejected),
+            run=self._run_id,
+            shard=self._name,
+            shard_sha256=self._sha256,
+            **batch.finish(),
         )
-    dataset = run.dataset
-    stored, erased = Stored(log.size), ErasureList(connection, vault.index_key)
-    for index, sealed in enumerate(parse_shard(data, str(path))):
-        record_id: str | None = None
-        try:
-            header = sealed_header(sealed)
-            record_id = header.record_id
-            record = open_record(sealed, _key(ingest_keys, header.key_id))
-            if record.run_id != run_id:
-                raise InvalidRecordError(f"it belongs to run {record.run_id!r}, not to {run_id!r}")
-            if record.dataset != (dataset or record.dataset):
-                raise InvalidRecordError(
-                    f"it names data set {record.dataset!r}, and run {run_id!r} adds to another one"
-                )
-            present = connection.execute(
-                select(schema.records.c.sealed_sha256).where(schema.records.c.record_id == record.record_id)
-            ).scalar()
-            if present is not None and present != sha256_hex(sealed):
-                raise InvalidRecordError(
-                    "another record with this id is already stored; an id never changes its meaning"
-                )
-        except InvalidRecordError as error:
-            outcome.rejected.append(RejectedRecord(shard=name, index=index, record_id=record_id, reason=str(error)))
-            continue
-        owner = owner_tag(vault.index_key, record.dataset, record.subject, record.image_id)
-        if erased.holds(record.record_id, owner, record.created_at):
-            outcome.erased.append(record.record_id)
-            continue
-        if present is not None:
-            outcome.already_present += 1
-            continue
-        source = {
-            "sealed_sha256": sha256_hex(sealed),
-            "shard_name": name,
-            "shard_sha256": shard_sha256,
-            "ingested_at": timestamp(log.now),
-        }
-        vault.store(connection, _to_store(record), dict(source), stored)
-        outcome.ingested += 1
-        dataset = record.dataset
-    log.append(
-        "ingest",
-        already_present=outcome.already_present,
-        erased=len(outcome.erased),
-        ingested=outcome.ingested,
-        keys=len(stored.keys),
-        keys_account=account(stored.keys),
-        records_account=account(stored.records),
-        rejected=len(outcome.rejected),
-        run=run_id,
-        shard=name,
-        shard_sha256=shard_sha256,
-    )
-    if dataset != run.dataset:
-        runs.register(connection, log, run_id, dataset)
-    _remember_shard(connection, run_id, name, shard_sha256, outcome.ingested, timestamp(log.now))
-    return outcome
+        if self._dataset != run.dataset:
+            runs.register(connection, log, self._run_id, self._dataset)
+        self._remember_shard(connection, timestamp(log.now))
+        return outcome
 
-
-def _key(keys: Mapping[str, HybridPrivateKey], ident: str) -> HybridPrivateKey:
-    if ident not in keys:
-        raise InvalidRecordError(f"it is sealed to another ingest key ({ident[:16]}), or to one that was retired")
-    return keys[ident]
-
-
-def _to_store(record: KeyRecord) -> NewRecord:
-    return NewRecord(
-        record_id=record.record_id,
-        run_id=record.run_id,
-        dataset=record.dataset,
-        image_id=record.image_id,
-        subject=record.subject,
-        source_sha256=record.source_sha256,
-        version=record.version,
-        plaintext=record.canonical_bytes(),
-    )
-
-
-def _remember_shard(connection: Connection, run_id: str, name: str, sha256: str, ingested: int, now: str) -> None:
-    table = schema.shards
-    same = (table.c.run_id == run_id) & (table.c.name == name) & (table.c.sha256 == sha256)
-    if connection.execute(select(table.c.name).where(same)).first() is None:
-        connection.execute(
-            table.insert().values(run_id=run_id, name=name, sha256=sha256, records=ingested, ingested_at=now)
+    def receipt(self, outcome: ShardOutcome) -> Receipt:
+        """Return what whoever left the shard may know of it, once it is committed."""
+        return Receipt(
+            run_id=self._run_id,
+            shard=self._name,
+            shard_sha256=self._sha256,
+            stored=outcome.stored,
+            erased=outcome.erased,
+            rejected=outcome.rejected,
         )
-    elif ingested:
-        connection.execute(table.update().where(same).values(records=table.c.records + ingested))
+
+    def _open(self, numbered: Iterable[tuple[int, bytes]]) -> Iterator[_Opened]:
+        for index, sealed in numbered:
+            record_id: str | None = None
+            try:
+                header = self._opener.header(sealed)
+                record_id = header.record_id
+                record, plaintext = self._opener.open(sealed, header)
+                if record.run_id != self._run_id:
+                    raise InvalidRecordError(f"it belongs to run {record.run_id!r}, not to {self._run_id!r}")
+            except InvalidRecordError as error:
+                self._reject(index, record_id, str(error))
+                continue
+            prepared = self._store.prepare(self._to_store(record, plaintext))
+            yield _Opened(index, sha256_hex(sealed), record.created_at, prepared)
+
+    def _take_some(self, connection: Connection, opened: Sequence[_Opened], batch: Batch, erased: ErasureList) -> None:
+        records = [one.prepared.record for one in opened]
+        present = self._present(connection, [record.record_id for record in records])
+        gone = erased.among(
+            (record.record_id, record.owner, one.made_at) for record, one in zip(records, opened, strict=True)
+        )
+        for record, one in zip(records, opened, strict=True):
+            if record.dataset != (self._dataset or record.dataset):
+                reason = f"it names data set {record.dataset!r}, and run {self._run_id!r} adds to another one"
+                self._reject(one.index, record.record_id, reason)
+            elif present.get(record.record_id, one.sealed_sha256) != one.sealed_sha256:
+                reason = "another record with this id is already stored; an id never changes its meaning"
+                self._reject(one.index, record.record_id, reason)
+            elif record.record_id in gone:
+                self._outcome.erased.append(record.record_id)
+            elif record.record_id in present:
+                self._outcome.already_present += 1
+                self._outcome.stored.append(record.record_id)
+            else:
+                source = {
+                    "sealed_sha256": one.sealed_sha256,
+                    "shard_name": self._name,
+                    "shard_sha256": self._sha256,
+                }
+                batch.add(one.prepared, source)
+                present[record.record_id] = one.sealed_sha256
+                self._outcome.ingested += 1
+                self._outcome.stored.append(record.record_id)
+                self._dataset = record.dataset
+        batch.write()
+
+    def _present(self, connection: Connection, record_ids: Sequence[str]) -> dict[str, str]:
+        table = schema.records
+        query = select(table.c.record_id, table.c.sealed_sha256).where(table.c.record_id.in_(record_ids))
+        return {row.record_id: row.sealed_sha256 for row in connection.execute(query)}
+
+    def _reject(self, index: int, record_id: str | None, reason: str) -> None:
+        self._outcome.rejected.append(RejectedRecord(shard=self._name, index=index, record_id=record_id, reason=reason))
+
+    def _remember_shard(self, connection: Connection, now: str) -> None:
+        table, ingested = schema.shards, self._outcome.ingested
+        key = {"run_id": self._run_id, "name": self._name, "sha256": self._sha256}
+        same = (table.c.run_id == self._run_id) & (table.c.name == self._name) & (table.c.sha256 == self._sha256)
+        if connection.execute(select(table.c.name).where(same)).first() is None:
+            connection.execute(table.insert().values(**key, records=ingested, ingested_at=now))
+        elif ingested:
+            connection.execute(table.update().where(same).values(records=table.c.records + ingested))
+
+    def _to_store(self, record: KeyRecord, plaintext: bytes) -> NewRecord:
+        return NewRecord(
+            record_id=record.record_id,
+            run_id=record.run_id,
+            dataset=record.dataset,
+            image_id=record.image_id,
+            owner=owner_tag(self._index_key, record.dataset, record.subject, record.image_id),
+            source_sha256=record.source_sha256,
+            version=record.version,
+            plaintext=plaintext,
+        )

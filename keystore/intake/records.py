@@ -8,12 +8,11 @@ The record holds a secret (`image_key`), so it can not reach a log, a JSON dump 
 from __future__ import annotations
 
 import base64
-import json
-from datetime import datetime
 from typing import Annotated, Any, NoReturn, Self
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 from pydantic import (
+    AwareDatetime,
     BaseModel,
     ConfigDict,
     Field,
@@ -24,6 +23,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import from_json
 
 from keystore.crypto.canonical import canonical_json
 from keystore.errors import InvalidRecordError
@@ -39,6 +39,10 @@ _SAID_SINCE_2 = ("inversion", "grid")
 
 Sha256Hex = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=MAX_NAME_CHARACTERS)]
+# UUID version 4 (RFC 9562 section 5.4), lowercase with hyphens
+RecordId = Annotated[
+    str, StringConstraints(pattern=r"^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$")
+]
 RunId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 
 
@@ -83,7 +87,7 @@ class KeyRecord(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
 
     version: int = Field(default=RECORD_VERSION, ge=OLD_RECORD_VERSION, le=RECORD_VERSION)
-    record_id: str = Field(default_factory=new_record_id)
+    record_id: RecordId = Field(default_factory=new_record_id)
     run_id: RunId
     dataset: Name
     image_id: Name
@@ -100,28 +104,14 @@ class KeyRecord(BaseModel):
     fidelity: Name
     prior_digest: Name
     environment: dict[str, str] = Field(default_factory=dict)
-    created_at: datetime
+    created_at: AwareDatetime
     details: dict[str, JsonValue] = Field(default_factory=dict)
-
-    @field_validator("record_id")
-    @classmethod
-    def _record_id_is_uuid4(cls, value: str) -> str:
-        if str(UUID(value)) != value or UUID(value).version != 4:
-            raise ValueError("record_id must be a version 4 UUID in lowercase with hyphens")
-        return value
 
     @field_validator("image_key", mode="before")
     @classmethod
     def _image_key_is_bytes(cls, value: Any) -> Any:
         if not isinstance(value, bytes | SecretBytes):
             raise ValueError("image_key must be bytes")
-        return value
-
-    @field_validator("created_at")
-    @classmethod
-    def _created_at_is_aware(cls, value: datetime) -> datetime:
-        if value.tzinfo is None:
-            raise ValueError("created_at must have a time zone")
         return value
 
     @model_validator(mode="before")
@@ -168,7 +158,7 @@ class KeyRecord(BaseModel):
         if len(data) > MAX_CANONICAL_BYTES:
             raise InvalidRecordError(f"a key record has {len(data)} bytes, more than the {MAX_CANONICAL_BYTES} allowed")
         try:
-            document = json.loads(data)
+            document = from_json(data, allow_inf_nan=False)
             document["image_key"] = base64.b64decode(document["image_key"], validate=True)
             for face in document["faces"]:
                 face["mask"] = base64.b64decode(face["mask"], validate=True)

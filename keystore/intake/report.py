@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 from pydantic import BaseModel, ConfigDict
 
 from keystore.errors import TamperedError
@@ -38,3 +40,9 @@ class ShardsNotTakenIn(TamperedError):
     def __init__(self, message: str, report: IngestReport) -> None:
         super().__init__(message)
         self.report = report
+
+    @classmethod
+    def of(cls, report: IngestReport) -> Self:
+        """Return the error of a report with failed shards."""
+        reasons = "; ".join(report.failed_shards.values())
+        return cls(f"{len(report.failed_shards)} shard(s) of run {report.run_id} were not taken in: {reasons}", report)

@@ -1,45 +1,43 @@
-"""Sealing: a worker encrypts each key record to the keystore's ingest key, and publishes a shard of sealed records durably.
+"""Sealing: a worker encrypts key records to the keystore's ingest key. A worker can write a record and open none.
 
-A worker can write a record and open none. Sealing is per record, in the process that made the key, so that no queue, block or
-spill file between the maker and the shard ever holds a plaintext key. The byte formats are in docs/keystore.md.
+HPKE once for many: a `Sealer` makes a batch key, seals that to the ingest key, and puts each record in a committing envelope
+under it. It lives in the process that made the image keys, as long as that works on one block of pictures, so that no queue,
+block or spill file between the maker and the shard ever holds a plaintext key. A record that was altered costs that record alone.
 
-HPKE is used without sender authentication: whoever holds the ingest public key can seal. Who may write into the inbox is
-therefore a matter of file permissions, and ingest checks every record against its header and refuses a second meaning of an id.
+Records of version 1, each sealed by HPKE itself, are still read. The byte formats are in docs/keystore.md. HPKE is used without
+sender authentication: whoever holds the ingest public key can seal. Who may write into the inbox is therefore a matter of file
+permissions, and ingest checks every record against its header and refuses a second meaning of an id.
 """
 
 from __future__ import annotations
 
-import errno
-import hashlib
-import hmac
 import json
-import re
+import os
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import NoReturn
 
-from keystore.crypto import hybrid
+from keystore.crypto import envelope, hybrid
 from keystore.crypto.canonical import canonical_json
-from keystore.errors import InvalidRecordError, ShardExistsError, StorageError, TamperedError
-from keystore.intake.records import MAX_CANONICAL_BYTES, KeyRecord
-from keystore.storage import durable
+from keystore.errors import InvalidRecordError
+from keystore.intake.records import KeyRecord
 
-SEALED_MAGIC = b"KASEAL01"
-SEALED_INFO = b"keyanon sealed record v1\n"
-SHARD_MAGIC = b"KASHARD1"
-SHARD_SUFFIX = ".keys"
-DIGEST_BYTES = 32
+SEALED_MAGIC = b"KASEAL02"
+SEALED_INFO = b"keyanon sealed record v2\n"
+BATCH_INFO = b"keyanon batch key v1\n"
+OLD_SEALED_MAGIC = b"KASEAL01"
+OLD_SEALED_INFO = b"keyanon sealed record v1\n"
+RECORD_ID_BYTES = 36
 MAX_HEADER_BYTES = 64 * 1024
-MAX_SEALED_BYTES = 2 * MAX_CANONICAL_BYTES
-MAX_SHARD_BYTES = 1024 * 1024 * 1024  # read into memory at once by ingest
+MAX_BATCHES_IN_MEMORY = 1000  # of an Opener; a shard of this project's writers has a few
 _LENGTH = struct.Struct(">I")
-_SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+_START = len(SEALED_MAGIC) + _LENGTH.size
 
 
 @dataclass(frozen=True)
 class SealedHeader:
-    """What a sealed record says about itself in clear; HPKE's `info` binds it to the ciphertext."""
+    """What a sealed record says about itself in clear; the ciphertext is bound to it."""
 
     record_id: str
     run_id: str
@@ -47,136 +45,171 @@ class SealedHeader:
     key_id: str
 
 
+class Sealer:
+    """Seals the records of one run and data set to the keystore, under one batch key that is in this object only.
+
+    Raises InvalidRecordError for a malformed public key.
+    """
+
+    def __init__(self, ingest_public_key: bytes, run_id: str, dataset: str) -> None:
+        self._run_id, self._dataset = run_id, dataset
+        about = {"dataset": dataset, "key_id": hybrid.key_id(ingest_public_key), "run_id": run_id}
+        self._about = canonical_json(about)
+        self._batch_key = os.urandom(envelope.KEY_BYTES)
+        encrypted = hybrid.encrypt(self._batch_key, ingest_public_key, BATCH_INFO + self._about)
+        self._head = _LENGTH.pack(len(self._about)) + self._about + encrypted
+
+    def seal(self, record: KeyRecord) -> bytes:
+        """Seal one record (some 120 bytes of overhead in a shard). Raises InvalidRecordError for another run's or data set's."""
+        if (record.run_id, record.dataset) != (self._run_id, self._dataset):
+            raise InvalidRecordError(f"record {record.record_id!r} is of another run or data set than its batch")
+        ident = record.record_id.encode()
+        rest = ident + envelope.seal(self._batch_key, record.canonical_bytes(), _context(self._about, ident))
+        return join_head(self._head, rest)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a Sealer is never pickled, since it holds a batch key; make one where the records are made")
+
+    def __repr__(self) -> str:
+        return f"Sealer(run {self._run_id!r}, data set {self._dataset!r})"
+
+
 def seal_record(record: KeyRecord, ingest_public_key: bytes) -> bytes:
-    """Seal one record to the keystore (about 1.2 kB of overhead). Raises InvalidRecordError for a malformed public key."""
-    header = canonical_json(
-        {
-            "dataset": record.dataset,
-            "key_id": hybrid.key_id(ingest_public_key),
-            "record_id": record.record_id,
-            "run_id": record.run_id,
-            "version": record.version,
-        }
-    )
-    ciphertext = hybrid.encrypt(record.canonical_bytes(), ingest_public_key, SEALED_INFO + header)
-    return SEALED_MAGIC + _LENGTH.pack(len(header)) + header + ciphertext
+    """Seal one record as a batch of its own. Raises InvalidRecordError for a malformed public key."""
+    return Sealer(ingest_public_key, record.run_id, record.dataset).seal(record)
 
 
-def sealed_header(sealed: bytes) -> SealedHeader:
-    """Read the clear header of a sealed record; it is authentic only once `open_record` succeeds. Raises InvalidRecordError."""
-    header, _ = _split(sealed)
+class Opener:
+    """Opens sealed records with the ingest keys of a keystore that are not retired, each batch key once."""
+
+    def __init__(self, ingest_keys: Sequence[hybrid.HybridPrivateKey]) -> None:
+        self._keys = {hybrid.key_id(key.public_bytes): key for key in ingest_keys}
+        self._batches: dict[bytes, _Batch] = {}
+
+    def header(self, sealed: bytes) -> SealedHeader:
+        """Read the clear header of a sealed record; it is authentic only once `open` succeeds. Raises InvalidRecordError."""
+        return sealed_header(sealed, self._batches)
+
+    def open(self, sealed: bytes, header: SealedHeader | None = None) -> tuple[KeyRecord, bytes]:
+        """Return a sealed record and the bytes that were sealed; `header` where it was read before.
+
+        Raises InvalidRecordError: malformed, altered, sealed to another key or to a retired one.
+        """
+        header = header or self.header(sealed)
+        if header.key_id not in self._keys:
+            raise InvalidRecordError(
+                f"it is sealed to another ingest key ({header.key_id[:16]}), or to one that was retired"
+            )
+        key = self._keys[header.key_id]
+        plaintext = self._open_old(sealed, key) if sealed.startswith(OLD_SEALED_MAGIC) else self._open(sealed, key)
+        if plaintext is None:
+            raise InvalidRecordError(f"record {header.record_id!r} was altered after it was sealed")
+        record = KeyRecord.from_canonical_bytes(plaintext)
+        if (record.record_id, record.run_id, record.dataset) != (header.record_id, header.run_id, header.dataset):
+            raise InvalidRecordError(f"record {header.record_id!r} is not the record its header names")
+        return record, plaintext
+
+    def _open(self, sealed: bytes, key: hybrid.HybridPrivateKey) -> bytes | None:
+        head, rest = _split(sealed)
+        batch = self._batches.get(head)
+        if batch is None:
+            about, encrypted = _split_head(head)
+            batch = _Batch(about, key.open(encrypted, BATCH_INFO + about), _read_about(about))
+            if len(self._batches) >= MAX_BATCHES_IN_MEMORY:
+                self._batches.clear()
+            self._batches[head] = batch
+        if batch.key is None or len(batch.key) != envelope.KEY_BYTES:
+            return None
+        ident = rest[:RECORD_ID_BYTES]
+        try:
+            return envelope.open_envelope(batch.key, rest[RECORD_ID_BYTES:], _context(batch.about, ident))
+        except envelope.EnvelopeError:
+            return None
+
+    def _open_old(self, sealed: bytes, key: hybrid.HybridPrivateKey) -> bytes | None:
+        header, ciphertext = _split(sealed)
+        return key.open(ciphertext, OLD_SEALED_INFO + header)
+
+    def __repr__(self) -> str:
+        return f"Opener({len(self._keys)} ingest keys)"
+
+
+@dataclass(frozen=True, repr=False)
+class _Batch:
+    """The head of many records, opened; `key` is None where it did not open."""
+
+    about: bytes
+    key: bytes | None
+    values: dict[str, str]
+
+
+def sealed_header(sealed: bytes, known: dict[bytes, _Batch] | None = None) -> SealedHeader:
+    """Read the clear header of a sealed record, of either version. Raises InvalidRecordError."""
+    head, rest = _split(sealed)
+    if sealed.startswith(OLD_SEALED_MAGIC):
+        return SealedHeader(**_read_texts(head, ("record_id", "run_id", "dataset", "key_id")))
+    if len(rest) < RECORD_ID_BYTES:
+        raise InvalidRecordError("a sealed record is cut short")
     try:
-        document = json.loads(header)
-        fields = {name: document[name] for name in ("record_id", "run_id", "dataset", "key_id")}
-        "".join(fields.values()).encode()  # texts all four, without the lone surrogates that JSON can spell
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        ident = rest[:RECORD_ID_BYTES].decode("ascii")
+    except UnicodeDecodeError as error:
         raise InvalidRecordError("a sealed record has a malformed header") from error
-    return SealedHeader(**fields)
+    batch = None if known is None else known.get(head)
+    values = _read_about(_split_head(head)[0]) if batch is None else batch.values
+    return SealedHeader(record_id=ident, **values)
 
 
 def open_record(sealed: bytes, ingest_private_key: hybrid.HybridPrivateKey) -> KeyRecord:
-    """Open a sealed record. Raises InvalidRecordError when it is malformed, altered, or sealed to another keystore."""
-    header = sealed_header(sealed)
-    if header.key_id != hybrid.key_id(ingest_private_key.public_bytes):
-        raise InvalidRecordError(f"record {header.record_id!r} is sealed to another ingest key ({header.key_id[:16]})")
-    header_bytes, ciphertext = _split(sealed)
-    plaintext = ingest_private_key.open(ciphertext, SEALED_INFO + header_bytes)
-    if plaintext is None:
-        raise InvalidRecordError(f"record {header.record_id!r} was altered after it was sealed")
-    record = KeyRecord.from_canonical_bytes(plaintext)
-    if (record.record_id, record.run_id, record.dataset) != (header.record_id, header.run_id, header.dataset):
-        raise InvalidRecordError(f"record {header.record_id!r} is not the record its header names")
-    return record
+    """Open one sealed record. Raises InvalidRecordError when it is malformed, altered, or sealed to another keystore."""
+    return Opener([ingest_private_key]).open(sealed)[0]
+
+
+def split_head(sealed: bytes) -> tuple[bytes | None, bytes]:
+    """Return what a sealed record of version 2 shares with its batch, and its rest; None and all of it for other bytes."""
+    if not sealed.startswith(SEALED_MAGIC):
+        return None, sealed
+    try:
+        return _split(sealed)
+    except InvalidRecordError:
+        return None, sealed
+
+
+def join_head(head: bytes, rest: bytes) -> bytes:
+    """Inverse of `split_head`."""
+    return b"".join((SEALED_MAGIC, _LENGTH.pack(len(head)), head, rest))
+
+
+def _context(about: bytes, ident: bytes) -> bytes:
+    return SEALED_INFO + about + ident
 
 
 def _split(sealed: bytes) -> tuple[bytes, bytes]:
-    start = len(SEALED_MAGIC) + _LENGTH.size
-    if len(sealed) < start or sealed[: len(SEALED_MAGIC)] != SEALED_MAGIC:
-        raise InvalidRecordError("these bytes are not a sealed key record of version 1")
+    if len(sealed) < _START or sealed[: len(SEALED_MAGIC)] not in (SEALED_MAGIC, OLD_SEALED_MAGIC):
+        raise InvalidRecordError("these bytes are not a sealed key record of version 1 or 2")
     (length,) = _LENGTH.unpack_from(sealed, len(SEALED_MAGIC))
-    if length > MAX_HEADER_BYTES or len(sealed) < start + length:
+    if length > MAX_HEADER_BYTES or len(sealed) < _START + length:
         raise InvalidRecordError("a sealed record is cut short")
-    return sealed[start : start + length], sealed[start + length :]
+    return sealed[_START : _START + length], sealed[_START + length :]
 
 
-def shard_path(directory: Path, name: str) -> Path:
-    """Return where the shard called `name` (a base name, without suffix) lives. Raises InvalidRecordError for a bad name."""
-    if not _SHARD_NAME.fullmatch(name) or name.endswith(SHARD_SUFFIX):
-        raise InvalidRecordError(
-            f"{name!r} is not a shard name; use letters, digits, '.', '_' and '-', without the suffix {SHARD_SUFFIX}"
-        )
-    return directory / (name + SHARD_SUFFIX)
+def _split_head(head: bytes) -> tuple[bytes, bytes]:
+    if len(head) < _LENGTH.size:
+        raise InvalidRecordError("a sealed record is cut short")
+    (length,) = _LENGTH.unpack_from(head)
+    if len(head) < _LENGTH.size + length:
+        raise InvalidRecordError("a sealed record is cut short")
+    return head[_LENGTH.size : _LENGTH.size + length], head[_LENGTH.size + length :]
 
 
-def write_shard(directory: Path, name: str, sealed: Sequence[bytes]) -> Path:
-    """Publish `directory/name.keys` durably: after return it survives a power cut; before, it is not visible at all.
+def _read_about(about: bytes) -> dict[str, str]:
+    return _read_texts(about, ("run_id", "dataset", "key_id"))
 
-    Raises ShardExistsError when a shard of that name exists (it is left as it is), StorageError when it can not be written.
-    """
-    path = shard_path(directory, name)
-    body = b"".join([SHARD_MAGIC, _LENGTH.pack(len(sealed)), *(_LENGTH.pack(len(one)) + one for one in sealed)])
+
+def _read_texts(data: bytes, names: Sequence[str]) -> dict[str, str]:
     try:
-        durable.make_directory(directory)
-        durable.write_new(path, body + hashlib.sha256(body).digest())
-    except FileExistsError as error:
-        raise ShardExistsError(
-            f"{path} exists and was not overwritten; ingest it, or choose another shard name"
-        ) from error
-    except OSError as error:
-        raise StorageError(
-            f"sealed shard {path} can not be written ({error.strerror}); free space or mend the permissions"
-        ) from error
-    return path
-
-
-def read_shard(path: Path) -> list[bytes]:
-    """Return the sealed records of a shard. Raises TamperedError naming the shard, StorageError when it can not be read.
-
-    The digest finds accidents and careless edits; what stops a forger is that every record is itself authenticated encryption.
-    """
-    return parse_shard(read_shard_bytes(path), str(path))
-
-
-def read_shard_bytes(path: Path) -> bytes:
-    """Return the bytes of a shard, unchecked but for their number. Raises TamperedError, StorageError."""
-    try:
-        return durable.read_regular(path, MAX_SHARD_BYTES)
-    except durable.NotRegularError as error:
-        raise TamperedError(
-            f"sealed shard {path} is a link, a pipe or a directory, and no file; find out who put it there"
-        ) from error
-    except OSError as error:
-        if error.errno == errno.EFBIG:
-            raise TamperedError(
-                f"sealed shard {path} is larger than {MAX_SHARD_BYTES} bytes; no writer of this project makes such"
-            ) from error
-        raise StorageError(
-            f"sealed shard {path} can not be read ({error.strerror}); mend the permissions or restore it"
-        ) from error
-
-
-def parse_shard(data: bytes, name: str) -> list[bytes]:
-    """Return the sealed records in the bytes of a shard. Raises TamperedError naming the shard."""
-    damaged = TamperedError(
-        f"sealed shard {name} is truncated or was altered; restore it from a copy or run its images again"
-    )
-    body, digest = data[:-DIGEST_BYTES], data[-DIGEST_BYTES:]
-    position = len(SHARD_MAGIC) + _LENGTH.size
-    if len(body) < position or not body.startswith(SHARD_MAGIC):
-        raise damaged
-    if not hmac.compare_digest(hashlib.sha256(body).digest(), digest):
-        raise damaged
-    (count,) = _LENGTH.unpack_from(body, len(SHARD_MAGIC))
-    sealed: list[bytes] = []
-    for _ in range(count):
-        if len(body) < position + _LENGTH.size:
-            raise damaged
-        (length,) = _LENGTH.unpack_from(body, position)
-        position += _LENGTH.size
-        if length > MAX_SEALED_BYTES or len(body) < position + length:
-            raise damaged
-        sealed.append(body[position : position + length])
-        position += length
-    if position != len(body):
-        raise damaged
-    return sealed
+        document = json.loads(data)
+        texts = {name: document[name] for name in names}
+        "".join(texts.values()).encode()  # texts all, without the lone surrogates that JSON can spell
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InvalidRecordError("a sealed record has a malformed header") from error
+    return texts

@@ -23,14 +23,16 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from keystore.errors import SchemaError, StorageError
+from keystore.errors import SchemaError, StorageError, TamperedError
 
 DATABASE_NAME = "keystore.db"
 PRIVATE_MODE = 0o600
 OTHERS = stat.S_IRWXG | stat.S_IRWXO
 BUSY_TIMEOUT_MILLISECONDS = 30_000
+CACHE_KIB = 64 * 1024  # of pages, for one connection: a transaction that stores a shard does not spill
 FOLD_TIMEOUT_MILLISECONDS = 1_000
 _WRITE_OPTION = "keystore_write"
+_REMAKING_OPTION = "keystore_remaking_tables"
 _MIGRATIONS = Path(__file__).parent / "migrations"
 
 # What SQLite says, and what an operator can do about it.
@@ -80,10 +82,14 @@ class Database:
         event.listen(self._engine, "begin", _on_begin)
 
     @contextmanager
-    def write(self) -> Iterator[Connection]:
-        """A transaction that holds the write lock from its first moment and commits at the end. Raises StorageError."""
+    def write(self, *, remaking_tables: bool = False) -> Iterator[Connection]:
+        """A transaction that holds the write lock from its first moment and commits at the end. Raises StorageError.
+
+        `remaking_tables`: without foreign keys, which would follow a table that is dropped to be made anew.
+        """
+        options = {_WRITE_OPTION: True, _REMAKING_OPTION: remaking_tables}
         try:
-            with self._engine.connect().execution_options(**{_WRITE_OPTION: True}) as connection, connection.begin():
+            with self._engine.connect().execution_options(**options) as connection, connection.begin():
                 yield connection
         except (DBAPIError, sqlite3.Error) as error:
             raise storage_error(self.path, error) from error
@@ -102,12 +108,19 @@ class Database:
         with self.read() as connection:
             if self._revision(connection) == _revisions()[0]:
                 return
-        with self.write() as connection:
-            if self._revision(connection) != _revisions()[0]:
-                config = Config()
-                config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
-                config.attributes["connection"] = connection
-                command.upgrade(config, "head")
+        try:
+            with self.write(remaking_tables=True) as connection:
+                if self._revision(connection) != _revisions()[0]:
+                    config = Config()
+                    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+                    config.attributes["connection"] = connection
+                    command.upgrade(config, "head")
+                    if connection.exec_driver_sql("PRAGMA foreign_key_check").first() is not None:
+                        raise TamperedError(
+                            f"rows of {self.path} refer to rows that it does not hold: it was edited; restore it from a backup"
+                        )
+        finally:
+            self._engine.dispose()  # the next connection checks foreign keys again
 
     def _revision(self, connection: Connection) -> str | None:
         revision = MigrationContext.configure(connection).get_current_revision()
@@ -222,11 +235,14 @@ def _on_connect(connection: sqlite3.Connection, _record: ConnectionPoolEntry) ->
     cursor.execute("PRAGMA journal_mode = WAL")
     cursor.execute("PRAGMA synchronous = FULL")  # a commit survives a power cut
     cursor.execute("PRAGMA foreign_keys = ON")
+    cursor.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
     cursor.execute("PRAGMA secure_delete = ON")
     cursor.execute("PRAGMA trusted_schema = OFF")
     cursor.close()
 
 
 def _on_begin(connection: Connection) -> None:
+    if connection.get_execution_options().get(_REMAKING_OPTION, False):
+        connection.exec_driver_sql("PRAGMA foreign_keys = OFF")  # says nothing inside of a transaction
     writing = connection.get_execution_options().get(_WRITE_OPTION, False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")

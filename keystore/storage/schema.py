@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Column, Dialect, ForeignKey, Index, Integer, MetaData, Table, UniqueConstraint
+from sqlalchemy import CheckConstraint, Column, Dialect, ForeignKey, Index, Integer, MetaData, Table, UniqueConstraint
 from sqlalchemy import LargeBinary as SqlBinary
 from sqlalchemy import String as SqlString
 from sqlalchemy import Text as SqlText
@@ -59,6 +59,10 @@ identity = Table(
     Column("keystore_id", String, nullable=False),
     Column("created_at", String, nullable=False),
     Column("audit_vkey", String, nullable=False),
+    Column(
+        "ingest_vkey", String
+    ),  # that ingest signs its entries with, and the audit key's signature that vouches for it
+    Column("ingest_certificate", LargeBinary),
 )
 
 kek_versions = Table(
@@ -70,12 +74,31 @@ kek_versions = Table(
     Column("created_at", String, nullable=False),
 )
 
+# The keys between the KEK and all others (vault.epochs); migration 0003 guards how the state may change.
+epoch_keys = Table(
+    "epoch_keys",
+    metadata,
+    Column("epoch_id", String, primary_key=True),
+    Column("purpose", String, nullable=False),  # audit, index, ingest, people, records
+    Column("state", String, nullable=False),
+    Column("wrapped", LargeBinary, nullable=False),  # empty once destroyed
+    Column("kek_version", Integer, ForeignKey("kek_versions.version"), nullable=False),
+    Column("created_at", String, nullable=False),
+    Column("deactivated_at", String),
+    Column("destroyed_at", String),
+    CheckConstraint("state IN ('active', 'deactivated', 'destroyed')", name="epoch_state"),
+    CheckConstraint("(state = 'active') = (deactivated_at IS NULL)", name="epoch_deactivated"),
+    CheckConstraint("(state = 'destroyed') = (destroyed_at IS NOT NULL)", name="epoch_destroyed"),
+    CheckConstraint("(state = 'destroyed') = (length(wrapped) = 0)", name="epoch_destroyed_is_empty"),
+    Index("epoch_keys_by_state", "purpose", "state"),
+)
+
 secrets = Table(
     "secrets",
     metadata,
     Column("name", String, primary_key=True),
     Column("wrapped", LargeBinary, nullable=False),
-    Column("kek_version", Integer, ForeignKey("kek_versions.version"), nullable=False),
+    Column("epoch_id", String, ForeignKey("epoch_keys.epoch_id")),  # unset until an older keystore is opened
 )
 
 ingest_keys = Table(
@@ -84,7 +107,7 @@ ingest_keys = Table(
     Column("key_id", String, primary_key=True),
     Column("public_key", LargeBinary, nullable=False),
     Column("wrapped", LargeBinary, nullable=False),
-    Column("kek_version", Integer, ForeignKey("kek_versions.version"), nullable=False),
+    Column("epoch_id", String, ForeignKey("epoch_keys.epoch_id")),  # unset until an older keystore is opened
     Column("created_at", String, nullable=False),
     Column("retired_at", String),  # its private part is gone since then: `wrapped` is empty
 )
@@ -106,7 +129,7 @@ people = Table(
     Column("name", String, unique=True),
     Column("public_key", LargeBinary),
     Column("wrapped", LargeBinary),
-    Column("kek_version", Integer, ForeignKey("kek_versions.version")),
+    Column("epoch_id", String, ForeignKey("epoch_keys.epoch_id")),
     Column("tag", String),  # keyed index of issuer and subject: stays, so that one person never becomes two
     Index("people_by_tag", "tag", unique=True),
 )
@@ -118,10 +141,11 @@ shred_keys = Table(
     Column("dataset", String, nullable=False),
     Column("owner", String, nullable=False),  # keyed hash of the subject, or of the record id where there is no subject
     Column("wrapped", LargeBinary, nullable=False),
-    Column("kek_version", Integer, ForeignKey("kek_versions.version"), nullable=False),
+    Column("epoch_id", String, ForeignKey("epoch_keys.epoch_id")),  # unset until an older keystore is opened
     Column("created_at", String, nullable=False),
     Column("entry", Integer),  # the log's entry that accounts for this key
-    UniqueConstraint("dataset", "owner", name="one_shred_key_per_owner"),
+    UniqueConstraint("dataset", "owner", "epoch_id", name="one_shred_key_per_owner_and_epoch"),
+    Index("shred_keys_by_epoch", "epoch_id"),
 )
 
 shards = Table(
@@ -152,9 +176,8 @@ records = Table(
     Column("ingested_at", String, nullable=False),
     Column("entry", Integer),  # the log's entry that accounts for this record
     Index("records_by_image", "dataset", "image_id"),
-    Index("records_by_entry", "entry"),
     Index("records_by_shred_key", "shred_key_id"),
-    Index("records_by_shard", "run_id", "shard_name", "shard_sha256"),
+    Index("records_by_run", "run_id"),
 )
 
 # What is left of what was erased: digests that the log accounted for, and keyed tags that recognise a copy that comes back.

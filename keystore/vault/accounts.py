@@ -12,11 +12,12 @@ from typing import Any
 
 from sqlalchemy import Connection, select
 
-from keystore.crypto.canonical import canonical_json, sha256_hex
+from keystore.crypto.canonical import canonical_flat, sha256_hex
 from keystore.storage import schema
 
 RECORD_KIND = "record"
 KEY_KIND = "key"
+REFUSED_KIND = "refused"  # a record that came when it, or its owner, had been erased, and was never stored
 _RECORD_COLUMNS = (
     "record_id",
     "run_id",
@@ -31,7 +32,8 @@ _RECORD_COLUMNS = (
     "shard_sha256",
     "ingested_at",
 )
-_KEY_COLUMNS = ("shred_key_id", "dataset", "owner", "kek_version", "created_at")
+_KEY_COLUMNS = ("shred_key_id", "dataset", "owner", "epoch_id", "created_at")
+_EPOCH_COLUMNS = ("epoch_id", "purpose", "kek_version", "created_at")
 
 
 def record_digest(row: Mapping[str, Any]) -> str:
@@ -44,6 +46,16 @@ def key_digest(row: Mapping[str, Any]) -> str:
     return _digest("shred key", {name: row[name] for name in _KEY_COLUMNS}, row["wrapped"])
 
 
+def epoch_digest(row: Mapping[str, Any]) -> str:
+    """Return the digest of a row of `epoch_keys`; its state stands beside it in the log."""
+    return _digest("epoch key", {name: row[name] for name in _EPOCH_COLUMNS}, row["wrapped"])
+
+
+def refused_digest(tag: str, entry: int) -> str:
+    """Return the digest of a record that ingest refused because it was erased, from its keyed tag."""
+    return sha256_hex(canonical_flat({"entry": entry, "tag": tag, "type": "keyanon refused record v1"}))
+
+
 def account(digests: Iterable[str]) -> str:
     """Return what an entry of the log says of the things it stored or erased."""
     return sha256_hex("".join(f"{one}\n" for one in sorted(digests)).encode())
@@ -52,13 +64,13 @@ def account(digests: Iterable[str]) -> str:
 def own_keys_account(connection: Connection) -> str:
     """Return the account of the keystore's own wrapped keys: secrets, ingest keys and the KEK versions they are under."""
     digests = [
-        _digest("secret", {"name": row.name, "kek_version": row.kek_version}, row.wrapped)
+        _digest("secret", {"name": row.name, "epoch_id": row.epoch_id}, row.wrapped)
         for row in connection.execute(select(schema.secrets))
     ]
     digests += [
         _digest(
             "ingest key",
-            {"key_id": row.key_id, "kek_version": row.kek_version, "retired_at": row.retired_at},
+            {"key_id": row.key_id, "epoch_id": row.epoch_id, "retired_at": row.retired_at},
             row.public_key + row.wrapped,
         )
         for row in connection.execute(select(schema.ingest_keys))
@@ -72,5 +84,5 @@ def own_keys_account(connection: Connection) -> str:
 
 def _digest(kind: str, values: Mapping[str, Any], encrypted: bytes) -> str:
     return sha256_hex(
-        canonical_json({"encrypted_sha256": sha256_hex(encrypted), "type": f"keyanon {kind} account v1", **values})
+        canonical_flat({"encrypted_sha256": sha256_hex(encrypted), "type": f"keyanon {kind} account v1", **values})
     )

@@ -11,6 +11,7 @@ from keystore.crypto.canonical import parse_timestamp, timestamp
 from keystore.crypto.hybrid import HybridPrivateKey, key_id
 from keystore.errors import TamperedError
 from keystore.storage import schema
+from keystore.vault import epochs
 from keystore.vault.accounts import own_keys_account
 from keystore.vault.keyring import INGEST_KIND, Keyring
 
@@ -22,7 +23,9 @@ def load(connection: Connection, keyring: Keyring) -> list[HybridPrivateKey]:
     table = schema.ingest_keys
     keys = []
     for row in connection.execute(select(table).where(table.c.retired_at.is_(None)).order_by(table.c.created_at)):
-        key = HybridPrivateKey.from_secret_bytes(keyring.unwrap(row.wrapped, INGEST_KIND, row.key_id))
+        key = HybridPrivateKey.from_secret_bytes(
+            keyring.unwrap(connection, row.epoch_id, row.wrapped, INGEST_KIND, row.key_id)
+        )
         if key.public_bytes != row.public_key:
             raise TamperedError("a public key in the database is not that of its private key; restore it from a backup")
         keys.append(key)
@@ -32,13 +35,19 @@ def load(connection: Connection, keyring: Keyring) -> list[HybridPrivateKey]:
 
 
 def public_keys(connection: Connection) -> list[bytes]:
-    """Return the public keys of this keystore, retired ones too."""
-    return list(connection.execute(select(schema.ingest_keys.c.public_key)).scalars())
-
-
-def add(connection: Connection, keyring: Keyring, now: str) -> str:
-    """Make a new present key and return its id."""
+    """Return the public keys of this keystore, retired ones too, the present one last. Raises TamperedError."""
     table = schema.ingest_keys
+    rows = connection.execute(select(table.c.key_id, table.c.public_key).order_by(table.c.created_at)).all()
+    if not rows:
+        raise TamperedError("a key of the keystore is missing from the database; restore it from a backup")
+    if any(key_id(row.public_key) != row.key_id for row in rows):
+        raise TamperedError("a public key in the database was exchanged; restore it from a backup")
+    return [row.public_key for row in rows]
+
+
+def add(connection: Connection, log: LogWriter, keyring: Keyring) -> str:
+    """Make a new present key and return its id."""
+    table, now = schema.ingest_keys, timestamp(log.now)
     last = connection.execute(select(table.c.created_at).order_by(table.c.created_at.desc()).limit(1)).scalar()
     if last is not None and now <= last:
         now = timestamp(parse_timestamp(last) + timedelta(microseconds=1))  # the present one is the youngest
@@ -48,9 +57,8 @@ def add(connection: Connection, keyring: Keyring, now: str) -> str:
         table.insert().values(
             key_id=ident,
             public_key=key.public_bytes,
-            wrapped=keyring.wrap(key.secret_bytes(), INGEST_KIND, ident),
-            kek_version=keyring.kek_version,
             created_at=now,
+            **epochs.wrap(connection, log, keyring, key.secret_bytes(), INGEST_KIND, ident),
         )
     )
     return ident
@@ -58,17 +66,25 @@ def add(connection: Connection, keyring: Keyring, now: str) -> str:
 
 def renew(connection: Connection, log: LogWriter, keyring: Keyring, by: str) -> None:
     """Make a new present key, and log it."""
-    ident = add(connection, keyring, timestamp(log.now))
+    ident = add(connection, log, keyring)
     log.append("ingest-key", by=by, key=ident, own_keys=own_keys_account(connection))
 
 
-def retire(connection: Connection, log: LogWriter, by: str) -> list[str]:
-    """Destroy the private part of every key but the present one; log and return their ids."""
+def retire(connection: Connection, log: LogWriter, keyring: Keyring, by: str) -> list[str]:
+    """Destroy the private part of every key but the present one, and the epoch keys they lay under; log and return their ids.
+
+    Raises TamperedError when the present one does not open.
+    """
     table = schema.ingest_keys
     query = select(table.c.key_id).where(table.c.retired_at.is_(None)).order_by(table.c.created_at)
     old = [str(ident) for ident in connection.execute(query).scalars()][:-1]
     if old:
         now = timestamp(log.now)
-        connection.execute(table.update().where(table.c.key_id.in_(old)).values(wrapped=RETIRED, retired_at=now))
+        under = list(connection.execute(select(table.c.epoch_id).where(table.c.key_id.in_(old)).distinct()).scalars())
+        connection.execute(
+            table.update().where(table.c.key_id.in_(old)).values(wrapped=RETIRED, retired_at=now, epoch_id=None)
+        )
+        for epoch_id in under:
+            epochs.renew(connection, log, keyring, epoch_id)
         log.append("retire", by=by, keys=sorted(old), own_keys=own_keys_account(connection))
     return old

@@ -15,6 +15,7 @@ from typing import Any
 
 from keystore.crypto.canonical import canonical_json, sha256_hex
 from keystore.decisions.policy import MIN_APPROVALS
+from keystore.vault.epochs import LOGGED_STEPS, EpochState
 
 
 @dataclass
@@ -34,11 +35,20 @@ class LoggedRequest:
 
 
 @dataclass(frozen=True)
-class Account:
-    """What one entry says it stored."""
+class KeysAccount:
+    """What one entry says of the shred keys that it put under one epoch."""
 
-    records: str
-    keys: str
+    keys: int
+    account: str
+
+
+@dataclass(frozen=True)
+class LoggedEpoch:
+    """An epoch key as the log tells it."""
+
+    purpose: str
+    state: str
+    digest: str
 
 
 @dataclass(frozen=True)
@@ -56,7 +66,10 @@ class LoggedState:
     created: dict[str, Any] | None = None
     policies: list[str] = field(default_factory=list)  # digests, oldest first
     approvals_of_policy: int = 0  # of the present one
-    accounts: dict[int, Account] = field(default_factory=dict)  # entry -> what it stored
+    records: dict[int, str] = field(default_factory=dict)  # entry -> account of the records that it stored
+    epochs: dict[str, LoggedEpoch] = field(default_factory=dict)
+    shred_keys: dict[tuple[int, str], KeysAccount] = field(default_factory=dict)  # (entry, epoch) -> of what it holds
+    refused: dict[int, str] = field(default_factory=dict)  # entry -> account of what came erased, and was not stored
     erasures: dict[int, Erasure] = field(default_factory=dict)  # entry -> what it erased
     own_keys: str | None = None  # account of the keystore's own keys, as last logged
     mentioned: set[str] = field(default_factory=set)  # people
@@ -100,6 +113,7 @@ def _check_people(state: LoggedState, leaf: dict[str, Any]) -> None:
 
 def _apply(state: LoggedState, leaf: dict[str, Any]) -> None:
     kind = leaf["type"]
+    _apply_epochs(state, leaf)
     if kind == "created":
         if leaf["seq"] != 0:
             state.problems.append(f"entry {leaf['seq']} creates the keystore a second time")
@@ -108,7 +122,7 @@ def _apply(state: LoggedState, leaf: dict[str, Any]) -> None:
     elif kind == "policy":
         _set_policy(state, leaf)
     elif kind == "inventory":
-        state.accounts[leaf["seq"]] = Account(leaf["records_account"], leaf["keys_account"])
+        state.records[leaf["seq"]] = leaf["records_account"]
         state.own_keys = leaf["own_keys"]
         if leaf["unopened"] or leaf["missing"]:
             lost = f"{leaf['unopened']} records that did not open and {leaf['missing']} that were missing"
@@ -121,15 +135,23 @@ def _apply(state: LoggedState, leaf: dict[str, Any]) -> None:
         state.runs[leaf["run"]] = leaf["digest"]
     elif kind == "erase":
         state.erasures[leaf["seq"]] = Erasure(leaf["erasure"], leaf["account"])
-    elif kind in ("ingest-key", "retire"):
+    elif kind in ("ingest-key", "retire", "rotate"):
         state.own_keys = leaf["own_keys"]
+    elif kind == "epochs":
+        state.own_keys = leaf["own_keys"]
+        if leaf["unopened"]:
+            state.problems.append(
+                f"entry {leaf['seq']}, of the upgrade of this keystore, counts {leaf['unopened']} keys that did not open"
+            )
     elif kind == "erase-person":
         state.erased_people.add(leaf["person"])
     elif kind == "ingest":
         shard = (leaf["run"], leaf["shard"], leaf["shard_sha256"])
         state.shards[shard] = state.shards.get(shard, 0) + leaf["ingested"]
         if "records_account" in leaf:  # else an entry from before accounts were kept; an inventory covers it
-            state.accounts[leaf["seq"]] = Account(leaf["records_account"], leaf["keys_account"])
+            state.records[leaf["seq"]] = leaf["records_account"]
+        if "refused_account" in leaf:
+            state.refused[leaf["seq"]] = leaf["refused_account"]
     elif kind in ("request", "change"):
         _file(state, leaf)
     elif kind == "witness" or (kind == "clock" and leaf["back"]):
@@ -138,6 +160,32 @@ def _apply(state: LoggedState, leaf: dict[str, Any]) -> None:
         _decide(state, leaf)
     elif kind not in ("reconcile", "refused", "clock"):
         state.problems.append(f"entry {leaf['seq']} has the unknown type {kind!r}")
+
+
+def _apply_epochs(state: LoggedState, leaf: dict[str, Any]) -> None:
+    ended = 0
+    for ident, said in sorted(leaf.get("epochs", {}).items()):
+        before = state.epochs.get(ident)
+        after = EpochState(said["state"])
+        if after not in LOGGED_STEPS[None if before is None else EpochState(before.state)] or (
+            before is not None and before.purpose != said["purpose"]
+        ):
+            state.problems.append(f"entry {leaf['seq']} takes epoch {ident} a way that no key goes")
+        state.epochs[ident] = LoggedEpoch(said["purpose"], said["state"], said["digest"])
+        if after is EpochState.DESTROYED:
+            of_it = [one for one in state.shred_keys if one[1] == ident]
+            ended += sum(state.shred_keys.pop(one).keys for one in of_it)
+    stored = {ident: KeysAccount(said["keys"], said["account"]) for ident, said in leaf.get("shred_keys", {}).items()}
+    for ident, said in stored.items():
+        if ident not in state.epochs or state.epochs[ident].state == EpochState.DESTROYED.value:
+            state.problems.append(f"entry {leaf['seq']} puts keys under epoch {ident}, which is not there any more")
+        state.shred_keys[leaf["seq"], ident] = said
+    if (
+        leaf["type"] == "erase"
+        and "epochs" in leaf
+        and ended != leaf["keys"] + sum(one.keys for one in stored.values())
+    ):
+        state.problems.append(f"entry {leaf['seq']} erases {leaf['keys']} key(s), and others did not come through it")
 
 
 def _set_policy(state: LoggedState, leaf: dict[str, Any]) -> None:

@@ -7,13 +7,15 @@ directory that can not be seen. Therefore "intact" is said only against a checkp
 from __future__ import annotations
 
 import base64
+import json
 from pathlib import Path
 
 from sqlalchemy import Connection, select
 
 from keystore.audit.checkpoint import AUDIT_KEY_NAME, Checkpoint, open_checkpoint
-from keystore.audit.log import leaf_hashes, origin_of
+from keystore.audit.log import leaf_hashes
 from keystore.audit.merkle import Frontier, consistency_proof, frontier_of, leaf_hash
+from keystore.audit.signers import INGEST_ENTRIES, certified_ingest_vkey, origin_of
 from keystore.audit.witness import WITNESS_DIRECTORY, Witness, check_extends
 from keystore.crypto.canonical import sha256_hex
 from keystore.decisions.identity import name_commitment
@@ -23,6 +25,8 @@ from keystore.errors import AuditError, StorageError, TamperedError
 from keystore.storage import schema
 from keystore.storage.database import DATABASE_NAME, check_schema, read_only
 from keystore.vault.accounts import own_keys_account
+from keystore.vault.epochs import EpochState
+from keystore.vault.keyring import RECORDS_PURPOSE
 from keystore.verification.holdings import holdings_problems
 from keystore.verification.leaves import guarded, read_leaves
 from keystore.verification.replay import LoggedRequest, LoggedState, replay
@@ -50,9 +54,10 @@ def verify_audit(path: Path | str, checkpoint: str | None = None, vkey: str | No
             problems.append("the verifier key is not the one in the database")
         logged = _check_log(connection, key, problems)
         problems += logged.weaknesses + holdings_problems(connection, logged)
-        witnessed = _witnessed_size(connection, witness_note, key, problems)
+        vkeys = _vkeys(connection, key, [])
+        witnessed = _witnessed_size(connection, witness_note, vkeys, problems)
         vouched = (
-            None if checkpoint is None else _against(connection, checkpoint, key, "the checkpoint given", problems)
+            None if checkpoint is None else _against(connection, checkpoint, vkeys, "the checkpoint given", problems)
         )
         frontier, note, origin = _summary(connection)
         return AuditReport(
@@ -86,15 +91,26 @@ def _check_log(connection: Connection, vkey: str, problems: list[str]) -> Logged
     return logged
 
 
+def _vkeys(connection: Connection, vkey: str, problems: list[str]) -> list[str]:
+    """Return whose checkpoints count: the audit key's, and those of the ingest key that it vouches for."""
+    try:
+        ingest_vkey = certified_ingest_vkey(connection, vkey)
+    except (AuditError, TamperedError) as error:
+        problems.append(str(error))
+        return [vkey]
+    return [vkey] if ingest_vkey is None else [vkey, ingest_vkey]
+
+
 def _check_checkpoints(connection: Connection, leaves: list[bytes], vkey: str, problems: list[str]) -> None:
+    vkeys = _vkeys(connection, vkey, problems)
     frontiers = [Frontier()]
     for leaf in leaves:
         frontiers.append(frontiers[-1].append(leaf_hash(leaf)))
     last = 0
     for row in connection.execute(select(schema.checkpoints).order_by(schema.checkpoints.c.size)):
-        last = row.size
+        before, last = last, row.size
         try:
-            checkpoint = open_checkpoint(row.note, vkey)
+            checkpoint = open_checkpoint(row.note, *vkeys)
         except AuditError as error:
             problems.append(f"checkpoint {row.size}: {error}")
             continue
@@ -106,8 +122,29 @@ def _check_checkpoints(connection: Connection, leaves: list[bytes], vkey: str, p
             )
         elif row.frontier != frontiers[row.size].to_bytes():
             problems.append(f"checkpoint {row.size} has another frontier than the log")
+        elif not _is_signed_by(row.note, vkey):
+            _check_ingest_entries(leaves, before, row.size, problems)
     if last != len(leaves) or not leaves:
         problems.append(f"the log has {len(leaves)} entries and its last checkpoint covers {last}")
+
+
+def _is_signed_by(note: str, vkey: str) -> bool:
+    try:
+        open_checkpoint(note, vkey)
+    except AuditError:
+        return False
+    return True
+
+
+def _check_ingest_entries(leaves: list[bytes], start: int, end: int, problems: list[str]) -> None:
+    """What ingest signed is what an ingest writes: no decision, and of epoch keys those of records that begin or are full."""
+    for seq in range(start, end):
+        leaf = json.loads(leaves[seq])
+        changed = leaf.get("epochs", {}).values()
+        if leaf["type"] not in INGEST_ENTRIES or any(
+            one["purpose"] != RECORDS_PURPOSE or one["state"] == EpochState.DESTROYED.value for one in changed
+        ):
+            problems.append(f"entry {seq} ({leaf['type']}) is signed by ingest, which may not write such an entry")
 
 
 def _check_identity(connection: Connection, logged: LoggedState, problems: list[str]) -> None:
@@ -199,11 +236,11 @@ def _witness_note(directory: Path, problems: list[str]) -> str | None:
     return note
 
 
-def _witnessed_size(connection: Connection, note: str | None, vkey: str, problems: list[str]) -> int | None:
+def _witnessed_size(connection: Connection, note: str | None, vkeys: list[str], problems: list[str]) -> int | None:
     if note is None:
         return None
     try:
-        last = open_checkpoint(note, vkey)
+        last = open_checkpoint(note, *vkeys)
     except AuditError as error:
         problems.append(f"witness: {error}")
         return None
@@ -211,10 +248,10 @@ def _witnessed_size(connection: Connection, note: str | None, vkey: str, problem
     return last.size
 
 
-def _against(connection: Connection, note: str, vkey: str, what: str, problems: list[str]) -> int | None:
+def _against(connection: Connection, note: str, vkeys: list[str], what: str, problems: list[str]) -> int | None:
     """Return up to which entry the note vouches for the log, None where it does not."""
     try:
-        kept = open_checkpoint(note, vkey)
+        kept = open_checkpoint(note, *vkeys)
     except AuditError as error:
         problems.append(f"{what}: {error}")
         return None

@@ -16,7 +16,8 @@ from keyanon_core.faces.masks import PictureMask
 from keyanon_core.sidecar import Sidecar, SidecarFace
 from keystore.crypto import hybrid
 from keystore.intake.records import FaceRecord, KeyRecord
-from keystore.intake.sealing import SHARD_MAGIC, seal_record
+from keystore.intake.sealing import seal_record, split_head
+from keystore.intake.shards import SHARD_MAGIC
 
 FACE = {"box": [3.5, 4.0, 40.25, 60.0], "landmarks": [[10, 20], [30, 20], [20, 30], [12, 44], [28, 44]], "score": 0.9}
 
@@ -165,15 +166,24 @@ def sealed() -> bytes:
     return seal_record(_record(), hybrid.HybridPrivateKey.generate().public_bytes)
 
 
-def shard_of(body: bytes) -> bytes:
+def shard_of(body: bytes, magic: bytes = SHARD_MAGIC) -> bytes:
     """A shard whose digest is right, whatever its body says."""
-    framed = SHARD_MAGIC + body
+    framed = magic + body
     return framed + hashlib.sha256(framed).digest()
 
 
 @cache
 def shard() -> bytes:
     """The body of a shard of two records, without magic and digest."""
+    head, rest = split_head(sealed())
+    assert head is not None
+    record = struct.pack(">II", 0, len(rest)) + rest
+    return struct.pack(">II", 1, len(head)) + head + struct.pack(">I", 2) + record + record
+
+
+@cache
+def old_shard() -> bytes:
+    """The same of version 1."""
     return struct.pack(">I", 2) + b"".join(struct.pack(">I", len(one)) + one for one in (sealed(), sealed()))
 
 

@@ -25,7 +25,8 @@ from keyanon_core.imaging import decode_picture
 from keyanon_core.sidecar import Sidecar
 from keystore.errors import InvalidRecordError, TamperedError
 from keystore.intake.records import KeyRecord
-from keystore.intake.sealing import parse_shard, sealed_header
+from keystore.intake.sealing import sealed_header
+from keystore.intake.shards import parse_shard
 
 MAX_PIXELS = 250_000  # of a picture that a target decodes
 MAX_GROWTH = 192 * 2**20  # bytes by which one small input may raise the process's peak

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from keystore.intake.shards import OLD_SHARD_MAGIC
 from tests.fuzz import seeds, targets
 from tests.fuzz.conftest import PROFILE
 from tests.fuzz.mutations import json_texts, mutated, mutated_json, mutated_png
@@ -149,12 +150,20 @@ def test_sealed_records_with_broken_bytes(data: bytes) -> None:
 def test_sealed_records_whose_header_lies(text: str) -> None:
     header = text.encode("utf-8", "surrogatepass")
     targets.sealed(b"KASEAL01" + struct.pack(">I", len(header)) + header + b"ciphertext")
+    head = struct.pack(">I", len(header)) + header + b"ciphertext"
+    targets.sealed(b"KASEAL02" + struct.pack(">I", len(head)) + head + b"x" * 200)
 
 
 @searched
 @given(body=st.one_of(mutated(seeds.shard()), st.binary(max_size=64)))
 def test_shards_behind_a_right_digest(body: bytes) -> None:
     targets.shard(seeds.shard_of(body))
+
+
+@searched
+@given(body=st.one_of(mutated(seeds.old_shard()), st.binary(max_size=64)))
+def test_shards_of_version_1_behind_a_right_digest(body: bytes) -> None:
+    targets.shard(seeds.shard_of(body, OLD_SHARD_MAGIC))
 
 
 @searched

@@ -13,7 +13,8 @@ import pytest
 
 from keystore.decisions.views import RequestView
 from keystore.intake.records import FaceRecord, KeyRecord
-from keystore.intake.sealing import seal_record, write_shard
+from keystore.intake.sealing import seal_record
+from keystore.intake.shards import write_shard
 from keystore.recipient import Expected, Recipient
 from keystore.service import Keystore
 
@@ -92,6 +93,14 @@ def make_approved(keystore: Keystore, *images: str) -> str:
     return request_id
 
 
+def make_approved_by(keystore: Keystore, image: str, *approvers: str) -> str:
+    """A request by Alice for one image, approved by these people; its id."""
+    request_id = make_request(keystore, image).request_id
+    for one in approvers:
+        approve(keystore, request_id, one)
+    return request_id
+
+
 def take(keystore: Keystore, request_id: str, by: str = "Alice") -> list[KeyRecord]:
     """Release and open."""
     recipient = Recipient.generate()
@@ -108,6 +117,7 @@ class Helpers:
     request = staticmethod(make_request)
     approve = staticmethod(approve)
     approved = staticmethod(make_approved)
+    approved_by = staticmethod(make_approved_by)
     take = staticmethod(take)
 
 

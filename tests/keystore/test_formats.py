@@ -16,9 +16,10 @@ from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, MLKEM768X25519Pr
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from sqlalchemy import text
 
-from keystore.crypto import envelope
+from keystore.crypto import envelope, hybrid
 from keystore.crypto.hybrid import HybridPrivateKey
-from keystore.intake.sealing import seal_record, write_shard
+from keystore.intake.sealing import Sealer, open_record, seal_record
+from keystore.intake.shards import parse_shard, read_shard, write_shard
 from keystore.recipient import Expected, Recipient
 
 KEY = HybridPrivateKey.generate()
@@ -39,22 +40,58 @@ def split(data: bytes, magic: bytes) -> tuple[bytes, bytes]:
 
 def test_a_sealed_record_has_the_documented_bytes(make) -> None:
     record = make.record()
-    header, ciphertext = split(seal_record(record, KEY.public_bytes), b"KASEAL01")
-    assert json.loads(header) == {
+    head, rest = split(seal_record(record, KEY.public_bytes), b"KASEAL02")
+    about, encrypted = split(b"........" + head, b"........")
+    assert json.loads(about) == {
         "dataset": "photos",
         "key_id": hashlib.sha256(KEY.public_bytes).hexdigest(),
-        "record_id": record.record_id,
         "run_id": "run-1",
-        "version": 1,
     }
-    plaintext = json.loads(hpke_open(KEY.secret_bytes(), ciphertext, b"keyanon sealed record v1\n" + header))
+    batch_key = hpke_open(KEY.secret_bytes(), encrypted, b"keyanon batch key v1\n" + about)
+    assert len(batch_key) == 32
+    assert rest[:36].decode() == record.record_id
+    context = b"keyanon sealed record v2\n" + about + rest[:36]
+    plaintext = json.loads(envelope.open_envelope(batch_key, rest[36:], context))
     assert base64.b64decode(plaintext["image_key"]) == record.image_key.get_secret_value()
     assert base64.b64decode(plaintext["faces"][0]["mask"]) == record.faces[0].mask
 
 
-def test_a_shard_has_the_documented_bytes(tmp_path) -> None:
+def test_a_shard_has_the_documented_bytes(tmp_path, make) -> None:
+    sealer = Sealer(KEY.public_bytes, "run-1", "photos")
+    sealed = [sealer.seal(make.record()), b"one", sealer.seal(make.record())]
+    parts = [split(one, b"KASEAL02") for one in (sealed[0], sealed[2])]
+    assert parts[0][0] == parts[1][0]
+
+    def number(*values: int) -> bytes:
+        return struct.pack(f">{len(values)}I", *values)
+
+    body = b"KASHARD2" + number(1, len(parts[0][0])) + parts[0][0] + number(3)
+    body += number(0, len(parts[0][1])) + parts[0][1] + number(0xFFFFFFFF, 3) + b"one"
+    body += number(0, len(parts[1][1])) + parts[1][1]
+    path = write_shard(tmp_path, "part", sealed)
+    assert path.read_bytes() == body + hashlib.sha256(body).digest()
+    assert read_shard(path) == sealed
+
+
+def test_a_shard_of_version_1_is_read_as_documented() -> None:
     body = b"KASHARD1" + struct.pack(">I", 2) + struct.pack(">I", 3) + b"one" + struct.pack(">I", 0)
-    assert write_shard(tmp_path, "part", [b"one", b""]).read_bytes() == body + hashlib.sha256(body).digest()
+    assert parse_shard(body + hashlib.sha256(body).digest(), "part") == [b"one", b""]
+
+
+def test_a_sealed_record_of_version_1_is_read_as_documented(make) -> None:
+    record = make.record()
+    header = json.dumps(
+        {
+            "dataset": record.dataset,
+            "key_id": hashlib.sha256(KEY.public_bytes).hexdigest(),
+            "record_id": record.record_id,
+            "run_id": record.run_id,
+            "version": record.version,
+        },
+        sort_keys=True,
+    ).encode()
+    ciphertext = hybrid.encrypt(record.canonical_bytes(), KEY.public_bytes, b"keyanon sealed record v1\n" + header)
+    assert open_record(b"KASEAL01" + struct.pack(">I", len(header)) + header + ciphertext, KEY) == record
 
 
 def test_an_envelope_has_the_documented_bytes() -> None:

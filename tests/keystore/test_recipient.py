@@ -58,7 +58,7 @@ def test_a_release_forged_from_the_public_key_alone_is_refused(keystore, make, r
 
 def test_a_signed_checkpoint_is_no_signature_of_a_release(keystore, released) -> None:
     recipient, sealed, expected = released
-    raw = keystore._opened.signer._key.sign(sealed[:-64])  # without the label
+    raw = keystore._keys.signer._key.sign(sealed[:-64])  # without the label
     with pytest.raises(TamperedError, match="not signed"):
         recipient.open(sealed[:-64] + raw, expected)
 
@@ -86,7 +86,7 @@ def _other_vkey(name: str) -> str:
 
 def test_a_keystore_of_another_id_with_the_same_key_is_refused(keystore, make, released) -> None:
     recipient, _, expected = released
-    signer = keystore._opened.signer
+    signer = keystore._keys.signer
     header = header_of(keystore, expected) | {"keystore": "another"}
     with pytest.raises(TamperedError, match="not signed by this keystore"):
         recipient.open(seal_release([], header, recipient.public_key, signer.sign_message), expected)
@@ -101,7 +101,7 @@ def test_a_signed_release_of_other_records_is_refused(keystore, released, images
     with keystore._database.read() as connection:
         records = keystore._vault.open_images(connection, [(held[name], "photos", name) for name in images])
     other = seal_release(
-        records, header_of(keystore, expected), recipient.public_key, keystore._opened.signer.sign_message
+        records, header_of(keystore, expected), recipient.public_key, keystore._keys.signer.sign_message
     )
     with pytest.raises(TamperedError, match="does not hold the records"):
         recipient.open(other, expected)
@@ -110,7 +110,7 @@ def test_a_signed_release_of_other_records_is_refused(keystore, released, images
 
 def test_a_signed_release_that_holds_no_records_is_refused(keystore, released) -> None:
     recipient, _, expected = released
-    sign = keystore._opened.signer.sign_message
+    sign = keystore._keys.signer.sign_message
     with pytest.raises(TamperedError, match="no key records"):
         recipient.open(seal_release([b"junk"], header_of(keystore, expected), recipient.public_key, sign), expected)
 

@@ -341,10 +341,11 @@ def test_exchanged_keys_in_the_database_are_refused(keystore, tmp_path: Path) ->
         with sqlite3.connect(database) as connection:
             connection.execute(statement)
         connection.close()
-        with pytest.raises(TamperedError):
-            Keystore.open(keystore.path)
+        with pytest.raises(TamperedError), Keystore.open(keystore.path) as again:
+            assert again.intake.pending() == {}
         database.write_bytes(data)
-    Keystore.open(keystore.path).close()
+    with Keystore.open(keystore.path) as again:
+        assert again.intake.pending() == {}
 
 
 def test_the_ingest_key_file_is_what_workers_need(keystore) -> None:
@@ -357,8 +358,9 @@ def test_the_ingest_key_file_is_what_workers_need(keystore) -> None:
 
 
 def test_no_secret_shows_in_a_repr(keystore) -> None:
-    shown = repr(keystore) + repr(keystore._opened) + repr(keystore._vault) + repr(Recipient.generate())
-    for secret in (keystore._opened.index_key, keystore._opened.ingest_key.secret_bytes()):
+    shown = repr(keystore) + repr(keystore._keys) + repr(keystore._vault) + repr(Recipient.generate())
+    shown += repr(keystore.intake) + repr(keystore.intake._keys)
+    for secret in (keystore._keys.index_key, keystore.intake._keys.ingest_keys[-1].secret_bytes()):
         assert repr(secret)[2:-1] not in shown
         assert secret.hex() not in shown
 

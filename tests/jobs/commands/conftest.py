@@ -11,7 +11,8 @@ import pytest
 
 from jobs.commands.cli import main
 from keystore.intake.records import KeyRecord
-from keystore.intake.sealing import seal_record, write_shard
+from keystore.intake.sealing import seal_record
+from keystore.intake.shards import write_shard
 from keystore.service import Keystore
 
 RUN = "run-1"
@@ -49,10 +50,10 @@ def keyanon(capsys: pytest.CaptureFixture[str]) -> Keyanon:
     return run
 
 
-def sealed_record(public_key: bytes, image_id: str, image_key: bytes = IMAGE_KEY) -> bytes:
+def sealed_record(public_key: bytes, image_id: str, image_key: bytes = IMAGE_KEY, run_id: str = RUN) -> bytes:
     """One sealed record without faces: enough for everything that a keystore does."""
     record = KeyRecord(
-        run_id=RUN,
+        run_id=run_id,
         dataset=DATASET,
         image_id=image_id,
         source_sha256="0" * 64,

@@ -10,8 +10,9 @@ import pytest
 
 from jobs.commands.cli import main
 from jobs.exit_codes import ExitCode
-from keystore.intake.sealing import write_shard
+from keystore.intake.shards import write_shard
 from keystore.kek.provider import create_kek
+from keystore.opening import read_public_key
 from keystore.service import Keystore
 
 from .conftest import DATASET, IMAGE_KEY, RUN, Ended, Keyanon, sealed_record
@@ -101,6 +102,76 @@ def test_an_erased_person_does_not_come_back(keyanon: Keyanon, keystore: Path) -
     assert keyanon("keystore", "erase-person", keystore, "Dora", "--as", "olga").code == 0
     assert approve(keyanon, keystore, request, "dora").code == ExitCode.REFUSED
     assert keyanon("audit", "verify", keystore).code == 0
+
+
+def leave(keystore: Path, run: str, shard: str, *names: str) -> Path:
+    """A shard in the inbox, put there by somebody who has the public key and no more."""
+    public_key = read_public_key(keystore / "ingest.pub")
+    return write_shard(keystore / "inbox" / run, shard, [sealed_record(public_key, name) for name in names])
+
+
+def test_ingest_has_a_process_of_its_own_and_names_what_it_does_not_take_in(keyanon: Keyanon, keystore: Path) -> None:
+    leave(keystore, RUN, "part-1", "c.jpg", "d.jpg")
+    damaged = leave(keystore, RUN, "part-2", "e.jpg")
+    damaged.write_bytes(b"damaged")
+    ended = keyanon("keystore", "ingest", keystore, "--json")
+    assert ended.code == ExitCode.WRONG_KEY_OR_TAMPERED
+    (report,) = ended.json["runs"]
+    assert (report["ingested"], list(report["failed_shards"])) == (2, ["part-2"])
+    assert (damaged.with_name("part-1.receipt").exists(), damaged.exists()) == (True, True)
+    damaged.unlink()
+    assert keyanon("keystore", "ingest", keystore).code == 0
+    assert keyanon("audit", "verify", keystore).code == 0
+
+
+def test_a_run_that_was_not_announced_is_taken_in_where_the_operator_accepts_its_data_set(
+    keyanon: Keyanon, keystore: Path
+) -> None:
+    public_key = read_public_key(keystore / "ingest.pub")
+    records = [sealed_record(public_key, "c.jpg", run_id="run-other")]
+    write_shard(keystore / "inbox" / "run-other", "part-1", records)
+    assert keyanon("keystore", "ingest", keystore).code == ExitCode.WRONG_KEY_OR_TAMPERED
+    refused = keyanon("keystore", "ingest", keystore, "--accept", "another", "--json")
+    assert refused.json["runs"][0]["ingested"] == 0
+    write_shard(keystore / "inbox" / "run-third", "part-1", [sealed_record(public_key, "c.jpg", run_id="run-third")])
+    taken = keyanon("keystore", "ingest", keystore, "--accept", DATASET, "--run", "run-third", "--json")
+    assert (taken.code, taken.json["runs"][0]["ingested"]) == (0, 1)
+
+
+def test_a_following_ingest_tries_a_shard_once_and_ends_when_it_is_interrupted(
+    keyanon: Keyanon, keystore: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave(keystore, RUN, "part-1", "c.jpg").write_bytes(b"damaged")
+    looks: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        looks.append(seconds)
+        if len(looks) == 2:
+            leave(keystore, RUN, "part-2", "d.jpg")
+        if len(looks) == 4:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("jobs.commands.keystore_admin.time.sleep", sleep)
+    ended = keyanon("keystore", "ingest", keystore, "--follow", "--json")
+    assert ended.code == ExitCode.WRONG_KEY_OR_TAMPERED
+    assert [(one["shards"], one["ingested"]) for one in ended.json["runs"]] == [(["part-1"], 0), (["part-2"], 1)]
+
+
+def test_a_new_kek_is_used_from_then_on_and_the_old_one_opens_nothing(
+    keyanon: Keyanon, keystore: Path, tmp_path: Path
+) -> None:
+    changed = keyanon("keystore", "rotate-kek", keystore, "--to", f"file:{tmp_path}/new.key", "--as", "olga")
+    assert changed.code == 0, changed
+    (keystore / "kek.key").rename(tmp_path / "old.key")
+    assert keyanon("requests", keystore).code == 0
+    assert keyanon("requests", keystore, "--kek", f"file:{tmp_path}/old.key").code != 0
+    assert keyanon("audit", "verify", keystore).code == 0
+
+
+def test_the_log_is_printed_without_the_kek(keyanon: Keyanon, keystore: Path) -> None:
+    (keystore / "kek.key").unlink()
+    assert keyanon("audit", "log", keystore).code == 0
+    assert keyanon("requests", keystore).code != 0
 
 
 def test_an_erased_image_is_gone_and_older_ingest_keys_with_it(keyanon: Keyanon, keystore: Path) -> None:

@@ -14,7 +14,7 @@ from jobs.output.commit import finished_rows
 from jobs.output.layout import OutputLayout
 from jobs.output.lease import Lease
 from jobs.output.staging import PICTURE_PART, Staging
-from keystore.intake.sealing import read_shard
+from keystore.intake.shards import read_shard
 from tests.jobs.publishing import Attempt, Place, block, quarantined
 
 

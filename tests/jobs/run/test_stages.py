@@ -138,7 +138,7 @@ def test_the_key_of_a_permanent_row_is_neither_sealed_nor_in_any_block_or_result
 ) -> None:
     monkeypatch.setattr("secrets.token_bytes", lambda count: CANARY[:count])
     sealed: list[object] = []
-    monkeypatch.setattr("jobs.run.anonymize_stage.seal_record", lambda record, key: sealed.append(record) or b"sealed")
+    monkeypatch.setattr("jobs.run.anonymize_stage.Sealer.seal", lambda self, record: sealed.append(record) or b"sealed")
     seen: list[PictureResult] = []
     original = anonymize.anonymizer
     monkeypatch.setattr(anonymize, "anonymizer", lambda tasks: seen.extend(original(tasks)) or seen[-len(tasks) :])

@@ -30,6 +30,10 @@ def prove_to(size: int, log: list[bytes] = LOG):
     return lambda old: consistency_proof(log[:size], old)
 
 
+def check_to(size: int, log: list[bytes] = LOG):
+    return lambda old, new: check_extends(old, new, prove_to(size, log))
+
+
 @pytest.fixture
 def witness(tmp_path: Path) -> Witness:
     return Witness(tmp_path / "witness", verifier_key(ORIGIN, KEY.public_key()))
@@ -58,22 +62,22 @@ def test_nothing_was_seen_at_first(witness: Witness) -> None:
 
 def test_it_remembers_the_newest_whatever_comes_late(witness: Witness) -> None:
     for size, expected in ((3, 3), (7, 7), (5, 7), (7, 7), (9, 9)):
-        witness.remember(note(size), prove_to(size))
+        witness.remember(note(size), check_to(size))
         assert witness.last() == checkpoint(expected)
         assert witness.note() == note(expected)
 
 
 @pytest.mark.parametrize("size", [5, 9])
 def test_it_does_not_move_to_a_fork(witness: Witness, size: int) -> None:
-    witness.remember(note(5), prove_to(5))
+    witness.remember(note(5), check_to(5))
     with pytest.raises(AuditError, match="forked"):
-        witness.remember(note(size, FORK), prove_to(size, FORK))
+        witness.remember(note(size, FORK), check_to(size, FORK))
     assert witness.last() == checkpoint(5)
 
 
 def test_it_takes_no_note_of_another_key(witness: Witness) -> None:
     with pytest.raises(AuditError):
-        witness.remember(sign_checkpoint(checkpoint(3), Ed25519PrivateKey.generate()), prove_to(3))
+        witness.remember(sign_checkpoint(checkpoint(3), Ed25519PrivateKey.generate()), check_to(3))
     assert witness.note() is None
 
 
@@ -81,11 +85,11 @@ def test_a_witness_that_can_not_be_written_says_so(tmp_path: Path) -> None:
     (tmp_path / "in the way").write_text("")
     witness = Witness(tmp_path / "in the way", verifier_key(ORIGIN, KEY.public_key()))
     with pytest.raises(StorageError):
-        witness.remember(note(3), prove_to(3))
+        witness.remember(note(3), check_to(3))
 
 
 def test_a_witness_that_grew_beyond_any_note_is_refused(witness: Witness, tmp_path: Path) -> None:
-    witness.remember(note(3), prove_to(3))
+    witness.remember(note(3), check_to(3))
     (tmp_path / "witness" / CHECKPOINT_FILE).write_text(note(3) + "x" * 10_000)
     with pytest.raises(AuditError):
         witness.last()

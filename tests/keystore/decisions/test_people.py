@@ -126,4 +126,4 @@ def test_the_index_depends_on_key_issuer_and_subject() -> None:
 
 
 def test_the_index_key_is_not_the_one_that_files_subjects(keystore) -> None:
-    assert keystore._people._key != keystore._opened.index_key
+    assert keystore._people._key != keystore._keys.index_key

@@ -12,7 +12,8 @@ from sqlalchemy import text
 
 from keystore.errors import InvalidRecordError, TamperedError
 from keystore.intake.runs import run_digest
-from keystore.intake.sealing import seal_record, write_shard
+from keystore.intake.sealing import seal_record
+from keystore.intake.shards import write_shard
 from keystore.service import Keystore
 from keystore.verification.verify import verify_audit
 

@@ -11,10 +11,13 @@ from sqlalchemy import func, select
 
 from keystore.crypto.hybrid import HybridPrivateKey
 from keystore.errors import InvalidRecordError, TamperedError
-from keystore.intake.sealing import read_shard, seal_record, write_shard
+from keystore.ingest_opening import IngestOpening
+from keystore.intake.sealing import seal_record
+from keystore.intake.shards import read_shard, write_shard
 from keystore.service import Keystore
 from keystore.storage import schema
 from keystore.verification.verify import verify_audit
+from tests.keystore.killing import killed_at_each_step
 
 
 def shards_in(keystore: Keystore, run_id: str = "run-1") -> list[str]:
@@ -204,3 +207,25 @@ def test_known_image_keys_are_nowhere_on_disk_and_in_no_log(keystore, make, capl
     for secret in secrets_of(make, "a.png", "b.png", "c.png", "d.png", "e.png"):
         assert secret not in searched
     assert b"canary subject" not in searched
+
+
+def test_an_ingest_killed_at_any_step_is_finished_later_and_nothing_is_taken_in_twice(
+    keystore, make, tmp_path: Path, clock
+) -> None:
+    for number in range(2):
+        records = [make.record(f"{number}-{one}.png", subject="p. smith") for one in range(2)]
+        make.deposit(keystore, records, f"part-{number}")
+    keystore.close()
+    seen = set()
+    for copy in killed_at_each_step(
+        keystore.path, tmp_path, lambda path: IngestOpening.open(path, clock=clock), lambda one: one.ingest(make.RUN)
+    ):
+        with IngestOpening.open(copy, clock=clock) as again:
+            report = again.ingest(make.RUN)
+            seen.add((report.ingested, report.already_present))
+            assert again.pending() == {}
+        with Keystore.open(copy, clock=clock) as after:
+            assert len(after.find_records()) == 7
+        audit = verify_audit(copy)
+        assert audit.ok, audit.problems
+    assert seen == {(4, 0), (2, 0), (2, 2), (0, 2), (0, 0)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
 from pathlib import Path
@@ -9,10 +10,24 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from keystore.crypto.hybrid import HybridPrivateKey
+from keystore.crypto.hybrid import HybridPrivateKey, encrypt, key_id
 from keystore.errors import InvalidRecordError, ShardExistsError, StorageError, TamperedError
+from keystore.intake import sealing
 from keystore.intake.records import KeyRecord
-from keystore.intake.sealing import SEALED_MAGIC, open_record, read_shard, seal_record, sealed_header, write_shard
+from keystore.intake.sealing import (
+    BATCH_INFO,
+    OLD_SEALED_INFO,
+    OLD_SEALED_MAGIC,
+    SEALED_MAGIC,
+    Opener,
+    Sealer,
+    join_head,
+    open_record,
+    seal_record,
+    sealed_header,
+    split_head,
+)
+from keystore.intake.shards import parse_shard, read_shard, write_shard
 
 KEY = HybridPrivateKey.generate()
 SECRET = b"\x07secret-secret-secret-secret-\x00\xfe\x80"
@@ -121,6 +136,84 @@ def test_a_malformed_public_key_is_refused(make, key: bytes) -> None:
         seal_record(make.record(), key)
 
 
+def old_sealed(record: KeyRecord, about: dict[str, str] | None = None) -> bytes:
+    """A record as it was sealed before batches."""
+    names = {"record_id": record.record_id, "run_id": record.run_id, "dataset": record.dataset}
+    header = json.dumps(names | {"key_id": key_id(KEY.public_bytes)} | (about or {})).encode()
+    ciphertext = encrypt(record.canonical_bytes(), KEY.public_bytes, OLD_SEALED_INFO + header)
+    return OLD_SEALED_MAGIC + len(header).to_bytes(4, "big") + header + ciphertext
+
+
+def test_a_record_sealed_by_an_older_version_opens_and_every_altered_byte_is_noticed(make) -> None:
+    sealed = old_sealed(make.record(subject="x"))
+    assert open_record(sealed, KEY).subject == "x"
+    assert sealed_header(sealed).dataset == "photos"
+    for position in {*range(0, 300), *range(300, len(sealed), 97), len(sealed) - 1}:
+        with pytest.raises(InvalidRecordError):
+            open_record(sealed[:position] + bytes([sealed[position] ^ 1]) + sealed[position + 1 :], KEY)
+
+
+@pytest.mark.parametrize("name", ["record_id", "run_id", "dataset"])
+def test_a_header_that_names_another_record_than_it_covers_is_refused(make, name: str) -> None:
+    with pytest.raises(InvalidRecordError, match="not the record its header names"):
+        open_record(old_sealed(make.record(), {name: "another"}), KEY)
+
+
+def test_a_batch_is_opened_once_and_every_record_by_itself(make, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[int] = []
+    real = HybridPrivateKey.open
+    monkeypatch.setattr(HybridPrivateKey, "open", lambda *given: (opened.append(1), real(*given))[1])
+    sealer, opener = Sealer(KEY.public_bytes, "run-1", "photos"), Opener([KEY])
+    records = [make.record(f"{number}.png") for number in range(5)]
+    sealed = [sealer.seal(one) for one in records]
+    sealed[2] = sealed[2][:-1] + bytes([sealed[2][-1] ^ 1])
+    for number, one in enumerate(sealed):
+        if number == 2:
+            with pytest.raises(InvalidRecordError, match=r"was altered"):
+                opener.open(one)
+        else:
+            assert opener.open(one) == (records[number], records[number].canonical_bytes())
+    assert len(opened) == 1
+
+
+def test_a_record_can_not_be_put_under_another_head_or_id(make) -> None:
+    one, other = (Sealer(KEY.public_bytes, "run-1", "photos") for _ in range(2))
+    record, second = make.record("a"), make.record("b")
+    (head, rest), (other_head, _) = split_head(one.seal(record)), split_head(other.seal(second))
+    _, second_rest = split_head(one.seal(second))
+    assert head is not None and other_head is not None
+    for forged in (join_head(other_head, rest), join_head(head, rest[:36] + second_rest[36:])):
+        with pytest.raises(InvalidRecordError, match="altered"):
+            open_record(forged, KEY)
+
+
+def test_a_batch_key_of_another_length_opens_nothing(make) -> None:
+    head, rest = split_head(seal_record(make.record(), KEY.public_bytes))
+    assert head is not None
+    about = head[4 : 4 + int.from_bytes(head[:4], "big")]
+    forged = head[: 4 + len(about)] + encrypt(b"short", KEY.public_bytes, BATCH_INFO + about)
+    with pytest.raises(InvalidRecordError, match="altered"):
+        open_record(join_head(forged, rest), KEY)
+
+
+def test_an_opener_keeps_no_more_batches_than_it_may(make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sealing, "MAX_BATCHES_IN_MEMORY", 2)
+    opener = Opener([KEY])
+    for _ in range(5):
+        opener.open(seal_record(make.record(), KEY.public_bytes))
+    assert len(opener._batches) <= 2
+
+
+def test_a_sealer_seals_its_own_run_and_data_set_only_and_does_not_show(make) -> None:
+    sealer = Sealer(KEY.public_bytes, "run-1", "photos")
+    for changes in ({"run_id": "run-2"}, {"dataset": "other"}):
+        with pytest.raises(InvalidRecordError, match="another run or data set"):
+            sealer.seal(make.record(**changes))
+    assert repr(sealer._batch_key)[2:-1] not in repr(sealer)
+    with pytest.raises(TypeError, match="never pickled"):
+        pickle.dumps(sealer)
+
+
 def test_the_private_key_comes_back_from_its_parts_and_does_not_show() -> None:
     again = HybridPrivateKey.from_secret_bytes(KEY.secret_bytes())
     assert again.public_bytes == KEY.public_bytes
@@ -144,8 +237,46 @@ def test_a_shard_is_never_overwritten(tmp_path: Path) -> None:
     assert [one.name for one in tmp_path.iterdir()] == ["part-1.keys"]
 
 
-def test_every_damage_of_a_shard_is_noticed_and_names_the_shard(tmp_path: Path) -> None:
+def framed(version: int, *parts: bytes | int) -> bytes:
+    """A shard with a right digest, whatever its parts say."""
+    body = b"KASHARD%d" % version + b"".join(one if isinstance(one, bytes) else one.to_bytes(4, "big") for one in parts)
+    return body + hashlib.sha256(body).digest()
+
+
+NONE = 0xFFFFFFFF
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        framed(2),
+        framed(2, 0),
+        framed(2, 0, 1),
+        framed(2, 0, 1, NONE, 3, b"on"),
+        framed(2, 0, 1, NONE, 3, b"one", b"x"),
+        framed(2, 0, 2, NONE, 3, b"one"),
+        framed(2, 0, 1, 0, 3, b"one"),
+        framed(2, 1, 3, b"one", 1, 1, 0),
+        framed(2, 1, 9, b"one", 0),
+        framed(2, 0, 1, NONE, 0x80000000, b"one"),
+        framed(1, 1, 3, b"on"),
+        framed(1, 1, 3, b"one", b"x"),
+        framed(1),
+        framed(3, 0, 0),
+    ],
+)
+def test_a_shard_that_does_not_add_up_is_damaged_though_its_digest_is_right(data: bytes) -> None:
+    with pytest.raises(TamperedError, match="shard name"):
+        parse_shard(data, "name")
+    assert parse_shard(framed(2, 0, 1, NONE, 3, b"one"), "name") == [b"one"]
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_every_damage_of_a_shard_is_noticed_and_names_the_shard(tmp_path: Path, version: int) -> None:
     path = write_shard(tmp_path, "part-1", [b"one", b"two"])
+    if version == 1:
+        path.write_bytes(framed(1, 2, 3, b"one", 3, b"two"))
+        assert read_shard(path) == [b"one", b"two"]
     whole = path.read_bytes()
     damages = [whole[:length] for length in range(len(whole))] + [whole + b"x", b"junk" * 30]
     damages += [whole[:place] + bytes([whole[place] ^ 128]) + whole[place + 1 :] for place in range(len(whole))]

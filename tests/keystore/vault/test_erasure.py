@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from keystore.errors import ErasureError, RecordNotFound
-from keystore.intake.sealing import read_shard, seal_record, write_shard
+from keystore.intake.sealing import seal_record
+from keystore.intake.shards import read_shard, write_shard
 from keystore.opening import read_public_key
 from keystore.service import Keystore
 from keystore.verification.verify import verify_audit
@@ -67,6 +68,50 @@ def test_a_shard_that_was_never_taken_in_before_the_erasure_brings_nothing_of_it
     make.deposit(keystore, [make.record("s4.png", subject=SUBJECT, created_at=AFTER)], "later")
     assert keystore.ingest(make.RUN).ingested == 1, "what is made of a person after their erasure is a new matter"
     assert verify_audit(keystore.path).ok
+
+
+def test_what_came_erased_is_remembered_though_it_was_never_stored(keystore, make, clock) -> None:
+    late, other = (make.record(name, subject=SUBJECT, created_at=BEFORE) for name in ("s3.png", "s4.png"))
+    path = make.deposit(keystore, [late, other, make.record("d.png")], "late")
+    kept = path.read_bytes()
+    keystore.erase("photos", "Olga", subject=SUBJECT)
+    report = keystore.ingest(make.RUN)
+    assert (report.ingested, set(report.erased)) == (1, {late.record_id, other.record_id})
+    keystore.close()
+    with Keystore.open(keystore.path, clock=clock) as again:  # as an attempt that goes on after a kill
+        asked = [late.record_id, other.record_id, make.record("never.png").record_id]
+        assert again.ingest(make.RUN).erased == []
+        assert again.erased_among(asked) == {late.record_id, other.record_id}
+        path.write_bytes(kept)
+        assert len(again.ingest(make.RUN).erased) == 2, "a copy is refused again, and remembered once"
+        with again._database.read() as connection:
+            query = "SELECT count(*), count(DISTINCT tag) FROM erased WHERE kind = 'refused'"
+            assert tuple(connection.exec_driver_sql(query).one()) == (2, 2)
+    report = verify_audit(keystore.path)
+    assert report.ok, report.problems
+
+
+REFUSED_EDITS = {
+    "forgotten": "DELETE FROM erased WHERE kind = 'refused'",
+    "another record": "UPDATE erased SET tag = 'x' WHERE kind = 'refused'",
+    "another entry": "UPDATE erased SET entry = entry - 1 WHERE kind = 'refused'",
+    "invented": "INSERT INTO erased VALUES ('d', 'refused', 0, 0, 't')",
+}
+
+
+@pytest.mark.parametrize("statement", REFUSED_EDITS.values(), ids=REFUSED_EDITS.keys())
+def test_what_was_refused_and_is_not_as_the_log_says_is_found(keystore, make, statement: str) -> None:
+    make.deposit(keystore, [make.record("s3.png", subject=SUBJECT, created_at=BEFORE)], "late")
+    keystore.erase("photos", "Olga", subject=SUBJECT)
+    keystore.ingest(make.RUN)
+    keystore.close()
+    connection = sqlite3.connect(keystore.path / "keystore.db")
+    for action in ("update", "delete"):
+        connection.execute(f"DROP TRIGGER erased_no_{action}")
+    assert connection.execute(statement).rowcount > 0
+    connection.commit()
+    connection.close()
+    assert not verify_audit(keystore.path).ok
 
 
 def test_a_record_id_that_was_erased_never_comes_back_whatever_its_date_says(keystore, make) -> None:
@@ -139,9 +184,9 @@ def test_an_erasure_list_that_was_edited_is_found(keystore, kept: Path, statemen
 
 
 def test_a_retired_ingest_key_opens_no_kept_shard(keystore, kept: Path, make) -> None:
-    old = keystore._opened.ingest_key
+    old = keystore.ingest_public_key
     keystore.renew_ingest_key("Olga")
-    assert keystore.ingest_public_key != old.public_bytes
+    assert keystore.ingest_public_key != old
     assert read_public_key(keystore.path / "ingest.pub") == keystore.ingest_public_key
     put_back(keystore, kept, make.RUN)
     assert keystore.ingest(make.RUN).already_present == 3, "until it is retired, the older key still opens"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -9,9 +10,9 @@ from sqlalchemy import text
 
 from keystore.errors import RecordNotFound, TamperedError
 from keystore.vault.accounts import account, key_digest, record_digest
-from keystore.vault.records import NewRecord, Stored
+from keystore.vault.storing import NewRecord
 
-NEW = NewRecord("id", "run-1", "photos", "x.png", "canary subject", "0" * 64, 2, b"canary plaintext")
+NEW = NewRecord("id", "run-1", "photos", "x.png", "keyed owner", "0" * 64, 2, b"canary plaintext")
 
 
 def image(keystore, name: str = "a.png") -> tuple[str, str, str]:
@@ -19,22 +20,40 @@ def image(keystore, name: str = "a.png") -> tuple[str, str, str]:
     return record.record_id, record.dataset, record.image_id
 
 
-def test_a_record_to_be_stored_shows_neither_its_bytes_nor_its_subject() -> None:
+SOURCE = {"sealed_sha256": "s", "shard_name": "n", "shard_sha256": "h"}
+
+
+def store(keystore, *records: NewRecord) -> dict[str, object]:
+    """Store records in one transaction, as ingest does; what its entry said."""
+    storing = keystore.intake._inbox._store
+    with keystore._ledger.transaction("test", None, None) as (connection, log):
+        batch = storing.begin(connection, log)
+        for one in records:
+            batch.add(storing.prepare(one), SOURCE)
+        said = batch.finish()
+        log.append("test", **said)
+    storing.committed()
+    return said
+
+
+def test_a_record_to_be_stored_shows_its_bytes_nowhere() -> None:
     assert "canary" not in repr(NEW)
     assert "x.png" in repr(NEW)
 
 
 def test_what_is_stored_is_accounted_for_and_opens(keystore) -> None:
-    with keystore._database.write() as connection:
-        stored = Stored(7)
-        source = {"sealed_sha256": "s", "shard_name": "n", "shard_sha256": "h", "ingested_at": "t"}
-        for one in (NEW, replace(NEW, record_id="id 2"), replace(NEW, record_id="id 3", subject="another")):
-            keystore._vault.store(connection, one, dict(source), stored)
-        assert (len(stored.records), len(stored.keys)) == (3, 2)
-        rows = connection.execute(text("SELECT * FROM records WHERE entry = 7")).mappings().all()
-        keys = connection.execute(text("SELECT * FROM shred_keys WHERE entry = 7")).mappings().all()
-        assert sorted(map(record_digest, rows)) == sorted(stored.records)
-        assert sorted(map(key_digest, keys)) == sorted(stored.keys)
+    said = store(keystore, NEW, replace(NEW, record_id="id 2"), replace(NEW, record_id="id 3", owner="another"))
+    leaf = json.loads(keystore.audit_entries()[-1])
+    with keystore._database.read() as connection:
+        at_entry = {"entry": leaf["seq"]}
+        rows = connection.execute(text("SELECT * FROM records WHERE entry = :entry"), at_entry).mappings().all()
+        keys = connection.execute(text("SELECT * FROM shred_keys WHERE entry = :entry"), at_entry).mappings().all()
+        assert (len(rows), len(keys), said["keys"]) == (3, 2, 2)
+        assert account(map(record_digest, rows)) == said["records_account"]
+        ((epoch_id, of_keys),) = leaf["shred_keys"].items()
+        assert of_keys == {"keys": 2, "account": account(map(key_digest, keys))}
+        assert {one["epoch_id"] for one in keys} == {epoch_id}
+        assert leaf["epochs"][epoch_id]["state"] == "active"
         assert all(len(one["shred_key_id"]) == 32 for one in keys)
         assert keystore._vault.open(connection, ("id", "photos", "x.png")) == b"canary plaintext"
 

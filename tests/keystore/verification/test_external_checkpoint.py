@@ -21,7 +21,7 @@ def rewrite_log_without_the_release(keystore: Keystore) -> None:
     """What the holder of database and KEK can do: drop the release, renumber, sign again, and overwrite the witness."""
     leaves = [json.loads(leaf) for leaf in keystore.audit_entries()]
     kept = [leaf for leaf in leaves if leaf["type"] != "release"]
-    signer = keystore._opened.signer
+    signer = keystore._keys.signer
     connection = sqlite3.connect(keystore.path / "keystore.db")
     for (trigger,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
         connection.execute(f"DROP TRIGGER {trigger}")

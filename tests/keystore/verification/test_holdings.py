@@ -58,18 +58,29 @@ TAMPERING = {
     "zeroed shred key": ["UPDATE shred_keys SET wrapped = zeroblob(length(wrapped))"],
     "swapped owners": [  # in three steps, because data set and owner are unique together
         f"UPDATE shred_keys SET dataset = 'aside' WHERE shred_key_id = {A.format('shred_key_id')}",
-        "UPDATE shred_keys AS b SET owner = (SELECT owner FROM shred_keys WHERE dataset = 'aside'), kek_version = -1 "
+        "UPDATE shred_keys AS b SET owner = (SELECT owner FROM shred_keys WHERE dataset = 'aside'), entry = -1 "
         f"WHERE shred_key_id = {B.format('shred_key_id')}",
         "UPDATE shred_keys SET dataset = 'photos', owner = 'that of b' WHERE dataset = 'aside'",
-        "UPDATE shred_keys SET kek_version = 1 WHERE kek_version = -1",
+        "UPDATE shred_keys SET entry = 3 WHERE entry = -1",
     ],
     "key of another data set": ["UPDATE shred_keys SET dataset = 'other'"],
     "entry renumbered": ["UPDATE records SET entry = entry + 1"],
     "key's entry forgotten": ["UPDATE shred_keys SET entry = NULL"],
     "exchanged secret": ["UPDATE secrets SET wrapped = zeroblob(length(wrapped)) WHERE name = 'subject-index'"],
     "added ingest key": [
-        "INSERT INTO ingest_keys (key_id, public_key, wrapped, kek_version, created_at) "
-        "SELECT 'x', public_key, wrapped, kek_version, created_at FROM ingest_keys"
+        "INSERT INTO ingest_keys (key_id, public_key, wrapped, epoch_id, created_at) "
+        "SELECT 'x', public_key, wrapped, epoch_id, created_at FROM ingest_keys"
+    ],
+    "key without an epoch": ["UPDATE shred_keys SET epoch_id = NULL"],
+    "zeroed epoch key": ["UPDATE epoch_keys SET wrapped = zeroblob(length(wrapped)) WHERE purpose = 'records'"],
+    "epoch of another purpose": ["UPDATE epoch_keys SET purpose = 'people' WHERE purpose = 'records'"],
+    "epoch ended by hand": [
+        "UPDATE epoch_keys SET state = 'deactivated', deactivated_at = created_at WHERE purpose = 'records'"
+    ],
+    "dropped epoch": ["DELETE FROM epoch_keys WHERE purpose = 'ingest'"],
+    "invented epoch": [
+        "INSERT INTO epoch_keys SELECT 'x', purpose, state, wrapped, kek_version, created_at, NULL, NULL "
+        "FROM epoch_keys WHERE purpose = 'records'"
     ],
     "another kek": ["UPDATE kek_versions SET kek_id = 'file-00'"],
     "invented person": ["INSERT INTO people (person, tag) VALUES ('x', 'y')"],

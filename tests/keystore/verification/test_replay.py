@@ -258,10 +258,67 @@ def test_shards_accounts_runs_erasures_and_keys_are_told() -> None:
     )
     assert state.problems == []
     assert state.shards == {("u", "s", "h"): 4}
-    assert {seq: (one.records, one.keys) for seq, one in state.accounts.items()} == {3: ("ra", "ka")}
+    assert state.records == {3: "ra"}
     assert state.runs == {"u": "x"}
     assert {seq: (one.line, one.account) for seq, one in state.erasures.items()} == {5: ("line", "gone")}
     assert state.own_keys == "p"
+
+
+def epoch(state: str, purpose: str = "records") -> Leaf:
+    return {"digest": state, "purpose": purpose, "state": state}
+
+
+def stored(keys: int, **epochs: Leaf) -> Leaf:
+    """An ingest of `keys` keys under epoch e."""
+    ingest = {"type": "ingest", "run": "u", "shard": "s", "shard_sha256": "h", "ingested": 1, "records_account": "ra"}
+    return ingest | {"epochs": epochs, "shred_keys": {"e": {"keys": keys, "account": "ka"}}}
+
+
+def erased(keys: int, moved: int, **epochs: Leaf) -> Leaf:
+    values = {"type": "erase", "by": "olga", "erasure": "line", "account": "gone", "keys": keys, "records": 1}
+    return values | {"epochs": epochs, "shred_keys": {"n": {"keys": moved, "account": "na"}} if moved else {}}
+
+
+GONE = {"e": epoch("destroyed"), "n": epoch("deactivated")}
+
+
+def test_an_epoch_is_told_with_the_keys_that_it_holds_until_it_is_destroyed() -> None:
+    state = told(*START, stored(3, e=epoch("active")), stored(2))
+    assert state.problems == []
+    assert {place: (one.keys, one.account) for place, one in state.shred_keys.items()} == {
+        (2, "e"): (3, "ka"),
+        (3, "e"): (2, "ka"),
+    }
+    state = told(*START, stored(3, e=epoch("active")), stored(2), erased(1, 4, **GONE))
+    assert state.problems == []
+    assert list(state.shred_keys) == [(4, "n")]
+    assert {name: one.state for name, one in state.epochs.items()} == {"e": "destroyed", "n": "deactivated"}
+    assert told(*START, stored(1, e=epoch("active")), erased(1, 0, e=epoch("destroyed"))).problems == []
+
+
+@pytest.mark.parametrize(
+    ("leaves", "expected"),
+    [
+        ([stored(3, e=epoch("active")), erased(1, 1, **GONE)], "did not come through"),
+        ([stored(3, e=epoch("active")), erased(1, 3, **GONE)], "did not come through"),
+        ([stored(3)], "not there any more"),
+        ([stored(1, e=epoch("active")), erased(1, 0, e=epoch("destroyed")), stored(1)], "not there any more"),
+        ([stored(1, e=epoch("destroyed"))], "a way that no key goes"),
+        (
+            [stored(1, e=epoch("active")), stored(1, e=epoch("deactivated")), stored(1, e=epoch("active"))],
+            "no key goes",
+        ),
+        (
+            [stored(1, e=epoch("active")), erased(1, 0, e=epoch("destroyed")), stored(1, e=epoch("destroyed"))],
+            "no key goes",
+        ),
+        ([stored(1, e=epoch("active")), stored(1, e=epoch("active", "people"))], "no key goes"),
+        ([stored(1, e=epoch("suspended"))], "malformed"),
+        ([{"type": "epochs", "own_keys": "k", "unopened": 1}], "1 keys that did not open"),
+    ],
+)
+def test_an_epoch_that_goes_no_lawful_way_is_a_problem(leaves: list[Leaf], expected: str) -> None:
+    assert any(expected in problem for problem in told(*START, *leaves).problems)
 
 
 @pytest.mark.parametrize("data", [b"", b"null", b"[]", b"7", b"\xff", b"{}", b'{"seq": 0, "time": 3, "type": "deny"}'])

@@ -11,7 +11,7 @@ import pytest
 
 from keystore.audit import merkle
 from keystore.audit.checkpoint import Checkpoint, open_checkpoint, sign_checkpoint
-from keystore.audit.log import LogSigner
+from keystore.audit.signers import LogSigner
 from keystore.errors import AuditError, KeystoreError, StorageError, TamperedError
 from keystore.service import Keystore
 from keystore.verification.verify import verify_audit

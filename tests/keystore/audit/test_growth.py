@@ -1,0 +1,75 @@
+"""The witness follows the log by what was added since, and by nothing that does not continue what it saw."""
+
+from __future__ import annotations
+
+import pytest
+
+from keystore.audit.checkpoint import Checkpoint, open_checkpoint
+from keystore.audit.log import check_grown
+from keystore.audit.merkle import tree_root
+from keystore.errors import AuditError
+from keystore.storage import schema
+
+
+def checkpoints(keystore) -> list[Checkpoint]:
+    with keystore._database.read() as connection:
+        notes = connection.exec_driver_sql("SELECT note FROM checkpoints ORDER BY size").scalars()
+        return [open_checkpoint(note, *keystore._keys.signer.vkeys) for note in notes]
+
+
+def test_a_log_grows_from_every_checkpoint_to_every_later_one(keystore, make) -> None:
+    make.approved(keystore)
+    seen = checkpoints(keystore)
+    with keystore._database.read() as connection:
+        for number, old in enumerate(seen):
+            for new in seen[number:]:
+                check_grown(connection, old, new)
+            for new in seen[:number]:
+                with pytest.raises(AuditError, match="rolled back or forked"):
+                    check_grown(connection, old, new)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        "UPDATE log SET leaf = x'00' WHERE seq = {last}",
+        "DELETE FROM log WHERE seq = {last}",
+        "UPDATE checkpoints SET frontier = zeroblob(length(frontier)) WHERE size = {size}",
+        "UPDATE checkpoints SET frontier = x'00' WHERE size = {size}",
+        "DELETE FROM checkpoints WHERE size = {size}",
+    ],
+)
+def test_a_log_that_was_edited_does_not_grow(keystore, make, edit: str) -> None:
+    old = checkpoints(keystore)[-1]
+    make.request(keystore)
+    new = checkpoints(keystore)[-1]
+    with keystore._database.write() as connection:
+        for table in ("log", "checkpoints"):
+            for action in ("update", "delete"):
+                connection.exec_driver_sql(f"DROP TRIGGER {table}_no_{action}")
+        connection.exec_driver_sql(edit.format(last=new.size - 1, size=old.size))
+    with keystore._database.read() as connection, pytest.raises(AuditError, match="rolled back or forked"):
+        check_grown(connection, old, new)
+
+
+def test_another_root_of_either_end_is_no_growth(keystore, make) -> None:
+    old = checkpoints(keystore)[-1]
+    make.request(keystore)
+    new = checkpoints(keystore)[-1]
+    other = tree_root([b"x" * 32])
+    with keystore._database.read() as connection:
+        check_grown(connection, old, new)
+        for forged in (
+            (Checkpoint(old.origin, old.size, other), new),
+            (old, Checkpoint(new.origin, new.size, other)),
+            (old, Checkpoint(new.origin, new.size + 1, new.root)),
+        ):
+            with pytest.raises(AuditError):
+                check_grown(connection, *forged)
+
+
+def test_a_witness_is_told_without_reading_the_whole_log(keystore, make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("keystore.ledger.leaf_hashes", lambda connection: pytest.fail("the whole log was read"))
+    make.request(keystore)
+    with keystore._database.read() as connection:
+        assert connection.execute(schema.log.select()).first() is not None

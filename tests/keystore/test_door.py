@@ -1,0 +1,147 @@
+"""A job hands its keys in with a public key and a folder, and learns from signed receipts what became of them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from keystore.door import IngestDoor
+from keystore.errors import InvalidRecordError, ShardExistsError, StorageError, TamperedError
+from keystore.ingest_opening import IngestOpening
+from keystore.ingest_processes import ingest_by_processes
+from keystore.intake.sealing import seal_record
+from keystore.service import Keystore
+
+RUN = "run-9"
+
+
+@pytest.fixture
+def door(keystore, tmp_path: Path) -> IngestDoor:
+    """A door that knows two files and the inbox."""
+    shutil.copy(keystore.path / "ingest.pub", tmp_path / "given.pub")
+    return IngestDoor(tmp_path / "given.pub", keystore.path / "inbox", keystore.audit_vkey)
+
+
+@pytest.fixture
+def opened(keystore, clock):
+    with IngestOpening.open(keystore.path, clock=clock, receipts=True) as opened:
+        opened.inbox(RUN, "photos")
+        yield opened
+
+
+def hand_in(door: IngestDoor, shard: str, *records) -> Path:
+    sealer = door.sealer(RUN, "photos")
+    return door.hand_in(RUN, shard, [sealer.seal(one) for one in records])
+
+
+def test_what_was_handed_in_is_receipted_and_removed(door: IngestDoor, opened, make) -> None:
+    records = [make.record(f"{number}.png", run_id=RUN) for number in range(3)]
+    path = hand_in(door, "part-1", *records)
+    data = path.read_bytes()
+    assert (door.waiting(RUN), door.receipts(RUN)) == (["part-1"], {})
+    with pytest.raises(ShardExistsError):
+        hand_in(door, "part-1", *records)
+    assert opened.ingest(RUN).ingested == 3
+    (receipt,) = door.receipts(RUN).values()
+    assert set(receipt.stored) == {one.record_id for one in records}
+    assert (receipt.shard, receipt.erased, receipt.rejected, door.waiting(RUN)) == ("part-1", [], [], [])
+    path.write_bytes(data)  # as if the process had died between its commit and the removal
+    assert opened.ingest(RUN).already_present == 3
+    assert door.receipts(RUN)["part-1"] == receipt
+
+
+def test_a_receipt_says_what_was_rejected_and_what_was_erased(door: IngestDoor, opened, keystore, make) -> None:
+    before = datetime.now(UTC) - timedelta(days=1)
+    good = make.record("d.png", run_id=RUN)
+    gone = make.record("s.png", run_id=RUN, subject="p. smith", created_at=before)
+    foreign = seal_record(make.record("f.png"), door.public_key)
+    keystore.erase("photos", "Olga", subject="p. smith")
+    sealer = door.sealer(RUN, "photos")
+    door.hand_in(RUN, "part-1", [sealer.seal(good), sealer.seal(gone), foreign])
+    opened.ingest(RUN)
+    receipt = door.receipts(RUN)["part-1"]
+    assert (receipt.stored, receipt.erased) == ([good.record_id], [gone.record_id])
+    assert [one.index for one in receipt.rejected] == [2]
+    assert door.waiting(RUN) == ["part-1"], "a shard with a rejected record stays"
+
+
+def test_a_shard_without_pictures_is_discarded(door: IngestDoor, make) -> None:
+    for name in ("part-1", "part-2"):
+        hand_in(door, name, make.record(f"{name}.png", run_id=RUN))
+    assert door.discard(RUN, ["part-2"]) == ["part-1"]
+    assert door.waiting(RUN) == ["part-2"]
+    for run in ("..", "a/b"):
+        with pytest.raises(InvalidRecordError):
+            door.directory(run)
+
+
+def edited(text: str, name: str, value: object) -> str:
+    document = json.loads(text)
+    document["receipt"][name] = value
+    return json.dumps(document)
+
+
+@pytest.mark.parametrize(
+    "forge",
+    [
+        lambda text: edited(text, "stored", ["another"]),
+        lambda text: edited(text, "run_id", "run-1"),
+        lambda text: json.dumps(json.loads(text) | {"vkey": "keyanon.keystore/x/ingest+00000000+AA=="}),
+        lambda text: json.dumps(json.loads(text) | {"certificate": "AAAA"}),
+        lambda text: json.dumps(json.loads(text) | {"signature": "not base64"}),
+        lambda text: "[]",
+        lambda text: "",
+        lambda text: text[:-20],
+    ],
+)
+def test_a_receipt_that_the_keystore_did_not_sign_is_refused(door: IngestDoor, opened, make, forge) -> None:
+    hand_in(door, "part-1", make.record("d.png", run_id=RUN))
+    opened.ingest(RUN)
+    path = door.directory(RUN) / "part-1.receipt"
+    path.write_text(forge(path.read_text()))
+    with pytest.raises(TamperedError):
+        door.receipts(RUN)
+
+
+def test_a_receipt_of_another_shard_run_or_keystore_is_refused(door: IngestDoor, opened, make, tmp_path: Path) -> None:
+    hand_in(door, "part-1", make.record("d.png", run_id=RUN))
+    opened.ingest(RUN)
+    path = door.directory(RUN) / "part-1.receipt"
+    shutil.copy(path, path.with_name("part-2.receipt"))
+    with pytest.raises(TamperedError):
+        door.receipts(RUN)
+    path.with_name("part-2.receipt").unlink()
+    shutil.copy(path, door.directory("run-1") / "part-1.receipt")
+    with pytest.raises(TamperedError, match="is of run run-9"):
+        door.receipts("run-1")
+    with Keystore.create(tmp_path / "other") as other:
+        elsewhere = IngestDoor(tmp_path / "given.pub", opened.path / "inbox", other.audit_vkey)
+        with pytest.raises(TamperedError):
+            elsewhere.receipts(RUN)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(StorageError):
+        door.receipts(RUN)
+
+
+def test_a_door_holds_no_secret_and_the_keystore_leaves_no_receipt_unasked(door: IngestDoor, keystore, make) -> None:
+    assert "inbox" in repr(door)
+    make.deposit(keystore, [make.record("d.png")], "part-1")
+    keystore.ingest(make.RUN)
+    assert door.receipts(make.RUN) == {}
+    make.deposit(keystore, [make.record("e.png")], "part-2")
+    ingest_by_processes(keystore.path, None, make.RUN, ["part-2"], 2, receipts=True)
+    assert list(door.receipts(make.RUN)) == ["part-2"]
+
+
+def test_a_run_directory_that_is_a_link_stops_nobody(door: IngestDoor, opened, make, tmp_path: Path) -> None:
+    hand_in(door, "part-1", make.record("d.png", run_id=RUN))
+    (tmp_path / "elsewhere").mkdir()
+    shutil.copy(door.directory(RUN) / "part-1.keys", tmp_path / "elsewhere" / "part-1.keys")
+    (opened.path / "inbox" / "linked").symlink_to(tmp_path / "elsewhere")
+    assert opened.pending() == {RUN: ["part-1"]}
+    assert (opened.knows(RUN), opened.knows("linked")) == (True, False)
