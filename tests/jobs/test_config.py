@@ -98,9 +98,9 @@ def test_what_another_prior_needs_is_left_to_its_declaration() -> None:
 @pytest.mark.parametrize(
     ("asked", "inversion", "steps"),
     [
-        ({}, "none", 6),
-        ({"fidelity": "lossless"}, "none", 6),
-        ({"fidelity": "image", "output_format": "png"}, "none", 6),
+        ({}, "none", 4),
+        ({"fidelity": "lossless"}, "none", 4),
+        ({"fidelity": "image", "output_format": "png"}, "none", 4),
         ({"transform": "sign"}, "ddim", 12),
         ({"method": "paper"}, "ddim", 12),
         ({"inversion": "ddim"}, "ddim", 12),
