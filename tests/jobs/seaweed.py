@@ -48,7 +48,7 @@ class Seaweed:
             "-filer",
             "-s3",
         ]
-        command += [f"-s3.config={self._root / 's3.json'}", "-s3.port.iceberg=0"]
+        command += [f"-s3.config={self._root / 's3.json'}", "-s3.port.iceberg=0", "-s3.port.lance=0"]
         command += [f"-{name}={port}" for name, port in self._ports.items()]
         with (self._root / "log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
