@@ -18,7 +18,7 @@ from jobs.exit_codes import ExitCode
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # ten processes; each waits where the machine is busy
 
-STEPS = 6  # DDIM steps by default
+STEPS = 4  # DDIM steps by default
 FACE = "people/astronaut.png"
 SIDE = 256  # px
 COMMAND_SECONDS = 240

@@ -159,7 +159,7 @@ def test_a_machine_without_memory_says_nothing_about_the_picture(monkeypatch, pi
 
 
 def test_frames_are_not_counted_one_by_one(monkeypatch, pixels):
-    """A small file can hold millions of them; that there is a second one is enough."""
+    """A small file can hold millions of them; the first is what is read."""
     seen = []
     original = GifImagePlugin.GifImageFile._seek
     monkeypatch.setattr(
@@ -168,8 +168,9 @@ def test_frames_are_not_counted_one_by_one(monkeypatch, pixels):
         lambda self, frame, *rest: (seen.append(frame), original(self, frame, *rest)),
     )
     frames = [Image.fromarray(np.roll(pixels, n, 1)).quantize(8) for n in range(9)]
-    assert reason_of(encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])) == "unsupported"
-    assert max(seen) == 1
+    first = decode_picture(encoded(frames[0], "GIF", save_all=True, append_images=frames[1:]))
+    np.testing.assert_array_equal(first, np.array(frames[0].convert("RGB")))
+    assert max(seen) <= 1
 
 
 @pytest.mark.parametrize("format", ["png", "webp", "jpeg"])
@@ -242,7 +243,7 @@ def test_the_limit_is_the_callers(pixels):
     assert decode_picture(data, max_pixels=40 * 60).shape == (40, 60, 3)
 
 
-@pytest.mark.parametrize("format", ["GIF", "WEBP", "PNG", "TIFF"])
+@pytest.mark.parametrize("format", ["WEBP", "PNG", "TIFF"])
 def test_pictures_of_several_frames_are_refused(format, pixels):
     frames = [Image.fromarray(pixels), Image.fromarray(pixels[::-1].copy())]
     assert reason_of(encoded(frames[0], format, save_all=True, append_images=frames[1:])) == "unsupported"
