@@ -1,63 +1,91 @@
-"""The door that a job hands its keys in at: the ingest public key and the inbox. It needs no KEK and no database.
+"""The door that a job hands its keys in at: the ingest key file and the inbox. It needs no KEK and no database.
 
 The keystore's own process takes in what lies there (`keyanon keystore ingest --follow`) and leaves a receipt for each shard.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+import errno
+import hashlib
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
-from keystore.errors import TamperedError
-from keystore.intake.inbox import remove_shards, run_directory, shard_names
-from keystore.intake.receipts import RECEIPT_SUFFIX, Receipt, read_receipt
+from keystore.errors import ShardExistsError, StorageError, TamperedError
+from keystore.intake.folder import InboxPlace
+from keystore.intake.ingest_key import IngestKey
+from keystore.intake.receipts import MAX_RECEIPT_BYTES, RECEIPT_SUFFIX, Receipt, parse_receipt
 from keystore.intake.sealing import Sealer
-from keystore.intake.shards import write_shard
-from keystore.opening import read_public_key
+from keystore.intake.shards import SHARD_SUFFIX, shard_bytes, shard_file
 
 
+@dataclass(frozen=True)
 class IngestDoor:
-    """Where the keys of runs are handed in. `audit_vkey` is the keystore's verifier key, to know its receipts by."""
+    """Where the keys of runs are handed in; it travels to the workers and holds nothing secret."""
 
-    def __init__(self, ingest_key: Path, inbox: Path, audit_vkey: str) -> None:
-        self.public_key = read_public_key(ingest_key)
-        self._inbox = inbox
-        self._audit_vkey = audit_vkey
+    key: IngestKey
+    inbox: InboxPlace
 
     def sealer(self, run_id: str, dataset: str) -> Sealer:
         """Return what seals the records of one block of a run. Raises InvalidRecordError: the public key is malformed."""
-        return Sealer(self.public_key, run_id, dataset)
+        return Sealer(self.key.public_key, run_id, dataset)
 
-    def directory(self, run_id: str) -> Path:
-        """Return where a run's shards go, created if missing. Raises InvalidRecordError, StorageError."""
-        return run_directory(self._inbox, run_id)
+    def hand_in(self, run_id: str, shard: str, sealed: Sequence[bytes]) -> str:
+        """Publish a shard, durably; return its SHA-256 in hexadecimal.
 
-    def hand_in(self, run_id: str, shard: str, sealed: Sequence[bytes]) -> Path:
-        """Publish a shard, durably. Raises ShardExistsError, InvalidRecordError, StorageError."""
-        return write_shard(self.directory(run_id), shard, sealed)
+        Raises ShardExistsError (what is there is left as it is), InvalidRecordError, StorageError.
+        """
+        name, data = shard_file(shard), shard_bytes(sealed)
+        try:
+            self.inbox.put(run_id, name, data)
+        except FileExistsError as error:
+            raise ShardExistsError(
+                f"{self.inbox}/{run_id}/{name} exists and was not overwritten; ingest it, or choose another shard name"
+            ) from error
+        except OSError as error:
+            raise StorageError(
+                f"sealed shard {self.inbox}/{run_id}/{name} can not be written ({error.strerror or error}); free "
+                "space or mend the permissions"
+            ) from error
+        return hashlib.sha256(data).hexdigest()
 
     def waiting(self, run_id: str) -> list[str]:
         """Return the shards that were not taken in yet, or that hold a record that was rejected."""
-        return shard_names(self._inbox, run_id)
+        return [name.removesuffix(SHARD_SUFFIX) for name in self.inbox.names(run_id, SHARD_SUFFIX)]
 
-    def discard(self, run_id: str, committed: Sequence[str]) -> list[str]:
+    def discard(self, run_id: str, committed: Collection[str]) -> list[str]:
         """Remove the shards that nothing was published with and that were not taken in. Return their names."""
         orphans = sorted(set(self.waiting(run_id)) - set(committed))
-        remove_shards(self._inbox, run_id, orphans)
+        self.inbox.remove(run_id, [shard_file(name) for name in orphans])
         return orphans
 
-    def receipts(self, run_id: str) -> dict[str, Receipt]:
-        """Return the receipts of a run's shards, by shard.
+    def receipted(self, run_id: str, first: str = "") -> set[str]:
+        """Return the shards, from the name `first` on, of which something lies there that is called a receipt of theirs."""
+        return {name.removesuffix(RECEIPT_SUFFIX) for name in self.inbox.names(run_id, RECEIPT_SUFFIX, after=first)}
 
-        Raises TamperedError: one is not signed by the keystore, or is another run's. StorageError.
+    def forget(self, run_id: str) -> int:
+        """Remove all receipts of a run that needs them no more; how many."""
+        receipts = self.inbox.names(run_id, RECEIPT_SUFFIX)
+        self.inbox.remove(run_id, receipts)
+        return len(receipts)
+
+    def receipt(self, run_id: str, shard: str) -> Receipt:
+        """Return the receipt of a shard.
+
+        Raises TamperedError: it is not signed by the keystore, or is another run's. StorageError.
         """
-        found: dict[str, Receipt] = {}
-        for path in sorted(self.directory(run_id).glob(f"[!.]*{RECEIPT_SUFFIX}")):
-            receipt = read_receipt(path, self._audit_vkey)
-            if receipt.run_id != run_id:
-                raise TamperedError(f"receipt {path} is of run {receipt.run_id}; find out who put it there")
-            found[receipt.shard] = receipt
-        return found
+        name = shard + RECEIPT_SUFFIX
+        file = f"{self.inbox}/{run_id}/{name}"
+        try:
+            data = self.inbox.get(run_id, name, MAX_RECEIPT_BYTES)
+        except OSError as error:
+            if error.errno in (errno.EFBIG, errno.EINVAL, errno.ELOOP):  # too large, or no plain file
+                raise TamperedError(f"receipt {file} is none of the keystore's; find out who put it there") from error
+            raise StorageError(f"receipt {file} can not be read ({error.strerror or error})") from error
+        receipt = parse_receipt(data, file, self.key.audit_vkey)
+        if receipt.run_id != run_id:
+            raise TamperedError(f"receipt {file} is of run {receipt.run_id}; find out who put it there")
+        return receipt
 
-    def __repr__(self) -> str:
-        return f"IngestDoor({str(self._inbox)!r})"
+    def receipts(self, run_id: str) -> dict[str, Receipt]:
+        """Return the receipts of a run's shards, by shard. Raises as `receipt`."""
+        return {shard: self.receipt(run_id, shard) for shard in sorted(self.receipted(run_id))}

@@ -12,6 +12,10 @@ class StorageError(KeystoreError):
     """The directory, the database or the disk does not do what was asked: missing, read-only, full, locked, corrupt."""
 
 
+class HiddenRecordError(StorageError):
+    """A record's id is that of one which is stored, and which this account may not see."""
+
+
 class SchemaError(StorageError):
     """The database was written by another version of the schema that this program can not read."""
 
@@ -72,5 +76,26 @@ class ErasureError(Refusal):
     """What was to be erased or retired can not be, as things are."""
 
 
+class TokenError(Refusal):
+    """A token can not be issued or revoked as asked."""
+
+
+class BindingError(Refusal):
+    """An identity can not be bound, unbound or signed in with as asked."""
+
+
 class RequestNotFound(Refusal):
     """No request answers to this id."""
+
+
+def public_name(error: KeystoreError) -> str:
+    """Return the name of an error's class, or of the nearest above it that this module has: what another process may know."""
+    return next(kind.__name__ for kind in type(error).__mro__ if kind.__module__ == __name__)
+
+
+def named(name: str, code: str, message: str) -> KeystoreError:
+    """Return the error of a `public_name`, as another process told it; a KeystoreError where there is none of that name."""
+    kind = globals().get(name)
+    if not (isinstance(kind, type) and issubclass(kind, KeystoreError)):
+        return KeystoreError(message)
+    return kind(code, message) if issubclass(kind, Refusal) else kind(message)

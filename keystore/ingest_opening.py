@@ -7,7 +7,7 @@ who signed them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -16,32 +16,46 @@ from keystore.audit.log import Clock
 from keystore.audit.witness import WITNESS_DIRECTORY
 from keystore.crypto.canonical import utc_now
 from keystore.intake import runs
+from keystore.intake.folder import INBOX_NAME
 from keystore.intake.inbox import Inbox
 from keystore.intake.report import IngestReport, ShardsNotTakenIn
 from keystore.ledger import Ledger
 from keystore.storage.database import Database
 from keystore.unlocking import IngestKeys, unlock_ingest
+from keystore.vault import erasure
+from keystore.vault.catalogue import stored_among
 from keystore.vault.storing import RecordStore
 
 
 class IngestOpening:
     """A keystore that is open for taking shards in. Make one with `open`; use it in a `with` statement, or `close` it."""
 
-    def __init__(self, path: Path, database: Database, keys: IngestKeys, clock: Clock, *, receipts: bool) -> None:
+    def __init__(
+        self, path: Path, database: Database, keys: IngestKeys, clock: Clock, inbox: Path | None, *, receipts: bool
+    ) -> None:
         self.path = path
         self._database = database
         self._keys = keys
         self._ledger = Ledger(database, keys.signer, path / WITNESS_DIRECTORY, clock, None)
         store = RecordStore(keys.keystore_id, keys.keyring)
-        self._inbox = Inbox(path, store, keys.index_key, keys.ingest_keys, keys.signer if receipts else None)
+        self.inbox_root = inbox or path / INBOX_NAME
+        receipts_by = keys.signer if receipts else None
+        self._inbox = Inbox(self.inbox_root, store, keys.index_key, keys.ingest_keys, receipts_by)
 
     @classmethod
     def open(
-        cls, path: Path | str, kek_uri: str | None = None, *, clock: Clock = utc_now, receipts: bool = False
+        cls,
+        path: Path | str,
+        kek_uri: str | None = None,
+        *,
+        clock: Clock = utc_now,
+        receipts: bool = False,
+        inbox: Path | None = None,
     ) -> Self:
         """Open an existing keystore; the KEK is where it was at creation, unless `kek_uri` says otherwise.
 
         `receipts`: leave a receipt of each shard in the inbox, for a job that can not ask the keystore (keystore.door).
+        `inbox`: where shards lie; the keystore's own folder by default.
         Raises WrongKekError and KekError before anything else, StorageError, SchemaError (one of an older version: the service
         must open it first), TamperedError, AuditError.
         """
@@ -50,7 +64,7 @@ class IngestOpening:
         try:
             kek = opening.open_matching_kek(database, directory, kek_uri)
             database.migrate()
-            opened = cls(directory, database, unlock_ingest(database, kek), clock, receipts=receipts)
+            opened = cls(directory, database, unlock_ingest(database, kek), clock, inbox, receipts=receipts)
             opened._ledger.check_witness(None)
         except BaseException:
             database.close()
@@ -103,6 +117,13 @@ class IngestOpening:
         self._inbox.remove(run_id, removed)
         self._inbox.clear_unfinished(run_id)
         return removed
+
+    def missing(self, record_ids: Iterable[str]) -> set[str]:
+        """Return those of the records that are neither stored here nor erased by right."""
+        wanted = set(record_ids)
+        with self._database.read() as connection:
+            wanted -= stored_among(connection, wanted)
+            return wanted - erasure.erased_among(connection, self._keys.index_key, wanted)
 
     def close(self) -> None:
         """Close the database."""

@@ -10,21 +10,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from sqlalchemy import Connection, select
 
 from keystore.audit.checkpoint import Checkpoint, open_checkpoint
-from keystore.audit.log import Clock, LogWriter, check_clock, check_grown, latest_note, leaf_hashes, load_end
-from keystore.audit.merkle import consistency_proof, tree_root
+from keystore.audit.elsewhere import WitnessAheadError, WitnessElsewhere, asked_witnesses
+from keystore.audit.log import Clock, LogWriter, check_clock, check_grown, grown, latest_note, load_end
 from keystore.audit.signers import LogSigner
-from keystore.audit.witness import Witness, check_extends
+from keystore.audit.tree import prove_consistency
+from keystore.audit.witness import Witness
 from keystore.decisions import reading
 from keystore.decisions.people import People
 from keystore.decisions.requests import void_open
 from keystore.errors import ApprovalError, AuditError, ClockError, KeystoreError, Refusal, TamperedError
 from keystore.storage import schema
 from keystore.storage.database import Database
+from keystore.verification.milestone import believed_milestone
+from keystore.verification.verify import keep_milestone
 
 FIRST_LOG_SIZE = 2  # entries of a new keystore: created, policy
 
@@ -40,6 +44,8 @@ class Ledger:
         self._clock = clock
         self._people = people
         self._witness = Witness(witness_directory, *signer.vkeys)
+        self._witness_directory = witness_directory
+        self._milestone_at = 0  # size of the log at which another milestone may be worth while
 
     @contextmanager
     def transaction(
@@ -63,6 +69,8 @@ class Ledger:
                 log = LogWriter(connection, self._signer, self._clock)
                 self._log_refusal(connection, log, action, request_id, by, error)
             log.finish()
+            if self._signer.entries is None and log.size >= self._milestone_at:  # ingest signs none
+                self._milestone_at = keep_milestone(connection, self._signer)
         if witness:
             self.remember()
         if refusal is not None:
@@ -92,6 +100,12 @@ class Ledger:
             return False
         return True
 
+    def check_ready(self) -> None:
+        """Raise KeystoreError unless something could be written now: database and witness agree, and the clock fits."""
+        with self._database.read() as connection:
+            self._check_not_rolled_back(connection)
+        self.check_clock()
+
     def check_clock(self) -> None:
         """Raise ClockError unless something could be written now."""
         with self._database.read() as connection:
@@ -119,39 +133,35 @@ class Ledger:
     def check_witness(self, checkpoint: str | None) -> None:
         """Check the stored log against its last checkpoint, the witness, and a checkpoint kept elsewhere. Raises AuditError.
 
+        Entries before the last milestone are not read again: nothing rests on them but an audit, which reads them all.
         Where the witness is lost, the checkpoint starts a new one. It can not show that the database was not rolled back to
         some state after it (it may be the log's own first note), so every open request ends, and the log says what happened.
         """
         # Asked before the database is read: another process may move both on in between, and never the other way round.
         last = self._witness.last()
-        with self._database.read() as connection:
-            load_end(connection, self._signer.vkeys)
-            hashes = leaf_hashes(connection)
-            note = latest_note(connection)
-        latest = open_checkpoint(note, *self._signer.vkeys)
-        if (latest.size, latest.root) != (len(hashes), tree_root(hashes)):
-            raise AuditError(
-                "the audit log is not the one its last checkpoint was signed for: entries were edited, dropped or added"
-            )
-
-        def prove(old_size: int) -> list[bytes]:
-            return consistency_proof(hashes, old_size)
-
         kept = None if checkpoint is None else open_checkpoint(checkpoint, *self._signer.vkeys)
-        if kept is not None:
-            check_extends(kept, latest, prove)
-        if last is not None:
-            check_extends(last, latest, prove)
-        elif latest.size > FIRST_LOG_SIZE:
+        with self._database.read() as connection:
+            end, _ = load_end(connection, self._signer.vkeys)
+            verified = believed_milestone(connection, self._signer.vkeys[0]).frontier
+            if grown(connection, verified, end.size) != end:
+                raise AuditError(
+                    "the audit log is not the one its last checkpoint was signed for: entries were edited, dropped or added"
+                )
+            note = latest_note(connection)
+            latest = open_checkpoint(note, *self._signer.vkeys)
+            for seen in (kept, last):
+                if seen is not None:
+                    check_grown(connection, seen, latest)
+        if last is None and latest.size > FIRST_LOG_SIZE:
             if kept is None:
                 raise AuditError(
-                    f"the witness of {self._database.path.parent} is missing, so a rolled-back database could not be told "
+                    f"the witness of {self._database.name} is missing, so a rolled-back database could not be told "
                     "from a current one; put back a copy, or start it again from a checkpoint you kept, which ends all open "
                     "requests (keyanon keystore restore-witness)"
                 )
             self._start_witness_again(kept)
             return
-        self._witness.remember(note, lambda old, new: check_extends(old, new, prove))
+        self.remember()
 
     def _start_witness_again(self, kept: Checkpoint) -> None:
         # Committed before the witness is written: a process killed in between is asked for a checkpoint again.
@@ -176,13 +186,24 @@ class Ledger:
             )
 
     def remember(self) -> None:
-        """Move the witness on to the latest checkpoint. Raises AuditError, StorageError."""
+        """Move the witness on to the latest checkpoint, and those elsewhere that are asked. Raises AuditError, StorageError."""
         with self._database.read() as connection:
-            self._witness.remember(latest_note(connection), lambda old, new: check_grown(connection, old, new))
+            note = latest_note(connection)
+            self._witness.remember(note, lambda old, new: check_grown(connection, old, new))
+        if self._signer.entries is None:  # ingest, whose signature no witness elsewhere knows, leaves it to the service
+            for elsewhere in asked_witnesses(self._witness_directory):
+                self.ask_elsewhere(elsewhere)
 
-    def prove_consistency(self, connection: Connection, old_size: int) -> list[bytes]:
-        """Return the proof that the stored log extends that of `old_size`. Raises AuditError."""
-        try:
-            return consistency_proof(leaf_hashes(connection), old_size)
-        except ValueError as error:
-            raise AuditError(f"{error}; the log is shorter than it was, restore the newest database") from error
+    def ask_elsewhere(self, witness: WitnessElsewhere) -> bool:
+        """Have the latest checkpoint signed by a witness elsewhere; return whether it was. Raises AuditError, StorageError."""
+        while True:
+            with self._database.read() as connection:
+                note = self._signer.countersign(latest_note(connection))
+                try:
+                    return witness.ask(note, self._signer.vkey, partial(prove_consistency, connection))
+                except WitnessAheadError as error:
+                    ahead = error
+            with self._database.read() as connection:
+                now = open_checkpoint(latest_note(connection), *self._signer.vkeys).size
+            if now <= open_checkpoint(note, self._signer.vkey).size or now < ahead.seen:
+                raise ahead  # else another process of this keystore wrote meanwhile, and was quicker

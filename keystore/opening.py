@@ -24,7 +24,8 @@ from keystore.errors import AuditError, KekError, StorageError, TamperedError, W
 from keystore.kek.file import FILE_SCHEME
 from keystore.kek.provider import KeyEncryptionKey, create_kek, default_uri, kek_path, open_kek
 from keystore.storage import durable, schema
-from keystore.storage.database import DATABASE_NAME, Database
+from keystore.storage.database import Database
+from keystore.storage.places import database_of, new_database, remember_database
 from keystore.vault import epochs, ingest_keys, ingest_signer
 from keystore.vault.accounts import own_keys_account
 from keystore.vault.keyring import AUDIT_KIND, INDEX_KIND, OWN_SECRET, Keyring
@@ -32,14 +33,9 @@ from keystore.vault.keyring import AUDIT_KIND, INDEX_KIND, OWN_SECRET, Keyring
 INGEST_KEY_NAME = "ingest.pub"
 LOCK_NAME = ".lock"
 INDEX_KEY_BYTES = 32
+MAX_PUBLIC_BYTES = 16 * 1024
 PRIVATE_DIRECTORY_MODE = 0o700
 FIRST_KEK_VERSION = 1
-
-
-def check_exists(directory: Path) -> None:
-    """Raise StorageError unless a directory has a keystore's database."""
-    if not (directory / DATABASE_NAME).is_file():
-        raise StorageError(f"{directory} is not a keystore: it has no {DATABASE_NAME}; check the path, or create one")
 
 
 def existing(directory: Path) -> Database:
@@ -47,8 +43,7 @@ def existing(directory: Path) -> Database:
 
     Raises StorageError, NeverCompletedError.
     """
-    check_exists(directory)
-    database = Database(directory / DATABASE_NAME)
+    database = database_of(directory)
     try:
         if not is_created(database):
             raise NeverCompletedError(f"the keystore in {directory} was never completed; create it again")
@@ -59,27 +54,33 @@ def existing(directory: Path) -> Database:
 
 
 class NeverCompletedError(StorageError):
-    """The database file exists, but creation was interrupted before its one transaction."""
+    """The database is there, but creation was interrupted before its one transaction."""
 
 
-def create(directory: Path, kek_uri: str | None, policy: Policy, clock: Clock, *, must_be_new: bool) -> str | None:
+def create(
+    directory: Path, kek_uri: str | None, database_uri: str | None, policy: Policy, clock: Clock, *, must_be_new: bool
+) -> str | None:
     """Create a keystore, one process at a time; return the warning about a KEK file that was made for it.
 
-    A keystore that another process completed meanwhile is left as it is, or is a StorageError if this one `must_be_new`.
+    `database_uri`: of PostgreSQL; None for SQLite in the directory. A keystore that another process completed meanwhile is left
+    as it is, or is a StorageError if this one `must_be_new`.
     """
     try:
         durable.make_directory(directory)
         with durable.locked(directory / LOCK_NAME):
-            database = Database(directory / DATABASE_NAME, create=True)
+            database = new_database(directory, database_uri)
             try:
                 if is_created(database):
                     if must_be_new:
                         raise StorageError(
-                            f"there is a keystore in {directory} already; open it, or choose another directory"
+                            f"there is a keystore in {database.name} already; open it, or choose another directory"
+                            + ("" if database_uri is None else " and another database")
                         )
                     return None
                 directory.chmod(PRIVATE_DIRECTORY_MODE)  # it may have been there before, open to others
                 kek, is_new = create_kek(kek_uri or default_uri(directory))
+                if database_uri is not None:
+                    remember_database(directory, database_uri)
                 database.migrate()
                 with database.write() as connection:
                     write_first_state(connection, kek, stored_uri(kek_uri, directory), policy, clock)
@@ -204,6 +205,22 @@ def publish_public_keys(directory: Path, public_keys: list[bytes], audit_vkey: s
             kind = AuditError if name == AUDIT_KEY_NAME else TamperedError
             raise kind(
                 f"{path} is not the key of this keystore: it was exchanged or damaged; find out why, then delete the file"
+            )
+
+
+def check_public_keys(directory: Path, ingest_key: bytes, audit_vkey: str) -> None:
+    """Raise TamperedError unless ingest.pub and audit.pub are these keys: one of the two, or the database, was exchanged."""
+    for name, text in ((INGEST_KEY_NAME, _public_file(ingest_key)), (AUDIT_KEY_NAME, audit_vkey + "\n")):
+        try:
+            present = durable.read_regular(directory / name, MAX_PUBLIC_BYTES).decode("ascii", "replace")
+        except OSError as error:
+            raise StorageError(
+                f"{directory / name} can not be read ({error.strerror}); open the keystore once to write it again"
+            ) from error
+        if present != text:
+            raise TamperedError(
+                f"{directory / name} is not the key that the database of the keystore names; find out why before any job is "
+                "given one (where it was just renewed, open the keystore once)"
             )
 
 

@@ -69,7 +69,7 @@ def unlock_ingest(database: Database, kek: KeyEncryptionKey) -> IngestKeys:
         ingest_vkey = certified_ingest_vkey(connection, audit_vkey)
         if ingest_vkey is None:
             raise SchemaError(
-                f"keystore {database.path.parent} is of an older version; open it once with the service, which brings it up "
+                f"keystore {database.name} is of an older version; open it once with the service, which brings it up "
                 "to date"
             )
         key = Ed25519PrivateKey.from_private_bytes(_secret(connection, keyring, INGEST_LOG_KIND))

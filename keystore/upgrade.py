@@ -13,7 +13,7 @@ from keystore.audit.log import LogWriter
 from keystore.audit.signers import LogSigner
 from keystore.errors import TamperedError
 from keystore.intake import runs
-from keystore.intake.inbox import RUN_ID
+from keystore.intake.folder import RUN_ID
 from keystore.storage import schema
 from keystore.vault import epochs, ingest_signer
 from keystore.vault.accounts import account, own_keys_account, record_digest
@@ -25,7 +25,8 @@ _FIRST_ACCOUNTED = b'"own_keys":'
 
 def lacks_account(connection: Connection) -> bool:
     """Return whether this keystore was made before its log accounted for what it holds, and has no inventory yet."""
-    for seq, leaf in connection.execute(select(schema.log.c.seq, schema.log.c.leaf).order_by(schema.log.c.seq)):
+    entries = select(schema.log.c.seq, schema.log.c.leaf).order_by(schema.log.c.seq)
+    for seq, leaf in connection.execute(entries.execution_options(yield_per=100)):
         if _FIRST_ACCOUNTED in leaf:
             return False
         if seq == 0 and b'"type":"created"' not in leaf:

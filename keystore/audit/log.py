@@ -20,25 +20,15 @@ from sqlalchemy import Connection, func, select
 from keystore.audit.checkpoint import Checkpoint, open_checkpoint
 from keystore.audit.merkle import Frontier, leaf_hash
 from keystore.audit.signers import LogSigner
+from keystore.audit.tree import stored_nodes
 from keystore.crypto.canonical import canonical_json, parse_timestamp, timestamp
 from keystore.errors import AuditError, ClockError
 from keystore.storage import schema
+from keystore.storage.bulk import insert_many
 
 CLOCK_TOLERANCE = timedelta(seconds=5)  # by which a clock that is being corrected may lie behind the log
 MAX_SILENCE = timedelta(days=92)  # after the last entry; a longer one may be a clock set forward
 Clock = Callable[[], datetime]
-
-
-def leaf_hashes(connection: Connection) -> list[bytes]:
-    """Return the Merkle leaf hashes of the stored leaves, in order. Raises AuditError when one is missing."""
-    hashes: list[bytes] = []
-    for seq, leaf in connection.execute(select(schema.log.c.seq, schema.log.c.leaf).order_by(schema.log.c.seq)):
-        if seq != len(hashes):
-            raise AuditError(
-                f"entry {len(hashes)} of the audit log is missing; restore the database and compare with a kept checkpoint"
-            )
-        hashes.append(leaf_hash(bytes(leaf)))
-    return hashes
 
 
 def latest_note(connection: Connection) -> str:
@@ -51,6 +41,16 @@ def latest_note(connection: Connection) -> str:
     return str(note)
 
 
+def grown(connection: Connection, frontier: Frontier, size: int) -> Frontier:
+    """Return the tree of `frontier` with the stored leaves after it, up to `size`; a shorter one where a leaf is missing."""
+    leaves = select(schema.log).where(schema.log.c.seq >= frontier.size, schema.log.c.seq < size)
+    for seq, leaf in connection.execute(leaves.order_by(schema.log.c.seq).execution_options(yield_per=1000)):
+        if seq != frontier.size:
+            break
+        frontier = frontier.append(leaf_hash(bytes(leaf)))
+    return frontier
+
+
 def check_grown(connection: Connection, old: Checkpoint, new: Checkpoint) -> None:
     """Raise AuditError unless the stored log takes the tree `old` to the tree `new`; reads what was added since only.
 
@@ -59,17 +59,14 @@ def check_grown(connection: Connection, old: Checkpoint, new: Checkpoint) -> Non
     table = schema.checkpoints
     data = connection.execute(select(table.c.frontier).where(table.c.size == old.size)).scalar()
     try:
-        frontier = Frontier.from_bytes(old.size, data or b"")
+        before = Frontier.from_bytes(old.size, data or b"")
     except ValueError:
-        frontier = Frontier()
-    leaves = select(schema.log.c.leaf).where(schema.log.c.seq >= old.size, schema.log.c.seq < new.size)
-    grown = frontier
-    for leaf in connection.execute(leaves.order_by(schema.log.c.seq)).scalars():
-        grown = grown.append(leaf_hash(bytes(leaf)))
-    if (frontier.size, frontier.root(), grown.size, grown.root()) != (old.size, old.root, new.size, new.root):
+        before = Frontier()
+    after = grown(connection, before, new.size)
+    if (before.size, before.root(), after.size, after.root()) != (old.size, old.root, new.size, new.root):
         raise AuditError(
-            f"the log was rolled back or forked: it does not continue what the witness saw at entry {old.size}; restore the "
-            "newest database"
+            f"the log was rolled back or forked: its {new.size} entries do not continue what was seen at entry {old.size}; "
+            "restore the newest database. A grant used since then must not work again"
         )
 
 
@@ -147,8 +144,9 @@ class LogWriter:
         body |= self._attached
         self._attached = {}
         leaf = canonical_json({**body, "seq": self._frontier.size, "time": timestamp(self.now), "type": kind})
-        self._connection.execute(schema.log.insert().values(seq=self._frontier.size, leaf=leaf))
-        self._frontier = self._frontier.append(leaf_hash(leaf))
+        insert_many(self._connection, schema.log, [{"seq": self._frontier.size, "leaf": leaf}])
+        self._frontier, completed = self._frontier.grown(leaf_hash(leaf))
+        insert_many(self._connection, schema.nodes, list(stored_nodes(self._frontier.size, completed)))
 
     def finish(self) -> None:
         """Sign and store the checkpoint of what was appended. Raises AuditError when something attached was never said."""

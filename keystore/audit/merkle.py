@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 HASH_BYTES = 32
@@ -46,11 +46,16 @@ class Frontier:
 
     def append(self, new_leaf_hash: bytes) -> Frontier:
         """Return the frontier with one more leaf."""
-        peaks, carry, size = list(self.peaks), new_leaf_hash, self.size
+        return self.grown(new_leaf_hash)[0]
+
+    def grown(self, new_leaf_hash: bytes) -> tuple[Frontier, list[bytes]]:
+        """Return the frontier with one more leaf, and the roots of the subtrees that it completes: of 2, 4, 8 ... leaves."""
+        peaks, completed, carry, size = list(self.peaks), list[bytes](), new_leaf_hash, self.size
         while size & 1:  # two full subtrees of one size become one of twice the size
             carry = node_hash(peaks.pop(), carry)
+            completed.append(carry)
             size >>= 1
-        return Frontier(self.size + 1, (*peaks, carry))
+        return Frontier(self.size + 1, (*peaks, carry)), completed
 
     def root(self) -> bytes:
         """Return MTH of all leaves."""
@@ -90,33 +95,47 @@ def _split_point(size: int) -> int:
     return 1 << ((size - 1).bit_length() - 1)  # the largest power of two smaller than size
 
 
+def inclusion_ranges(index: int, size: int) -> list[tuple[int, int]]:
+    """Return of which ranges of leaves the roots make up PATH(index, D[size]) (RFC 6962 section 2.1.1).
+
+    Raises ValueError when there is no such leaf.
+    """
+    if not 0 <= index < size:
+        raise ValueError(f"there is no leaf {index} in a tree of {size}")
+    return _siblings(size, lambda start, end: end - start == 1, lambda split: index < split)[0]
+
+
+def consistency_ranges(old_size: int, size: int) -> list[tuple[int, int]]:
+    """Return of which ranges of leaves the roots make up PROOF(old_size, D[size]) (RFC 6962 section 2.1.2).
+
+    Raises ValueError unless 0 < old_size <= size.
+    """
+    if not 0 < old_size <= size:
+        raise ValueError(f"a tree of {size} leaves never had {old_size} leaves to prove")
+    siblings, (start, end) = _siblings(size, lambda _, end: end == old_size, lambda split: old_size <= split)
+    return siblings if start == 0 else [(start, end), *siblings]  # who asks knows the root of the old tree itself
+
+
+def _siblings(
+    size: int, arrived: Callable[[int, int], bool], goes_left: Callable[[int], bool]
+) -> tuple[list[tuple[int, int]], tuple[int, int]]:
+    """Descend from the root of a tree; return the subtrees that were passed by, lowest first, and the one arrived at."""
+    start, end, passed = 0, size, list[tuple[int, int]]()
+    while not arrived(start, end):
+        split = start + _split_point(end - start)
+        passed.append((split, end) if goes_left(split) else (start, split))
+        start, end = (start, split) if goes_left(split) else (split, end)
+    return passed[::-1], (start, end)
+
+
 def inclusion_proof(leaf_hashes: Sequence[bytes], index: int) -> list[bytes]:
     """Return PATH(index, D[n]) (RFC 6962 section 2.1.1). Raises ValueError when there is no such leaf."""
-    if not 0 <= index < len(leaf_hashes):
-        raise ValueError(f"there is no leaf {index} in a tree of {len(leaf_hashes)}")
-    if len(leaf_hashes) == 1:
-        return []
-    split = _split_point(len(leaf_hashes))
-    if index < split:
-        return [*inclusion_proof(leaf_hashes[:split], index), tree_root(leaf_hashes[split:])]
-    return [*inclusion_proof(leaf_hashes[split:], index - split), tree_root(leaf_hashes[:split])]
+    return [tree_root(leaf_hashes[start:end]) for start, end in inclusion_ranges(index, len(leaf_hashes))]
 
 
 def consistency_proof(leaf_hashes: Sequence[bytes], old_size: int) -> list[bytes]:
     """Return PROOF(old_size, D[n]) (RFC 6962 section 2.1.2). Raises ValueError unless 0 < old_size <= n."""
-    if not 0 < old_size <= len(leaf_hashes):
-        raise ValueError(f"a tree of {len(leaf_hashes)} leaves never had {old_size} leaves to prove")
-    return _subproof(leaf_hashes, old_size, complete=True)
-
-
-def _subproof(leaf_hashes: Sequence[bytes], old_size: int, *, complete: bool) -> list[bytes]:
-    size = len(leaf_hashes)
-    if old_size == size:
-        return [] if complete else [tree_root(leaf_hashes)]
-    split = _split_point(size)
-    if old_size <= split:
-        return [*_subproof(leaf_hashes[:split], old_size, complete=complete), tree_root(leaf_hashes[split:])]
-    return [*_subproof(leaf_hashes[split:], old_size - split, complete=False), tree_root(leaf_hashes[:split])]
+    return [tree_root(leaf_hashes[start:end]) for start, end in consistency_ranges(old_size, len(leaf_hashes))]
 
 
 def verify_inclusion(leaf: bytes, index: int, size: int, proof: Sequence[bytes], root: bytes) -> None:

@@ -7,14 +7,17 @@ key, so that whoever knows the audit key needs nothing else.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from sqlalchemy import Connection, select
 
 from keystore.audit.checkpoint import Checkpoint, open_checkpoint, parse_verifier_key, sign_checkpoint, verifier_key
 from keystore.audit.merkle import Frontier
 from keystore.errors import AuditError
-from keystore.storage import schema
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
 
 ORIGIN_PREFIX = "keyanon.keystore/"
 INGEST_SUFFIX = "/ingest"
@@ -83,6 +86,10 @@ def certified_ingest_vkey(connection: Connection, audit_vkey: str) -> str | None
 
     Raises AuditError: the audit key does not vouch for the one in the database.
     """
+    from sqlalchemy import select  # a run's processes know receipts and need no database
+
+    from keystore.storage import schema
+
     row = connection.execute(select(schema.identity.c.ingest_vkey, schema.identity.c.ingest_certificate)).first()
     if row is None or row.ingest_vkey is None:
         return None

@@ -1,39 +1,22 @@
 """The witness: a file that remembers the last checkpoint, outside of the database, so that an older database is refused.
 
-It moves forward only, and only along a consistency proof: a log that was rolled back, or continued differently, does not pass.
+It moves forward only, and only where the log was seen to grow: one that was rolled back, or continued differently, does not pass.
 Put its directory on another disk, or copy the file elsewhere, and the operator of the database can not roll back unseen.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from keystore.audit.checkpoint import MAX_NOTE_CHARACTERS, Checkpoint, open_checkpoint
-from keystore.audit.merkle import ProofError, verify_consistency
 from keystore.errors import AuditError, StorageError
 from keystore.storage import durable
 
 WITNESS_DIRECTORY = "witness"
 CHECKPOINT_FILE = "checkpoint"
 LOCK_FILE = ".lock"
-Prover = Callable[[int], Sequence[bytes]]  # old size -> consistency proof to the new checkpoint
 Check = Callable[[Checkpoint, Checkpoint], None]  # raises AuditError unless the second's log begins with the first's
-
-
-def check_extends(old: Checkpoint, new: Checkpoint, prove: Prover) -> None:
-    """Raise AuditError unless the log at `new` begins with the log at `old`."""
-    if new.size < old.size:
-        raise AuditError(
-            f"the database was rolled back: its log has {new.size} entries and the witness saw {old.size}. "
-            "Restore the newest database; a grant used since then must not work again"
-        )
-    try:
-        verify_consistency(old.size, old.root, new.size, new.root, prove(old.size))
-    except ProofError as error:
-        raise AuditError(
-            f"the log was forked: it does not continue what the witness saw at entry {old.size} ({error})"
-        ) from error
 
 
 class Witness:

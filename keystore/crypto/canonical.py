@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 from pydantic_core import to_json
@@ -27,7 +28,12 @@ def canonical_flat(value: Mapping[str, str | int | None]) -> bytes:
 
     Raises ValueError for unpaired surrogates. (pydantic-core writes floats in another form than Python, so none may be in it.)
     """
-    return to_json(dict(sorted(value.items())))
+    return to_json({name: value[name] for name in _sorted(tuple(value))})
+
+
+@lru_cache(maxsize=256)
+def _sorted(names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(sorted(names))
 
 
 def sha256_hex(data: bytes) -> str:

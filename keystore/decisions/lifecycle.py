@@ -7,7 +7,7 @@ becomes *approved* and a grant exists, which lives until the grant's lifetime or
 comes first. The requester, and nobody else, may then take the keys out, once: the request is *released*, and that is final.
 Anyone may deny a pending or approved request (the requester too: that is a withdrawal), which is final as well. A request
 whose expiry has passed is *expired*: nothing can be done with it but look at it, and so is an approved one whose grant has
-run out.
+run out. Where the policy names roles, the approvals are enough only once an approver of each is among those people.
 
     pending --approve (m-th)--> approved --release--> released
        |  \\--change--> pending (no approvals)  /
@@ -43,10 +43,15 @@ FINAL_STATES = frozenset({State.RELEASED, State.DENIED, State.EXPIRED})
 
 @dataclass(frozen=True)
 class Approval:
-    """One person's approval of one exact content of a request."""
+    """One person's approval of one exact content of a request; with a key of their own, in the role they were enrolled in.
+
+    grant_seconds: how long the grant may live at most, where they chose that.
+    """
 
     approver: str
     digest: str
+    role: str | None = None
+    grant_seconds: int | None = None
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,7 @@ class RequestLife:
     expires_at: datetime
     stored: State
     approvals: tuple[Approval, ...] = ()
+    roles_required: tuple[str, ...] = ()
     grant: Grant | None = None
 
     def state(self, now: datetime) -> State:
@@ -81,9 +87,19 @@ class RequestLife:
 
     def approvers(self) -> frozenset[str]:
         """Return the distinct people, other than the requester, whose approval is for the present content."""
-        return frozenset(
-            one.approver for one in self.approvals if one.digest == self.digest and one.approver != self.requester
-        )
+        return frozenset(one.approver for one in self._counted())
+
+    def missing_roles(self) -> list[str]:
+        """Return which of the roles that must be present none of these people has."""
+        return sorted(set(self.roles_required) - {one.role for one in self._counted()})
+
+    def shortest_grant(self, most: timedelta) -> timedelta:
+        """Return how long a grant may live: `most`, or the shortest time that one of these people chose."""
+        times = [timedelta(seconds=one.grant_seconds) for one in self._counted() if one.grant_seconds is not None]
+        return min([most, *times])
+
+    def _counted(self) -> list[Approval]:
+        return [one for one in self.approvals if one.digest == self.digest and one.approver != self.requester]
 
 
 def check_approve(life: RequestLife, approver: str, shown: str, now: datetime) -> None:
@@ -107,13 +123,13 @@ def check_approve(life: RequestLife, approver: str, shown: str, now: datetime) -
 
 
 def is_approved(life: RequestLife) -> bool:
-    """Return whether enough distinct people have approved the present content. Never true for fewer than two."""
-    return len(life.approvers()) >= max(MIN_APPROVALS, life.approvals_required)
+    """Return whether enough distinct people, of all roles, have approved the present content. Never true for fewer than two."""
+    return len(life.approvers()) >= max(MIN_APPROVALS, life.approvals_required) and not life.missing_roles()
 
 
 def grant_expiry(life: RequestLife, now: datetime, grant_lifetime: timedelta) -> datetime:
-    """Return when a grant made `now` ends: never later than the request itself."""
-    return min(life.expires_at, now + grant_lifetime)
+    """Return when a grant made `now` ends: never later than the request itself, or than an approver chose."""
+    return min(life.expires_at, now + life.shortest_grant(grant_lifetime))
 
 
 def check_deny(life: RequestLife, now: datetime) -> None:
@@ -128,8 +144,11 @@ def check_change(life: RequestLife, person: str, now: datetime) -> None:
         raise ApprovalError("not-requester", f"request {life.request_id} can be changed by its requester only")
 
 
-def check_release(life: RequestLife, person: str, now: datetime) -> Grant:
-    """Return the grant that allows this person to take the keys now. Raises GrantError."""
+def check_release(life: RequestLife, person: str, now: datetime, *, glass_broken: bool = False) -> Grant:
+    """Return the grant that allows this person to take the keys now. Raises GrantError.
+
+    glass_broken: the log says that this content was granted without approvals, by who might (decisions.break_glass).
+    """
     state = life.state(now)
     if state is State.RELEASED:
         raise GrantError(
@@ -143,10 +162,13 @@ def check_release(life: RequestLife, person: str, now: datetime) -> Grant:
         raise GrantError(
             "not-requester", f"the grant of request {life.request_id} is for the person who made the request only"
         )
-    if state is not State.APPROVED or life.grant is None or not is_approved(life):
+    if state is not State.APPROVED or life.grant is None or not (glass_broken or is_approved(life)):
+        roles = life.missing_roles()
         missing = max(MIN_APPROVALS, life.approvals_required) - len(life.approvers())
+        missing = max(missing, len(roles))
+        of = f", among them of {', '.join(roles)}" if roles else ""
         raise GrantError(
-            "not-approved", f"request {life.request_id} is not approved: {missing} more approval(s) needed"
+            "not-approved", f"request {life.request_id} is not approved: {missing} more approval(s) needed{of}"
         )
     return life.grant
 

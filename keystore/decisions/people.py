@@ -2,7 +2,8 @@
 key kept for them.
 
 Embedded mode trusts the account of the operating system: whoever may read the KEK may sign as anyone. The signatures bind each
-approval to one content of a request and to one person's key; they do not prove that this person was at the keyboard.
+approval to one content of a request and to one person's key; they do not prove that this person was at the keyboard. Those of
+approvers with keys of their own do (approvers.py).
 """
 
 from __future__ import annotations
@@ -11,14 +12,13 @@ import base64
 import os
 from collections.abc import Collection
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from sqlalchemy import Connection, select
 
 from keystore.audit.log import LogWriter
-from keystore.crypto.canonical import canonical_json
+from keystore.decisions import approvers
 from keystore.decisions.identity import (
     EMBEDDED_ISSUER,
     NAME_SALT_BYTES,
@@ -32,6 +32,7 @@ from keystore.vault import epochs
 from keystore.vault.keyring import APPROVER_KIND, Keyring
 
 ERASED_NAME = "(erased)"
+NOBODY = ""  # the commitment of no person
 INDEX_KEY_BYTES = 32
 _INDEX_INFO = b"keyanon people index v1"
 
@@ -89,6 +90,7 @@ class People:
         )
         if epoch_id is not None:
             epochs.renew(connection, log, keyring, epoch_id)
+        approvers.forget(connection, log, person)
         log.append("erase-person", by=by, person=person)
 
     def has_untagged(self, connection: Connection) -> bool:
@@ -122,19 +124,6 @@ def names(connection: Connection) -> dict[str, str]:
     return {row.person: row.name if row.name is not None else ERASED_NAME for row in rows}
 
 
-def approval_message(keystore_id: str, request_id: str, digest: str, approver: str, approved_at: str) -> bytes:
-    """Return what an approver signs."""
-    return b"keyanon approval v1\n" + canonical_json(
-        {
-            "approved_at": approved_at,
-            "approver": approver,
-            "digest": digest,
-            "keystore": keystore_id,
-            "request": request_id,
-        }
-    )
-
-
 def sign_as(connection: Connection, keyring: Keyring, log: LogWriter, person: str, message: bytes) -> bytes:
     """Sign with this person's key; on first use a key is made, wrapped, and its enrolment logged."""
     row = connection.execute(select(schema.people).where(schema.people.c.person == person)).one()
@@ -159,14 +148,3 @@ def sign_as(connection: Connection, keyring: Keyring, log: LogWriter, person: st
                 "an approver's public key in the database was exchanged; restore the database from a backup"
             )
     return key.sign(message)
-
-
-def signature_holds(public_key: bytes | None, signature: bytes, message: bytes) -> bool:
-    """Return whether an approver's signature is over this message."""
-    if public_key is None:
-        return False
-    try:
-        Ed25519PublicKey.from_public_bytes(public_key).verify(signature, message)
-    except (InvalidSignature, ValueError):
-        return False
-    return True

@@ -6,8 +6,9 @@ A validated model kept in the keystore; each change is in the audit log, and a r
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from keystore.crypto.canonical import canonical_json, sha256_hex
 from keystore.errors import PolicyError
@@ -17,6 +18,7 @@ DEFAULT_APPROVALS = 2
 MAX_APPROVALS = 20
 DEFAULT_MAX_LIFETIME_SECONDS = 7 * 24 * 3600
 DEFAULT_GRANT_LIFETIME_SECONDS = 24 * 3600
+MIN_GRANT_SECONDS = 60  # that an approver may choose
 DEFAULT_MAX_IMAGES = 100
 DEFAULT_PURPOSE_CHARACTERS = 8  # letters and digits
 DEFAULT_LEGAL_BASIS_CHARACTERS = 4  # letters and digits: "GDPR", "BGB 5"
@@ -24,10 +26,17 @@ MIN_WORDS_CHARACTERS = 3  # no policy may accept less
 MIN_DISTINCT_CHARACTERS = 3  # "aaaaaaaa" says nothing
 MAX_TEXT_CHARACTERS = 4000
 MAX_LIFETIME_CEILING_SECONDS = 366 * 24 * 3600
+PERSON_PATTERN = r"^[0-9a-f]{64}$"  # a commitment
+_SAID_WHERE_ASKED = ("own_keys", "roles", "break_glass")  # what older versions did not know
+ROLE_PATTERN = "^[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?$"
 
 
 class Policy(BaseModel):
-    """The rules of one keystore. Fewer than two approvals can not be expressed."""
+    """The rules of one keystore. Fewer than two approvals can not be expressed.
+
+    own_keys: only approvers who are enrolled approve, each with a key of their own. roles: of each at least one of them.
+    break_glass: people (commitments) who may take out keys alone in an emergency (decisions.break_glass); nobody by default.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -38,9 +47,34 @@ class Policy(BaseModel):
     min_purpose_characters: int = Field(default=DEFAULT_PURPOSE_CHARACTERS, ge=MIN_WORDS_CHARACTERS)
     min_legal_basis_characters: int = Field(default=DEFAULT_LEGAL_BASIS_CHARACTERS, ge=MIN_WORDS_CHARACTERS)
 
+    own_keys: bool = False
+    roles: tuple[Annotated[str, Field(pattern=ROLE_PATTERN)], ...] = ()
+    break_glass: tuple[Annotated[str, Field(pattern=PERSON_PATTERN)], ...] = ()
+
+    @model_validator(mode="after")
+    def _people_are_named_once(self) -> Self:
+        if list(self.break_glass) != sorted(set(self.break_glass)):
+            raise ValueError("people who may break the glass are named once each, in order")
+        return self
+
+    @model_validator(mode="after")
+    def _roles_can_be_present(self) -> Self:
+        if list(self.roles) != sorted(set(self.roles)):
+            raise ValueError("roles are named once each, in order")
+        if self.roles and not self.own_keys:
+            raise ValueError("roles are those of enrolled approvers: they need own_keys")
+        if len(self.roles) > self.approvals:
+            raise ValueError("an approver has one role: there can not be more of them than approvals")
+        return self
+
+    def content(self) -> dict[str, Any]:
+        """Return the policy as JSON knows it; what older versions did not know is left out where it asks for nothing."""
+        said = self.model_dump(mode="json")
+        return {name: value for name, value in said.items() if name not in _SAID_WHERE_ASKED or value}
+
     def document(self) -> bytes:
         """Return the canonical bytes of the policy."""
-        return canonical_json(self.model_dump(mode="json"))
+        return canonical_json(self.content())
 
     def digest(self) -> str:
         """Return the SHA-256 of `document`, in hexadecimal."""

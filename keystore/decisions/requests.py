@@ -1,8 +1,7 @@
 """Requests in the database: what lifecycle.py decides on values is read from rows here, signed, written and logged.
 
-Every function works inside the writing transaction it is given. The request's digest is over all of its content
-and a salt, so the
-digest can be in the log for good without giving the words away.
+Every function works inside the writing transaction it is given. What the approvers sign is in content.py, with which keys in
+people.py and approvers.py.
 """
 
 from __future__ import annotations
@@ -10,87 +9,25 @@ from __future__ import annotations
 import base64
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Any
 from uuid import uuid4
 
 from sqlalchemy import Connection, Row, select
 
 from keystore.audit.log import LogWriter
-from keystore.crypto.canonical import canonical_json, parse_timestamp, sha256_hex, timestamp
-from keystore.decisions import lifecycle, people
+from keystore.crypto.canonical import canonical_json, parse_timestamp, timestamp
+from keystore.decisions import approvers, lifecycle, people, signatures, stored_policy
+from keystore.decisions.content import Words, images_of, request_digest
 from keystore.decisions.lifecycle import Approval, Grant, RequestLife, State
-from keystore.decisions.policy import Policy
-from keystore.errors import ApprovalError, GrantError, RecordNotFound, RequestNotFound, TamperedError
+from keystore.decisions.policy import MIN_GRANT_SECONDS, Policy
+from keystore.decisions.signatures import OwnSignature
+from keystore.errors import ApprovalError, GrantError, RequestNotFound, TamperedError
 from keystore.storage import schema
 from keystore.vault.keyring import Keyring
 from keystore.vault.records import ImageRow
 
 REQUEST_SALT_BYTES = 32
-
-
-@dataclass(frozen=True)
-class Words:
-    """What a requester writes."""
-
-    case: str = field(repr=False)
-    purpose: str = field(repr=False)
-    legal_basis: str = field(repr=False)
-
-
-def request_digest(keystore_id: str, row: dict[str, object], images: Sequence[ImageRow]) -> str:
-    """Return the digest that approvers sign: SHA-256 of the canonical content of a request, from its row and images."""
-    names = (
-        "request_id",
-        "revision",
-        "requester",
-        "case_reference",
-        "purpose",
-        "legal_basis",
-        "created_at",
-        "expires_at",
-        "salt",
-    )
-    content = {name: row[name] for name in (*names, "policy_digest", "approvals_required")}
-    chosen = [{"record_id": record, "dataset": dataset, "image_id": image} for record, dataset, image in sorted(images)]
-    return sha256_hex(
-        canonical_json({**content, "images": chosen, "keystore": keystore_id, "type": "keyanon request v1"})
-    )
-
-
-def images_of(connection: Connection, request_id: str) -> list[ImageRow]:
-    """Return the images of a request, sorted by record id."""
-    table = schema.request_images
-    rows = connection.execute(select(table).where(table.c.request_id == request_id).order_by(table.c.record_id))
-    return [(row.record_id, row.dataset, row.image_id) for row in rows]
-
-
-def find_images(
-    connection: Connection, wanted: Sequence[str], dataset: str | None, run_id: str | None
-) -> list[ImageRow]:
-    """Return the records that image ids (or record ids) name. Raises RecordNotFound when one is unknown or names several."""
-    table = schema.records
-    found: dict[str, ImageRow] = {}
-    for one in wanted:
-        query = select(table).where((table.c.image_id == one) | (table.c.record_id == one))
-        if dataset is not None:
-            query = query.where(table.c.dataset == dataset)
-        if run_id is not None:
-            query = query.where(table.c.run_id == run_id)
-        rows = connection.execute(query.order_by(table.c.ingested_at)).all()
-        if not rows:
-            raise RecordNotFound(
-                "unknown-record",
-                f"no key record is stored for image {one!r}; check the id and whether its run was ingested (an image whose key "
-                "was discarded has no record and can not be restored)",
-            )
-        if len(rows) > 1:
-            choices = ", ".join(f"{row.record_id} (data set {row.dataset!r}, run {row.run_id!r})" for row in rows[:5])
-            raise RecordNotFound(
-                "ambiguous-record", f"image {one!r} has {len(rows)} key records; name one by its record id: {choices}"
-            )
-        found[rows[0].record_id] = (rows[0].record_id, rows[0].dataset, rows[0].image_id)
-    return list(found.values())
 
 
 def void_open(connection: Connection) -> None:
@@ -178,9 +115,22 @@ class RequestDesk:
         self._log_content(log, "change", content, person, len(images))
 
     def approve(
-        self, connection: Connection, log: LogWriter, policy: Policy, request_id: str, approver: str, shown: str
+        self,
+        connection: Connection,
+        log: LogWriter,
+        policy: Policy,
+        request_id: str,
+        approver: str,
+        shown: str,
+        own: OwnSignature | None = None,
+        grant_seconds: int | None = None,
     ) -> None:
-        """Sign the content of digest `shown` as this person; the last approval needed makes the grant. Raises ApprovalError."""
+        """Approve the content of digest `shown`: by the approver's `own` signature, or one made here with the key kept for them.
+
+        grant_seconds: how long the grant may live, where the approver chose less than the policy allows.
+
+        The last approval needed makes the grant. Raises ApprovalError.
+        """
         row = self.row(connection, request_id)
         life = self.life(connection, row)
         lifecycle.check_approve(life, approver, shown, log.now)
@@ -190,10 +140,25 @@ class RequestDesk:
                 "policy-changed",
                 f"the policy changed since request {request_id} was made; its requester must change or renew it",
             )
+        if grant_seconds is not None and not MIN_GRANT_SECONDS <= grant_seconds <= policy.grant_lifetime_seconds:
+            raise ApprovalError(
+                "grant-time",
+                f"a grant lives {MIN_GRANT_SECONDS} to {policy.grant_lifetime_seconds} seconds; choose a time within that",
+            )
         self._check_people(connection, life, approver)
-        approved_at = timestamp(log.now)
-        message = people.approval_message(self._keystore_id, request_id, row.digest, approver, approved_at)
-        signature = people.sign_as(connection, self._keyring, log, approver, message)
+        enrolled = approvers.enrolled(connection, approver)
+        if own is None and enrolled is None and not policy.own_keys:
+            key: dict[str, Any] = {}
+            approved_at = timestamp(log.now)
+            message = signatures.approval_message(
+                self._keystore_id, request_id, row.digest, approver, approved_at, grant_seconds
+            )
+            signature = people.sign_as(connection, self._keyring, log, approver, message)
+        else:
+            signed = approvers.check_own(
+                self._keystore_id, request_id, row.digest, enrolled, own, log.now, grant_seconds
+            )
+            approved_at, signature, key = signed.approved_at, signed.signature, signed.in_log()
         connection.execute(
             schema.approvals.insert().values(
                 request_id=request_id,
@@ -201,6 +166,9 @@ class RequestDesk:
                 approver=approver,
                 signature=signature,
                 approved_at=approved_at,
+                key_id=None if own is None else own.key_id,
+                assertion=None if own is None or own.assertion is None else canonical_json(own.assertion.content()),
+                grant_seconds=grant_seconds,
             )
         )
         log.append(
@@ -209,24 +177,34 @@ class RequestDesk:
             digest=row.digest,
             request=request_id,
             signature=base64.b64encode(signature).decode(),
+            **key,
+            **signatures.chosen(grant_seconds),
         )
         life = self.life(connection, row)
         if lifecycle.is_approved(life):
-            grant_id = str(uuid4())
-            expires_at = timestamp(
-                lifecycle.grant_expiry(life, log.now, timedelta(seconds=policy.grant_lifetime_seconds))
+            log.append("grant", **self._grant(connection, log, policy, life))
+
+    def break_glass(self, connection: Connection, log: LogWriter, policy: Policy, request_id: str, person: str) -> None:
+        """Grant a request that was just filed, without approvals; who calls has checked that (break_glass.check)."""
+        life = self.life(connection, self.row(connection, request_id))
+        records = len(images_of(connection, request_id))
+        log.append("break-glass", by=person, records=records, **self._grant(connection, log, policy, life))
+
+    def _grant(self, connection: Connection, log: LogWriter, policy: Policy, life: RequestLife) -> dict[str, str]:
+        """Make the grant of a request's present content; return what the log says of it."""
+        lifetime = timedelta(seconds=policy.grant_lifetime_seconds)
+        expires_at, grant_id = timestamp(lifecycle.grant_expiry(life, log.now, lifetime)), str(uuid4())
+        connection.execute(
+            schema.grants.insert().values(
+                grant_id=grant_id,
+                request_id=life.request_id,
+                digest=life.digest,
+                created_at=timestamp(log.now),
+                expires_at=expires_at,
             )
-            connection.execute(
-                schema.grants.insert().values(
-                    grant_id=grant_id,
-                    request_id=request_id,
-                    digest=row.digest,
-                    created_at=approved_at,
-                    expires_at=expires_at,
-                )
-            )
-            self._set_state(connection, request_id, State.APPROVED)
-            log.append("grant", digest=row.digest, expires_at=expires_at, grant=grant_id, request=request_id)
+        )
+        self._set_state(connection, life.request_id, State.APPROVED)
+        return {"digest": life.digest, "expires_at": expires_at, "grant": grant_id, "request": life.request_id}
 
     def deny(self, connection: Connection, log: LogWriter, request_id: str, person: str) -> None:
         """End a request without release. Raises ApprovalError."""
@@ -238,30 +216,31 @@ class RequestDesk:
         log.append("deny", by=person, request=request_id)
 
     def check_release(
-        self, connection: Connection, log: LogWriter, policy: Policy, request_id: str, person: str
+        self,
+        connection: Connection,
+        log: LogWriter,
+        policy: Policy,
+        request_id: str,
+        person: str,
+        broken: str | None = None,
     ) -> tuple[Grant, str]:
         """Return the grant and the request's digest if this person may take the keys now; every signature is verified again.
+
+        broken: the digest for which, the log says, this request broke the glass.
 
         Raises GrantError, TamperedError.
         """
         row = self.row(connection, request_id)
         life = self.life(connection, row)
-        grant = lifecycle.check_release(life, person, log.now)
+        grant = lifecycle.check_release(life, person, log.now, glass_broken=broken == row.digest)
         self._check_content(connection, row)
         if row.policy_digest != policy.digest():
             raise GrantError(
                 "policy-changed", f"the policy changed since request {request_id} was approved; make a new request"
             )
         self._check_people(connection, life)
-        table = schema.approvals
-        counted = connection.execute(
-            select(table, schema.people.c.public_key)
-            .join(schema.people, schema.people.c.person == table.c.approver)
-            .where(table.c.request_id == request_id, table.c.digest == row.digest)
-        ).all()
-        for one in counted:
-            message = people.approval_message(self._keystore_id, request_id, row.digest, one.approver, one.approved_at)
-            if not people.signature_holds(one.public_key, one.signature, message):
+        for one in approvers.signed(connection, request_id, row.digest):
+            if not one.holds(self._keystore_id):
                 raise TamperedError(
                     f"an approval of request {request_id} is not signed by its approver: the database was altered; restore it"
                 )
@@ -285,8 +264,8 @@ class RequestDesk:
 
     def life(self, connection: Connection, row: Row[tuple[object, ...]]) -> RequestLife:
         """Return what the rules need to know of a request."""
-        approvals, grants = schema.approvals, schema.grants
-        given = connection.execute(select(approvals).where(approvals.c.request_id == row.request_id)).all()
+        grants = schema.grants
+        policy = stored_policy.of_digest(connection, str(row.policy_digest))
         grant = connection.execute(
             select(grants).where(grants.c.request_id == row.request_id, grants.c.digest == row.digest)
         ).first()
@@ -297,7 +276,11 @@ class RequestDesk:
             approvals_required=row.approvals_required,
             expires_at=parse_timestamp(row.expires_at),
             stored=State(row.state),
-            approvals=tuple(Approval(one.approver, one.digest) for one in given),
+            approvals=tuple(
+                Approval(one.approver, one.digest, one.role, one.grant_seconds)
+                for one in approvers.signed(connection, row.request_id)
+            ),
+            roles_required=() if policy is None else policy.roles,
             grant=None if grant is None else Grant(grant.grant_id, parse_timestamp(grant.expires_at)),
         )
 

@@ -9,6 +9,7 @@ from sqlalchemy import Connection, select
 
 from keystore.audit.log import LogWriter
 from keystore.crypto.canonical import timestamp
+from keystore.decisions import approvers
 from keystore.decisions.policy import MIN_APPROVALS, Policy
 from keystore.errors import ApprovalError, PolicyError, TamperedError
 from keystore.storage import schema
@@ -33,10 +34,24 @@ def read(connection: Connection) -> Policy:
         ) from error
 
 
+def of_digest(connection: Connection, digest: str) -> Policy | None:
+    """Return the policy of a digest, None where there is none, or none that this version knows."""
+    document = connection.execute(select(schema.policies.c.document).where(schema.policies.c.digest == digest)).scalar()
+    try:
+        return None if document is None else Policy.model_validate_json(document)
+    except ValidationError:
+        return None
+
+
 def change(connection: Connection, log: LogWriter, policy: Policy, by: Sequence[str]) -> None:
-    """Make `policy` the present one, as agreed by these people. Raises ApprovalError for fewer than two."""
+    """Make `policy` the present one, as agreed by these people.
+
+    Raises ApprovalError for fewer than two; PolicyError where it asks for approvers that are not enrolled.
+    """
     if len(set(by)) < MIN_APPROVALS:
         raise ApprovalError("policy-alone", f"a policy is changed by {MIN_APPROVALS} people together; name another one")
+    if policy.own_keys:
+        approvers.check_enough(connection, policy)
     write(connection, log, policy, sorted(set(by)))
 
 
@@ -53,4 +68,4 @@ def write(connection: Connection, log: LogWriter, policy: Policy, by: list[str] 
             version=latest + 1, document=policy.document(), digest=policy.digest(), set_at=timestamp(log.now)
         )
     )
-    log.append("policy", by=by, digest=policy.digest(), policy=policy.model_dump(mode="json"), version=latest + 1)
+    log.append("policy", by=by, digest=policy.digest(), policy=policy.content(), version=latest + 1)

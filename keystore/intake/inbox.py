@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -14,17 +13,16 @@ from keystore.audit.log import LogWriter
 from keystore.audit.signers import IngestSigner
 from keystore.crypto.canonical import sha256_hex
 from keystore.crypto.hybrid import HybridPrivateKey
-from keystore.errors import InvalidRecordError, StorageError, TamperedError
+from keystore.errors import HiddenRecordError, StorageError, TamperedError
+from keystore.intake.folder import INBOX_NAME, SPOOLS, FolderInbox
 from keystore.intake.ingest import ShardIntake, ShardOutcome
 from keystore.intake.receipts import write_receipt
 from keystore.intake.report import IngestReport, RejectedRecord
 from keystore.intake.sealing import Opener
-from keystore.intake.shards import SHARD_SUFFIX, read_shard_bytes, shard_path
-from keystore.storage import durable, schema
+from keystore.intake.shards import SHARD_SUFFIX, read_shard_bytes, shard_file, shard_path
+from keystore.storage import schema
 from keystore.vault.storing import RecordStore
 
-INBOX_NAME = "inbox"
-RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 Transaction = Callable[[], AbstractContextManager[tuple[Connection, LogWriter]]]
 
 
@@ -33,14 +31,14 @@ class Inbox:
 
     def __init__(
         self,
-        keystore_path: Path,
+        root: Path,
         store: RecordStore,
         index_key: bytes,
         ingest_keys: Sequence[HybridPrivateKey],
         receipts_by: IngestSigner | None = None,
     ) -> None:
         """`receipts_by`: leave a receipt of each shard that was taken in, signed so."""
-        self._root = keystore_path / INBOX_NAME
+        self._folder = FolderInbox(root)
         self._store = store
         self._index_key = index_key
         self._ingest_keys = ingest_keys
@@ -48,11 +46,11 @@ class Inbox:
 
     def directory(self, run_id: str) -> Path:
         """Return a run's directory, created if missing. Raises InvalidRecordError, StorageError."""
-        return run_directory(self._root, run_id)
+        return self._folder.directory(run_id)
 
     def names(self, run_id: str) -> list[str]:
         """Return the base names of the shards that lie in a run's inbox, sorted."""
-        return shard_names(self._root, run_id)
+        return [name.removesuffix(SHARD_SUFFIX) for name in self._folder.names(run_id, SHARD_SUFFIX)]
 
     def ingest(self, run_id: str, names: Sequence[str] | None, transaction: Transaction) -> IngestReport:
         """Take in shards, one transaction each; a shard that can not be taken in does not stop the others."""
@@ -79,9 +77,9 @@ class Inbox:
                 if not outcome.rejected:
                     self.remove(run_id, [name])
             except (TamperedError, StorageError) as error:
-                if not isinstance(error, TamperedError) and _is_readable(path):
+                if not isinstance(error, TamperedError | HiddenRecordError) and _is_readable(path):
                     raise  # the database, not the shard: the next shard would fare no better
-                failed[name] = str(error)
+                failed[name] = f"sealed shard {path}: {error}" if isinstance(error, HiddenRecordError) else str(error)
                 continue
             ingested += outcome.ingested
             already_present += outcome.already_present
@@ -99,9 +97,7 @@ class Inbox:
 
     def pending(self) -> dict[str, list[str]]:
         """Return the names of the shards that lie here, by run, both sorted."""
-        found = {path.parent for path in self._root.glob(f"*/[!.]*{SHARD_SUFFIX}")}
-        runs = sorted(one.name for one in found if RUN_ID.fullmatch(one.name) and not one.is_symlink())
-        return {run: self.names(run) for run in runs}
+        return {run: self.names(run) for run in self._folder.runs(SHARD_SUFFIX)}
 
     def log_orphans(self, run_id: str, committed: Sequence[str], log: LogWriter) -> list[str]:
         """Log, and return, the shards of a run that are not committed."""
@@ -123,7 +119,7 @@ class Inbox:
 
     def remove(self, run_id: str, names: Sequence[str]) -> None:
         """Remove shards from the inbox. Raises StorageError."""
-        remove_shards(self._root, run_id, names)
+        self._folder.remove(run_id, [shard_file(name) for name in names])
 
     def _count_taken_in(self, run_id: str, name: str, transaction: Transaction) -> int:
         table = schema.shards
@@ -140,44 +136,10 @@ class Inbox:
             return int(records)
 
 
-def run_directory(root: Path, run_id: str) -> Path:
-    """Return a run's directory in an inbox, created if missing. Raises InvalidRecordError, StorageError."""
-    if not RUN_ID.fullmatch(run_id):
-        raise InvalidRecordError(f"{run_id!r} is not a run id; use letters, digits, '.', '_' and '-', 128 at most")
-    directory = root / run_id
-    if directory.is_symlink() or root.is_symlink():
-        raise InvalidRecordError(f"inbox {directory} is a symbolic link; find out who put it there")
-    try:
-        durable.make_directory(directory)
-    except OSError as error:
-        raise StorageError(
-            f"inbox {directory} can not be created ({error.strerror}); free space or mend the permissions"
-        ) from error
-    return directory
-
-
-def shard_names(root: Path, run_id: str) -> list[str]:
-    """Return the base names of the shards that lie in a run's directory, sorted. Raises as `run_directory`."""
-    found = run_directory(root, run_id).glob(f"[!.]*{SHARD_SUFFIX}")
-    return sorted(path.name.removesuffix(SHARD_SUFFIX) for path in found)
-
-
-def remove_shards(root: Path, run_id: str, names: Sequence[str]) -> None:
-    """Remove shards of a run from an inbox, durably. Raises StorageError, and as `run_directory`."""
-    directory = run_directory(root, run_id)
-    try:
-        for name in names:
-            shard_path(directory, name).unlink(missing_ok=True)
-        durable.sync_directory(directory)
-    except OSError as error:
-        raise StorageError(
-            f"a shard in {directory} can not be removed ({error.strerror}); mend the permissions"
-        ) from error
-
-
 def holds_shards(keystore_path: Path) -> bool:
-    """Return whether a shard of any run lies in a keystore's inbox."""
-    return any((keystore_path / INBOX_NAME).glob(f"*/*{SHARD_SUFFIX}"))
+    """Return whether a shard of any run lies in a keystore's inbox, or in a spool: on its way from a bucket."""
+    places = (f"{INBOX_NAME}/*/*{SHARD_SUFFIX}", f"{SPOOLS}/*/*/*{SHARD_SUFFIX}")
+    return any(any(keystore_path.glob(place)) for place in places)
 
 
 def _is_readable(path: Path) -> bool:

@@ -134,6 +134,7 @@ class ShardIntake:
         gone = erased.among(
             (record.record_id, record.owner, one.made_at) for record, one in zip(records, opened, strict=True)
         )
+        source = {"shard_name": self._name, "shard_sha256": self._sha256}
         for record, one in zip(records, opened, strict=True):
             if record.dataset != (self._dataset or record.dataset):
                 reason = f"it names data set {record.dataset!r}, and run {self._run_id!r} adds to another one"
@@ -147,12 +148,7 @@ class ShardIntake:
                 self._outcome.already_present += 1
                 self._outcome.stored.append(record.record_id)
             else:
-                source = {
-                    "sealed_sha256": one.sealed_sha256,
-                    "shard_name": self._name,
-                    "shard_sha256": self._sha256,
-                }
-                batch.add(one.prepared, source)
+                batch.add(one.prepared, {"sealed_sha256": one.sealed_sha256, **source})
                 present[record.record_id] = one.sealed_sha256
                 self._outcome.ingested += 1
                 self._outcome.stored.append(record.record_id)

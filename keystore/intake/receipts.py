@@ -56,11 +56,11 @@ def write_receipt(directory: Path, receipt: Receipt, signer: IngestSigner) -> No
         raise StorageError(f"receipt {path} can not be written ({error.strerror}); free space or mend it") from error
 
 
-def read_receipt(path: Path, audit_vkey: str) -> Receipt:
-    """Return a receipt that the keystore of this audit key signed. Raises TamperedError, StorageError."""
-    refused = TamperedError(f"receipt {path} is not one that the keystore signed; find out who put it there")
+def parse_receipt(data: bytes, file: str, audit_vkey: str) -> Receipt:
+    """Return a receipt that the keystore of this audit key signed, from the content of `file`. Raises TamperedError."""
+    refused = TamperedError(f"receipt {file} is not one that the keystore signed; find out who put it there")
     try:
-        document = json.loads(durable.read_regular(path, MAX_RECEIPT_BYTES))
+        document = json.loads(data)
         vkey, body = document["vkey"], document["receipt"]
         origin, audit_key = parse_verifier_key(audit_vkey)
         name, key = parse_verifier_key(vkey)
@@ -69,10 +69,8 @@ def read_receipt(path: Path, audit_vkey: str) -> Receipt:
         audit_key.verify(base64.b64decode(document["certificate"], validate=True), certificate_message(vkey))
         key.verify(base64.b64decode(document["signature"], validate=True), _LABEL + canonical_json(body))
         receipt = Receipt.model_validate(body)
-    except OSError as error:
-        raise StorageError(f"receipt {path} can not be read ({error.strerror})") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, InvalidSignature, AuditError) as error:
         raise refused from error
-    if receipt.shard + RECEIPT_SUFFIX != path.name:
+    if receipt.shard + RECEIPT_SUFFIX != file.rpartition("/")[2]:
         raise refused
     return receipt

@@ -18,9 +18,9 @@ from pydantic import (
     Field,
     JsonValue,
     SecretBytes,
+    Strict,
     StringConstraints,
     ValidationError,
-    field_validator,
     model_validator,
 )
 from pydantic_core import from_json
@@ -35,6 +35,7 @@ MAX_NAME_CHARACTERS = 1024  # of an image id, data set or subject
 MAX_GRID = 1001  # timesteps that one face may have walked
 MAX_CANONICAL_BYTES = 64 * 1024 * 1024  # of one record; masks of a 100-megapixel photograph compress far below it
 
+_NOT_FINITE = (b"NaN", b"Infinity")
 _SAID_SINCE_2 = ("inversion", "grid")
 
 Sha256Hex = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -56,7 +57,12 @@ class FaceRecord(BaseModel):
     choose its encoding)."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True, ser_json_bytes="base64"
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        hide_input_in_errors=True,
+        ser_json_bytes="base64",
+        val_json_bytes="base64",
     )
 
     index: int = Field(ge=0)
@@ -64,17 +70,14 @@ class FaceRecord(BaseModel):
     box: tuple[float, float, float, float]
     affine: tuple[float, float, float, float, float, float]
     scale: float
-    mask: bytes = Field(repr=False)
+    # Strict: pydantic would take a str as its UTF-8 bytes, and a forgotten base64 decoding must fail here, not at recovery.
+    mask: bytes = Field(repr=False, strict=True)
     mask_shape: tuple[int, ...]
     details: dict[str, JsonValue] = Field(default_factory=dict)
 
-    @field_validator("mask", mode="before")
-    @classmethod
-    def _mask_is_bytes(cls, value: Any) -> Any:
-        # Pydantic would take a str as its UTF-8 bytes: a forgotten base64 decoding must fail here, not at recovery.
-        if not isinstance(value, bytes):
-            raise ValueError("mask must be bytes")
-        return value
+
+def _version_of_what_is_said(said: dict[str, Any]) -> int:
+    return RECORD_VERSION if any(said.get(name) is not None for name in _SAID_SINCE_2) else OLD_RECORD_VERSION
 
 
 class KeyRecord(BaseModel):
@@ -84,9 +87,10 @@ class KeyRecord(BaseModel):
     refuses it. A record that says neither is of version 1: its faces were inverted before the transform, on the prior's own grid.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True, val_json_bytes="base64"
+    )
 
-    version: int = Field(default=RECORD_VERSION, ge=OLD_RECORD_VERSION, le=RECORD_VERSION)
     record_id: RecordId = Field(default_factory=new_record_id)
     run_id: RunId
     dataset: Name
@@ -94,7 +98,7 @@ class KeyRecord(BaseModel):
     subject: Name | None = None
     source_sha256: Sha256Hex
     output_sha256: Sha256Hex | None = None
-    image_key: SecretBytes
+    image_key: Annotated[SecretBytes, Strict()]  # of bytes, and no str; in JSON base64
     faces: list[FaceRecord]
     method: Name
     transform: Name
@@ -106,35 +110,17 @@ class KeyRecord(BaseModel):
     environment: dict[str, str] = Field(default_factory=dict)
     created_at: AwareDatetime
     details: dict[str, JsonValue] = Field(default_factory=dict)
-
-    @field_validator("image_key", mode="before")
-    @classmethod
-    def _image_key_is_bytes(cls, value: Any) -> Any:
-        if not isinstance(value, bytes | SecretBytes):
-            raise ValueError("image_key must be bytes")
-        return value
-
-    @model_validator(mode="before")
-    @classmethod
-    def _version_of_what_is_said(cls, values: Any) -> Any:
-        if isinstance(values, dict) and "version" not in values:
-            said = any(values.get(name) is not None for name in _SAID_SINCE_2)
-            values = {**values, "version": RECORD_VERSION if said else OLD_RECORD_VERSION}
-        return values
+    version: int = Field(default_factory=_version_of_what_is_said, ge=OLD_RECORD_VERSION, le=RECORD_VERSION)
 
     @model_validator(mode="after")
-    def _says_how_it_was_made(self) -> Self:
+    def _fits_together(self) -> Self:
+        if len(self.image_key.get_secret_value()) != IMAGE_KEY_BYTES:
+            raise ValueError(f"image_key must be {IMAGE_KEY_BYTES} bytes")
         said = [self.inversion is not None, self.grid is not None]
         if any(said) if self.version == OLD_RECORD_VERSION else not all(said):
             raise ValueError("a record has inversion and grid from version 2 on, and neither before")
         if self.grid is not None and len(self.grid) != self.steps + 1:
             raise ValueError("grid has one timestep more than steps")
-        return self
-
-    @model_validator(mode="after")
-    def _image_key_length(self) -> Self:
-        if len(self.image_key.get_secret_value()) != IMAGE_KEY_BYTES:
-            raise ValueError(f"image_key must be {IMAGE_KEY_BYTES} bytes")
         return self
 
     def __reduce__(self) -> NoReturn:
@@ -158,16 +144,14 @@ class KeyRecord(BaseModel):
         if len(data) > MAX_CANONICAL_BYTES:
             raise InvalidRecordError(f"a key record has {len(data)} bytes, more than the {MAX_CANONICAL_BYTES} allowed")
         try:
-            document = from_json(data, allow_inf_nan=False)
-            document["image_key"] = base64.b64decode(document["image_key"], validate=True)
-            for face in document["faces"]:
-                face["mask"] = base64.b64decode(face["mask"], validate=True)
-            return cls.model_validate(document)
+            if any(word in data for word in _NOT_FINITE):  # which `details` would take
+                from_json(data, allow_inf_nan=False)
+            return cls.model_validate_json(data)
         except ValidationError as error:
             problems = "; ".join(
                 f"{'.'.join(map(str, item['loc']))}: {item['type']}" for item in error.errors(include_input=False)
             )
             # `from None`: pydantic's own message quotes input values, which may be the key.
             raise InvalidRecordError(f"a key record is malformed ({problems})") from None
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        except (ValueError, RecursionError):
             raise InvalidRecordError("a key record is not the JSON object that its version describes") from None

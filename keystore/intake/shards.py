@@ -36,11 +36,16 @@ _SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 
 def shard_path(directory: Path, name: str) -> Path:
     """Return where the shard called `name` (a base name, without suffix) lives. Raises InvalidRecordError for a bad name."""
+    return directory / shard_file(name)
+
+
+def shard_file(name: str) -> str:
+    """Return the file name of the shard called `name`. Raises InvalidRecordError for a bad name."""
     if not _SHARD_NAME.fullmatch(name) or name.endswith(SHARD_SUFFIX):
         raise InvalidRecordError(
             f"{name!r} is not a shard name; use letters, digits, '.', '_' and '-', without the suffix {SHARD_SUFFIX}"
         )
-    return directory / (name + SHARD_SUFFIX)
+    return name + SHARD_SUFFIX
 
 
 def write_shard(directory: Path, name: str, sealed: Sequence[bytes]) -> Path:
@@ -49,10 +54,9 @@ def write_shard(directory: Path, name: str, sealed: Sequence[bytes]) -> Path:
     Raises ShardExistsError when a shard of that name exists (it is left as it is), StorageError when it can not be written.
     """
     path = shard_path(directory, name)
-    body = _framed(sealed)
     try:
         durable.make_directory(directory)
-        durable.write_new(path, body + hashlib.sha256(body).digest())
+        durable.write_new(path, shard_bytes(sealed))
     except FileExistsError as error:
         raise ShardExistsError(
             f"{path} exists and was not overwritten; ingest it, or choose another shard name"
@@ -62,6 +66,12 @@ def write_shard(directory: Path, name: str, sealed: Sequence[bytes]) -> Path:
             f"sealed shard {path} can not be written ({error.strerror}); free space or mend the permissions"
         ) from error
     return path
+
+
+def shard_bytes(sealed: Sequence[bytes]) -> bytes:
+    """Return the bytes of a shard of these sealed records."""
+    body = _framed(sealed)
+    return body + hashlib.sha256(body).digest()
 
 
 def read_shard(path: Path) -> list[bytes]:

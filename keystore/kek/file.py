@@ -14,7 +14,8 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from keystore.crypto import envelope
-from keystore.errors import KekError, TamperedError
+from keystore.errors import KekError
+from keystore.kek.refusals import altered
 from keystore.storage import durable
 
 KEK_FILE_NAME = "kek.key"
@@ -40,10 +41,7 @@ class FileKek:
         try:
             return envelope.open_envelope(self._key, wrapped, context)
         except envelope.EnvelopeError as error:
-            raise TamperedError(
-                "a wrapped key in the database does not open under this keystore's KEK: the row was altered or moved; "
-                "restore the database from a backup"
-            ) from error
+            raise altered() from error
 
     def __repr__(self) -> str:
         return f"FileKek({self.uri!r}, {self.kek_id})"
@@ -57,7 +55,7 @@ def path_of(uri: str) -> Path:
     return Path(path.removeprefix("//") if path.startswith("///") else path)
 
 
-def open_file(uri: str) -> FileKek:
+def open_kek(uri: str) -> FileKek:
     """Open an existing KEK file. Raises KekError: missing, malformed, or readable by others."""
     path = path_of(uri)
     try:
@@ -84,7 +82,7 @@ def open_file(uri: str) -> FileKek:
     return FileKek(uri, _parse(data, path))
 
 
-def create_file(uri: str) -> bool:
+def create_kek(uri: str) -> bool:
     """Create the KEK file unless it exists; return whether it was created. Raises KekError."""
     path = path_of(uri)
     if path.exists():

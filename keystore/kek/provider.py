@@ -1,17 +1,20 @@
 """The key-encryption key (KEK): one interface, chosen by URI scheme. It wraps small keys and nothing else.
 
-`awskms:`, `hsm:` and `vault:` are names kept for services that never show the key; they are refused at use.
+`file:` is for one machine; `pkcs11:`, `vault:` and `awskms:` are services that never show the key. A URI is stored in the
+database, so none says where code is loaded from, whom to trust, or a secret: settings of the process do.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Final, Protocol
 
 from keystore.errors import KekError
 from keystore.kek import file
 
-REMOTE_SCHEMES = ("awskms:", "hsm:", "vault:")
+SERVICES: Final = {"pkcs11:": "hsm", "vault:": "transit", "awskms:": "awskms"}
+"""By scheme: which module of this package knows it. Loaded when it is asked for: each needs a library of its own."""
 
 
 class KeyEncryptionKey(Protocol):
@@ -39,25 +42,28 @@ def default_uri(directory: Path) -> str:
 
 def kek_path(uri: str) -> Path | None:
     """Return the file behind a `file:` URI, or None for a scheme that is a service. Raises KekError for an unknown scheme."""
-    return None if uri.startswith(REMOTE_SCHEMES) else file.path_of(uri)
+    return None if uri.startswith(tuple(SERVICES)) else file.path_of(uri)
 
 
 def open_kek(uri: str) -> KeyEncryptionKey:
-    """Open an existing KEK. Raises KekError: missing, malformed, readable by others, or of a scheme not configured."""
-    _check_configured(uri)
-    return file.open_file(uri)
+    """Open an existing KEK. Raises KekError: missing, malformed, readable by others, or not to be reached."""
+    opened: KeyEncryptionKey = _scheme(uri).open_kek(uri)
+    return opened
 
 
 def create_kek(uri: str) -> tuple[KeyEncryptionKey, bool]:
     """Open the KEK, or create it on first use. Return it and whether it was created. Raises KekError."""
-    _check_configured(uri)
-    created = file.create_file(uri)
-    return file.open_file(uri), created
+    scheme = _scheme(uri)
+    created = bool(scheme.create_kek(uri))
+    return scheme.open_kek(uri), created
 
 
-def _check_configured(uri: str) -> None:
-    if uri.startswith(REMOTE_SCHEMES):
-        scheme = uri.split(":", 1)[0]
+def _scheme(uri: str) -> Any:
+    for scheme, name in SERVICES.items():
+        if uri.startswith(scheme):
+            return import_module(f"keystore.kek.{name}")
+    if not uri.startswith(file.FILE_SCHEME):
         raise KekError(
-            f"KEK scheme {scheme!r} is not configured in this version; use file:PATH, or an installation that provides it"
+            f"KEK {uri!r:.80} has no known scheme; use file:PATH, {', '.join(f'{one}...' for one in SERVICES)}"
         )
+    return file

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import Connection, Dialect, Table
@@ -13,12 +14,14 @@ def insert_many(connection: Connection, table: Table, rows: Sequence[Mapping[str
     """Insert rows that all have the columns of the first. Values go to the driver as they are: texts, whole numbers, bytes."""
     if rows:
         statement, names = _statement(table, tuple(rows[0]), connection.dialect)
-        connection.exec_driver_sql(statement, [tuple(row[name] for name in names) for row in rows])
+        if names is None:
+            connection.exec_driver_sql(statement, [dict(row) for row in rows])
+        else:
+            connection.exec_driver_sql(statement, list(map(itemgetter(*names), rows)))
 
 
 @lru_cache(maxsize=64)
-def _statement(table: Table, names: tuple[str, ...], dialect: Dialect) -> tuple[str, tuple[str, ...]]:
+def _statement(table: Table, names: tuple[str, ...], dialect: Dialect) -> tuple[str, tuple[str, ...] | None]:
+    """The statement, and the order of its values where they are bound by position and not by name."""
     compiled = table.insert().compile(dialect=dialect, column_keys=list(names))
-    if compiled.positiontup is None:
-        raise NotImplementedError(f"dialect {dialect.name} does not bind by position")
-    return str(compiled), tuple(compiled.positiontup)
+    return str(compiled), None if compiled.positiontup is None else tuple(compiled.positiontup)

@@ -1,16 +1,14 @@
-"""The embedded database: SQLite in WAL mode, one writer at a time, every commit on disk, errors with a remedy.
+"""A keystore's database: its transactions and its schema, the same in SQLite (storage.sqlite) and PostgreSQL.
 
-A writing transaction takes the write lock when it begins (BEGIN IMMEDIATE), so that what it reads is still true when it writes:
-two processes that release one grant at once are put in a row, and the second finds it used.
+A writing transaction takes the database's one lock when it begins, so that what it reads is still true when it writes: two
+processes that release one grant at once are put in a row, and the second finds it used.
 """
 
 from __future__ import annotations
 
-import os
-import sqlite3
-import stat
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -18,49 +16,15 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, create_engine, event, text
-from sqlalchemy.engine import URL
+from sqlalchemy import Connection, Engine, event, inspect
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.pool import ConnectionPoolEntry
 
-from keystore.errors import SchemaError, StorageError, TamperedError
+from keystore.errors import SchemaError, StorageError
 
-DATABASE_NAME = "keystore.db"
-PRIVATE_MODE = 0o600
-OTHERS = stat.S_IRWXG | stat.S_IRWXO
-BUSY_TIMEOUT_MILLISECONDS = 30_000
-CACHE_KIB = 64 * 1024  # of pages, for one connection: a transaction that stores a shard does not spill
-FOLD_TIMEOUT_MILLISECONDS = 1_000
-_WRITE_OPTION = "keystore_write"
-_REMAKING_OPTION = "keystore_remaking_tables"
+BUSY_TIMEOUT_MILLISECONDS = 30_000  # that a transaction waits for the one that writes
+WRITE_OPTION = "keystore_write"
+REMAKING_OPTION = "keystore_remaking_tables"
 _MIGRATIONS = Path(__file__).parent / "migrations"
-
-# What SQLite says, and what an operator can do about it.
-_REMEDIES = (
-    ("disk is full", "the disk is full; free space and try again"),
-    (
-        "disk i/o error",
-        "the disk does not take writes (full, over quota, or failing); free space or check the disk and try again",
-    ),
-    ("readonly", "it is read-only; give this account write permission on the directory and its files"),
-    ("unable to open", "it can not be opened; check that the directory exists and this account may read and write it"),
-    ("locked", f"another process has held it for {BUSY_TIMEOUT_MILLISECONDS // 1000} s; wait for it and try again"),
-    ("malformed", "it is corrupt; stop, keep a copy, and restore the last backup"),
-    ("not a database", "it is not a keystore database or is corrupt; keep a copy and restore the last backup"),
-    (
-        "no such table",
-        "it is not a keystore database, or its creation never finished; create the keystore again or restore a backup",
-    ),
-)
-
-
-def storage_error(path: Path, error: Exception) -> StorageError:
-    """Return the StorageError for an error of SQLite or the operating system, with what to do."""
-    cause = str(getattr(error, "orig", None) or getattr(error, "strerror", None) or error)
-    for symptom, remedy in _REMEDIES:
-        if symptom in cause.casefold():
-            return StorageError(f"keystore database {path}: {remedy} ({cause})")
-    return StorageError(f"keystore database {path}: {cause}; nothing was changed")
 
 
 @cache
@@ -69,17 +33,31 @@ def _revisions() -> tuple[str, ...]:
     return tuple(script.revision for script in ScriptDirectory(str(_MIGRATIONS)).walk_revisions())
 
 
-class Database:
-    """Connections to one SQLite file, and the two kinds of transaction."""
+class Database(ABC):
+    """Connections to one database, and the two kinds of transaction. `name`: what messages call it."""
 
-    def __init__(self, path: Path, *, create: bool = False) -> None:
-        self.path = path
-        if create:
-            _create_private(path)
-        # Without `create`, a missing file is an error, never a new empty keystore.
-        self._engine: Engine = _engine(path, mode="rwc" if create else "rw")
-        event.listen(self._engine, "connect", _on_connect)
-        event.listen(self._engine, "begin", _on_begin)
+    _driver_errors: tuple[type[Exception], ...] = (DBAPIError,)
+
+    def __init__(self, name: str, engine: Engine) -> None:
+        self.name = name
+        self._engine = engine
+        event.listen(engine, "begin", self._on_begin)
+
+    @abstractmethod
+    def _on_begin(self, connection: Connection) -> None:
+        """Begin a transaction: one that holds the lock, or one that sees a single state."""
+
+    @abstractmethod
+    def _error(self, error: Exception) -> StorageError:
+        """Return what an error of the driver means, and what to do."""
+
+    @abstractmethod
+    def fold(self) -> None:
+        """After an erasure: see to it that no older state of a row that is gone lies in the database. Raises StorageError."""
+
+    @abstractmethod
+    def _check_remade(self, connection: Connection) -> None:
+        """Check what a migration made. Raises TamperedError."""
 
     @contextmanager
     def write(self, *, remaking_tables: bool = False) -> Iterator[Connection]:
@@ -87,21 +65,30 @@ class Database:
 
         `remaking_tables`: without foreign keys, which would follow a table that is dropped to be made anew.
         """
-        options = {_WRITE_OPTION: True, _REMAKING_OPTION: remaking_tables}
-        try:
-            with self._engine.connect().execution_options(**options) as connection, connection.begin():
-                yield connection
-        except (DBAPIError, sqlite3.Error) as error:
-            raise storage_error(self.path, error) from error
+        options = {WRITE_OPTION: True, REMAKING_OPTION: remaking_tables}
+        with (
+            self._told(),
+            self._engine.connect().execution_options(**options) as connection,
+            connection.begin(),
+        ):
+            yield connection
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """A transaction that sees one unchanging state. Raises StorageError."""
+        with self._told(), self._engine.connect() as connection, connection.begin():
+            yield connection
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        # Not chained: what a driver says of a row quotes it, and a traceback would show names and purposes.
+        told: StorageError | None = None
         try:
-            with self._engine.connect() as connection, connection.begin():
-                yield connection
-        except (DBAPIError, sqlite3.Error) as error:
-            raise storage_error(self.path, error) from error
+            yield
+        except self._driver_errors as error:
+            told = self._error(error)
+        if told is not None:
+            raise told from None
 
     def migrate(self) -> None:
         """Bring the schema to this program's revision. Raises SchemaError when it is newer or unknown."""
@@ -115,134 +102,38 @@ class Database:
                     config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
                     config.attributes["connection"] = connection
                     command.upgrade(config, "head")
-                    if connection.exec_driver_sql("PRAGMA foreign_key_check").first() is not None:
-                        raise TamperedError(
-                            f"rows of {self.path} refer to rows that it does not hold: it was edited; restore it from a backup"
-                        )
+                    self._check_remade(connection)
         finally:
             self._engine.dispose()  # the next connection checks foreign keys again
 
     def _revision(self, connection: Connection) -> str | None:
         revision = MigrationContext.configure(connection).get_current_revision()
         if revision is not None and revision not in _revisions():
-            raise _newer(self.path, revision)
+            raise _newer(self.name, revision)
         return revision
 
     def has_table(self, name: str) -> bool:
         """Return whether the database has a table of that name."""
         with self.read() as connection:
-            found = connection.execute(
-                text("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = :name"), {"name": name}
-            )
-            return found.first() is not None
-
-    def fold(self) -> None:
-        """Fold the WAL into the database file and empty it, so that no older page of a row that is gone lies in it.
-
-        Where another process reads meanwhile, SQLite leaves it for the next time. Raises StorageError.
-        """
-        try:
-            with closing(self._engine.raw_connection()) as connection:  # outside of any transaction
-                cursor = connection.cursor()
-                cursor.execute(f"PRAGMA busy_timeout = {FOLD_TIMEOUT_MILLISECONDS}")
-                cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-                cursor.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MILLISECONDS}")
-        except (DBAPIError, sqlite3.Error) as error:
-            raise storage_error(self.path, error) from error
+            return inspect(connection).has_table(name)
 
     def close(self) -> None:
-        """Close all connections; SQLite folds the WAL back into the database file."""
+        """Close all connections."""
         self._engine.dispose()
 
 
-def check_schema(connection: Connection, path: Path) -> None:
+def check_schema(connection: Connection, name: str) -> None:
     """Raise SchemaError unless a database that is only read has this program's schema."""
     revision = MigrationContext.configure(connection).get_current_revision()
     if revision is not None and revision not in _revisions():
-        raise _newer(path, revision)
+        raise _newer(name, revision)
     if revision is not None and revision != _revisions()[0]:  # None: no keystore; reading its tables says so
         raise SchemaError(
-            f"keystore database {path} has the older schema {revision}; open it once with its KEK, which brings it up to date"
+            f"keystore database {name} has the older schema {revision}; open it once with its KEK, which brings it up to date"
         )
 
 
-def _newer(path: Path, revision: str) -> SchemaError:
+def _newer(name: str, revision: str) -> SchemaError:
     return SchemaError(
-        f"keystore database {path} has schema {revision}, newer than this program knows ({_revisions()[0]}); upgrade keyanon"
+        f"keystore database {name} has schema {revision}, newer than this program knows ({_revisions()[0]}); upgrade keyanon"
     )
-
-
-@contextmanager
-def read_only(path: Path) -> Iterator[Connection]:
-    """A reading transaction on a database that is not written to, nor its directory if nobody has it open. Raises
-    StorageError."""
-    wal = path.with_name(path.name + "-wal")
-    try:
-        # Without a WAL the file is complete, and `immutable` reads it even from a medium that takes no writes.
-        quiet = not wal.exists() or wal.stat().st_size == 0
-        engine = _engine(path, mode="ro", **({"immutable": "1"} if quiet else {}))
-        try:
-            with engine.connect() as connection:
-                connection.exec_driver_sql("PRAGMA trusted_schema = OFF")
-                yield connection
-        finally:
-            engine.dispose()
-    except (DBAPIError, sqlite3.Error, OSError) as error:
-        raise storage_error(path, error) from error
-
-
-def _create_private(path: Path) -> None:
-    # Before SQLite does, which goes by the umask; its -wal and -shm take the mode of the database.
-    try:
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE_MODE))
-    except FileExistsError:
-        pass
-    except OSError as error:
-        raise storage_error(path, error) from error
-
-
-def close_to_others(path: Path) -> bool:
-    """Take from group and others what they may do with a database of this account; return whether they could do anything."""
-    closed = False
-    for name in ("", "-wal", "-shm"):
-        one = path.with_name(path.name + name)
-        try:
-            status = one.stat()
-            if status.st_mode & OTHERS and status.st_uid == os.geteuid():
-                one.chmod(status.st_mode & ~OTHERS & 0o777)
-                closed = True
-        except FileNotFoundError:
-            continue
-        except OSError as error:
-            raise storage_error(one, error) from error
-    return closed
-
-
-def _engine(path: Path, **query: str) -> Engine:
-    # `file:` names the path to SQLite's URI parser; the characters that mean something there are escaped.
-    quoted = str(path.absolute()).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
-    return create_engine(
-        URL.create("sqlite+pysqlite", database=f"file:{quoted}", query={**query, "uri": "true"}),
-        connect_args={"timeout": BUSY_TIMEOUT_MILLISECONDS / 1000},
-        hide_parameters=True,  # else an error quotes names and purposes, and a traceback shows them
-    )
-
-
-def _on_connect(connection: sqlite3.Connection, _record: ConnectionPoolEntry) -> None:
-    connection.isolation_level = None  # transactions begin where `_on_begin` says, not where the driver guesses
-    cursor = connection.cursor()
-    cursor.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MILLISECONDS}")
-    cursor.execute("PRAGMA journal_mode = WAL")
-    cursor.execute("PRAGMA synchronous = FULL")  # a commit survives a power cut
-    cursor.execute("PRAGMA foreign_keys = ON")
-    cursor.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
-    cursor.execute("PRAGMA secure_delete = ON")
-    cursor.execute("PRAGMA trusted_schema = OFF")
-    cursor.close()
-
-
-def _on_begin(connection: Connection) -> None:
-    if connection.get_execution_options().get(_REMAKING_OPTION, False):
-        connection.exec_driver_sql("PRAGMA foreign_keys = OFF")  # says nothing inside of a transaction
-    writing = connection.get_execution_options().get(_WRITE_OPTION, False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")

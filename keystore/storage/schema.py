@@ -134,6 +134,20 @@ people = Table(
     Index("people_by_tag", "tag", unique=True),
 )
 
+# Keys that approvers made themselves (decisions.approvers); `people` has those that the keystore keeps for the others.
+approver_keys = Table(
+    "approver_keys",
+    metadata,
+    Column("key_id", String, primary_key=True),
+    Column("person", String, ForeignKey("people.person"), nullable=False),
+    Column("public_key", LargeBinary, nullable=False),
+    Column("role", String, nullable=False),
+    Column("enrolled_at", String, nullable=False),
+    Column("removed_at", String),
+    Column("passkey", LargeBinary),  # canonical JSON of decisions.passkeys.Passkey; unset: an Ed25519 key
+    Index("approver_keys_by_person", "person"),
+)
+
 shred_keys = Table(
     "shred_keys",
     metadata,
@@ -246,6 +260,9 @@ approvals = Table(
     Column("approver", String, ForeignKey("people.person"), primary_key=True),
     Column("signature", LargeBinary, nullable=False),
     Column("approved_at", String, nullable=False),
+    Column("key_id", String),  # of approver_keys; unset: the key that the keystore keeps for this person
+    Column("assertion", LargeBinary),  # of a passkey: canonical JSON of decisions.passkeys.Assertion
+    Column("grant_seconds", Integer),  # how long the grant may live, where the approver chose a time
 )
 
 grants = Table(
@@ -268,11 +285,61 @@ releases = Table(
     Column("released_at", String, nullable=False),
 )
 
+# Whom the service takes its callers for (decisions.tokens).
+tokens = Table(
+    "tokens",
+    metadata,
+    Column("token_id", String, primary_key=True),
+    Column("person", String, ForeignKey("people.person"), nullable=False),
+    Column("role", String, nullable=False),
+    Column("dataset", String),  # the only one that it is good for; unset: all
+    Column("secret_sha256", String, nullable=False),
+    Column("created_at", String, nullable=False),
+    Column("expires_at", String, nullable=False),
+    Column("revoked_at", String),
+    Column("tag", LargeBinary, nullable=False),  # keyed hash of all the others: who can only write rows makes no token
+    Column("binding", String),  # by which its person signed in; unset: an operator issued it
+)
+
+# Which person an identity provider's (issuer, subject) stands for (decisions.bindings). Rows stay.
+bindings = Table(
+    "bindings",
+    metadata,
+    Column("binding_id", String, primary_key=True),
+    Column("identity", String, nullable=False),  # keyed hash of the pair
+    Column("person", String, ForeignKey("people.person"), nullable=False),
+    Column("role", String, nullable=False),
+    Column("dataset", String),  # the only one that it is good for; unset: all
+    Column("bound_at", String, nullable=False),
+    Column("unbound_at", String),
+    Column("tag", LargeBinary, nullable=False),  # as of tokens
+    Index("bindings_by_identity", "identity"),
+)
+
+# Releases as they were sent, sealed to who asked, for as long as a lost one may be fetched again (decisions.replies).
+replies = Table(
+    "replies",
+    metadata,
+    Column("grant_id", String, ForeignKey("releases.grant_id"), primary_key=True),
+    Column("sealed", LargeBinary, nullable=False),
+    Column("until", String, nullable=False),
+    Column("fetched", Integer, nullable=False),  # how many times it was fetched again
+)
+
 log = Table(
     "log",
     metadata,
     Column("seq", Integer, primary_key=True, autoincrement=False),
     Column("leaf", LargeBinary, nullable=False),
+)
+
+# Of the log's tree: roots of full subtrees of 16, 256, 4,096 ... leaves (audit.tree).
+nodes = Table(
+    "nodes",
+    metadata,
+    Column("height", Integer, primary_key=True, autoincrement=False),
+    Column("position", Integer, primary_key=True, autoincrement=False),  # among those of its height
+    Column("hash", LargeBinary, nullable=False),
 )
 
 checkpoints = Table(
@@ -281,4 +348,12 @@ checkpoints = Table(
     Column("size", Integer, primary_key=True, autoincrement=False),
     Column("note", Text, nullable=False),
     Column("frontier", LargeBinary, nullable=False),
+)
+
+milestone = Table(
+    "milestone",
+    metadata,
+    Column("only", Integer, primary_key=True, autoincrement=False),  # always 1
+    Column("document", LargeBinary, nullable=False),
+    Column("signature", LargeBinary, nullable=False),  # of the audit key
 )

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
+from itertools import islice
 
 from pydantic import BaseModel, ConfigDict
 from sqlalchemy import Connection, select
 
 from keystore.crypto.canonical import parse_timestamp
 from keystore.storage import schema
+
+IDS_PER_QUERY = 500
 
 
 class RecordView(BaseModel):
@@ -49,3 +52,19 @@ def record_views(
         for row in connection.execute(query)
         if wanted is None or row.image_id in wanted or row.record_id in wanted
     ]
+
+
+def shards_of(connection: Connection, record_ids: Iterable[str]) -> set[str]:
+    """Return the names of the shards that records came in."""
+    table, found, asked = schema.records, set[str](), iter(record_ids)
+    while some := list(islice(asked, IDS_PER_QUERY)):
+        found.update(connection.execute(select(table.c.shard_name).where(table.c.record_id.in_(some))).scalars())
+    return found
+
+
+def stored_among(connection: Connection, record_ids: Iterable[str]) -> set[str]:
+    """Return those of the records that are stored."""
+    ident, found, asked = schema.records.c.record_id, set[str](), iter(record_ids)
+    while some := list(islice(asked, IDS_PER_QUERY)):
+        found.update(connection.execute(select(ident).where(ident.in_(some))).scalars())
+    return found

@@ -22,10 +22,10 @@ from keystore.vault.accounts import (
 )
 from keystore.vault.erasure import erasure_digest
 from keystore.verification.leaves import guarded
-from keystore.verification.replay import LoggedEpoch, LoggedState
+from keystore.verification.replay_holdings import LoggedEpoch, LoggedHoldings
 
 
-def holdings_problems(connection: Connection, logged: LoggedState) -> list[str]:
+def holdings_problems(connection: Connection, logged: LoggedHoldings) -> list[str]:
     """Return where the stored records and keys are not those of the log: nothing, when all is well."""
     problems: list[str] = []
     for check in (_check_shards, _check_records, _check_epochs, _check_keys, _check_erasures):
@@ -33,7 +33,7 @@ def holdings_problems(connection: Connection, logged: LoggedState) -> list[str]:
     return problems
 
 
-def _check_records(connection: Connection, logged: LoggedState, problems: list[str]) -> None:
+def _check_records(connection: Connection, logged: LoggedHoldings, problems: list[str]) -> None:
     held: defaultdict[int | None, list[str]] = defaultdict(list)
     for row in connection.execute(select(schema.records).execution_options(yield_per=100)):
         held[row.entry].append(record_digest(row._asdict()))
@@ -49,7 +49,7 @@ def _check_records(connection: Connection, logged: LoggedState, problems: list[s
         problems.append(f"{count} record(s) are held that no entry of the log accounts for (it says {entry_held})")
 
 
-def _check_keys(connection: Connection, logged: LoggedState, problems: list[str]) -> None:
+def _check_keys(connection: Connection, logged: LoggedHoldings, problems: list[str]) -> None:
     held: defaultdict[tuple[int | None, str | None], list[str]] = defaultdict(list)
     for row in connection.execute(select(schema.shred_keys).execution_options(yield_per=100)):
         held[row.entry, row.epoch_id].append(key_digest(row._asdict()))
@@ -68,7 +68,7 @@ def _check_keys(connection: Connection, logged: LoggedState, problems: list[str]
         problems.append("a record is held whose shred key is not")
 
 
-def _check_epochs(connection: Connection, logged: LoggedState, problems: list[str]) -> None:
+def _check_epochs(connection: Connection, logged: LoggedHoldings, problems: list[str]) -> None:
     held = {
         row.epoch_id: LoggedEpoch(row.purpose, row.state, epoch_digest(row._asdict()))
         for row in connection.execute(select(schema.epoch_keys))
@@ -80,7 +80,7 @@ def _check_epochs(connection: Connection, logged: LoggedState, problems: list[st
             )
 
 
-def _check_erasures(connection: Connection, logged: LoggedState, problems: list[str]) -> None:
+def _check_erasures(connection: Connection, logged: LoggedHoldings, problems: list[str]) -> None:
     gone: defaultdict[int, list[str]] = defaultdict(list)
     refused: defaultdict[int, list[str]] = defaultdict(list)
     for row in connection.execute(select(schema.erased)):
@@ -104,7 +104,7 @@ def _check_erasures(connection: Connection, logged: LoggedState, problems: list[
         problems.append("something is marked as erased that no entry of the log erased")
 
 
-def _check_shards(connection: Connection, logged: LoggedState, problems: list[str]) -> None:
+def _check_shards(connection: Connection, logged: LoggedHoldings, problems: list[str]) -> None:
     table, records = schema.shards, schema.records
     stored = {(row.run_id, row.name, row.sha256): row.records for row in connection.execute(select(table))}
     if stored != logged.shards:

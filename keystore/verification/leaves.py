@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, select, true
 
 from keystore.errors import TamperedError
 from keystore.storage import schema
@@ -18,15 +18,16 @@ def guarded(check: Callable[[], None], problems: list[str]) -> None:
         problems.append(f"a table holds what this program never wrote ({error})")
 
 
-def read_leaves(connection: Connection, problems: list[str]) -> list[bytes]:
-    """Return the leaves of the log, as far as they can be read in order."""
-    leaves: list[bytes] = []
+def leaves_from(connection: Connection, start: int, problems: list[str]) -> Iterator[bytes]:
+    """Yield the leaves of the log from entry `start` on, as far as they can be read in order."""
+    table, expected = schema.log, start
+    rows = select(table).where(table.c.seq >= start if start else true()).order_by(table.c.seq)
     try:
-        for expected, row in enumerate(connection.execute(select(schema.log).order_by(schema.log.c.seq))):
+        for row in connection.execute(rows.execution_options(yield_per=1000)):
             if row.seq != expected:
                 problems.append(f"the log has entry {row.seq} where entry {expected} should be")
-                break
-            leaves.append(row.leaf)
+                return
+            yield row.leaf
+            expected += 1
     except TamperedError as error:
-        problems.append(f"entry {len(leaves)} of the log is not readable: {error}")
-    return leaves
+        problems.append(f"entry {expected} of the log is not readable: {error}")

@@ -3,12 +3,12 @@
 import sqlalchemy as sa
 from alembic import op
 
+from keystore.storage import guards
+
 revision = "0001"
 down_revision = None
 branch_labels = None
 depends_on = None
-
-_APPEND_ONLY = ("log", "checkpoints", "releases")
 
 
 def upgrade() -> None:
@@ -150,13 +150,7 @@ def upgrade() -> None:
         sa.Column("note", sa.Text(), nullable=False),
         sa.Column("frontier", sa.LargeBinary(), nullable=False),
     )
-    # A guard against accidents; what finds intent is the Merkle tree.
-    for table in _APPEND_ONLY:
-        for action in ("UPDATE", "DELETE"):
-            op.execute(
-                f"CREATE TRIGGER {table}_no_{action.lower()} BEFORE {action} ON {table} "
-                f"BEGIN SELECT RAISE(ABORT, '{table} is append-only'); END"
-            )
+    guards.append_only("log", "checkpoints", "releases")
 
 
 def downgrade() -> None:

@@ -7,12 +7,12 @@ What a store held before has no account yet: it gets one, under its KEK, when it
 import sqlalchemy as sa
 from alembic import op
 
+from keystore.storage import guards
+
 revision = "0002"
 down_revision = "0001"
 branch_labels = None
 depends_on = None
-
-_APPEND_ONLY = ("erased", "erasures")
 
 
 def upgrade() -> None:
@@ -46,12 +46,7 @@ def upgrade() -> None:
         sa.Column("salt", sa.LargeBinary(), nullable=False),
         sa.Column("registered_at", sa.String(), nullable=False),
     )
-    for table in _APPEND_ONLY:
-        for action in ("UPDATE", "DELETE"):
-            op.execute(
-                f"CREATE TRIGGER {table}_no_{action.lower()} BEFORE {action} ON {table} "
-                f"BEGIN SELECT RAISE(ABORT, '{table} is append-only'); END"
-            )
+    guards.append_only("erased", "erasures")
 
 
 def downgrade() -> None:

@@ -1,6 +1,6 @@
 """Epoch keys stand between the KEK and all other keys; an owner may have a shred key in each epoch.
 
-The tables that hold wrapped keys are made anew, since SQLite can not drop a column that is a foreign key. What they hold stays
+The tables that hold wrapped keys are made anew in SQLite, which can not drop a column that is a foreign key. What they hold stays
 wrapped under the KEK itself (`epoch_id` unset) until the keystore is opened with it (keystore.upgrade).
 """
 
@@ -8,6 +8,8 @@ from typing import Any
 
 import sqlalchemy as sa
 from alembic import op
+
+from keystore.storage import guards
 
 revision = "0003"
 down_revision = "0002"
@@ -33,15 +35,15 @@ def upgrade() -> None:
     )
     op.create_index("epoch_keys_by_state", "epoch_keys", ["purpose", "state"])
     # The only steps of a key's life (NIST SP 800-57 Part 1 Rev. 5, section 7.3): no key is active again, none comes back.
-    op.execute(
-        "CREATE TRIGGER epoch_keys_states BEFORE UPDATE OF state ON epoch_keys WHEN NOT (NEW.state = OLD.state "
-        "OR (OLD.state = 'active' AND NEW.state = 'deactivated') OR (OLD.state = 'deactivated' AND NEW.state = 'destroyed')) "
-        "BEGIN SELECT RAISE(ABORT, 'an epoch key does not go back'); END"
+    guards.refuse(
+        "epoch_keys_states",
+        "epoch_keys",
+        "UPDATE OF state",
+        "an epoch key does not go back",
+        when="NOT (NEW.state = OLD.state OR (OLD.state = 'active' AND NEW.state = 'deactivated') "
+        "OR (OLD.state = 'deactivated' AND NEW.state = 'destroyed'))",
     )
-    op.execute(
-        "CREATE TRIGGER epoch_keys_no_delete BEFORE DELETE ON epoch_keys "
-        "BEGIN SELECT RAISE(ABORT, 'an epoch key is destroyed, and its row stays'); END"
-    )
+    guards.refuse("epoch_keys_no_delete", "epoch_keys", "DELETE", "an epoch key is destroyed, and its row stays")
     _remake(
         "secrets",
         sa.Column("name", sa.String(), primary_key=True),
@@ -88,6 +90,16 @@ def _epoch_id() -> sa.Column[Any]:
 
 
 def _remake(name: str, *parts: sa.Column[Any] | sa.UniqueConstraint) -> None:
+    if (
+        op.get_bind().dialect.name == "postgresql"
+    ):  # made by this program, so its tables are empty, and others refer to them
+        op.drop_column(name, "kek_version")
+        op.add_column(name, _epoch_id())
+        for part in parts:
+            if isinstance(part, sa.UniqueConstraint):
+                op.drop_constraint("one_shred_key_per_owner", name)
+                op.create_unique_constraint(str(part.name), name, ["dataset", "owner", "epoch_id"])
+        return
     kept = ", ".join(part.name for part in parts if isinstance(part, sa.Column) and part.name != "epoch_id")
     op.create_table(f"new_{name}", *parts)
     op.execute(f"INSERT INTO new_{name} ({kept}) SELECT {kept} FROM {name}")  # noqa: S608  # names of our own

@@ -1,0 +1,172 @@
+"""What each page of the table does. The names of these functions are the table's.
+
+Nothing is decided here: a form becomes the message of the HTTP interface, and goes to the function that answers it there.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from pydantic import ValidationError
+from starlette.responses import Response
+
+from keystore.audit.checkpoint import open_checkpoint
+from keystore.console.gate import COOKIE, Visit
+from keystore.console.passkey import challenges, own_key, signed_of
+from keystore.decisions.lifecycle import State
+from keystore.decisions.tokens import Role
+from keystore.errors import KeystoreError
+from keystore.service import calls
+from keystore.service.guard import CallError
+from keystore.service.messages import Approving, Filing, SeenRequest
+from keystore.service.problems import answer_to, malformed
+from keystore.verification.report import AuditReport
+from keystore.verification.verify import verify_audit
+
+VERIFICATIONS_PER_HOUR = 12  # of one token: each reads the whole log and all records
+GRANT_TIMES = (15 * 60, 3600, 4 * 3600, 12 * 3600, 86400, 3 * 86400)  # seconds, below the policy's
+_HOUR = timedelta(hours=1)
+_FILED = ("images", "case", "purpose", "legal_basis", "dataset", "hours")
+
+
+def home(visit: Visit) -> Response:
+    """Go to the first page of a role."""
+    return visit.go("/log" if visit.caller.role is Role.AUDITOR else "/requests", visit.session.take_notice())
+
+
+def sign_out(visit: Visit) -> Response:
+    """End the session, and have the browser drop its cookie."""
+    visit.gate.sessions.end(visit.session)
+    response = visit.go("/sign-in")
+    response.delete_cookie(COOKIE, path="/", secure=True, httponly=True, samesite="strict")
+    return response
+
+
+def list_requests(visit: Visit) -> Response:
+    """Show the newest requests that the caller may see, all or those of one state."""
+    seen = calls.list_requests(visit.office, visit.caller).requests
+    counts = {state.value: sum(one.state is state for one in seen) for state in State}
+    chosen = visit.query.get("state") if visit.query.get("state") in counts else None
+    shown = [one for one in seen if chosen in (None, one.state.value)]
+    return visit.show("requests.html", requests=shown, counts=counts, chosen=chosen, most=calls.MAX_LISTED)
+
+
+def show_request(visit: Visit) -> Response:
+    """Show one request and what the caller may do with it."""
+    request = calls.show_request(visit.parameters["request_id"], visit.office, visit.caller)
+    may_end = request.state in (State.PENDING, State.APPROVED)
+    return visit.show(
+        "request.html",
+        request=request,
+        may_approve=visit.caller.role is Role.APPROVER and request.state is State.PENDING,
+        may_deny=visit.caller.role is Role.APPROVER and may_end,
+        may_withdraw=visit.caller.role is Role.REQUESTER and may_end,
+    )
+
+
+def filing_page(visit: Visit) -> Response:
+    """Show the form of a request."""
+    return _filing(visit, dict.fromkeys(_FILED, ""), None)
+
+
+def file_request(visit: Visit) -> Response:
+    """File a request; where that is refused, show what was written again, and why."""
+    written = {name: visit.form.get(name, "") for name in _FILED}
+    try:
+        filing = _filing_of(written)
+        seen = calls.file_request(filing, visit.office, visit.caller)
+    except (CallError, KeystoreError) as error:
+        if isinstance(error, CallError) and error.status == 404:
+            raise
+        return _filing(visit, written, error)
+    return visit.go(f"/requests/{seen.request_id}", "The request is filed. Other people read it now.")
+
+
+def _filing_of(written: dict[str, str]) -> Filing:
+    try:
+        hours = float(written["hours"])
+        seconds = int(timedelta(hours=hours).total_seconds())
+    except (ValueError, OverflowError):
+        raise CallError(422, "invalid", "how long it stands is a number of hours, such as 2 or 0.5") from None
+    try:
+        return Filing(
+            images=written["images"].split(),
+            case=_lines(written["case"]),
+            purpose=_lines(written["purpose"]),
+            legal_basis=_lines(written["legal_basis"]),
+            lifetime_seconds=seconds,
+            dataset=written["dataset"] or None,
+        )
+    except ValidationError as error:
+        raise malformed(error.errors(), "this form") from None
+
+
+def _lines(text: str) -> str:
+    return text.replace("\r\n", "\n")  # as a form sends what was typed
+
+
+def _filing(visit: Visit, written: dict[str, str], error: CallError | KeystoreError | None) -> Response:
+    status, problem = (200, None) if error is None else answer_to(error)
+    policy = visit.office.keystore.policy()
+    return visit.show("filing.html", status, written=written, problem=problem, policy=policy)
+
+
+def approval_page(visit: Visit) -> Response:
+    """Show what is about to be agreed to, once more and whole, and the button."""
+    request = calls.show_request(visit.parameters["request_id"], visit.office, visit.caller)
+    key, most = own_key(visit), visit.office.keystore.policy().grant_lifetime_seconds
+    times = [*(one for one in GRANT_TIMES if one < most), most]
+    return visit.show(
+        "approval.html",
+        request=request,
+        key=key,
+        needs_own=key is not None or request.own_keys,
+        times=times,
+        origin=visit.gate.origin,
+        asked=None if key is None or key.passkey is None else challenges(request, key, times),
+    )
+
+
+def approve(visit: Visit) -> Response:
+    """Agree to what was shown."""
+    said = {
+        "digest": visit.form.get("digest", ""),
+        "grant_seconds": visit.form.get("grant_seconds") or None,
+        "signed": signed_of(visit.form) if "signature" in visit.form else None,
+    }
+    approving = Approving.model_validate(said)
+    seen = calls.approve(visit.parameters["request_id"], approving, visit.office, visit.caller)
+    return _back(visit, seen, "Your approval is on record.")
+
+
+def deny(visit: Visit) -> Response:
+    """End a request for good."""
+    seen = calls.deny(visit.parameters["request_id"], visit.office, visit.caller)
+    return _back(visit, seen, "You refused the request. That is final.")
+
+
+def withdraw(visit: Visit) -> Response:
+    """End a request of one's own."""
+    seen = calls.withdraw(visit.parameters["request_id"], visit.office, visit.caller)
+    return _back(visit, seen, "The request is withdrawn.")
+
+
+def _back(visit: Visit, seen: SeenRequest, notice: str) -> Response:
+    return visit.go(f"/requests/{seen.request_id}", notice)
+
+
+def log(visit: Visit) -> Response:
+    """Show how long the log is and its last checkpoint."""
+    return _log(visit, None)
+
+
+def verify_log(visit: Visit) -> Response:
+    """Verify the log and all it accounts for, as `keyanon audit verify` does on the keystore's machine."""
+    visit.office.guard.hold(visit.caller, "console.verify_log", VERIFICATIONS_PER_HOUR, _HOUR.total_seconds())
+    return _log(visit, verify_audit(visit.office.keystore.path))
+
+
+def _log(visit: Visit, report: AuditReport | None) -> Response:
+    note = bytes(calls.checkpoint(visit.office).body).decode()
+    vkey = visit.office.keystore.audit_vkey
+    return visit.show("log.html", report=report, note=note, checkpoint=open_checkpoint(note, vkey), vkey=vkey)

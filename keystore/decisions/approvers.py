@@ -1,0 +1,241 @@
+"""Approvers with keys of their own: who is enrolled, in which role, and what becomes of it when a key is taken off the list.
+
+The private key is made and stays on the approver's machine (keystore.approver_key); here are public keys only. A key is enrolled
+once, for one person in one role, by as many other people as a request needs. A person has one key at a time, and whoever has one
+approves with it and no other way.
+
+A key that is taken off the list (lost, stolen, its holder gone or erased) ends every open request that it approved: those are
+made again. What was released stays on record, approved by a key that was enrolled then.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Connection, Row, select
+
+from keystore.audit.log import LogWriter
+from keystore.crypto.canonical import canonical_json, parse_timestamp, timestamp
+from keystore.decisions import signatures
+from keystore.decisions.lifecycle import State
+from keystore.decisions.passkeys import Assertion, Passkey
+from keystore.decisions.policy import MIN_APPROVALS, ROLE_PATTERN, Policy
+from keystore.decisions.signatures import SIGNED_WITHIN, OwnKey, OwnSignature
+from keystore.decisions.views import ApproverView, PasskeyView
+from keystore.errors import ApprovalError, PolicyError
+from keystore.storage import schema
+
+
+@dataclass(frozen=True)
+class SignedApproval:
+    """An approval as it is stored, with the key that it must verify by. key_id, role: of a key of the approver's own."""
+
+    request_id: str
+    digest: str
+    approver: str
+    approved_at: str
+    signature: bytes
+    key_id: str | None
+    role: str | None
+    key: OwnKey | None
+    assertion: Assertion | None = None
+    grant_seconds: int | None = None
+
+    def holds(self, keystore_id: str) -> bool:
+        """Return whether the signature is over this approval."""
+        of = (keystore_id, self.request_id, self.digest)
+        if self.key_id is None:
+            message = signatures.approval_message(*of, self.approver, self.approved_at, self.grant_seconds)
+        else:
+            message = signatures.own_approval_message(*of, self.key_id, self.approved_at, self.grant_seconds)
+        return self.key is not None and self.key.signed(self.signature, self.assertion, message)
+
+
+def signed(connection: Connection, request_id: str | None = None, digest: str | None = None) -> list[SignedApproval]:
+    """Return approvals, oldest first: all, or those of a request, of one content of it."""
+    table, own, kept = schema.approvals, schema.approver_keys, schema.people
+    query = (
+        select(table, own.c.role, own.c.public_key.label("own_key"), own.c.passkey, kept.c.public_key.label("kept_key"))
+        .join(kept, kept.c.person == table.c.approver)
+        .outerjoin(own, (own.c.key_id == table.c.key_id) & (own.c.person == table.c.approver))
+        .order_by(table.c.approved_at)
+    )
+    if request_id is not None:
+        query = query.where(table.c.request_id == request_id)
+    if digest is not None:
+        query = query.where(table.c.digest == digest)
+    return [
+        SignedApproval(
+            row.request_id,
+            row.digest,
+            row.approver,
+            row.approved_at,
+            row.signature,
+            row.key_id,
+            row.role,
+            _key(row.kept_key, None) if row.key_id is None else _key(row.own_key, row.passkey),
+            None if row.assertion is None else Assertion.of(json.loads(row.assertion)),
+            row.grant_seconds,
+        )
+        for row in connection.execute(query)
+    ]
+
+
+def _key(public_key: bytes | None, passkey: bytes | None) -> OwnKey | None:
+    if public_key is None:
+        return None
+    return OwnKey(public_key, None if passkey is None else Passkey.of(json.loads(passkey)))
+
+
+def enrolled(connection: Connection, person: str) -> Row[tuple[object, ...]] | None:
+    """Return the row of the key that this person (a commitment) approves with now."""
+    table = schema.approver_keys
+    return connection.execute(select(table).where(table.c.person == person, table.c.removed_at.is_(None))).first()
+
+
+def check_own(
+    keystore_id: str,
+    request_id: str,
+    digest: str,
+    key: Row[tuple[object, ...]] | None,
+    own: OwnSignature | None,
+    now: datetime,
+    grant_seconds: int | None = None,
+) -> OwnSignature:
+    """Return the signature if it is one of the enrolled `key` over this content, made just now. Raises ApprovalError."""
+    if key is None:
+        raise ApprovalError(
+            "not-enrolled",
+            "this approver has no enrolled key, and only those who have may sign for themselves, or approve where the policy "
+            "asks for own keys; have one enrolled (keyanon keystore approver enrol)",
+        )
+    if own is None:
+        raise ApprovalError(
+            "own-key",
+            "this approver has an enrolled key and approves with it; sign with it (keyanon approve --key FILE; a passkey, in the "
+            "console)",
+        )
+    if own.key_id != key.key_id:
+        raise ApprovalError("wrong-key", "this is not the key that is enrolled for this approver; use that one")
+    if not signatures.is_in_time(own.approved_at, now):
+        raise ApprovalError(
+            "signed-when",
+            f"an approval is handed in within {SIGNED_WITHIN.seconds // 60} minutes of its signature; set the clock, sign again",
+        )
+    message = signatures.own_approval_message(
+        keystore_id, request_id, digest, own.key_id, own.approved_at, grant_seconds
+    )
+    enrolled_key = _key(key.public_key, key.passkey)
+    if enrolled_key is None or not enrolled_key.signed(own.signature, own.assertion, message):
+        raise ApprovalError(
+            "signature", "the signature is not of this key over what is shown; read it again and sign that"
+        )
+    return own
+
+
+def enrol(
+    connection: Connection,
+    log: LogWriter,
+    policy: Policy,
+    person: str,
+    role: str,
+    key: OwnKey,
+    by: Sequence[str],
+) -> str:
+    """Put a key on the list and return its id. `by`: people, of whom the approver does not count. Raises ApprovalError."""
+    if not re.fullmatch(ROLE_PATTERN, role):
+        raise PolicyError("role", "a role is named by 1 to 32 small letters, digits and hyphens, such as dpo or legal")
+    _check_many(policy, person, by)
+    if enrolled(connection, person) is not None:
+        raise ApprovalError("enrolled", "this approver has an enrolled key; where it is lost, remove that one first")
+    table, key_id = schema.approver_keys, signatures.key_id_of(key.public_key)
+    said = None if key.passkey is None else key.passkey.content()
+    if connection.execute(select(table.c.key_id).where(table.c.key_id == key_id)).first() is not None:
+        raise ApprovalError("known-key", "this key was enrolled before, and is so once only; make a new one")
+    connection.execute(
+        table.insert().values(
+            key_id=key_id,
+            person=person,
+            public_key=key.public_key,
+            role=role,
+            enrolled_at=timestamp(log.now),
+            passkey=None if said is None else canonical_json(said),
+        )
+    )
+    encoded = base64.b64encode(key.public_key).decode()
+    more = {} if said is None else {"passkey": said}
+    log.append("enrol-approver", by=sorted(set(by)), key=key_id, person=person, public_key=encoded, role=role, **more)
+    return key_id
+
+
+def remove(connection: Connection, log: LogWriter, policy: Policy, key_id: str, by: Sequence[str]) -> None:
+    """Take a key off the list, and end the open requests that it approved. Raises ApprovalError."""
+    table = schema.approver_keys
+    row = connection.execute(select(table).where(table.c.key_id == key_id, table.c.removed_at.is_(None))).first()
+    if row is None:
+        raise ApprovalError("unknown-key", "no key of this id is enrolled; list the approvers to find it")
+    _check_many(policy, row.person, by)
+    _take_off(connection, log, key_id)
+    log.append("remove-approver", by=sorted(set(by)), key=key_id, person=row.person)
+
+
+def forget(connection: Connection, log: LogWriter, person: str) -> None:
+    """Take the key of a person who is erased off the list; the entry of the erasure says so."""
+    row = enrolled(connection, person)
+    if row is not None:
+        _take_off(connection, log, str(row.key_id))
+
+
+def check_enough(connection: Connection, policy: Policy) -> None:
+    """Raise PolicyError where the list has too few approvers, or none of a role, for anything to be approved."""
+    table = schema.approver_keys
+    roles = [row.role for row in connection.execute(select(table.c.role).where(table.c.removed_at.is_(None)))]
+    missing = sorted(set(policy.roles) - set(roles))
+    if len(roles) < policy.approvals or missing:
+        of = f" and {', '.join(missing)} of none" if missing else ""
+        raise PolicyError(
+            "approvers",
+            f"{len(roles)} approvers are enrolled{of}; the policy asks for {policy.approvals}: nothing could be approved. "
+            "Enrol them first",
+        )
+
+
+def views(connection: Connection, names: Mapping[str, str]) -> list[ApproverView]:
+    """Return all keys, newest first, with the names that are on file."""
+    return [
+        ApproverView(
+            key=row.key_id,
+            person=names[row.person],
+            role=row.role,
+            public_key=base64.b64encode(row.public_key).decode(),
+            enrolled_at=parse_timestamp(row.enrolled_at),
+            removed_at=None if row.removed_at is None else parse_timestamp(row.removed_at),
+            passkey=None if row.passkey is None else PasskeyView(**json.loads(row.passkey)),
+        )
+        for row in connection.execute(select(schema.approver_keys).order_by(schema.approver_keys.c.enrolled_at.desc()))
+    ]
+
+
+def _check_many(policy: Policy, person: str, by: Sequence[str]) -> None:
+    needed = max(MIN_APPROVALS, policy.approvals)
+    if len(set(by) - {person}) < needed:
+        raise ApprovalError(
+            "approver-alone", f"an approver is enrolled or removed by {needed} other people together; name more"
+        )
+
+
+def _take_off(connection: Connection, log: LogWriter, key_id: str) -> None:
+    keys, requests, approvals = schema.approver_keys, schema.requests, schema.approvals
+    connection.execute(keys.update().where(keys.c.key_id == key_id).values(removed_at=timestamp(log.now)))
+    rests_on_it = (
+        select(approvals.c.request_id)
+        .where(approvals.c.request_id == requests.c.request_id, approvals.c.digest == requests.c.digest)
+        .where(approvals.c.key_id == key_id)
+    )
+    still_open = requests.c.state.in_([State.PENDING.value, State.APPROVED.value])
+    connection.execute(requests.update().where(still_open, rests_on_it.exists()).values(state=State.DENIED.value))

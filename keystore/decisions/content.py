@@ -1,0 +1,99 @@
+"""What a request asks for: its images, its words, and the digest of all of it, which approvers sign.
+
+The digest is over a salt too, so that it can be in the log for good without giving the words away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from sqlalchemy import Connection, select
+
+from keystore.crypto.canonical import canonical_json, sha256_hex, timestamp
+from keystore.decisions.views import RequestView
+from keystore.errors import RecordNotFound
+from keystore.storage import schema
+from keystore.vault.records import ImageRow
+
+
+@dataclass(frozen=True)
+class Words:
+    """What a requester writes."""
+
+    case: str = field(repr=False)
+    purpose: str = field(repr=False)
+    legal_basis: str = field(repr=False)
+
+
+def request_digest(keystore_id: str, row: dict[str, object], images: Sequence[ImageRow]) -> str:
+    """Return the digest that approvers sign: SHA-256 of the canonical content of a request, from its row and images."""
+    names = (
+        "request_id",
+        "revision",
+        "requester",
+        "case_reference",
+        "purpose",
+        "legal_basis",
+        "created_at",
+        "expires_at",
+        "salt",
+    )
+    content = {name: row[name] for name in (*names, "policy_digest", "approvals_required")}
+    chosen = [{"record_id": record, "dataset": dataset, "image_id": image} for record, dataset, image in sorted(images)]
+    return sha256_hex(
+        canonical_json({**content, "images": chosen, "keystore": keystore_id, "type": "keyanon request v1"})
+    )
+
+
+def images_of(connection: Connection, request_id: str) -> list[ImageRow]:
+    """Return the images of a request, sorted by record id."""
+    table = schema.request_images
+    rows = connection.execute(select(table).where(table.c.request_id == request_id).order_by(table.c.record_id))
+    return [(row.record_id, row.dataset, row.image_id) for row in rows]
+
+
+def find_images(
+    connection: Connection, wanted: Sequence[str], dataset: str | None, run_id: str | None
+) -> list[ImageRow]:
+    """Return the records that image ids (or record ids) name. Raises RecordNotFound when one is unknown or names several."""
+    table = schema.records
+    found: dict[str, ImageRow] = {}
+    for one in wanted:
+        query = select(table).where((table.c.image_id == one) | (table.c.record_id == one))
+        if dataset is not None:
+            query = query.where(table.c.dataset == dataset)
+        if run_id is not None:
+            query = query.where(table.c.run_id == run_id)
+        rows = connection.execute(query.order_by(table.c.ingested_at)).all()
+        if not rows:
+            raise RecordNotFound(
+                "unknown-record",
+                f"no key record is stored for image {one!r}; check the id and whether its run was ingested (an image whose key "
+                "was discarded has no record and can not be restored)",
+            )
+        if len(rows) > 1:
+            choices = ", ".join(f"{row.record_id} (data set {row.dataset!r}, run {row.run_id!r})" for row in rows[:5])
+            raise RecordNotFound(
+                "ambiguous-record", f"image {one!r} has {len(rows)} key records; name one by its record id: {choices}"
+            )
+        found[rows[0].record_id] = (rows[0].record_id, rows[0].dataset, rows[0].image_id)
+    return list(found.values())
+
+
+def shown_digest(view: RequestView) -> str:
+    """Return the digest of a request as it is shown: whoever signs this one signs what they saw, whatever digest came with it."""
+    row: dict[str, object] = {
+        "request_id": view.request_id,
+        "revision": view.revision,
+        "requester": view.requester_id,
+        "case_reference": view.case,
+        "purpose": view.purpose,
+        "legal_basis": view.legal_basis,
+        "created_at": timestamp(view.created_at),
+        "expires_at": timestamp(view.expires_at),
+        "salt": view.salt,
+        "policy_digest": view.policy_digest,
+        "approvals_required": view.approvals_required,
+    }
+    return request_digest(view.keystore, row, [(one.record_id, one.dataset, one.image_id) for one in view.images])

@@ -1,0 +1,221 @@
+"""A process that opens a keystore for a run and takes its keys in, so that the one which sees pictures never reads the KEK.
+
+`Keeper` starts it and asks it; `python -m keystore.keeper` is it. Between the two go lines of JSON, over its standard input and
+output, with nothing secret in them. It ends when its input does: whoever started it may be killed.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Self
+
+from keystore import errors
+from keystore.intake.ingest_key import IngestKey
+from keystore.intake.report import IngestReport, ShardsNotTakenIn
+
+if TYPE_CHECKING:
+    from keystore.ingest_opening import IngestOpening
+
+_LOGGER = logging.getLogger(__name__)
+
+
+class KeeperDiedError(errors.KeystoreError):
+    """The process that keeps the keystore open has ended, and nobody asked it to."""
+
+
+class Keeper:
+    """A keystore that another process has open. Use it in a `with` statement, or `close` it. Any call raises KeeperDiedError."""
+
+    def __init__(self, path: Path, kek_uri: str | None = None, *, create: bool = False) -> None:
+        """Start the process and let it open the keystore, or `create` it where there is none. Raises KeystoreError."""
+        self.path = path
+        # Its modules are found where ours are, and not in the working directory.
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(place for place in sys.path if place)}
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "keystore.keeper"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+            text=True,
+        )
+        self._one_at_a_time = threading.Lock()
+        try:
+            opened = self._ask("open", path=str(path), kek=kek_uri, create=create)
+        except BaseException:
+            self.close()
+            raise
+        self.key = IngestKey(base64.b64decode(opened["ingest_key"]), opened["audit_vkey"])
+        self.warnings: tuple[str, ...] = tuple(opened["warnings"])
+
+    @property
+    def pid(self) -> int:
+        """The process's number."""
+        return self._process.pid
+
+    def begin(self, run_id: str, dataset: str) -> None:
+        """Announce a run; see IngestOpening.inbox."""
+        self._ask("begin", run_id=run_id, dataset=dataset)
+
+    def take_in_soon(self, run_id: str, shards: Sequence[str]) -> None:
+        """Say that these shards may be taken in, and do not wait for it. What can not be stays, for `ingest` to say why."""
+        with self._one_at_a_time:
+            self._send({"call": "soon", "run_id": run_id, "shards": list(shards)})
+
+    def ingest(self, run_id: str) -> IngestReport:
+        """See IngestOpening.ingest."""
+        answer = self._ask("ingest", run_id=run_id)
+        report = IngestReport.model_validate(answer)
+        if report.failed_shards:
+            raise ShardsNotTakenIn.of(report)
+        return report
+
+    def reconcile(self, run_id: str, committed: Sequence[str]) -> list[str]:
+        """See IngestOpening.reconcile."""
+        return [str(name) for name in self._ask("reconcile", run_id=run_id, committed=list(committed))]
+
+    def missing(self, record_ids: Iterable[str]) -> set[str]:
+        """See IngestOpening.missing."""
+        return set(self._ask("missing", record_ids=sorted(record_ids)))
+
+    def close(self) -> None:
+        """Let the process end, and wait for it."""
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    stream.close()
+        self._process.wait()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Keeper({str(self.path)!r}, process {self.pid})"
+
+    def _ask(self, call: str, **arguments: Any) -> Any:
+        with self._one_at_a_time:
+            self._send({"call": call, **arguments})
+            assert self._process.stdout is not None
+            line = self._process.stdout.readline()
+            if not line.endswith("\n"):
+                raise self._died()
+        answer = json.loads(line)
+        if "error" in answer:
+            raise errors.named(answer["error"], "refused", answer["message"])
+        return answer["result"]
+
+    def _send(self, request: dict[str, Any]) -> None:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError as error:
+            raise self._died() from error
+
+    def _died(self) -> KeeperDiedError:
+        return KeeperDiedError(
+            f"the process that keeps keystore {self.path} open has ended (exit code {self._process.wait()}); run the same "
+            "command again"
+        )
+
+
+class _Kept:
+    """What the process holds: the keystore, open for taking in."""
+
+    def __init__(self) -> None:
+        self._opened: IngestOpening | None = None
+
+    def answer(self, request: dict[str, Any]) -> Any:
+        """Return what a request asks for. Raises KeystoreError."""
+        call = request.pop("call")
+        return getattr(self, f"_{call}")(**request)
+
+    def _open(self, path: str, kek: str | None, create: bool) -> dict[str, Any]:
+        # Here alone: who asks needs no database, and loading one takes a second of each process of a run.
+        from keystore.embedded import Keystore
+        from keystore.ingest_opening import IngestOpening
+
+        # The service brings an older keystore up to date and publishes its public keys; then only the ingest's keys are held.
+        with (Keystore.open_or_create if create else Keystore.open)(path, kek) as service:
+            said = {
+                "ingest_key": base64.b64encode(service.ingest_public_key).decode(),
+                "audit_vkey": service.audit_vkey,
+                "warnings": list(service.warnings),
+            }
+        self._opened = IngestOpening.open(path, kek)
+        return said
+
+    @property
+    def opened(self) -> IngestOpening:
+        assert self._opened is not None, "the first request opens"
+        return self._opened
+
+    def _begin(self, run_id: str, dataset: str) -> None:
+        self.opened.inbox(run_id, dataset)
+
+    def _soon(self, run_id: str, shards: list[str]) -> None:
+        try:
+            self.opened.ingest(run_id, shards)
+        except errors.KeystoreError as error:  # said again, and not only to the log, by the `ingest` at the end
+            _LOGGER.debug("not taken in yet: %s", error)
+
+    def _ingest(self, run_id: str) -> dict[str, Any]:
+        try:
+            return self.opened.ingest(run_id).model_dump(mode="json")
+        except ShardsNotTakenIn as error:
+            return error.report.model_dump(mode="json")
+
+    def _reconcile(self, run_id: str, committed: list[str]) -> list[str]:
+        return self.opened.reconcile(run_id, committed)
+
+    def _missing(self, record_ids: list[str]) -> list[str]:
+        return sorted(self.opened.missing(record_ids))
+
+    def close(self) -> None:
+        """Close what is open."""
+        if self._opened is not None:
+            self._opened.close()
+
+
+def serve(requests: IO[str], answers: IO[str]) -> None:
+    """Answer requests until there are no more."""
+    kept = _Kept()
+    try:
+        for line in requests:
+            request = json.loads(line)
+            silent = request["call"] == "soon"
+            try:
+                answer = {"result": kept.answer(request)}
+            except errors.KeystoreError as error:
+                answer = {"error": errors.public_name(error), "message": str(error)}
+            if not silent:
+                answers.write(json.dumps(answer) + "\n")
+                answers.flush()
+    finally:
+        kept.close()
+
+
+def main() -> None:
+    """Be that process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is for whoever started it, whose end is ours
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="keyanon: %(levelname)s: %(message)s")
+    try:
+        serve(sys.stdin, sys.stdout)
+    except BrokenPipeError:  # nobody is there to hear the answer
+        sys.stdout = None  # else Python tries to flush it
+
+
+if __name__ == "__main__":
+    main()

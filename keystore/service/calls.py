@@ -1,0 +1,293 @@
+"""What each endpoint of the table does. The names of these functions are the table's.
+
+What decides is in keystore.decisions; here a caller's reach is held against the table and words become calls. One writing call at
+a time: the database has one writer anyway.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+from datetime import timedelta
+from typing import TYPE_CHECKING, Annotated
+
+from fastapi import Depends, Path, Query, Request, Response
+from fastapi.responses import RedirectResponse
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.concurrency import run_in_threadpool
+
+from keystore.crypto.canonical import utc_now
+from keystore.decisions.tokens import Caller, Role
+from keystore.service import inbox as inbox_calls
+from keystore.service.endpoints import ENDPOINTS, Reach
+from keystore.service.guard import CallError, nothing_here
+from keystore.service.messages import (
+    CHALLENGE_PATTERN,
+    MAX_CODE_CHARACTERS,
+    MAX_NAME_CHARACTERS,
+    STATE_PATTERN,
+    Approving,
+    Filing,
+    Health,
+    InboxList,
+    LogPage,
+    Me,
+    Presenting,
+    Proof,
+    Redeeming,
+    RequestList,
+    SeenRequest,
+    SignedIn,
+    TokenList,
+)
+from keystore.service.office import Office
+
+if TYPE_CHECKING:
+    from keystore.service.oidc.sign_in import SignIns
+
+REPLY_LIFETIME = timedelta(minutes=10)  # in which a lost release may be fetched again
+MAX_OPEN_REQUESTS = 20  # of one requester
+MAX_LISTED = 200
+MAX_LEAVES = 1000
+ID = Path(max_length=64)
+
+
+def _caller(request: Request) -> Caller:
+    caller: Caller = request.state.caller
+    return caller
+
+
+def _office(request: Request) -> Office:
+    office: Office = request.app.state.office
+    return office
+
+
+Calls = Annotated[Caller, Depends(_caller)]
+In = Annotated[Office, Depends(_office)]
+Id = Annotated[str, ID]
+Shard = Annotated[str, Path(max_length=200)]
+
+
+def health() -> Health:
+    """Say that the process answers."""
+    return Health(status="ok", checked_at=utc_now())
+
+
+def ready(office: In) -> Health:
+    """Say whether the keystore can be read and written."""
+    office.keystore.check_ready()
+    return Health(status="ready", checked_at=utc_now())
+
+
+def metrics(office: In) -> Response:
+    """Return the metrics in Prometheus' text format."""
+    office.metrics.unreviewed.set(office.keystore.count_unreviewed())
+    return Response(generate_latest(office.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+
+def me(office: In, caller: Calls) -> Me:
+    """Say whom the service takes the caller for."""
+    return Me(keystore=office.keystore.id, audit_vkey=office.keystore.audit_vkey, **vars(caller))
+
+
+def file_request(filing: Filing, office: In, caller: Calls) -> SeenRequest:
+    """File a request for the keys of images (image ids, or record ids) of the token's data set."""
+    if filing.dataset is not None and not caller.may_touch(filing.dataset):
+        raise nothing_here()
+    with office.deciding(caller):
+        if office.keystore.count_open(caller.person) >= MAX_OPEN_REQUESTS:
+            raise CallError(
+                429, "too-many-open", f"{MAX_OPEN_REQUESTS} requests of this person are open; end some first"
+            )
+        view = office.keystore.request(
+            caller.person,
+            filing.images,
+            filing.case,
+            filing.purpose,
+            filing.legal_basis,
+            timedelta(seconds=filing.lifetime_seconds),
+            dataset=filing.dataset or caller.dataset,
+        )
+    return office.seen(view)
+
+
+def list_requests(
+    office: In, caller: Calls, limit: Annotated[int, Query(ge=1, le=MAX_LISTED)] = MAX_LISTED
+) -> RequestList:
+    """Return the newest requests that the caller may see."""
+    own = ENDPOINTS["list_requests"].roles[caller.role] is Reach.OWN
+    views = office.keystore.requests(caller.person if own else None, caller.dataset, limit)
+    return RequestList(requests=[office.seen(view) for view in views])
+
+
+def show_request(request_id: Id, office: In, caller: Calls) -> SeenRequest:
+    """Return one request."""
+    return office.seen(office.visible(request_id, caller, "show_request"))
+
+
+def approve(request_id: Id, approving: Approving, office: In, caller: Calls) -> SeenRequest:
+    """Agree to the content of a request whose digest was shown."""
+    office.visible(request_id, caller, "approve")
+    own = None if approving.signed is None else approving.signed.own()
+    with office.deciding(caller):
+        view = office.keystore.approve(request_id, caller.person, approving.digest, own, approving.grant_seconds)
+    return office.seen(view)
+
+
+def deny(request_id: Id, office: In, caller: Calls) -> SeenRequest:
+    """End a request for good."""
+    office.visible(request_id, caller, "deny")
+    with office.deciding(caller):
+        return office.seen(office.keystore.deny(request_id, caller.person))
+
+
+def withdraw(request_id: Id, office: In, caller: Calls) -> SeenRequest:
+    """End a request of one's own."""
+    office.visible(request_id, caller, "withdraw")
+    with office.deciding(caller):
+        return office.seen(office.keystore.deny(request_id, caller.person))
+
+
+def release(request_id: Id, presenting: Presenting, office: In, caller: Calls) -> Response:
+    """Use a request's grant, once: its keys, sealed to `recipient` and signed. Where the answer was lost, the same call with the
+    same key returns the same bytes for some minutes."""
+    office.visible(request_id, caller, "release")
+    with office.deciding(caller):
+        sealed = office.keystore.release(request_id, presenting.recipient, caller.person, keep_reply=REPLY_LIFETIME)
+    office.metrics.releases.inc()
+    return Response(sealed, media_type="application/octet-stream")
+
+
+def log(
+    office: In,
+    start: Annotated[int, Query(ge=0, le=2**53)] = 0,
+    limit: Annotated[int, Query(ge=1, le=MAX_LEAVES)] = MAX_LEAVES,
+) -> LogPage:
+    """Return entries of the log, from `start` on."""
+    size, leaves = office.keystore.log_page(start, limit)
+    return LogPage(start=start, size=size, leaves=[base64.b64encode(leaf).decode() for leaf in leaves])
+
+
+def checkpoint(office: In) -> Response:
+    """Return the latest checkpoint, a C2SP signed note."""
+    return Response(office.keystore.checkpoint(), media_type="text/plain")
+
+
+def inclusion(index: Annotated[int, Path(ge=0, le=2**53)], office: In) -> Proof:
+    """Prove that an entry is in the log."""
+    return _proof(lambda: office.keystore.inclusion(index))
+
+
+def consistency(old_size: Annotated[int, Path(ge=0, le=2**53)], office: In) -> Proof:
+    """Prove that the log extends the one of `old_size` entries."""
+    return _proof(lambda: office.keystore.consistency(old_size))
+
+
+def _proof(prove: Callable[[], tuple[str, list[bytes]]]) -> Proof:
+    try:
+        note, hashes = prove()
+    except LookupError:
+        raise CallError(404, "not-found", "the log has no such entry") from None
+    return Proof(checkpoint=note, hashes=[base64.b64encode(one).decode() for one in hashes])
+
+
+def sign_in(
+    request: Request,
+    office: In,
+    port: Annotated[int, Query(ge=1024, le=65535)],
+    challenge: Annotated[str, Query(pattern=CHALLENGE_PATTERN)],
+    state: Annotated[str, Query(pattern=STATE_PATTERN)],
+    role: Role | None = None,
+    dataset: Annotated[str | None, Query(max_length=MAX_NAME_CHARACTERS)] = None,
+) -> Response:
+    """Send a browser to the identity provider, for a command of its machine that listens on `port` (RFC 8252)."""
+    sign_ins = _sign_ins(office)
+    peer = "" if request.client is None else request.client.host
+    address, browser = sign_ins.begin(peer, port, challenge, state, role, dataset)
+    answer = _redirect(address)
+    sign_ins.remember(answer, browser)
+    return answer
+
+
+def sign_in_callback(
+    request: Request,
+    office: In,
+    state: Annotated[str, Query(max_length=MAX_CODE_CHARACTERS)],
+    code: Annotated[str | None, Query(max_length=MAX_CODE_CHARACTERS)] = None,
+    error: Annotated[str | None, Query(max_length=MAX_CODE_CHARACTERS)] = None,
+    iss: Annotated[str | None, Query(max_length=MAX_CODE_CHARACTERS)] = None,
+) -> Response:
+    """Take the provider's answer, and send the browser to the command that waits for it."""
+    sign_ins = _sign_ins(office)
+    return _redirect(sign_ins.answer(state, request.cookies.get(sign_ins.cookie), code, error, iss))
+
+
+def sign_in_token(redeeming: Redeeming, office: In) -> SignedIn:
+    """Give the command its token: once, for the code that the browser brought it and the verifier that it kept."""
+    sign_ins = _sign_ins(office)
+    binding = sign_ins.redeem(
+        redeeming.code, redeeming.verifier
+    )  # strangers do not wait with writers, nor these for them
+    with office.one_writer:
+        token = sign_ins.issue(binding)
+    return SignedIn(token=token, audit_vkey=office.keystore.audit_vkey)
+
+
+def _sign_ins(office: Office) -> SignIns:
+    if office.sign_ins is None:
+        raise nothing_here()
+    return office.sign_ins
+
+
+def _redirect(address: str) -> Response:
+    return RedirectResponse(address, 302, {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"})
+
+
+def list_tokens(office: In) -> TokenList:
+    """Return what was issued, without secrets."""
+    return TokenList(tokens=office.keystore.tokens())
+
+
+def revoke_token(token_id: Id, office: In, caller: Calls) -> Response:
+    """End a token now."""
+    with office.deciding(caller):
+        office.keystore.revoke_token(token_id, caller.person)
+    return Response(status_code=204)
+
+
+async def put_shard(run_id: Id, shard: Shard, request: Request, office: In, caller: Calls) -> Response:
+    """Put a sealed shard of the token's data set into the inbox; again with the same bytes is harmless."""
+    data = await request.body()
+    await run_in_threadpool(_put, office, caller, run_id, shard, data)
+    return Response(status_code=204)
+
+
+def _put(office: Office, caller: Caller, run_id: str, shard: str, data: bytes) -> None:
+    inbox_calls.put(office.keystore, office.inbox, office.guard, office.one_writer, caller, run_id, shard, data)
+    office.metrics.shards.inc()
+
+
+def remove_shard(run_id: Id, shard: Shard, office: In, caller: Calls) -> Response:
+    """Take back a shard that was not taken in."""
+    inbox_calls.check_run(office.keystore, caller, run_id)
+    inbox_calls.remove(office.inbox, run_id, shard)
+    return Response(status_code=204)
+
+
+def receipt(run_id: Id, shard: Shard, office: In, caller: Calls) -> Response:
+    """Return what became of a shard, signed."""
+    inbox_calls.check_run(office.keystore, caller, run_id)
+    return Response(inbox_calls.receipt(office.inbox, run_id, shard), media_type="application/json")
+
+
+def remove_receipt(run_id: Id, shard: Shard, office: In, caller: Calls) -> Response:
+    """Remove a receipt that its run needs no more."""
+    inbox_calls.check_run(office.keystore, caller, run_id)
+    inbox_calls.remove_receipt(office.inbox, run_id, shard)
+    return Response(status_code=204)
+
+
+def inbox(run_id: Id, office: In, caller: Calls, after: Annotated[str, Query(max_length=200)] = "") -> InboxList:
+    """Return what lies in the inbox of a run, by names beyond `after`."""
+    inbox_calls.check_run(office.keystore, caller, run_id)
+    return inbox_calls.listing(office.inbox, run_id, after)

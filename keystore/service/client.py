@@ -1,0 +1,122 @@
+"""The client of the service: the calls that an open `Keystore` answers too, for whoever holds a token.
+
+What the service says is believed as far as TLS goes; what must not be, is checked: a release bears the signature of the key that
+came with the token, whatever server sent it (keystore.recipient).
+"""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
+from typing import Self
+from urllib.parse import quote
+
+from keystore.decisions.signatures import OwnSignature, chosen
+from keystore.decisions.tokens import Role
+from keystore.service.connection import Connection, ServiceUnavailable
+from keystore.service.messages import Filing, Me, RequestList, SeenRequest
+from keystore.service.token_file import TokenFile
+
+RELEASE_WAITS = (1.0, 2.0, 4.0, 8.0)  # seconds, after which a lost answer is asked for again with the same key
+
+
+class ServiceClient:
+    """A keystore elsewhere. Use it in a `with` statement, or `close` it."""
+
+    def __init__(self, url: str, known_by: TokenFile) -> None:
+        """`url`: https://host[:port]; plain http only to this machine. Raises StorageError for another."""
+        self._connection = Connection(url, known_by)
+        self.url, self.audit_vkey = self._connection.url, known_by.audit_vkey
+
+    def me(self) -> Me:
+        """Return whom the service takes this token for. Raises KeystoreError."""
+        return self._connection.ask(Me, "GET", "/v1/me")
+
+    def token_of(self) -> str:
+        """Return the name of the token's person. Raises KeystoreError."""
+        return self.me().person
+
+    def request(
+        self,
+        requester: str,
+        image_ids: Sequence[str],
+        case: str,
+        purpose: str,
+        legal_basis: str,
+        expires: timedelta,
+        dataset: str | None = None,
+    ) -> SeenRequest:
+        """See Keystore.request; `requester` is whoever the token is of."""
+        filing = Filing(
+            images=list(image_ids),
+            case=case,
+            purpose=purpose,
+            legal_basis=legal_basis,
+            lifetime_seconds=int(expires.total_seconds()),
+            dataset=dataset,
+        )
+        return self._connection.ask(SeenRequest, "POST", "/v1/requests", filing.model_dump(mode="json"))
+
+    def approve(
+        self,
+        request_id: str,
+        approver: str,
+        digest: str,
+        own: OwnSignature | None = None,
+        grant_seconds: int | None = None,
+    ) -> SeenRequest:
+        """See Keystore.approve; `approver` is whoever the token is of. Of an own key the signature is sent, and nothing else."""
+        signature = None if own is None else base64.b64encode(own.signature).decode()
+        signed = None if own is None else {**own.in_log(), "signature": signature}
+        said = {"digest": digest, "signed": signed, **chosen(grant_seconds)}
+        return self._connection.ask(SeenRequest, "POST", _of(request_id, "approval"), said)
+
+    def deny(self, request_id: str, by: str) -> SeenRequest:
+        """See Keystore.deny; a requester withdraws."""
+        verb = "withdrawal" if self.me().role is Role.REQUESTER else "denial"
+        return self._connection.ask(SeenRequest, "POST", _of(request_id, verb))
+
+    def requests(self) -> Sequence[SeenRequest]:
+        """See Keystore.requests; the newest of those that the token may see."""
+        return self._connection.ask(RequestList, "GET", "/v1/requests").requests
+
+    def show(self, request_id: str) -> SeenRequest:
+        """See Keystore.show."""
+        return self._connection.ask(SeenRequest, "GET", _of(request_id))
+
+    def shards_of(self, record_ids: Iterable[str]) -> set[str]:
+        """Return none: which shards records came in is what the service does not tell. A recovery reads all of a run's."""
+        return set()
+
+    def release(self, request_id: str, recipient_public_key: bytes, by: str) -> bytes:
+        """See Keystore.release. Where the answer is lost it is asked for again, with the same key."""
+        body = {"recipient": base64.b64encode(recipient_public_key).decode()}
+        for wait in RELEASE_WAITS:
+            try:
+                return self._connection.call("POST", _of(request_id, "release"), json=body).content
+            except ServiceUnavailable:
+                time.sleep(wait)
+        return self._connection.call("POST", _of(request_id, "release"), json=body).content
+
+    def checkpoint(self) -> str:
+        """See Keystore.checkpoint."""
+        return self._connection.call("GET", "/v1/log/checkpoint").text
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"ServiceClient({self.url!r})"
+
+
+def _of(request_id: str, verb: str = "") -> str:
+    return f"/v1/requests/{quote(request_id, safe='')}" + (f"/{verb}" if verb else "")

@@ -1,0 +1,78 @@
+"""The one table of who may call what. The application is built from it, and a test walks it: endpoint x role x tenant.
+
+What a caller may not call, and what of others' a caller names, are one answer: 404, the same bytes as for a path that does not
+exist. Whoever has no valid token is answered 401, and learns nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from keystore.decisions.tokens import Role
+
+SMALL_BODY_BYTES = 64 * 1024
+MAX_SHARD_BODY_BYTES = 64 * 1024 * 1024  # held in memory while it is checked
+BODY_SECONDS = 30  # within which a body has come, whatever its size
+SHARD_BODY_SECONDS = 120
+RECEIPTS_PER_MINUTE = 6000  # a run reads all of its own, one by one, when its rows are there
+
+
+class Reach(StrEnum):
+    """What a role reaches through an endpoint."""
+
+    ALL = "nothing in the path belongs to anybody"
+    OWN = "what the token's person filed, of the token's data set"
+    DATASET = "what is of the token's data set"
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """One row: roles that may call, and what they reach. No roles: anybody, without a token."""
+
+    method: str
+    path: str
+    roles: Mapping[Role, Reach] = field(default_factory=dict)
+    body_bytes: int = 0
+    body_seconds: int = BODY_SECONDS
+    per_minute: int = 120  # calls of one token
+
+
+INGEST, REQUESTER, APPROVER = Role.INGEST, Role.REQUESTER, Role.APPROVER
+RECOVERY, AUDITOR, OPERATOR = Role.RECOVERY, Role.AUDITOR, Role.OPERATOR
+_SEES_REQUESTS = {REQUESTER: Reach.OWN, RECOVERY: Reach.OWN, APPROVER: Reach.DATASET}
+_ANYBODY_KNOWN = dict.fromkeys(Role, Reach.ALL)
+_REQUEST = "/v1/requests/{request_id}"
+_SHARD = "/v1/inbox/{run_id}/{shard}"
+_OF_RUN = {INGEST: Reach.DATASET}
+_LOG = {AUDITOR: Reach.ALL}
+_TOKENS = {OPERATOR: Reach.ALL}
+
+ENDPOINTS: Mapping[str, Endpoint] = {
+    "health": Endpoint("GET", "/v1/health"),
+    "ready": Endpoint("GET", "/v1/ready"),
+    "metrics": Endpoint("GET", "/v1/metrics", {OPERATOR: Reach.ALL}),
+    "me": Endpoint("GET", "/v1/me", _ANYBODY_KNOWN),
+    "put_shard": Endpoint("PUT", _SHARD, _OF_RUN, MAX_SHARD_BODY_BYTES, SHARD_BODY_SECONDS, per_minute=1200),
+    "remove_shard": Endpoint("DELETE", _SHARD, _OF_RUN, per_minute=1200),
+    "receipt": Endpoint("GET", _SHARD + "/receipt", _OF_RUN, per_minute=RECEIPTS_PER_MINUTE),
+    "remove_receipt": Endpoint("DELETE", _SHARD + "/receipt", _OF_RUN, per_minute=RECEIPTS_PER_MINUTE),
+    "inbox": Endpoint("GET", "/v1/inbox/{run_id}", _OF_RUN),
+    "file_request": Endpoint("POST", "/v1/requests", {REQUESTER: Reach.DATASET}, SMALL_BODY_BYTES, per_minute=20),
+    "list_requests": Endpoint("GET", "/v1/requests", _SEES_REQUESTS),
+    "show_request": Endpoint("GET", _REQUEST, _SEES_REQUESTS),
+    "approve": Endpoint("POST", _REQUEST + "/approval", {APPROVER: Reach.DATASET}, SMALL_BODY_BYTES, per_minute=20),
+    "deny": Endpoint("POST", _REQUEST + "/denial", {APPROVER: Reach.DATASET}, per_minute=20),
+    "withdraw": Endpoint("POST", _REQUEST + "/withdrawal", {REQUESTER: Reach.OWN}, per_minute=20),
+    "release": Endpoint("POST", _REQUEST + "/release", {RECOVERY: Reach.OWN}, SMALL_BODY_BYTES, per_minute=20),
+    "sign_in": Endpoint("GET", "/v1/sign-in"),
+    "sign_in_callback": Endpoint("GET", "/v1/sign-in/callback"),
+    "sign_in_token": Endpoint("POST", "/v1/sign-in/token", body_bytes=SMALL_BODY_BYTES),
+    "log": Endpoint("GET", "/v1/log", _LOG),
+    "checkpoint": Endpoint("GET", "/v1/log/checkpoint", _LOG),
+    "inclusion": Endpoint("GET", "/v1/log/inclusion/{index}", _LOG),
+    "consistency": Endpoint("GET", "/v1/log/consistency/{old_size}", _LOG),
+    "list_tokens": Endpoint("GET", "/v1/tokens", _TOKENS),
+    "revoke_token": Endpoint("POST", "/v1/tokens/{token_id}/revocation", _TOKENS, per_minute=20),
+}

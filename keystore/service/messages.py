@@ -1,0 +1,162 @@
+"""What travels between the service and its callers, as pydantic models; the OpenAPI document is made of them."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from pydantic import Base64Bytes, BaseModel, ConfigDict, Field
+
+from keystore.decisions.passkeys import Assertion
+from keystore.decisions.policy import MAX_LIFETIME_CEILING_SECONDS, MAX_TEXT_CHARACTERS, MIN_GRANT_SECONDS
+from keystore.decisions.signatures import OwnSignature
+from keystore.decisions.tokens import Role, TokenView
+from keystore.decisions.views import RequestView, View
+
+MAX_IMAGES = 1000  # named in one request; the policy allows fewer
+MAX_NAME_CHARACTERS = 1000
+EXISTS = "exists"  # the code of a shard that was not put, for another one of its name lies there
+DIGEST_PATTERN = "^[0-9a-f]{64}$"
+MAX_PUBLIC_KEY_CHARACTERS = 4000
+MAX_SIGNATURE_CHARACTERS = 200
+MAX_TIME_CHARACTERS = 40
+MAX_CODE_CHARACTERS = 4000
+CHALLENGE_PATTERN = "^[A-Za-z0-9_-]{43}$"  # RFC 7636: SHA-256 in base64
+VERIFIER_PATTERN = "^[A-Za-z0-9._~-]{43,128}$"
+STATE_PATTERN = "^[A-Za-z0-9_-]{22,128}$"
+MAX_ASSERTION_CHARACTERS = 6000  # of each of its parts, base64
+
+
+class Message(BaseModel):
+    """Base of what a caller sends: nothing is in it that is not declared, and no error quotes it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class Problem(BaseModel):
+    """Why something was not done. `error` is a name of keystore.errors where the keystore said it."""
+
+    error: str
+    code: str
+    detail: str
+
+
+class Filing(Message):
+    """A request as it is filed. lifetime_seconds: how long it stands."""
+
+    images: list[str] = Field(min_length=1, max_length=MAX_IMAGES)
+    case: str = Field(max_length=MAX_TEXT_CHARACTERS, repr=False)
+    purpose: str = Field(max_length=MAX_TEXT_CHARACTERS, repr=False)
+    legal_basis: str = Field(max_length=MAX_TEXT_CHARACTERS, repr=False)
+    lifetime_seconds: int = Field(ge=1, le=MAX_LIFETIME_CEILING_SECONDS)
+    dataset: str | None = Field(default=None, max_length=MAX_NAME_CHARACTERS)
+
+
+class Asserted(Message):
+    """What a passkey signed beside the approval (decisions.passkeys)."""
+
+    authenticator_data: Base64Bytes = Field(max_length=MAX_ASSERTION_CHARACTERS)
+    client_data: Base64Bytes = Field(max_length=MAX_ASSERTION_CHARACTERS)
+
+
+class Signed(Message):
+    """A signature that an approver made with their own key (decisions.signatures). approved_at: by their clock."""
+
+    key: str = Field(pattern=DIGEST_PATTERN)
+    approved_at: str = Field(max_length=MAX_TIME_CHARACTERS)
+    signature: Base64Bytes = Field(max_length=MAX_SIGNATURE_CHARACTERS)
+    assertion: Asserted | None = None
+
+    def own(self) -> OwnSignature:
+        """Return it as the keystore knows it."""
+        assertion = self.assertion
+        of_passkey = None if assertion is None else Assertion(assertion.authenticator_data, assertion.client_data)
+        return OwnSignature(self.key, self.approved_at, self.signature, of_passkey)
+
+
+class Approving(Message):
+    """What is agreed to: the digest that was shown; signed, where the approver has a key of their own.
+
+    grant_seconds: how long the grant may live, where that is to be less than the policy allows; signed too.
+    """
+
+    digest: str = Field(pattern=DIGEST_PATTERN)
+    signed: Signed | None = None
+    grant_seconds: int | None = Field(default=None, ge=MIN_GRANT_SECONDS, le=MAX_LIFETIME_CEILING_SECONDS)
+
+
+class Presenting(Message):
+    """Whom the keys are sealed to: an X-Wing public key, 1,216 bytes in base64, made for this one release."""
+
+    recipient: Base64Bytes = Field(max_length=MAX_PUBLIC_KEY_CHARACTERS)
+
+
+class SeenRequest(RequestView):
+    """A request as its requester, its job and approvers see it. count: of its images."""
+
+    count: int
+
+
+class RequestList(View):
+    """Requests, newest first."""
+
+    requests: list[SeenRequest]
+
+
+class Me(View):
+    """Whom the service takes the caller for, and the keystore's verifier key."""
+
+    keystore: str
+    audit_vkey: str
+    token_id: str
+    person: str
+    role: Role
+    dataset: str | None
+
+
+class Redeeming(Message):
+    """What a command presents for its token: the code that its browser brought, and the verifier that only it has (RFC 7636)."""
+
+    code: str = Field(max_length=MAX_CODE_CHARACTERS, repr=False)
+    verifier: str = Field(pattern=VERIFIER_PATTERN, repr=False)
+
+
+class SignedIn(View):
+    """A token for who signed in, and the keystore's verifier key."""
+
+    token: str = Field(repr=False)
+    audit_vkey: str
+
+
+class InboxList(View):
+    """Shards of one run: not taken in yet, and taken in."""
+
+    waiting: list[str]
+    receipts: list[str]
+
+
+class LogPage(View):
+    """Leaves of the log in base64, from `start` on, and how many there are in all."""
+
+    start: int
+    size: int
+    leaves: list[str]
+
+
+class Proof(View):
+    """Hashes in base64, and the signed checkpoint that they lead to."""
+
+    checkpoint: str
+    hashes: list[str]
+
+
+class TokenList(View):
+    """All tokens that were issued, newest first."""
+
+    tokens: list[TokenView]
+
+
+class Health(View):
+    """What a prober learns."""
+
+    status: str
+    checked_at: datetime

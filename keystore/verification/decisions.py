@@ -1,0 +1,122 @@
+"""Do the tables show what the log says was decided: identity, policies, people, requests, approvals, grants, releases?"""
+
+from __future__ import annotations
+
+import base64
+import json
+
+from sqlalchemy import Connection, select
+
+from keystore.crypto.canonical import sha256_hex
+from keystore.decisions import approvers, stored_policy
+from keystore.decisions.bindings import binding_digest
+from keystore.decisions.content import images_of, request_digest
+from keystore.decisions.identity import name_commitment
+from keystore.decisions.tokens import token_digest
+from keystore.storage import schema
+from keystore.vault.accounts import own_keys_account
+from keystore.verification.leaves import guarded
+from keystore.verification.replay_decisions import LoggedDecisions, LoggedRequest
+
+
+def decisions_problems(connection: Connection, logged: LoggedDecisions) -> list[str]:
+    """Return where the tables are not as the log says: nothing, when all is well."""
+    problems: list[str] = []
+    for check in (_check_identity, _check_policies_and_people, _check_requests, _check_access):
+        guarded(lambda check=check: check(connection, logged, problems), problems)  # type: ignore[misc]
+    return problems
+
+
+def _check_identity(connection: Connection, logged: LoggedDecisions, problems: list[str]) -> None:
+    row = connection.execute(select(schema.identity)).first()
+    if row is None or logged.created is None:
+        problems.append("the log does not begin with the creation of a keystore")
+    elif (row.keystore_id, row.audit_vkey) != (logged.created.get("keystore"), logged.created.get("vkey")):
+        problems.append("the keystore's identity is not the one it was created with")
+    if logged.own_keys is not None and own_keys_account(connection) != logged.own_keys:
+        problems.append("the keystore's own wrapped keys are not those of the log: one was added, dropped or exchanged")
+
+
+def _check_policies_and_people(connection: Connection, logged: LoggedDecisions, problems: list[str]) -> None:
+    policies = connection.execute(select(schema.policies).order_by(schema.policies.c.version)).all()
+    if [row.digest for row in policies] != logged.policies or any(
+        sha256_hex(row.document) != row.digest for row in policies
+    ):
+        problems.append("the policies are not those of the log")
+    enrolled: dict[str, str] = {}
+    for row in connection.execute(select(schema.people)):
+        if row.public_key is not None:
+            enrolled[row.person] = base64.b64encode(row.public_key).decode()
+        if row.name is not None and name_commitment(row.salt, row.name) != row.person:
+            problems.append(f"the name on file for person {row.person[:12]} is not the one in the log")
+        if row.person not in logged.mentioned:
+            problems.append(f"person {row.person[:12]} is on file and never did anything")
+        # People without a tag are of an older schema, which logged no erasure; they can not act any more.
+        if row.tag is not None and (row.name is None) != (row.person in logged.erased_people):
+            problems.append(
+                f"the name of person {row.person[:12]} was erased, or put back, without an entry in the log"
+            )
+    own = {
+        row.key_id: {
+            "person": row.person,
+            "public_key": base64.b64encode(row.public_key).decode(),
+            "removed": row.removed_at is not None,
+            "role": row.role,
+            **({} if row.passkey is None else {"passkey": json.loads(row.passkey)}),
+        }
+        for row in connection.execute(select(schema.approver_keys))
+    }
+    if enrolled != logged.enrolled or own != logged.approver_keys:
+        problems.append("the approvers' public keys are not those of the log")
+
+
+def _check_requests(connection: Connection, logged: LoggedDecisions, problems: list[str]) -> None:
+    keystore_id = str(connection.execute(select(schema.identity.c.keystore_id)).scalar())
+    seen: dict[str, LoggedRequest] = {}
+    for row in connection.execute(select(schema.requests)).all():
+        images = images_of(connection, row.request_id)
+        if request_digest(keystore_id, dict(row._mapping), images) != row.digest:
+            problems.append(f"request {row.request_id} was altered: its content is not the one its digest stands for")
+        policy = stored_policy.of_digest(connection, row.policy_digest)
+        seen[row.request_id] = LoggedRequest(
+            row.requester,
+            row.digest,
+            row.revision,
+            row.expires_at,
+            row.approvals_required,
+            len(images),
+            row.state,
+            row.denied_by,
+            own_keys=policy is not None and policy.own_keys,
+            roles=[] if policy is None else list(policy.roles),
+        )
+    for one in approvers.signed(connection):
+        if not one.holds(keystore_id):
+            problems.append(f"an approval of request {one.request_id} is not signed by its approver")
+        if one.request_id in seen:
+            of = (one.digest, one.approver)
+            seen[one.request_id].approvals[of] = base64.b64encode(one.signature).decode()
+            if one.key_id is not None:
+                seen[one.request_id].keys[of] = one.key_id
+            if one.grant_seconds is not None:
+                seen[one.request_id].grant_seconds[of] = one.grant_seconds
+    for row in connection.execute(select(schema.grants)):
+        if row.request_id in seen:
+            seen[row.request_id].grants[row.digest] = (row.grant_id, row.expires_at)
+    for request_id in sorted(seen.keys() | logged.requests.keys()):
+        if seen.get(request_id) != logged.requests.get(request_id):
+            problems.append(f"request {request_id}, its approvals or its grant are not those of the log")
+    releases = {row.grant_id: row.recipient for row in connection.execute(select(schema.releases))}
+    if releases != logged.releases:
+        problems.append("the releases are not those of the log")
+
+
+def _check_access(connection: Connection, logged: LoggedDecisions, problems: list[str]) -> None:
+    tokens = {row.token_id: token_digest(dict(row._mapping)) for row in connection.execute(select(schema.tokens))}
+    if tokens != logged.tokens:
+        problems.append("the tokens are not those of the log: one was added, dropped, changed or brought back")
+    bindings = {
+        row.binding_id: binding_digest(dict(row._mapping)) for row in connection.execute(select(schema.bindings))
+    }
+    if bindings != {ident: one["digest"] for ident, one in logged.bindings.items()}:
+        problems.append("the bindings of identities are not those of the log: one was added, dropped or changed")

@@ -1,0 +1,45 @@
+"""Whether stored records belong to what was published with them. What leaves is a word for each record that does not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from sqlalchemy import Connection
+
+from keystore.errors import InvalidRecordError, TamperedError
+from keystore.intake.records import KeyRecord
+from keystore.vault.records import RecordVault
+
+MISSING = "missing"
+
+
+@dataclass(frozen=True)
+class Published:
+    """What was published under a record, as whoever published it says. `details`: entries that the record's must equal."""
+
+    record_id: str
+    run_id: str
+    dataset: str
+    image_id: str
+    output_sha256: str | None
+    details: Mapping[str, str | None] = field(default_factory=dict)
+
+
+def disagreements(connection: Connection, vault: RecordVault, published: Iterable[Published]) -> dict[str, str]:
+    """Return why a record does not belong to what was published under it, by record id; `MISSING` where there is none."""
+    found = {one.record_id: _problem(connection, vault, one) for one in published}
+    return {record_id: problem for record_id, problem in found.items() if problem}
+
+
+def _problem(connection: Connection, vault: RecordVault, published: Published) -> str:
+    try:
+        opened = vault.open(connection, (published.record_id, published.dataset, published.image_id))
+        if opened is None:
+            return MISSING
+        record = KeyRecord.from_canonical_bytes(opened)
+    except (TamperedError, InvalidRecordError) as error:
+        return str(error)
+    wrong = [name for name in ("run_id", "output_sha256") if getattr(record, name) != getattr(published, name)]
+    wrong += [name for name, value in published.details.items() if record.details.get(name) != value]
+    return f"its key record has another {' and another '.join(wrong)}" if wrong else ""

@@ -1,0 +1,226 @@
+"""What the log says was decided: its entries on policies, people, requests and releases, held against the rules.
+
+A grant without enough distinct approvals, a release by someone else, a second use, are problems even when the Merkle tree is
+sound. The state is small however long the log is: a release rests on it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+from keystore.crypto.canonical import canonical_json, parse_timestamp, sha256_hex, timestamp
+from keystore.decisions.policy import MIN_APPROVALS
+from keystore.verification import replay_access
+from keystore.verification.replay_approvers import apply_enrolment, check_key, roles_present
+from keystore.verification.replay_break_glass import apply_break, apply_review
+
+KINDS = frozenset(
+    {
+        "approve",
+        "break-glass",
+        "clock",
+        "change",
+        "created",
+        "deny",
+        "enrol",
+        "enrol-approver",
+        "erase-person",
+        "grant",
+        "policy",
+        "release",
+        "release-again",
+        "remove-approver",
+        "request",
+        "review",
+        "witness",
+    }
+    | replay_access.KINDS
+)
+"""Types of entry that say what was decided."""
+
+
+@dataclass
+class LoggedRequest:
+    """One request as the log tells it."""
+
+    requester: str
+    digest: str
+    revision: int
+    expires_at: str
+    approvals_required: int
+    records: int
+    state: str = "pending"
+    denied_by: str | None = None
+    approvals: dict[tuple[str, str], str] = field(default_factory=dict)  # (digest, approver) -> signature, base64
+    keys: dict[tuple[str, str], str] = field(default_factory=dict)  # (digest, approver) -> id of the approver's own key
+    grants: dict[str, tuple[str, str]] = field(default_factory=dict)  # digest -> (grant id, expires_at)
+    grant_seconds: dict[tuple[str, str], int] = field(
+        default_factory=dict
+    )  # (digest, approver) -> time that they chose
+    own_keys: bool = False  # of its policy
+    roles: list[str] = field(default_factory=list)
+
+
+@dataclass
+class LoggedDecisions:
+    """Whose keystore it is, what may be decided in it, and what was."""
+
+    created: dict[str, Any] | None = None
+    own_keys: str | None = None  # account of the keystore's own keys, as last logged
+    policies: list[str] = field(default_factory=list)  # digests, oldest first
+    approvals_of_policy: int = 0  # of the present one
+    own_keys_of_policy: bool = False
+    roles_of_policy: list[str] = field(default_factory=list)
+    break_glass_of_policy: list[str] = field(default_factory=list)  # people
+    breaks: dict[str, dict[str, Any]] = field(default_factory=dict)  # request that broke the glass -> digest, reviewed
+    approver_keys: dict[str, dict[str, Any]] = field(default_factory=dict)  # id -> person, public_key, role, removed
+    mentioned: set[str] = field(default_factory=set)  # people
+    erased_people: set[str] = field(default_factory=set)
+    enrolled: dict[str, str] = field(default_factory=dict)  # person -> public key, base64
+    requests: dict[str, LoggedRequest] = field(default_factory=dict)
+    releases: dict[str, str] = field(default_factory=dict)  # grant id -> recipient
+    tokens: dict[str, str] = field(default_factory=dict)  # token id -> digest of its row
+    bindings: dict[str, dict[str, Any]] = field(default_factory=dict)  # id -> digest of its row, person, role, ended
+    identities: dict[str, str] = field(default_factory=dict)  # tag of an identity -> the one person it may stand for
+    problems: list[str] = field(default_factory=list)
+    weaknesses: list[str] = field(default_factory=list)  # what older versions allowed, and no auditor should overlook
+
+
+def apply_decision(state: LoggedDecisions, leaf: dict[str, Any]) -> None:
+    """Take one entry of any type into account. Raises ValueError, LookupError, TypeError, AttributeError: it is malformed."""
+    kind = leaf["type"]
+    _check_people(state, leaf)
+    if "own_keys" in leaf:
+        state.own_keys = leaf["own_keys"]
+    if kind == "created":
+        if leaf["seq"] != 0:
+            state.problems.append(f"entry {leaf['seq']} creates the keystore a second time")
+        state.created = leaf
+    elif kind == "policy":
+        _set_policy(state, leaf)
+    elif kind == "enrol":
+        if leaf["person"] in state.enrolled:
+            state.problems.append(f"entry {leaf['seq']} enrols a person a second time")
+        state.enrolled[leaf["person"]] = leaf["public_key"]
+    elif kind in ("enrol-approver", "remove-approver", "erase-person"):
+        apply_enrolment(state, leaf)
+    elif kind in ("request", "change"):
+        _file(state, leaf)
+    elif kind == "witness" or (kind == "clock" and leaf["back"]):
+        _void_open(state)
+    elif kind == "review":
+        apply_review(state, leaf)
+    elif kind in ("approve", "break-glass", "grant", "deny", "release"):
+        _decide(state, leaf)
+    elif kind == "release-again":
+        if state.releases.get(leaf["grant"]) != leaf["recipient"]:
+            state.problems.append(f"entry {leaf['seq']} repeats a release that was not made, or to somebody else")
+    elif kind in replay_access.KINDS:
+        replay_access.apply_access(state, leaf)
+
+
+def _check_people(state: LoggedDecisions, leaf: dict[str, Any]) -> None:
+    named = [leaf.get(role) for role in ("requester", "approver", "person")]
+    by = leaf.get("by")
+    acting = {one for one in (*named, *(by if isinstance(by, list) else [by])) if one is not None}
+    if acting & state.erased_people:
+        state.problems.append(f"entry {leaf['seq']} is of a person who was erased before it")
+    state.mentioned |= acting
+
+
+def _set_policy(state: LoggedDecisions, leaf: dict[str, Any]) -> None:
+    state.policies.append(leaf["digest"])
+    state.approvals_of_policy = leaf["policy"]["approvals"]
+    state.own_keys_of_policy = leaf["policy"].get("own_keys", False)
+    state.roles_of_policy = list(leaf["policy"].get("roles", []))
+    state.break_glass_of_policy = list(leaf["policy"].get("break_glass", []))
+    state.mentioned |= set(state.break_glass_of_policy)
+    if sha256_hex(canonical_json(leaf["policy"])) != leaf["digest"]:
+        state.problems.append(f"entry {leaf['seq']} shows another policy than the one it sets")
+    if state.approvals_of_policy < MIN_APPROVALS:
+        state.weaknesses.append(f"entry {leaf['seq']} sets a policy under which one person alone can approve")
+    if isinstance(leaf["by"], list) and len(set(leaf["by"])) < MIN_APPROVALS:
+        state.problems.append(f"entry {leaf['seq']} changes the policy by one person alone")
+
+
+def _file(state: LoggedDecisions, leaf: dict[str, Any]) -> None:
+    present = state.requests.get(leaf["request"])
+    if (present is None) != (leaf["type"] == "request"):
+        state.problems.append(
+            f"entry {leaf['seq']} makes request {leaf['request']} twice, or changes one that was never made"
+        )
+    fresh = LoggedRequest(
+        leaf["requester"],
+        leaf["digest"],
+        leaf["revision"],
+        leaf["expires_at"],
+        leaf["approvals_required"],
+        leaf["records"] if isinstance(leaf["records"], int) else len(leaf["records"]),  # older entries list them
+        own_keys=state.own_keys_of_policy,
+        roles=state.roles_of_policy,
+    )
+    if (leaf["policy"], leaf["approvals_required"]) != (state.policies[-1], state.approvals_of_policy):
+        state.problems.append(f"entry {leaf['seq']} is not under the policy of its time")
+    if present is not None:
+        if leaf["requester"] != present.requester:
+            state.problems.append(f"entry {leaf['seq']} is a change of request {leaf['request']} by someone else")
+        if present.state not in ("pending", "approved") or leaf["time"] >= present.expires_at:
+            state.problems.append(f"entry {leaf['seq']} changes request {leaf['request']} after it ended")
+        if leaf["revision"] != present.revision + 1:
+            state.problems.append(f"entry {leaf['seq']} is not the next revision of request {leaf['request']}")
+        fresh.approvals, fresh.keys, fresh.grants = present.approvals, present.keys, present.grants
+        fresh.grant_seconds = present.grant_seconds
+    state.requests[leaf["request"]] = fresh
+
+
+def _void_open(state: LoggedDecisions) -> None:
+    # Nothing could show that the database was not rolled back, or how long a permission has lived: none outlives that.
+    for request in state.requests.values():
+        if request.state in ("pending", "approved"):
+            request.state, request.denied_by = "denied", None
+
+
+def _decide(state: LoggedDecisions, leaf: dict[str, Any]) -> None:
+    request = state.requests[leaf["request"]]
+    entry = f"entry {leaf['seq']} ({leaf['type']} of request {leaf['request']})"
+    if request.state in ("released", "denied") or leaf["time"] >= request.expires_at:
+        state.problems.append(f"{entry} comes after the request ended")
+    if leaf["type"] == "deny":
+        request.state, request.denied_by = "denied", leaf["by"]
+        return
+    if leaf["digest"] != request.digest:
+        state.problems.append(f"{entry} is for another content of the request")
+    if leaf["type"] in ("approve", "grant") and request.state != "pending":
+        state.problems.append(f"{entry} comes when the request was not pending")
+    if leaf["type"] == "approve":
+        if leaf["approver"] == request.requester or (leaf["digest"], leaf["approver"]) in request.approvals:
+            state.problems.append(f"{entry} is by the requester, or by one person twice")
+        request.approvals[leaf["digest"], leaf["approver"]] = leaf["signature"]
+        if "grant_seconds" in leaf:
+            request.grant_seconds[leaf["digest"], leaf["approver"]] = leaf["grant_seconds"]
+        check_key(state, request, leaf, entry)
+    elif leaf["type"] == "break-glass":
+        apply_break(state, request, leaf, entry)
+    elif leaf["type"] == "grant":
+        approvers = {approver for digest, approver in request.approvals if digest == leaf["digest"]}
+        if len(approvers) < max(1, request.approvals_required):
+            state.problems.append(f"{entry} came before enough people agreed")
+        elif len(approvers) < MIN_APPROVALS:
+            state.weaknesses.append(f"{entry} needed one person's approval only")
+        if set(request.roles) - roles_present(state, request, leaf["digest"]):
+            state.problems.append(f"{entry} came before an approver of each role agreed")
+        times = [seconds for (of, _), seconds in request.grant_seconds.items() if of == leaf["digest"]]
+        if times and leaf["expires_at"] > timestamp(parse_timestamp(leaf["time"]) + timedelta(seconds=min(times))):
+            state.problems.append(f"{entry} lives longer than an approver chose")
+        if leaf["expires_at"] > request.expires_at:
+            state.problems.append(f"{entry} outlives its request")
+        request.grants[leaf["digest"]] = (leaf["grant"], leaf["expires_at"])
+        request.state = "approved"
+    else:
+        grant_id, expires_at = request.grants[leaf["digest"]]
+        if grant_id != leaf["grant"] or leaf["by"] != request.requester or leaf["time"] >= expires_at:
+            state.problems.append(f"{entry} has no grant that allows it")
+        state.releases[leaf["grant"]] = leaf["recipient"]
+        request.state = "released"
