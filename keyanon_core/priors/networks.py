@@ -3,19 +3,20 @@
 import copy
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import torch
-from diffusers import AutoencoderKL, DiTTransformer2DModel, UNet2DModel, VQModel
 from torch import Tensor, nn
 
 from keyanon_core.errors import PriorError
 from keyanon_core.priors.files import PriorFiles
+from keyanon_core.priors.unet import PlainUNet, is_plain
 
-DENOISERS: Final[dict[str, Any]] = {"UNet2DModel": UNet2DModel, "DiTTransformer2DModel": DiTTransformer2DModel}
-AUTOENCODERS: Final[dict[str, Any]] = {"VQModel": VQModel, "AutoencoderKL": AutoencoderKL}
+# Classes of diffusers, loaded for those priors alone that need it.
+DENOISERS: Final = ("UNet2DModel", "DiTTransformer2DModel")
+AUTOENCODERS: Final = ("VQModel", "AutoencoderKL")
 
 VQ_LATENT_SCALING: Final = 1.0
 """VQModel's default scaling_factor, 0.18215, is Stable Diffusion's; the latents of LDM's VQ models are not scaled."""
@@ -29,7 +30,7 @@ _RENAMED_ATTENTION: Final = (
 """Names of attention weights in checkpoints saved before diffusers 0.15, such as ldm-celebahq-256."""
 
 
-def build(files: PriorFiles, folder: str, classes: Mapping[str, Any]) -> nn.Module:
+def build(files: PriorFiles, folder: str, classes: Collection[str]) -> nn.Module:
     """The component in `folder`, float32, in evaluation mode, without gradients.
 
     Raises PriorError for a class not in `classes`, a configuration it does not accept, or weights that do not fit it.
@@ -39,14 +40,25 @@ def build(files: PriorFiles, folder: str, classes: Mapping[str, Any]) -> nn.Modu
     name = config.get("_class_name")
     if not isinstance(name, str) or name not in classes:
         raise PriorError(f"{where}/config.json: class {name!r} is not one of {', '.join(classes)}")
-    accepted = inspect.signature(classes[name].__init__).parameters
-    arguments = {key: value for key, value in config.items() if key in accepted}
     try:
-        network: nn.Module = classes[name](**arguments)
+        network = _empty(name, config)
     except (TypeError, ValueError, NotImplementedError, AttributeError, RuntimeError, ZeroDivisionError) as error:
         raise PriorError(f"{where}/config.json: {name} can not be built from it ({error})") from error
     _fill(network, files.weights(folder), str(where))
     return network.eval().requires_grad_(False)
+
+
+def _empty(name: str, config: Mapping[str, Any]) -> nn.Module:
+    """A network of diffusers' class of that name, or the same one in torch alone, with no weights yet."""
+    if name == "UNet2DModel" and is_plain(config):
+        with torch.device("meta"):
+            return PlainUNet(config)
+    import diffusers
+
+    made: Any = getattr(diffusers, name)
+    accepted = inspect.signature(made.__init__).parameters
+    network: nn.Module = made(**{key: value for key, value in config.items() if key in accepted})
+    return network
 
 
 def _fill(network: nn.Module, weights: dict[str, Tensor], where: str) -> None:
@@ -103,12 +115,14 @@ def build_denoiser(files: PriorFiles, folder: str) -> Denoiser:
     """An unconditional view of the denoiser. A DiT is asked for its null class, the one its label dropout trained."""
     network: Any = build(files, folder, DENOISERS)
     config = network.config
-    size = config.sample_size
+    size = config["sample_size"]
     if size is not None and not isinstance(size, int):
         raise PriorError(
             f"{files.root / folder}/config.json: sample_size {size!r} must be one number: crops are square"
         )
-    if isinstance(network, DiTTransformer2DModel):
+    if isinstance(network, PlainUNet):
+        return Denoiser(network, PlainUNet.__call__, config["in_channels"], config["out_channels"], size)
+    if type(network).__name__ == "DiTTransformer2DModel":
         null_class, channels = int(config.num_embeds_ada_norm), int(config.in_channels)
 
         def predict_dit(dit: nn.Module, x: Tensor, timesteps: Tensor) -> Tensor:
@@ -125,7 +139,7 @@ def build_denoiser(files: PriorFiles, folder: str) -> Denoiser:
 
 
 def predict_unet(unet: nn.Module, x: Tensor, timesteps: Tensor) -> Tensor:
-    """What a `UNet2DModel` says."""
+    """What a `UNet2DModel` of diffusers says."""
     said: Tensor = unet(x, timesteps).sample
     return said
 
@@ -146,7 +160,7 @@ def build_autoencoder(files: PriorFiles, folder: str, scaling: float | None) -> 
     network: Any = build(files, folder, AUTOENCODERS)
     config = network.config
     factor = 2 ** (len(config.block_out_channels) - 1)
-    if isinstance(network, VQModel):
+    if type(network).__name__ == "VQModel":
         if config.lookup_from_codebook:
             raise PriorError(
                 f"{files.root / folder}/config.json: lookup_from_codebook quantises: recovery would be lost"
