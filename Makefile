@@ -4,7 +4,7 @@ VENV ?= .venv
 RUN := $(VENV)/bin
 READY := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt | sha256sum | cut -c1-16)
 
-.PHONY: demo test lint types setup clean
+.PHONY: demo test search lint types setup clean
 .DEFAULT_GOAL := test
 
 setup: $(READY)
@@ -24,6 +24,10 @@ demo: $(READY)
 
 test: $(READY)
 	$(RUN)/python -m pytest --numprocesses 2 --dist loadgroup $(PYTEST_ARGS)
+
+# Property tests and the keystore's machine of random steps with examples that nobody tried yet.
+search: $(READY)
+	$(RUN)/python -m pytest --hypothesis-profile=search --numprocesses 2 --dist loadgroup tests/fuzz tests/keystore tests/keyanon_core $(PYTEST_ARGS)
 
 lint: $(READY)
 	$(RUN)/ruff check .

@@ -9,10 +9,11 @@ from typing import Any, Final
 import pyarrow as pa
 
 # From the source
-ROW: Final = "keyanon_row"  # position in the input's listing: the identity of a row within a run
+ROW: Final = "keyanon_row"  # its number in the output, see `jobs.output.numbering`
 ID: Final = "keyanon_id"
 SUBJECT: Final = "keyanon_subject"
 ENCODED: Final = "keyanon_encoded"  # the picture's file as it was read; null when `FAILURE` says why
+VERSION: Final = "keyanon_source_version"  # of its file, see `jobs.sources.source.version_of`
 FAILURE: Final = "keyanon_failure"  # "" or `code: explanation`
 GIVEN: Final = "keyanon_given"  # what the user says of its faces (`GivenFaces.to_json`); null when nothing
 PERMANENT: Final = "keyanon_permanent"  # True: its key is made and forgotten
@@ -44,6 +45,7 @@ SOURCE_SCHEMA: Final = pa.schema(
         (FAILURE, pa.string()),
         (GIVEN, pa.large_string()),
         (PERMANENT, pa.bool_()),
+        (VERSION, pa.int32()),
     ]
 )
 RESULT_SCHEMA: Final = pa.schema(
@@ -62,6 +64,7 @@ RESULT_SCHEMA: Final = pa.schema(
         (FACE_COUNT, pa.int32()),
         (KEPT_COUNT, pa.int32()),
         (PERMANENT, pa.bool_()),
+        (VERSION, pa.int32()),
     ]
 )
 # What a row shard says about every row; Parquet input adds its own columns, the picture's bytes and `SIDECAR`.
@@ -81,9 +84,10 @@ SHARD_SCHEMA: Final = pa.schema(
         ("kept", pa.int32()),
         ("permanent", pa.bool_()),
         ("fidelity", pa.string()),
+        ("source_version", pa.int32()),
     ]
 )
-ADDED_LATER: Final = frozenset({"fidelity"})  # columns that shards of earlier versions lack, and are read as null
+ADDED_LATER: Final = frozenset({"fidelity", "source_version"})  # of which shards of earlier versions lack some: null
 
 
 def passthrough(table: pa.Table) -> pa.Table:
@@ -92,8 +96,11 @@ def passthrough(table: pa.Table) -> pa.Table:
 
 
 def with_results(table: pa.Table, results: list[dict[str, Any]]) -> pa.Table:
-    """The user's own columns of a block beside one result for each of its rows (keys: those of RESULT_SCHEMA)."""
+    """The user's own columns of a block, and its rows' versions, beside one result for each of them (keys: those of
+    RESULT_SCHEMA)."""
     columns = {name: pa.array([row.get(name) for row in results], kind) for name, kind in _fields(RESULT_SCHEMA)}
+    if VERSION in table.column_names:
+        columns[VERSION] = table.column(VERSION)
     kept = passthrough(table)
     return pa.table({**columns, **{name: kept.column(name) for name in kept.column_names}})
 

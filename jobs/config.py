@@ -8,9 +8,9 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from jobs.sources.config import InputConfig
+from jobs.sources.config import InputConfig, NamedInbox
 from jobs.sources.given_faces import GivenInput
-from jobs.storage.place import Place
+from jobs.storage.place import Place, is_service
 from keyanon_core.errors import KeyanonError
 from keyanon_core.faces.given import FaceChoice
 from keyanon_core.faces.looks import DEFAULT_MIN_FACE, MIN_FACE_LIMITS
@@ -47,12 +47,18 @@ _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # also where a path has swallow
 NEUTRAL_SETTINGS = frozenset(
     {
         "photos",
+        "image_root",
         "output",
         "endpoint_url",
         "keystore",
         "kek",
-        "boxes",  # the digests of these two files are in the listing's
+        "ingest_key",
+        "inbox",
+        "token_file",
+        "receipt_seconds",
+        "boxes",  # the digests of these three files are in the listing's
         "keep",
+        "subjects",
         "face_weights",
         "check_every",
         "compile",  # by these two results differ in rounding; each key record and the manifest say how they were made
@@ -64,6 +70,8 @@ NEUTRAL_SETTINGS = frozenset(
         "cpus_per_actor",
         "gpus_per_actor",
         "object_store_bytes",
+        "limit",
+        "max_failure_rate",
     }
 )
 
@@ -74,6 +82,17 @@ class AnonymizeConfig(InputConfig):
     # Where
     keystore: Path | None = Field(default=None, description="where sealed keys go; None only with keys discard")
     kek: str | None = Field(default=None, description="URI of the key-encryption key; None keeps it in the keystore")
+    ingest_key: Path | None = Field(default=None, description="of a keystore elsewhere; needs inbox, not keystore")
+    inbox: NamedInbox | None = Field(
+        default=None,
+        description="directory, s3://bucket/prefix, or https://host:port of that keystore, where sealed keys are left",
+    )
+    token_file: Path | None = Field(
+        default=None, description="for an inbox that is a served keystore; read by each process where it runs"
+    )
+    receipt_seconds: float = Field(
+        default=60.0, ge=0, description="without a new receipt, after which the keys are left to wait"
+    )
     keys: Literal["store", "discard"] = Field(default="store", description="discard forgets them: nothing is restored")
     dataset: str = Field(
         default="", max_length=256, description="data set's name in key records; photos' name by default"
@@ -83,6 +102,9 @@ class AnonymizeConfig(InputConfig):
     faces: FaceChoice = Field(default="detect", description="detect adds given ones to those that are detected")
     boxes: Path | None = Field(default=None, description="CSV or COCO file of faces to anonymize, beside a folder")
     keep: Path | None = Field(default=None, description="CSV or COCO file of boxes to leave alone, beside a folder")
+    subjects: Path | None = Field(
+        default=None, description="CSV of file,subject beside a folder: erasure works by subject"
+    )
     boxes_column: str | None = Field(default=None, description="the same of Parquet")
     keep_column: str | None = None
     permanent_column: str | None = Field(default=None, description="true: the row's key is made and forgotten")
@@ -123,6 +145,14 @@ class AnonymizeConfig(InputConfig):
     output_format: OutputFormat = "same"
     jpeg_quality: int = Field(default=DEFAULT_JPEG_QUALITY, ge=1, le=95)
 
+    # How far a run goes
+    limit: int | None = Field(
+        default=None, ge=1, description="the first rows of the listing; the others stay to be done"
+    )
+    max_failure_rate: float | None = Field(
+        default=None, ge=0, lt=1, description="share of quarantined rows above which a run stops; see `FailureRate`"
+    )
+
     # How the work is laid out
     device: str = Field(
         default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto: the cluster's GPUs, else its CPUs"
@@ -134,7 +164,7 @@ class AnonymizeConfig(InputConfig):
     pictures_per_task: int = Field(
         default=0, ge=0, le=100_000, description="at most, and rows of one shard; 0 follows the batch: see `TaskSizes`"
     )
-    detector_actors: int = Field(default=1, ge=1)
+    detector_actors: int = Field(default=0, ge=0, description="0: one for a few anonymizing ones, see `Placement`")
     anonymizer_actors: int = Field(default=0, ge=0, description="0: as many as the machines keep busy, see `Placement`")
     threads_per_actor: int = Field(default=0, ge=0, description="of one anonymizing actor; 0 shares the CPUs out")
     cpus_per_actor: float = Field(default=0.0, ge=0, description="logical CPUs Ray reserves; 0 never waits for one")
@@ -181,11 +211,23 @@ class AnonymizeConfig(InputConfig):
 
     @model_validator(mode="after")
     def _keys_have_a_place_or_are_discarded(self) -> Self:
-        if self.keys == "store" and self.keystore is None:
-            raise ValueError("keystore is missing: the keys need a place, or keys must be discard")
+        outside = self.ingest_key is not None or self.inbox is not None
+        if self.keys == "store" and self.keystore is None and not outside:
+            raise ValueError(
+                "keystore is missing: the keys need a place (keystore, or ingest_key and inbox), or keys must be discard"
+            )
+        if outside and (
+            self.ingest_key is None or self.inbox is None or self.keystore is not None or self.kek is not None
+        ):
+            raise ValueError("ingest_key and inbox go together, in the place of keystore and kek")
+        if (self.token_file is not None) != (self.inbox is not None and is_service(self.inbox)):
+            raise ValueError(
+                "token_file goes with an inbox that is a served keystore, https://host:port, and it with one"
+            )
         asked = {
             "keystore": self.keystore is not None,
             "kek": self.kek is not None,
+            "ingest_key and inbox": outside,
             "permanent_column": self.permanent_column is not None,
             f"fidelity {self.fidelity}": self.fidelity != "latent",
         }
@@ -211,11 +253,14 @@ class AnonymizeConfig(InputConfig):
 
     @property
     def places(self) -> dict[str, Place]:
-        return {"output": self.output, **({} if self.keystore is None else {"keystore": self.keystore})}
+        of_keys = {"keystore": self.keystore, "inbox": self.inbox}
+        return {"output": self.output, **{name: place for name, place in of_keys.items() if place is not None}}
 
     def given(self) -> GivenInput:
         """Where the run finds what its user says about faces."""
-        return GivenInput(self.boxes, self.keep, self.boxes_column, self.keep_column, self.permanent_column)
+        return GivenInput(
+            self.boxes, self.keep, self.subjects, self.boxes_column, self.keep_column, self.permanent_column
+        )
 
     def settings(self) -> AnonymizeSettings:
         """The part that the algorithm reads."""

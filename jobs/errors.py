@@ -32,5 +32,13 @@ class LeaseError(JobError):
     """Another process is writing this output, or took it over."""
 
 
+class TooManyQuarantinedError(JobError):
+    """More rows were kept out than the run was told to stand."""
+
+
 class CommitError(JobError):
     """What was written does not account for every input row exactly once."""
+
+
+class KeysWaitingError(JobError):
+    """Rows are published whose keys wait to be taken in by a keystore that this run can not open; nothing is wrong."""

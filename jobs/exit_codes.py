@@ -8,7 +8,7 @@ the user is invited to retry"), which batch systems and their users know, and wh
 
 from enum import IntEnum
 
-from jobs.errors import ConfigError, DefectError, LeaseError, MachineError
+from jobs.errors import ConfigError, DefectError, KeysWaitingError, LeaseError, MachineError, TooManyQuarantinedError
 from keyanon_core.errors import ConvergenceError, KeyanonError, NotReversibleError, SidecarError, WrongKeyError
 from keystore.errors import (
     AuditError,
@@ -34,7 +34,9 @@ class ExitCode(IntEnum):
     NOT_CONVERGED = (
         6  # the inverse could not be solved to its tolerance, or the way back was tried and does not come back
     )
-    QUARANTINED = 7  # anonymize --strict: finished, but not every row was anonymized
+    QUARANTINED = (
+        7  # anonymize --strict: finished, but not every row was anonymized; --max-failure-rate: stopped for that
+    )
     TRY_AGAIN = (
         75  # the machine failed, or another process holds the output: the same command may be run again as it is
     )
@@ -57,6 +59,8 @@ _CODE_OF_ERROR: tuple[tuple[type[BaseException], ExitCode], ...] = (  # first ma
     (ConfigError, ExitCode.USAGE),
     (MachineError, ExitCode.TRY_AGAIN),
     (LeaseError, ExitCode.TRY_AGAIN),
+    (KeysWaitingError, ExitCode.TRY_AGAIN),
+    (TooManyQuarantinedError, ExitCode.QUARANTINED),
     (DefectError, ExitCode.UNEXPECTED),
     (KeyanonError, ExitCode.INPUT),
     (OSError, ExitCode.INPUT),

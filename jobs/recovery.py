@@ -13,16 +13,21 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any, Final
+from typing import Any, Final, Protocol, TypeVar
 from urllib.parse import quote
+
+import torch
 
 from jobs.exit_codes import ExitCode, exit_code_of
 from jobs.names import IMAGES, image_name
-from jobs.output.reader import OutputError, Row, read_manifest, read_picture, read_rows, read_sidecar
+from jobs.output.reader import OutputError, Row, find_rows, read_manifest, read_picture, read_sidecar
 from jobs.run.key_records import to_picture_key
+from jobs.run.usable_cpus import usable_cpus
 from jobs.storage.opening import open_store
 from jobs.storage.place import Place
 from jobs.storage.store import Store
@@ -31,18 +36,35 @@ from keyanon_core.errors import KeyanonError, PictureError, PriorError, SidecarE
 from keyanon_core.imaging import decode_picture, encode_picture
 from keyanon_core.pictures.recoverer import PictureRecoverer, RecoveredPicture
 from keyanon_core.pictures.settings import DEFAULT_FACE_BATCH
+from keyanon_core.precision import STRICT, multiplying
 from keyanon_core.priors import Prior, load_prior
 from keyanon_core.sidecar import Sidecar
-from keystore.decisions.views import RequestedImage
+from keystore.decisions.views import RequestedImage, RequestView
 from keystore.intake.records import KeyRecord
 from keystore.recipient import Expected, Recipient
-from keystore.service import Keystore
 
 REPORT_FILE: Final = "report.json"
 PRIVATE_DIRECTORY_MODE: Final = 0o700  # restored pictures show people in clear: their owner only
 
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+
 logger = logging.getLogger(__name__)
 Progress = Callable[[str, str], None]  # image id and what became of it
+
+
+class Releasing(Protocol):
+    """What a recovery asks of a keystore: an open `Keystore` here, a `ServiceClient` elsewhere."""
+
+    @property
+    def audit_vkey(self) -> str:
+        """The verifier key that a release must be signed for, from a place that the job trusts."""
+
+    def show(self, request_id: str) -> RequestView:
+        """Return one request."""
+
+    def release(self, request_id: str, recipient_public_key: bytes, by: str) -> bytes:
+        """Use its grant."""
 
 
 @dataclass
@@ -105,6 +127,7 @@ class Prepared:
     rows: Mapping[str, Row]  # by record id
     prior: Prior | None
     damaged: Mapping[str, KeyanonError] = field(default_factory=dict)  # by record id: why it is not tried
+    workers: int = 1  # pictures restored at a time
 
 
 def prepare(
@@ -115,6 +138,8 @@ def prepare(
     device: str = AUTO,
     *,
     skip_damaged: bool = False,
+    workers: int = 1,
+    shards: Collection[str] = (),
 ) -> Prepared:
     """Do all that can fail without a key. Uses no grant.
 
@@ -122,6 +147,7 @@ def prepare(
         output: what `keyanon anonymize` wrote. restored: an absent or empty directory. images: those of the request.
         prior: where the prior is now; None takes it from where the run had it. device: where it computes, of `usable_device`.
         skip_damaged: go on without pictures that are damaged, as long as one is whole.
+        workers: pictures that are checked, and later restored, at a time. shards: see `find_rows`.
 
     Raises:
         OutputError: a picture is not in `output`, the run discarded its keys, or `restored` is not empty or not writable.
@@ -135,7 +161,7 @@ def prepare(
     if manifest.get("keys") == "discard":
         raise OutputError(f"{output} was anonymized with its keys discarded; nothing in it can be restored")
     wanted = {image.record_id: image.image_id for image in images}
-    rows = {row.record_id: row for row in read_rows(output) if row.record_id in wanted}
+    rows = find_rows(output, wanted.keys(), shards)
     missing = {image_id for record_id, image_id in wanted.items() if record_id not in rows}
     if missing:
         raise OutputError(
@@ -143,14 +169,11 @@ def prepare(
         )
     needed: dict[str, str] = {}  # digest of the prior that a record's sidecar asks for
     damaged: dict[str, KeyanonError] = {}
-    for record_id, row in rows.items():
-        try:
-            fidelity, digest = _check_published(output, row)
-        except KeyanonError as error:
-            damaged[record_id] = error
-            continue
-        if fidelity != "lossless":
-            needed[record_id] = digest
+    for record_id, checked in zip(rows, at_once(partial(_checked, output), rows.values(), workers), strict=True):
+        if isinstance(checked, KeyanonError):
+            damaged[record_id] = checked
+        elif checked[0] != "lossless":
+            needed[record_id] = checked[1]
     asked: dict[str, Any] = manifest.get("config", {})
     found: Prior | None = None
     if needed:
@@ -165,11 +188,11 @@ def prepare(
     if damaged and (not skip_damaged or len(damaged) == len(rows)):
         raise next(iter(damaged.values()))
     _claim(restored)
-    return Prepared(output, restored, rows, found, damaged)
+    return Prepared(output, restored, rows, found, damaged, workers)
 
 
 def recover_request(
-    keystore: Keystore, request_id: str, by: str, prepared: Prepared, progress: Progress | None = None
+    keystore: Releasing, request_id: str, by: str, prepared: Prepared, progress: Progress | None = None
 ) -> RecoveryReport:
     """Use the grant once and restore its pictures into `prepared.restored`.
 
@@ -183,11 +206,12 @@ def recover_request(
     if prepared.prior is not None:
         report.prior, report.device = prepared.prior.digest, str(prepared.prior.networks.device)
     recoverer = PictureRecoverer(prepared.prior)
-    for record in sorted(records, key=lambda record: record.image_id):
-        entry = _recover_one(recoverer, record, prepared)
-        report.pictures.append(entry)
-        if progress is not None:
-            progress(entry.image_id, entry.status)
+    ordered = sorted(records, key=lambda record: record.image_id)
+    with multiplying(STRICT):  # for all threads: the flag that each sets for itself, and sets back, is the process's
+        for entry in at_once(partial(_recover_one, recoverer, prepared=prepared), ordered, prepared.workers):
+            report.pictures.append(entry)
+            if progress is not None:
+                progress(entry.image_id, entry.status)
     write_private(prepared.restored / REPORT_FILE, (json.dumps(report.to_dict(), indent=2) + "\n").encode())
     return report
 
@@ -248,6 +272,31 @@ def write_private(path: Path, content: bytes) -> None:
     except OSError:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def default_workers(device: torch.device) -> int:
+    """Pictures to restore at a time: a GPU solves one, CPUs one each."""
+    return 1 if device.type != "cpu" else usable_cpus()
+
+
+def at_once(act: Callable[[_T], _R], things: Iterable[_T], workers: int) -> Iterator[_R]:
+    """Results in order, of some things at a time, in threads, since keys stay in this process. Each has its share of the CPUs."""
+    if workers == 1:
+        yield from map(act, things)
+        return
+    threads = max(usable_cpus() // workers, 1)
+    pool = ThreadPoolExecutor(workers, "keyanon-recover", torch.set_num_threads, (threads,))
+    try:
+        yield from pool.map(act, things)
+    finally:  # interrupted, it does not begin what is left
+        pool.shutdown(cancel_futures=True)
+
+
+def _checked(output: Store, row: Row) -> tuple[str, str] | KeyanonError:
+    try:
+        return _check_published(output, row)
+    except KeyanonError as error:
+        return error
 
 
 def _check_published(output: Store, row: Row) -> tuple[str, str]:

@@ -1,7 +1,7 @@
 """`keyanon anonymize`: the main job. Each field of `AnonymizeConfig` is an option here; a test compares the two lists.
 
 The defaults stand in the model. Options are None unless given, so that a YAML file's value wins over a default and an option
-over the file; the help repeats the defaults as text, because loading the model loads torch.
+over the file; the help repeats the defaults as text, because loading the model takes most of a second.
 """
 
 import sys
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from jobs.commands.options import EndpointUrl, Json, Verbose, output_of
+from jobs.commands.options import EndpointUrl, Json, ProgressSeconds, Quiet, Verbose, output_of, refuse_configuration
 from jobs.commands.printing import facts, format_bytes, table
 from jobs.exit_codes import ExitCode
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from jobs.config import AnonymizeConfig
-    from jobs.run.anonymize import RunReport
     from jobs.run.progress import ProgressCallback
+    from jobs.run.report import RunReport
 
 _PARQUET = "Parquet input"
 _ALGORITHM = "Algorithm"
@@ -39,7 +39,8 @@ def _option(default: str | bool, help: str, panel: str, name: str | None = None)
 def anonymize(
     context: typer.Context,
     photos: Annotated[
-        str | None, typer.Argument(metavar="PHOTOS", help="Folder, picture, Parquet file or folder of Parquet files.")
+        str | None,
+        typer.Argument(metavar="PHOTOS", help="Folder, picture, Parquet or tar shards (a file, or a folder of them)."),
     ] = None,
     output: Annotated[
         str | None,
@@ -61,6 +62,27 @@ def anonymize(
     kek: Annotated[
         str | None, typer.Option(metavar="URI", help="Where the KEK is kept, such as file:/path/kek.key.")
     ] = None,
+    ingest_key: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Instead of KEYSTORE: what `keyanon keystore ingest-key` printed."),
+    ] = None,
+    inbox: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR|s3://...|https://...",
+            help="Where sealed keys are left: for `keyanon keystore ingest`, or with `keyanon keystore serve`.",
+        ),
+    ] = None,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="For an inbox https://...: the ingest token, on each machine at this path, mode 0600."
+        ),
+    ] = None,
+    receipt_seconds: Annotated[
+        float | None,
+        typer.Option(help="Without a new receipt, after which the keys are left to wait.", show_default="60.0"),
+    ] = None,
     keys: Annotated[
         Literal["store", "discard"] | None,
         typer.Option(help="discard forgets them: no keystore, nothing can be restored.", show_default="store"),
@@ -68,7 +90,34 @@ def anonymize(
     dataset: Annotated[
         str | None, typer.Option(help="Data set's name in the keystore.", show_default="PHOTOS' name")
     ] = None,
-    image_column: Annotated[str | None, _option("image", "Column with encoded pictures.", _PARQUET)] = None,
+    include: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="GLOB", help="Only files whose path below PHOTOS matches one; repeatable.", show_default="all"
+        ),
+    ] = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(metavar="GLOB", help="No file whose path matches one; wins over --include.", show_default="none"),
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="Only the first N rows; a later run without it does the rest.", show_default="all"
+        ),
+    ] = None,
+    max_failure_rate: Annotated[
+        float | None,
+        typer.Option(
+            metavar="F", help="Stop when a larger share of rows is quarantined; 0 to 1.", show_default="never"
+        ),
+    ] = None,
+    image_column: Annotated[
+        str | None, _option("image", "Column with encoded pictures, or with their names.", _PARQUET)
+    ] = None,
+    image_root: Annotated[
+        str | None, _option("PHOTOS", "Folder or s3://bucket/prefix that named pictures lie in.", _PARQUET)
+    ] = None,
     id_column: Annotated[str | None, _option("file and row number", "Column with unique ids.", _PARQUET)] = None,
     subject_column: Annotated[str | None, _option(False, "Column that says whose picture it is.", _PARQUET)] = None,
     boxes_column: Annotated[str | None, _option(False, "Column with boxes of faces to anonymize.", _PARQUET)] = None,
@@ -82,6 +131,9 @@ def anonymize(
     ] = None,
     boxes: Annotated[Path | None, _option(False, "CSV or COCO file of faces to anonymize.", _FACES)] = None,
     keep: Annotated[Path | None, _option(False, "CSV or COCO file of boxes to leave alone.", _FACES)] = None,
+    subjects: Annotated[
+        Path | None, _option(False, "CSV of file,subject: whose picture it is, beside a folder.", _FACES)
+    ] = None,
     prior: Annotated[str | None, _option("embedded", "Directory or hub id in diffusers format.", _ALGORITHM)] = None,
     method: Annotated[Literal["exact", "paper"] | None, _option("exact", "Diffusion method.", _ALGORITHM)] = None,
     transform: Annotated[
@@ -157,7 +209,7 @@ def anonymize(
     pictures_per_task: Annotated[
         int | None, _option("up to 8 batches", "Pictures gathered together; rows of one shard.", _LAYOUT)
     ] = None,
-    detector_actors: Annotated[int | None, _option("1", "Processes that find faces.", _LAYOUT)] = None,
+    detector_actors: Annotated[int | None, _option("a quarter as many", "Processes that find faces.", _LAYOUT)] = None,
     anonymizer_actors: Annotated[
         int | None, _option("one per CPU, 8 a machine or GPU", "Processes that hold the prior.", _LAYOUT)
     ] = None,
@@ -170,6 +222,8 @@ def anonymize(
         _option("shared out on cuda", "GPUs Ray reserves for one; 1 for priors beside the embedded.", _LAYOUT),
     ] = None,
     object_store_bytes: Annotated[int | None, _option("512 MiB", "Object store of a local Ray.", _LAYOUT)] = None,
+    progress_seconds: ProgressSeconds = None,
+    quiet: Quiet = False,
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
@@ -178,17 +232,25 @@ def anonymize(
     A folder of pictures gives a folder; Parquet gives Parquet with all other columns kept. Every input row gets exactly
     one output row with a status and a reason. The same command run again goes on where it was stopped.
     """
-    from jobs.config import AnonymizeConfig
-
-    overrides: dict[str, Any] = {
-        name: value for name, value in context.params.items() if name in AnonymizeConfig.model_fields
-    }
-    if regions is not None:
-        overrides["regions"] = [name.strip() for name in regions.split(",") if name.strip()]
-    settings = AnonymizeConfig.load(config, overrides)
-    report = with_progress(partial(_run, settings))
+    report = with_progress(partial(_run, settings_of(context)), progress_seconds, quiet=quiet)
     output_of(context).result(report.to_dict(), *report_tables(report))
     end_strictly(report, strict)
+
+
+def settings_of(context: typer.Context) -> "AnonymizeConfig":
+    """The settings that PHOTOS, the options and `--config` give. Raises ConfigError, typer.BadParameter."""
+    from jobs.config import AnonymizeConfig
+
+    given = context.params
+    refuse_configuration(given["photos"])
+    overrides: dict[str, Any] = {
+        name: value or None if name in ("include", "exclude") else value
+        for name, value in given.items()
+        if name in AnonymizeConfig.model_fields
+    }
+    if given["regions"] is not None:
+        overrides["regions"] = [name.strip() for name in given["regions"].split(",") if name.strip()]
+    return AnonymizeConfig.load(given["config"], overrides)
 
 
 def _run(config: "AnonymizeConfig", progress: "ProgressCallback | None") -> "RunReport":
@@ -197,14 +259,16 @@ def _run(config: "AnonymizeConfig", progress: "ProgressCallback | None") -> "Run
     return run_anonymize(config, progress)
 
 
-def with_progress(run: "Callable[[ProgressCallback | None], RunReport]") -> "RunReport":
-    """Run with a progress bar where stderr is a terminal, without one elsewhere."""
-    from jobs.run.progress import ProgressBar
-
-    if not sys.stderr.isatty():
+def with_progress(
+    run: "Callable[[ProgressCallback | None], RunReport]", seconds: float | None, *, quiet: bool
+) -> "RunReport":
+    """Run with a progress bar where stderr is a terminal, with lines every so many seconds elsewhere, or without either."""
+    if quiet:
         return run(None)
-    with ProgressBar() as bar:
-        return run(bar)
+    from jobs.commands.progress import DEFAULT_INTERVAL, ProgressBar, ProgressLines
+
+    with ProgressBar() if sys.stderr.isatty() else ProgressLines(seconds or DEFAULT_INTERVAL) as shown:
+        return run(shown)
 
 
 def end_strictly(report: "RunReport", strict: bool) -> None:
@@ -218,7 +282,9 @@ def report_tables(report: "RunReport") -> list["Table"]:
     summary = {
         "run": report.run_id,
         "data set": report.dataset,
-        "rows": report.rows,
+        "rows": report.rows
+        if report.rows == report.input_rows
+        else f"{report.rows} of {report.input_rows}; run without --limit to do the rest",
         "resumed rows": report.resumed_rows or None,
         "files ignored": report.ignored_files or None,
         "procedure": report.procedure,
@@ -229,7 +295,7 @@ def report_tables(report: "RunReport") -> list["Table"]:
         "speed": f"{report.images_per_second:.2f} images/s, {report.faces_per_second:.2f} faces/s",
         **{f"{part} on disk": format_bytes(size) for part, size in report.bytes_of.items()},
         "output": report.output,
-        "keys": report.keystore or "discarded: nothing can be restored",
+        "keys": report.keystore or report.inbox or "discarded: nothing can be restored",
     }
     tables = [facts("anonymized", summary), table("statuses", ("status", "rows"), report.statuses.items())]
     if report.reasons:

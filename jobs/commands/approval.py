@@ -3,33 +3,34 @@
 These commands see requests and people, never keys; they load neither torch nor Ray.
 """
 
+import sys
+from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from jobs.commands.approver_key import PassphraseFile, passphrase_of
+from jobs.commands.asking import Asked, KeystorePlace, TokenPath, actor, asked
 from jobs.commands.durations import parse_duration
-from jobs.commands.options import (
-    Json,
-    KekUri,
-    KeystorePath,
-    Person,
-    PersonOrUser,
-    RequestId,
-    Verbose,
-    acting_person,
-    output_of,
-)
+from jobs.commands.options import Json, KekUri, PersonOrUser, RequestId, Verbose, output_of
 from jobs.commands.printing import facts, table
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from keystore.decisions.views import RequestView
+    from keystore.decisions.signatures import OwnSignature
+    from keystore.decisions.views import ApprovalView, RequestView
+
+
+PersonOfKeystore = Annotated[
+    str | None, typer.Option("--as", metavar="NAME", help="Who acts. A service goes by the token instead.")
+]
 
 
 def request(
     context: typer.Context,
-    keystore: KeystorePath,
+    keystore: KeystorePlace,
     image: Annotated[list[str], typer.Option("--image", metavar="ID", help="Image to restore; repeat for more.")],
     case: Annotated[str, typer.Option("--case", help="The case this belongs to, such as C-17.")],
     purpose: Annotated[str, typer.Option("--purpose", help="What the restored faces are for.")],
@@ -37,20 +38,18 @@ def request(
     expires: Annotated[str, typer.Option("--expires", metavar="DURATION", help="How long it stands: 30m, 2h, 1d.")],
     dataset: Annotated[str | None, typer.Option("--dataset", help="Data set of the images, where ids repeat.")] = None,
     person: PersonOrUser = None,
+    token_file: TokenPath = None,
     kek: KekUri = None,
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
     """Ask for the keys of some images. Other people must approve before `keyanon recover` can use it."""
-    from keystore.service import Keystore
-
     try:
         duration = parse_duration(expires)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--expires") from error
-    by = acting_person(person)
-    with Keystore.open(keystore, kek) as opened:
-        view = opened.request(by, image, case, purpose, legal_basis, duration, dataset=dataset)
+    with asked(keystore, kek, token_file) as opened:
+        view = opened.request(actor(opened, person), image, case, purpose, legal_basis, duration, dataset=dataset)
     next_command = f"keyanon show {keystore} {view.request_id}"
     hint = f"Now {view.approvals_required} other people read it and agree: {next_command}"
     output_of(context).result(view.model_dump(mode="json"), _summary(view), hint)
@@ -58,46 +57,113 @@ def request(
 
 def approve(
     context: typer.Context,
-    keystore: KeystorePath,
+    keystore: KeystorePlace,
     request: RequestId,
-    digest: Annotated[str, typer.Option("--digest", help="Digest of what you read, as `keyanon show` prints it.")],
-    person: Person,
+    digest: Annotated[
+        str | None,
+        typer.Option(
+            "--digest", help="Digest of what you read, as `keyanon show` prints it.", show_default="with --key: asked"
+        ),
+    ] = None,
+    key: Annotated[
+        Path | None,
+        typer.Option("--key", metavar="FILE", help="Sign here with your own key (`keyanon approver-key new`)."),
+    ] = None,
+    passphrase_file: PassphraseFile = None,
+    within: Annotated[
+        str | None,
+        typer.Option(
+            "--within",
+            metavar="DURATION",
+            help="How long the keys may be taken out at most, once enough people agree: 30m, 2h.",
+            show_default="as the policy says",
+        ),
+    ] = None,
+    person: PersonOfKeystore = None,
+    token_file: TokenPath = None,
     kek: KekUri = None,
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Agree to a request made by somebody else, as `keyanon show` shows it: what changed since is not agreed to."""
-    from keystore.service import Keystore
+    """Agree to a request made by somebody else, as `keyanon show` shows it: what changed since is not agreed to.
 
-    with Keystore.open(keystore, kek) as opened:
-        view = opened.approve(request, acting_person(person), digest)
+    With --key the request is shown again, and what is shown is signed on this machine; the keystore gets the signature only. Who
+    has an enrolled key approves with it alone.
+    """
+    if digest is None and key is None:
+        raise typer.BadParameter("say what you read: the digest that `keyanon show` prints", param_hint="--digest")
+    try:
+        seconds = None if within is None else int(parse_duration(within).total_seconds())
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--within") from error
+    with asked(keystore, kek, token_file) as opened:
+        approver, own = actor(opened, person, named=True), None
+        if key is not None:
+            shown = opened.show(request)
+            own, digest = _signed(context, opened, shown, digest, key, passphrase_file, seconds), shown.digest
+        assert digest is not None
+        view = opened.approve(request, approver, digest, own, seconds)
     output_of(context).result(view.model_dump(mode="json"), _summary(view))
+
+
+def _signed(
+    context: typer.Context,
+    opened: Asked,
+    shown: "RequestView",
+    read: str | None,
+    key: Path,
+    passphrase_file: Path | None,
+    seconds: int | None,
+) -> "OwnSignature":
+    """Show a request and sign it, if that is the one that was `read`, or somebody at the terminal says so.
+
+    Raises ApprovalError, TamperedError: the request's digest is of something else than is shown.
+    """
+    from keystore.approver_key import ApproverKey
+    from keystore.crypto.canonical import utc_now
+    from keystore.errors import ApprovalError
+
+    output_of(context).table_note(_summary(shown))
+    if read is None:
+        if not sys.stdin.isatty():
+            raise typer.BadParameter("nobody can be asked here; give the digest that you read", param_hint="--digest")
+        if not typer.confirm("Sign this?", err=True):
+            raise ApprovalError("declined", f"request {shown.request_id} was not approved; nothing was signed")
+    elif read != shown.digest:
+        raise ApprovalError(
+            "changed",
+            f"request {shown.request_id} is not what you read, as shown above; read it again, nothing was signed",
+        )
+    own = ApproverKey.read(key, lambda: passphrase_of(passphrase_file))
+    return own.sign(shown, opened.audit_vkey, utc_now(), seconds)
 
 
 def deny(
     context: typer.Context,
-    keystore: KeystorePath,
+    keystore: KeystorePlace,
     request: RequestId,
-    person: Person,
+    person: PersonOfKeystore = None,
+    token_file: TokenPath = None,
     kek: KekUri = None,
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
     """End a request for good; its requester withdraws it this way."""
-    from keystore.service import Keystore
-
-    with Keystore.open(keystore, kek) as opened:
-        view = opened.deny(request, acting_person(person))
+    with asked(keystore, kek, token_file) as opened:
+        view = opened.deny(request, actor(opened, person, named=True))
     output_of(context).result(view.model_dump(mode="json"), _summary(view))
 
 
 def requests(
-    context: typer.Context, keystore: KeystorePath, kek: KekUri = None, as_json: Json = False, verbose: Verbose = False
+    context: typer.Context,
+    keystore: KeystorePlace,
+    token_file: TokenPath = None,
+    kek: KekUri = None,
+    as_json: Json = False,
+    verbose: Verbose = False,
 ) -> None:
     """List the requests of a keystore and where they stand."""
-    from keystore.service import Keystore
-
-    with Keystore.open(keystore, kek) as opened:
+    with asked(keystore, kek, token_file) as opened:
         views = opened.requests()
     columns = ("request", "state", "case", "requester", "images", "approvals", "expires")
     rows = [
@@ -119,18 +185,19 @@ def requests(
 
 def show(
     context: typer.Context,
-    keystore: KeystorePath,
+    keystore: KeystorePlace,
     request: RequestId,
+    token_file: TokenPath = None,
     kek: KekUri = None,
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
     """Show what one request asks for: an approval signs the digest of exactly this content."""
-    from keystore.service import Keystore
-
-    with Keystore.open(keystore, kek) as opened:
+    with asked(keystore, kek, token_file) as opened:
         view = opened.show(request)
-    agree = f"To agree to this: keyanon approve {keystore} {view.request_id} --digest {view.digest} --as NAME"
+    known_by = "--as NAME" if token_file is None else "--token-file FILE"
+    own = " --key FILE" if view.own_keys else ""
+    agree = f"To agree to this: keyanon approve {keystore} {view.request_id} --digest {view.digest}{own} {known_by}"
     hints = [agree] if view.state == "pending" else []
     output_of(context).result(view.model_dump(mode="json"), _summary(view), *hints)
 
@@ -147,10 +214,13 @@ def _summary(view: "RequestView") -> "Table":
             "case": view.case,
             "purpose": view.purpose,
             "legal basis": view.legal_basis,
+            "count": f"{len(view.images)} images",
             "images": "\n".join(f"{image.image_id} ({image.dataset})" for image in view.images),
+            "overlap": f"{view.overlap_images} of {len(view.images)} images are in {view.overlap_requests} other request(s) too",
             "expires": f"{view.expires_at:%Y-%m-%d %H:%M:%S %Z}",
             "approvals": f"{len(view.approvals)} of {view.approvals_required}"
-            + "".join(f"\n{one.approver}, {one.approved_at:%Y-%m-%d %H:%M:%S %Z}" for one in view.approvals),
+            + (f", each with a key of their own{_roles(view)}" if view.own_keys else "")
+            + "".join(f"\n{_approval(one)}" for one in view.approvals),
             "denied by": view.denied_by,
             "grant": None
             if grant is None
@@ -159,3 +229,13 @@ def _summary(view: "RequestView") -> "Table":
             "digest": view.digest,
         },
     )
+
+
+def _roles(view: "RequestView") -> str:
+    return f", of {' and '.join(view.roles)} at least one" if view.roles else ""
+
+
+def _approval(approval: "ApprovalView") -> str:
+    how = "" if approval.key is None else f", {approval.role}, own key {approval.key[:12]}"
+    how += "" if approval.grant_seconds is None else f", for {timedelta(seconds=approval.grant_seconds)} at most"
+    return f"{approval.approver}, {approval.approved_at:%Y-%m-%d %H:%M:%S %Z}{how}"

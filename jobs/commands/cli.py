@@ -8,10 +8,32 @@ Commands import torch and Ray when they run, not when they are loaded: `keyanon 
 import logging
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Annotated
 
 import typer
 
-from jobs.commands import anonymize, approval, audit, inspect, keystore_admin, quarantine, recover, train_prior
+from jobs.commands import (
+    anonymize,
+    approval,
+    approver_key,
+    audit,
+    export,
+    inspect,
+    keystore_admin,
+    keystore_emergency,
+    keystore_identity,
+    keystore_people,
+    keystore_report,
+    keystore_service,
+    plan,
+    quarantine,
+    reconcile,
+    recover,
+    status,
+    train_prior,
+    verify,
+)
 from jobs.commands.printing import Output
 from jobs.exit_codes import ExitCode, exit_code_of
 from keyanon_core.errors import KeyanonError
@@ -20,14 +42,35 @@ app = typer.Typer(
     name="keyanon",
     help="Anonymize the faces in a data set of images; restore one only with the approval of several people.",
     epilog="Exit codes: 0 done, 1 defect, 2 usage, 3 input, 4 refused by the keystore, 5 wrong key or tampered, "
-    "6 not converged, 7 rows quarantined (--strict), 75 try again, 130 interrupted.",
+    "6 not converged, 7 rows quarantined (--strict, --max-failure-rate), 75 try again, 130 interrupted.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     pretty_exceptions_show_locals=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"keyanon {version('keyanon')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _every_command(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+) -> None:
+    pass
+
+
+app.command("plan")(plan.plan)
 app.command("anonymize")(anonymize.anonymize)
+app.command("status")(status.status)
+app.command("verify")(verify.verify)
+app.command("export")(export.export)
+app.command("reconcile")(reconcile.reconcile)
 app.command("request")(approval.request)
 app.command("approve")(approval.approve)
 app.command("deny")(approval.deny)
@@ -36,9 +79,23 @@ app.command("show")(approval.show)
 app.command("recover")(recover.recover)
 app.command("train-prior")(train_prior.train_prior)
 app.command("inspect")(inspect.inspect)
-app.command("ingest")(keystore_admin.ingest)
 app.add_typer(quarantine.app, name="quarantine")
+keystore_admin.app.command("break-glass")(keystore_emergency.break_glass)
+keystore_admin.app.command("review")(keystore_emergency.review)
+keystore_people.policies.command("break-glass")(keystore_emergency.who_may)
+keystore_admin.app.command("report")(keystore_report.report)
+keystore_admin.app.command("erasure-receipt")(keystore_report.erasure_receipt)
+keystore_admin.app.command("serve")(keystore_service.serve)
+keystore_admin.app.command("witness")(keystore_service.witness)
+keystore_admin.app.command("use-witness")(keystore_service.use_witness)
+keystore_admin.app.command("drop-witness")(keystore_service.drop_witness)
+keystore_admin.app.add_typer(keystore_service.tokens, name="token")
+keystore_admin.app.command("sign-in")(keystore_identity.sign_in)
+keystore_admin.app.add_typer(keystore_identity.identities, name="identity")
+keystore_admin.app.add_typer(keystore_people.approvers, name="approver")
+keystore_admin.app.add_typer(keystore_people.policies, name="policy")
 app.add_typer(keystore_admin.app, name="keystore")
+app.add_typer(approver_key.app, name="approver-key")
 app.add_typer(audit.app, name="audit")
 
 

@@ -1,4 +1,4 @@
-"""`keyanon keystore` and `keyanon ingest`: making and keeping a keystore, and taking in the sealed shards of a run."""
+"""`keyanon keystore`: making and keeping a keystore, and taking in the sealed shards of runs."""
 
 import logging
 import time
@@ -8,11 +8,22 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jobs.commands.options import Json, KekUri, KeystorePath, Person, Verbose, acting_person, kept_text, output_of
+from jobs.commands.options import (
+    EndpointUrl,
+    Json,
+    KekUri,
+    KeystorePath,
+    Person,
+    Verbose,
+    acting_person,
+    kept_text,
+    output_of,
+)
 from jobs.commands.printing import facts, table
 from jobs.exit_codes import ExitCode
 
 if TYPE_CHECKING:
+    from jobs.output.bucket_inbox import Courier
     from keystore.ingest_opening import IngestOpening
     from keystore.intake.report import IngestReport
 
@@ -26,16 +37,47 @@ app = typer.Typer(help="Make and keep a keystore.", no_args_is_help=True)
 def init(
     context: typer.Context,
     keystore: Annotated[Path, typer.Argument(metavar="PATH", help="Directory that does not exist yet, or is empty.")],
+    database: Annotated[
+        str | None,
+        typer.Option(
+            "--database",
+            metavar="postgresql://...",
+            help="Keep it in this PostgreSQL database, named without a password (that is in ~/.pgpass, PGPASSFILE or "
+            "PGPASSWORD). PATH keeps the rest: KEK file, witness, inbox, published keys.",
+            show_default="SQLite, in PATH",
+        ),
+    ] = None,
     kek: KekUri = None,
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Make an empty keystore. `keyanon anonymize` does the same on first use."""
-    from keystore.service import Keystore
+    """Make an empty keystore. `keyanon anonymize` does the same on first use, in SQLite."""
+    from keystore.embedded import Keystore
 
-    with Keystore.create(keystore, kek) as made:
+    with Keystore.create(keystore, kek, database=database) as made:
         document = {"keystore": str(keystore), "id": made.id, "audit_key": made.audit_vkey}
     output_of(context).result(document, facts("keystore made", document))
+
+
+@app.command("move")
+def move(
+    context: typer.Context,
+    keystore: KeystorePath,
+    database: Annotated[
+        str, typer.Option("--database", metavar="postgresql://...", help="The empty database, named as its owner.")
+    ],
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Move a keystore from SQLite into PostgreSQL: the same records and the same log. End the service and ingest first."""
+    from keystore.moving import move as move_keystore
+
+    document = {"database": database, "rows": move_keystore(keystore, database)}
+    hint = (
+        f"The old database is {keystore / 'keystore.db.moved'}; it is closed. Destroy it when the new one has a backup, "
+        "and apply infra/postgresql/roles.sql as the owner."
+    )
+    output_of(context).result(document, facts("keystore moved", document), hint)
 
 
 @app.command("erase-person")
@@ -49,7 +91,7 @@ def erase_person(
     verbose: Verbose = False,
 ) -> None:
     """Forget a person's name. What they did stays on record without it, and the name can not act here again."""
-    from keystore.service import Keystore
+    from keystore.embedded import Keystore
 
     with Keystore.open(keystore, kek) as opened:
         opened.erase_person(name, acting_person(person))
@@ -69,7 +111,7 @@ def restore_witness(
     verbose: Verbose = False,
 ) -> None:
     """Start a lost witness again from a checkpoint that was kept elsewhere. Ends every open request."""
-    from keystore.service import Keystore
+    from keystore.embedded import Keystore
 
     with Keystore.open(keystore, kek, checkpoint=kept_text(checkpoint, "--checkpoint")) as opened:
         document = {"entries": len(opened.audit_entries())}
@@ -86,7 +128,7 @@ def confirm_clock(
     verbose: Verbose = False,
 ) -> None:
     """Say that the clock is right although it is behind the keystore's log (this ends open requests), or far ahead of it."""
-    from keystore.service import Keystore
+    from keystore.embedded import Keystore
 
     with Keystore.open(keystore, kek) as opened:
         opened.confirm_clock(acting_person(person))
@@ -109,7 +151,7 @@ def erase(
     verbose: Verbose = False,
 ) -> None:
     """Destroy the keys of a subject or an image for good. No kept shard brings them back."""
-    from keystore.service import Keystore
+    from keystore.embedded import Keystore
 
     with Keystore.open(keystore, kek) as opened:
         gone = opened.erase(dataset, acting_person(person), subject=subject, image_id=image)
@@ -135,9 +177,13 @@ def renew_ingest_key(
     verbose: Verbose = False,
 ) -> None:
     """Make a new key for runs to seal to. With --retire, kept shards, sealed to the older ones, can not be opened any more."""
-    from keystore.service import Keystore
+    from keystore.embedded import Keystore
 
     by = acting_person(person)
+    if retire:
+        from jobs.output.inboxes import check_no_shard_waits
+
+        check_no_shard_waits(keystore)
     with Keystore.open(keystore, kek) as opened:
         opened.renew_ingest_key(by)
         retired = opened.retire_ingest_keys(by) if retire else []
@@ -149,14 +195,19 @@ def renew_ingest_key(
 def rotate_kek(
     context: typer.Context,
     keystore: KeystorePath,
-    to: Annotated[str, typer.Option("--to", metavar="URI", help="The new KEK, file:PATH; made where there is none.")],
+    to: Annotated[
+        str,
+        typer.Option(
+            "--to", metavar="URI", help="The new KEK, such as file:PATH or vault:transit/KEY; made if need be."
+        ),
+    ],
     person: Person,
     kek: KekUri = None,
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
     """Wrap the keystore's epoch keys under another key-encryption key. Destroy the old one then: older backups open no more."""
-    from keystore.service import Keystore
+    from keystore.embedded import Keystore
 
     with Keystore.open(keystore, kek) as opened:
         document = {"kek": to, "epoch keys": opened.rotate_kek(to, acting_person(person))}
@@ -164,8 +215,18 @@ def rotate_kek(
     output_of(context).result(document, facts("key-encryption key changed", document), hint)
 
 
+@app.command("ingest-key")
+def ingest_key(context: typer.Context, keystore: KeystorePath, as_json: Json = False, verbose: Verbose = False) -> None:
+    """Print what `anonymize --ingest-key` takes: the keystore's public keys. It needs no KEK, and nothing in it is secret."""
+    from keystore.auditor import Auditor
+
+    key = Auditor(keystore).ingest_key()
+    document = {"keystore": key.keystore_id, "ingest_key": key.text()}
+    output_of(context).result(document, key.text().rstrip("\n"))
+
+
 @app.command("ingest")
-def keystore_ingest(
+def ingest(
     context: typer.Context,
     keystore: KeystorePath,
     run: Annotated[
@@ -176,42 +237,57 @@ def keystore_ingest(
         str | None,
         typer.Option("--accept", metavar="DATASET", help="Runs that were not announced may add to this data set."),
     ] = None,
+    inbox: Annotated[
+        str | None, typer.Option(metavar="DIR|s3://...", help="Where shards lie.", show_default="KEYSTORE/inbox")
+    ] = None,
+    endpoint_url: EndpointUrl = None,
     processes: Annotated[int, typer.Option(min=1, help="Processes that take in side by side.")] = 1,
     kek: KekUri = None,
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
     """Take the sealed shards in the inbox in, with the keys of ingest only: no record that is stored can be read by it."""
+    from jobs.errors import MachineError
+    from jobs.output.inboxes import remember
+    from jobs.storage.place import as_place
     from keystore.ingest_opening import IngestOpening
 
-    with IngestOpening.open(keystore, kek, receipts=True) as opened:
-        round_ = _Round(opened, run, accept, kek, processes)
+    courier, folder = _inbox_of(keystore, inbox, endpoint_url)
+    with IngestOpening.open(keystore, kek, receipts=True, inbox=folder) as opened:
+        if inbox is not None:
+            remember(keystore, as_place(inbox), endpoint_url)
+        round_ = _Round(opened, run, accept, kek, processes, courier)
         reports = round_.take_in()
         try:
             while follow:
                 time.sleep(FOLLOW_SECONDS)
-                reports += round_.take_in()
+                try:
+                    reports += round_.take_in()
+                except (MachineError, OSError) as error:  # a bucket or a disk that is away may come back
+                    _LOGGER.error("%s", error)
         except KeyboardInterrupt:  # the way to end it; a shard is taken in wholly or not at all
             pass
     _report(context, reports)
 
 
-def ingest(
-    context: typer.Context,
-    keystore: KeystorePath,
-    run: Annotated[
-        str | None, typer.Option("--run", metavar="ID", help="Only this run.", show_default="all in the inbox")
-    ] = None,
-    kek: KekUri = None,
-    as_json: Json = False,
-    verbose: Verbose = False,
-) -> None:
-    """Take the sealed shards in the inbox into the keystore. `keyanon anonymize` does it at its end."""
-    from keystore.service import Keystore
+def _inbox_of(keystore: Path, inbox: str | None, endpoint_url: str | None) -> tuple["Courier | None", Path | None]:
+    """What carries to and fro where the inbox lies in a bucket, and the folder to take in from. Raises ConfigError."""
+    if inbox is None:
+        return None, None
+    from jobs.errors import ConfigError
+    from jobs.output.bucket_inbox import BucketInbox, Courier
+    from jobs.storage.opening import open_store
+    from jobs.storage.place import as_place, check_endpoint
 
-    with Keystore.open(keystore, kek) as opened:
-        reports = [opened.ingest(one) for one in ([run] if run is not None else sorted(opened.intake.pending()))]
-    _report(context, reports)
+    place = as_place(inbox)
+    if isinstance(place, Path):
+        if not place.is_dir():
+            raise ConfigError(f"inbox {place} is no directory; make it, or mend its name")
+        return None, place
+    store = open_store(place, None if endpoint_url is None else check_endpoint(endpoint_url))
+    store.check()
+    courier = Courier(BucketInbox(store), keystore)
+    return courier, courier.spool.root
 
 
 @dataclass
@@ -223,6 +299,7 @@ class _Round:
     accept: str | None
     kek: str | None
     processes: int
+    courier: "Courier | None"
     tried: set[tuple[str, str]] = field(default_factory=set)
 
     def take_in(self) -> list["IngestReport"]:
@@ -230,6 +307,9 @@ class _Round:
         from keystore.intake.report import ShardsNotTakenIn
 
         reports = []
+        if self.courier is not None:
+            self.courier.deliver()  # what one that died had taken in
+            self.courier.fetch()
         for run, names in self.opened.pending().items():
             fresh = [name for name in names if (run, name) not in self.tried and self.run in (None, run)]
             if not fresh:
@@ -242,6 +322,8 @@ class _Round:
             except ShardsNotTakenIn as error:
                 _LOGGER.error("%s", error)
                 reports.append(error.report)
+        if self.courier is not None:
+            self.courier.deliver()
         return reports
 
     def _take(self, run: str, names: list[str]) -> "IngestReport":
@@ -249,7 +331,9 @@ class _Round:
 
         if self.processes == 1:
             return self.opened.ingest(run, names)
-        return ingest_by_processes(self.opened.path, self.kek, run, names, self.processes, receipts=True)
+        return ingest_by_processes(
+            self.opened.path, self.kek, run, names, self.processes, receipts=True, inbox=self.opened.inbox_root
+        )
 
 
 def _report(context: typer.Context, reports: list["IngestReport"]) -> None:

@@ -1,9 +1,13 @@
 """The options and arguments that several commands share."""
 
+import functools
 import getpass
+import inspect
 import logging
+import shlex
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,6 +15,8 @@ from jobs.commands.printing import Output
 
 if TYPE_CHECKING:
     from jobs.storage.store import Store
+
+Command = Callable[..., None]
 
 
 def output_of(context: typer.Context) -> Output:
@@ -24,6 +30,35 @@ def store_of(output: str, endpoint_url: str | None) -> "Store":
     from jobs.storage.place import as_place, check_endpoint
 
     return open_store(as_place(output), None if endpoint_url is None else check_endpoint(endpoint_url))
+
+
+def with_options_of(other: Callable[..., object], *, without: Collection[str]) -> Callable[[Command], Command]:
+    """Give a command the arguments and options of another as well, as far as it has none of that name; it finds them in
+    `context.params`. without: names of those that it does not get."""
+
+    def decorate(command: Command) -> Command:
+        own = inspect.signature(command, eval_str=True)
+        theirs = inspect.signature(other, eval_str=True).parameters
+        more = [one for name, one in theirs.items() if name not in own.parameters and name not in without]
+
+        @functools.wraps(command)
+        def run(**given: Any) -> None:
+            command(**{name: given[name] for name in own.parameters})
+
+        run.__signature__ = own.replace(parameters=[*own.parameters.values(), *more])  # type: ignore[attr-defined]
+        return run
+
+    return decorate
+
+
+def refuse_configuration(photos: str | None) -> None:
+    """Raise typer.BadParameter where the name of a YAML file was given as the source of pictures."""
+    if photos is not None and photos.lower().endswith((".yaml", ".yml")) and not Path(photos).is_dir():
+        raise typer.BadParameter(
+            f"{photos} is a configuration by its name; give it as --config {shlex.quote(photos)}, and PHOTOS before it or as "
+            "`photos:` in it",
+            param_hint="PHOTOS",
+        )
 
 
 def kept_text(path: Path, option: str) -> str:
@@ -63,6 +98,17 @@ KekUri = Annotated[
         "--kek", metavar="URI", help="Where the KEK is kept, such as file:/path/kek.key. Default: KEYSTORE/kek.key."
     ),
 ]
+ProgressSeconds = Annotated[
+    float | None,
+    typer.Option(
+        "--progress-seconds",
+        metavar="S",
+        min=0.1,
+        help="Off a terminal, a JSON line of progress so often on stderr.",
+        show_default="30",
+    ),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
 EndpointUrl = Annotated[
     str | None,
     typer.Option(

@@ -8,7 +8,6 @@ reach a terminal, so that a requester can not repaint the text an approver is ab
 import json
 import logging
 import sys
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -19,23 +18,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from keystore.decisions.plain_text import visible
+
 NOT_A_TERMINAL_COLUMNS: Final = 160  # columns of a table that is piped or redirected: ids stay on one line
 BYTES_PER_UNIT: Final = 1024
 _BYTE_UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB")
-_KEPT_CONTROLS: Final = "\n\t"
 
 logger = logging.getLogger("keyanon")
-
-
-def visible(text: object) -> str:
-    """`text` with control, format and unassigned characters written as escapes, newline and tab kept."""
-    return "".join(
-        character
-        if character in _KEPT_CONTROLS
-        or unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
-        else character.encode("unicode_escape").decode("ascii")
-        for character in str(text)
-    )
 
 
 def format_bytes(count: int) -> str:
@@ -87,6 +76,11 @@ class Output:
                 sys.stdout.write(visible(item) + "\n")
             else:
                 console.print(item)
+
+    def table_note(self, shown: Table) -> None:
+        """A table for the person at the terminal, on stderr."""
+        width = None if sys.stderr.isatty() else NOT_A_TERMINAL_COLUMNS
+        Console(file=sys.stderr, width=width, highlight=False, markup=False, emoji=False).print(shown)
 
     def note(self, message: str) -> None:
         """One line for the person at the terminal, on stderr."""

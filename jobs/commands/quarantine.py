@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from jobs.commands.anonymize import end_strictly, report_tables, with_progress
-from jobs.commands.options import EndpointUrl, Json, OutputPlace, Verbose, output_of, store_of
+from jobs.commands.options import EndpointUrl, Json, OutputPlace, ProgressSeconds, Quiet, Verbose, output_of, store_of
 from jobs.commands.printing import table
 from jobs.exit_codes import ExitCode
 
 if TYPE_CHECKING:
-    from jobs.run.anonymize import RunReport
     from jobs.run.progress import ProgressCallback
+    from jobs.run.report import RunReport
 
 app = typer.Typer(help="List the rows that were kept out of an output, and do them again.", no_args_is_help=True)
 
@@ -68,11 +68,19 @@ def retry(
         int | None, typer.Option(help="Keys tried for a face before quarantine.", show_default="as the run")
     ] = None,
     photos: Annotated[str | None, _option("Where PHOTOS are now; they must be unchanged.")] = None,
+    image_root: Annotated[str | None, _option("Where the pictures that a column names are now.")] = None,
     endpoint_url: EndpointUrl = None,
     keystore: Annotated[Path | None, _option("Where the run's keystore is now.")] = None,
     kek: Annotated[str | None, _option("Where the KEK is kept, such as file:/path/kek.key.")] = None,
+    ingest_key: Annotated[Path | None, _option("The keystore's public keys, instead of it.")] = None,
+    inbox: Annotated[str | None, _option("Where sealed keys are left: directory, s3://... or https://...")] = None,
+    token_file: Annotated[Path | None, _option("The ingest token, for an inbox https://...")] = None,
+    receipt_seconds: Annotated[
+        float | None, _option("Without a new receipt, after which the keys are left to wait.")
+    ] = None,
     boxes: Annotated[Path | None, _option("Where the file of faces is now; it must be unchanged.")] = None,
     keep: Annotated[Path | None, _option("Where the file of what is left alone is now; it must be unchanged.")] = None,
+    subjects: Annotated[Path | None, _option("Where the file of subjects is now; it must be unchanged.")] = None,
     check_every: Annotated[int | None, _option("Of how many faces one is tried on the way back.")] = None,
     face_weights: Annotated[Path | None, _option("Directory with facexlib's weights.")] = None,
     device: Annotated[str | None, _option("auto, cpu, cuda or cuda:N.")] = None,
@@ -89,6 +97,8 @@ def retry(
     cpus_per_actor: Annotated[float | None, _option("Logical CPUs Ray reserves for one.")] = None,
     gpus_per_actor: Annotated[float | None, _option("GPUs Ray reserves for one.")] = None,
     object_store_bytes: Annotated[int | None, _option("Object store of a local Ray.")] = None,
+    progress_seconds: ProgressSeconds = None,
+    quiet: Quiet = False,
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
@@ -107,6 +117,6 @@ def retry(
     def run(progress: "ProgressCallback | None") -> "RunReport":
         return retry_quarantined(place, reason, changes, progress)
 
-    report = with_progress(run)
+    report = with_progress(run, progress_seconds, quiet=quiet)
     output_of(context).result(report.to_dict(), *report_tables(report))
     end_strictly(report, strict)

@@ -5,15 +5,14 @@ from typing import Annotated
 
 import typer
 
+from jobs.commands.asking import KeystorePlace, TokenPath, actor, asked
 from jobs.commands.options import (
     EndpointUrl,
     Json,
     KekUri,
-    KeystorePath,
     PersonOrUser,
     RequestId,
     Verbose,
-    acting_person,
     output_of,
     store_of,
 )
@@ -22,7 +21,7 @@ from jobs.commands.printing import table
 
 def recover(
     context: typer.Context,
-    keystore: KeystorePath,
+    keystore: KeystorePlace,
     request: RequestId,
     input: Annotated[
         str,
@@ -40,6 +39,13 @@ def recover(
             "--skip-damaged", help="Use the grant although some pictures or sidecars are damaged; restore the others."
         ),
     ] = False,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", min=1, max=256, help="Pictures restored at a time.", show_default="one per CPU, 1 on a GPU"
+        ),
+    ] = None,
+    token_file: TokenPath = None,
     kek: KekUri = None,
     endpoint_url: EndpointUrl = None,
     as_json: Json = False,
@@ -51,19 +57,30 @@ def recover(
     """
     from keystore.decisions.lifecycle import FINAL_STATES
     from keystore.recipient import Recipient
-    from keystore.service import Keystore
 
-    by, store = acting_person(person), store_of(input, endpoint_url)
+    store = store_of(input, endpoint_url)
     out = output_of(context)
-    with Keystore.open(keystore, kek) as opened:
+    with asked(keystore, kek, token_file) as opened:
+        by = actor(opened, person)
         view = opened.show(request)
         if (
             view.state in FINAL_STATES
         ):  # refused at once, and into the audit log, before the prior is loaded for nothing
             opened.release(request, Recipient.generate().public_key, by)
-        from jobs.recovery import prepare, recover_request
+        from jobs.recovery import default_workers, prepare, recover_request
+        from keyanon_core.device import usable_device
 
-        prepared = prepare(store, output, view.images, prior, device, skip_damaged=skip_damaged)
+        shards = opened.shards_of(image.record_id for image in view.images)
+        prepared = prepare(
+            store,
+            output,
+            view.images,
+            prior,
+            device,
+            skip_damaged=skip_damaged,
+            shards=shards,
+            workers=workers or default_workers(usable_device(device)),
+        )
         report = recover_request(
             opened, request, by, prepared, lambda image_id, status: out.note(f"{status}: {image_id}")
         )

@@ -27,8 +27,8 @@ from keyanon_core.pictures.recoverer import PictureRecoverer
 from keyanon_core.pictures.settings import AnonymizeSettings, PictureResult, PictureTask
 from keyanon_core.priors import Prior
 from keyanon_core.procedure import Procedure
+from keystore.embedded import Keystore
 from keystore.errors import KeystoreError
-from keystore.service import Keystore
 from keystore.verification.verify import verify_audit
 
 REQUESTED = "astronaut.png"  # the picture the demo's investigator asks for

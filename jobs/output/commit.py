@@ -1,13 +1,22 @@
 """The end of a run: every input row accounted for exactly once, keys ingested, and nothing left that does not count."""
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from jobs.errors import CommitError, PublishError
 from jobs.names import IMAGES, SIDECARS, image_name, sidecar_name
+from jobs.output.keys import KeyHolder, check_keys
 from jobs.output.layout import ROWS, SHARD_SUFFIX, OutputLayout, shard_file
+from jobs.output.row_sets import Numbers, RowSet
 from jobs.output.row_shards import (
+    KeyShard,
     keep_positions,
     new_shard_name,
     read_shard,
@@ -18,10 +27,10 @@ from jobs.output.row_shards import (
     to_parquet,
     unlisted,
 )
+from jobs.output.settled import Settled
 from jobs.output.shared_lease import HeldLease
 from jobs.output.staging import Staging, sweep
 from jobs.storage.store import Copy
-from keystore.service import Keystore
 
 _COLUMNS: Final = [
     "row",
@@ -37,83 +46,103 @@ _COLUMNS: Final = [
 
 @dataclass
 class Tally:
-    """What the row shards of a run say, in numbers. bytes_of: sizes by part of the output. fresh: of this attempt."""
+    """What the row shards of a run say, in numbers. quarantine_reasons: of the rows kept out alone.
+    keyed: rows whose keys are in a key shard. bytes_of: sizes by part of the output. fresh: of this attempt."""
 
     rows: int = 0
     statuses: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
+    quarantine_reasons: Counter[str] = field(default_factory=Counter)
     fidelities: Counter[str] = field(default_factory=Counter)
     faces: int = 0
     fresh_faces: int = 0
     kept_faces: int = 0
-    record_ids: set[str] = field(default_factory=set)
+    keyed: Counter[KeyShard] = field(default_factory=Counter)
     bytes_of: dict[str, int] = field(default_factory=dict)
-    shards: list[str] = field(default_factory=list)
 
-    def add(self, row: dict[str, Any], fresh: bool) -> None:
-        """Count one row. fresh: it was made by this attempt. Raises CommitError for one that should have a key, and has none."""
-        self.rows += 1
-        self.statuses[row["status"]] += 1
-        if row["reason"]:
-            self.reasons[reason_code(row["reason"])] += 1
-        if row["fidelity"] is not None:
-            self.fidelities[row["fidelity"]] += 1
-        self.kept_faces += row["kept"]
-        if row["status"] == "anonymized":
-            self.faces += row["faces"]
-            if (row["record_id"] is None) != bool(row["permanent"]):
-                wrong = "is permanent and names" if row["permanent"] else "is not permanent and lacks"
-                raise CommitError(
-                    f"row {row['row']} {wrong} a key record; its shard was edited: anonymize again into an empty output"
-                )
-            if row["record_id"] is not None:
-                self.record_ids.add(row["record_id"])
-            self.fresh_faces += row["faces"] if fresh else 0
+    def add(self, table: pa.Table, fresh: npt.NDArray[np.bool_]) -> None:
+        """Count some rows. fresh: which of them were made by this attempt. Raises CommitError for one that should have a key, and
+        has none."""
+        self.rows += table.num_rows
+        status, reason, permanent = (table.column(name) for name in ("status", "reason", "permanent"))
+        self.statuses.update(_counted(status))
+        out = pc.equal(status, "quarantined")
+        self.reasons.update(_codes(reason))
+        self.quarantine_reasons.update(_codes(reason.filter(out)))
+        self.fidelities.update(_counted(table.column("fidelity").drop_null()))
+        self.kept_faces += pc.sum(table.column("kept"), min_count=0).as_py()
+        done = pc.equal(status, "anonymized")
+        keyless = pc.is_null(table.column("record_id"))
+        wrong = pc.and_(done, pc.xor(keyless, pc.fill_null(permanent, False)))
+        for row in table.filter(wrong).to_pylist():
+            what = "is permanent and names" if row["permanent"] else "is not permanent and lacks"
+            raise CommitError(
+                f"row {row['row']} {what} a key record; its shard was edited: anonymize again into an empty output"
+            )
+        faces = table.column("faces").filter(done)
+        self.faces += pc.sum(faces, min_count=0).as_py()
+        made = pc.and_(done, pa.chunked_array([pa.array(fresh)]))
+        self.fresh_faces += pc.sum(table.column("faces").filter(made), min_count=0).as_py()
 
 
-def finished_rows(layout: OutputLayout) -> set[int]:
+def _counted(column: pa.ChunkedArray) -> dict[str, int]:
+    return {one["values"]: one["counts"] for one in pc.value_counts(column).to_pylist()}
+
+
+def _codes(reasons: pa.ChunkedArray) -> Counter[str]:
+    found: Counter[str] = Counter()
+    for reason, count in _counted(reasons).items():
+        if reason:
+            found[reason_code(reason)] += count
+    return found
+
+
+def finished_rows(layout: OutputLayout) -> RowSet:
     """Numbers of the rows that earlier attempts finished. Raises PublishError for a damaged row shard."""
-    return {row for part in standing_rows(layout.store, ["row"]) for row in part.table.column("row").to_pylist()}
+    found = RowSet()
+    for part in standing_rows(layout.store, ["row"]):
+        found.add(part.table.column("row").to_numpy())
+    return found
 
 
-def quarantined_rows(layout: OutputLayout, reason: str | None = None, before_retry: int | None = None) -> set[int]:
+def quarantined_rows(layout: OutputLayout, reason: str | None = None, before_retry: int | None = None) -> RowSet:
     """Numbers of the quarantined rows, of one reason's code where it is given.
 
     before_retry: only those that no retry of this number or a later one has made.
     """
-    found: set[int] = set()
+    found = RowSet()
     for part in standing_rows(layout.store, ["row", "status", "reason"]):
         if before_retry is None or retry_of(part.shard) < before_retry:
-            found |= {
-                row["row"]
-                for row in part.table.to_pylist()
-                if row["status"] == "quarantined" and reason in (None, reason_code(row["reason"]))
-            }
+            out = part.table.filter(pc.equal(part.table.column("status"), "quarantined"))
+            rows = zip(out.column("row").to_pylist(), out.column("reason").to_pylist(), strict=True)
+            found.add([row for row, why in rows if reason in (None, reason_code(why))])
     return found
 
 
 def complete(
     layout: OutputLayout,
     lease: HeldLease,
-    keystore: Keystore | None,
+    keys: KeyHolder | None,
     run_id: str,
-    total: int,
-    finished: frozenset[int] = frozenset(),
+    numbers: Numbers | int,
+    finished: RowSet | None = None,
+    wanted: int | None = None,
 ) -> tuple[Tally, list[str]]:
     """Account for every row, take in the keys, and leave nothing behind that does not count.
 
-    keystore: None where the keys are discarded.
+    keys: None where they are discarded. numbers: of the rows, in the listing's order; or how many, from 0. finished: rows of
+    earlier attempts. wanted: only the first so many rows were asked for; others may be there.
 
     Returns the account, and the key shards that were removed because nothing was published with them.
 
     Raises:
         CommitError: rows or keys are missing. PublishError, OSError, MachineError: the output can not be read or written.
         LeaseError: another attempt holds the output.
-        KeystoreError: a sealed shard was tampered with.
+        KeysWaitingError: not every key is taken in yet. KeystoreError: a sealed shard was tampered with.
     """
-    tally = settle(layout, total, finished)
+    tally = settle(layout, numbers, finished, wanted)
     lease.commit([])  # from here on things are removed: not by an attempt that was overtaken and does not know it yet
-    removed = [] if keystore is None else _take_in_keys(keystore, run_id, tally)
+    removed = [] if keys is None else _take_in_keys(layout, keys, run_id, tally)
     _remove_leftovers(layout, lease)
     # Only now: a shard that is replaced gives up the name under which its keys lay in the inbox.
     _drop_superseded(layout, lease)
@@ -123,37 +152,49 @@ def complete(
     return tally, removed
 
 
-def _take_in_keys(keystore: Keystore, run_id: str, tally: Tally) -> list[str]:
-    """Ingest the keys of all published pictures; the key shards removed because no row shard belongs to them.
+def _take_in_keys(layout: OutputLayout, keys: KeyHolder, run_id: str, tally: Tally) -> list[str]:
+    """Have the keys of all published pictures taken in; the key shards removed because no row shard belongs to them.
 
-    A picture whose subject was erased has no key and never will. Raises CommitError when another key is missing, KeystoreError.
+    A picture whose subject was erased has no key and never will. Raises CommitError when another key is missing, KeystoreError,
+    KeysWaitingError, MachineError.
     """
-    removed = keystore.reconcile(run_id, tally.shards)
-    ingested = keystore.ingest(run_id)
-    stored = {view.record_id for view in keystore.find_records(run_id=run_id)}
-    lost = tally.record_ids - stored - set(ingested.erased)
-    if lost := lost - keystore.erased_among(lost):
-        rejected = "; ".join(f"{one.shard}[{one.index}]: {one.reason}" for one in ingested.rejected[:3])
-        raise CommitError(
-            f"{len(lost)} published pictures have no key in keystore {keystore.path} (first record: {min(lost)}"
-            f"{'; ' + rejected if rejected else ''}); restore its inbox, or anonymize again into an empty output"
-        )
+    settled = Settled.read(layout.store)
+    known = settled.names if keys.receipts else frozenset()
+    removed = keys.take_in(run_id, tally.keyed, known)
+    check_keys(keys, run_id, (one for one in _records(layout) if one[0].name not in known))
+    if keys.receipts:
+        settled.add(shard.name for shard in tally.keyed)
+        keys.settle(run_id)
     return removed
 
 
-def settle(layout: OutputLayout, total: int, finished: frozenset[int] = frozenset()) -> Tally:
-    """Count what the shards say. Raises CommitError unless every row stands exactly once, PublishError."""
-    tally, seen = Tally(), set()
+def _records(layout: OutputLayout) -> Iterator[tuple[KeyShard, list[str]]]:
+    for part in standing_rows(layout.store, ["row", "record_id"]):
+        if ids := [ident for ident in part.table.column("record_id").to_pylist() if ident is not None]:
+            yield part.key_shard, ids
+
+
+def settle(
+    layout: OutputLayout, numbers: Numbers | int, finished: RowSet | None = None, wanted: int | None = None
+) -> Tally:
+    """Count what the shards say; see `complete`. Raises CommitError unless every wanted row stands exactly once, PublishError."""
+    tally, seen, before = Tally(), RowSet(), finished if finished is not None else RowSet()
     for part in standing_rows(layout.store, _COLUMNS):
-        tally.shards.append(part.shard)
-        for row in part.table.to_pylist():
-            seen.add(row["row"])
-            tally.add(row, row["row"] not in finished)
-    if len(seen) != tally.rows or seen != set(range(total)):
-        missing = sorted(set(range(total)) - seen)
+        keyed = part.table.num_rows - part.table.column("record_id").null_count
+        if keyed:
+            tally.keyed[part.key_shard] += keyed
+        rows = part.table.column("row").to_numpy()
+        seen.add(rows)
+        tally.add(part.table, ~before.has(rows))
+    listed = np.arange(numbers, dtype=np.int64) if isinstance(numbers, int) else numbers
+    needed = listed if wanted is None else listed[:wanted]
+    missing = np.sort(needed[~seen.has(needed)])
+    known = RowSet(listed)
+    unknown = len(seen) - int(np.count_nonzero(known.has(seen.numbers())))
+    if len(seen) != tally.rows or len(missing) or unknown:
         raise CommitError(
-            f"{total} input rows, {tally.rows} output rows, {len(missing)} missing (first: {missing[:5]}), "
-            f"{len(seen - set(range(total)))} unknown; the output is not complete, run the same command again"
+            f"{len(listed)} input rows, {tally.rows} output rows, {len(missing)} missing (first: {missing[:5].tolist()}), "
+            f"{unknown} unknown; the output is not complete, run the same command again"
         )
     return tally
 
@@ -162,12 +203,12 @@ def _remove_leftovers(layout: OutputLayout, lease: HeldLease) -> None:
     """Remove pictures and sidecars that a killed attempt linked, of rows that list none now that they were done again."""
     if layout.schema is not None:
         return
-    without: list[str] = []
+    there: dict[str, str | None] = {}
     for part in standing_rows(layout.store, ["row", "image_id", "output", "sidecar"]):
-        for row in part.table.to_pylist():
-            if row["output"] is None or row["sidecar"] is None:
-                without += _names(layout, row["image_id"])
-    there = layout.store.existing(without)
+        lacking = pc.or_(pc.is_null(part.table.column("output")), pc.is_null(part.table.column("sidecar")))
+        ids = part.table.column("image_id").filter(lacking).to_pylist()
+        if ids:
+            there |= layout.store.existing([name for image_id in ids for name in _names(layout, image_id)])
     lease.check()  # after looking: see `Publisher._make_free`
     for name in unlisted(layout.store, there.keys()):
         layout.store.delete(name, there[name])
@@ -187,11 +228,10 @@ def _drop_superseded(layout: OutputLayout, lease: HeldLease) -> None:
     Killed in between, the new shard, of the latest retry, supersedes the old one, and the next commit removes that.
     """
     store, staging = layout.store, Staging.of(layout.store, lease.token.attempt)
-    parts = list(standing_rows(layout.store, ["row"]))
-    latest = max((retry_of(part.shard) for part in parts), default=0)
-    for part in parts:
-        if not part.superseded:
-            continue
+    latest = max(map(retry_of, row_shards(layout.store)), default=0)
+    if not latest:
+        return
+    for part in [part for part in standing_rows(layout.store, ["row"]) if part.superseded]:
         if part.positions:
             name = new_shard_name(part.table.column("row").to_pylist(), latest)
             store.make_folder(staging.folder)

@@ -2,7 +2,8 @@
 
     OUT/images/, OUT/sidecars/    pictures as they are published, and what their recovery needs; of Parquet, none
     OUT/rows/<shard>.parquet      the rows; of Parquet with the user's columns, pictures and sidecars in them
-    OUT/_keyanon/                 the run's own: lease, manifest, report, what attempts stage, and in a bucket the segments
+    OUT/_keyanon/                 the run's own: lease, manifest, report, what attempts stage, which keys a keystore elsewhere has
+                                  taken in, and in a bucket the segments
 
 OUT is a directory or a prefix of a bucket.
 """
@@ -25,6 +26,8 @@ MANIFEST: Final = f"{RUN_DIRECTORY}/{MANIFEST_FILE}"
 REPORT: Final = f"{RUN_DIRECTORY}/{REPORT_FILE}"
 LEASE: Final = f"{RUN_DIRECTORY}/{LEASE_FILE}"
 SEGMENTS: Final = f"{RUN_DIRECTORY}/segments"
+PACKED_SEGMENTS: Final = f"{RUN_DIRECTORY}/packed-segments"
+SETTLED: Final = f"{RUN_DIRECTORY}/settled"
 ATTEMPTS: Final = f"{RUN_DIRECTORY}/attempts"
 ROWS: Final = "rows"
 SHARD_SUFFIX: Final = ".parquet"

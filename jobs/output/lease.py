@@ -9,15 +9,20 @@ import fcntl
 import json
 import os
 import socket
+import time
 import uuid
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Final, Self
 
 from jobs.errors import LeaseError
 from jobs.output.layout import LEASE_FILE
 from keystore.storage import durable
+
+_PATIENCE_SECONDS: Final = 1.0  # with a lock that may be `living_holder`'s look
+_LOOK_SECONDS: Final = 0.05
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,7 @@ class Lease:
         durable.make_directory(path.parent, 0o755)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(descriptor)
         except BlockingIOError as error:
             holder = os.read(descriptor, 4096).decode("utf-8", "replace").strip()
             os.close(descriptor)
@@ -58,7 +63,7 @@ class Lease:
                 f"another run is writing there and holds {path} ({holder}); wait for it, or choose another output"
             ) from error
         self._descriptor = descriptor
-        content = {"attempt": self.token.attempt, "host": socket.gethostname(), "pid": os.getpid()}
+        content = said_of_holder(self.token.attempt)
         # In place, not by rename: the lock belongs to this file.
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, (json.dumps(content) + "\n").encode(), 0)
@@ -84,3 +89,46 @@ class Lease:
             self.withdraw()
             os.close(self._descriptor)
             self._descriptor = None
+
+
+def said_of_holder(attempt: str) -> dict[str, Any]:
+    """What a lease tells people of who takes it now."""
+    since = datetime.now(UTC).isoformat(timespec="seconds")
+    return {"attempt": attempt, "host": socket.gethostname(), "pid": os.getpid(), "since": since}
+
+
+def living_holder(directory: Path) -> dict[str, Any] | None:
+    """What the holder of a directory's lease says of itself; None where no living process has it. Raises OSError."""
+    try:
+        descriptor = os.open(directory / LEASE_FILE, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        text = os.read(descriptor, 4096).decode("utf-8", "replace")
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return _said(text)
+        return None
+    finally:
+        os.close(descriptor)
+
+
+def _said(text: str) -> dict[str, Any]:
+    try:
+        said = json.loads(text)
+    except ValueError:  # it has taken the lock, and not yet written who it is
+        return {}
+    return said if isinstance(said, dict) else {}
+
+
+def _lock(descriptor: int) -> None:
+    """Take the lock. Raises BlockingIOError where another process has it for longer than a look takes."""
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while True:
+        try:
+            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(_LOOK_SECONDS)

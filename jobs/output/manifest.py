@@ -8,22 +8,24 @@ from typing import Any, Final, Self
 
 from jobs.config import NEUTRAL_SETTINGS, AnonymizeConfig
 from jobs.errors import LeaseError, PublishError
+from jobs.output.keys import KeyHolder
 from jobs.output.layout import LEASE, MANIFEST, RUN_DIRECTORY, SEGMENTS
 from jobs.sources.source import Source
 from jobs.storage.json_files import to_json
 from jobs.storage.store import ChangedError, Store
-from keystore.service import Keystore
 
 FORMAT_VERSION: Final = 2
 RUNNING: Final = "running"
+WAITING: Final = "waiting for keys"  # every row is there; keys wait in the inbox
 COMPLETE: Final = "complete"
 
 
 @dataclass
 class Manifest:
-    """`OUT/_keyanon/manifest.json`. identity: digests of the settings and of the input's listing; a resume needs the
-    same. keys: "store", or "discard" when no key was kept; keystore_id is None then. retries: those of `keyanon quarantine
-    retry`, in order; `finished_at` of the last is None while it is not through."""
+    """`OUT/_keyanon/manifest.json`. config_digest, given_digest: of the settings, and of what the user says of faces; a
+    resume needs the same. listing_digest: of the input as it was listed last. keys: "store", or "discard" when no key was
+    kept; keystore_id is None then. retries: those of `keyanon quarantine retry`, in order; `finished_at` of the last is None
+    while it is not through."""
 
     run_id: str
     keystore_id: str | None
@@ -43,6 +45,7 @@ class Manifest:
     retries: list[dict[str, Any]] = field(default_factory=list)
     version: int = FORMAT_VERSION
     keys: str = "store"
+    given_digest: str | None = None  # None in a run of an earlier version
     seen: str | None = field(
         default=None, compare=False, repr=False
     )  # the stored one that this was read from, for `replace`
@@ -63,6 +66,7 @@ class Manifest:
             image_column=source.image_column,
             renamed_columns=dict(source.renamed),
             keys=config.keys,
+            given_digest=source.given_digest,
         )
 
     @property
@@ -83,7 +87,7 @@ class Manifest:
         """Raise PublishError unless the run that wrote `root` had these settings and this input."""
         if self.config_digest != config.digest():
             wanted = config.to_json()
-            changed = sorted(name for name in wanted if self.config.get(name) != wanted[name])
+            changed = sorted(n for n in wanted if n not in NEUTRAL_SETTINGS and self.config.get(n) != wanted[n])
             raise PublishError(
                 f"output {root} belongs to a run with other settings ({', '.join(changed)}); "
                 "give an empty output, or the same settings"
@@ -91,17 +95,36 @@ class Manifest:
         self.check_same_input(root, source)
 
     def check_same_input(self, root: Store, source: Source) -> None:
-        """Raise PublishError unless the run that wrote `root` had this input."""
+        """Raise PublishError unless the run that wrote `root` had input of this kind, with the same said of its faces. Its rows
+        are compared by `jobs.output.numbering`."""
+        if self.input_kind != source.kind:
+            raise PublishError(
+                f"output {root} belongs to a run over {self.input_kind}, not {source.kind}; give an empty output"
+            )
+        said = None if self.given_digest is None else self.given_digest == source.given_digest
+        if said is False:
+            raise PublishError(
+                f"output {root} belongs to a run with other files of boxes, keep or subjects; give those, or an empty output"
+            )
+        if said is None:
+            self.check_same_listing(root, source)
+
+    def check_same_listing(self, root: Store, source: Source) -> None:
+        """Raise PublishError unless the run that wrote `root` had this very input."""
         if self.listing_digest != source.digest:
             raise PublishError(
                 f"output {root} belongs to a run over other input: files were added, taken or changed; "
                 "give an empty output"
             )
 
-    def check_keystore(self, root: Store, keystore: Keystore | None) -> None:
+    def goes_on_over(self, source: Source) -> None:
+        """The input as it is now, whose rows that stand were found to be the same."""
+        self.listing_digest, self.input_rows, self.given_digest = source.digest, source.total, source.given_digest
+
+    def check_keys(self, root: Store, keys: KeyHolder | None) -> None:
         """Raise PublishError unless the keys of the run that wrote `root` are in that keystore, or discarded as now."""
-        if self.keystore_id != (None if keystore is None else keystore.id):
-            now_in = "discarded" if keystore is None else f"in {keystore.path}, which is {keystore.id}"
+        if self.keystore_id != (None if keys is None else keys.key.keystore_id):
+            now_in = "discarded" if keys is None else f"in {keys}, which is {keys.key.keystore_id}"
             raise PublishError(
                 f"output {root} belongs to a run whose keys are in keystore {self.keystore_id}, and now they would be "
                 f"{now_in}; give that keystore, or an empty output"
@@ -167,3 +190,13 @@ def _manifest(name: str, document: dict[str, Any], version: str) -> Manifest:
 def now() -> str:
     """The time as ISO 8601 in UTC."""
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def read_complete(store: Store, *, retrying: bool = False) -> Manifest:
+    """The manifest of a run that has ended. retrying: one whose retry was stopped will do. Raises as `read_existing`."""
+    manifest = read_existing(store)
+    if manifest is None:
+        raise PublishError(f"{store} is not the output of a keyanon run; give the one of `keyanon anonymize`")
+    if manifest.state != COMPLETE and not (retrying and manifest.unfinished_retry is not None):
+        raise PublishError(f"the run of {store} is not complete; run its `keyanon anonymize` again first")
+    return manifest

@@ -10,7 +10,8 @@ import contextlib
 import errno
 import hashlib
 import threading
-from collections.abc import Callable, Collection, Iterator
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -20,17 +21,30 @@ import pyarrow.types as pt
 from jobs.blocks import BYTES_FIELD, SIDECAR
 from jobs.errors import LeaseError, MachineError, PublishError
 from jobs.output.layout import ROWS, OutputLayout, shard_file
-from jobs.output.row_shards import parsed_shard, unlisted
+from jobs.output.row_sets import RowSet
+from jobs.output.row_shards import KeyShard, key_shard_of, parsed_shard, unlisted
 from jobs.output.shared_lease import HeldLease
 from jobs.output.staging import PICTURE_PART, SIDECAR_PART, Staging
 from jobs.storage.store import Copy
 
 ROUND_SECONDS: Final = 0.5  # between looks for complete blocks
-_COLUMNS: Final = ("row", "image_id", "status", "output", "sidecar", "output_sha256", "sidecar_sha256", "faces")
+_COLUMNS: Final = (
+    "row",
+    "image_id",
+    "status",
+    "reason",
+    "output",
+    "sidecar",
+    "output_sha256",
+    "sidecar_sha256",
+    "faces",
+)
 # What `link` answers where a file system has no hard links, or not between these folders.
 _NO_LINKS: Final = frozenset({errno.EPERM, errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP})
 
-ReportPublished = Callable[[int, int], None]  # rows and faces that have just become visible
+ReportPublished = Callable[[Counter[str], int], None]  # rows by status, and faces, that have just become visible
+Admit = Callable[[Iterable[Mapping[str, Any]]], None]  # rows that are about to; raises what ends the attempt
+Keyed = Callable[[KeyShard], None]  # the shard with the keys of pictures that have just become visible
 
 
 class Publisher:
@@ -40,9 +54,16 @@ class Publisher:
     """
 
     def __init__(
-        self, layout: OutputLayout, lease: HeldLease, done: Collection[int], report: ReportPublished | None = None
+        self,
+        layout: OutputLayout,
+        lease: HeldLease,
+        done: Collection[int],
+        report: ReportPublished | None = None,
+        admit: Admit | None = None,
+        keyed: Keyed | None = None,
     ) -> None:
-        self._layout, self._lease, self._done, self._report = layout, lease, set(done), report
+        self._layout, self._lease, self._done, self._report = layout, lease, RowSet(done), report
+        self._admit, self._keyed = admit, keyed
         self._store = layout.store
         self._staging = Staging.of(self._store, lease.token.attempt)
         self._over = threading.Event()
@@ -99,12 +120,14 @@ class Publisher:
         numbers = {row["row"] for row in rows}
         if len(numbers) != len(rows):
             raise PublishError(f"staged block {name} holds a row twice; nothing of it was published, run it again")
-        if not numbers.isdisjoint(self._done):  # a task that Ray repeated; its keys are an orphan shard
+        if not self._done.isdisjoint(numbers):  # a task that Ray repeated; its keys are an orphan shard
             self._staging.discard(name)
             return
         if self._layout.schema is not None:
             self._check_cells(name, rows, table)
         files = self._checked_files(name, rows)
+        if self._admit is not None:
+            self._admit(rows)
         try:
             self._store.publish(files)
         except FileExistsError:  # published by an attempt that was killed before the row shard
@@ -116,32 +139,35 @@ class Publisher:
         except LeaseError:  # overtaken since the lease was looked at: the shard is ours alone, and nobody will list it
             self._store.delete(shard_file(name))
             raise
-        self._done |= numbers
+        self._done.add(numbers)
         if self._report is not None:
-            self._report(len(rows), sum(row["faces"] for row in rows if row["status"] == "anonymized"))
+            faces = sum(row["faces"] for row in rows if row["status"] == "anonymized")
+            self._report(Counter(row["status"] for row in rows), faces)
+        if self._keyed is not None and table.column("record_id").null_count < len(rows):
+            self._keyed(key_shard_of(table, name))
         self._staging.discard(name)
 
     def _checked_files(self, name: str, rows: list[dict[str, Any]]) -> list[Copy]:
         """What becomes visible beside the row shard, compared with what its row lists; the sidecar first: a picture always has
         its sidecar. Raises MachineError."""
         parts = [
-            (row, self._staging.file(name, position, part), part, column)
+            (row, position, part, column)
             for position, row in enumerate(rows)
             for part, column in ((SIDECAR_PART, "sidecar"), (PICTURE_PART, "output"))
             if row[column] is not None
         ]
-        contents = self._store.read_all([staged for _, staged, _, _ in parts])
+        contents = self._staging.contents(name, [(position, part) for _, position, part, _ in parts])
         for (row, _, part, column), content in zip(parts, contents, strict=True):
             self._compare(name, row, part, column, content)
         return [
-            Copy(staged, row[column], content)
-            for (row, staged, _, column), content in zip(parts, contents, strict=True)
+            Copy(self._staging.file(name, position, part), row[column], content)
+            for (row, position, part, column), content in zip(parts, contents, strict=True)
             if content is not None
         ]
 
     def _check_cells(self, name: str, rows: list[dict[str, Any]], table: pa.Table) -> None:
         """Compare what lies in a row shard of Parquet with what its rows list. Raises MachineError."""
-        pictures, sidecars = _pictures(table, str(self._layout.image_column)), table.column(SIDECAR)
+        pictures, sidecars = picture_cells(table, str(self._layout.image_column)), table.column(SIDECAR)
         for position, row in enumerate(rows):
             for part, column, cells in ((PICTURE_PART, "output", pictures), (SIDECAR_PART, "sidecar", sidecars)):
                 self._compare(name, row, part, column, cells[position].as_py())
@@ -188,7 +214,7 @@ class Publisher:
             ) from error
 
 
-def _pictures(table: pa.Table, column: str) -> pa.ChunkedArray:
+def picture_cells(table: pa.Table, column: str) -> pa.ChunkedArray:
     """The bytes of a Parquet output's image column; null where there is no picture."""
     cells = table.column(column)
     if not pt.is_struct(cells.type):

@@ -4,12 +4,13 @@ import errno
 import io
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image
 
@@ -18,7 +19,7 @@ from jobs.errors import JobError, MachineError, PublishError
 from jobs.names import IMAGES, SIDECARS
 from jobs.output.layout import MANIFEST, ROWS, shard_file
 from jobs.output.manifest import COMPLETE
-from jobs.output.row_shards import reason_code, row_shards, standing_rows
+from jobs.output.row_shards import StandingRows, reason_code, row_shards, standing_rows
 from jobs.storage.opening import open_store
 from jobs.storage.place import Place
 from jobs.storage.store import Store
@@ -130,17 +131,35 @@ def read_manifest(output: Place | Store) -> dict[str, Any]:
     return manifest
 
 
-def read_rows(output: Place | Store) -> Iterator[Row]:
-    """Every row of a run that stands, without its pictures, shard by shard.
+def read_rows(output: Place | Store, shards: Collection[str] | None = None) -> Iterator[Row]:
+    """Every row of a run that stands, without its pictures, shard by shard. shards: base names of those that are read, None for
+    all.
 
     Raises:
         OutputError: a shard is not readable Parquet or lacks a column.
     """
+    for part in _parts(output, SHARD_SCHEMA.names, shards):
+        found = part.table.select(SHARD_SCHEMA.names).cast(SHARD_SCHEMA).to_pylist()
+        for position, row in zip(part.positions, found, strict=True):
+            yield Row(**{name: row[name] for name in _ROW_FIELDS}, shard=shard_file(part.shard), position=position)
+
+
+def find_rows(output: Place | Store, record_ids: Collection[str], shards: Collection[str] = ()) -> dict[str, Row]:
+    """The rows of some key records, by record. shards: base names of row shards that they are most likely in, which are read
+    first; all others only where a row was in none of these. Raises OutputError as `read_rows`."""
+    wanted = set(record_ids)
+    found = {str(row.record_id): row for row in read_rows(output, set(shards)) if row.record_id in wanted}
+    if left := wanted - found.keys():
+        ids = pa.array(sorted(left), pa.string())
+        parts = _parts(output, ["row", "record_id"], None)
+        theirs = {one.shard for one in parts if pc.any(pc.is_in(one.table.column("record_id"), value_set=ids)).as_py()}
+        found |= {str(row.record_id): row for row in read_rows(output, theirs) if row.record_id in left}
+    return found
+
+
+def _parts(output: Place | Store, columns: Sequence[str], shards: Collection[str] | None) -> Iterator[StandingRows]:
     try:
-        for part in standing_rows(_store(output), SHARD_SCHEMA.names):
-            found = part.table.select(SHARD_SCHEMA.names).cast(SHARD_SCHEMA).to_pylist()
-            for position, row in zip(part.positions, found, strict=True):
-                yield Row(**{name: row[name] for name in _ROW_FIELDS}, shard=shard_file(part.shard), position=position)
+        yield from standing_rows(_store(output), columns, shards)
     except (PublishError, OSError, pa.ArrowException) as error:
         raise OutputError(f"{output} has no readable rows: {error}") from error
 

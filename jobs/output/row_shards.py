@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -19,10 +20,24 @@ from jobs.blocks import ADDED_LATER
 from jobs.errors import JobError, MachineError, PublishError
 from jobs.faults import FaultKind, describe, kind_of_reading
 from jobs.output.layout import ROWS, SHARD_SUFFIX, shard_file
+from jobs.output.row_sets import RowSet
 from jobs.output.segments import Segments
 from jobs.storage.store import Store
 
 _NAME: Final = re.compile(r"\d{9,}-[0-9a-f]{16}-[0-9a-f]{12}(?:-r([1-9]\d{0,8}))?")
+
+
+# In a row shard's Parquet metadata: where the keys of its rows were handed in.
+_KEY_SHARD: Final = b"keyanon.key_shard"
+_KEY_SHARD_SHA256: Final = b"keyanon.key_shard_sha256"
+
+
+@dataclass(frozen=True)
+class KeyShard:
+    """A shard of sealed keys that rows belong to. sha256: of its bytes; None of a row shard that an earlier version wrote."""
+
+    name: str
+    sha256: str | None
 
 
 @dataclass(frozen=True)
@@ -34,6 +49,11 @@ class StandingRows:
     positions: Sequence[int]
     table: pa.Table
     superseded: int
+
+    @property
+    def key_shard(self) -> KeyShard:
+        """Where the keys of these rows were handed in, if any has one."""
+        return key_shard_of(self.table, self.shard)
 
 
 def new_shard_name(rows: Sequence[int], retry: int) -> str:
@@ -71,26 +91,50 @@ def row_shards(store: Store) -> list[str]:
     return found
 
 
-def standing_rows(store: Store, columns: Sequence[str]) -> Iterator[StandingRows]:
+class Standing:
+    """Which rows of an output count, as it is now; nothing but the numbers of rows that were done again is held.
+
+    shards: base names of the visible row shards, sorted.
+    """
+
+    def __init__(self, store: Store) -> None:
+        """Raises PublishError: a shard is damaged, or is none of this project. OSError, MachineError."""
+        self._store, self.shards = store, row_shards(store)
+        made = {retry_of(name): RowSet() for name in self.shards}
+        for name in self.shards:
+            if retry := retry_of(name):
+                made[retry].add(read_shard(store, shard_file(name), ["row"]).column("row").to_numpy())
+        self._later: dict[int, RowSet] = {}
+        for retry in made:
+            self._later[retry] = RowSet()
+            for other in made:
+                if other > retry:
+                    self._later[retry].add(made[other])
+
+    def read(self, name: str, columns: Sequence[str]) -> StandingRows:
+        """The rows of one shard that count. columns: what is read, "row" among them. Raises PublishError, MachineError."""
+        table = read_shard(self._store, shard_file(name), columns)
+        superseded = self._later[retry_of(name)].has(table.column("row").to_numpy())
+        if not superseded.any():
+            return StandingRows(name, range(table.num_rows), table, 0)
+        positions = np.flatnonzero(~superseded).tolist()
+        return StandingRows(name, positions, keep_positions(table, positions), int(superseded.sum()))
+
+
+def standing_rows(store: Store, columns: Sequence[str], only: Collection[str] | None = None) -> Iterator[StandingRows]:
     """The rows that count, shard by shard: a row that stands in several shards counts in those of the latest retry.
 
-    columns: what is read, "row" among them.
+    columns: what is read, "row" among them. only: base names of the shards that are asked for, None for all.
 
     Raises:
         PublishError: a shard is damaged, or is none of this project.
     """
-    shards = [(retry_of(name), name) for name in row_shards(store)]
-    made = {retry: set[int]() for retry, _ in shards}
-    for retry, name in shards:
-        if retry:
-            made[retry].update(read_shard(store, shard_file(name), ["row"]).column("row").to_pylist())
-    later = {retry: set[int]().union(*(made[other] for other in made if other > retry)) for retry in made}
-    for retry, name in shards:
-        table = read_shard(store, shard_file(name), columns)
-        rows = table.column("row").to_pylist()
-        positions = [at for at, row in enumerate(rows) if row not in later[retry]]
-        kept = table if len(positions) == len(rows) else keep_positions(table, positions)
-        yield StandingRows(name, positions, kept, len(rows) - len(positions))
+    if only is not None and not only:
+        return
+    standing = Standing(store)
+    for name in standing.shards:
+        if only is None or name in only:
+            yield standing.read(name, columns)
 
 
 def keep_positions(table: pa.Table, positions: Collection[int]) -> pa.Table:
@@ -122,11 +166,17 @@ def read_shard(store: Store, shard: str, columns: Sequence[str] | None = None) -
 def parsed_shard(content: Any, name: str, columns: Sequence[str] | None = None) -> pa.Table:
     """As `read_shard`, of bytes or an open file. name: for messages."""
     try:
-        with pq.ParquetFile(pa.BufferReader(content) if isinstance(content, bytes) else content) as file:
+        source = pa.BufferReader(content) if isinstance(content, bytes) else content
+        near = isinstance(
+            source, pa.BufferReader | pa.OSFile
+        )  # where reading ahead, and threads, cost more than they save
+        with pq.ParquetFile(source, pre_buffer=not near) as file:
             missing = set(columns or ()) - set(file.schema_arrow.names)
             if missing - ADDED_LATER:
                 raise PublishError(f"row shard {name} lacks the column {min(missing)!r}; restore it from a backup")
-            found = file.read(columns=None if columns is None else [one for one in columns if one not in missing])
+            found = file.read(
+                None if columns is None else [one for one in columns if one not in missing], use_threads=not near
+            )
             for column in missing:
                 found = found.append_column(column, pa.nulls(found.num_rows))
             return found
@@ -144,6 +194,20 @@ def _unreadable(error: Exception, name: str) -> JobError:
         f"row shard {name} is damaged ({error}); restore it from a backup, or remove it and run the same command "
         "again to make its rows anew, under new keys"
     )
+
+
+def key_shard_of(table: pa.Table, name: str) -> KeyShard:
+    """Where the keys of the rows in a row shard of that base name were handed in."""
+    said = table.schema.metadata or {}
+    if _KEY_SHARD not in said:
+        return KeyShard(name, None)
+    return KeyShard(said[_KEY_SHARD].decode(), said[_KEY_SHARD_SHA256].decode() or None)
+
+
+def with_key_shard(table: pa.Table, shard: KeyShard) -> pa.Table:
+    """The rows, with the shard that their keys were handed in by."""
+    said = {_KEY_SHARD: shard.name.encode(), _KEY_SHARD_SHA256: (shard.sha256 or "").encode()}
+    return table.replace_schema_metadata({**(table.schema.metadata or {}), **said})
 
 
 def to_parquet(table: pa.Table) -> bytes:

@@ -8,18 +8,16 @@ when it goes on rests on the segments (`jobs.output.segments`).
 
 import json
 import logging
-import os
-import socket
 import threading
 import time
 import uuid
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from jobs.errors import LeaseError, MachineError
 from jobs.output.layout import LEASE
-from jobs.output.lease import Lease, LeaseToken
+from jobs.output.lease import Lease, LeaseToken, living_holder, said_of_holder
 from jobs.output.segments import Segments
 from jobs.storage.local import LocalStore
 from jobs.storage.store import ChangedError, Seen, Store
@@ -56,6 +54,7 @@ class SharedLease:
     def __init__(self, store: Store) -> None:
         self.token = SharedToken(store, uuid.uuid4().hex)
         self._store, self._version = store, ""
+        self._said: dict[str, Any] = {}
         self._beat, self._renewed = 0, 0.0  # how often, and when by `time.monotonic` the last renewal was begun
         self._over = threading.Event()
         self._renewing = threading.Lock()
@@ -70,7 +69,7 @@ class SharedLease:
         """
         self._store.check()
         free = self._await_free()
-        self._renewed = time.monotonic()
+        self._renewed, self._said = time.monotonic(), said_of_holder(self.token.attempt)
         try:
             self._version = self._store.replace(LEASE, self._content(), free)
         except ChangedError as error:
@@ -117,24 +116,16 @@ class SharedLease:
 
     def _await_free(self) -> str | None:
         """The version of the lease to write over; None when there is none."""
-        first = self._store.see(LEASE)
-        deadline = time.monotonic() + LEASE_SECONDS
-        found = first
-        while found is not None and _holder(found):
-            if first is not None and found.version != first.version:
-                holder = {name: _holder(found).get(name) for name in ("host", "pid")}
-                raise LeaseError(
-                    f"another run is writing to {self._store} ({holder}); wait for it, or choose another output"
-                )
-            if time.monotonic() > deadline:
-                break
-            time.sleep(_LOOK_SECONDS)
-            found = self._store.see(LEASE)
+        found, lives = _watch(self._store)
+        if lives:
+            holder = {name: _holder(found).get(name) for name in ("host", "pid")}
+            raise LeaseError(
+                f"another run is writing to {self._store} ({holder}); wait for it, or choose another output"
+            )
         return None if found is None else found.version
 
     def _content(self) -> bytes:
-        said = {"attempt": self.token.attempt, "host": socket.gethostname(), "pid": os.getpid(), "beat": self._beat}
-        return (json.dumps(said) + "\n").encode()
+        return (json.dumps({**self._said, "beat": self._beat}) + "\n").encode()
 
     def _renew(self) -> None:
         while not self._over.wait(RENEWAL_SECONDS):
@@ -159,6 +150,29 @@ Token = LeaseToken | SharedToken
 def lease_of(store: Store) -> HeldLease:
     """The lease that fits where an output lies."""
     return Lease((store.root / LEASE).parent) if isinstance(store, LocalStore) else SharedLease(store)
+
+
+def holder_of(store: Store) -> dict[str, Any] | None:
+    """What the living holder of an output's lease says of itself; None where there is none. Of a bucket it takes up to
+    LEASE_SECONDS to know. Raises OSError, MachineError."""
+    if isinstance(store, LocalStore):
+        return living_holder((store.root / LEASE).parent)
+    found, lives = _watch(store)
+    return _holder(found) if lives else None
+
+
+def _watch(store: Store) -> tuple[Seen | None, bool]:
+    """The lease as it was seen last, and whether it was renewed meanwhile, as a living holder does."""
+    first = found = store.see(LEASE)
+    deadline = time.monotonic() + LEASE_SECONDS
+    while found is not None and _holder(found):
+        if first is not None and found.version != first.version:
+            return found, True
+        if time.monotonic() > deadline:
+            break
+        time.sleep(_LOOK_SECONDS)
+        found = store.see(LEASE)
+    return found, False
 
 
 def _holder(seen: Seen | None) -> dict[str, object]:

@@ -7,10 +7,10 @@ used once, so that a write that Ray repeats is a second block; the publisher tak
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.types as pt
 from ray.data import Datasink
 from ray.data.block import BlockAccessor
@@ -33,16 +33,17 @@ from jobs.blocks import (
     SIDECAR,
     SOURCE_HMAC,
     STATUS,
+    VERSION,
     passthrough,
 )
 from jobs.errors import LeaseError, PublishError
 from jobs.names import image_name, sidecar_name
+from jobs.output.keys import KeyInbox
 from jobs.output.layout import OutputLayout
-from jobs.output.row_shards import new_shard_name, to_parquet
+from jobs.output.row_shards import KeyShard, new_shard_name, to_parquet, with_key_shard
 from jobs.output.shared_lease import Token
 from jobs.output.staging import PICTURE_PART, SIDECAR_PART, Staging
 from keystore.errors import KeystoreError
-from keystore.intake.shards import write_shard
 
 
 class PairedDatasink(Datasink[str]):  # type: ignore[misc]  # Ray ships no types
@@ -51,7 +52,7 @@ class PairedDatasink(Datasink[str]):  # type: ignore[misc]  # Ray ships no types
     inbox: None in a run that discards its keys. retry: number of the retry whose rows these are, 0 in the run itself.
     """
 
-    def __init__(self, layout: OutputLayout, inbox: Path | None, lease: Token, retry: int) -> None:
+    def __init__(self, layout: OutputLayout, inbox: KeyInbox | None, lease: Token, retry: int) -> None:
         self.layout, self.inbox, self.lease, self.retry = layout, inbox, lease, retry
         self.staging = Staging.of(layout.store, lease.attempt)
 
@@ -78,7 +79,8 @@ class PairedDatasink(Datasink[str]):  # type: ignore[misc]  # Ray ships no types
         try:
             if files:
                 self.staging.open(name)
-            self._seal(name, [row[SEALED] for row in results if row[SEALED] is not None])
+            if sealed := [row[SEALED] for row in results if row[SEALED] is not None]:
+                rows = with_key_shard(rows, self._hand_in(name, sealed))
             if files:
                 self.staging.fill(name, _files_of(results))
             self.staging.finish(name, to_parquet(rows))
@@ -93,13 +95,11 @@ class PairedDatasink(Datasink[str]):  # type: ignore[misc]  # Ray ships no types
             ) from error
         return name
 
-    def _seal(self, name: str, sealed: list[bytes]) -> None:
-        if not sealed:
-            return
+    def _hand_in(self, name: str, sealed: list[bytes]) -> KeyShard:
         if self.inbox is None:
             raise PublishError("a sealed key came out of a run that discards its keys; nothing of it was published")
         try:
-            write_shard(self.inbox, name, sealed)
+            return self.inbox.hand_in(name, sealed)
         except KeystoreError as error:
             raise PublishError(f"{error}; no picture of this block was published") from error
 
@@ -138,6 +138,7 @@ def shard_table(layout: OutputLayout, table: pa.Table, results: list[dict[str, A
         "kept": [row[KEPT_COUNT] or 0 for row in results],
         "permanent": [bool(row[PERMANENT]) for row in results],
         "fidelity": [row[FIDELITY] for row in results],
+        "source_version": [row[VERSION] for row in results],
     }
     own: dict[str, Any] = {}
     fields: list[pa.Field] = []
@@ -165,7 +166,7 @@ def _own_columns(layout: OutputLayout, schema: pa.Schema, table: pa.Table) -> di
 
 
 def _replaced_bytes(field: pa.Field, pictures: pa.ChunkedArray, own: pa.Table) -> pa.ChunkedArray:
-    """A struct column with its bytes replaced and its other fields (a path) kept."""
+    """A struct column with its bytes replaced and its other fields (a path) kept; null where the source's is."""
     count = len(pictures)
     kept = own.column(field.name).combine_chunks() if field.name in own.column_names else pa.nulls(count, field.type)
     kept = kept.combine_chunks() if isinstance(kept, pa.ChunkedArray) else kept
@@ -176,7 +177,8 @@ def _replaced_bytes(field: pa.Field, pictures: pa.ChunkedArray, own: pa.Table) -
     arrays = [
         parts[part.name].cast(part.type) if part.name in parts else pa.nulls(count, part.type) for part in field.type
     ]
-    return pa.chunked_array([pa.StructArray.from_arrays(arrays, fields=list(field.type))])
+    nothing = pc.and_(kept.is_null(), fresh.is_null())
+    return pa.chunked_array([pa.StructArray.from_arrays(arrays, fields=list(field.type), mask=nothing)])
 
 
 def _sha256(content: bytes | None) -> str | None:

@@ -1,6 +1,6 @@
 """Where an attempt puts its results before they are visible: a folder of its own, which no reader of the output opens.
 
-    OUT/_keyanon/attempts/<attempt>/<shard>/<position>.picture, .sidecar    each written once
+    OUT/_keyanon/attempts/<attempt>/<shard>/<position>.picture, .sidecar    each written once; in a bucket one object of all
     OUT/_keyanon/attempts/<attempt>/<shard>.parquet                         written last: the block is complete
 
 Workers write here and nowhere else in the output. A straggler, a worker whose attempt is over, can therefore reach nothing that a
@@ -55,6 +55,10 @@ class Staging:
     def fill(self, name: str, files: Iterable[tuple[int, str, bytes]]) -> None:
         """Write a block's files, durably: position, part, content. Raises OSError, MachineError."""
         self.store.fill(f"{self.folder}/{name}", ((_file_name(at, part), data) for at, part, data in files))
+
+    def contents(self, name: str, files: Iterable[tuple[int, str]]) -> list[bytes | None]:
+        """What was filled in at these positions and parts, None for what is not there. Raises OSError, MachineError."""
+        return self.store.filled(f"{self.folder}/{name}", [_file_name(at, part) for at, part in files])
 
     def finish(self, name: str, shard: bytes) -> None:
         """Write the row shard: it appears whole and durable, and with it the block. Raises OSError, MachineError."""

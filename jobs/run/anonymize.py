@@ -8,104 +8,88 @@ it.
 import contextlib
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any, Final
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Final
 
+import numpy as np
 import ray
 from ray.data import ActorPoolStrategy
 from ray.exceptions import RayError
 
 from jobs.config import AnonymizeConfig
-from jobs.errors import MachineError, PublishError
-from jobs.output.commit import Tally, complete, finished_rows
+from jobs.errors import KeysWaitingError, MachineError, PublishError
+from jobs.output.commit import Tally, complete
+from jobs.output.doors import DoorName
+from jobs.output.failure_rate import FailureRate
+from jobs.output.keys import KeyHolder, OwnKeystore
 from jobs.output.layout import REPORT, OutputLayout
-from jobs.output.manifest import Manifest, read_existing
+from jobs.output.manifest import WAITING, Manifest, read_existing
+from jobs.output.numbering import Numbering
 from jobs.output.publisher import Publisher
+from jobs.output.row_sets import RowSet
 from jobs.output.shared_lease import HeldLease, lease_of
 from jobs.output.sink import PairedDatasink
 from jobs.run.anonymize_stage import AnonymizeFaces, Compute, SealingTarget
 from jobs.run.cluster import await_gpus, cause_of, machines, ray_cluster
 from jobs.run.detect_stage import DetectFaces, FaceModelChoice
-from jobs.run.placement import Placement, reserved_cpus
-from jobs.run.progress import Monitor, ProgressCallback, Watch
+from jobs.run.measures import Measures
+from jobs.run.placement import Placement, detectors, reserved_cpus
+from jobs.run.progress import Monitor, Phase, ProgressCallback, RunState, Watch
+from jobs.run.report import RunReport
 from jobs.run.task_sizes import TaskSizes
 from jobs.run.usable_cpus import usable_cpus
-from jobs.sources.source import ListedDatasource, Source, open_source
+from jobs.sources.datasource import ListedDatasource
+from jobs.sources.source import ReadUnit, Source, open_source, segments_of
 from jobs.storage.json_files import to_json
 from jobs.storage.store import Store
-from keystore.service import Keystore
 
-UNPUBLISHED: Final = frozenset({"key_attempts", "further_keys"})  # of a report: they depend on the sources
 TASKS_IN_FLIGHT: Final = 2  # blocks queued at an actor: one in work, one ready
 READ_RETRIES: Final = 3  # of one read task, for faults of the machine; what a retry can not mend ends the run
 WRITE_RETRIES: Final = 3  # of one write task whose process died
 # Processes that may take one actor's place. `jobs.run.process_deaths` ends a run long before, unless rows are to blame or the
 # processes die before they can say that they began.
 PROCESS_RESTARTS: Final = 256
-
-
-@dataclass(frozen=True)
-class RunReport:
-    """Numbers only. Times in seconds, sizes in bytes; rates, key_attempts and further_keys are of this attempt's fresh rows.
-    procedure: how each face was made, for people. fidelities: how many pictures come back so.
-
-    `OUT/_keyanon/report.json` holds all but `UNPUBLISHED`.
-    """
-
-    run_id: str
-    output: str
-    keystore: str | None
-    dataset: str
-    rows: int
-    statuses: dict[str, int]
-    reasons: dict[str, int]
-    faces: int
-    kept_faces: int
-    key_attempts: int
-    further_keys: int
-    resumed_rows: int
-    ignored_files: int
-    keys_stored: int
-    orphan_shards_removed: int
-    seconds: float
-    anonymize_seconds: float
-    images_per_second: float
-    faces_per_second: float
-    bytes_of: dict[str, int] = field(default_factory=dict)
-    warnings: tuple[str, ...] = ()
-    procedure: str = ""
-    fidelities: dict[str, int] = field(default_factory=dict)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The report as JSON types."""
-        return asdict(self)
-
-    def published(self) -> dict[str, Any]:
-        """What stands in the output. How many keys a face needed depends on its source; a run may be of one face."""
-        return {name: value for name, value in self.to_dict().items() if name not in UNPUBLISHED}
+# Rows that Ray plans at a time: neither its tasks nor their lists of files grow with the run. The workers begin anew with each.
+SEGMENT_ROWS: Final = 200_000
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """What one attempt works with. keystore: None when the keys are discarded. finished: rows that it leaves alone. retry:
-    number of the retry, 0 for the run itself."""
+    """What one attempt works with. keys: None when they are discarded. rows: which of the output's each row of the source is, and
+    which are left alone. retry: number of the retry, 0 for the run itself."""
 
     config: AnonymizeConfig
     source: Source
     layout: OutputLayout
-    keystore: Keystore | None
+    keys: KeyHolder | None
     manifest: Manifest
     lease: HeldLease
-    finished: frozenset[int]
+    rows: Numbering
     retry: int = 0
+
+    @property
+    def wanted(self) -> int:
+        """So many rows, the first of the listing, are to be there when the attempt has ended."""
+        return min(self.config.limit or self.source.total, self.source.total)
+
+    @property
+    def total(self) -> int:
+        """Rows that are there when the attempt has ended."""
+        return self.wanted + int(np.count_nonzero(self.rows.done.numbers() >= self.wanted))
+
+    @cached_property
+    def left_alone(self) -> RowSet:
+        """Positions of rows that are finished or not wanted."""
+        return RowSet(np.union1d(self.rows.done.numbers(), np.arange(self.wanted, self.source.total)))
 
 
 def run_anonymize(config: AnonymizeConfig, progress: ProgressCallback | None = None) -> RunReport:
     """Anonymize every picture of `config.photos`, or go on where an earlier attempt of the same run stopped.
 
-    Returns when the output is complete: one row for each input row, every key in the keystore.
+    Returns when the output is complete: one row for each input row, every key in the keystore. With `config.limit` one for
+    each of the first rows, and a later run does the others.
 
     Raises:
         SourceError, ConfigError: the input or a setting can not be used; nothing was written but, where the cluster can not
@@ -113,10 +97,14 @@ def run_anonymize(config: AnonymizeConfig, progress: ProgressCallback | None = N
         PublishError, LeaseError: the output can not be written, belongs to something else, or is being written by
         another process. KeystoreError: the keystore can not be opened, or a sealed shard was tampered with.
         PriorError, FaceModelError: a model could not be loaded. NotReversibleError: what it makes can not be recovered.
-        CommitError: rows are unaccounted for. MachineError: Ray, memory or a device failed; the same command goes on.
+        TooManyQuarantinedError: more rows than `config.max_failure_rate` allows. CommitError: rows are unaccounted for.
+        KeysWaitingError: every row is there, and keys wait in the inbox for their keystore; the same command goes on.
+        MachineError: Ray, memory or a device failed; the same command goes on.
         DefectError: a worker met an error of keyanon's own.
     """
     started = time.monotonic()
+    if progress is not None:
+        progress(RunState(phase=Phase.LISTING))
     source = open_source(config, config.given())
     layout = layout_of(config, source)
     existing = read_existing(layout.store)
@@ -127,11 +115,14 @@ def run_anonymize(config: AnonymizeConfig, progress: ProgressCallback | None = N
         existing = read_existing(layout.store)
         if existing is not None:
             existing.check_same_run(layout.store, config, source)
-        with open_keystore(config, Keystore.open_or_create) as keystore:
-            manifest = _begin(existing, layout.store, keystore, config, source)
+        with open_keys(config, create=True) as keys:
+            manifest = _begin(existing, layout.store, keys, config, source)
+            rows = Numbering.of(layout.store, source)
+            if rows.unversioned:
+                manifest.check_same_listing(layout.store, source)
+            manifest.goes_on_over(source)
             manifest.write(layout.store)
-            finished = frozenset(finished_rows(layout))
-            return run_attempt(Attempt(config, source, layout, keystore, manifest, lease, finished), progress, started)
+            return run_attempt(Attempt(config, source, layout, keys, manifest, lease, rows), progress, started)
 
 
 def layout_of(config: AnonymizeConfig, source: Source) -> OutputLayout:
@@ -151,105 +142,156 @@ def holding(layout: OutputLayout) -> Iterator[HeldLease]:
         ) from error
 
 
+def door_of(config: AnonymizeConfig) -> DoorName | None:
+    """Where the run hands its keys in; None of one with a keystore of its own, or without keys."""
+    if config.ingest_key is None or config.inbox is None:
+        return None
+    return DoorName(
+        config.ingest_key,
+        config.inbox,
+        config.endpoint_url,
+        config.token_file,
+        config.dataset,
+        config.receipt_seconds,
+    )
+
+
 @contextlib.contextmanager
-def open_keystore(config: AnonymizeConfig, open_: Callable[[Path, str | None], Keystore]) -> Iterator[Keystore | None]:
-    """The run's keystore, None where its keys are discarded. Raises KeystoreError."""
-    if config.keystore is None:
+def open_keys(config: AnonymizeConfig, *, create: bool) -> Iterator[KeyHolder | None]:
+    """Where the run's keys go, None where they are discarded. create: make the keystore where there is none.
+
+    Raises KeystoreError, MachineError.
+    """
+    if (door := door_of(config)) is not None:
+        yield door.open()
+    elif config.keystore is not None:
+        with OwnKeystore.kept(config.keystore, config.kek, create=create) as kept:
+            yield kept
+    else:
         yield None
-        return
-    with open_(config.keystore, config.kek) as keystore:
-        yield keystore
 
 
 def _begin(
-    existing: Manifest | None, store: Store, keystore: Keystore | None, config: AnonymizeConfig, source: Source
+    existing: Manifest | None, store: Store, keys: KeyHolder | None, config: AnonymizeConfig, source: Source
 ) -> Manifest:
     """The manifest of this attempt: a new run's, or the existing one's with one more attempt."""
     if existing is None:
-        keystore_id = None if keystore is None else keystore.id
+        keystore_id = None if keys is None else keys.key.keystore_id
         return Manifest.begin(f"run-{uuid.uuid4().hex}", keystore_id, config, source)
-    existing.check_keystore(store, keystore)
+    existing.check_keys(store, keys)
     existing.attempts += 1
     return existing
 
 
 def run_attempt(attempt: Attempt, progress: ProgressCallback | None, started: float) -> RunReport:
     """Compute what is missing, then commit. started: by `time.monotonic`. Raises as `run_anonymize` once the work has begun."""
-    computed, keys = 0.0, (0, 0)
-    if len(attempt.finished) < attempt.source.total:
+    computed, found = 0.0, Measures()
+    if progress is not None:
+        progress(_state(attempt, Phase.STARTING, started, found))
+    if len(attempt.left_alone) < attempt.source.total:
         begun = time.monotonic()
-        keys = _compute(attempt, progress)
+        found = _compute(attempt, progress)
         computed = time.monotonic() - begun
-    return _commit(attempt, started, computed, keys)
+    if progress is not None:
+        progress(_state(attempt, Phase.COMMITTING, started, found))
+    return _commit(attempt, started, computed, found)
 
 
-def _compute(attempt: Attempt, progress: ProgressCallback | None) -> tuple[int, int]:
-    """Run the Ray Data pipeline over the unfinished rows. Returns keys tried, and on how many faces."""
+def _state(attempt: Attempt, phase: Phase, started: float, found: Measures) -> RunState:
+    """How far an attempt is, before and after its workers are at it."""
+    return RunState.of(
+        found, total=attempt.total, finished=len(attempt.rows.done), seconds=time.monotonic() - started, phase=phase
+    )
+
+
+def _compute(attempt: Attempt, progress: ProgressCallback | None) -> Measures:
+    """Run the Ray Data pipeline over the unfinished rows. Returns what was counted."""
     config, source = attempt.config, attempt.source
     with ray_cluster(reserved_cpus(config, usable_cpus()), config.object_store_bytes):
         placement = Placement.of(config, machines())
-        sizes, left = TaskSizes.of(config, source, placement.actors), source.total - len(attempt.finished)
+        left_alone = attempt.left_alone
+        sizes, left = TaskSizes.of(config, source, placement.actors), source.total - len(left_alone)
         workers = sizes.workers_for(left)
         await_gpus(workers * placement.gpus)
-        monitor = Monitor()
-        units = list(source.units(attempt.finished, sizes.next))
-        keystore, sealing, inbox = attempt.keystore, None, None
-        if keystore is not None:
-            sealing = SealingTarget(attempt.manifest.run_id, config.dataset, keystore.ingest_public_key)
-            inbox = keystore.inbox(attempt.manifest.run_id, config.dataset)
+        monitor = Monitor(attempt.manifest.run_id, left)
+        keys, run_id, sealing, inbox, keyed = attempt.keys, attempt.manifest.run_id, None, None, None
+        if keys is not None:
+            sealing = SealingTarget(run_id, config.dataset, keys.key.public_key)
+            inbox, keyed = keys.begin(run_id, config.dataset), partial(keys.published, run_id)
         sink = PairedDatasink(attempt.layout, inbox, attempt.lease.token, attempt.retry)
-        publisher = Publisher(attempt.layout, attempt.lease, attempt.finished, monitor.report_published)
-        dataset = ray.data.read_datasource(
-            ListedDatasource(units, "ReadPictures"),
-            override_num_blocks=len(units),
-            ray_remote_args={"max_retries": READ_RETRIES, "retry_exceptions": [MachineError, MemoryError]},
-        )
-        if source.kind == "parquet":  # a row group may hold many tasks' worth of pictures
-            dataset = dataset.repartition(target_num_rows_per_block=sizes.next(left))
-        models = FaceModelChoice(config.face_models, config.face_weights, config.min_face)
-        dataset = dataset.map_batches(
-            DetectFaces,
-            fn_constructor_kwargs={
-                "models": models,
-                "max_pixels": config.max_pixels,
-                "monitor": monitor,
-                "faces": config.faces,
-            },
-            batch_size=None,
-            batch_format="pyarrow",
-            compute=_pool(config.detector_actors),
-            num_cpus=config.cpus_per_actor,
-            max_restarts=PROCESS_RESTARTS,
-            udf_modifying_row_count=False,
-        )
-        # The public `map_batches` refuses GPUs without a batch size, which would join blocks; a block is a task and a shard here.
-        dataset = dataset.map_batches_internal(
-            AnonymizeFaces,
-            fn_constructor_kwargs={
-                "prior": config.prior,
-                "models": models,
-                "settings": config.settings(),
-                "sealing": sealing,
-                "compute": Compute(placement.device, placement.threads, config.precision, config.compile),
-                "expected_prior": attempt.manifest.prior_digest,
-                "monitor": monitor,
-            },
-            batch_size=None,
-            batch_format="pyarrow",
-            compute=_pool(workers),
-            num_cpus=placement.cpus,
-            num_gpus=placement.gpus,
-            max_restarts=PROCESS_RESTARTS,
-            udf_modifying_row_count=False,
-        )
+        rate = FailureRate(None if attempt.retry else config.max_failure_rate)
+        done = RowSet(attempt.rows.of_positions(left_alone.numbers()))
+        publisher = Publisher(attempt.layout, attempt.lease, done, monitor.report_published, rate.admit, keyed)
+        stages = partial(_stages, attempt, monitor, sealing, placement, workers, sizes.next(left))
+        # Parquet is read in blocks of one size, and joined to tasks afterwards.
+        size = sizes.next if source.kind == "parquet" else sizes.beginning_with(left)
+        segments = segments_of(source.units(left_alone, size, attempt.rows.numbers), SEGMENT_ROWS)
         try:
-            with Watch(monitor, progress, source.total, len(attempt.finished)), publisher:
-                dataset.write_datasink(sink, ray_remote_args={"max_retries": WRITE_RETRIES})
-            return monitor.keys()
+            with Watch(monitor, progress, attempt.total, len(attempt.rows.done)), publisher:
+                for units in segments:
+                    stages(units).write_datasink(sink, ray_remote_args={"max_retries": WRITE_RETRIES})
+                    _remember_facts(attempt, monitor)
+            return monitor.measures()
         except RayError as error:
             raise _cause(error, monitor) from error
         finally:
             _remember_facts(attempt, monitor)
+
+
+def _stages(
+    attempt: Attempt,
+    monitor: Monitor,
+    sealing: SealingTarget | None,
+    placement: Placement,
+    workers: int,
+    rows_per_block: int,
+    units: list[ReadUnit],
+) -> ray.data.Dataset:
+    """From the pictures of one segment to their results."""
+    dataset = ray.data.read_datasource(
+        ListedDatasource(units, "ReadPictures"),
+        override_num_blocks=len(units),
+        ray_remote_args={"max_retries": READ_RETRIES, "retry_exceptions": [MachineError, MemoryError]},
+    )
+    if attempt.source.kind == "parquet":  # a row group may hold many tasks' worth of pictures
+        dataset = dataset.repartition(target_num_rows_per_block=rows_per_block)
+    config = attempt.config
+    models = FaceModelChoice(config.face_models, config.face_weights, config.min_face)
+    dataset = dataset.map_batches(
+        DetectFaces,
+        fn_constructor_kwargs={
+            "models": models,
+            "max_pixels": config.max_pixels,
+            "monitor": monitor,
+            "faces": config.faces,
+        },
+        batch_size=None,
+        batch_format="pyarrow",
+        compute=_pool(detectors(config, workers, sum(one.cpus for one in machines()))),
+        num_cpus=config.cpus_per_actor,
+        max_restarts=PROCESS_RESTARTS,
+        udf_modifying_row_count=False,
+    )
+    # The public `map_batches` refuses GPUs without a batch size, which would join blocks; a block is a task and a shard here.
+    return dataset.map_batches_internal(
+        AnonymizeFaces,
+        fn_constructor_kwargs={
+            "prior": config.prior,
+            "models": models,
+            "settings": config.settings(),
+            "sealing": sealing,
+            "compute": Compute(placement.device, placement.threads, config.precision, config.compile),
+            "expected_prior": attempt.manifest.prior_digest,
+            "monitor": monitor,
+        },
+        batch_size=None,
+        batch_format="pyarrow",
+        compute=_pool(workers),
+        num_cpus=placement.cpus,
+        num_gpus=placement.gpus,
+        max_restarts=PROCESS_RESTARTS,
+        udf_modifying_row_count=False,
+    )
 
 
 def _pool(actors: int) -> ActorPoolStrategy:
@@ -268,56 +310,72 @@ def _remember_facts(attempt: Attempt, monitor: Monitor) -> None:
 
 def _cause(error: BaseException, monitor: Monitor) -> Exception:
     """The error raised on purpose in a worker, out of Ray's wrappings; else one that says what Ray says."""
-    with contextlib.suppress(RayError):  # the cluster may be gone
+    try:
         failure = monitor.failure()
-        if failure is not None:
-            return failure
-    return cause_of(error, "run")
+    except RayError as gone:  # whatever the workers met then, they met because of that
+        return MachineError(
+            f"the machine that counts what the run does was lost ({type(gone).__name__}); run the same command again to go on"
+        )
+    return failure or cause_of(error, "run")
 
 
-def _commit(attempt: Attempt, started: float, computed: float, keys: tuple[int, int]) -> RunReport:
+def _commit(attempt: Attempt, started: float, computed: float, found: Measures) -> RunReport:
     """Account for every row, ingest the keys, then say so: the manifest's state is the last thing written but the
     report."""
     config, manifest = attempt.config, attempt.manifest
-    tally, removed = complete(
-        attempt.layout, attempt.lease, attempt.keystore, manifest.run_id, attempt.source.total, attempt.finished
-    )
-    report = _report(attempt, tally, computed, time.monotonic() - started, keys, len(removed))
+    try:
+        tally, removed = complete(
+            attempt.layout,
+            attempt.lease,
+            attempt.keys,
+            manifest.run_id,
+            attempt.rows.numbers,
+            RowSet(attempt.rows.of_positions(attempt.rows.done.numbers())),
+            attempt.wanted,
+        )
+    except KeysWaitingError:
+        manifest.state = WAITING
+        manifest.write(attempt.layout.store)
+        raise
+    FailureRate(config.max_failure_rate).judge(tally.rows, tally.quarantine_reasons)
+    report = _report(attempt, tally, computed, time.monotonic() - started, found, len(removed))
     store = attempt.layout.store
     before = store.see(REPORT)
     store.replace(REPORT, to_json(report.published()), None if before is None else before.version)
-    manifest.finish(config)
-    manifest.write(store)
+    if tally.rows == attempt.source.total:
+        manifest.finish(config)
+        manifest.write(store)
     return report
 
 
 def _report(
-    attempt: Attempt, tally: Tally, computed: float, seconds: float, keys: tuple[int, int], removed: int
+    attempt: Attempt, tally: Tally, computed: float, seconds: float, found: Measures, removed: int
 ) -> RunReport:
-    fresh_rows = tally.rows - len(attempt.finished)
-    keys_tried, faces_keyed = keys
+    fresh_rows = tally.rows - len(attempt.rows.done)
     return RunReport(
         run_id=attempt.manifest.run_id,
         output=str(attempt.layout.store),
         keystore=None if attempt.config.keystore is None else str(attempt.config.keystore),
+        inbox=None if attempt.config.inbox is None else str(attempt.config.inbox),
         dataset=attempt.config.dataset,
+        input_rows=attempt.source.total,
         rows=tally.rows,
         statuses=dict(sorted(tally.statuses.items())),
         reasons=dict(sorted(tally.reasons.items())),
         faces=tally.faces,
         kept_faces=tally.kept_faces,
-        key_attempts=keys_tried,
-        further_keys=max(keys_tried - faces_keyed, 0),
-        resumed_rows=len(attempt.finished),
+        key_attempts=found.keys_tried,
+        further_keys=max(found.keys_tried - found.faces_keyed, 0),
+        resumed_rows=len(attempt.rows.done),
         ignored_files=attempt.source.ignored,
-        keys_stored=len(tally.record_ids),
+        keys_stored=tally.keyed.total(),
         orphan_shards_removed=removed,
         seconds=seconds,
         anonymize_seconds=computed,
         images_per_second=fresh_rows / computed if computed else 0.0,
         faces_per_second=tally.fresh_faces / computed if computed else 0.0,
         bytes_of=tally.bytes_of,
-        warnings=() if attempt.keystore is None else tuple(attempt.keystore.warnings),
+        warnings=() if attempt.keys is None else attempt.keys.warnings,
         procedure=str(attempt.config.settings().procedure),
         fidelities=dict(sorted(tally.fidelities.items())),
     )

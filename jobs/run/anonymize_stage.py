@@ -42,7 +42,7 @@ from jobs.blocks import (
 from jobs.faults import FaultKind, kind_of, reason_of
 from jobs.run.detect_stage import FaceModelChoice
 from jobs.run.key_records import to_key_record
-from jobs.run.progress import Monitor
+from jobs.run.progress import ANONYMIZING_STAGE, Monitor
 from jobs.run.rows_in_hand import RowsInHand
 from keyanon_core.errors import PriorError
 from keyanon_core.faces import FaceModels
@@ -111,7 +111,7 @@ class AnonymizeFaces:
         torch.set_num_threads(compute.threads)
         self.monitor = monitor
         self.hands = RowsInHand[dict[str, Any], dict[str, Any]](
-            "anonymize",
+            ANONYMIZING_STAGE,
             monitor,
             work=self._anonymize,
             quarantine=_quarantined,
@@ -129,6 +129,7 @@ class AnonymizeFaces:
             if compute.compiled:
                 loaded.networks.compile(loaded.latent_shape)
             self.anonymizer = PictureAnonymizer(loaded, face_models, settings)
+            self.prior = loaded
             self.sealing = sealing
             self.sealer: Sealer | None = None
             self.environment = environment(loaded)
@@ -147,10 +148,12 @@ class AnonymizeFaces:
 
     def _anonymize(self, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """What leaves the actor for each row. Raises whatever the pictures meet together."""
+        before = self.prior.nfe
         results = self.anonymizer([_task(row) for row in rows])
         self.monitor.report_keys(
             sum(int(result.metrics.get("attempts", 0)) for result in results),
             sum(result.faces for result in results if result.metrics),
+            self.prior.nfe - before,
         )
         return [self._publishable(row, result) for row, result in zip(rows, results, strict=True)]
 

@@ -31,6 +31,9 @@ CREATION_FAILED: Final = "an error raised in its creation task"  # as Ray says i
 SPARE_CPUS: Final = 2  # logical CPUs beside the reserved ones, so that reading and publishing always find one
 GPU_PATIENCE_SECONDS: Final = 60.0  # for GPUs that an attempt which just ended has not given back yet
 POLL_SECONDS: Final = 1.0
+# To which Ray fills up the blocks of a row group of Parquet before they are cut into tasks; a process holds two or three times as
+# much meanwhile. Larger than a block of results is wont to be, see `TASK_BYTES`: beyond it those are split.
+BLOCK_BYTES: Final = 64 * 1024 * 1024
 DEFAULT_OBJECT_STORE_BYTES: Final = 512 * 1024 * 1024  # of a local cluster; blocks hold encoded pictures, not arrays
 
 
@@ -44,7 +47,7 @@ def ray_cluster(reserved_cpus: float, object_store_bytes: int | None = None) -> 
         MachineError: no cluster could be reached or started.
     """
     if ray.is_initialized():
-        with _quiet_data():
+        with _data_settings():
             yield
         return
     with contextlib.ExitStack() as stack:
@@ -55,7 +58,7 @@ def ray_cluster(reserved_cpus: float, object_store_bytes: int | None = None) -> 
             place = os.environ.get(ADDRESS_VARIABLE, "a local cluster")
             raise MachineError(f"Ray could not be started ({place}): {error}") from error
         stack.callback(ray.shutdown)
-        with _quiet_data():
+        with _data_settings():
             yield
 
 
@@ -129,17 +132,18 @@ def await_gpus(wanted: float, patience: float = GPU_PATIENCE_SECONDS) -> None:
 
 
 @contextlib.contextmanager
-def _quiet_data() -> Iterator[None]:
+def _data_settings() -> Iterator[None]:
     """Ray Data without bars, banners and warnings about its own future: progress is `jobs.run.progress`'s business, stdout the
     command's, and the named parameters that Ray 2.60 asks for in place of `ray_remote_args` have none for retries."""
     context: Any = DataContext.get_current()
     quiet = {"enable_progress_bars": False, "print_on_execution_start": False, "enable_rich_progress_bars": False}
-    before = {name: getattr(context, name) for name in quiet}
+    chosen = {**quiet, "target_max_block_size": BLOCK_BYTES}
+    before = {name: getattr(context, name) for name in chosen}
     prints = ray_worker._worker_logs_enabled
     data_logger = logging.getLogger("ray.data")
     level = data_logger.level
     try:
-        for name, value in quiet.items():
+        for name, value in chosen.items():
             setattr(context, name, value)
         # Ray prints to stdout what it says of processes that died, whatever `log_to_driver` says.
         ray_worker._worker_logs_enabled = False

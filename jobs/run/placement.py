@@ -20,6 +20,10 @@ MAX_ACTORS_OF_A_GPU: Final = 8
 """Anonymizing actors that share a GPU: with the embedded prior a face takes a GPU a few milliseconds and a CPU some hundred, so
 that one actor would leave it idle. Each takes about 1 GB of it, most for CUDA itself."""
 
+ACTORS_OF_A_DETECTOR: Final = 4
+"""Anonymizing actors that one detecting actor serves when the number of those is left to us: a portrait takes it a tenth of what
+it takes them, a large picture with small faces a third."""
+
 READING_CPUS: Final = 1  # logical CPUs that actors must leave, so that reading and publishing find one
 
 
@@ -72,7 +76,8 @@ class Placement:
                 f"{self.actors} anonymizing actor(s) of {self.cpus:g} CPU(s) and {self.gpus:g} GPU(s) were asked for, and the "
                 f"cluster can hold {int(fitting)}; change anonymizer_actors, cpus_per_actor or gpus_per_actor"
             )
-        reserved, there = (config.detector_actors + self.actors) * self.cpus, sum(one.cpus for one in machines)
+        there = sum(one.cpus for one in machines)
+        reserved = (detectors(config, self.actors, there) + self.actors) * self.cpus
         if self.cpus and reserved + READING_CPUS > there:
             raise ConfigError(
                 f"the actors would reserve {reserved:g} of the cluster's {there:g} CPUs, and none would be left to read; lower "
@@ -82,7 +87,18 @@ class Placement:
 
 def reserved_cpus(config: AnonymizeConfig, usable: int) -> float:
     """Logical CPUs that a run's actors hold on a cluster of this machine alone, whose CPUs are `usable`."""
-    return (config.detector_actors + (config.anonymizer_actors or _on_cpus(usable))) * config.cpus_per_actor
+    actors = config.anonymizer_actors or _on_cpus(usable)
+    return (detectors(config, actors) + actors) * config.cpus_per_actor
+
+
+def detectors(config: AnonymizeConfig, actors: int, cpus: float | None = None) -> int:
+    """Detecting actors beside so many anonymizing ones. cpus: logical ones of the cluster, None where it is made large enough;
+    where the number is left to us, no more than those leave room for, but one."""
+    wanted = -(-actors // ACTORS_OF_A_DETECTOR)
+    if cpus is None:
+        return config.detector_actors or wanted
+    room = _times(cpus - READING_CPUS, config.cpus_per_actor) - actors
+    return config.detector_actors or int(max(min(wanted, room), 1))
 
 
 def _device(config: AnonymizeConfig, machines: Sequence[Machine]) -> tuple[str, float]:

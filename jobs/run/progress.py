@@ -1,4 +1,4 @@
-"""How a run is watched: a counter in the cluster that workers report to, and its display in the terminal.
+"""How a run is watched: a counter in the cluster that workers report to, and whoever wants to be told.
 
 The counter informs people and the manifest, and remembers which rows processes had in hand when they died; what is finished
 is decided by the row shards alone, so that a lost count is harmless. It is told row numbers, never a picture or a key.
@@ -8,31 +8,64 @@ import contextlib
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
 from types import TracebackType
 from typing import Any, Final, Self
 
 import ray
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from jobs.errors import MachineError
+from jobs.run.measures import Measures
 from jobs.run.process_deaths import Fault, Plan, StageRecord
 from keyanon_core.errors import KeyanonError
 
 POLL_SECONDS: Final = 0.5
+ANONYMIZING_STAGE: Final = "anonymize"
+
+
+class Phase(StrEnum):
+    """What a run is at."""
+
+    LISTING = "listing"
+    STARTING = "starting"
+    ANONYMIZING = "anonymizing"
+    COMMITTING = "committing"
 
 
 @dataclass(frozen=True)
 class RunState:
-    """How far a run is. rows: finished ones, with those of an earlier attempt; fresh_rows, faces: of this attempt."""
+    """How far a run is. total: rows that are to be there at its end, None before they are listed. rows: finished ones, with those
+    of an earlier attempt; all else is of this attempt. waiting_share: of the anonymizing processes' time.
+    """
 
-    total: int
-    rows: int
-    fresh_rows: int
-    faces: int
-    seconds: float
+    total: int | None = None
+    rows: int = 0
+    fresh_rows: int = 0
+    faces: int = 0
+    seconds: float = 0.0
+    phase: Phase = Phase.ANONYMIZING
+    statuses: Mapping[str, int] = field(default_factory=dict)
+    evaluations: int = 0
+    waiting_share: float | None = None
+
+    @classmethod
+    def of(cls, found: Measures, *, total: int, finished: int, seconds: float, phase: Phase) -> Self:
+        """From what was counted in this attempt. finished: rows of earlier ones."""
+        fresh = found.statuses.total()
+        return cls(
+            total=total,
+            rows=finished + fresh,
+            fresh_rows=fresh,
+            faces=found.faces,
+            seconds=seconds,
+            phase=phase,
+            statuses=dict(sorted(found.statuses.items())),
+            evaluations=found.evaluations,
+            waiting_share=found.waiting_share(ANONYMIZING_STAGE),
+        )
 
     @property
     def images_per_second(self) -> float:
@@ -42,6 +75,13 @@ class RunState:
     def faces_per_second(self) -> float:
         return self.faces / self.seconds if self.seconds > 0 else 0.0
 
+    @property
+    def seconds_left(self) -> float | None:
+        """At the rate of this attempt so far; None before it has one."""
+        if self.total is None or not self.fresh_rows:
+            return None
+        return (self.total - self.rows) * self.seconds / self.fresh_rows
+
 
 ProgressCallback = Callable[[RunState], None]
 
@@ -49,32 +89,27 @@ ProgressCallback = Callable[[RunState], None]
 class _Counter:
     """The actor behind `Monitor`."""
 
-    def __init__(self) -> None:
-        self._rows = 0
-        self._faces = 0
-        self._keys_tried = 0
-        self._faces_keyed = 0
+    def __init__(self, run_id: str, wanted: int) -> None:
+        self._measures = Measures(run_id, wanted)
         self._facts: list[dict[str, Any]] = []
         self._failures: list[KeyanonError] = []
         self._stages: defaultdict[str, StageRecord] = defaultdict(StageRecord)
 
-    def published(self, rows: int, faces: int) -> None:
-        self._rows += rows
-        self._faces += faces
+    def published(self, statuses: Mapping[str, int], faces: int) -> None:
+        self._measures.published(statuses, faces)
 
-    def keyed(self, keys_tried: int, faces: int) -> None:
-        self._keys_tried += keys_tried
-        self._faces_keyed += faces
+    def keyed(self, keys_tried: int, faces: int, evaluations: int) -> None:
+        self._measures.keyed(keys_tried, faces, evaluations)
 
-    def keys(self) -> tuple[int, int]:
-        return self._keys_tried, self._faces_keyed
+    def spent(self, stage: str, waited: float, worked: float) -> None:
+        self._measures.spent(stage, waited, worked)
+
+    def measures(self) -> Measures:
+        return self._measures
 
     def add_facts(self, facts: dict[str, Any]) -> None:
         if facts not in self._facts:
             self._facts.append(facts)
-
-    def counts(self) -> tuple[int, int]:
-        return self._rows, self._faces
 
     def facts(self) -> list[dict[str, Any]]:
         return self._facts
@@ -102,30 +137,32 @@ class _Counter:
 class Monitor:
     """Handle of a run's counter; travels to the workers."""
 
-    def __init__(self) -> None:
-        self._actor = ray.remote(num_cpus=0)(_Counter).remote()
+    def __init__(self, run_id: str = "", wanted: int = 0) -> None:
+        """run_id: what the metrics of the run are told apart by; "" makes none. wanted: rows that are to be done."""
+        # Beside the driver: an actor of no resources lands anywhere, and a run would end with that machine.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        self._actor = ray.remote(num_cpus=0, scheduling_strategy=here)(_Counter).remote(run_id, wanted)
 
-    def report_published(self, rows: int, faces: int) -> None:
-        """From the publisher: rows that have just become visible."""
-        self._actor.published.remote(rows, faces)
+    def report_published(self, statuses: Mapping[str, int], faces: int) -> None:
+        """From the publisher: rows that have just become visible, by status."""
+        self._actor.published.remote(dict(statuses), faces)
 
-    def report_keys(self, tried: int, faces: int) -> None:
+    def report_keys(self, tried: int, faces: int, evaluations: int) -> None:
         """From an anonymizing actor: keys tried on so many faces. Sums only: how many one face needed depends on its source."""
-        self._actor.keyed.remote(tried, faces)
+        self._actor.keyed.remote(tried, faces, evaluations)
 
-    def keys(self) -> tuple[int, int]:
-        """Keys tried in this attempt, and on how many faces."""
-        tried, faces = ray.get(self._actor.keys.remote())
-        return int(tried), int(faces)
+    def report_seconds(self, stage: str, *, waited: float, worked: float) -> None:
+        """From a worker: seconds that it waited for a block, and worked on it."""
+        self._actor.spent.remote(stage, waited, worked)
+
+    def measures(self) -> Measures:
+        """All that was reported so far in this attempt."""
+        found: Measures = ray.get(self._actor.measures.remote())
+        return found
 
     def report_facts(self, facts: dict[str, Any]) -> None:
         """From an anonymizing actor: what it loaded. Waits, so that the facts are there when the run ends."""
         ray.get(self._actor.add_facts.remote(facts))
-
-    def counts(self) -> tuple[int, int]:
-        """Rows and faces published so far in this attempt."""
-        rows, faces = ray.get(self._actor.counts.remote())
-        return int(rows), int(faces)
 
     def facts(self) -> list[dict[str, Any]]:
         """The different facts reported; more than one entry when workers differ."""
@@ -212,41 +249,8 @@ class Watch:
                 return
 
     def _report(self) -> None:
-        rows, faces = self._monitor.counts()
-        seconds = time.monotonic() - self._started
-        if self._callback is not None:
-            self._callback(RunState(self._total, self._finished + rows, rows, faces, seconds))
-
-
-class ProgressBar:
-    """A bar on stderr with images and faces per second and the time left; usable as `run_anonymize(progress=...)`."""
-
-    def __init__(self, console: Console | None = None) -> None:
-        self._progress = Progress(
-            TextColumn("anonymizing"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[images]:.2f} images/s  {task.fields[faces]:.2f} faces/s"),
-            TimeRemainingColumn(),
-            console=console or Console(stderr=True),
-            transient=True,
-        )
-        self._task = self._progress.add_task("anonymizing", total=None, images=0.0, faces=0.0)
-
-    def __enter__(self) -> Self:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._progress.stop()
-
-    def __call__(self, state: RunState) -> None:
-        self._progress.update(
-            self._task,
-            total=state.total,
-            completed=state.rows,
-            images=state.images_per_second,
-            faces=state.faces_per_second,
-        )
+        if self._callback is None:
+            return
+        found, seconds = self._monitor.measures(), time.monotonic() - self._started
+        phase = Phase.ANONYMIZING if found.seconds else Phase.STARTING  # until the first block is through a stage
+        self._callback(RunState.of(found, total=self._total, finished=self._finished, seconds=seconds, phase=phase))

@@ -2,22 +2,26 @@
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final
 
+import numpy as np
+
 from jobs.config import NEUTRAL_SETTINGS, AnonymizeConfig
-from jobs.errors import ConfigError, PublishError
+from jobs.errors import ConfigError
 from jobs.output.commit import quarantined_rows
-from jobs.output.manifest import COMPLETE, Manifest, read_existing
-from jobs.run.anonymize import Attempt, RunReport, holding, layout_of, open_keystore, run_attempt
+from jobs.output.manifest import Manifest, read_complete
+from jobs.output.numbering import Numbering
+from jobs.output.row_sets import RowSet
+from jobs.run.anonymize import Attempt, holding, layout_of, open_keys, run_attempt
 from jobs.run.progress import ProgressCallback
+from jobs.run.report import RunReport
 from jobs.sources.source import open_source
 from jobs.storage.opening import open_store
 from jobs.storage.place import Place
-from jobs.storage.store import Store
-from keystore.service import Keystore
 
 # What may be given anew: where and how fast a retry works, and how many keys are tried.
-RETRY_SETTINGS: Final = NEUTRAL_SETTINGS - {"output"} | {"max_attempts"}
+RETRY_SETTINGS: Final = NEUTRAL_SETTINGS - {"output", "limit", "max_failure_rate"} | {"max_attempts"}
 
 
 def retry_quarantined(
@@ -37,34 +41,28 @@ def retry_quarantined(
     """
     started = time.monotonic()
     changed = {name: value for name, value in (changes or {}).items() if value is not None}
-    config = _retry_config(_complete_run(open_store(output, changed.get("endpoint_url"))), output, changed)
+    config = _retry_config(
+        read_complete(open_store(output, changed.get("endpoint_url")), retrying=True), output, changed
+    )
     source = open_source(config, config.given())
     layout = layout_of(config, source)
     with holding(layout) as lease:
-        manifest = _complete_run(layout.store)
+        manifest = read_complete(layout.store, retrying=True)
         manifest.check_same_input(layout.store, source)
+        rows = Numbering.of(layout.store, source)
+        if rows.unversioned or len(rows.done) < source.total:
+            manifest.check_same_listing(layout.store, source)
         if reason is not None and manifest.unfinished_retry is None and not quarantined_rows(layout, reason):
             raise ConfigError(
                 f"no row of {output} is quarantined for {reason!r}; `keyanon quarantine list {output}` shows the reasons"
             )
-        with open_keystore(config, Keystore.open) as keystore:
-            manifest.check_keystore(layout.store, keystore)
+        with open_keys(config, create=False) as keys:
+            manifest.check_keys(layout.store, keys)
             number = manifest.begin_retry(reason, {name: config.to_json()[name] for name in sorted(changed)})
             manifest.write(layout.store)
-            finished = frozenset(range(source.total)) - quarantined_rows(layout, reason, before_retry=number)
-            return run_attempt(
-                Attempt(config, source, layout, keystore, manifest, lease, finished, number), progress, started
-            )
-
-
-def _complete_run(output: Store) -> Manifest:
-    """The manifest of a run whose rows can be retried. Raises PublishError."""
-    manifest = read_existing(output)
-    if manifest is None:
-        raise PublishError(f"{output} is not the output of a keyanon run; give the one of `keyanon anonymize`")
-    if manifest.state != COMPLETE and manifest.unfinished_retry is None:
-        raise PublishError(f"the run of {output} is not complete; run its `keyanon anonymize` again first")
-    return manifest
+            again = quarantined_rows(layout, reason, before_retry=number)
+            rows = replace(rows, done=RowSet(np.flatnonzero(~again.has(rows.numbers))))
+            return run_attempt(Attempt(config, source, layout, keys, manifest, lease, rows, number), progress, started)
 
 
 def _retry_config(manifest: Manifest, output: Place, changes: Mapping[str, Any]) -> AnonymizeConfig:
@@ -74,4 +72,10 @@ def _retry_config(manifest: Manifest, output: Place, changes: Mapping[str, Any])
         raise ConfigError(
             f"a retry has the settings of its run, and {', '.join(refused)} can not change; anonymize into another output"
         )
-    return AnonymizeConfig.load(None, {**manifest.config, **changes, "output": output})
+    of_all_rows = {name: value for name, value in manifest.config.items() if name not in ("limit", "max_failure_rate")}
+    outside = {"ingest_key", "inbox", "token_file"}
+    moved = {"keystore", "kek"} if outside & changes.keys() else outside if "keystore" in changes else set()
+    if "inbox" in changes:
+        moved |= {"token_file"}
+    of_all_rows = {name: value for name, value in of_all_rows.items() if name not in moved}
+    return AnonymizeConfig.load(None, {**of_all_rows, **changes, "output": output})

@@ -7,6 +7,7 @@ to a new one, on this machine or another; what it had in hand is worked on there
 import contextlib
 import logging
 import os
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final, Generic, NoReturn, TypeVar
@@ -58,6 +59,7 @@ class RowsInHand(Generic[Row, Result]):
         self._witnesses = 0  # since the monitor was told
         with self.reporting_faults():
             monitor.process_started(stage, self._process)
+        self._idle_since = time.monotonic()
 
     @contextlib.contextmanager
     def reporting_faults(self) -> Iterator[None]:
@@ -87,12 +89,16 @@ class RowsInHand(Generic[Row, Result]):
 
         Raises what is of the run; MachineError for a fault of the machine where no process can take this one's place.
         """
+        begun = time.monotonic()
         plan = self._monitor.plan(self._stage, list(rows))
         results = {row: self._quarantine(rows[row], reason) for row, reason in plan.verdicts.items()}
         for part in plan.parts:
             results.update(self._work_on(part, rows))
         if plan.parts:
             self._hold([])
+        ended = time.monotonic()
+        self._monitor.report_seconds(self._stage, waited=begun - self._idle_since, worked=ended - begun)
+        self._idle_since = ended
         return results
 
     def _work_on(self, part: list[int], rows: Mapping[int, Row]) -> dict[int, Result]:

@@ -4,15 +4,16 @@ A task's faces go through the prior together, `face_batch` at a time. What is le
 faces that the gate turns back, go in calls that are not full; the more pictures a task holds, the less that weighs. At the
 end of a run the tasks shrink, so that no worker is still at a long one when the others have nothing left: guided
 self-scheduling (Polychronopoulos and Kuck, IEEE Transactions on Computers C-36(12), 1987), in which a task is a share of
-what is left.
+what is left. Where each worker has more than one, its first task is small, so that whoever started the run soon sees pictures.
 """
 
 from dataclasses import dataclass
 from typing import Final, Self
 
 from jobs.config import AnonymizeConfig
-from jobs.sources.source import Source
+from jobs.sources.source import Source, UnitSize
 
+FIRST_PICTURES: Final = 1  # of a worker's first task
 SMALLEST_BATCHES: Final = 2  # of faces, at one a picture
 LARGEST_BATCHES: Final = 8
 TASK_BYTES: Final = 32 * 1024 * 1024  # of encoded pictures, about: a task is one block of the object store
@@ -37,6 +38,18 @@ class TaskSizes:
     def workers_for(self, left: int) -> int:
         """Workers that get a task when `left` pictures are to be done: the others would load a prior for nothing."""
         return min(self.workers, -(-left // self.smallest))
+
+    def beginning_with(self, whole: int) -> UnitSize:
+        """Sizes of the tasks of a run that has `whole` pictures to do, asked for in turn."""
+        if whole <= self.smallest * self.workers:
+            return self.next
+        first = min(FIRST_PICTURES, self.smallest)
+        small = whole - first * self.workers
+
+        def size(left: int) -> int:
+            return min(first, left) if left > small else self.next(left)
+
+        return size
 
     def next(self, left: int) -> int:
         """Pictures of the next task when `left` pictures are, 0 when none is."""

@@ -1,21 +1,34 @@
 """Where the pictures of any job come from, and how settings are read: from a YAML file, from options, from both."""
 
+import fnmatch
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final, Self, TypeVar
+from typing import Annotated, Any, Final, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from jobs.errors import ConfigError
-from jobs.storage.place import Place, as_place, check_endpoint, check_source
+from jobs.storage.place import Place, as_inbox, as_place, check_endpoint, check_source
 from keyanon_core.imaging import DEFAULT_MAX_PIXELS
 
 _T = TypeVar("_T")
 
 DEFAULT_MAX_FILE_BYTES: Final = 512 * 1024 * 1024  # of one encoded picture; a larger one is quarantined unread
 MAX_CONFIG_BYTES: Final = 1024 * 1024  # of a YAML file
+
+
+def _as_value_error(check: Callable[[Any], _T], value: Any) -> _T:
+    """What pydantic makes a message of."""
+    try:
+        return check(value)
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
+
+
+NamedInbox = Annotated[Place, AfterValidator(lambda value: _as_value_error(as_inbox, value))]
+"""Where sealed keys are left, as it was named."""
 
 
 class InputConfig(BaseModel):
@@ -26,13 +39,19 @@ class InputConfig(BaseModel):
     )  # an input may be a URI with a secret
 
     photos: str = Field(
-        min_length=1, description="folder, picture, Parquet file or folder of Parquet files; path or URI"
+        min_length=1, description="folder, picture, Parquet or tar shards (a file, or a folder of them); path or URI"
     )
     output: Place = Field(description="directory, or s3://bucket/prefix")
     endpoint_url: str | None = Field(default=None, description="of an S3 server that is not Amazon's")
 
+    include: tuple[str, ...] = Field(default=(), description="globs over paths below photos; () takes every file")
+    exclude: tuple[str, ...] = Field(default=(), description="the same, of files to leave out; wins over include")
+
     # What is read from Parquet
-    image_column: str = "image"
+    image_column: str = Field(default="image", description="encoded pictures, or names of pictures: see `References`")
+    image_root: str | None = Field(
+        default=None, description="folder that named pictures lie in; path or s3://bucket/prefix. None: photos"
+    )
     id_column: str | None = Field(default=None, description="None makes ids of file name and row number")
     subject_column: str | None = Field(default=None, description="whose picture it is: erasure works by subject")
 
@@ -40,15 +59,15 @@ class InputConfig(BaseModel):
     max_pixels: int = Field(default=DEFAULT_MAX_PIXELS, ge=1)
     max_file_bytes: int = Field(default=DEFAULT_MAX_FILE_BYTES, ge=1)
 
-    @field_validator("photos", mode="before")
+    @field_validator("photos", "image_root", mode="before")
     @classmethod
     def _path_as_text(cls, value: Any) -> Any:
         return os.fspath(value) if isinstance(value, os.PathLike) else value
 
-    @field_validator("photos")
+    @field_validator("photos", "image_root")
     @classmethod
-    def _names_a_source(cls, value: str) -> str:
-        return _as_value_error(check_source, value)
+    def _names_a_source(cls, value: str | None) -> str | None:
+        return None if value is None else _as_value_error(check_source, value)
 
     @field_validator("output")
     @classmethod
@@ -65,6 +84,13 @@ class InputConfig(BaseModel):
         if self.image_column in (self.id_column, self.subject_column):
             raise ValueError("image_column can be neither id_column nor subject_column")
         return self
+
+    def takes(self, path: str, *, unread: bool = False) -> bool:
+        """Whether `include` and `exclude` let in the file of this path below photos. Globs as in the aws command: `*` matches any
+        characters, `/` among them, `?` one, `[...]` one of several; upper and lower case differ. unread: the path stands for what
+        lies in a folder that can not be read, of which nobody knows that `include` does not want it."""
+        included = unread or not self.include or any(fnmatch.fnmatchcase(path, glob) for glob in self.include)
+        return included and not any(fnmatch.fnmatchcase(path, glob) for glob in self.exclude)
 
     @property
     def places(self) -> dict[str, Place]:
@@ -87,14 +113,6 @@ class InputConfig(BaseModel):
             problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']}" for e in error.errors())
             origin = f"{path} with options" if path is not None else "the options"
             raise ConfigError(f"{origin}: {problems}") from error
-
-
-def _as_value_error(check: Callable[[Any], _T], value: Any) -> _T:
-    """What pydantic makes a message of."""
-    try:
-        return check(value)
-    except ConfigError as error:
-        raise ValueError(str(error)) from None
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

@@ -40,6 +40,7 @@ class GivenInput:
 
     boxes: Path | None = None
     keep: Path | None = None
+    subjects: Path | None = None
     boxes_column: str | None = None
     keep_column: str | None = None
     permanent_column: str | None = None
@@ -68,14 +69,19 @@ class BoxFile:
 
     def check_names(self, known: Collection[str]) -> None:
         """Raise SourceError when a box belongs to no picture: a mistyped name would leave a face as it is."""
-        unknown = [name for name in self.by_id if name not in known]
-        if unknown:
-            shown = ", ".join(repr(name) for name in unknown[:NAMES_SHOWN])
-            raise SourceError(
-                f"{self.path} has boxes for {len(unknown)} pictures that are not in the input ({shown}"
-                f"{', ...' if len(unknown) > NAMES_SHOWN else ''}); names are paths below the folder of pictures, such as "
-                f"{min(known, default='a.jpg')!r}; mend them, or take their boxes out of the file"
-            )
+        check_names(self.path, self.by_id, known)
+
+
+def check_names(path: Path, names: Iterable[str], known: Collection[str]) -> None:
+    """Raise SourceError when a line of a file belongs to no picture."""
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        shown = ", ".join(repr(name) for name in unknown[:NAMES_SHOWN])
+        raise SourceError(
+            f"{path} says something of {len(unknown)} pictures that are not in the input ({shown}"
+            f"{', ...' if len(unknown) > NAMES_SHOWN else ''}); names are paths below the folder of pictures, such as "
+            f"{min(known, default='a.jpg')!r}; mend them, or take their lines out of the file"
+        )
 
 
 @dataclass(frozen=True)

@@ -1,67 +1,42 @@
-"""Parquet files with a column of encoded pictures; all other columns pass through to the output."""
+"""Parquet files with a column of encoded pictures, or of their names; all other columns pass through to the output."""
 
-from collections.abc import Collection, Iterator, Mapping
+import hashlib
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final
+from itertools import chain
+from typing import Final
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pyarrow.types as pt
 
-from jobs.blocks import (
-    BYTES_FIELD,
-    ENCODED,
-    FAILURE,
-    GIVEN,
-    ID,
-    PERMANENT,
-    PREFIX,
-    ROW,
-    SHARD_SCHEMA,
-    SUBJECT,
-    source_table,
-)
+from jobs.blocks import BYTES_FIELD, PREFIX, SHARD_SCHEMA
 from jobs.errors import SourceError
 from jobs.names import NO_TEXT, as_text, is_text
 from jobs.sources.config import InputConfig
-from jobs.sources.given_faces import GivenInput, check_column, given_in_row, permanent_in_row
+from jobs.sources.given_faces import GivenInput, check_column
+from jobs.sources.parquet_rows import NAMED_PICTURE, Columns, RowGroup, WantedRow, read_group, texts
+from jobs.sources.partitions import Partitions, partitions_of, with_partitions
+from jobs.sources.references import References
 from jobs.sources.source import (
     ReadUnit,
     Source,
     UnitSize,
-    failed,
     id_problem,
     listing_digest,
-    raise_fault_of_the_machine,
+    unfinished,
+    version_of,
 )
-from keystore.intake.records import MAX_NAME_CHARACTERS
 
 RENAMED_PREFIX: Final = "source_"  # before a column whose name keyanon's own columns have
+ROWS_AT_ONCE: Final = 65_536  # whose ids or names are objects of Python's, where they are gone through
 MAX_UNBACKED_ROWS: Final = 1_000_000  # rows a file may claim whatever its size; more must take a byte each at least
-
-
-@dataclass(frozen=True)
-class RowGroup:
-    """One row group of one file; first: number of its first row within the whole input."""
-
-    path: str
-    index: int
-    first: int
-    rows: int
-    size_bytes: int
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Which columns hold what, and how the user's columns are called in the output (source name -> output name)."""
-
-    image: str
-    subject: str | None
-    names: Mapping[str, str]
-    schema: pa.Schema
-    given: GivenInput
+NAMED_AT_ONCE: Final = 4096  # pictures of one read task that reads each by its name; it reads the row group up to them
 
 
 class ParquetSource(Source):
@@ -72,61 +47,109 @@ class ParquetSource(Source):
     def __init__(
         self, filesystem: pafs.FileSystem, root: str, paths: list[str], config: InputConfig, given: GivenInput
     ) -> None:
-        for name, file in (("boxes", given.boxes), ("keep", given.keep)):
+        for column, file in (
+            ("boxes_column", given.boxes),
+            ("keep_column", given.keep),
+            ("subject_column", given.subjects),
+        ):
             if file is not None:
-                raise SourceError(
-                    f"{name} {file} is for pictures in a folder; for Parquet name a column: {name}_column"
-                )
+                raise SourceError(f"{file} is for pictures in a folder; for Parquet name a column: {column}")
         self._filesystem = filesystem
         self._groups: list[RowGroup] = []
         self._max_bytes = config.max_file_bytes
-        ids: list[str | None] = []
-        versions: list[str] = []
+        self._references: References | None = None
+        ids: list[pa.Array] = []
+        self._failures: dict[int, str] = {}
+        unread: dict[int, str] = {}
+        ids_are_text, rows = True, 0
+        listed: list[str] = []
+        versions: list[npt.NDArray[np.int32]] = []
         schema: pa.Schema | None = None
         for path in sorted(paths):
+            below = _below(root, path)
+            partitions = partitions_of(path, below)
             try:
                 with pq.ParquetFile(path, filesystem=filesystem) as file:
-                    self._check(path, file.schema_arrow, schema, config, given)
-                    schema = schema or file.schema_arrow
+                    columns = with_partitions(path, file.schema_arrow, partitions)
+                    self._check(path, columns, partitions, schema, config, given)
                     info = filesystem.get_file_info(path)
                     _check_rows(file, path, info.size)
-                    ids.extend(self._ids(file, path, root, config))
-                    self._add_groups(file, path)
+                    if schema is None:
+                        schema, self._references = columns, _references(columns, config, filesystem, root, path)
+                    said = self._ids(file, path, below, config)
+                    ids_are_text = ids_are_text and all(one is None or is_text(one) for one in said)
+                    ids.append(self._named(said, rows, below))
+                    looked = None if self._references is None else _look(self._references, file, path, config)
+                    self._add_groups(file, path, partitions, looked)
             except (OSError, ValueError, pa.ArrowException) as error:
                 raise SourceError(
                     f"{path} can not be read as Parquet ({error}); repair it or take it out of the input"
                 ) from error
-            versions.append(f"{_below(root, path)}\0{info.size}\0{info.mtime_ns}")
-        if schema is None or not ids:
+            listed.append(f"{below}\0{info.size}\0{info.mtime_ns}")
+            version = version_of(below, info.size or 0, info.mtime_ns or 0)
+            versions.append(np.full(len(ids[-1]), version, np.int32) if looked is None else looked.versions)
+            unread.update({} if looked is None else {rows + at: why for at, why in looked.failures.items()})
+            rows += len(ids[-1])
+        if schema is None or not rows:
             raise SourceError(f"{config.photos} holds no rows")
-        self.total = len(ids)
+        if len(unread) == rows:
+            raise SourceError(
+                f"{config.photos}: no row of its column {config.image_column!r} names a picture that can be read "
+                f"({unread[0]}); relative names begin at their file's folder, or at image_root"
+            )
+        self.ids, self.total, self.versions = pa.concat_arrays(ids), rows, np.concatenate(versions)
         self.size_bytes = sum(group.size_bytes for group in self._groups)
-        self._ids_by_row, self._failures = _name_rows(ids)
-        ids_are_text = all(i is None or is_text(i) for i in ids)
-        self._columns = _columns(schema, config, given, ids_are_text=ids_are_text)
+        if config.id_column is not None:
+            self._find_duplicates()
+        self._failures = unread | self._failures
+        self._columns = _columns(schema, config, given, self._references, ids_are_text=ids_are_text)
         self.schema = pa.schema(
             [_nullable(field.with_name(self._columns.names[field.name])) for field in schema]
         ).remove_metadata()
         self.renamed = {old: new for old, new in self._columns.names.items() if old != new}
         self.image_column = self._columns.names[config.image_column]
-        self.digest = listing_digest([*versions, *self._ids_by_row])
+        if self._references is not None:
+            at = self.schema.get_field_index(self.image_column)
+            self.schema = self.schema.set(at, pa.field(self.image_column, NAMED_PICTURE))
+            listed.append(hashlib.sha256(self.versions.tobytes()).hexdigest())
+        self.digest = listing_digest(chain(listed, chain.from_iterable(one.to_pylist() for one in _slices(self.ids))))
 
-    def units(self, finished: Collection[int], size: UnitSize) -> Iterator[ReadUnit]:
+    def units(
+        self, finished: Collection[int], size: UnitSize, numbers: npt.NDArray[np.int64] | None = None
+    ) -> Iterator[ReadUnit]:
         rows_per_block = size(self.total - len(finished))
+        left = unfinished(self.total, finished)
         for group in self._groups:
-            rows = range(group.first, group.first + group.rows)
-            wanted = [row for row in rows if row not in finished]
-            if wanted:
-                ids = {row: self._ids_by_row[row] for row in wanted}
-                failures = {row: self._failures[row] for row in wanted if row in self._failures}
+            first, last = np.searchsorted(left, (group.first, group.first + group.rows))
+            at_once = group.rows if self._references is None else NAMED_AT_ONCE
+            for start in range(first, last, at_once):
+                wanted = left[start : min(start + at_once, last)]
                 size_bytes = group.size_bytes * len(wanted) // group.rows
+                rows = self._wanted(wanted, wanted if numbers is None else numbers[wanted])
                 reader = partial(
-                    _read, self._filesystem, group, self._columns, ids, failures, rows_per_block, self._max_bytes
+                    read_group, self._filesystem, group, self._columns, rows, rows_per_block, self._max_bytes
                 )
                 yield ReadUnit(reader, len(wanted), size_bytes)
 
+    def _wanted(self, positions: npt.NDArray[np.int64], numbers: npt.NDArray[np.int64]) -> dict[int, WantedRow]:
+        facts = zip(
+            positions.tolist(),
+            numbers.tolist(),
+            self.ids.take(pa.array(positions)).to_pylist(),
+            self.versions[positions].tolist(),
+            strict=True,
+        )
+        return {at: WantedRow(row, name, version, self._failures.get(at, "")) for at, row, name, version in facts}
+
     @staticmethod
-    def _check(path: str, schema: pa.Schema, first: pa.Schema | None, config: InputConfig, given: GivenInput) -> None:
+    def _check(
+        path: str,
+        schema: pa.Schema,
+        partitions: Partitions,
+        first: pa.Schema | None,
+        config: InputConfig,
+        given: GivenInput,
+    ) -> None:
         """Raise SourceError for a file whose columns can not be used; before anything runs."""
         own = {setting: getattr(config, setting) for setting in ("image_column", "id_column", "subject_column")}
         for setting, name in {**own, **given.columns()}.items():
@@ -136,11 +159,20 @@ class ParquetSource(Source):
                     f"{path} has {count or 'no'} column called {name!r} ({setting}); "
                     f"its columns are {', '.join(schema.names)}"
                 )
+        for setting in ("image_column", "id_column"):
+            if own[setting] in partitions:
+                raise SourceError(
+                    f"{path}: {setting} {own[setting]!r} is a folder's, the same for all rows of the file"
+                )
         kind = schema.field(config.image_column).type
         if not _holds_pictures(kind):
             raise SourceError(
                 f"{path}: column {config.image_column!r} is {kind}; "
-                "it must hold encoded pictures as binary or struct<bytes>"
+                "it must hold encoded pictures as binary or struct<bytes>, or their names as text"
+            )
+        if config.image_root is not None and not _is_text(kind):
+            raise SourceError(
+                f"{path}: column {config.image_column!r} holds pictures and no names; leave out image_root"
             )
         for name in (config.id_column, config.subject_column):
             if name is not None and not _is_name(schema.field(name).type):
@@ -153,24 +185,84 @@ class ParquetSource(Source):
             raise SourceError(f"{path} has two columns of one name; rename one")
         if first is not None and not schema.equals(first):
             raise SourceError(
-                f"{path} has other columns or types than the files before it; run it apart, with its own output"
+                f"{path} has other columns or types, those of its folders among them, than the files before it; run it apart, "
+                "with its own output"
             )
 
-    def _ids(self, file: pq.ParquetFile, path: str, root: str, config: InputConfig) -> list[str | None]:
+    def _ids(self, file: pq.ParquetFile, path: str, below: str, config: InputConfig) -> list[str | None]:
         """The id of each row of a file, in order; only the id column is read."""
         if config.id_column is None:
-            return [f"{_below(root, path)}#{position}" for position in range(file.metadata.num_rows)]
-        values = file.read(columns=[config.id_column]).column(0)
-        if len(values) != file.metadata.num_rows:
-            raise SourceError(f"{path} is damaged: {len(values)} ids for {file.metadata.num_rows} rows; repair it")
-        return _texts(values)
+            return [f"{below}#{position}" for position in range(file.metadata.num_rows)]
+        return _column_of_text(file, path, config.id_column)
 
-    def _add_groups(self, file: pq.ParquetFile, path: str) -> None:
+    def _named(self, ids: list[str | None], first: int, below: str) -> pa.Array:
+        """An id for every row of a file, whose first has that position; why some are quarantined before they are read."""
+        named = []
+        for at, image_id in enumerate(ids):
+            named.append(f"{below}#{at}" if image_id is None else as_text(image_id))
+            if reason := "missing_id: the id column is null here" if image_id is None else _id_problem(image_id):
+                self._failures[first + at] = reason
+        return pa.array(named, pa.large_string())
+
+    def _find_duplicates(self) -> None:
+        """Quarantine all rows of an id but the first."""
+        usable = np.ones(self.total, np.bool_)
+        usable[list(self._failures)] = False
+        ids = self.ids.filter(pa.array(usable))
+        first = pc.index_in(ids, value_set=ids).to_numpy()
+        positions = np.flatnonzero(usable)
+        for at in np.flatnonzero(first != np.arange(len(ids))).tolist():
+            self._failures[int(positions[at])] = f"duplicate_id: row {positions[first[at]]} has the same id"
+
+    def _add_groups(self, file: pq.ParquetFile, path: str, partitions: Partitions, looked: "_Looked | None") -> None:
+        start = 0
         for index in range(file.metadata.num_row_groups):
             group = file.metadata.row_group(index)
-            first = self._groups[-1].first + self._groups[-1].rows if self._groups else 0
-            if group.num_rows:
-                self._groups.append(RowGroup(path, index, first, group.num_rows, group.total_byte_size))
+            first, rows = self._groups[-1].first + self._groups[-1].rows if self._groups else 0, group.num_rows
+            size = group.total_byte_size if looked is None else int(looked.sizes[start : start + rows].sum())
+            if rows:
+                self._groups.append(RowGroup(path, index, first, rows, size, partitions))
+            start += rows
+
+
+@dataclass(frozen=True)
+class _Looked:
+    """What is there of the pictures that a file names, by its rows. failures: why some can not be read."""
+
+    versions: npt.NDArray[np.int32]
+    sizes: npt.NDArray[np.int64]
+    failures: dict[int, str]
+
+
+def _references(
+    columns: pa.Schema, config: InputConfig, filesystem: pafs.FileSystem, root: str, path: str
+) -> References | None:
+    """What reads named pictures; None where the column holds pictures. path: of a file, which may be the root."""
+    if not _is_text(columns.field(config.image_column).type):
+        return None
+    return References.of(config, filesystem, root.rpartition("/")[0] if root == path else root)
+
+
+def _look(references: References, file: pq.ParquetFile, path: str, config: InputConfig) -> _Looked:
+    names, folder = _column_of_text(file, path, config.image_column), path.rpartition("/")[0]
+    versions, sizes = np.empty(len(names), np.int32), np.empty(len(names), np.int64)
+    failures: dict[int, str] = {}
+    for start in range(0, len(names), ROWS_AT_ONCE):
+        for at, found in enumerate(references.look_all(names[start : start + ROWS_AT_ONCE], folder), start):
+            versions[at], sizes[at] = found.version, min(found.size, config.max_file_bytes)
+            if found.failure:
+                failures[at] = found.failure
+    return _Looked(versions, sizes, failures)
+
+
+def _column_of_text(file: pq.ParquetFile, path: str, name: str) -> list[str | None]:
+    """A column whose values are names; nothing else is read."""
+    values = file.read(columns=[name]).column(0)
+    if len(values) != file.metadata.num_rows:
+        raise SourceError(
+            f"{path} is damaged: {name!r} of {len(values)} rows out of {file.metadata.num_rows}; repair it"
+        )
+    return texts(values)
 
 
 def _check_rows(file: pq.ParquetFile, path: str, size_bytes: int) -> None:
@@ -181,94 +273,6 @@ def _check_rows(file: pq.ParquetFile, path: str, size_bytes: int) -> None:
         raise SourceError(
             f"{path} is damaged: it claims {rows} rows, its row groups {sum(in_groups)}, in {size_bytes} bytes; repair it"
         )
-
-
-def _read(
-    filesystem: pafs.FileSystem,
-    group: RowGroup,
-    columns: Columns,
-    ids: Mapping[int, str],
-    failures: Mapping[int, str],
-    rows_per_block: int,
-    max_bytes: int,
-) -> Iterator[pa.Table]:
-    """The read task: the wanted rows of one row group, in blocks. A group that can not be read becomes rows that say
-    so."""
-    done = group.first
-    try:
-        with pq.ParquetFile(group.path, filesystem=filesystem) as file:
-            for batch in file.iter_batches(rows_per_block, row_groups=[group.index]):
-                rows = range(done, done + batch.num_rows)
-                table = pa.Table.from_batches([batch]).filter(pa.array([row in ids for row in rows]))
-                if table.num_rows:
-                    yield _block([row for row in rows if row in ids], table, columns, ids, failures, max_bytes)
-                done += batch.num_rows
-            if done < group.first + group.rows:  # a damaged page can end a column early, and nothing is raised
-                raise pa.ArrowInvalid(f"{done - group.first} of {group.rows} rows")
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise_fault_of_the_machine(error, group.path)
-        lost = [row for row in ids if row >= done]
-        own = pa.table(
-            {columns.names[f.name]: pa.nulls(len(lost), f.type) for f in columns.schema if f.name != columns.image}
-        )
-        reason = f"unreadable: row group {group.index} of its file is damaged ({type(error).__name__})"
-        yield source_table([failed(row, ids[row], reason) for row in lost], own)
-
-
-def _block(
-    rows: list[int],
-    table: pa.Table,
-    columns: Columns,
-    ids: Mapping[int, str],
-    failures: Mapping[int, str],
-    max_bytes: int,
-) -> pa.Table:
-    pictures, own = table.column(columns.image), table
-    if pt.is_struct(pictures.type):
-        # The bytes travel once; the struct's other fields (a path) stay with the user's columns.
-        own = _without_bytes(table, columns.image)
-        pictures = pa.chunked_array([chunk.field(BYTES_FIELD) for chunk in _masked(pictures)])
-    else:
-        own = table.drop_columns([columns.image])
-    subjects = _texts(table.column(columns.subject)) if columns.subject else [None] * len(rows)
-    given, entries = columns.given, []
-    boxes, keep = _cells(table, given.boxes_column), _cells(table, given.keep_column)
-    permanent = _cells(table, given.permanent_column, otherwise=False)
-    for at, (row, encoded) in enumerate(zip(rows, pictures.to_pylist(), strict=True)):
-        said, bad_faces = given_in_row(boxes[at], keep[at])
-        forgotten, bad_permanent = permanent_in_row(permanent[at])
-        subject = subjects[at]
-        reason = failures.get(row, "") or _problem(encoded, subject, max_bytes) or bad_faces or bad_permanent
-        entry = failed(row, ids[row], reason) if reason else {ROW: row, ID: ids[row], ENCODED: encoded, FAILURE: ""}
-        subject = None if subject is None else as_text(subject)
-        entries.append({**entry, SUBJECT: subject, GIVEN: said, PERMANENT: forgotten})
-    return source_table(entries, own.rename_columns([columns.names[name] for name in own.column_names]))
-
-
-def _cells(table: pa.Table, column: str | None, otherwise: Any = None) -> list[Any]:
-    """The values of a column, or one value for each row when none is asked for."""
-    return table.column(column).to_pylist() if column is not None else [otherwise] * table.num_rows
-
-
-def _problem(encoded: bytes | None, subject: str | None, max_bytes: int) -> str:
-    if encoded is None:
-        return "null_image: the cell holds no picture"
-    if len(encoded) > max_bytes:
-        return f"too_large: the cell has {len(encoded)} bytes, more than the {max_bytes} allowed"
-    if subject is not None and not is_text(subject):
-        return f"bad_subject: the subject is {NO_TEXT}"
-    if subject is not None and not 0 < len(subject) <= MAX_NAME_CHARACTERS:
-        return f"bad_subject: a subject must have 1 to {MAX_NAME_CHARACTERS} characters"
-    return ""
-
-
-def _texts(column: pa.ChunkedArray) -> list[str | None]:
-    """Names as text. Parquet promises UTF-8 and nobody checks: bytes that are none become surrogates, as in file names."""
-    if pt.is_integer(column.type):
-        return [None if value is None else str(value) for value in column.to_pylist()]
-    binary = pa.large_binary() if pt.is_large_string(column.type) else pa.binary()
-    values = column.cast(binary).to_pylist()
-    return [None if value is None else value.decode("utf-8", "surrogateescape") for value in values]
 
 
 def _id_problem(image_id: str) -> str:
@@ -287,40 +291,14 @@ def _nullable(field: pa.Field) -> pa.Field:
     return field.with_nullable(True)
 
 
-def _masked(column: pa.ChunkedArray) -> list[pa.StructArray]:
-    """Chunks whose fields are null where the struct is."""
-    return [pa.StructArray.from_arrays(chunk.flatten(), names=[f.name for f in chunk.type]) for chunk in column.chunks]
+def _slices(ids: pa.Array) -> Iterator[pa.Array]:
+    """Parts that are small enough to be Python's strings."""
+    return (ids.slice(start, ROWS_AT_ONCE) for start in range(0, len(ids), ROWS_AT_ONCE))
 
 
-def _without_bytes(table: pa.Table, image: str) -> pa.Table:
-    """The table with the bytes of its struct column emptied; the column keeps its place and type."""
-    kept = []
-    for chunk in table.column(image).chunks:
-        fields = [
-            pa.nulls(len(chunk), field.type) if field.name == BYTES_FIELD else values
-            for field, values in zip(chunk.type, chunk.flatten(), strict=True)
-        ]
-        kept.append(pa.StructArray.from_arrays(fields, fields=list(chunk.type)))
-    at = table.column_names.index(image)
-    return table.set_column(at, table.schema.field(at), pa.chunked_array(kept, table.schema.field(at).type))
-
-
-def _name_rows(ids: list[str | None]) -> tuple[list[str], dict[int, str]]:
-    """An id for every row, and why rows are quarantined before they are read: missing, unusable and repeated ids."""
-    named: list[str] = []
-    failures: dict[int, str] = {}
-    first_of: dict[str, int] = {}
-    for row, image_id in enumerate(ids):
-        named.append(f"row {row}" if image_id is None else as_text(image_id))
-        reason = "missing_id: the id column is null here" if image_id is None else _id_problem(image_id)
-        if not reason and first_of.setdefault(named[row], row) != row:
-            reason = f"duplicate_id: row {first_of[named[row]]} has the same id"
-        if reason:
-            failures[row] = reason
-    return named, failures
-
-
-def _columns(schema: pa.Schema, config: InputConfig, given: GivenInput, *, ids_are_text: bool) -> Columns:
+def _columns(
+    schema: pa.Schema, config: InputConfig, given: GivenInput, references: References | None, *, ids_are_text: bool
+) -> Columns:
     """Output names: the user's own, with a prefix where keyanon's columns have the name already and say another thing."""
     names: dict[str, str] = {}
     for field in schema:
@@ -331,22 +309,26 @@ def _columns(schema: pa.Schema, config: InputConfig, given: GivenInput, *, ids_a
         names[field.name] = f"{RENAMED_PREFIX}{field.name}" if taken else field.name
         while names[field.name] != field.name and names[field.name] in schema.names:
             names[field.name] = RENAMED_PREFIX + names[field.name]
-    return Columns(config.image_column, config.subject_column, names, schema, given)
+    return Columns(config.image_column, config.subject_column, names, schema, given, references)
 
 
 def _holds_pictures(kind: pa.DataType) -> bool:
     if pt.is_struct(kind):
         at = kind.get_field_index(BYTES_FIELD)
         return at >= 0 and _is_binary(kind.field(at).type)
-    return _is_binary(kind)
+    return _is_binary(kind) or _is_text(kind)
 
 
 def _is_binary(kind: pa.DataType) -> bool:
     return bool(pt.is_binary(kind) or pt.is_large_binary(kind))
 
 
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pt.is_string(kind) or pt.is_large_string(kind))
+
+
 def _is_name(kind: pa.DataType) -> bool:
-    return bool(pt.is_string(kind) or pt.is_large_string(kind) or pt.is_integer(kind))
+    return _is_text(kind) or bool(pt.is_integer(kind))
 
 
 def _below(root: str, path: str) -> str:

@@ -2,41 +2,56 @@
 
 import os
 import stat
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
-from typing import Self
+from typing import Final, NamedTuple, Self
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.fs as pafs
 
-from jobs.blocks import ENCODED, FAILURE, GIVEN, ID, ROW, source_table
+from jobs.blocks import ENCODED, FAILURE, GIVEN, ID, ROW, SUBJECT, VERSION, source_table
 from jobs.names import NO_TEXT, as_text, clashing_names, is_text, name_problem, suffix_of
 from jobs.sources.config import InputConfig
-from jobs.sources.given_faces import GivenFiles, GivenInput
+from jobs.sources.file_columns import FileColumns, PictureFile, positions_of
+from jobs.sources.given_faces import GivenFiles, GivenInput, check_names
+from jobs.sources.given_subjects import SubjectFile, read_subjects
 from jobs.sources.source import (
     PARQUET_SUFFIX,
     PICTURE_SUFFIXES,
+    TAR_SUFFIX,
     ReadUnit,
     Source,
     UnitSize,
     failed,
     id_problem,
     listing_digest,
+    read_object,
     read_picture,
+    unfinished,
+    version_of,
 )
+from keystore.intake.records import MAX_NAME_CHARACTERS
+
+_NO_NAME: Final = r"(^|/)\.{0,2}(/|$)|\x00"
 
 
-@dataclass(frozen=True)
-class PictureFile:
-    """One listed file. path: as the file system wants it. failure: why it is not even opened, or ""."""
+class Listed(NamedTuple):
+    """One file that a read task reads. row: what it is called in blocks. failure: why it is not even opened, or ""."""
 
-    path: str
-    image_id: str
-    size: int
-    modified_ns: int
-    failure: str = ""
+    row: int
+    file: PictureFile
+    version: int
+    failure: str
+
+
+Contents = Callable[[list[Listed]], Iterator[tuple[bytes | None, str]]]
+"""Gives for each file its bytes and "", or None and the reason it can not be used; raises MachineError."""
 
 
 class PictureFiles(Source):
@@ -45,16 +60,28 @@ class PictureFiles(Source):
 
     kind = "files"
 
-    def __init__(self, filesystem: pafs.FileSystem, files: list[PictureFile], config: InputConfig) -> None:
-        self._filesystem = filesystem
+    def __init__(
+        self,
+        filesystem: pafs.FileSystem,
+        files: Iterable[PictureFile],
+        config: InputConfig,
+        prefix: str | None = None,
+    ) -> None:
+        # pyarrow asks twice for an object's size before it reads it.
+        is_s3 = isinstance(filesystem, pafs.S3FileSystem)
+        self._read_one = partial(read_object, config.endpoint_url) if is_s3 else partial(read_picture, filesystem)
         self._max_file_bytes = config.max_file_bytes
-        self._files = sorted(map(_with_usable_id, files), key=lambda file: _order(file.path))
-        self.total = len(self._files)
-        self.size_bytes = sum(map(self._read_bytes, self._files))
-        self.digest = listing_digest(f"{f.image_id}\0{f.size}\0{f.modified_ns}" for f in self._files)
+        self._files = FileColumns.of(map(_with_usable_id, files), prefix)
+        self.ids, self.total = self._files.ids, len(self._files)
+        self.size_bytes = int(np.minimum(self._files.sizes, self._max_file_bytes).sum())
+        self.digest = listing_digest(f"{name}\0{size}\0{time}" for name, size, time in self._files.facts())
+        self.versions = np.fromiter((version_of(*facts) for facts in self._files.facts()), np.int32, self.total)
         self._given = GivenFiles()
+        self._subjects: SubjectFile | None = None
         self.parquet: list[str] = []
+        self.tars: list[str] = []
         self._failures = self._find_failures()
+        self._left_out: frozenset[str] = frozenset()
 
     @classmethod
     def single(cls, filesystem: pafs.FileSystem, path: str, config: InputConfig, given: GivenInput) -> Self:
@@ -66,65 +93,125 @@ class PictureFiles(Source):
         return source
 
     @classmethod
-    def listed(cls, filesystem: pafs.FileSystem, root: str, config: InputConfig) -> Self:
-        """A folder. Parquet files found on the way are in `parquet`, other files are counted in `ignored`."""
+    def listed(
+        cls, filesystem: pafs.FileSystem, root: str, config: InputConfig, given: GivenInput | None = None
+    ) -> Self:
+        """A folder. Parquet files found on the way are in `parquet`, tar shards in `tars`,
+        other files are counted in `ignored`; what `include` and
+        `exclude` leave out is in neither. given: what `attach` will read."""
         local = isinstance(filesystem, pafs.LocalFileSystem)
-        found = list(_walk(Path(root)) if local else _select(filesystem, root))
-        source = cls(filesystem, [file for file in found if suffix_of(file.path) in PICTURE_SUFFIXES], config)
-        source.parquet = sorted(file.path for file in found if suffix_of(file.path) == PARQUET_SUFFIX)
-        source.ignored = len(found) - source.total - len(source.parquet)
+        found = _Found(config, remember=given is not None and (given.boxes or given.keep or given.subjects) is not None)
+        pictures = found.pictures(_walk(Path(root)) if local else _select(filesystem, root))
+        source = cls(filesystem, pictures, config, root.rstrip("/") + "/")
+        source.parquet, source.tars, source.ignored = sorted(found.parquet), sorted(found.tars), found.ignored
+        source._left_out = frozenset(found.left_out)
         return source
 
     def attach(self, given: GivenInput) -> None:
         """Read what the user says of these pictures. Raises SourceError when it can not be read, or names another picture."""
         self._given = GivenFiles.read(given)
-        self._given.check_names({file.image_id for file in self._files})
-        if digests := self._given.digests():
+        self._subjects = None if given.subjects is None else read_subjects(given.subjects)
+        digests = self._given.digests()
+        if self._subjects is not None:
+            digests.append(f"subjects\0{self._subjects.digest}")
+        if digests:
+            known = self._left_out.union(self.ids.to_pylist())
+            self._given.check_names(known)
+            if self._subjects is not None:
+                check_names(self._subjects.path, self._subjects.by_id, known)
+            self.given_digest = listing_digest(digests)
             self.digest = listing_digest([self.digest, *digests])
 
-    def units(self, finished: Collection[int], size: UnitSize) -> Iterator[ReadUnit]:
-        rows = [row for row in range(self.total) if row not in finished]
+    def units(
+        self, finished: Collection[int], size: UnitSize, numbers: npt.NDArray[np.int64] | None = None
+    ) -> Iterator[ReadUnit]:
+        left = unfinished(self.total, finished)
         start = 0
-        while start < len(rows):
-            part = rows[start : start + size(len(rows) - start)]
+        while start < len(left):
+            part = left[start : start + size(len(left) - start)]
             start += len(part)
-            files = [(row, self._files[row], self._failures.get(row, "")) for row in part]
-            given = {row: said for row, file, _ in files if (said := self._given.of(file.image_id)) is not None}
-            size_bytes = sum(self._read_bytes(file) for _, file, _ in files)
-            yield ReadUnit(partial(_read, self._filesystem, files, given, self._max_file_bytes), len(part), size_bytes)
+            rows = (part if numbers is None else numbers[part]).tolist()
+            files = [
+                Listed(row, self._files[at], int(self.versions[at]), self._failures.get(at, ""))
+                for row, at in zip(rows, part.tolist(), strict=True)
+            ]
+            given = {one.row: said for one in files if (said := self._given.of(one.file.image_id)) is not None}
+            whose = {} if self._subjects is None else self._subjects.by_id
+            subjects = {one.row: whose[one.file.image_id] for one in files if one.file.image_id in whose}
+            size_bytes = sum(min(one.file.size, self._max_file_bytes) for one in files)
+            yield ReadUnit(partial(_read, self._contents(files), files, given, subjects), len(part), size_bytes)
 
-    def _read_bytes(self, file: PictureFile) -> int:
-        return min(file.size, self._max_file_bytes)
+    def _contents(self, files: list[Listed]) -> Contents:
+        """What reads these files in a read task."""
+        return partial(_read_files, self._read_one, self._max_file_bytes)
 
     def _find_failures(self) -> dict[int, str]:
         """Rows that are quarantined without being opened."""
-        failures: dict[int, str] = {}
-        seen: set[str] = set()
-        clashes = clashing_names([file.image_id for file in self._files])
-        for row, file in enumerate(self._files):
-            reason = file.failure or id_problem(file.image_id) or _name_problem(file.image_id)
-            if not reason and file.image_id in seen:
-                reason = "duplicate_id: an earlier file has the same id"
-            if not reason and row in clashes:
-                reason = "output_clash: another picture or its folder has the name this picture's output would get"
-            seen.add(file.image_id)
-            if reason:
-                failures[row] = reason
-        return failures
+        clash = "output_clash: another picture or its folder has the name this picture's output would get"
+        failures = dict.fromkeys(clashing_names(self.ids), clash)
+        first_of: dict[str, int] = {}  # of odd files' ids; those of all others differ, as their paths do
+        for at, file in sorted(self._files.odd.items(), key=itemgetter(0)):
+            first_of.setdefault(file.image_id, at)
+        for at in positions_of(pc.is_in(self.ids, value_set=pa.array(sorted(first_of), self.ids.type))):
+            if at > first_of[self.ids[at].as_py()]:
+                failures[at] = "duplicate_id: an earlier file has the same id"
+        # A rough look at all, then a close one at what it finds.
+        long = pc.greater(pc.utf8_length(self.ids), MAX_NAME_CHARACTERS)
+        for at in positions_of(pc.or_(long, pc.match_substring_regex(self.ids, _NO_NAME))):
+            image_id = self.ids[at].as_py()
+            if reason := id_problem(image_id) or _name_problem(image_id):
+                failures[at] = reason
+        return failures | {at: file.failure for at, file in self._files.odd.items() if file.failure}
+
+
+@dataclass
+class _Found:
+    """Tells pictures from all else that lies in a folder. remember: what is left out, too."""
+
+    config: InputConfig
+    remember: bool
+    parquet: list[str] = field(default_factory=list)
+    tars: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+    ignored: int = 0
+
+    def pictures(self, files: Iterable[PictureFile]) -> Iterator[PictureFile]:
+        """Those that are pictures by their names; the others are counted as they go by."""
+        for file in files:
+            suffix = suffix_of(file.path)
+            if not self.config.takes(file.image_id, unread=file.unread):
+                if self.remember:
+                    self.left_out.append(file.image_id)
+            elif suffix in PICTURE_SUFFIXES:
+                yield file
+            elif suffix == PARQUET_SUFFIX:
+                self.parquet.append(file.path)
+            elif suffix == TAR_SUFFIX:
+                self.tars.append(file.path)
+            else:
+                self.ignored += 1
 
 
 def _read(
-    filesystem: pafs.FileSystem, files: list[tuple[int, PictureFile, str]], given: dict[int, str], max_bytes: int
+    contents: Contents, files: list[Listed], given: dict[int, str], subjects: dict[int, str]
 ) -> Iterator[pa.Table]:
-    """The read task: one block of the listed files. given: what the user says of their faces, by row."""
+    """The read task: one block of the listed files. given: what is said of their faces, subjects: whose they are; by row."""
     rows = []
-    for row, file, failure in files:
-        if failure:
-            rows.append(failed(row, file.image_id, failure))
+    for (row, file, version, _), (encoded, reason) in zip(files, contents(files), strict=True):
+        if encoded is None:
+            rows.append({**failed(row, file.image_id, reason), VERSION: version})
             continue
-        encoded, reason = read_picture(filesystem, file.path, max_bytes)
-        rows.append({ROW: row, ID: file.image_id, ENCODED: encoded, FAILURE: reason, GIVEN: given.get(row)})
+        said = {GIVEN: given.get(row), SUBJECT: subjects.get(row), VERSION: version}
+        rows.append({ROW: row, ID: file.image_id, ENCODED: encoded, FAILURE: reason, **said})
     yield source_table(rows)
+
+
+def _read_files(
+    read_one: Callable[[str, int], tuple[bytes | None, str]], max_bytes: int, files: list[Listed]
+) -> Iterator[tuple[bytes | None, str]]:
+    """What `read_one` says of each; one that has failed is not opened."""
+    for one in files:
+        yield (None, one.failure) if one.failure else read_one(one.file.path, max_bytes)
 
 
 def _walk(root: Path) -> Iterator[PictureFile]:
@@ -136,7 +223,12 @@ def _walk(root: Path) -> Iterator[PictureFile]:
             entries = sorted(os.scandir(folder), key=lambda entry: os.fsencode(entry.name))
         except OSError as error:
             yield PictureFile(
-                f"{folder}/unreadable.jpg", as_text(f"{prefix}*"), 0, 0, f"unreadable: folder, {type(error).__name__}"
+                f"{folder}/unreadable.jpg",
+                as_text(f"{prefix}*"),
+                0,
+                0,
+                f"unreadable: folder, {type(error).__name__}",
+                unread=True,
             )
             return
         for entry in entries:
@@ -177,11 +269,3 @@ def _with_usable_id(file: PictureFile) -> PictureFile:
 def _name_problem(image_id: str) -> str:
     problem = name_problem(image_id)
     return f"bad_id: no output file can be named by this id, {problem}" if problem else ""
-
-
-def _order(path: str) -> bytes:
-    """Paths in the order of their bytes, also those that are no text."""
-    try:
-        return os.fsencode(path)
-    except UnicodeEncodeError:
-        return path.encode("utf-8", "surrogatepass")

@@ -5,20 +5,21 @@ recognised by. Reading happens in Ray tasks, file by file; whatever can not be r
 never an error of the job.
 """
 
+import errno
 import hashlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.fs as pafs
-from ray.data import Datasource, ReadTask
-from ray.data.block import BlockMetadata
 
 from jobs.blocks import ENCODED, FAILURE, ID, ROW
 from jobs.errors import MachineError, SourceError
@@ -27,12 +28,20 @@ from jobs.names import CHANGED_SUFFIXES, KEPT_SUFFIXES, suffix_of
 from jobs.sources.config import InputConfig
 from jobs.sources.given_faces import GivenInput
 from jobs.storage.place import S3, Place, holds, is_uri, split_uri
-from jobs.storage.s3 import arrow_filesystem
+from jobs.storage.s3 import CredentialsError, S3Store, arrow_filesystem
 from keystore.intake.records import MAX_NAME_CHARACTERS
+
+if TYPE_CHECKING:
+    from jobs.sources.picture_files import PictureFiles
+    from jobs.sources.tar_shards import Shards
 
 PICTURE_SUFFIXES = KEPT_SUFFIXES | CHANGED_SUFFIXES
 PICTURE_NAMES = "JPEG, PNG, WebP, HEIC, AVIF, TIFF, BMP, GIF"
 PARQUET_SUFFIX = ".parquet"
+TAR_SUFFIX = ".tar"
+PACKED_SUFFIXES = (".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tar.lz4")
+
+NO_FILE = -1  # the version of a row whose picture could not be read by its name: it may come later
 
 BlockReader = Callable[[], Iterable[pa.Table]]
 UnitSize = Callable[[int], int]  # rows of the next unit when so many are left; at least 1
@@ -49,8 +58,10 @@ class ReadUnit:
 
 
 class Source(ABC):
-    """A listed input. Rows are numbered 0..total - 1 in the listing's order.
+    """A listed input, its rows in the listing's order.
 
+    ids: what each row is called, large strings; a row keeps its id while its file or its own column names it so. versions: of
+    each row's file, see `version_of`. given_digest: sha256 over what the user says of faces, "" where nothing is said.
     size_bytes: of all encoded pictures, about. digest: sha256 over names, sizes and modification times, for resuming.
     ignored: files that are no input of keyanon.
     schema: the user's own columns by their output names (Parquet), image_column among them; None for files. renamed:
@@ -61,41 +72,23 @@ class Source(ABC):
     total: int
     size_bytes: int
     digest: str
+    ids: pa.Array
+    versions: npt.NDArray[np.int32]
+    given_digest: str = ""
     ignored: int = 0
     schema: pa.Schema | None = None
     image_column: str | None = None
     renamed: Mapping[str, str] = MappingProxyType({})
 
     @abstractmethod
-    def units(self, finished: Collection[int], size: UnitSize) -> Iterator[ReadUnit]:
-        """Read tasks for all rows that are not `finished`; one of Parquet reads a row group, in blocks of the first size."""
+    def units(
+        self, finished: Collection[int], size: UnitSize, numbers: npt.NDArray[np.int64] | None = None
+    ) -> Iterator[ReadUnit]:
+        """Read tasks for all rows whose positions are not `finished`; one of Parquet reads a row group, in blocks of the first
+        size.
 
-
-class ListedDatasource(Datasource):  # type: ignore[misc]  # Ray ships no types
-    """Ray's view of a `Source`: one read task for each unit, whatever parallelism Ray proposes."""
-
-    def __init__(self, units: Sequence[ReadUnit], name: str) -> None:
-        super().__init__()
-        self._units = list(units)
-        self._name = name
-
-    def get_name(self) -> str:
-        return self._name
-
-    def estimate_inmemory_data_size(self) -> int | None:
-        return sum(unit.size_bytes for unit in self._units)
-
-    def get_read_tasks(
-        self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
-    ) -> list[ReadTask]:
-        return [
-            ReadTask(
-                unit.read,
-                BlockMetadata(num_rows=unit.rows, size_bytes=unit.size_bytes, input_files=None, exec_stats=None),
-                per_task_row_limit=per_task_row_limit,
-            )
-            for unit in self._units
-        ]
+        numbers: what rows are called in blocks, by position; None for their positions.
+        """
 
 
 def open_source(config: InputConfig, given: GivenInput | None = None) -> Source:
@@ -119,32 +112,76 @@ def open_source(config: InputConfig, given: GivenInput | None = None) -> Source:
         raise SourceError(f"{config.photos} can not be read ({error}); check its name and the credentials") from error
 
 
+def open_shards(config: InputConfig) -> "Shards | None":
+    """The tar shards that `config.photos` names, unread; None where there are none. Raises SourceError, MachineError."""
+    from jobs.sources.picture_files import PictureFiles
+    from jobs.sources.tar_shards import Shards
+
+    filesystem, root = resolve(config.photos, config.endpoint_url)
+    try:
+        kind = filesystem.get_file_info(root).type
+        if kind == pafs.FileType.NotFound:
+            raise SourceError(f"{config.photos} does not exist; give the tar shards of the run")
+        if kind == pafs.FileType.File:
+            return Shards(filesystem, root, [root]) if suffix_of(root) == TAR_SUFFIX else None
+        tars = PictureFiles.listed(filesystem, root, config).tars
+        return Shards(filesystem, root, tars) if tars else None
+    except (OSError, pa.ArrowException) as error:
+        raise_fault_of_the_machine(error, config.photos)
+        raise SourceError(f"{config.photos} can not be read ({error}); check its name and the credentials") from error
+
+
 def _listed(filesystem: pafs.FileSystem, root: str, config: InputConfig, given: GivenInput) -> Source:
     from jobs.sources.parquet import ParquetSource
     from jobs.sources.picture_files import PictureFiles
+    from jobs.sources.tar_shards import TarShards
 
     info = filesystem.get_file_info(root)
     if info.type == pafs.FileType.NotFound:
-        raise SourceError(f"{config.photos} does not exist; give a folder of pictures, a picture, or Parquet")
+        raise SourceError(
+            f"{config.photos} does not exist; give a folder of pictures, a picture, Parquet or tar shards"
+        )
     if info.type == pafs.FileType.File:
+        if not config.takes(root.rsplit("/", 1)[-1]):
+            raise SourceError(f"include and exclude leave {config.photos} out, and there is nothing else")
         if root.lower().endswith(PARQUET_SUFFIX):
             return ParquetSource(filesystem, root, [root], config, given)
+        if suffix_of(root) == TAR_SUFFIX:
+            return _attached(TarShards(filesystem, root, [root], config), given)
+        if root.lower().endswith(PACKED_SUFFIXES):
+            raise SourceError(
+                f"{config.photos} is a compressed tar, in which no picture can be read alone; unpack it to a plain one first, "
+                "as by gunzip: pictures hardly get smaller by it"
+            )
         if suffix_of(root) not in PICTURE_SUFFIXES:
-            raise SourceError(f"{config.photos} is neither a picture ({PICTURE_NAMES}) nor Parquet by its name")
+            raise SourceError(f"{config.photos} is neither a picture ({PICTURE_NAMES}) nor Parquet nor tar by its name")
         return PictureFiles.single(filesystem, root, config, given)
-    files = PictureFiles.listed(filesystem, root, config)
-    if files.parquet and files.total:
+    files = PictureFiles.listed(filesystem, root, config, given)
+    kinds = {"pictures": files.total, "Parquet": files.parquet, "tar shards": files.tars}
+    if len(several := [kind for kind, found in kinds.items() if found]) > 1:
+        first = (files.parquet or files.tars)[0]
         raise SourceError(
-            f"{config.photos} holds both pictures and Parquet ({files.parquet[0]}); "
-            "run the two apart, each with its own output"
+            f"{config.photos} holds both {' and '.join(several)} ({first}); run them apart, each with its own output, by "
+            "--include or --exclude"
         )
     if files.parquet:
         return ParquetSource(filesystem, root, files.parquet, config, given)
+    if files.tars:
+        return _attached(TarShards(filesystem, root, files.tars, config), given)
+    if not files.total and (config.include or config.exclude):
+        raise SourceError(
+            f"{config.photos} holds no picture ({PICTURE_NAMES}), Parquet file or tar shard that include and exclude let in; "
+            "globs are of paths below it, such as '2024/*.jpg'"
+        )
     if not files.total:
         raise SourceError(
-            f"{config.photos} holds no picture ({PICTURE_NAMES}) and no Parquet file ({files.ignored} other files); "
-            "is this the right folder?"
+            f"{config.photos} holds no picture ({PICTURE_NAMES}), no Parquet file and no plain tar shard ({files.ignored} other "
+            "files); is this the right folder? Compressed tars must be unpacked to plain ones"
         )
+    return _attached(files, given)
+
+
+def _attached(files: "PictureFiles", given: GivenInput) -> Source:
     files.attach(given)
     return files
 
@@ -179,14 +216,13 @@ def check_apart(config: InputConfig) -> None:
     for (one, first), (other, second) in combinations(config.places.items(), 2):
         if holds(first, second) or holds(second, first):
             raise SourceError(f"{one} {first} and {other} {second} overlap; keys must not lie with the pictures")
-    photos: Place = Path(config.photos) if is_local(config.photos) else config.photos
-    for name, place in config.places.items():
-        if holds(photos, place):
-            raise SourceError(
-                f"{name} {place} lies inside the photos {config.photos}; give a directory outside of them"
-            )
-    if holds(config.output, photos):
-        raise SourceError(f"photos {config.photos} lie inside the output {config.output}; give another output")
+    for source in filter(None, (config.photos, config.image_root)):
+        photos: Place = Path(source) if is_local(source) else source
+        for name, place in config.places.items():
+            if holds(photos, place):
+                raise SourceError(f"{name} {place} lies inside the photos {source}; give a directory outside of them")
+        if holds(config.output, photos):
+            raise SourceError(f"photos {source} lie inside the output {config.output}; give another output")
 
 
 def id_problem(image_id: str) -> str:
@@ -214,6 +250,22 @@ def read_picture(filesystem: pafs.FileSystem, path: str, max_bytes: int) -> tupl
         return None, f"unreadable: {type(error).__name__}"
 
 
+def read_object(endpoint_url: str | None, path: str, max_bytes: int) -> tuple[bytes | None, str]:
+    """As `read_picture`, of an object of S3, `bucket/key`, by one request."""
+    bucket, _, key = path.partition("/")
+    try:
+        return S3Store(bucket, "", endpoint_url).read(key, max_bytes), ""
+    except OSError as error:
+        # What the server says of this object alone; no credentials, or none that it takes, would meet every row.
+        if isinstance(error, CredentialsError) or error.errno not in (errno.ENOENT, errno.EACCES, errno.EFBIG):
+            raise MachineError(
+                f"{path} could not be read: {error.strerror}; then run the same command again"
+            ) from error
+        if error.errno == errno.EFBIG:
+            return None, f"too_large: {error.strerror}"
+        return None, f"unreadable: {type(error).__name__}"
+
+
 def raise_fault_of_the_machine(error: Exception, path: str) -> None:
     """Raise MachineError when it was the disk, the network or the memory that failed, and not the file at `path`."""
     if kind_of_reading(error) is FaultKind.MACHINE:
@@ -221,6 +273,38 @@ def raise_fault_of_the_machine(error: Exception, path: str) -> None:
             f"{path} could not be read: {describe(error)}; see to the disk, the network and the memory, then run the same "
             "command again: it goes on where it stopped"
         ) from error
+
+
+def segments_of(units: Iterable[ReadUnit], rows: int) -> Iterator[list[ReadUnit]]:
+    """Units in lists of about so many rows, made as they are asked for."""
+    segment: list[ReadUnit] = []
+    count = 0
+    for unit in units:
+        segment.append(unit)
+        count += unit.rows
+        if count >= rows:
+            yield segment
+            segment, count = [], 0
+    if segment:
+        yield segment
+
+
+def unfinished(total: int, finished: Collection[int]) -> npt.NDArray[np.int64]:
+    """The positions that are not finished, in order."""
+    left = np.ones(total, np.bool_)
+    done = np.fromiter(finished, np.int64, len(finished))
+    left[done] = False
+    return np.flatnonzero(left)
+
+
+def version_of(name: str, size: int, modified_ns: int) -> int:
+    """What tells a file from another one that takes its name: 16 bits of a digest of its name, size and modification time.
+
+    Few on purpose. A row publishes them, and a size depends on the face: from 16 bits nobody learns it who does not know the
+    time.
+    """
+    told = f"{name}\0{size}\0{modified_ns}".encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(told, digest_size=2).digest(), "big")
 
 
 def failed(row: int, image_id: str, reason: str) -> dict[str, Any]:

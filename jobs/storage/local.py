@@ -6,9 +6,10 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 import pyarrow as pa
 
@@ -16,6 +17,7 @@ from jobs.storage.store import ChangedError, Copy, Seen, Store
 from keystore.storage import durable
 
 DIRECTORY_MODE: Final = 0o755
+PART: Final = ".part"  # behind the name of an object that is being written
 _REMOVED: Final = ".removed-"  # before the name of a folder that is being removed
 
 
@@ -54,6 +56,20 @@ class LocalStore(Store):
         durable.write_new(self.root / name, content)
         return _version(content)
 
+    @contextmanager
+    def writing(self, name: str) -> Iterator[BinaryIO]:
+        final = self.root / name
+        durable.make_directory(final.parent, DIRECTORY_MODE)
+        part = final.with_name(f".{final.name}{PART}")
+        with part.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        if final.exists():  # no link: a disk that knows none will do for what has one writer
+            raise FileExistsError(errno.EEXIST, "another process wrote it", str(final))
+        part.rename(final)
+        durable.sync_directory(final.parent)
+
     def replace(self, name: str, content: bytes, version: str | None) -> str:
         self._compare(name, version)
         durable.make_directory((self.root / name).parent, DIRECTORY_MODE)
@@ -68,6 +84,10 @@ class LocalStore(Store):
         if path.parent.is_dir():
             durable.sync_directory(path.parent)
 
+    def delete_all(self, names: Sequence[str]) -> None:
+        for name in names:
+            self.delete(name)
+
     def _compare(self, name: str, version: str | None) -> None:
         seen = self.see(name)
         if (None if seen is None else seen.version) != version:
@@ -77,7 +97,7 @@ class LocalStore(Store):
         # A glob: a folder that is not there has nothing in it.
         return (name for name in sorted(p.name for p in (self.root / folder).glob(f"[!.]*{suffix}")) if name > after)
 
-    def sizes(self, folder: str) -> Iterator[tuple[str, int]]:
+    def sizes(self, folder: str, after: str = "") -> Iterator[tuple[str, int]]:
         for path in (self.root / folder).rglob("*"):
             if path.is_file():
                 yield path.relative_to(self.root).as_posix(), path.stat().st_size
@@ -98,6 +118,9 @@ class LocalStore(Store):
     def fill(self, folder: str, files: Iterable[tuple[str, bytes]]) -> None:
         durable.write_all_new(self.root / folder, files)
         durable.sync_directory((self.root / folder).parent)
+
+    def filled(self, folder: str, names: Sequence[str]) -> list[bytes | None]:
+        return self.read_all([f"{folder}/{name}" for name in names])
 
     def publish(self, copies: Sequence[Copy]) -> None:
         folders = dict.fromkeys((self.root / copy.final).parent for copy in copies)

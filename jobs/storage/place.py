@@ -13,7 +13,8 @@ from jobs.errors import ConfigError
 
 S3: Final = "s3://"
 Place = str | Path
-"""A local path, or the URI of a place in a bucket: `s3://bucket/prefix`, without a slash at its end."""
+"""A local path, or the URI of a place in a bucket: `s3://bucket/prefix`, without a slash at its end; of an inbox, the address of
+a served keystore too."""
 
 # Amazon S3 User Guide, "General purpose bucket naming rules"
 _BUCKET: Final = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
@@ -34,6 +35,22 @@ def as_place(value: str | os.PathLike[str]) -> Place:
         refuse_credentials(text)
         raise ConfigError(f"{text} can not be written; give a local path or s3://bucket/prefix")
     return Path(text)
+
+
+def as_inbox(value: str | os.PathLike[str]) -> Place:
+    """Where sealed keys are left: a place to write, or the `https://` address of a served keystore. Raises ConfigError."""
+    text = os.fspath(value)
+    if not is_service(text):
+        return as_place(text)
+    parts = urlsplit(text)
+    if "@" in parts.netloc or parts.query or parts.fragment or not parts.hostname:
+        raise ConfigError("the inbox of a served keystore is https://host[:port]; its token is read from --token-file")
+    return text.rstrip("/")
+
+
+def is_service(place: Place) -> bool:
+    """Whether an inbox is a served keystore's."""
+    return isinstance(place, str) and place.lower().startswith(("https://", "http://"))
 
 
 def check_source(text: str) -> str:

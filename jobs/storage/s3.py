@@ -8,13 +8,16 @@ botocore and then meets its own effect: an object with just these bytes is taken
 import errno
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, Self, TypeVar, cast
 from urllib.parse import urlsplit
 
 import pyarrow.fs as pafs
 
 from jobs.errors import MachineError
+from jobs.storage.multipart import Upload
+from jobs.storage.packed import pack, unpack
 from jobs.storage.place import S3, split_uri
 from jobs.storage.store import ChangedError, Copy, Seen, Store
 
@@ -36,13 +39,15 @@ _REFUSED: Final = frozenset(
     {
         "AccessDenied",
         "403",
-        "InvalidAccessKeyId",
-        "SignatureDoesNotMatch",
-        "ExpiredToken",
-        "InvalidToken",
         "AllAccessDisabled",
     }
 )
+_NO_CREDENTIALS: Final = frozenset({"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"})
+_PACK: Final = "pack"  # the object that holds what is staged of a block
+
+
+class CredentialsError(PermissionError):
+    """There are no credentials, or the server does not take them, whatever is asked for."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +73,7 @@ class S3Store(Store):
         return self.root
 
     def check(self) -> None:
-        self._call("", lambda: client(self.endpoint_url).head_bucket(Bucket=self.bucket))
+        self.call("", lambda: client(self.endpoint_url).head_bucket(Bucket=self.bucket))
 
     def read(self, name: str, max_bytes: int | None = None) -> bytes:
         return self._get(name, max_bytes).content
@@ -85,6 +90,16 @@ class S3Store(Store):
     def create(self, name: str, content: bytes) -> str:
         return self._put(name, content, {"IfNoneMatch": "*"})
 
+    @contextmanager
+    def writing(self, name: str) -> Iterator[BinaryIO]:
+        upload = Upload(self, name)
+        try:
+            yield cast("BinaryIO", upload)
+            upload.finish()
+        except BaseException:
+            upload.abort()
+            raise
+
     def replace(self, name: str, content: bytes, version: str | None) -> str:
         if version is None:
             try:
@@ -96,9 +111,9 @@ class S3Store(Store):
     def delete(self, name: str, version: str | None = None) -> None:
         condition: Any = {} if version is None else {"IfMatch": version}
         try:
-            self._call(
+            self.call(
                 name,
-                lambda: client(self.endpoint_url).delete_object(Bucket=self.bucket, Key=self._key(name), **condition),
+                lambda: client(self.endpoint_url).delete_object(Bucket=self.bucket, Key=self.key(name), **condition),
             )
         except FileNotFoundError:
             return
@@ -106,14 +121,17 @@ class S3Store(Store):
             if self._version(name) is not None:  # else it is gone: by an answer that was lost, or by another's hand
                 raise
 
+    def delete_all(self, names: Sequence[str]) -> None:
+        self._delete_keys([self.key(name) for name in names])
+
     def children(self, folder: str, suffix: str = "", after: str = "") -> Iterator[str]:
         prefix = self._folder(folder)
         for name, _ in self._list(prefix, after=prefix + after if after else "", Delimiter="/"):
             if name.endswith(suffix):
                 yield name.removeprefix(prefix)
 
-    def sizes(self, folder: str) -> Iterator[tuple[str, int]]:
-        for key, size in self._list(self._folder(folder)):
+    def sizes(self, folder: str, after: str = "") -> Iterator[tuple[str, int]]:
+        for key, size in self._list(self._folder(folder), after=self.key(after) if after else ""):
             yield key.removeprefix(self._folder("")), size
 
     def existing(self, names: Iterable[str]) -> dict[str, str | None]:
@@ -122,7 +140,7 @@ class S3Store(Store):
         return {name: version for name, version in found if version is not None}
 
     def open_parquet(self, name: str) -> Any:
-        return self._arrow().open_input_file(f"{self.bucket}/{self._key(name)}")
+        return self._arrow().open_input_file(f"{self.bucket}/{self.key(name)}")
 
     def make_folder(self, folder: str) -> None:
         pass  # names with a slash are no folders
@@ -131,7 +149,13 @@ class S3Store(Store):
         pass
 
     def fill(self, folder: str, files: Iterable[tuple[str, bytes]]) -> None:
-        _at_once(lambda file: self.create(f"{folder}/{file[0]}", file[1]), list(files))
+        if entries := list(files):
+            self.create(f"{folder}/{_PACK}", pack(entries))
+
+    def filled(self, folder: str, names: Sequence[str]) -> list[bytes | None]:
+        packed = self.see(f"{folder}/{_PACK}") if names else None
+        found = {} if packed is None else unpack(packed.content)
+        return [found.get(name) for name in names]
 
     def publish(self, copies: Sequence[Copy]) -> None:
         # From here and not by CopyObject: few servers but Amazon's make that conditional.
@@ -140,22 +164,23 @@ class S3Store(Store):
     def remove_folders(self, parent: str, keep: str | None = None) -> None:
         kept = None if keep is None else self._folder(keep)
         keys = (key for key, _ in self._list(self._folder(parent)))
-        self._delete_all([key for key in keys if kept is None or not key.startswith(kept)])
+        self._delete_keys([key for key in keys if kept is None or not key.startswith(kept)])
 
     def remove_folder(self, folder: str) -> None:
-        self._delete_all([key for key, _ in self._list(self._folder(folder))])
+        self._delete_keys([key for key, _ in self._list(self._folder(folder))])
 
-    def _key(self, name: str) -> str:
+    def key(self, name: str) -> str:
+        """Of an object, in the bucket."""
         return "/".join(part for part in (self.prefix, name) if part)
 
     def _folder(self, name: str) -> str:
-        key = self._key(name)
+        key = self.key(name)
         return f"{key}/" if key else ""
 
     def _version(self, name: str) -> str | None:
         try:
-            found = self._call(
-                name, lambda: client(self.endpoint_url).head_object(Bucket=self.bucket, Key=self._key(name))
+            found = self.call(
+                name, lambda: client(self.endpoint_url).head_object(Bucket=self.bucket, Key=self.key(name))
             )
         except FileNotFoundError:
             return None
@@ -163,22 +188,22 @@ class S3Store(Store):
 
     def _get(self, name: str, max_bytes: int | None = None) -> Seen:
         def get() -> Seen:
-            found = client(self.endpoint_url).get_object(Bucket=self.bucket, Key=self._key(name))
+            found = client(self.endpoint_url).get_object(Bucket=self.bucket, Key=self.key(name))
             if max_bytes is not None and found["ContentLength"] > max_bytes:
                 found["Body"].close()
                 raise OSError(errno.EFBIG, f"{found['ContentLength']} bytes are more than {max_bytes}", name)
             return Seen(found["Body"].read(), found["ETag"])
 
-        return self._call(name, get)
+        return self.call(name, get)
 
     def _put(self, name: str, content: bytes, condition: Any) -> str:
         def put() -> str:
             return client(self.endpoint_url).put_object(
-                Bucket=self.bucket, Key=self._key(name), Body=content, **condition
+                Bucket=self.bucket, Key=self.key(name), Body=content, **condition
             )["ETag"]
 
         try:
-            return self._call(name, put)
+            return self.call(name, put)
         except FileExistsError:
             there = self.see(name)
             if there is not None and there.content == content:
@@ -190,15 +215,15 @@ class S3Store(Store):
             listing = client(self.endpoint_url).get_paginator("list_objects_v2")
             return iter(listing.paginate(Bucket=self.bucket, Prefix=prefix, StartAfter=after, **more))
 
-        found = self._call(prefix, pages)
-        while (page := self._call(prefix, lambda: next(found, None))) is not None:
+        found = self.call(prefix, pages)
+        while (page := self.call(prefix, lambda: next(found, None))) is not None:
             for entry in page.get("Contents", []):
                 yield entry["Key"], entry["Size"]
 
-    def _delete_all(self, keys: Sequence[str]) -> None:
+    def _delete_keys(self, keys: Sequence[str]) -> None:
         for start in range(0, len(keys), DELETED_AT_ONCE):
             part: Any = [{"Key": key} for key in keys[start : start + DELETED_AT_ONCE]]
-            answer = self._call(
+            answer = self.call(
                 part[0]["Key"],
                 lambda part=part: client(self.endpoint_url).delete_objects(  # type: ignore[misc]
                     Bucket=self.bucket, Delete={"Objects": part, "Quiet": True}
@@ -210,7 +235,7 @@ class S3Store(Store):
     def _arrow(self) -> pafs.S3FileSystem:
         return arrow_filesystem(self.bucket, self.endpoint_url)
 
-    def _call(self, name: str, request: Callable[[], _T]) -> _T:
+    def call(self, name: str, request: Callable[[], _T]) -> _T:
         """Send one request; what goes wrong as the errors that `Store` names. No message of the server is repeated."""
         from botocore.exceptions import (
             BotoCoreError,
@@ -235,7 +260,7 @@ class S3Store(Store):
                 f"({type(error).__name__}); see to the network and the endpoint URL, then run the same command again"
             ) from error
         except NoCredentialsError as error:
-            raise PermissionError(
+            raise CredentialsError(
                 errno.EACCES,
                 "no AWS credentials were found; give AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE or a role",
                 self.root,
@@ -254,8 +279,9 @@ class S3Store(Store):
             return FileNotFoundError(errno.ENOENT, "there is no such object", f"{self.root}/{name}")
         if code in _CHANGED:
             return ChangedError(errno.EEXIST, "another process wrote it", f"{self.root}/{name}")
-        if code in _REFUSED or status in (401, 403):
-            return PermissionError(
+        if code in _REFUSED or code in _NO_CREDENTIALS or status in (401, 403):
+            kind = CredentialsError if code in _NO_CREDENTIALS else PermissionError
+            return kind(
                 errno.EACCES,
                 f"the S3 server refuses access ({code}); check the AWS credentials and what they may do with this prefix",
                 self.root,

@@ -7,8 +7,9 @@ among them; MachineError where a server could not be reached.
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 from jobs.storage.place import Place
 
@@ -69,6 +70,14 @@ class Store(ABC):
         """Make an object that was not there, durably and whole; its version. Raises FileExistsError, OSError, MachineError."""
 
     @abstractmethod
+    def writing(self, name: str) -> AbstractContextManager[BinaryIO]:
+        """To write an object of any size: it is there, whole and durable, when the block has ended without an error, and nothing
+        is when it has not, or the process died. What is held of it does not grow with it.
+
+        Raises FileExistsError at the end of the block, where there is such an object by then; OSError, MachineError.
+        """
+
+    @abstractmethod
     def replace(self, name: str, content: bytes, version: str | None) -> str:
         """Put another content in the place of the version last seen, None for no object at all; the new version.
 
@@ -82,12 +91,16 @@ class Store(ABC):
         OSError, MachineError."""
 
     @abstractmethod
+    def delete_all(self, names: Sequence[str]) -> None:
+        """Remove many objects. What is not there is no error. Raises OSError, MachineError."""
+
+    @abstractmethod
     def children(self, folder: str, suffix: str = "", after: str = "") -> Iterator[str]:
         """Names, sorted, of the objects right below a folder that end so; those beyond the name `after` only."""
 
     @abstractmethod
-    def sizes(self, folder: str) -> Iterator[tuple[str, int]]:
-        """Names and bytes of all objects below a folder, at any depth."""
+    def sizes(self, folder: str, after: str = "") -> Iterator[tuple[str, int]]:
+        """Names and bytes of all objects below a folder, at any depth; in a bucket sorted, beyond the name `after`."""
 
     @abstractmethod
     def existing(self, names: Iterable[str]) -> dict[str, str | None]:
@@ -107,7 +120,14 @@ class Store(ABC):
 
     @abstractmethod
     def fill(self, folder: str, files: Iterable[tuple[str, bytes]]) -> None:
-        """Create many objects right below a folder, durable on return. Raises FileExistsError, OSError, MachineError."""
+        """Stage many contents in a folder, in a bucket as one object; durable on return.
+
+        Raises FileExistsError, OSError, MachineError.
+        """
+
+    @abstractmethod
+    def filled(self, folder: str, names: Sequence[str]) -> list[bytes | None]:
+        """Contents of what `fill` made there; None for what is not there, or not whole. Raises OSError, MachineError."""
 
     @abstractmethod
     def publish(self, copies: Sequence[Copy]) -> None:

@@ -24,7 +24,7 @@ HELD_OUT_DISTANCE = 0.5  # stricter than "same person" of two faces: with hundre
 # Settings that change where and how fast a training works, or how long, and nothing of what it computes in a step.
 _NEUTRAL = frozenset(
     {
-        "photos", "output", "endpoint_url", "hours", "steps", "checkpoint_minutes", "page_minutes", "workers",
+        "photos", "image_root", "output", "endpoint_url", "hours", "steps", "checkpoint_minutes", "page_minutes", "workers",
         "threads_per_worker", "gpus_per_worker", "cutting_actors", "name", "licence", "data", "known_limits", "grid",
         "temperature",
     }

@@ -21,7 +21,8 @@ from jobs.run.detect_stage import FaceModelChoice
 from jobs.run.progress import Monitor
 from jobs.run.task_sizes import TaskSizes
 from jobs.run.usable_cpus import usable_cpus
-from jobs.sources.source import ListedDatasource, Source
+from jobs.sources.datasource import ListedDatasource
+from jobs.sources.source import Source
 from jobs.storage.json_files import read_json, write_json
 from jobs.train.config import TrainConfig
 from keyanon_core.evaluation import nearest
@@ -66,7 +67,6 @@ class CutFaces:
 
     def __call__(self, table: pa.Table) -> pa.Table:
         rows = [self._cut(row) for row in table.select([ID, SUBJECT, ENCODED, FAILURE]).to_pylist()]
-        self.monitor.report_published(len(rows), sum(not row[FAILURE] for row in rows))
         return pa.Table.from_pylist(rows, schema=_SCHEMA)
 
     def _cut(self, row: dict[str, Any]) -> dict[str, Any]:

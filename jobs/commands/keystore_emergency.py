@@ -1,0 +1,72 @@
+"""`keyanon keystore break-glass` and `review`, and who may: keys without approvals, in an emergency, on record and reviewed."""
+
+from typing import Annotated
+
+import typer
+
+from jobs.commands.keystore_people import People
+from jobs.commands.options import Json, KekUri, KeystorePath, Person, RequestId, Verbose, acting_person, output_of
+from jobs.commands.printing import facts
+
+
+def who_may(
+    context: typer.Context,
+    keystore: KeystorePath,
+    people: People,
+    names: Annotated[
+        list[str] | None,
+        typer.Option("--for", metavar="NAME", help="Who may; repeat for more.", show_default="nobody: it is off"),
+    ] = None,
+    kek: KekUri = None,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Say who may break the glass, by two people at least; without --for nobody may, as in a new keystore."""
+    from keystore.emergency import EmergencyKeystore
+
+    with EmergencyKeystore.open(keystore, kek) as opened:
+        policy = opened.set_break_glass(names or [], *people)
+    document = {"may_break_the_glass": names or [], "people": list(policy.break_glass)}
+    shown = {"may break the glass": ", ".join(names or []) or "nobody"}
+    output_of(context).result(document, facts(f"policy of {keystore}", shown))
+
+
+def break_glass(
+    context: typer.Context,
+    keystore: KeystorePath,
+    image: Annotated[list[str], typer.Option("--image", metavar="ID", help="Image to restore; repeat for more.")],
+    case: Annotated[str, typer.Option("--case", help="The case this belongs to, such as C-17.")],
+    purpose: Annotated[str, typer.Option("--purpose", help="What the restored faces are for.")],
+    legal_basis: Annotated[str, typer.Option("--legal-basis", help="The law or contract that allows it.")],
+    person: Person,
+    dataset: Annotated[str | None, typer.Option("--dataset", help="Data set of the images, where ids repeat.")] = None,
+    kek: KekUri = None,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """In an emergency, if the policy names you: a grant for an hour without approvals. It is an alert, and must be reviewed."""
+    from keystore.emergency import EmergencyKeystore
+
+    with EmergencyKeystore.open(keystore, kek) as opened:
+        view = opened.break_glass(acting_person(person), image, case, purpose, legal_basis, dataset)
+    summary = {"request": view.request_id, "state": str(view.state), "images": len(view.images)}
+    hint = f"Nobody breaks the glass again before others have reviewed this: keyanon keystore review {keystore} {view.request_id}"
+    output_of(context).result(view.model_dump(mode="json"), facts("the glass is broken", summary), hint)
+
+
+def review(
+    context: typer.Context,
+    keystore: KeystorePath,
+    request: RequestId,
+    people: People,
+    kek: KekUri = None,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Say that a break of the glass was looked into: as many others agree to this as a request needs."""
+    from keystore.emergency import EmergencyKeystore
+
+    with EmergencyKeystore.open(keystore, kek) as opened:
+        opened.review(request, *people)
+    document = {"request": request, "reviewed": True}
+    output_of(context).result(document, facts("break of the glass reviewed", document))

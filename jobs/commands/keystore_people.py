@@ -1,0 +1,150 @@
+"""`keyanon keystore approver` and `policy`: who approves with a key of their own, and what the keystore asks for."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from jobs.commands.durations import parse_duration
+from jobs.commands.options import Json, KekUri, KeystorePath, Verbose, kept_text, output_of
+from jobs.commands.printing import facts, table
+
+approvers = typer.Typer(help="The approvers who have keys of their own.", no_args_is_help=True)
+policies = typer.Typer(help="What a keystore asks for before it gives keys out.", no_args_is_help=True)
+People = Annotated[list[str], typer.Option("--as", metavar="NAME", help="Who agrees to this; repeat for each.")]
+
+
+@approvers.command("enrol")
+def enrol(
+    context: typer.Context,
+    keystore: KeystorePath,
+    public_line: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE",
+            help="What `keyanon approver-key new` printed, or the console showed: the last line of it counts.",
+        ),
+    ],
+    approver: Annotated[str, typer.Option("--for", metavar="NAME", help="Whose key it is.")],
+    role: Annotated[str, typer.Option("--role", help="Their team, such as dpo or legal; one each.")],
+    people: People,
+    kek: KekUri = None,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Enrol the key that an approver made. As many other people agree to it as a request needs; from then on only it approves."""
+    from keystore.embedded import Keystore
+
+    lines = kept_text(public_line, "FILE").strip().splitlines()
+    with Keystore.open(keystore, kek) as opened:
+        key = opened.enrol_approver(approver, role, lines[-1] if lines else "", *people)
+    document = {"key": key, "for": approver, "role": role}
+    output_of(context).result(
+        document, facts("approver enrolled", document), f"Ask {approver} whether this is their key."
+    )
+
+
+@approvers.command("remove")
+def remove(
+    context: typer.Context,
+    keystore: KeystorePath,
+    key: Annotated[str, typer.Argument(metavar="KEY", help="Its id, as `approver list` shows it.")],
+    people: People,
+    kek: KekUri = None,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Take a key off the list, lost or not. Every open request that it approved ends and is made again."""
+    from keystore.embedded import Keystore
+
+    with Keystore.open(keystore, kek) as opened:
+        opened.remove_approver(key, *people)
+    document = {"removed": key}
+    output_of(context).result(document, facts("approver removed", document))
+
+
+@approvers.command("list")
+def list_approvers(
+    context: typer.Context, keystore: KeystorePath, kek: KekUri = None, as_json: Json = False, verbose: Verbose = False
+) -> None:
+    """List the keys that were enrolled, and until when they counted."""
+    from keystore.embedded import Keystore
+
+    with Keystore.open(keystore, kek) as opened:
+        found = opened.approvers()
+    columns = ("key", "of", "role", "enrolled", "removed")
+    rows = [(one.key, one.person, one.role, one.enrolled_at, one.removed_at) for one in found]
+    output_of(context).result(
+        {"approvers": [one.model_dump(mode="json") for one in found]}, table(f"approvers of {keystore}", columns, rows)
+    )
+
+
+@policies.command("show")
+def show(
+    context: typer.Context, keystore: KeystorePath, kek: KekUri = None, as_json: Json = False, verbose: Verbose = False
+) -> None:
+    """Show the present policy."""
+    from keystore.embedded import Keystore
+
+    with Keystore.open(keystore, kek) as opened:
+        document = opened.policy().model_dump(mode="json")
+    output_of(context).result(document, facts(f"policy of {keystore}", document))
+
+
+@policies.command("set")
+def set_policy(
+    context: typer.Context,
+    keystore: KeystorePath,
+    people: People,
+    approvals: Annotated[
+        int | None, typer.Option(help="How many people must approve.", show_default="as it is")
+    ] = None,
+    own_keys: Annotated[
+        bool | None,
+        typer.Option(
+            "--own-keys/--kept-keys",
+            help="Only enrolled approvers approve, each with their own key; or anybody, whom the keystore signs for.",
+            show_default="as it is",
+        ),
+    ] = None,
+    role: Annotated[
+        list[str] | None,
+        typer.Option("--role", help="An approver of it must be among them; repeat for more.", show_default="as it is"),
+    ] = None,
+    any_role: Annotated[bool, typer.Option("--any-role", help="No role must be among them.")] = False,
+    max_lifetime: Annotated[
+        str | None, typer.Option(metavar="DURATION", help="How long a request may stand.", show_default="as it is")
+    ] = None,
+    grant_lifetime: Annotated[
+        str | None, typer.Option(metavar="DURATION", help="How long a grant may be used.", show_default="as it is")
+    ] = None,
+    max_images: Annotated[
+        int | None, typer.Option(help="How many images one asks for.", show_default="as it is")
+    ] = None,
+    kek: KekUri = None,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Change the policy, by two people at least. Open requests are changed or made again under the new one."""
+    from pydantic import ValidationError
+
+    from keystore.decisions.policy import Policy
+    from keystore.embedded import Keystore
+
+    given: dict[str, Any] = {"approvals": approvals, "own_keys": own_keys, "max_images": max_images}
+    try:
+        for name, duration in (("max_lifetime_seconds", max_lifetime), ("grant_lifetime_seconds", grant_lifetime)):
+            given[name] = None if duration is None else int(parse_duration(duration).total_seconds())
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    given["roles"] = () if any_role else tuple(sorted(set(role))) if role else None
+    with Keystore.open(keystore, kek) as opened:
+        asked = opened.policy().model_dump() | {name: value for name, value in given.items() if value is not None}
+        try:
+            policy = Policy.model_validate(asked)
+        except ValidationError as error:
+            problem = error.errors()[0]
+            raise typer.BadParameter(" ".join((*map(str, problem["loc"]), problem["msg"]))) from None
+        opened.set_policy(policy, *people)
+    document = policy.model_dump(mode="json")
+    output_of(context).result(document, facts(f"policy of {keystore}", document))

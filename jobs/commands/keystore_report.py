@@ -1,0 +1,137 @@
+"""`keyanon keystore report` and `erasure-receipt`: what a data-protection officer takes away."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from jobs.commands import audit
+from jobs.commands.options import Json, KekUri, KeystorePath, Verbose, kept_text, output_of, with_options_of
+from jobs.commands.printing import facts, table
+
+if TYPE_CHECKING:
+    from keystore.reporting.processing import Controller
+
+COMMITMENT_DIGITS = 12  # of a person's, in a table on the terminal
+
+
+@with_options_of(audit.verify, without=())
+def report(
+    context: typer.Context,
+    keystore: KeystorePath,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", metavar="DIR", help="Write report.html, report.json and CSV files into this new directory."
+        ),
+    ] = None,
+    about: Annotated[
+        Path | None,
+        typer.Option(
+            "--about", metavar="FILE", help="YAML: what only the controller can say in the record of processing."
+        ),
+    ] = None,
+    words: Annotated[
+        bool, typer.Option("--words", help="With names, purposes, legal bases and image ids. Needs the KEK.")
+    ] = False,
+    kek: KekUri = None,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Report for the data-protection officer: record of processing, disclosures, refusals, what is overdue, erasures.
+
+    What happened is read from the log, after that and all that it accounts for was verified; else nothing is reported.
+    """
+    from keystore.embedded import Keystore
+    from keystore.reporting.report import officer_report
+    from keystore.reporting.writing import write_report
+
+    given = context.params
+    vkey, quorum = given["vkey"], given["quorum"]
+    kept = audit.kept_elsewhere(keystore, given["checkpoints"], vkey, given["witnesses"], given["witness_keys"], quorum)
+    controller = _controller(about)
+    if words:
+        Keystore.open(keystore, kek).close()  # who has the KEK may see them
+    made = officer_report(
+        keystore,
+        datetime.now(UTC),
+        checkpoints=kept,
+        vkey=None if vkey is None else kept_text(vkey, "--vkey"),
+        quorum=quorum,
+        controller=controller,
+        words=words,
+    )
+    files = [] if out is None else write_report(made, out)
+    summary = {
+        "verdict": made.verdict(),
+        "entries": made.entries,
+        "records": sum(one.records for one in made.processing.datasets),
+        "disclosures": len(made.disclosures),
+        "refusals": len(made.refusals),
+        "overdue": len(made.overdue),
+        "erasures": len(made.erasures),
+        "written": ", ".join(files) or None,
+    }
+    length = None if words else COMMITMENT_DIGITS
+    rows = [
+        (
+            one.time,
+            one.released_to[:length],
+            one.records,
+            ", ".join(person[:length] for person in one.approved_by),
+            one.legal_basis,
+        )
+        for one in made.disclosures
+    ]
+    output_of(context).result(
+        made.model_dump(mode="json"),
+        facts(f"report of {keystore}", summary),
+        *([table("disclosures", ("time", "to", "records", "approved by", "legal basis"), rows)] if rows else []),
+    )
+
+
+def erasure_receipt(
+    context: typer.Context,
+    keystore: KeystorePath,
+    dataset: Annotated[str, typer.Option("--dataset", help="Data set that it was erased from.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Write the receipt to this new file.")],
+    subject: Annotated[str | None, typer.Option("--subject", help="Whom it is about.")] = None,
+    image: Annotated[
+        str | None, typer.Option("--image", metavar="ID", help="What it is about, without a subject.")
+    ] = None,
+    kek: KekUri = None,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Write the signed receipt of an erasure, with the log's entry and its proof; `keyanon audit receipt` verifies it."""
+    from keystore.embedded import Keystore
+    from keystore.errors import StorageError
+    from keystore.storage import durable
+
+    with Keystore.open(keystore, kek) as opened:
+        receipt = opened.erasure_receipt(dataset, subject=subject, image_id=image)
+    try:
+        durable.write_new(out, receipt, durable.SECRET_MODE)
+    except OSError as error:
+        raise StorageError(f"{out} can not be written ({error.strerror}); name a new file") from error
+    document = {"receipt": str(out)}
+    output_of(context).result(document, facts("receipt written", document))
+
+
+def _controller(about: Path | None) -> "Controller":
+    import yaml
+    from pydantic import ValidationError
+
+    from keystore.reporting.processing import Controller
+
+    if about is None:
+        return Controller()
+    try:
+        return Controller.model_validate(yaml.safe_load(kept_text(about, "--about")) or {})
+    except yaml.YAMLError as error:
+        raise typer.BadParameter(f"{about} is no YAML ({error})", param_hint="--about") from error
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, one['loc'])) or 'the file'}: {one['msg']}" for one in error.errors())
+        fields = ", ".join(Controller.model_fields)
+        raise typer.BadParameter(f"{about}: {wrong}. It says texts for: {fields}", param_hint="--about") from error

@@ -1,0 +1,96 @@
+"""`keyanon status`: what a run does, how far it is, and which command comes next."""
+
+import shlex
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Final
+
+import typer
+
+from jobs.commands.options import EndpointUrl, Json, OutputPlace, Verbose, output_of, store_of
+from jobs.commands.printing import facts, table
+
+if TYPE_CHECKING:
+    from jobs.config import AnonymizeConfig
+    from jobs.output.status import RunStatus
+
+# Of a run's settings, those that follow from others unless they are given.
+_DERIVED: Final = ("dataset", "steps", "inversion")
+_OF_ONE_ATTEMPT: Final = frozenset({"photos", "output", "limit"})
+
+
+def status(
+    context: typer.Context,
+    output: OutputPlace,
+    endpoint_url: EndpointUrl = None,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Show whether the run of OUT is running, stopped or complete, its rows by status, and the next command.
+
+    Of a bucket it may take 20 seconds to see that nobody holds it.
+    """
+    from jobs.output.status import status_of
+
+    found = status_of(store_of(output, endpoint_url))
+    then = next_command(found, output, endpoint_url)
+    total = "not listed yet" if found.total is None else found.total
+    holder = found.holder
+    summary = {
+        "run": None if found.manifest is None else found.manifest.run_id,
+        "is": found.activity,
+        "since": found.since,
+        "first started": found.started_at,
+        "attempts": found.attempts,
+        **({} if holder is None else {"held by": f"process {holder['pid']} on {holder['host']}"}),
+        "rows": f"{found.rows} of {total}",
+        "next": then,
+    }
+    counted = [table("statuses", ("status", "rows"), found.statuses.items())] if found.statuses else []
+    output_of(context).result({**found.to_dict(), "next": then}, facts(output, summary), *counted)
+
+
+def next_command(found: "RunStatus", output: str, endpoint_url: str | None) -> str:
+    """What its user types next, for a shell in the directory that the run was started from."""
+    from jobs.output.status import Activity
+
+    place = [output, *(["--endpoint-url", endpoint_url] if endpoint_url else [])]
+    run = found.manifest
+    if found.activity is Activity.RUNNING or run is None:
+        return shlex.join(["keyanon", "status", *place])
+    if found.activity is Activity.COMPLETE:
+        of_kept_out = ["quarantine", "list"] if found.statuses.get("quarantined") else ["inspect"]
+        return shlex.join(["keyanon", *of_kept_out, *place])
+    if run.unfinished_retry is not None:
+        reason = run.unfinished_retry["reason"]
+        return shlex.join(["keyanon", "quarantine", "retry", *place, *(["--reason", reason] if reason else [])])
+    from jobs.config import AnonymizeConfig
+
+    config = AnonymizeConfig.load(None, {**run.config, "endpoint_url": endpoint_url or run.config.get("endpoint_url")})
+    return shlex.join(["keyanon", "anonymize", config.photos, "--output", output, *_options(config)])
+
+
+def _options(config: "AnonymizeConfig") -> Iterator[str]:
+    """The options that give a run these settings, without those that it has anyway."""
+    fields = type(config).model_fields
+    values = {
+        name: value
+        for name, field in fields.items()
+        if (value := getattr(config, name)) != field.default and name not in _OF_ONE_ATTEMPT
+    }
+    places = {name: getattr(config, name) for name in ("photos", "output", "limit")}
+    for name in _DERIVED:
+        without = {other: value for other, value in values.items() if other != name}
+        if name in values and type(config).load(None, {**places, **without}) == config:
+            values = without
+    for name, value in values.items():
+        yield from _option(f"--{name.replace('_', '-')}", value)
+
+
+def _option(option: str, value: Any) -> list[str]:
+    if isinstance(value, bool):
+        return [option if value else option.replace("--", "--no-", 1)]
+    if isinstance(value, frozenset):
+        return [option, ",".join(sorted(value))]
+    if isinstance(value, tuple):
+        return [text for one in value for text in (option, str(one))]
+    return [option, str(value)]

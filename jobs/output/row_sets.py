@@ -1,0 +1,68 @@
+"""Sets of row numbers, a byte for each number up to the largest: rows are numbered densely, and there may be millions."""
+
+from collections.abc import Collection, Iterable, Iterator
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+_GROWTH: Final = 1.5
+
+Numbers = npt.NDArray[np.int64]
+
+
+class RowSet(Collection[int]):
+    """A set of numbers from 0. Numbers are given as arrays, or as anything that gives them one by one."""
+
+    def __init__(self, rows: "Iterable[int] | Numbers" = ()) -> None:
+        self._there = np.zeros(0, np.bool_)
+        self.add(rows)
+
+    def add(self, rows: "Iterable[int] | Numbers") -> None:
+        """Put numbers in."""
+        numbers = _array(rows)
+        if len(numbers):
+            if (largest := int(numbers.max())) >= len(self._there):
+                self._there = np.concatenate(
+                    [
+                        self._there,
+                        np.zeros(max(largest + 1, int(len(self._there) * _GROWTH)) - len(self._there), np.bool_),
+                    ]
+                )
+            self._there[numbers] = True
+
+    def has(self, rows: "Iterable[int] | Numbers") -> npt.NDArray[np.bool_]:
+        """For each of some numbers whether it is in the set."""
+        numbers = _array(rows)
+        inside = (numbers >= 0) & (numbers < len(self._there))
+        found = np.zeros(len(numbers), np.bool_)
+        found[inside] = self._there[numbers[inside]]
+        return found
+
+    def numbers(self) -> Numbers:
+        """All of them, sorted."""
+        return np.flatnonzero(self._there)
+
+    def isdisjoint(self, rows: "Iterable[int] | Numbers") -> bool:
+        """Whether none of some numbers is in the set."""
+        return not self.has(rows).any()
+
+    def __contains__(self, row: object) -> bool:
+        return isinstance(row, int | np.integer) and bool(0 <= row < len(self._there) and self._there[row])
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.numbers().tolist())
+
+    def __len__(self) -> int:
+        return int(np.count_nonzero(self._there))
+
+    def __eq__(self, other: Any) -> bool:
+        return isinstance(other, Collection) and len(self) == len(other) and all(row in self for row in other)
+
+    __hash__ = None  # type: ignore[assignment]  # it changes
+
+
+def _array(rows: "Iterable[int] | Numbers") -> Numbers:
+    if isinstance(rows, RowSet):
+        return rows.numbers()
+    return rows if isinstance(rows, np.ndarray) else np.fromiter(rows, np.int64)

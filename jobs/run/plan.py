@@ -1,0 +1,209 @@
+"""What a run would take and give: faces, hours, bytes, money. Measured on a sample, and as uncertain as that.
+
+Every figure comes with an interval in which the true one lies with 95 % probability, by Student's t over the sample (over its
+groups for times). What such a sample can not show is not in it: a slower or busier machine among the others, reading and
+publishing, storage that is slow when many read.
+"""
+
+import math
+import os
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from scipy import stats
+
+from jobs.config import AnonymizeConfig
+from jobs.errors import ConfigError
+from jobs.output.commit import finished_rows
+from jobs.output.manifest import read_existing
+from jobs.output.row_shards import reason_code
+from jobs.run.anonymize import door_of, layout_of
+from jobs.run.cluster import machines, ray_cluster
+from jobs.run.placement import Machine, Placement, detectors, reserved_cpus
+from jobs.run.sample import Sample, Timed, run_sample
+from jobs.run.usable_cpus import usable_cpus
+from jobs.sources.source import Source, open_source
+from jobs.storage.place import is_service
+from jobs.storage.store import Store
+
+DEFAULT_SAMPLE: Final = 32
+CONFIDENCE: Final = 0.95
+KEYSTORE_BYTES: Final = 170
+"""Of a keystore's database beside each sealed record: its row, its shred key and their indexes, as SQLite lays them out (about;
+`benchmarks/keystore_rates.py` prints it)."""
+
+SECONDS_PER_HOUR: Final = 3600
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure and the interval that it lies in. low, high: None where a sample of one says nothing of its spread."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+    def times(self, factor: float) -> "Estimate":
+        low, high = (None if one is None else one * factor for one in (self.low, self.high))
+        return Estimate(self.value * factor, low, high)
+
+
+@dataclass(frozen=True)
+class Prices:
+    """In whatever currency. machine_hour: of one machine of the cluster. gb_month: of 10^9 bytes of the output."""
+
+    machine_hour: float | None = None
+    gb_month: float | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """rows: of the input. rows_left: of them, those that a run would do now. Estimates are of rows_left together, but for those
+    of one image. hours: from the first picture to the last, on `machines` machines. checks: what was looked at, and found."""
+
+    rows: int
+    rows_left: int
+    source_bytes: int
+    sampled: int
+    machines: int
+    actors: int
+    device: str
+    start_seconds: float
+    statuses: dict[str, int]
+    reasons: dict[str, int]
+    faces_per_image: Estimate
+    anonymized_share: Estimate
+    seconds_per_image: dict[str, Estimate]
+    hours: Estimate
+    picture_bytes: Estimate
+    sidecar_bytes: Estimate
+    keystore_bytes: Estimate
+    cost_of_computing: Estimate | None
+    cost_of_a_month: Estimate | None
+    checks: tuple[tuple[str, str], ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON types."""
+        return {"kind": "plan", **asdict(self), "checks": dict(self.checks)}
+
+
+def plan_run(config: AnonymizeConfig, sample: int = DEFAULT_SAMPLE, prices: Prices | None = None) -> Plan:
+    """Look at everything that a run with these settings would need, and take a sample of its pictures through it.
+
+    Writes nothing to the output, the keystore or the photographs.
+
+    Raises: as `run_anonymize` for what a run would refuse, ConfigError for a place that can not be written.
+    """
+    source = open_source(config, config.given())
+    layout = layout_of(config, source)
+    checks = [("input", f"{source.kind}, {source.total} rows can be listed")]
+    left = source.total - _finished(layout.store, config, source, checks)
+    checks += [(name, check_writable(place)) for name, place in config.places.items() if not is_service(place)]
+    if (door := door_of(config)) is not None:
+        outside = door.open()
+        outside.look()
+        checks.append(("keys", f"to {outside}: reached"))
+    with ray_cluster(reserved_cpus(config, usable_cpus()), config.object_store_bytes):
+        cluster = machines()
+        placement = Placement.of(config, cluster)
+        checks.append(("cluster", f"{len(cluster)} machine(s), {placement.actors} anonymizing process(es)"))
+        measured = run_sample(config, source, placement, sample)
+    checks.append(("prior and face models", f"loaded, {measured.start_seconds:.0f} s with the first picture"))
+    found = _estimated(config, source, left, cluster, placement, measured, prices or Prices(), tuple(checks))
+    return found
+
+
+def _finished(store: Store, config: AnonymizeConfig, source: Source, checks: list[tuple[str, str]]) -> int:
+    """Rows that an earlier attempt of the same run finished. Raises PublishError for the output of another run."""
+    existing = read_existing(store)
+    if existing is None:
+        return 0
+    existing.check_same_run(store, config, source)
+    rows = len(finished_rows(layout_of(config, source)))
+    checks.append(("earlier attempts", f"{rows} rows are done"))
+    return rows
+
+
+def check_writable(place: Path | str) -> str:
+    """What can be said of a place to write without writing to it. Raises ConfigError where it could not be written."""
+    if not isinstance(place, Path):
+        return "reached; whether it may be written shows when a run begins"
+    nearest = next(one for one in (place.absolute(), *place.absolute().parents) if one.exists())
+    if not nearest.is_dir():
+        raise ConfigError(f"{place} can not be made: {nearest} is no directory; give another place")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise ConfigError(f"{place} can not be written: {nearest} does not let this user; mend its permissions")
+    return f"may be written, {shutil.disk_usage(nearest).free} bytes free"
+
+
+def _estimated(
+    config: AnonymizeConfig,
+    source: Source,
+    left: int,
+    cluster: Sequence[Machine],
+    placement: Placement,
+    sample: Sample,
+    prices: Prices,
+    checks: tuple[tuple[str, str], ...],
+) -> Plan:
+    rows, total = sample.rows, source.total
+    keystore = mean_of([row.sealed + KEYSTORE_BYTES if row.sealed else 0 for row in rows], total)
+    published = mean_of([row.picture + row.sidecar for row in rows], total)
+    times = {
+        "detect": mean_of([one.detect_seconds / one.rows for one in sample.groups], math.inf),
+        "anonymize": mean_of([one.anonymize_seconds / one.rows for one in sample.groups], math.inf),
+    }
+    paces = [_pace(config, cluster, placement, one) for one in sample.groups]
+    hours = mean_of(paces, math.inf).times(left / SECONDS_PER_HOUR)
+    return Plan(
+        rows=total,
+        rows_left=left,
+        source_bytes=source.size_bytes,
+        sampled=len(rows),
+        machines=len(cluster),
+        actors=placement.actors,
+        device=placement.device,
+        start_seconds=sample.start_seconds,
+        statuses=dict(Counter(row.status for row in rows)),
+        reasons=dict(Counter(reason_code(row.reason) for row in rows if row.reason)),
+        faces_per_image=mean_of([row.faces for row in rows], total),
+        anonymized_share=mean_of([float(row.status == "anonymized") for row in rows], total),
+        seconds_per_image=times,
+        hours=hours,
+        picture_bytes=mean_of([row.picture for row in rows], total).times(left),
+        sidecar_bytes=mean_of([row.sidecar for row in rows], total).times(left),
+        keystore_bytes=keystore.times(left),
+        cost_of_computing=None if prices.machine_hour is None else hours.times(prices.machine_hour * len(cluster)),
+        cost_of_a_month=None if prices.gb_month is None else published.times(left * prices.gb_month / 1e9),
+        checks=checks,
+    )
+
+
+def _pace(config: AnonymizeConfig, cluster: Sequence[Machine], placement: Placement, group: Timed) -> float:
+    """Seconds between two pictures when all processes work: those of the slower stage, or of the CPUs that both share."""
+    detect, anonymize = group.detect_seconds / group.rows, group.anonymize_seconds / group.rows
+    stages = max(
+        detect / detectors(config, placement.actors, sum(one.cpus for one in cluster)), anonymize / placement.actors
+    )
+    of_cpus = detect + (anonymize * placement.threads if placement.device == "cpu" else 0.0)
+    return max(stages, of_cpus / max(sum(one.usable_cpus for one in cluster), 1.0))
+
+
+def mean_of(values: Sequence[float], population: float) -> Estimate:
+    """Mean of what a sample of that population measured, drawn without replacement, with its interval by Student's t. Nothing
+    counted here is below 0.
+    """
+    count = len(values)
+    mean = math.fsum(values) / count
+    if count >= population:
+        return Estimate(mean, mean, mean)
+    if count == 1:
+        return Estimate(mean, None, None)
+    spread = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (count - 1))
+    correction = math.sqrt(1 - count / population)  # Cochran, Sampling Techniques (1977), section 2.6
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1)) * spread / math.sqrt(count) * correction
+    return Estimate(mean, max(mean - half, 0.0), mean + half)

@@ -1,0 +1,127 @@
+"""A few pictures through the stages of a run, on the cluster that the run would have, without publishing anything.
+
+The keys of the sample are sealed to a key that nobody has, and what comes out is measured and dropped.
+"""
+
+import random
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import pyarrow as pa
+import ray
+from ray.exceptions import RayError
+
+from jobs.blocks import FACE_COUNT, OUTPUT, REASON, SEALED, SIDECAR, STATUS
+from jobs.config import AnonymizeConfig
+from jobs.run.anonymize_stage import AnonymizeFaces, Compute, SealingTarget
+from jobs.run.cluster import cause_of
+from jobs.run.detect_stage import DetectFaces, FaceModelChoice
+from jobs.run.placement import Placement
+from jobs.run.progress import Monitor
+from jobs.sources.source import Source
+from keystore.crypto.hybrid import HybridPrivateKey
+
+GROUPS: Final = 8  # parts of a sample that are timed by themselves: what their times differ by is the uncertainty
+SEED: Final = 0  # the same rows at each plan of the same input
+_RUN_ID: Final = "plan"
+
+
+@dataclass(frozen=True)
+class SampledRow:
+    """What one picture came to; sizes in bytes."""
+
+    status: str
+    reason: str
+    faces: int
+    picture: int
+    sidecar: int
+    sealed: int
+
+
+@dataclass(frozen=True)
+class Timed:
+    """One group of pictures. Seconds of the one process of each stage, for all of them."""
+
+    rows: int
+    detect_seconds: float
+    anonymize_seconds: float
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What was measured. start_seconds: until both stages had loaded and were warm."""
+
+    rows: tuple[SampledRow, ...]
+    groups: tuple[Timed, ...]
+    start_seconds: float
+
+
+def run_sample(config: AnonymizeConfig, source: Source, placement: Placement, size: int) -> Sample:
+    """Take `size` rows of the input at random through detecting and anonymizing, in one process each, on the connected cluster.
+
+    Raises what a run raises when it can not load its models or read its input.
+    """
+    chosen = sorted(random.Random(SEED).sample(range(source.total), min(size, source.total)))
+    monitor = Monitor()
+    detect, anonymize = _stages(config, placement, monitor)
+    try:
+        begun = time.monotonic()
+        blocks = list(_blocks(source, chosen))
+        first = blocks[0].slice(0, 1)
+        ray.get(anonymize.remote(ray.get(detect.remote(first))))  # a first picture pays for what is loaded at first use
+        start = time.monotonic() - begun
+        rows: list[SampledRow] = []
+        groups: list[Timed] = []
+        for block in blocks:
+            begun = time.monotonic()
+            found = ray.get(detect.remote(block))
+            between = time.monotonic()
+            made = ray.get(anonymize.remote(found))
+            groups.append(Timed(block.num_rows, between - begun, time.monotonic() - between))
+            rows += map(_measured, made.select(_MEASURED).to_pylist())
+        return Sample(tuple(rows), tuple(groups), start)
+    except RayError as error:
+        failure = monitor.failure()
+        raise failure if failure is not None else cause_of(error, "sample") from error
+
+
+def _stages(config: AnonymizeConfig, placement: Placement, monitor: Monitor) -> tuple[Any, Any]:
+    """What takes a block through detecting and through anonymizing, as a run would reserve them."""
+    models = FaceModelChoice(config.face_models, config.face_weights, config.min_face)
+    sealing = None
+    if config.keys == "store":
+        sealing = SealingTarget(_RUN_ID, config.dataset, HybridPrivateKey.generate().public_bytes)
+    detect = ray.remote(num_cpus=config.cpus_per_actor)(DetectFaces).remote(
+        models, config.max_pixels, monitor, config.faces
+    )
+    anonymize = ray.remote(num_cpus=placement.cpus, num_gpus=placement.gpus)(AnonymizeFaces).remote(
+        config.prior,
+        models,
+        config.settings(),
+        sealing,
+        Compute(placement.device, placement.threads, config.precision, config.compile),
+        None,
+        monitor,
+    )
+    return getattr(detect, "__call__"), getattr(anonymize, "__call__")  # noqa: B004, B009  methods of actors, by name
+
+
+def _blocks(source: Source, chosen: Sequence[int]) -> Iterator[pa.Table]:
+    """The chosen rows in `GROUPS` blocks, or in one each where there are fewer."""
+    left_out = set(range(source.total)).difference(chosen)
+    tables = [table for unit in source.units(left_out, lambda left: min(left, len(chosen))) for table in unit.read()]
+    whole = pa.concat_tables(tables, promote_options="permissive")
+    groups = min(GROUPS, whole.num_rows)
+    for at in range(groups):
+        start, end = (whole.num_rows * one // groups for one in (at, at + 1))
+        yield whole.slice(start, end - start)
+
+
+_MEASURED: Final = [STATUS, REASON, FACE_COUNT, OUTPUT, SIDECAR, SEALED]
+
+
+def _measured(row: dict[str, Any]) -> SampledRow:
+    sizes = (0 if row[part] is None else len(row[part]) for part in (OUTPUT, SIDECAR, SEALED))
+    return SampledRow(row[STATUS], row[REASON] or "", row[FACE_COUNT], *sizes)
