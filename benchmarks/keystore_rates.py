@@ -5,12 +5,16 @@
 It works in a temporary directory, with a KEK in a file, and prints
 
 - sealed: records that one process seals in a second, with the shards written and synced, and CPU time of each;
-- ingested: records that so many processes take in from the inbox in a second, with every log entry and the witness;
-- released: releases of one image in a second, each with the verification of the whole log that comes before it;
-- for a log of so many entries: seconds and peak memory (RSS) of a process that verifies the keystore with its records, and
-  milliseconds to write one more entry, synced, with the witness moved on.
+- ingested: records that this process, and then so many others, take in from the inbox in a second, each half of them, with every
+  log entry and the witness; CPU time of each in this process;
+- stored: bytes of the database for each record, beside those that it was sealed in;
+- for a log of so many entries: seconds and peak memory (RSS) of a process that verifies the keystore with its records;
+  milliseconds to write one more entry, synced, with the witness moved on; to prove an entry's inclusion, and that the log
+  extends what it was at half its size, each verified; to open the keystore; and to release one image, with the verification of
+  the log that comes before it: the first one since, and the median of the others.
 """
 
+import itertools
 import logging
 import multiprocessing
 import resource
@@ -25,13 +29,15 @@ from typing import Annotated
 
 import typer
 
+from keystore.audit.checkpoint import open_checkpoint
 from keystore.audit.log import LogWriter
+from keystore.embedded import Keystore
 from keystore.ingest_processes import ingest_by_processes
 from keystore.intake.records import FaceRecord, KeyRecord
 from keystore.intake.sealing import Sealer
 from keystore.intake.shards import write_shard
 from keystore.recipient import Recipient
-from keystore.service import Keystore
+from keystore.served import ServedKeystore
 from keystore.verification.verify import verify_audit
 
 RUN, DATASET = "run-1", "photos"
@@ -43,17 +49,20 @@ def main(
     records: Annotated[int, typer.Option(help="Records to seal and to take in.")] = 100_000,
     shard: Annotated[int, typer.Option(help="Records in a shard.")] = 2_000,
     processes: Annotated[int, typer.Option(help="Processes that take in.")] = 2,
-    releases: Annotated[int, typer.Option(help="Releases to time.")] = 20,
+    releases: Annotated[int, typer.Option(help="Releases to time at each size of the log; 2 at least.")] = 10,
     entries: Annotated[str, typer.Option(help="Sizes of the log, separated by commas.")] = "1000,100000",
 ) -> None:
     """Measure and print."""
     logging.disable(logging.WARNING)
     with tempfile.TemporaryDirectory() as directory, Keystore.create(Path(directory) / "ks") as keystore:
-        _seal(keystore, records, shard)
+        empty, sealed = _database_bytes(keystore), _seal(keystore, records, shard)
         _ingest(keystore, processes, records)
-        _release(keystore, releases)
+        typer.echo(
+            f"stored      {(_database_bytes(keystore) - empty - sealed) / records:9.0f} bytes a record beside its own"
+        )
+        images = iter([one.record_id for one in keystore.find_records(run_id=RUN)])
         for size in map(int, entries.split(",")):
-            _log(keystore, size)
+            _log(keystore, size, list(itertools.islice(images, releases)))
 
 
 def record(number: int) -> KeyRecord:
@@ -86,38 +95,48 @@ def record(number: int) -> KeyRecord:
     )
 
 
-def _seal(keystore: Keystore, count: int, shard: int) -> None:
-    inbox, seconds, cpu = keystore.inbox(RUN, DATASET), 0.0, 0.0
+def _seal(keystore: Keystore, count: int, shard: int) -> int:
+    """Bytes of the sealed records."""
+    inbox, seconds, cpu, size = keystore.inbox(RUN, DATASET), 0.0, 0.0, 0
     for start in range(0, count, shard):
         made = [record(number) for number in range(start, min(start + shard, count))]
         begun, used = time.perf_counter(), time.process_time()
         sealer = Sealer(keystore.ingest_public_key, RUN, DATASET)
-        write_shard(inbox, f"part-{start:09d}", [sealer.seal(one) for one in made])
+        sealed = [sealer.seal(one) for one in made]
+        write_shard(inbox, f"part-{start:09d}", sealed)
+        size += sum(map(len, sealed))
         seconds, cpu = seconds + time.perf_counter() - begun, cpu + time.process_time() - used
     typer.echo(
         f"sealed      {count / seconds:9.0f} records/s by one process    ({1e6 * cpu / count:.0f} us of CPU each)"
     )
+    return size
+
+
+def _database_bytes(keystore: Keystore) -> int:
+    with keystore._database.read() as connection:
+        pages, size = (
+            connection.exec_driver_sql(f"PRAGMA {name}").scalar_one() for name in ("page_count", "page_size")
+        )
+    return int(pages * size)
 
 
 def _ingest(keystore: Keystore, processes: int, count: int) -> None:
     names = keystore.intake.pending()[RUN]
-    before, begun = _children(), time.perf_counter()
-    report = ingest_by_processes(keystore.path, None, RUN, names, processes)
-    seconds, cpu = time.perf_counter() - begun, _children() - before
-    assert report.ingested == count, report
+    begun, used = time.perf_counter(), time.process_time()
+    here = keystore.ingest(RUN, names[::2]).ingested
+    seconds, cpu = time.perf_counter() - begun, time.process_time() - used
     typer.echo(
-        f"ingested    {count / seconds:9.0f} records/s by {processes} process(es), {len(names)} shards    "
-        f"({1e6 * cpu / count:.0f} us of CPU each, with {processes} starts of a process)"
+        f"ingested    {here / seconds:9.0f} records/s by this process    ({1e6 * cpu / here:.0f} us of CPU each)"
     )
+    begun = time.perf_counter()
+    there = ingest_by_processes(keystore.path, None, RUN, names[1::2], processes).ingested
+    seconds = time.perf_counter() - begun
+    assert here + there == count, (here, there)
+    typer.echo(f"ingested    {there / seconds:9.0f} records/s by {processes} process(es), their start among it")
 
 
-def _children() -> float:
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
-
-
-def _release(keystore: Keystore, count: int) -> None:
-    images = [one.record_id for one in keystore.find_records(run_id=RUN)[:count]]
+def _release(keystore: Keystore, images: list[str]) -> list[float]:
+    """Milliseconds of a release of each image."""
     requests = []
     for image in images:
         words = ("C-1", "measure how long a release takes", "benchmark 1/26")
@@ -126,25 +145,35 @@ def _release(keystore: Keystore, count: int) -> None:
             keystore.approve(view.request_id, name, view.digest)
         requests.append(view.request_id)
     key = Recipient.generate().public_key
-    seconds = _time_each([lambda one=one: keystore.release(one, key, "Alice") for one in requests])  # type: ignore[misc]
-    typer.echo(f"released    {1 / seconds:9.1f} releases/s beside {len(keystore.audit_entries())} entries")
+    return _time_each([lambda one=one: keystore.release(one, key, "Alice") for one in requests])  # type: ignore[misc]
 
 
-def _log(keystore: Keystore, size: int) -> None:
+def _log(keystore: Keystore, size: int, images: list[str]) -> None:
     _grow(keystore, size)
-    append = _time_each([lambda: _append(keystore, 1)] * APPENDS)
+    append = statistics.median(_time_each([lambda: _append(keystore, 1)] * APPENDS))
+    with ServedKeystore.open(keystore.path) as served:
+        proof = statistics.median(_time_each([lambda: served.inclusion(size // 3)] * APPENDS))
+        consistency = statistics.median(_time_each([lambda: served.consistency(size // 2)] * APPENDS))
+    first, *others = _release(keystore, images)
+    opened = statistics.median(_time_each([lambda: Keystore.open(keystore.path).close()] * 3))
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         seconds, mebibytes, ok = pool.submit(_verify, keystore.path).result()
     assert ok
     typer.echo(
-        f"log of      {len(keystore.audit_entries()):9d} entries: verified in {seconds:.1f} s with {mebibytes:.0f} MiB; "
-        f"one more in {1000 * append:.1f} ms"
+        f"log of      {_size(keystore):9d} entries: verified in {seconds:.1f} s with {mebibytes:.0f} MiB; "
+        f"one more in {append:.1f} ms, proved in {proof:.1f} ms, consistency in {consistency:.1f} ms, "
+        f"opened in {opened:.0f} ms, released in {first:.0f} ms, then in "
+        f"{statistics.median(others):.0f} ms"
     )
 
 
 def _grow(keystore: Keystore, size: int) -> None:
-    while (missing := size - len(keystore.audit_entries())) > 0:
+    while (missing := size - _size(keystore)) > 0:
         _append(keystore, min(missing, ENTRIES_PER_TRANSACTION))
+
+
+def _size(keystore: Keystore) -> int:
+    return open_checkpoint(keystore.checkpoint(), keystore.audit_vkey).size
 
 
 def _append(keystore: Keystore, count: int) -> None:
@@ -163,14 +192,14 @@ def _verify(path: Path) -> tuple[float, float, bool]:
     return time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, report.ok
 
 
-def _time_each(works: list[Callable[[], object]]) -> float:
-    """Median seconds of these."""
-    seconds = []
+def _time_each(works: list[Callable[[], object]]) -> list[float]:
+    """Milliseconds of each of these."""
+    milliseconds = []
     for work in works:
         begun = time.perf_counter()
         work()
-        seconds.append(time.perf_counter() - begun)
-    return statistics.median(seconds)
+        milliseconds.append(1000 * (time.perf_counter() - begun))
+    return milliseconds
 
 
 if __name__ == "__main__":

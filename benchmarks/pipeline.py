@@ -38,8 +38,8 @@ from keyanon_core.pictures.anonymizer import PictureAnonymizer
 from keyanon_core.pictures.key import PictureKey
 from keyanon_core.pictures.settings import PictureTask
 from keyanon_core.priors import Prior, load_prior
+from keystore.embedded import Keystore
 from keystore.intake.sealing import seal_record
-from keystore.service import Keystore
 
 PICTURES = {".jpg", ".jpeg", ".png", ".webp"}
 PARTS_PHOTOGRAPHS = 16  # measured stage by stage

@@ -21,9 +21,10 @@ import torch
 import typer
 
 from jobs.config import AnonymizeConfig
-from jobs.run.anonymize import RunReport, run_anonymize
+from jobs.run.anonymize import run_anonymize
 from jobs.run.cluster import machines, ray_cluster
 from jobs.run.placement import Placement, reserved_cpus
+from jobs.run.report import RunReport
 from jobs.run.usable_cpus import usable_cpus
 from keyanon_core.faces import FaceModels, load_face_models
 from keyanon_core.known_path import zero_path

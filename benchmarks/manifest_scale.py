@@ -1,0 +1,304 @@
+"""What the driver of a run costs, in time and memory, by the number of rows: list, lay out, `keyanon plan`, resume, settle,
+publish one block, read the segments, recover one. No picture is computed: the rows of an output are written as a run writes
+them, with 64 or more to a shard.
+
+    python benchmarks/manifest_scale.py --rows 1000000 --rows-per-shard 64
+    python benchmarks/manifest_scale.py --rows 10000000 --rows-per-shard 1024
+
+Each step runs in a process of its own, whose peak resident memory is printed beside what the imports alone take. `ray_checkpoint`
+is no step of keyanon: Ray Data's own checkpoint of the same rows, loaded as a resumed run of Ray loads it.
+"""
+
+import argparse
+import multiprocessing
+import resource
+import shutil
+import tempfile
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from jobs.blocks import SHARD_SCHEMA
+from jobs.config import AnonymizeConfig
+from jobs.output.commit import settle
+from jobs.output.layout import MANIFEST, PACKED_SEGMENTS, ROWS, SEGMENTS, OutputLayout, shard_file
+from jobs.output.lease import Lease
+from jobs.output.manifest import Manifest
+from jobs.output.numbering import Numbering
+from jobs.output.publisher import Publisher
+from jobs.output.reader import find_rows
+from jobs.output.row_shards import KeyShard, new_shard_name, row_shards, to_parquet, with_key_shard
+from jobs.output.segments import Segments
+from jobs.output.staging import Staging
+from jobs.run.plan import plan_run
+from jobs.sources.source import Source, open_source, version_of
+from jobs.storage.local import LocalStore
+
+ROWS_PER_FILE = 1_000_000  # of the Parquet input
+ROWS_PER_GROUP = 10_000
+FILES_OF_FOLDER = 200_000  # at most, really made
+PLANNED_SAMPLE = 8  # pictures
+
+
+class Bucketlike(LocalStore):
+    """A folder that is read as a bucket is, by its segments; it is filled without waiting for the disk."""
+
+    shared = True
+
+    def create(self, name: str, content: bytes) -> str:
+        (self.root / name).write_bytes(content)
+        return ""
+
+
+def config_of(root: Path, photos: str) -> AnonymizeConfig:
+    return AnonymizeConfig.load(None, {"photos": root / photos, "output": root / "out", "keystore": root / "ks"})
+
+
+def make_parquet(root: Path, rows: int) -> None:
+    """Rows of a byte each: what is listed of them does not depend on their pictures."""
+    (root / "parquet").mkdir()
+    for first in range(0, rows, ROWS_PER_FILE):
+        count = min(ROWS_PER_FILE, rows - first)
+        table = pa.table({"image": pa.array([b"x"] * count, pa.binary())})
+        pq.write_table(table, root / "parquet" / f"{first:012d}.parquet", row_group_size=ROWS_PER_GROUP)
+
+
+def make_folder(root: Path, files: int) -> None:
+    for number in range(files):
+        folder = root / "folder" / f"{number // 1000:06d}"
+        if number % 1000 == 0:
+            folder.mkdir(parents=True)
+        (folder / f"photograph-{number:09d}.jpg").touch()
+
+
+def make_rows(root: Path, rows: int, rows_per_shard: int) -> None:
+    """The row shards of a complete run over the Parquet input."""
+    (root / "out" / ROWS).mkdir(parents=True)
+    versions = {}
+    for path in sorted((root / "parquet").iterdir()):
+        versions[path.name] = version_of(path.name, path.stat().st_size, path.stat().st_mtime_ns)
+    for first in range(0, rows, rows_per_shard):
+        numbers = list(range(first, min(first + rows_per_shard, rows)))
+        count = len(numbers)
+        files = [f"{number // ROWS_PER_FILE * ROWS_PER_FILE:012d}.parquet" for number in numbers]
+        columns = {
+            "row": numbers,
+            "image_id": [f"{file}#{number % ROWS_PER_FILE}" for file, number in zip(files, numbers, strict=True)],
+            "status": ["anonymized"] * count,
+            "reason": [""] * count,
+            "record_id": [str(uuid.UUID(int=number)) for number in numbers],
+            "output": [None] * count,
+            "sidecar": [None] * count,
+            "source_hmac": [uuid.uuid4().hex * 2 for _ in numbers],
+            "output_sha256": [uuid.uuid4().hex * 2 for _ in numbers],
+            "sidecar_sha256": [uuid.uuid4().hex * 2 for _ in numbers],
+            "faces": [1] * count,
+            "kept": [0] * count,
+            "permanent": [False] * count,
+            "fidelity": ["latent"] * count,
+            "source_version": [versions[file] for file in files],
+        }
+        name = new_shard_name(numbers, 0)
+        table = with_key_shard(pa.table(columns, schema=SHARD_SCHEMA), KeyShard(name, "0" * 64))
+        (root / "out" / shard_file(name)).write_bytes(to_parquet(table))
+
+
+def listed(root: Path, photos: str) -> Source:
+    return open_source(config_of(root, photos))
+
+
+def nothing(root: Path) -> None:
+    """What the imports take."""
+
+
+def list_parquet(root: Path) -> None:
+    listed(root, "parquet")
+
+
+def list_folder(root: Path) -> None:
+    listed(root, "folder")
+
+
+def lay_out(root: Path) -> None:
+    """Rows to read tasks, as Ray is given them."""
+    source = listed(root, "parquet")
+    for _ in source.units((), lambda left: 64):
+        pass
+
+
+def lay_out_folder(root: Path) -> None:
+    source = listed(root, "folder")
+    for _ in source.units((), lambda left: 64):
+        pass
+
+
+def plan_command(root: Path) -> None:
+    """`keyanon plan` over a run that is done but for what it says: nothing is left. The cluster and the sample are in it."""
+    config = config_of(root, "parquet")
+    store = LocalStore(root / "out")
+    source = open_source(config, config.given())
+    Manifest.begin("run-plan", None, config, source).write(store)
+    del source
+    try:
+        begun = time.monotonic()
+        found = plan_run(config, sample=PLANNED_SAMPLE)
+        print(
+            f"    (plan alone: {time.monotonic() - begun:.1f} s, {found.start_seconds:.1f} of it start and first picture)"
+        )
+        assert found.rows_left == 0
+    finally:
+        store.delete(MANIFEST)
+
+
+def read_segments(root: Path) -> None:
+    """Names of all row shards by the segments of an output in a bucket, where each block that is committed is a segment."""
+    store = Bucketlike(root / "segments")
+    names = sorted(path.stem for path in (root / "out" / ROWS).iterdir())
+    if not store.root.exists():
+        store.make_folder(SEGMENTS)
+        segments = Segments(store, "0" * 32)
+        for name in names:
+            segments.append([name])
+    for how in ("packed", "one by one"):
+        begun = time.monotonic()
+        found = list(row_shards(store))
+        print(f"    ({how}: {time.monotonic() - begun:.2f} s, {len(names)} segments)")
+        assert found == names
+        shutil.rmtree(store.root / PACKED_SEGMENTS, ignore_errors=True)
+
+
+def resume(root: Path) -> None:
+    source = listed(root, "parquet")
+    rows = Numbering.of(LocalStore(root / "out"), source)
+    assert len(rows.done) == source.total
+
+
+def settle_all(root: Path) -> None:
+    layout = OutputLayout(root / "out", "png")
+    rows = sum(pq.read_metadata(path).num_rows for path in (root / "out" / ROWS).iterdir())
+    begun = time.monotonic()
+    settle(layout, rows)
+    print(f"    (settle alone: {time.monotonic() - begun:.1f} s)")
+
+
+def publish_block(root: Path) -> None:
+    """A block of one quarantined row, into an output that has all the others."""
+    layout = OutputLayout(root / "out", "png")
+    with Lease(root / "out" / "_keyanon") as lease:
+        publisher = Publisher(layout, lease, ())
+        publisher.open()
+        staging = Staging.of(layout.store, lease.token.attempt)
+        table = pq.read_table(next((root / "out" / ROWS).iterdir())).slice(0, 1)
+        row = table.to_pylist()[0] | {
+            "row": 20_000_000,
+            "status": "quarantined",
+            "output_sha256": None,
+            "sidecar_sha256": None,
+        }
+        name = new_shard_name([row["row"]], 0)
+        staging.finish(name, to_parquet(pa.Table.from_pylist([row], schema=SHARD_SCHEMA)))
+        begun = time.monotonic()
+        publisher.publish_complete()
+        print(f"    (publish alone: {(time.monotonic() - begun) * 1000:.1f} ms)")
+        layout.store.delete(shard_file(name))
+
+
+def recover_one(root: Path) -> None:
+    found = find_rows(LocalStore(root / "out"), {str(uuid.UUID(int=7))})
+    assert len(found) == 1
+
+
+def ray_checkpoint(root: Path) -> None:
+    """What Ray Data keeps is the id of each row that was written, a file for each block; what it filters by is all of them."""
+    import ray
+    from ray.data.checkpoint import CheckpointConfig
+    from ray.data.checkpoint.checkpoint_filter import IdColumnCheckpointManager, NumpyArrayBasedCheckpointFilter
+
+    kept = root / "ray-checkpoint"
+    if not kept.exists():
+        kept.mkdir()
+        for path in (root / "out" / ROWS).iterdir():
+            pq.write_table(pq.read_table(path, columns=["image_id"]), kept / path.name)
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = context.print_on_execution_start = False
+    config = CheckpointConfig(id_column="image_id", checkpoint_path=str(kept))
+
+    class Holder(NumpyArrayBasedCheckpointFilter):  # type: ignore[misc]  # Ray is untyped
+        """A filter actor; Ray Data starts one to ten."""
+
+        def __init__(self, config: CheckpointConfig, held: list[ray.ObjectRef]) -> None:
+            super().__init__(config, held[0])
+
+        def peak(self) -> int:
+            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+    begun = time.monotonic()
+    ids, size = IdColumnCheckpointManager(checkpoint_config=config, data_context=context).load_checkpoint()
+    loaded = time.monotonic() - begun
+    peak = ray.get(ray.remote(Holder).remote(config, [ids]).peak.remote())
+    print(
+        f"    (load alone: {loaded:.1f} s; ids {size / 2**20:.0f} MiB as Ray counts; a filter actor {peak / 1024:.0f} MiB)"
+    )
+    ray.shutdown()
+
+
+STEPS: tuple[Callable[[Path], None], ...] = (
+    nothing,
+    list_folder,
+    lay_out_folder,
+    list_parquet,
+    lay_out,
+    plan_command,
+    read_segments,
+    resume,
+    settle_all,
+    publish_block,
+    recover_one,
+    ray_checkpoint,
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--rows-per-shard", type=int, default=64)
+    parser.add_argument("--steps", default="", help="names, with commas; all by default")
+    parser.add_argument("--keep", type=Path, help="a folder that holds what was made, or will")
+    given = parser.parse_args()
+    root = given.keep or Path(tempfile.mkdtemp(prefix="keyanon-scale-"))
+    if not (root / "out").exists():
+        root.mkdir(exist_ok=True)
+        make_parquet(root, given.rows)
+        make_folder(root, min(given.rows, FILES_OF_FOLDER))
+        make_rows(root, given.rows, given.rows_per_shard)
+    shards = len(list((root / "out" / ROWS).iterdir()))
+    print(f"{given.rows} rows, {shards} shards; folder: {min(given.rows, FILES_OF_FOLDER)} files")
+    print(f"{'step':16} {'s':>8} {'MiB at most':>12}")
+    for step in STEPS:
+        if given.steps and step.__name__ not in given.steps.split(","):
+            continue
+        seconds, peak = measured(step, root)
+        print(f"{step.__name__:16} {seconds:8.1f} {peak:12.0f}", flush=True)
+    if given.keep is None:
+        shutil.rmtree(root)
+
+
+def measured(step: Callable[[Path], None], root: Path) -> tuple[float, float]:
+    """Seconds, and MiB of resident memory at most, of a step in a process of its own."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_measured, (step, root))
+
+
+def _measured(step: Callable[[Path], None], root: Path) -> tuple[float, float]:
+    begun = time.monotonic()
+    step(root)
+    return time.monotonic() - begun, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+if __name__ == "__main__":
+    main()
