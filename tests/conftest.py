@@ -9,16 +9,30 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# `make test` tries the same examples each time: what fails on one machine fails on another. `make search` looks for new ones.
+settings.register_profile("repeatable", derandomize=True)
+settings.register_profile("search", derandomize=False, print_blob=True)
+settings.load_profile("repeatable")
 
 # Inherited by the processes that tests start. Where several share two cores they are fastest with a thread each, and Ray's
 # workers, to which Ray gives the lowest priority, would wait for all the others.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_worker_niceness", "0")
 
-ALONE = ("tests/e2e/",)  # starts clusters of its own
+# These start clusters of their own.
+ALONE = ("tests/e2e/", "tests/infra/test_entrypoints.py", "tests/infra/test_kills.py", "tests/infra/test_spill.py")
 
 
 @pytest.hookimpl(tryfirst=True)
+def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str) -> str | None:
+    """Bytes and long text are numbered, not spelled out: a compressed one holds the time, and two processes that share the tests
+    would know the test by two names.
+    """
+    return argname if isinstance(val, bytes) or (isinstance(val, str) and len(val) > 100) else None
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Where several processes share the tests (`make test`), each file goes to one of them, and all that start Ray to the same
     one: a second cluster would cost its start, and the memory of what both load.

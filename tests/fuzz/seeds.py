@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import struct
+import tarfile
 from datetime import UTC, datetime
 from functools import cache
 
@@ -196,6 +197,23 @@ def parquet() -> bytes:
     out = io.BytesIO()
     pq.write_table(table, out, row_group_size=2, compression="none")
     return out.getvalue()
+
+
+@cache
+def tars() -> dict[str, bytes]:
+    """Two pictures and a caption, of each format, one name too long for a header and one with a time of its own."""
+    return {name: _tar(kind) for name, kind in (("pax", tarfile.PAX_FORMAT), ("gnu", tarfile.GNU_FORMAT))}
+
+
+def _tar(kind: int) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=kind) as made:
+        for name, content in (("a.jpg", b"one" * 100), ("a.json", b"{}"), (f"b/{'n' * 120}.png", b"two")):
+            header = tarfile.TarInfo(name)
+            header.size = len(content)
+            header.pax_headers = {"mtime": "1.5"}
+            made.addfile(header, io.BytesIO(content))
+    return out.getvalue()[:-8192]  # without most of what fills it up
 
 
 def face_text() -> str:

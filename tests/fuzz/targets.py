@@ -170,6 +170,11 @@ def parquet(data: bytes) -> bool:
 
 def read_parquet(path: Path, **settings: str) -> bool:
     """The same for a file and the names of its columns."""
+    return read_listed(path, rows_at_once=3, **settings)
+
+
+def read_listed(path: Path, rows_at_once: int, **settings: str) -> bool:
+    """What a source promises of the rows in a file's folder."""
     config = InputConfig.model_validate({"photos": path.parent, "output": path.parent.parent / "out", **settings})
     try:
         source = open_source(config)
@@ -177,7 +182,7 @@ def read_parquet(path: Path, **settings: str) -> bool:
         str(error).encode()
         return False
     rows: list[int] = []
-    for unit in source.units((), lambda left: 3):
+    for unit in source.units((), lambda left: rows_at_once):
         for block in unit.read():
             for row in block.select([ROW, ID, ENCODED, FAILURE]).to_pylist():
                 rows.append(row[ROW])
@@ -187,7 +192,16 @@ def read_parquet(path: Path, **settings: str) -> bool:
     return True
 
 
+def tar(data: bytes) -> bool:
+    """Tar shards give every picture once, each with an id and either bytes or a reason, or are refused as a whole."""
+    with tempfile.TemporaryDirectory() as folder, little_memory():
+        path = Path(folder) / "photos" / "a.tar"
+        path.parent.mkdir()
+        path.write_bytes(data)
+        return read_listed(path, rows_at_once=2)
+
+
 TARGETS: dict[str, Callable[[bytes], bool]] = {
     made.__name__: made
-    for made in (picture, republished, inspected, sidecar, mask, face, record, sealed, shard, parquet)
+    for made in (picture, republished, inspected, sidecar, mask, face, record, sealed, shard, parquet, tar)
 }

@@ -41,6 +41,7 @@ def seeds_are_accepted() -> list[tuple[str, bytes]]:
         ("sealed", seeds.sealed()),
         ("shard", seeds.shard_of(seeds.shard())),
         ("parquet", seeds.parquet()),
+        *(("tar", data) for data in seeds.tars().values()),
     ]
 
 
@@ -170,6 +171,56 @@ def test_shards_of_version_1_behind_a_right_digest(body: bytes) -> None:
 @given(data=mutated(seeds.parquet()))
 def test_parquet_files_with_broken_bytes(data: bytes) -> None:
     targets.parquet(data)
+
+
+@searched
+@given(data=st.data())
+def test_tar_shards_with_broken_bytes(data: st.DataObject) -> None:
+    targets.tar(data.draw(mutated(seeds.tars()[data.draw(st.sampled_from(sorted(seeds.tars())))])))
+
+
+HEADER_FIELDS = (
+    (0, 100),
+    (100, 8),
+    (124, 12),
+    (136, 12),
+    (148, 8),
+    (156, 1),
+    (157, 100),
+    (257, 8),
+    (345, 155),
+    (386, 97),
+)
+FIELD_VALUES = st.one_of(
+    st.binary(max_size=12),
+    st.integers(-(2**70), 2**70).map(lambda number: b"%o\0" % number if number >= 0 else b"-%o" % -number),
+    st.integers(0, 2**90).map(lambda number: b"\x80" + number.to_bytes(12, "big")[1:]),
+    st.sampled_from(list(b"0123456789xgLKSD")).map(lambda kind: bytes([kind])),
+    st.sampled_from([b"../a.jpg", b"/a.jpg", b"./", b"a.jpg", b"1.1 a=b\n", b"99999999 size=1\n", b"14 size=9999\n"]),
+)
+
+
+@searched
+@given(
+    kind=st.sampled_from(sorted(seeds.tars())),
+    changes=st.lists(
+        st.tuples(st.integers(0, 7), st.sampled_from(HEADER_FIELDS), FIELD_VALUES), min_size=1, max_size=4
+    ),
+    summed=st.booleans(),
+)
+def test_tar_shards_whose_headers_lie_behind_right_check_sums(
+    kind: str, changes: list[tuple[int, tuple[int, int], bytes]], summed: bool
+) -> None:
+    """summed: blocks that are no header, as those of PAX attributes, are changed as well, without a sum."""
+    shard = bytearray(seeds.tars()[kind])
+    for block, (at, size), value in changes:
+        start = block * 512
+        if start + 512 <= len(shard) and (summed or shard[start + 257 : start + 262] == b"ustar"):
+            shard[start + at : start + at + min(size, len(value))] = value[:size]
+            if shard[start + 257 : start + 262] == b"ustar":
+                shard[start + 148 : start + 156] = b" " * 8
+                shard[start + 148 : start + 156] = b"%06o\0 " % sum(shard[start : start + 512])
+    targets.tar(bytes(shard))
 
 
 VALUES = {

@@ -10,7 +10,7 @@ from PIL import Image
 
 from jobs.config import AnonymizeConfig
 from jobs.storage.s3 import forget_clients
-from keystore.service import Keystore
+from keystore.embedded import Keystore
 from tests.jobs.publishing import Place
 from tests.jobs.seaweed import Seaweed
 

@@ -4,7 +4,7 @@ import hashlib
 import os
 import sys
 import threading
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import count
@@ -29,15 +29,31 @@ from jobs.blocks import (
     with_results,
 )
 from jobs.output.commit import Tally, complete, finished_rows
+from jobs.output.keys import KeyHolder, OwnKeystore
 from jobs.output.layout import OutputLayout
 from jobs.output.lease import Lease
 from jobs.output.publisher import Publisher
 from jobs.output.sink import PairedDatasink
+from keystore.embedded import Keystore
+from keystore.intake.ingest_key import IngestKey
 from keystore.intake.records import KeyRecord
 from keystore.intake.sealing import seal_record
-from keystore.service import Keystore
 
 _RUNS = count()
+
+
+class InProcess:
+    """What `Keeper` offers, of a keystore that the test has open: it dies with the thread that the test kills."""
+
+    def __init__(self, keystore: Keystore) -> None:
+        self.keystore, self.path = keystore, keystore.path
+        self.ingest, self.reconcile, self.missing = keystore.ingest, keystore.reconcile, keystore.missing
+
+    def begin(self, run_id: str, dataset: str) -> None:
+        self.keystore.inbox(run_id)
+
+    def take_in_soon(self, run_id: str, shards: Sequence[str]) -> None:
+        self.keystore.ingest(run_id, shards)
 
 
 class Place:
@@ -46,6 +62,8 @@ class Place:
     def __init__(self, root: Path, keystore: Keystore) -> None:
         self.out, self.keystore, self.run_id = root / "out", keystore, f"run-{next(_RUNS)}"
         self.layout = OutputLayout(self.out, "png")
+        key = IngestKey(keystore.ingest_public_key, keystore.audit_vkey)
+        self.keys: KeyHolder = OwnKeystore(InProcess(keystore), key)
 
     def attempt(self, retry: int = 0) -> "Attempt":
         return Attempt(self, retry)
@@ -59,7 +77,7 @@ class Place:
         )  # fmt: skip
         return {
             ROW: row, ID: name, STATUS: "anonymized", REASON: "", RECORD_ID: record.record_id, OUTPUT: content,
-            SEALED: seal_record(record, self.keystore.ingest_public_key), SIDECAR: b"sidecar of " + content,
+            SEALED: seal_record(record, self.keys.key.public_key), SIDECAR: b"sidecar of " + content,
             OUTPUT_SHA256: hashlib.sha256(content).hexdigest(), FACE_COUNT: 1, FIDELITY: record.fidelity,
         }  # fmt: skip
 
@@ -124,7 +142,7 @@ class Attempt:
             self.lease._descriptor = None
 
     def sink(self, layout: OutputLayout | None = None) -> PairedDatasink:
-        inbox = self.place.keystore.inbox(self.place.run_id)
+        inbox = self.place.keys.begin(self.place.run_id, "d")
         return PairedDatasink(layout or self.place.layout, inbox, self.lease.token, self.retry)
 
     def publisher(self, done: Collection[int] | None = None, layout: OutputLayout | None = None) -> Publisher:
@@ -133,7 +151,7 @@ class Attempt:
 
     def complete(self, total: int) -> Tally:
         place = self.place
-        return complete(place.layout, self.lease, place.keystore, place.run_id, total)[0]
+        return complete(place.layout, self.lease, place.keys, place.run_id, total)[0]
 
     def run(self, blocks: list[list[dict[str, Any]]], total: int, done: Collection[int] | None = None) -> Tally:
         """All that an attempt does with these blocks, one step after the other."""

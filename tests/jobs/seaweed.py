@@ -1,5 +1,6 @@
 """A real S3 server on loopback, SeaweedFS: it checks signatures and conditions, and knows who may do what."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -25,8 +26,9 @@ class Seaweed:
         self._root = root
         self._process: subprocess.Popen[bytes] | None = None
         names = ("master.port", "master.port.grpc", "volume.port", "volume.port.grpc", "filer.port", "filer.port.grpc")
-        self._ports = dict(zip((*names, "s3.port", "s3.port.grpc"), _free_ports(8), strict=True))
+        self._ports = dict(zip((*names, "s3.port", "s3.port.grpc", "metricsPort"), _free_ports(9), strict=True))
         self.url = f"http://127.0.0.1:{self._ports['s3.port']}"
+        self.metrics_url = f"http://127.0.0.1:{self._ports['metricsPort']}/metrics"
         rights = [f"{right}:{bucket}" for right in ("Read", "Write", "List") for bucket in (BUCKET, OTHER_BUCKET)]
         identities = [_identity("job", KEY, SECRET, rights), _identity("admin", ADMIN_KEY, ADMIN_SECRET, ["Admin"])]
         (root / "s3.json").write_text(json.dumps({"identities": identities}))
@@ -35,6 +37,12 @@ class Seaweed:
     def environment(self) -> dict[str, str]:
         """The AWS settings of the job."""
         return dict(zip(SETTINGS, (KEY, SECRET, self.url, "us-east-1"), strict=True))
+
+    @property
+    def pid(self) -> int:
+        """Of the running server."""
+        assert self._process is not None
+        return self._process.pid
 
     def start(self) -> None:
         beside = Path(sys.executable).with_name("weed")
@@ -55,12 +63,18 @@ class Seaweed:
         deadline = time.monotonic() + START_SECONDS
         while True:
             try:
-                self.client().create_bucket(Bucket=BUCKET)
+                self._make_bucket()
                 self.client().put_object(Bucket=BUCKET, Key="ready", Body=b"")  # the first one waits for a volume
                 return
             except Exception:  # noqa: BLE001  whatever says that it is not there yet
                 assert self._process.poll() is None and time.monotonic() < deadline, (self._root / "log").read_text()
                 time.sleep(0.3)
+
+    def _make_bucket(self) -> None:
+        client = self.client()
+        there = (client.exceptions.BucketAlreadyExists, client.exceptions.BucketAlreadyOwnedByYou)
+        with contextlib.suppress(*there):  # started again on what it held before
+            client.create_bucket(Bucket=BUCKET)
 
     def stop(self) -> None:
         if self._process is not None:

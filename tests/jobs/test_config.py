@@ -140,14 +140,40 @@ def test_a_prior_and_a_keystore_never_go_to_a_folder_called_s3(output: str | Pat
 
 
 def test_a_secret_in_a_setting_is_neither_kept_nor_shown() -> None:
-    for setting in ("photos", "output"):
-        places = {"photos": "p", "output": "out", "keystore": "k", setting: "s3://AKIA:wJalrXUtn@bucket/x"}
+    for setting in ("photos", "output", "inbox"):
+        keys = {"ingest_key": "key"} if setting == "inbox" else {"keystore": "k"}
+        places = {"photos": "p", "output": "out", **keys, setting: "s3://AKIA:wJalrXUtn@bucket/x"}
         with pytest.raises(ConfigError, match="credentials do not belong in a URI") as raised:
             AnonymizeConfig.load(None, places)
         shown = "".join(traceback.format_exception(raised.value))
         assert "wJalrXUtn" not in shown and "AKIA" not in shown
     with pytest.raises(ConfigError, match="credentials"):
         AnonymizeConfig.load(None, {"photos": "p", "output": "out", "keystore": "k", "endpoint_url": "http://a:b@host"})
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["https://u:kat1_x@host", "https://kat1_x@host", "https://host?token=kat1_x", "https://host#kat1_x", "https://"],
+)
+def test_the_address_of_a_served_keystore_holds_no_token(url: str) -> None:
+    places = {"photos": "p", "output": "out", "ingest_key": "key", "token_file": "token"}
+    with pytest.raises(ConfigError, match="--token-file") as raised:
+        AnonymizeConfig.load(None, {**places, "inbox": url})
+    assert "kat1_x" not in "".join(traceback.format_exception(raised.value))
+    with pytest.raises(ConfigError, match="can not be written"):  # nor is anything else served so
+        AnonymizeConfig.load(None, {**places, "inbox": "https://host", "output": "https://host/out"})
+
+
+def test_a_token_file_goes_with_a_served_inbox_and_it_with_one() -> None:
+    places = {"photos": "p", "output": "out", "ingest_key": "key"}
+    config = AnonymizeConfig.load(None, {**places, "inbox": "https://host:8443/", "token_file": "token"})
+    assert (config.inbox, config.token_file) == ("https://host:8443", Path("token"))
+    assert AnonymizeConfig.model_validate_json(config.model_dump_json()) == config
+    for wrong in ({"inbox": "https://host"}, {"inbox": "folder", "token_file": "token"}):
+        with pytest.raises(ConfigError, match="token_file goes with"):
+            AnonymizeConfig.load(None, {**places, **wrong})
+    with pytest.raises(ConfigError, match="token_file goes with"):
+        AnonymizeConfig.load(None, {**PLACES, "token_file": "token"})
 
 
 @pytest.mark.parametrize("output", ["o", "s3://bucket/out"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,11 +11,13 @@ from typing import Any
 import pytest
 
 from keystore.decisions.views import RequestView
+from keystore.embedded import Keystore
 from keystore.intake.records import FaceRecord, KeyRecord
 from keystore.intake.sealing import seal_record
 from keystore.intake.shards import write_shard
 from keystore.recipient import Expected, Recipient
-from keystore.service import Keystore
+from keystore.served import ServedKeystore
+from tests.keystore.postgres import SERVER, Postgres, copy_keystore, database_name, running
 
 RUN = "run-1"
 
@@ -131,19 +132,50 @@ def clock() -> HandClock:
     return HandClock()
 
 
-@pytest.fixture(scope="session")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A keystore that holds the records of a.png, b.png and c.png, to be copied: making one takes longer than most tests."""
-    path = tmp_path_factory.mktemp("template") / "ks"
-    with Keystore.create(path, clock=HandClock()) as keystore:
+def _make_template(path: Path, database: str | None) -> Path:
+    with Keystore.create(path, database=database, clock=HandClock()) as keystore:
         deposit(keystore, [make_record(name) for name in ("a.png", "b.png", "c.png")])
         assert keystore.ingest(RUN).ingested == 3
     return path
 
 
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A keystore that holds the records of a.png, b.png and c.png, to be copied: making one takes longer than most tests."""
+    return _make_template(tmp_path_factory.mktemp("template") / "ks", None)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL server; one for all tests."""
+    with running() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres_template(tmp_path_factory: pytest.TempPathFactory, postgres: Postgres) -> Path:
+    """The same as `template`, in PostgreSQL."""
+    return _make_template(tmp_path_factory.mktemp("template") / "ks", postgres.uri(postgres.new()))
+
+
 @pytest.fixture
-def keystore(template: Path, tmp_path: Path, clock: HandClock) -> Iterator[Keystore]:
+def database(request: pytest.FixtureRequest) -> str:
+    """Which database the keystores of a test have: SQLite, but where the test is ON_BOTH."""
+    return str(getattr(request, "param", "sqlite"))
+
+
+@pytest.fixture
+def filled_template(database: str, request: pytest.FixtureRequest) -> Path:
+    """The template in the test's database."""
+    return Path(request.getfixturevalue("template" if database == "sqlite" else "postgres_template"))
+
+
+@pytest.fixture
+def keystore(filled_template: Path, tmp_path: Path, clock: HandClock) -> Iterator[ServedKeystore]:
     """A keystore of this test's own that holds the records of a.png, b.png and c.png."""
-    shutil.copytree(template, tmp_path / "ks")
-    with Keystore.open(tmp_path / "ks", clock=clock) as keystore:
+    path = copy_keystore(filled_template, tmp_path / "ks")
+    name = database_name(path)
+    with ServedKeystore.open(path, clock=clock) as keystore:
         yield keystore
+    if name is not None:
+        SERVER[0].drop(name)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,25 +10,28 @@ from typing import Any
 
 from sqlalchemy import Engine, event
 
+from tests.keystore.postgres import copy_keystore, remove_keystore
+
 MAX_STEPS = 500
 
 
 def killed_at_each_step(
-    template: Path, work: Path, begin: Callable[[Path], Any], operate: Callable[[Any], object]
+    template: Path, work: Path, begin: Callable[[Path], Any], operate: Callable[[Any], object], every: int = 1
 ) -> Iterator[Path]:
     """Yield, for each statement, commit, sync, rename and removal of `operate`, a copy of `template` that a kill -9 there left.
 
-    `begin` opens what `operate` works on, and is not counted. The last copy is one whose operation ended.
+    `begin` opens what `operate` works on, and is not counted. The last copy is one whose operation ended. every: of so many steps
+    one, where the same steps are tried one by one elsewhere.
     """
-    for step in range(1, MAX_STEPS):
+    for step in range(1, MAX_STEPS, every):
         copy = work / f"killed-{step}"
-        shutil.copytree(template, copy)
+        copy_keystore(template, copy)
         process = os.fork()
         if process == 0:
             _operate(copy, step, begin, operate)
         _, status = os.waitpid(process, 0)
         yield copy
-        shutil.rmtree(copy)
+        remove_keystore(copy)
         if os.WIFEXITED(status):
             assert os.WEXITSTATUS(status) == 0, f"the operation failed at step {step} without being killed"
             assert step > 5, "the steps are counted"

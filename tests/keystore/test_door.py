@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
+import subprocess
+import sys
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from keystore.auditor import Auditor
 from keystore.door import IngestDoor
+from keystore.embedded import Keystore
 from keystore.errors import InvalidRecordError, ShardExistsError, StorageError, TamperedError
 from keystore.ingest_opening import IngestOpening
 from keystore.ingest_processes import ingest_by_processes
+from keystore.intake.folder import FolderInbox
+from keystore.intake.ingest_key import IngestKey
 from keystore.intake.sealing import seal_record
-from keystore.service import Keystore
 
 RUN = "run-9"
 
@@ -22,8 +29,8 @@ RUN = "run-9"
 @pytest.fixture
 def door(keystore, tmp_path: Path) -> IngestDoor:
     """A door that knows two files and the inbox."""
-    shutil.copy(keystore.path / "ingest.pub", tmp_path / "given.pub")
-    return IngestDoor(tmp_path / "given.pub", keystore.path / "inbox", keystore.audit_vkey)
+    (tmp_path / "given.key").write_text(Auditor(keystore.path).ingest_key().text())
+    return IngestDoor(IngestKey.read(tmp_path / "given.key"), FolderInbox(keystore.path / "inbox"))
 
 
 @pytest.fixture
@@ -35,7 +42,15 @@ def opened(keystore, clock):
 
 def hand_in(door: IngestDoor, shard: str, *records) -> Path:
     sealer = door.sealer(RUN, "photos")
-    return door.hand_in(RUN, shard, [sealer.seal(one) for one in records])
+    digest = door.hand_in(RUN, shard, [sealer.seal(one) for one in records])
+    path = directory(door) / f"{shard}.keys"
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == digest
+    return path
+
+
+def directory(door: IngestDoor, run: str = RUN) -> Path:
+    assert isinstance(door.inbox, FolderInbox)
+    return door.inbox.directory(run)
 
 
 def test_what_was_handed_in_is_receipted_and_removed(door: IngestDoor, opened, make) -> None:
@@ -58,7 +73,7 @@ def test_a_receipt_says_what_was_rejected_and_what_was_erased(door: IngestDoor, 
     before = datetime.now(UTC) - timedelta(days=1)
     good = make.record("d.png", run_id=RUN)
     gone = make.record("s.png", run_id=RUN, subject="p. smith", created_at=before)
-    foreign = seal_record(make.record("f.png"), door.public_key)
+    foreign = seal_record(make.record("f.png"), door.key.public_key)
     keystore.erase("photos", "Olga", subject="p. smith")
     sealer = door.sealer(RUN, "photos")
     door.hand_in(RUN, "part-1", [sealer.seal(good), sealer.seal(gone), foreign])
@@ -76,7 +91,7 @@ def test_a_shard_without_pictures_is_discarded(door: IngestDoor, make) -> None:
     assert door.waiting(RUN) == ["part-2"]
     for run in ("..", "a/b"):
         with pytest.raises(InvalidRecordError):
-            door.directory(run)
+            directory(door, run)
 
 
 def edited(text: str, name: str, value: object) -> str:
@@ -101,7 +116,7 @@ def edited(text: str, name: str, value: object) -> str:
 def test_a_receipt_that_the_keystore_did_not_sign_is_refused(door: IngestDoor, opened, make, forge) -> None:
     hand_in(door, "part-1", make.record("d.png", run_id=RUN))
     opened.ingest(RUN)
-    path = door.directory(RUN) / "part-1.receipt"
+    path = directory(door) / "part-1.receipt"
     path.write_text(forge(path.read_text()))
     with pytest.raises(TamperedError):
         door.receipts(RUN)
@@ -110,22 +125,24 @@ def test_a_receipt_that_the_keystore_did_not_sign_is_refused(door: IngestDoor, o
 def test_a_receipt_of_another_shard_run_or_keystore_is_refused(door: IngestDoor, opened, make, tmp_path: Path) -> None:
     hand_in(door, "part-1", make.record("d.png", run_id=RUN))
     opened.ingest(RUN)
-    path = door.directory(RUN) / "part-1.receipt"
+    path = directory(door) / "part-1.receipt"
     shutil.copy(path, path.with_name("part-2.receipt"))
     with pytest.raises(TamperedError):
         door.receipts(RUN)
     path.with_name("part-2.receipt").unlink()
-    shutil.copy(path, door.directory("run-1") / "part-1.receipt")
+    shutil.copy(path, directory(door, "run-1") / "part-1.receipt")
     with pytest.raises(TamperedError, match="is of run run-9"):
         door.receipts("run-1")
     with Keystore.create(tmp_path / "other") as other:
-        elsewhere = IngestDoor(tmp_path / "given.pub", opened.path / "inbox", other.audit_vkey)
+        elsewhere = IngestDoor(IngestKey(door.key.public_key, other.audit_vkey), door.inbox)
         with pytest.raises(TamperedError):
             elsewhere.receipts(RUN)
     path.unlink()
     path.mkdir()
-    with pytest.raises(StorageError):
+    with pytest.raises(TamperedError):
         door.receipts(RUN)
+    with pytest.raises(StorageError):
+        door.receipt(RUN, "part-3")
 
 
 def test_a_door_holds_no_secret_and_the_keystore_leaves_no_receipt_unasked(door: IngestDoor, keystore, make) -> None:
@@ -141,7 +158,43 @@ def test_a_door_holds_no_secret_and_the_keystore_leaves_no_receipt_unasked(door:
 def test_a_run_directory_that_is_a_link_stops_nobody(door: IngestDoor, opened, make, tmp_path: Path) -> None:
     hand_in(door, "part-1", make.record("d.png", run_id=RUN))
     (tmp_path / "elsewhere").mkdir()
-    shutil.copy(door.directory(RUN) / "part-1.keys", tmp_path / "elsewhere" / "part-1.keys")
+    shutil.copy(directory(door) / "part-1.keys", tmp_path / "elsewhere" / "part-1.keys")
     (opened.path / "inbox" / "linked").symlink_to(tmp_path / "elsewhere")
     assert opened.pending() == {RUN: ["part-1"]}
     assert (opened.knows(RUN), opened.knows("linked")) == (True, False)
+
+
+def test_processes_that_take_in_end_with_a_killed_one_that_started_them(keystore, make, tmp_path: Path) -> None:
+    for number in range(30):
+        make.deposit(keystore, [make.record(f"{number}-{at}.png") for at in range(20)], f"part-{number}")
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import sys\nfrom pathlib import Path\nfrom keystore.ingest_processes import ingest_by_processes\n"
+        "if __name__ == '__main__':\n"
+        f"    ingest_by_processes(Path({str(keystore.path)!r}), None, {make.RUN!r}, sys.argv[1:], 2)\n"
+    )
+    names = [f"part-{number}" for number in range(30)]
+    started = subprocess.Popen([sys.executable, program, *names])
+    inbox = keystore.path / "inbox" / make.RUN
+    deadline = time.monotonic() + 120
+    while len(list(inbox.glob("*.keys"))) == 30:
+        assert started.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    tasks = Path(f"/proc/{started.pid}/task")
+    children = {one for task in tasks.iterdir() for one in (task / "children").read_text().split()}
+    started.kill()
+    started.wait()
+    assert len(children) >= 2
+    while any(_is_alive(one) for one in children):
+        assert time.monotonic() < deadline, "they outlive the process that started them"
+        time.sleep(0.05)
+    ingest_by_processes(keystore.path, None, make.RUN, [path.stem for path in inbox.glob("*.keys")], 2)
+    stored = {view.image_id for view in keystore.find_records(run_id=make.RUN)}
+    assert {f"{number}-{at}.png" for number in range(30) for at in range(20)} <= stored
+
+
+def _is_alive(pid: str) -> bool:
+    try:
+        return (Path("/proc") / pid / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False

@@ -12,12 +12,12 @@ from keystore.audit.checkpoint import open_checkpoint
 from keystore.audit.merkle import leaf_hash, tree_root, verify_consistency, verify_inclusion
 from keystore.audit.signers import IngestSigner
 from keystore.auditor import Auditor
+from keystore.embedded import Keystore
 from keystore.errors import AuditError, SchemaError, StorageError, TamperedError
 from keystore.ingest_opening import IngestOpening
 from keystore.ingest_processes import ingest_by_processes
 from keystore.intake.report import ShardsNotTakenIn
 from keystore.kek.file import FileKek
-from keystore.service import Keystore
 from keystore.storage import schema
 from keystore.vault.records import RecordVault
 from keystore.verification.verify import verify_audit

@@ -12,6 +12,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -21,13 +22,15 @@ from alembic.runtime.migration import MigrationContext
 import keystore as keystore_package
 from keystore import opening
 from keystore.decisions.lifecycle import State
+from keystore.embedded import Keystore
 from keystore.errors import GrantError, KekError, KeystoreError, SchemaError, StorageError, TamperedError, WrongKekError
 from keystore.kek.provider import create_kek
-from keystore.recipient import Recipient
-from keystore.service import Keystore
+from keystore.recipient import Expected, Recipient
 from keystore.storage import schema
-from keystore.storage.database import Database
+from keystore.storage.sqlite import SqliteDatabase
 from keystore.verification.verify import verify_audit
+from tests.keystore.killing import killed_at_each_step
+from tests.keystore.postgres import ON_BOTH
 
 REPOSITORY = Path(keystore_package.__file__).parent.parent
 
@@ -43,7 +46,7 @@ def run_python(code: str, *arguments: object, **options: object) -> subprocess.P
 BUSY = """
 import sys
 from datetime import timedelta
-from keystore.service import Keystore
+from keystore.embedded import Keystore
 from keystore.recipient import Recipient
 with Keystore.open(sys.argv[1]) as keystore:
     while True:
@@ -56,6 +59,7 @@ with Keystore.open(sys.argv[1]) as keystore:
 """
 
 
+@ON_BOTH
 def test_kill_9_at_any_point_leaves_a_consistent_keystore(keystore) -> None:
     keystore.close()
     for pause in (0.0, 0.07, 0.19):
@@ -73,13 +77,37 @@ def test_kill_9_at_any_point_leaves_a_consistent_keystore(keystore) -> None:
                     assert again.show(line.split()[1]).state is State.RELEASED, "what was reported done is done"
 
 
+@ON_BOTH
+def test_a_release_killed_at_any_step_is_on_record_or_was_not_made(keystore, make, tmp_path: Path, clock) -> None:
+    """Each fourth step; `service/test_killed.py` tries the last ones over HTTPS one by one."""
+    request_id, recipient, hour = make.approved(keystore, "a.png"), Recipient.generate(), timedelta(hours=1)
+    keystore.close()
+    seen = set()
+
+    def release(opened: Keystore) -> bytes:
+        return opened.release(request_id, recipient.public_key, "Alice", keep_reply=hour)
+
+    for copy in killed_at_each_step(
+        keystore.path, tmp_path, lambda path: Keystore.open(path, clock=clock), release, every=4
+    ):
+        with Keystore.open(copy, clock=clock) as again:
+            leaves = [json.loads(leaf)["type"] for leaf in again.audit_entries()]
+            released = leaves.count("release")
+            assert again.show(request_id).state is (State.RELEASED if released else State.APPROVED)
+            assert recipient.open(release(again), Expected.of(again.show(request_id), again.audit_vkey))
+            seen.add(released)
+        report = verify_audit(copy)
+        assert report.ok, report.problems
+    assert seen == {0, 1}
+
+
 def test_a_creation_killed_before_its_transaction_is_completed_later(tmp_path: Path) -> None:
     path = tmp_path / "ks"
     code = """
 import os, signal, sys
 from keystore import opening
 opening.write_first_state = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-from keystore.service import Keystore
+from keystore.embedded import Keystore
 Keystore.create(sys.argv[1])
 """
     process = run_python(code, path)
@@ -91,6 +119,7 @@ Keystore.create(sys.argv[1])
         assert verify_audit(keystore.path).ok
 
 
+@ON_BOTH
 def test_an_ingest_killed_between_commit_and_cleanup_is_finished_later(keystore, make) -> None:
     for number in range(3):
         make.deposit(keystore, [make.record(f"{number}.png")], f"part-{number}")
@@ -99,7 +128,7 @@ def test_an_ingest_killed_between_commit_and_cleanup_is_finished_later(keystore,
 import os, signal, sys
 from keystore.intake.inbox import Inbox
 Inbox.remove = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-from keystore.service import Keystore
+from keystore.embedded import Keystore
 Keystore.open(sys.argv[1]).ingest("run-1")
 """
     process = run_python(code, keystore.path)
@@ -115,7 +144,7 @@ Keystore.open(sys.argv[1]).ingest("run-1")
 def test_processes_that_create_at_once_share_one_keystore(tmp_path: Path) -> None:
     code = """
 import sys
-from keystore.service import Keystore
+from keystore.embedded import Keystore
 with Keystore.open_or_create(sys.argv[1]) as keystore:
     print(keystore.id, len(keystore.warnings))
 """
@@ -265,7 +294,7 @@ FULL = """
 import resource, sys
 from keystore.errors import StorageError
 from keystore.recipient import Recipient
-from keystore.service import Keystore
+from keystore.embedded import Keystore
 with Keystore.open(sys.argv[1]) as keystore:
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
     try:
@@ -373,5 +402,5 @@ def test_views_are_json(keystore, make) -> None:
 
 def test_a_database_opened_without_create_is_never_made(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="can not be opened"):
-        Database(tmp_path / "new.db").has_table("log")
+        SqliteDatabase(tmp_path / "new.db").has_table("log")
     assert not (tmp_path / "new.db").exists()

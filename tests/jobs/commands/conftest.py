@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from jobs.commands.cli import main
+from keystore.embedded import Keystore
 from keystore.intake.records import KeyRecord
 from keystore.intake.sealing import seal_record
 from keystore.intake.shards import write_shard
-from keystore.service import Keystore
 
 RUN = "run-1"
 DATASET = "wedding"

@@ -13,7 +13,7 @@ import pytest
 from jobs.commands.cli import main
 from jobs.exit_codes import ExitCode
 from keyanon_core.sidecar import MAX_SIDECAR_BYTES, Sidecar
-from keystore.service import Keystore
+from keystore.embedded import Keystore
 
 from .conftest import Ended, Keyanon
 

@@ -10,10 +10,10 @@ import pytest
 
 from jobs.commands.cli import main
 from jobs.exit_codes import ExitCode
+from keystore.embedded import Keystore
 from keystore.intake.shards import write_shard
 from keystore.kek.provider import create_kek
 from keystore.opening import read_public_key
-from keystore.service import Keystore
 
 from .conftest import DATASET, IMAGE_KEY, RUN, Ended, Keyanon, sealed_record
 
@@ -263,7 +263,7 @@ def test_a_tampered_shard_is_not_taken_in(keyanon: Keyanon, keystore: Path) -> N
     data[-40] ^= 1
     shard.chmod(0o600)
     shard.write_bytes(bytes(data))
-    ended = keyanon("ingest", keystore)
+    ended = keyanon("keystore", "ingest", keystore)
     assert ended.code == ExitCode.WRONG_KEY_OR_TAMPERED
     assert shard.exists()
 
@@ -271,9 +271,9 @@ def test_a_tampered_shard_is_not_taken_in(keyanon: Keyanon, keystore: Path) -> N
 def test_pending_shards_are_taken_in_once(keyanon: Keyanon, keystore: Path) -> None:
     with Keystore.open(keystore) as opened:
         write_shard(opened.inbox(RUN), "late", [sealed_record(opened.ingest_public_key, "late.jpg")])
-    (first,) = keyanon("ingest", keystore, "--json").json["runs"]
+    (first,) = keyanon("keystore", "ingest", keystore, "--json").json["runs"]
     assert first["ingested"] == 1
-    assert keyanon("ingest", keystore, "--json").json == {"runs": []}
+    assert keyanon("keystore", "ingest", keystore, "--json").json == {"runs": []}
     assert keyanon("request", keystore, "--image", "late.jpg", *WORDS, "--expires", "2h", "--as", "ines").code == 0
 
 
@@ -331,7 +331,12 @@ def test_keystore_init_makes_one_and_warns_where_the_kek_is(
 
 def test_no_output_of_any_command_holds_a_key(keyanon: Keyanon, keystore: Path) -> None:
     request = ask(keyanon, keystore)
-    commands = (["show", keystore, request], ["requests", keystore], ["audit", "log", keystore], ["ingest", keystore])
+    commands = (
+        ["show", keystore, request],
+        ["requests", keystore],
+        ["audit", "log", keystore],
+        ["keystore", "ingest", keystore],
+    )
     secrets = (IMAGE_KEY.hex(), (keystore / "kek.key").read_text().split()[-1])
     for command in commands:
         for more in ([], ["--json"], ["-v"]):
@@ -377,6 +382,9 @@ commands = [
 codes = [main(command) for command in commands]
 assert codes == [0, 0, 0, 0, 0, 0, 0, 4], codes
 heavy = {{"torch", "ray", "diffusers", "cv2", "dlib", "onnxruntime"}} & set(sys.modules)
+assert not heavy, heavy
+assert main(["status", {str(keystore)!r}]) == 3
+heavy = {{"torch", "ray", "diffusers", "onnxruntime"}} & set(sys.modules)
 assert not heavy, heavy
 """
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)

@@ -18,7 +18,7 @@ from jobs.commands.cli import main
 from jobs.commands.quarantine import retry
 from jobs.exit_codes import ExitCode
 from jobs.run.retry import RETRY_SETTINGS
-from keystore.service import Keystore
+from keystore.embedded import Keystore
 
 from .conftest import Keyanon
 
@@ -73,7 +73,7 @@ def output(places: list[object], tmp_path: Path) -> Path:
 
 
 def test_a_retry_takes_the_settings_that_change_no_result_and_the_number_of_keys() -> None:
-    own = {"context", "output", "reason", "strict", "as_json", "verbose"}
+    own = {"context", "output", "reason", "strict", "progress_seconds", "quiet", "as_json", "verbose"}
     assert set(inspect.signature(retry).parameters) - own == RETRY_SETTINGS
 
 

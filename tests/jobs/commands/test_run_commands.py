@@ -24,7 +24,7 @@ from jobs.exit_codes import ExitCode
 from keyanon_core.errors import ConvergenceError
 from keyanon_core.pictures.recoverer import PictureRecoverer
 from keyanon_core.sidecar import Sidecar
-from keystore.service import Keystore
+from keystore.embedded import Keystore
 
 from .conftest import Keyanon
 

@@ -42,13 +42,13 @@ class Bucket:
         return made
 
     def sink(self, lease: SharedLease, retry: int = 0, layout: OutputLayout | None = None) -> PairedDatasink:
-        return PairedDatasink(layout or self.layout, self.place.keystore.inbox(self.place.run_id), lease.token, retry)
+        return PairedDatasink(layout or self.layout, self.place.keys.begin(self.place.run_id, "d"), lease.token, retry)
 
     def publisher(self, lease: SharedLease, done: set[int] | None = None) -> Publisher:
         return Publisher(self.layout, lease, finished_rows(self.layout) if done is None else done)
 
     def complete(self, lease: SharedLease, total: int) -> Tally:
-        return complete(self.layout, lease, self.place.keystore, self.place.run_id, total)[0]
+        return complete(self.layout, lease, self.place.keys, self.place.run_id, total)[0]
 
     def names(self) -> set[str]:
         """Everything there but lease and segments."""
@@ -101,7 +101,7 @@ def test_a_run_is_published_and_read_from_a_bucket(bucket: Bucket) -> None:
         bucket.sink(lease).stage(block([bucket.result(2, "z ü.jpg", b"two")]))
         publisher.publish_complete()
         tally = bucket.complete(lease, 3)
-    assert tally.statuses == {"anonymized": 2, "quarantined": 1} and tally.shards[0] == first
+    assert tally.statuses == {"anonymized": 2, "quarantined": 1} and first in {shard.name for shard in tally.keyed}
     bucket.check_complete(3)
     assert {"images/a/x.jpg.png", "sidecars/a/x.jpg.keyanon", "images/z ü.jpg.png"} <= bucket.names()
     assert bucket.server.get(f"{bucket.prefix}/{LEASE}") == b"{}\n", "the lease was given back"
@@ -163,8 +163,10 @@ def test_a_dead_attempt_is_taken_over_and_its_rows_are_done_once(bucket: Bucket,
     stop_renewing(dead)
     # Killed between the picture and the segment: both lie at their final names, and no segment lists them.
     staged = Staging.of(bucket.store, dead.token.attempt)
-    for name, staged_name in (("images/y.jpg.png", "picture"), ("sidecars/y.jpg.keyanon", "sidecar")):
-        bucket.store.create(name, bucket.store.read(staged.file(left, 0, staged_name)))
+    names = ("images/y.jpg.png", "sidecars/y.jpg.keyanon")
+    for name, content in zip(names, staged.contents(left, [(0, "picture"), (0, "sidecar")]), strict=True):
+        assert content is not None
+        bucket.store.create(name, content)
     bucket.store.create(f"rows/{left}.parquet", bucket.store.read(staged.shard(left)))
     assert finished_rows(bucket.layout) == {0}
     with bucket.lease() as lease:
@@ -231,15 +233,18 @@ def test_a_name_of_another_row_is_never_taken(bucket: Bucket) -> None:
     assert bucket.server.get(f"{bucket.prefix}/images/x.jpg.png") == b"first" and finished_rows(bucket.layout) == {0}
 
 
-def test_a_staged_picture_that_is_not_what_its_row_lists_is_not_published(bucket: Bucket) -> None:
+@pytest.mark.parametrize("changed", ["other", "cut short", "gone"])
+def test_a_staged_picture_that_is_not_what_its_row_lists_is_not_published(bucket: Bucket, changed: str) -> None:
     with bucket.lease() as lease:
         publisher = bucket.publisher(lease)
         publisher.open()
         name = bucket.sink(lease).stage(block([bucket.result(0, "x.jpg", b"first")]))
-        bucket.server.put(
-            f"{bucket.prefix}/{Staging.of(bucket.store, lease.token.attempt).file(name, 0, 'picture')}", b"x"
-        )
-        with pytest.raises(MachineError, match="not what its row lists"):
+        staged = f"{Staging.of(bucket.store, lease.token.attempt).folder}/{name}/pack"
+        packed = bucket.store.read(staged)
+        bucket.store.delete(staged)
+        if changed != "gone":
+            bucket.store.create(staged, packed[:-40] if changed == "cut short" else packed.replace(b"first", b"other"))
+        with pytest.raises(MachineError, match="not what its row lists" if changed == "other" else "missing"):
             publisher.publish_complete()
     assert finished_rows(bucket.layout) == set() and "images/x.jpg.png" not in bucket.names()
 

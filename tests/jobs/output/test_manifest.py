@@ -54,3 +54,13 @@ def test_an_output_of_another_version_is_refused(manifest: Manifest, tmp_path: P
     path.write_text("[]")
     with pytest.raises(PublishError, match="can not be used"):
         read_existing(open_store(tmp_path / "out"))
+
+
+def test_rows_that_only_their_positions_name_need_the_very_same_listing(
+    manifest: Manifest, tmp_path: Path, make_config: MakeConfig
+) -> None:
+    store = open_store(tmp_path / "out")
+    manifest.check_same_listing(store, open_source(make_config()))
+    (tmp_path / "photos" / "y.png").write_bytes(b"")
+    with pytest.raises(PublishError, match="other input"):
+        manifest.check_same_listing(store, open_source(make_config()))

@@ -17,6 +17,7 @@ from jobs.errors import CommitError, LeaseError, MachineError, PublishError
 from jobs.output.commit import finished_rows, quarantined_rows, settle
 from jobs.output.layout import MANIFEST_FILE, RUN_DIRECTORY, OutputLayout
 from jobs.output.reader import OutputError, inspect_run, read_rows
+from jobs.output.row_sets import RowSet
 from jobs.output.staging import PICTURE_PART, SIDECAR_PART, Staging
 from jobs.storage.json_files import write_json
 from tests.jobs.publishing import Attempt, Place, before_operation, block, quarantined
@@ -109,7 +110,7 @@ def test_a_retry_killed_between_any_two_steps_goes_on(place: Place, tmp_path: Pa
             todo = quarantined_rows(place.layout, before_retry=1)
             again = [row for row in retried(place, number) if row[ROW] in todo]
             with place.attempt(retry=1) as b, before_operation(step if number == 0 else MOST_OPERATIONS) as reached:
-                b.run([[row] for row in again], 4, set(range(4)) - todo)
+                b.run([[row] for row in again], 4, set(range(4)).difference(todo))
             place.check_visible()
             assert {row.image_id: row.status for row in read_rows(place.out)}.keys() == {
                 "a/x.jpg",
@@ -342,16 +343,16 @@ def test_where_there_are_no_hard_links_the_error_says_so(place: Place, monkeypat
 
 
 def test_what_is_staged_while_the_run_goes_on_is_published_and_a_failure_ends_the_run(place: Place) -> None:
-    counted: list[tuple[int, int]] = []
+    counted: list[tuple[dict[str, int], int]] = []
     with place.attempt() as attempt:
         publisher = attempt.publisher()
-        publisher._report = lambda rows, faces: counted.append((rows, faces))
+        publisher._report = lambda rows, faces: counted.append((dict(rows), faces))
         with publisher:
             attempt.sink().stage(block([place.result(0, "x.jpg"), quarantined(1, "y.jpg")]))
             while not place.rows():
                 publisher._over.wait(0.01)
             attempt.sink().stage(block([place.result(2, "z.jpg")]))
-        assert counted == [(2, 1), (1, 1)]
+        assert counted == [({"anonymized": 1, "quarantined": 1}, 1), ({"anonymized": 1}, 1)]
         with pytest.raises(MachineError, match="is missing"), attempt.publisher():
             name = attempt.sink().stage(block([place.result(3, "u.jpg")]))
             (
@@ -487,12 +488,12 @@ def test_the_account_of_a_run_counts_what_stands(place: Place) -> None:
         {"anonymized": 2, "quarantined": 2},
         {"corrupt": 1, "gate": 1},
     )
-    assert tally.record_ids == {row["record_id"] for row in place.rows()} - {None}
+    assert tally.keyed.total() == sum(row["record_id"] is not None for row in place.rows())
     sizes = {
         part: sum(p.stat().st_size for p in (place.out / part).rglob("*.*")) for part in ("images", "sidecars", "rows")
     }
     assert tally.bytes_of == sizes
-    assert settle(place.layout, 4, frozenset({0, 1})).fresh_faces == 1
+    assert settle(place.layout, 4, RowSet({0, 1})).fresh_faces == 1
     with place.attempt(retry=1) as attempt:
         tally = attempt.run([retried(place, 0)], 4, {0, 2})
     assert (tally.rows, dict(tally.reasons), tally.faces) == (4, {"gate": 1}, 3)

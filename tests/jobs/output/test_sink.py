@@ -11,9 +11,12 @@ import pytest
 from jobs.blocks import ROW
 from jobs.errors import LeaseError, PublishError
 from jobs.output.commit import finished_rows
+from jobs.output.keys import KeyInbox
 from jobs.output.layout import OutputLayout
 from jobs.output.lease import Lease
 from jobs.output.staging import PICTURE_PART, Staging
+from keystore.door import IngestDoor
+from keystore.intake.folder import FolderInbox
 from keystore.intake.shards import read_shard
 from tests.jobs.publishing import Attempt, Place, block, quarantined
 
@@ -48,8 +51,8 @@ def test_quarantined_rows_alone_need_no_key_shard(place: Place, attempt: Attempt
 
 def test_no_picture_is_staged_when_the_inbox_can_not_be_written(place: Place, attempt: Attempt, tmp_path: Path) -> None:
     sink = attempt.sink()
-    sink.inbox = tmp_path / "inbox"
-    sink.inbox.write_text("a file where the directory should be")
+    (tmp_path / "inbox").write_text("a file where the directory should be")
+    sink.inbox = KeyInbox(IngestDoor(place.keys.key, FolderInbox(tmp_path / "inbox")), place.run_id)
     with pytest.raises(PublishError, match="no picture of this block was published"):
         sink.stage(block([place.result(0, "x.jpg")]))
     assert place.files() == set()

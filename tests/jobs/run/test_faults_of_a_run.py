@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import ray
 
 import jobs.run.anonymize
 from jobs.blocks import ENCODED
@@ -19,7 +20,7 @@ from jobs.run.anonymize import run_anonymize
 from jobs.run.anonymize_stage import AnonymizeFaces
 from jobs.run.detect_stage import Asked, DetectFaces
 from keyanon_core.errors import NotReversibleError
-from keystore.service import Keystore
+from keystore.embedded import Keystore
 from tests.jobs.conftest import MakeConfig
 
 pytestmark = pytest.mark.slow
@@ -239,3 +240,18 @@ def test_a_defect_outside_of_the_rows_is_called_one(
     with pytest.raises(DefectError, match=r"ended stage anonymize \(ZeroDivisionError at test_faults") as caught:
         run_anonymize(one_worker(make_config))
     assert exit_code_of(caught.value) is ExitCode.UNEXPECTED and "secret" not in str(caught.value)
+
+
+def test_a_run_whose_counter_is_lost_with_its_machine_is_no_defect(
+    make_config: MakeConfig, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class LosesTheCounter(AnonymizeFaces):
+        def _anonymize(self, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+            ray.kill(self.monitor._actor)
+            return super()._anonymize(rows)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(jobs.run.anonymize, "AnonymizeFaces", LosesTheCounter)
+        with pytest.raises(MachineError, match="run the same command again"):
+            run_anonymize(make_config())
+    assert run_anonymize(make_config()).rows == 5

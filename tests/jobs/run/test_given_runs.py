@@ -18,13 +18,14 @@ from jobs.errors import CommitError, PublishError, SourceError
 from jobs.exit_codes import ExitCode
 from jobs.output.reader import OutputError, inspect_run, read_rows
 from jobs.recovery import prepare
-from jobs.run.anonymize import RunReport, run_anonymize
+from jobs.run.anonymize import run_anonymize
+from jobs.run.report import RunReport
 from jobs.run.retry import retry_quarantined
 from keyanon_core.faces import load_detector
 from keyanon_core.faces.alignment import UPRIGHT_TEMPLATE, similarity
 from keyanon_core.faces.crop_kernel import CropKernel
 from keyanon_core.faces.detection import Face
-from keystore.service import Keystore
+from keystore.embedded import Keystore
 from tests.jobs.commands.conftest import Keyanon, keyanon
 from tests.jobs.conftest import encoded
 
@@ -199,7 +200,7 @@ def test_a_resumed_run_needs_the_same_boxes(folder_run: Given, tmp_path: Path) -
     moved.write_text(text)
     assert run_anonymize(folder_run.config.model_copy(update={"boxes": moved})).resumed_rows == 6
     moved.write_text(text.replace("120.0", "121.0"))
-    with pytest.raises(PublishError, match="other input"):
+    with pytest.raises(PublishError, match="other files of boxes"):
         run_anonymize(folder_run.config.model_copy(update={"boxes": moved}))
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from jobs.config import AnonymizeConfig
 from jobs.errors import ConfigError
-from jobs.run.placement import MAX_ACTORS_OF_A_MACHINE, Machine, Placement, reserved_cpus
+from jobs.run.placement import MAX_ACTORS_OF_A_MACHINE, Machine, Placement, detectors, reserved_cpus
 
 PLACES = {"photos": "p", "output": "o", "keystore": "k"}
 LAPTOP = [Machine(cpus=4, gpus=0, usable_cpus=2)]
@@ -81,6 +81,25 @@ def test_a_local_cluster_is_made_large_enough_for_what_all_actors_hold() -> None
         reserved = reserved_cpus(config, usable=3)
         assert reserved == 7.5
         Placement.of(config, [Machine(cpus=reserved + 2, gpus=0, usable_cpus=3)])
+
+
+@pytest.mark.parametrize(
+    ("asked", "actors", "of_them"), [(0, 1, 1), (0, 4, 1), (0, 5, 2), (0, 64, 16), (3, 1, 3), (3, 64, 3)]
+)
+def test_detecting_actors_grow_with_those_that_they_serve_unless_their_number_is_given(
+    asked: int, actors: int, of_them: int
+) -> None:
+    settings = {"detector_actors": asked, "anonymizer_actors": actors, "cpus_per_actor": 1}
+    config = AnonymizeConfig.load(None, {**PLACES, **settings})
+    assert detectors(config, actors) == of_them
+    needed = float(actors + of_them + 1)  # a CPU is left to read
+    assert detectors(config, actors, needed) == of_them
+    assert placed([Machine(needed, 0, needed)], **settings).actors == actors
+    assert detectors(config, actors, needed - 1) == (asked or max(of_them - 1, 1)), "a cluster that is full takes fewer"
+    least = float(actors + (asked or 1) + 1)
+    assert placed([Machine(least, 0, least)], **settings).actors == actors
+    with pytest.raises(ConfigError, match="none would be left to read"):
+        placed([Machine(least - 0.5, 0, least)], **settings)
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:", "cpu:1", "auto:0", "cuda:x"])

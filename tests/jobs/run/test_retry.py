@@ -5,54 +5,14 @@ from pathlib import Path
 
 import pytest
 
-import jobs.run.anonymize
 from jobs.errors import ConfigError, PublishError
 from jobs.output.manifest import read_existing
-from jobs.output.publisher import Publisher
-from jobs.output.sink import PairedDatasink
-from jobs.run.anonymize import Attempt, run_anonymize
-from jobs.run.progress import ProgressCallback
+from jobs.run.anonymize import run_anonymize
 from jobs.run.retry import retry_quarantined
 from jobs.storage.opening import open_store
-from keystore.service import Keystore
+from keystore.embedded import Keystore
 from tests.jobs.conftest import MakeConfig
-from tests.jobs.publishing import block, quarantined
-
-FIRST = ("late: x", "late: x", "corrupt: x", "gate: x")  # why each row is quarantined by the run
-
-
-class Stopped(Exception):
-    """The machine ended an attempt."""
-
-
-class Workers:
-    """What `jobs.run.anonymize` computes with. reasons: of the rows; stops_after: rows after which an attempt ends."""
-
-    def __init__(self) -> None:
-        self.attempts: list[Attempt] = []
-        self.reasons, self.stops_after = list(FIRST), len(FIRST)
-
-    def __call__(self, attempt: Attempt, progress: ProgressCallback | None) -> tuple[int, int]:
-        self.attempts.append(attempt)
-        assert attempt.keystore is not None
-        inbox = attempt.keystore.inbox(attempt.manifest.run_id)
-        left = [row for row in range(attempt.source.total) if row not in attempt.finished]
-        publisher = Publisher(attempt.layout, attempt.lease, attempt.finished)
-        publisher.open()
-        for row in left[: self.stops_after]:
-            sink = PairedDatasink(attempt.layout, inbox, attempt.lease.token, attempt.retry)
-            sink.stage(block([quarantined(row, f"{row}.png", self.reasons[row])]))
-        publisher.publish_complete()
-        if self.stops_after < len(left):
-            raise Stopped
-        return 0, 0
-
-
-@pytest.fixture
-def workers(monkeypatch: pytest.MonkeyPatch) -> Workers:
-    made = Workers()
-    monkeypatch.setattr(jobs.run.anonymize, "_compute", made)
-    return made
+from tests.jobs.run.stand_in import FIRST, Stopped, Workers
 
 
 @pytest.fixture
@@ -67,7 +27,7 @@ def output(tmp_path: Path, make_config: MakeConfig, workers: Workers) -> Path:
 
 
 def done_again(workers: Workers) -> set[int]:
-    return set(range(len(FIRST))) - workers.attempts[-1].finished
+    return set(range(len(FIRST))).difference(workers.attempts[-1].left_alone)
 
 
 def test_the_rows_of_a_reason_are_done_again_alone_then_all_that_are_quarantined(

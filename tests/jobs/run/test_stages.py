@@ -35,8 +35,8 @@ from jobs.run.progress import Monitor
 from keyanon_core.errors import PriorError
 from keyanon_core.pictures.settings import AnonymizeSettings, PictureResult, PictureTask
 from keyanon_core.priors import load_prior
+from keystore.embedded import Keystore
 from keystore.intake.sealing import sealed_header
-from keystore.service import Keystore
 from tests.jobs.conftest import FIDELITY, OPEN_GATE, STEPS
 from tests.jobs.key_search import holds_key
 

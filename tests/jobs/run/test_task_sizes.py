@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.run.task_sizes import TASK_BYTES, TaskSizes
+from jobs.run.task_sizes import FIRST_PICTURES, TASK_BYTES, TaskSizes
 from jobs.sources.source import open_source
 from tests.jobs.conftest import MakeConfig
 
@@ -35,6 +35,27 @@ def test_tasks_are_large_at_first_and_small_at_the_end() -> None:
 def test_few_pictures_are_shared_among_as_many_workers_as_get_a_task() -> None:
     assert split(SIZES, 40) == [16, 16, 8]
     assert [SIZES.workers_for(left) for left in (1, 16, 17, 5000)] == [1, 1, 2, 2]
+
+
+def begin(pictures: int) -> list[int]:
+    size, tasks = SIZES.beginning_with(pictures), []
+    while pictures:
+        tasks.append(size(pictures))
+        pictures -= tasks[-1]
+    return tasks
+
+
+@pytest.mark.parametrize("pictures", [33, 34, 35, 100, 2700])
+def test_each_workers_first_task_is_small_and_the_others_are_as_ever(pictures: int) -> None:
+    tasks = begin(pictures)
+    assert sum(tasks) == pictures and all(tasks)
+    assert tasks[:2] == [FIRST_PICTURES] * 2
+    assert tasks[2:] == split(SIZES, pictures - 2 * FIRST_PICTURES)
+
+
+@pytest.mark.parametrize("pictures", [0, 1, 5, 17, 32])
+def test_few_pictures_are_not_split_further(pictures: int) -> None:
+    assert begin(pictures) == split(SIZES, pictures)
 
 
 def put(folder: Path, name: str, size_bytes: int) -> None:

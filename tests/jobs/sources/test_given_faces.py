@@ -180,9 +180,9 @@ def test_names_that_no_picture_has_are_refused_before_anything_runs(
     lines = [f"{name},1,2,30,40" for name in ("a.jpg", "A.jpg", "./b.jpg", "c.jpg", "d.jpg")]
     boxes.write_text("\n".join([HEADER, *lines]))
     for given in (GivenInput(boxes=boxes), GivenInput(keep=boxes)):
-        with pytest.raises(SourceError, match=r"boxes for 4 pictures .*'A.jpg', './b.jpg', 'c.jpg', \.\.\.\)"):
+        with pytest.raises(SourceError, match=r"says something of 4 pictures .*'A.jpg', './b.jpg', 'c.jpg', \.\.\.\)"):
             open_source(make_config(), given)
-    with pytest.raises(SourceError, match=r"boxes for 4 pictures.*such as 'c.jpg'"):
+    with pytest.raises(SourceError, match=r"says something of 4 pictures.*such as 'c.jpg'"):
         open_source(make_config(photos=photos / "sub" / "c.jpg", output=photos.parent / "o"), GivenInput(boxes=boxes))
 
 

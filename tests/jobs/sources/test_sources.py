@@ -10,12 +10,15 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.blocks import ENCODED, FAILURE, ID, ROW, SUBJECT
+from jobs.blocks import ENCODED, FAILURE, ID, RESULT_SCHEMA, ROW, STATUS, SUBJECT, with_results
 from jobs.errors import MachineError, PublishError, SourceError
 from jobs.names import as_text, clashing_names, image_name, sidecar_name
+from jobs.output.layout import OutputLayout
 from jobs.output.reader import Row
+from jobs.output.sink import shard_table
 from jobs.recovery import restored_name
-from jobs.sources.picture_files import PictureFile, PictureFiles
+from jobs.sources.file_columns import PictureFile
+from jobs.sources.picture_files import PictureFiles
 from jobs.sources.source import Source, open_source
 from tests.jobs.conftest import MakeConfig
 
@@ -55,6 +58,58 @@ def test_finished_rows_are_not_read_again(photos: Path, make_config: MakeConfig)
     for name in "abcde":
         (photos / f"{name}.png").write_bytes(b"x")
     assert [row[ROW] for row in read_all(open_source(make_config()), frozenset({0, 3}))] == [1, 2, 4]
+
+
+def test_globs_choose_by_the_path_below_the_folder(photos: Path, make_config: MakeConfig) -> None:
+    for name in ("a.jpg", "b.png", "2024/a.jpg", "2024/raw/b.jpg", "2025/a.jpg", "2024/notes.txt"):
+        (photos / name).parent.mkdir(exist_ok=True)
+        (photos / name).write_bytes(b"x")
+
+    def names(**globs: list[str]) -> set[str]:
+        return {row[ID] for row in read_all(open_source(make_config(**globs)))}
+
+    assert names(include=["2024/*"]) == {"2024/a.jpg", "2024/raw/b.jpg"}, "* goes through folders"
+    assert names(include=["2024/*", "b.*"], exclude=["*/raw/*"]) == {"2024/a.jpg", "b.png"}
+    assert names(exclude=["*.jpg"]) == {"b.png"}
+    assert names(include=["?.JPG", "[bc].png"]) == {"b.png"}, "case counts"
+    assert open_source(make_config(include=["*.jpg"])).ignored == 0, "what is left out is not counted as of no use"
+    with pytest.raises(SourceError, match="include and exclude"):
+        open_source(make_config(include=["2026/*"]))
+    with pytest.raises(SourceError, match="include and exclude"):
+        open_source(make_config(photos=photos / "a.jpg", include=["*.png"]))
+    boxes = photos.parent / "boxes.csv"
+    boxes.write_text("file,x0,y0,x1,y1\n2025/a.jpg,0,0,9,9\n")
+    config = make_config(boxes=boxes, exclude=["2025/*"])
+    open_source(config, config.given())  # boxes of a picture that is left out are no mistake
+    (photos / "2025/a.jpg").unlink()
+    with pytest.raises(SourceError, match=r"2025/a\.jpg"):
+        open_source(config, config.given())
+
+
+def test_globs_choose_files_of_parquet(photos: Path, make_config: MakeConfig) -> None:
+    for name in ("year=2024/a.parquet", "year=2025/a.parquet"):
+        (photos / name).parent.mkdir()
+        pq.write_table(pa.table({"image": [name.encode()]}), photos / name)
+    (photos / "cover.jpg").write_bytes(b"x")
+    (row,) = read_all(open_source(make_config(exclude=["*.jpg", "year=2024/*"])))
+    assert row[ENCODED] == b"year=2025/a.parquet"
+
+
+def test_a_folder_that_can_not_be_read_is_not_left_out_by_a_glob_of_files(
+    photos: Path, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (photos / "a.jpg").write_bytes(b"x")
+    (photos / "closed").mkdir()
+    scan = os.scandir
+
+    def refuse(folder: str) -> object:  # root, as whom tests may run, is refused by no mode
+        if folder.endswith("closed"):
+            raise PermissionError(errno.EACCES, "Permission denied", folder)
+        return scan(folder)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert reasons(open_source(make_config(include=["*.jpg"]))) == {"a.jpg": "", "closed/*": "unreadable"}
+    assert reasons(open_source(make_config(exclude=["closed/*"]))) == {"a.jpg": ""}
 
 
 def test_units_are_as_large_as_they_are_told(photos: Path, make_config: MakeConfig) -> None:
@@ -316,15 +371,101 @@ def test_a_hugging_face_column_gives_its_bytes_once(photos: Path, make_config: M
     write_parquet(photos / "a.parquet", pa.table({"image": pa.array(cells, kind), "label": [1, 2, 3]}))
     rows = read_all(open_source(make_config()), rows=3)
     assert [row[ENCODED] for row in rows] == [b"x", None, None]
-    assert [row["image"]["bytes"] for row in rows] == [None] * 3
-    assert [row["image"]["path"] for row in rows] == ["x.jpg", "y.jpg", None]
+    assert [row["image"] for row in rows] == [{"bytes": None, "path": "x.jpg"}, {"bytes": None, "path": "y.jpg"}, None]
+
+
+def test_folders_that_say_a_column_are_kept_as_one(photos: Path, make_config: MakeConfig) -> None:
+    """As Hive writes them: text, with what no folder may be called escaped."""
+    for folder in ("country=de/who=A%2FB", "country=__HIVE_DEFAULT_PARTITION__/who=", "country=fr/who=x=y"):
+        path = photos / folder / "part-0.parquet"
+        path.parent.mkdir(parents=True)
+        write_parquet(path, pa.table({"image": [b"x"], "n": [1]}))
+    source = open_source(make_config(subject_column="who", exclude=["*who=/*"]))
+    rows = read_all(source)
+    assert [(row["n"], row["country"], row["who"], row[SUBJECT]) for row in rows] == [
+        (1, "de", "A/B", "A/B"),
+        (1, "fr", "x=y", "x=y"),
+    ]
+    assert source.schema is not None and source.schema.names == ["image", "n", "country", "who"]
+    assert [row["country"] for row in read_all(open_source(make_config(include=["country=__*"])))] == [None]
+    named = photos / "country=de" / "image_id=7" / "part-0.parquet"
+    named.parent.mkdir()
+    write_parquet(named, pa.table({"image": [b"x"]}))
+    (row,) = read_all(open_source(make_config(include=["*image_id=7*"])))
+    assert row["source_image_id"] == "7" and row["country"] == "de", "as a column of that name is"
+
+
+@pytest.mark.parametrize(
+    ("folder", "changes", "message"),
+    [
+        ("n=1", {}, r"has a column 'n', and its folder n= says it as well"),
+        ("a=1/a=2", {}, "two of its folders say the column 'a'"),
+        ("a=%ff", {}, "says a column in no text"),
+        ("a=1", {"id_column": "a"}, "id_column 'a' is a folder's"),
+        ("a=1", {"image_column": "a"}, "image_column 'a' is a folder's"),
+        ("a=1", {}, r"has other columns or types, those of its folders"),
+    ],
+)
+def test_folders_that_can_not_be_columns_are_refused(
+    photos: Path, make_config: MakeConfig, folder: str, changes: dict[str, Any], message: str
+) -> None:
+    path = photos / folder / "a.parquet"
+    path.parent.mkdir(parents=True)
+    write_parquet(path, pa.table({"image": [b"x"], "n": [1]}))
+    write_parquet(photos / "b.parquet", pa.table({"image": [b"x"], "n": [1]}))
+    with pytest.raises(SourceError, match=message):
+        open_source(make_config(**changes))
+    assert len(read_all(open_source(make_config(photos=path)))) == 1, "its own folder is not below it"
+
+
+def test_folders_columns_are_kept_of_rows_that_can_not_be_read(photos: Path, make_config: MakeConfig) -> None:
+    path = photos / "country=de" / "a.parquet"
+    path.parent.mkdir()
+    pq.write_table(pa.table({"image": [os.urandom(5000)]}), path, compression="zstd", write_page_checksum=True)
+    source = open_source(make_config())
+    content = bytearray(path.read_bytes())
+    content[4:2000] = bytes(1996)
+    path.write_bytes(content)
+    (row,) = read_all(source)
+    assert row[FAILURE].startswith("unreadable") and row["country"] == "de"
+
+
+_NESTED = pa.struct([("a", pa.int64()), ("in", pa.struct([("x", pa.string())]))])
+NULLS = {
+    "struct": pa.array([None, {"a": 1, "in": None}, {"a": None, "in": {"x": None}}], _NESTED),
+    "list": pa.array([None, [None, 1], []], pa.list_(pa.int64())),
+    "structs": pa.array([None, [None, {"a": None}], []], pa.list_(pa.struct([("a", pa.int64())]))),
+    "map": pa.array([None, [("k", None)], []], pa.map_(pa.string(), pa.int64())),
+    "text": pa.array([None, "", "x"]),
+    "bytes": pa.array([None, b"", b"x"]),
+    "nothing": pa.nulls(3),
+    "time": pa.array([None, 0, 1], pa.timestamp("us", tz="UTC")),
+}  # fmt: skip
+
+
+def test_nulls_of_every_kind_reach_the_rows_that_are_written(
+    photos: Path, make_config: MakeConfig, tmp_path: Path
+) -> None:
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    table = pa.table(
+        {"image": pa.array([None, {"bytes": b"x", "path": None}, {"bytes": None, "path": "p"}], kind), **NULLS}
+    )
+    write_parquet(photos / "a.parquet", table, group=2)
+    source = open_source(make_config())
+    layout = OutputLayout(tmp_path / "out", "png", source.schema, source.image_column)
+    blocks = [block for unit in source.units((), lambda left: 1) for block in unit.read()]
+    results = [{ROW: at, ID: f"a.parquet#{at}", STATUS: "quarantined"} for at in range(3)]
+    block = with_results(pa.concat_tables(blocks), results)
+    made = shard_table(layout, block, block.select(RESULT_SCHEMA.names).to_pylist())
+    assert made.select(list(NULLS)).equals(table.select(list(NULLS)))
+    assert made.column("image").to_pylist() == [None, {"bytes": None, "path": None}, {"bytes": None, "path": "p"}]
 
 
 @pytest.mark.parametrize(
     ("table", "changes", "message"),
     [
         ({"picture": [b"x"]}, {}, r"no column called 'image' \(image_column\); its columns are picture"),
-        ({"image": ["text"]}, {}, "column 'image' is string"),
+        ({"image": [1.5]}, {}, "column 'image' is double"),
         ({"image": [[1, 2]]}, {}, "column 'image' is list"),
         ({"image": [b"x"]}, {"id_column": "key"}, "no column called 'key'"),
         ({"image": [b"x"], "key": [1.5]}, {"id_column": "key"}, "column 'key' is double"),
@@ -358,6 +499,21 @@ def test_a_damaged_row_group_costs_its_rows_only(photos: Path, make_config: Make
     content[start : start + column.total_compressed_size] = bytes(column.total_compressed_size)
     path.write_bytes(content)
     assert reasons(source) == {"1": "", "2": "", "3": "unreadable", "4": "unreadable"}
+
+
+def test_a_row_group_is_gone_through_and_not_held(photos: Path, make_config: MakeConfig) -> None:
+    pictures = [os.urandom(1 << 20) for _ in range(64)]
+    table = pa.table({"image": pa.array(pictures, pa.binary())})
+    pq.write_table(table, photos / "large.parquet", compression="none", write_batch_size=1)  # a page for each picture
+    del table
+    (unit,) = open_source(make_config()).units((), lambda left: 1)
+    pool, held, read = pa.default_memory_pool(), [], []
+    before = pool.bytes_allocated()
+    for block in unit.read():
+        held.append(pool.bytes_allocated() - before)
+        read += [row[ENCODED] for row in block.to_pylist()]
+    assert read == pictures
+    assert max(held) < 24 << 20, [at >> 20 for at in held]  # of 64 MiB
 
 
 def test_the_listing_digest_sees_added_and_changed_files(photos: Path, make_config: MakeConfig) -> None:

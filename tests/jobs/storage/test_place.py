@@ -79,6 +79,12 @@ def test_anything_else_is_none(url: str) -> None:
     assert SECRET not in str(raised.value)
 
 
+def test_a_folder_may_have_a_colon_or_slashes_in_its_name() -> None:
+    for name in ("photos:2024", "://photos", "C:/photos"):
+        assert as_place(name) == Path(name)
+        assert check_source(name) == name
+
+
 def test_places_that_hold_each_other(tmp_path: Path) -> None:
     assert holds("s3://bucket/a", "s3://bucket/a") and holds("s3://bucket/a", "s3://bucket/a/b")
     assert holds("s3://bucket", "s3://bucket/a")

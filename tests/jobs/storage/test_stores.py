@@ -4,10 +4,13 @@ import pickle
 import uuid
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from jobs.errors import MachineError
+from jobs.sources.source import read_object
 from jobs.storage.opening import open_store
+from jobs.storage.packed import pack, unpack
 from jobs.storage.s3 import S3Store, forget_clients
 from jobs.storage.store import ChangedError, Copy, Store
 from tests.jobs.seaweed import BUCKET, KEY, OTHER_BUCKET, SECRET, Seaweed, without_aws_settings
@@ -91,6 +94,8 @@ def test_a_name_that_is_taken_is_not_published_over(store: Store) -> None:
     store.fill("staged", [("0", b"zero"), ("1", b"one")])
     with pytest.raises(FileExistsError):
         store.fill("staged", [("1", b"other")])
+    assert store.filled("staged", ["1", "none", "0"]) == [b"one", None, b"zero"]
+    assert store.filled("none", ["0"]) == [None]
     store.create("a/there", b"older")
     with pytest.raises(FileExistsError):
         store.publish([Copy("staged/0", "a/new", b"zero"), Copy("staged/1", "a/there", b"one")])
@@ -155,6 +160,19 @@ def test_wrong_credentials_are_said_without_them(
             act()
         text = str(raised.value)
         assert SECRET not in text and "another-secret" not in text and "UNKNOWNKEY" not in text
+    with pytest.raises(MachineError, match=said):  # no verdict on the row whose picture it is
+        read_object(None, f"{BUCKET}/x/y", 10)
+
+
+def test_what_a_server_says_of_one_object_costs_its_row(s3: Seaweed) -> None:
+    s3.put("one/y.jpg", b"picture")
+    assert read_object(None, f"{BUCKET}/one/y.jpg", 7) == (b"picture", "")
+    assert [read_object(None, f"{BUCKET}/one/{name}.jpg", 6)[1].split(":")[0] for name in "yz"] == [
+        "too_large",
+        "unreadable",
+    ]
+    with pytest.raises(MachineError, match="no bucket"):
+        read_object(None, f"{OTHER_BUCKET}/y.jpg", 7)
 
 
 def test_a_server_that_is_not_there_is_a_fault_of_the_machine(s3: Seaweed, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,3 +180,16 @@ def test_a_server_that_is_not_there_is_a_fault_of_the_machine(s3: Seaweed, monke
     forget_clients()
     with pytest.raises(MachineError, match=r"127\.0\.0\.1:1 can not be reached"):
         S3Store.of(f"s3://{BUCKET}/x", "http://127.0.0.1:1").check()
+
+
+@pytest.mark.parametrize("files", [[], [("0.picture", b"")], [("0.picture", b"p" * 70_000), ("7.sidecar", b"s")]])
+def test_what_is_packed_comes_back_and_what_is_cut_short_is_nothing(files: list[tuple[str, bytes]]) -> None:
+    packed = pack(files)
+    assert unpack(packed) == dict(files)
+    if files:
+        assert not any(unpack(packed[:end]) for end in range(0, len(packed) - 8, 1 + len(packed) // 50))
+    assert unpack(b"") == unpack(b"nothing of ours") == {}
+    other = pa.BufferOutputStream()
+    with pa.ipc.new_stream(other, pa.schema([("name", pa.string()), ("content", pa.string())])) as stream:
+        stream.write_table(pa.table({"name": ["0.picture"], "content": ["p"]}))
+    assert unpack(other.getvalue().to_pybytes()) == {}, "a stream of another's"

@@ -338,8 +338,16 @@ def test_arguments_that_do_not_fit_together_are_refused(priors: dict[str, Prior]
         anonymize(prior, z, known, mask * 0.5, keys)
     with pytest.raises(ValueError, match="empty"):
         anonymize(prior, z, known, mask * torch.tensor([1.0, 0.0]).view(2, 1, 1, 1), keys, Procedure(steps=2))
+    with pytest.raises(ValueError, match="too small for a rotation to hide"):
+        few = torch.zeros_like(mask)
+        few[:, :, :2, :2] = 1
+        anonymize(prior, z, known, few, keys, Procedure(steps=2))
     with pytest.raises(ValueError, match="as many scales"):
         recover(prior, z, mask, keys, torch.ones(1))
+    with pytest.raises(ValueError, match="1 face keys need"):
+        recover(prior, z, mask, keys[:1], torch.ones(2))
+    with pytest.raises(ValueError, match="zeros and ones"):
+        recover(prior, z, mask * 0.5, keys, torch.ones(2))
 
 
 def test_an_inpainting_network_is_shown_noisy_then_known_then_mask(tmp_path: Path) -> None:

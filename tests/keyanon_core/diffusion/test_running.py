@@ -42,7 +42,7 @@ def flags() -> tuple[str, str]:
 @pytest.fixture
 def formats() -> Iterator[dict[str, list[Format]]]:
     """What each call of a denoiser, an encoder or a decoder multiplied in."""
-    seen: dict[str, list[Format]] = {"UNet2DModel": [], "Encoder": [], "Decoder": []}
+    seen: dict[str, list[Format]] = {"PlainUNet": [], "Encoder": [], "Decoder": []}
 
     def look(module: torch.nn.Module, _: Any) -> None:
         if (kind := type(module).__name__) in seen:
@@ -92,7 +92,7 @@ def test_the_steps_that_recovery_forgives_are_taken_in_the_precision_that_was_as
 ) -> None:
     prior = load_prior(ldm)
     prior.networks.precision = precision  # no machine without a GPU may ask for tf32
-    steps = formats["UNet2DModel"]
+    steps = formats["PlainUNet"]
     crop = torch.nn.functional.interpolate(torch.rand(1, 3, 4, 4, dtype=torch.float64) - 0.5, (32, 32), mode="bilinear")
     mask = prior.latent_mask(ellipse(32))
     z = prior.encode(crop)

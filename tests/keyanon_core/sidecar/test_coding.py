@@ -24,6 +24,14 @@ def test_codes_come_back_to_the_bit(mask: np.ndarray, channels: int, data: st.Da
     assert np.array_equal(again, np.where(mask, codes, 0))
 
 
+def test_what_was_written_once_is_read_for_ever() -> None:
+    mask = np.array([[0, 1, 1, 0], [1, 1, 1, 1], [0, 1, 0, 1]], np.bool_)
+    first = [[0, 5, -3, 0], [900, -1000, 70, 2], [0, 31, 0, -8]]
+    second = [[0, -1, 1, 0], [2, -2, 3, -3], [0, 2000, 0, -2001]]
+    written = bytes.fromhex("048544cc672fe2a42263f86fb154f9b7c3ffff0c0cff19fed7360300")
+    assert unpack(written, 2, mask).tolist() == [first, second]
+
+
 def test_the_bytes_say_nothing_of_what_lies_outside_the_mask() -> None:
     codes = np.random.default_rng(1).integers(-99, 99, (3, 64, 64))
     assert pack(codes, disc()) == pack(np.where(disc(), codes, 7), disc())

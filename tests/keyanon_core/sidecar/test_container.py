@@ -207,6 +207,11 @@ def test_the_largest_number_of_faces_fits_into_the_header() -> None:
         Sidecar.from_bytes(replace(most, faces=(face,) * (MAX_FACES + 1)).to_bytes())
 
 
+def test_another_version_is_called_by_its_name() -> None:
+    with pytest.raises(SidecarError, match="'keyanon-sidecar/9' is none of"):
+        Sidecar.from_bytes(_with_header(format="keyanon-sidecar/9"))
+
+
 def test_a_file_above_the_limit_is_refused_unread() -> None:
     with pytest.raises(SidecarError, match="exceeds the limit"):
         Sidecar.from_bytes(bytes(MAX_SIDECAR_BYTES + 1))

@@ -9,8 +9,8 @@ import pytest
 
 from keystore.audit.log import CLOCK_TOLERANCE, MAX_SILENCE
 from keystore.decisions.lifecycle import State
+from keystore.embedded import Keystore
 from keystore.errors import ClockError, GrantError
-from keystore.service import Keystore
 from keystore.verification.verify import verify_audit
 
 YEAR = timedelta(days=365)

@@ -11,6 +11,7 @@ from sqlalchemy import text
 
 from keystore.decisions.lifecycle import State
 from keystore.decisions.policy import Policy
+from keystore.embedded import Keystore
 from keystore.errors import (
     ApprovalError,
     AuditError,
@@ -24,7 +25,8 @@ from keystore.errors import (
     TamperedError,
 )
 from keystore.recipient import Recipient
-from keystore.service import Keystore
+from keystore.verification.replay_decisions import LoggedDecisions
+from tests.keystore.postgres import ON_BOTH
 
 
 def last_entry(keystore: Keystore) -> dict[str, object]:
@@ -36,6 +38,7 @@ def sql(keystore: Keystore, statement: str, **values: object) -> None:
         connection.execute(text(statement), values)
 
 
+@ON_BOTH
 def test_two_approvals_by_others_release_exactly_the_requested_records(keystore, make) -> None:
     request_id = make.approved(keystore, "a.png", "c.png")
     assert keystore.show(request_id).state is State.APPROVED
@@ -67,6 +70,7 @@ def test_one_approval_is_not_enough(keystore, make) -> None:
 
 
 @pytest.mark.parametrize("name", ["Alice", "alice ", "ＡLICE", "ali\u0063e"])
+@ON_BOTH
 def test_the_requester_under_any_spelling_can_not_approve(keystore, make, name: str) -> None:
     request_id = make.request(keystore, requester="Alice").request_id
     with pytest.raises(ApprovalError) as refused:
@@ -84,6 +88,7 @@ def test_one_approver_under_two_spellings_counts_once(keystore, make) -> None:
     assert keystore.show(request_id).state is State.PENDING
 
 
+@ON_BOTH
 def test_a_grant_works_once(keystore, make) -> None:
     request_id = make.approved(keystore)
     make.take(keystore, request_id)
@@ -102,6 +107,7 @@ def test_a_grant_is_for_the_requester_only(keystore, make, person: str) -> None:
     make.take(keystore, request_id, by=" ALICE")
 
 
+@ON_BOTH
 def test_a_request_expires_before_approval_and_after_it(keystore, make, clock) -> None:
     early, late = make.request(keystore).request_id, make.approved(keystore)
     clock.forward(hours=2)
@@ -142,6 +148,7 @@ def test_a_denied_request_stays_denied(keystore, make) -> None:
         {},
     ],
 )
+@ON_BOTH
 def test_any_change_voids_the_approvals_and_the_grant(keystore, make, changes: dict[str, object]) -> None:
     request_id = make.approved(keystore)
     changed = keystore.change(request_id, "alice", **changes)
@@ -187,6 +194,7 @@ def test_a_policy_of_one_approval_left_by_an_older_version_allows_nothing(keysto
     make.request(keystore)
 
 
+@ON_BOTH
 def test_a_changed_policy_voids_what_was_approved_under_the_old_one(keystore, make) -> None:
     approved, pending = make.approved(keystore), make.request(keystore).request_id
     keystore.set_policy(Policy(approvals=3), "Olga", "Pia")
@@ -214,6 +222,7 @@ def test_a_changed_policy_voids_what_was_approved_under_the_old_one(keystore, ma
         ({"run_id": "other"}, RecordNotFound),
     ],
 )
+@ON_BOTH
 def test_a_refused_request_is_on_record_and_leaves_nothing_else(keystore, make, changes, error: type[Refusal]) -> None:
     size = len(keystore.audit_entries())
     with pytest.raises(error) as refused:
@@ -283,7 +292,7 @@ def test_a_database_edited_behind_our_back_releases_nothing(keystore, make, stat
 
 def test_signatures_are_verified_again_at_release(keystore, make, monkeypatch: pytest.MonkeyPatch) -> None:
     # With the audit check out of the way, the release itself must still refuse a signature that does not hold.
-    monkeypatch.setattr("keystore.service.log_problems", lambda connection, vkey: [])
+    monkeypatch.setattr("keystore.embedded.logged_decisions", lambda connection, vkey, signer: ([], LoggedDecisions()))
     request_id = make.approved(keystore)
     sql(
         keystore,
@@ -294,7 +303,7 @@ def test_signatures_are_verified_again_at_release(keystore, make, monkeypatch: p
 
 
 def test_a_used_grant_stays_used_when_the_state_is_set_back(keystore, make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("keystore.service.log_problems", lambda connection, vkey: [])
+    monkeypatch.setattr("keystore.embedded.logged_decisions", lambda connection, vkey, signer: ([], LoggedDecisions()))
     request_id = make.approved(keystore)
     make.take(keystore, request_id)
     sql(keystore, "UPDATE requests SET state = 'approved'")

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
+from keystore.embedded import Keystore
 from keystore.errors import InvalidRecordError, TamperedError
 from keystore.intake.runs import run_digest
 from keystore.intake.sealing import seal_record
 from keystore.intake.shards import write_shard
-from keystore.service import Keystore
 from keystore.verification.verify import verify_audit
 
 

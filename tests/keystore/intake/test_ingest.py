@@ -10,14 +10,15 @@ import pytest
 from sqlalchemy import func, select
 
 from keystore.crypto.hybrid import HybridPrivateKey
+from keystore.embedded import Keystore
 from keystore.errors import InvalidRecordError, TamperedError
 from keystore.ingest_opening import IngestOpening
 from keystore.intake.sealing import seal_record
 from keystore.intake.shards import read_shard, write_shard
-from keystore.service import Keystore
 from keystore.storage import schema
 from keystore.verification.verify import verify_audit
 from tests.keystore.killing import killed_at_each_step
+from tests.keystore.postgres import ON_BOTH
 
 
 def shards_in(keystore: Keystore, run_id: str = "run-1") -> list[str]:
@@ -209,16 +210,22 @@ def test_known_image_keys_are_nowhere_on_disk_and_in_no_log(keystore, make, capl
     assert b"canary subject" not in searched
 
 
+@ON_BOTH
 def test_an_ingest_killed_at_any_step_is_finished_later_and_nothing_is_taken_in_twice(
-    keystore, make, tmp_path: Path, clock
+    keystore, make, tmp_path: Path, clock, database: str
 ) -> None:
+    every = 1 if database == "sqlite" else 4  # a copy of a PostgreSQL database takes a second
     for number in range(2):
         records = [make.record(f"{number}-{one}.png", subject="p. smith") for one in range(2)]
         make.deposit(keystore, records, f"part-{number}")
     keystore.close()
     seen = set()
     for copy in killed_at_each_step(
-        keystore.path, tmp_path, lambda path: IngestOpening.open(path, clock=clock), lambda one: one.ingest(make.RUN)
+        keystore.path,
+        tmp_path,
+        lambda path: IngestOpening.open(path, clock=clock),
+        lambda one: one.ingest(make.RUN),
+        every,
     ):
         with IngestOpening.open(copy, clock=clock) as again:
             report = again.ingest(make.RUN)
@@ -228,4 +235,5 @@ def test_an_ingest_killed_at_any_step_is_finished_later_and_nothing_is_taken_in_
             assert len(after.find_records()) == 7
         audit = verify_audit(copy)
         assert audit.ok, audit.problems
-    assert seen == {(4, 0), (2, 0), (2, 2), (0, 2), (0, 0)}
+    states = {(4, 0), (2, 0), (2, 2), (0, 2), (0, 0)}
+    assert seen == states or (every > 1 and seen <= states and len(seen) > 2)

@@ -19,8 +19,8 @@ from pathlib import Path
 import pytest
 
 from keystore.decisions.lifecycle import State
+from keystore.embedded import Keystore
 from keystore.errors import ApprovalError, ClockError, SchemaError
-from keystore.service import Keystore
 from keystore.verification.verify import verify_audit
 from tests.keystore.killing import killed_at_each_step
 

@@ -11,16 +11,17 @@ import pytest
 from sqlalchemy import select
 
 from keystore.crypto import envelope
+from keystore.embedded import Keystore
 from keystore.errors import KekError, TamperedError, WrongKekError
 from keystore.intake.ingest import ShardIntake
 from keystore.kek.file import FileKek
 from keystore.kek.provider import open_kek
-from keystore.service import Keystore
 from keystore.storage import schema
 from keystore.vault import epochs
 from keystore.vault.keyring import INGEST_PURPOSE, SHRED_KIND, Keyring
 from keystore.verification.verify import verify_audit
 from tests.keystore.killing import killed_at_each_step
+from tests.keystore.postgres import ON_BOTH
 
 
 def rows(keystore: Keystore, table) -> list:
@@ -225,12 +226,16 @@ def erasing(keystore: Keystore) -> int:
     return keystore.erase("photos", "Olga", subject="p. smith")
 
 
+@ON_BOTH
 def test_an_erasure_killed_at_any_step_happened_wholly_or_not_at_all(
-    filled: Keystore, tmp_path: Path, make, clock
+    filled: Keystore, tmp_path: Path, make, clock, database: str
 ) -> None:
+    every = 1 if database == "sqlite" else 4  # a copy of a PostgreSQL database takes a second
     filled.close()
     seen = set()
-    for copy in killed_at_each_step(filled.path, tmp_path, lambda path: Keystore.open(path, clock=clock), erasing):
+    for copy in killed_at_each_step(
+        filled.path, tmp_path, lambda path: Keystore.open(path, clock=clock), erasing, every
+    ):
         with Keystore.open(copy, clock=clock) as again:
             report = verify_audit(copy)
             assert report.ok, report.problems
@@ -307,7 +312,11 @@ def test_many_epochs_are_rotated_in_several_entries(filled: Keystore, monkeypatc
     assert report.ok, report.problems
 
 
-def test_a_rotation_killed_at_any_step_leaves_one_kek_or_the_other(keystore, tmp_path: Path, clock) -> None:
+@ON_BOTH
+def test_a_rotation_killed_at_any_step_leaves_one_kek_or_the_other(
+    keystore, tmp_path: Path, clock, database: str
+) -> None:
+    every = 1 if database == "sqlite" else 4  # a copy of a PostgreSQL database takes a second
     keystore.close()
     seen = set()
     for copy in killed_at_each_step(
@@ -315,6 +324,7 @@ def test_a_rotation_killed_at_any_step_leaves_one_kek_or_the_other(keystore, tmp
         tmp_path,
         lambda path: Keystore.open(path, clock=clock),
         lambda opened: opened.rotate_kek(f"file:{opened.path}/kek-2.key", "Olga"),
+        every,
     ):
         with Keystore.open(copy, clock=clock) as again:
             report = verify_audit(copy)

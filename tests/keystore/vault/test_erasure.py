@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from keystore.embedded import Keystore
 from keystore.errors import ErasureError, RecordNotFound
 from keystore.intake.sealing import seal_record
 from keystore.intake.shards import read_shard, write_shard
 from keystore.opening import read_public_key
-from keystore.service import Keystore
 from keystore.verification.verify import verify_audit
+from tests.keystore.postgres import ON_BOTH
 
 SUBJECT = "subject 7"
 BEFORE, AFTER = (datetime.now(UTC) + timedelta(days=days) for days in (-1, 1))
@@ -39,6 +40,7 @@ def put_back(keystore: Keystore, kept: Path, run_id: str, name: str = "part-5") 
     return Path(shutil.copy(kept, keystore.inbox(run_id) / f"{name}.keys"))
 
 
+@ON_BOTH
 def test_a_subject_is_erased_with_all_its_records_and_nothing_else(keystore, kept: Path, make) -> None:
     approved = make.approved(keystore, "s1.png")
     assert keystore.erase("photos", "Olga", subject=SUBJECT) == 2
@@ -50,6 +52,7 @@ def test_a_subject_is_erased_with_all_its_records_and_nothing_else(keystore, kep
     assert report.ok, report.problems
 
 
+@ON_BOTH
 def test_a_kept_shard_does_not_undo_an_erasure(keystore, kept: Path, make) -> None:
     keystore.erase("photos", "Olga", subject=SUBJECT)
     for name in ("part-5", "another-name"):
@@ -70,6 +73,7 @@ def test_a_shard_that_was_never_taken_in_before_the_erasure_brings_nothing_of_it
     assert verify_audit(keystore.path).ok
 
 
+@ON_BOTH
 def test_what_came_erased_is_remembered_though_it_was_never_stored(keystore, make, clock) -> None:
     late, other = (make.record(name, subject=SUBJECT, created_at=BEFORE) for name in ("s3.png", "s4.png"))
     path = make.deposit(keystore, [late, other, make.record("d.png")], "late")

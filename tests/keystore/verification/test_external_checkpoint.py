@@ -12,8 +12,8 @@ from keystore.audit.checkpoint import open_checkpoint
 from keystore.audit.merkle import Frontier, leaf_hash
 from keystore.crypto.canonical import canonical_json
 from keystore.decisions.lifecycle import State
+from keystore.embedded import Keystore
 from keystore.errors import AuditError, GrantError
-from keystore.service import Keystore
 from keystore.verification.verify import verify_audit
 
 

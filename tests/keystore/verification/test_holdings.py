@@ -9,7 +9,7 @@ import pytest
 
 from keystore.decisions import stored_policy
 from keystore.decisions.policy import Policy
-from keystore.service import Keystore
+from keystore.embedded import Keystore
 from keystore.verification.verify import verify_audit
 
 

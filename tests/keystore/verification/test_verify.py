@@ -12,8 +12,9 @@ import pytest
 from keystore.audit import merkle
 from keystore.audit.checkpoint import Checkpoint, open_checkpoint, sign_checkpoint
 from keystore.audit.signers import LogSigner
+from keystore.auditor import Auditor
+from keystore.embedded import Keystore
 from keystore.errors import AuditError, KeystoreError, StorageError, TamperedError
-from keystore.service import Keystore
 from keystore.verification.verify import verify_audit
 
 
@@ -90,12 +91,17 @@ EDITS = {
     "forged checkpoint": ["UPDATE checkpoints SET note = replace(note, 'keyanon', 'KEYANON')"],
     "forged frontier": ["UPDATE checkpoints SET frontier = zeroblob(length(frontier))"],
     "no checkpoints": ["DELETE FROM checkpoints"],
+    "edited node": ["DROP TRIGGER nodes_no_update", "UPDATE nodes SET hash = zeroblob(32)"],
+    "edited node of another type": ["DROP TRIGGER nodes_no_update", "UPDATE nodes SET hash = 'text'"],
+    "dropped node": ["DROP TRIGGER nodes_no_delete", "DELETE FROM nodes"],
+    "added node": ["INSERT INTO nodes VALUES (4, 99, zeroblob(32))"],
+    "added node of another height": ["INSERT INTO nodes VALUES (3, 0, zeroblob(32))"],
     "altered request": ["UPDATE requests SET purpose = 'harmless'"],
     "altered state": ["UPDATE requests SET state = 'approved' WHERE state = 'released'"],
     "undenied": ["UPDATE requests SET state = 'pending', denied_by = NULL WHERE state = 'denied'"],
     "deleted approval": ["DELETE FROM approvals"],
     "forged approval": [
-        "INSERT INTO approvals SELECT request_id, digest, requester, zeroblob(64), created_at "
+        "INSERT INTO approvals SELECT request_id, digest, requester, zeroblob(64), created_at, NULL, NULL, NULL "
         "FROM requests WHERE state = 'pending'"
     ],
     "longer grant": ["UPDATE grants SET expires_at = '2099-01-01T00:00:00.000000Z'"],
@@ -272,11 +278,11 @@ def test_an_erased_name_leaves_a_log_that_verifies(used: Path) -> None:
 def test_proofs_of_the_stored_log_verify_against_its_checkpoint(keystore, make) -> None:
     old = open_checkpoint(keystore.checkpoint(), keystore.audit_vkey)
     make.take(keystore, make.approved(keystore))
-    new = open_checkpoint(keystore.checkpoint(), keystore.audit_vkey)
-    merkle.verify_consistency(old.size, old.root, new.size, new.root, keystore.prove_consistency(old.size))
+    new, auditor = open_checkpoint(keystore.checkpoint(), keystore.audit_vkey), Auditor(keystore.path)
+    merkle.verify_consistency(old.size, old.root, new.size, new.root, auditor.prove_consistency(old.size))
     for index, leaf in enumerate(keystore.audit_entries()):
-        merkle.verify_inclusion(merkle.leaf_hash(leaf), index, new.size, keystore.prove_inclusion(index), new.root)
-    for call in (lambda: keystore.prove_inclusion(new.size), lambda: keystore.prove_consistency(new.size + 1)):
+        merkle.verify_inclusion(merkle.leaf_hash(leaf), index, new.size, auditor.prove_inclusion(index), new.root)
+    for call in (lambda: auditor.prove_inclusion(new.size), lambda: auditor.prove_consistency(new.size + 1)):
         with pytest.raises(AuditError):
             call()
 

@@ -1,0 +1,21 @@
+"""Sets of row numbers behave as sets."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jobs.output.row_sets import RowSet
+
+numbers = st.sets(st.integers(0, 3000))
+
+
+@given(numbers, numbers, st.sets(st.integers(-5, 10_000)))
+def test_a_row_set_is_the_set_of_its_numbers(first: set[int], second: set[int], asked: set[int]) -> None:
+    rows = RowSet(first)
+    assert rows == first and list(rows) == sorted(first)
+    rows.add(np.array(sorted(second), np.int64))
+    both = first | second
+    assert rows == both and len(rows) == len(both) and RowSet(rows) == both
+    assert [one in rows for one in asked] == [one in both for one in asked] == rows.has(asked).tolist()
+    assert rows.isdisjoint(asked) == both.isdisjoint(asked)
+    assert rows != both | {4000} and rows.numbers().tolist() == sorted(both)

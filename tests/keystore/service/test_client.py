@@ -1,0 +1,173 @@
+"""The client, and 64 of them: a request from its filing to its keys, over real TLS, and one grant that one of them wins."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from keystore.approver_key import ApproverKey
+from keystore.crypto.canonical import utc_now
+from keystore.decisions.policy import Policy
+from keystore.decisions.tokens import Role
+from keystore.errors import ApprovalError, GrantError, KeystoreError, PolicyError, RequestNotFound, StorageError
+from keystore.recipient import Expected, Recipient
+from keystore.served import ServedKeystore
+from keystore.service.client import ServiceClient, ServiceUnavailable
+from keystore.service.token_file import TokenFile
+from keystore.verification.verify import verify_audit
+from tests.keystore.serving import Served
+
+USERS = 64
+WORDS = ("C-17", "identify a missing person", "court order 12/26", timedelta(hours=2))
+pytestmark = pytest.mark.usefixtures("trusted")
+
+
+def test_a_request_goes_from_its_filing_to_its_keys(served) -> None:
+    alice, job = served.client("requester", "alice"), served.client("recovery", "alice")
+    view = alice.request("alice", ["a.png", "b.png"], *WORDS)
+    assert (view.state, view.count, view.requester) == ("pending", 2, "alice")
+    with pytest.raises(GrantError, match="2 more"):
+        job.release(view.request_id, Recipient.generate().public_key, "alice")
+    for name in ("bob", "carol"):
+        approver = served.client("approver", name)
+        shown = approver.show(view.request_id)
+        assert shown.purpose == WORDS[1]
+        approved = approver.approve(view.request_id, name, shown.digest)
+    assert approved.state == "approved"
+    recipient = Recipient.generate()
+    sealed = job.release(view.request_id, recipient.public_key, "alice")
+    expected = Expected.of(job.show(view.request_id), job.audit_vkey)
+    assert {one.image_id for one in recipient.open(sealed, expected)} == {"a.png", "b.png"}
+    assert job.release(view.request_id, recipient.public_key, "alice") == sealed, "a lost reply"
+    with pytest.raises(GrantError, match="works once"):
+        job.release(view.request_id, Recipient.generate().public_key, "alice")
+    assert next(one.request_id for one in alice.requests()) == view.request_id
+
+
+def test_the_rules_are_told_as_the_embedded_keystore_tells_them(served) -> None:
+    alice = served.client("requester", "alice")
+    with pytest.raises(PolicyError, match="says too little"):
+        alice.request("alice", ["a.png"], "C", "xxxxxxxxx", "law of 1", timedelta(hours=1))
+    view = alice.request("alice", ["a.png"], *WORDS)
+    with pytest.raises(ApprovalError, match="made it"):
+        served.client("approver", "alice").approve(view.request_id, "alice", view.digest)
+    with pytest.raises(ApprovalError, match="not what was shown"):
+        served.client("approver", "bob").approve(view.request_id, "bob", "0" * 64)
+    with pytest.raises(RequestNotFound):
+        served.client("requester", "mallory").show(view.request_id)
+    with pytest.raises(RequestNotFound):
+        served.client("approver", "eric", "elsewhere").show(view.request_id)
+    assert alice.deny(view.request_id, "alice").denied_by == "alice"
+
+
+def test_a_token_is_sent_nowhere_but_where_nobody_listens(served, tls, monkeypatch) -> None:
+    known_by = TokenFile("kat1_" + "0" * 16 + "_" + "0" * 64, served.client("auditor", "eve").audit_vkey)
+    for url in ("http://keystore.example", "ftp://127.0.0.1", "keystore.example", "http://192.0.2.1:80"):
+        with pytest.raises(StorageError, match="https"):
+            ServiceClient(url, known_by)
+    with ServiceClient(served.url, known_by) as stranger, pytest.raises(ApprovalError, match="valid token"):
+        stranger.me()
+    monkeypatch.delenv("SSL_CERT_FILE")
+    with ServiceClient(served.url, known_by) as untrusting, pytest.raises(ServiceUnavailable, match="SSL_CERT_FILE"):
+        untrusting.me()
+
+
+def test_a_release_of_another_keystore_is_not_taken(served, make, tmp_path) -> None:
+    with ServedKeystore.open(served.path) as keystore:
+        request_id = make.approved_by(keystore, "c.png", "bob", "carol")
+    with ServedKeystore.create(tmp_path / "other") as other:
+        foreign = other.audit_vkey
+    job = ServiceClient(served.url, TokenFile(served.token("recovery", "alice"), foreign))
+    recipient = Recipient.generate()
+    sealed = job.release(request_id, recipient.public_key, "alice")
+    with pytest.raises(KeystoreError, match="not signed by this keystore"):
+        recipient.open(sealed, Expected.of(job.show(request_id), job.audit_vkey))
+
+
+@pytest.mark.slow
+def test_of_64_uses_of_one_grant_one_wins(served, make) -> None:
+    with ServedKeystore.open(served.path) as keystore:
+        request_id = make.approved_by(keystore, "a.png", "bob", "carol")
+        tokens = [keystore.issue_token("alice", Role.RECOVERY, timedelta(days=1), "oscar") for _ in range(USERS)]
+        vkey = keystore.audit_vkey
+    together = threading.Barrier(USERS)
+
+    def use(token: str) -> bytes | None:
+        with ServiceClient(served.url, TokenFile(token, vkey)) as client:
+            key = Recipient.generate().public_key
+            client.me()
+            together.wait(120)
+            try:
+                return client.release(request_id, key, "alice")
+            except GrantError:
+                return None
+
+    with ThreadPoolExecutor(USERS) as pool:
+        got = [sealed for sealed in pool.map(use, tokens) if sealed is not None]
+    assert len(got) == 1
+    report = verify_audit(served.path)
+    assert report.ok, report.problems
+    with ServedKeystore.open(served.path) as keystore:
+        of_it = [leaf for leaf in keystore.audit_entries() if request_id.encode() in leaf]
+    assert sum(b'"type":"release"' in leaf for leaf in of_it) == 1
+    assert sum(b'"type":"refused"' in leaf for leaf in of_it) == USERS - 1
+
+
+@pytest.mark.slow
+def test_a_service_that_is_gone_is_said_to_be(served) -> None:
+    client = served.client("requester", "alice")
+    served.stop(signal.SIGKILL)
+    try:
+        with pytest.raises(ServiceUnavailable, match="can not be reached"):
+            client.requests()
+    finally:
+        served.start()
+    assert served.client("requester", "alice").requests() is not None
+
+
+def test_a_token_alone_approves_nothing_where_own_keys_are_asked_for(template: Path, tls: Path, tmp_path: Path) -> None:
+    path = tmp_path / "ks"
+    shutil.copytree(template, path)
+    keys = {"bob": ApproverKey.generate(), "carol": ApproverKey.generate()}
+    with ServedKeystore.open(path) as keystore:
+        for name, key in keys.items():
+            keystore.enrol_approver(name, "dpo", key.public_line, "oscar", "olga")
+        keystore.set_policy(Policy(own_keys=True), "oscar", "olga")
+    served = Served(path, tls)
+    try:
+        assert next(line for line in served.lines() if line["event"] == "policy")["own_keys"] is True
+        alice, bob, dora = (
+            served.client("requester", "alice"),
+            *(served.client("approver", one) for one in ("bob", "dora")),
+        )
+        view = alice.request("alice", ["a.png"], *WORDS)
+        assert view.own_keys
+        with pytest.raises(ApprovalError, match="approves with it"):
+            bob.approve(view.request_id, "bob", view.digest)
+        with pytest.raises(ApprovalError, match="no enrolled key"):
+            dora.approve(view.request_id, "dora", view.digest)
+        mine = keys["bob"].sign(bob.show(view.request_id), bob.audit_vkey, utc_now())
+        with pytest.raises(ApprovalError, match="no enrolled key"):
+            dora.approve(view.request_id, "dora", view.digest, mine)
+        with pytest.raises(ApprovalError, match="not the key"):
+            served.client("approver", "carol").approve(view.request_id, "carol", view.digest, mine)
+        for name, key in keys.items():
+            approver = served.client("approver", name)
+            view = approver.approve(
+                view.request_id,
+                name,
+                view.digest,
+                key.sign(approver.show(view.request_id), approver.audit_vkey, utc_now()),
+            )
+        assert view.state == "approved"
+        assert served.client("recovery", "alice").release(view.request_id, Recipient.generate().public_key, "alice")
+    finally:
+        served.stop()
+    assert verify_audit(path).ok
+    assert all(key._key.private_bytes_raw() not in served.log.read_bytes() for key in keys.values())

@@ -1,0 +1,354 @@
+"""Attacker x tampering x who notices: each tampering is done to a real keystore, and it is seen who notices.
+
+    python -m tests.keystore.verification.tampering > docs/tampering.md
+
+`test_tampering.py` does the same on both databases, and holds the committed table against what it saw.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from sqlalchemy import insert, select, text
+
+from keystore.approver_key import ApproverKey
+from keystore.audit.merkle import Frontier, leaf_hash
+from keystore.audit.signers import LogSigner
+from keystore.audit.tree import stored_nodes
+from keystore.crypto.canonical import canonical_json, utc_now
+from keystore.embedded import Keystore
+from keystore.errors import KeystoreError
+from keystore.recipient import Recipient
+from keystore.storage import schema
+from keystore.storage.places import database_of
+from keystore.storage.sqlite import DATABASE_NAME
+from keystore.vault.accounts import account, record_digest
+from keystore.verification.verify import verify_audit
+from tests.keystore.conftest import Helpers
+from tests.keystore.postgres import copy_keystore, database_name, remove_keystore
+
+SUBJECT = "p. smith"
+OBSERVERS = ("opening", "releasing", "audit verify", "with a checkpoint kept elsewhere")
+GUARDED = ("log", "nodes", "checkpoints", "releases", "erased", "erasures")
+
+
+@dataclass
+class Scene:
+    """A keystore that was in use, a backup from before its release and its erasure, and what was kept elsewhere."""
+
+    path: Path
+    backup: Path
+    approved: str  # a request whose grant was not used
+    released: str
+    checkpoint: str
+    vkey: str
+
+    def copy(self, work: Path) -> Scene:
+        return Scene(copy_keystore(self.path, work / "ks"), self.backup, *self._rest())
+
+    def _rest(self) -> tuple[str, str, str, str]:
+        return self.approved, self.released, self.checkpoint, self.vkey
+
+
+def make_scene(template: Path, work: Path) -> Scene:
+    """Use a copy of the tests' template: requests, a release, an erasure, a denial, approvers with keys of their own."""
+    path, make = copy_keystore(template, work / "scene"), Helpers
+    own, gone = ApproverKey.generate(), ApproverKey.generate()
+    with Keystore.open(path) as keystore:
+        make.deposit(keystore, [make.record("s1.png", subject=SUBJECT)], "part-5")
+        keystore.ingest(make.RUN)
+        released = make.approved(keystore, "a.png")
+    backup = copy_keystore(path, work / "backup")
+    with Keystore.open(path) as keystore:
+        make.take(keystore, released)
+        keystore.erase("photos", "Olga", subject=SUBJECT)
+        keystore.deny(make.request(keystore, "c.png").request_id, "Dora")
+        keystore.enrol_approver("Erin", "dpo", own.public_line, "Bob", "Carol")
+        keystore.remove_approver(
+            keystore.enrol_approver("Gina", "legal", gone.public_line, "Bob", "Carol"), "Bob", "Carol"
+        )
+        approved = make.request(keystore, "b.png").request_id
+        make.approve(keystore, approved, "Bob")
+        shown = keystore.show(approved)
+        keystore.approve(approved, "Erin", shown.digest, own.sign(shown, keystore.audit_vkey, utc_now()))
+        return Scene(path, backup, approved, released, keystore.checkpoint(), keystore.audit_vkey)
+
+
+def edit(path: Path, *statements: str, **values: Any) -> None:
+    """Edit the database as its operator could: triggers dropped first."""
+    database = database_of(path)
+    try:
+        with database.write() as connection:
+            for table in (*GUARDED, "epoch_keys"):
+                triggers = ("states", "no_delete") if table == "epoch_keys" else ("no_update", "no_delete")
+                for one in triggers:
+                    of = f" ON {table}" if connection.dialect.name == "postgresql" else ""
+                    connection.exec_driver_sql(f"DROP TRIGGER IF EXISTS {table}_{one}{of}")
+            for statement in statements:
+                said = text(statement)
+                done = connection.execute(said, {name: values[name] for name in said._bindparams})
+                assert done.rowcount, statement
+    finally:
+        database.close()
+
+
+def rewrite(path: Path, keystore: Keystore, leaves: Iterable[dict[str, Any]], signer: LogSigner | None = None) -> None:
+    """What the holder of database and KEK can do: write the log anew, renumbered and signed, with a witness that saw it."""
+    signer = signer or keystore._keys.signer
+    edit(path, "DELETE FROM log", "DELETE FROM checkpoints")
+    frontier, note = Frontier(), ""
+    database = database_of(path)
+    with database.write() as connection:
+        connection.execute(schema.nodes.delete())
+        connection.execute(schema.milestone.delete())
+        for seq, leaf in enumerate(leaves):
+            data = canonical_json({**leaf, "seq": seq})
+            connection.execute(insert(schema.log).values(seq=seq, leaf=data))
+            frontier, completed = frontier.grown(leaf_hash(data))
+            for node in stored_nodes(frontier.size, completed):
+                connection.execute(insert(schema.nodes).values(**node))
+        note = signer.sign(frontier)
+        row = {"size": frontier.size, "note": note, "frontier": frontier.to_bytes()}
+        connection.execute(insert(schema.checkpoints).values(**row))
+    database.close()
+    (path / "witness" / "checkpoint").write_text(note, encoding="utf-8")
+
+
+def _leaves(keystore: Keystore) -> list[dict[str, Any]]:
+    return [json.loads(leaf) for leaf in keystore.audit_entries()]
+
+
+def _drop_the_release(scene: Scene) -> None:
+    with Keystore.open(scene.path) as keystore:
+        leaves = [leaf for leaf in _leaves(keystore) if leaf["type"] != "release"]
+        edit(scene.path, "DELETE FROM releases", "UPDATE requests SET state = 'approved' WHERE state = 'released'")
+        gone = next(leaf["seq"] for leaf in _leaves(keystore) if leaf["type"] == "release")
+        for table, column in (
+            ("records", "entry"),
+            ("shred_keys", "entry"),
+            ("erasures", "entry"),
+            ("erased", "erased_entry"),
+        ):
+            with keystore._database.write() as connection:
+                connection.exec_driver_sql(f"UPDATE {table} SET {column} = {column} - 1 WHERE {column} > {gone}")
+        rewrite(scene.path, keystore, leaves)
+
+
+def _drop_a_record(scene: Scene) -> None:
+    with Keystore.open(scene.path) as keystore:
+        leaves = _leaves(keystore)
+        with keystore._database.read() as connection:
+            rows = [row._asdict() for row in connection.execute(select(schema.records))]
+        entry = next(row["entry"] for row in rows if row["image_id"] == "c.png")
+        left = [record_digest(row) for row in rows if row["entry"] == entry and row["image_id"] != "c.png"]
+        leaves[entry] |= {"records_account": account(left), "ingested": leaves[entry]["ingested"] - 1}
+        shard = {"run": leaves[entry]["run"], "name": leaves[entry]["shard"]}
+        edit(scene.path, "DELETE FROM records WHERE image_id = 'c.png'")
+        edit(scene.path, "UPDATE shards SET records = records - 1 WHERE run_id = :run AND name = :name", **shard)
+        rewrite(scene.path, keystore, leaves)
+
+
+def _exchange_the_key(scene: Scene) -> None:
+    """A log of their own under an audit key of their own, with everything that names it."""
+    with Keystore.open(scene.path) as keystore:
+        signer = LogSigner(keystore.id, Ed25519PrivateKey.generate())
+        leaves = _leaves(keystore)
+        leaves[0]["vkey"] = signer.vkey
+        rewrite(scene.path, keystore, [leaf for leaf in leaves if leaf["type"] != "deny"], signer)
+    edit(scene.path, "UPDATE identity SET audit_vkey = :vkey", vkey=signer.vkey)
+    (scene.path / "audit.pub").write_text(signer.vkey + "\n")
+
+
+def _put_back_database(scene: Scene) -> None:
+    name = database_name(scene.path)
+    if name is None:
+        for suffix in ("-wal", "-shm"):
+            (scene.path / (DATABASE_NAME + suffix)).unlink(missing_ok=True)
+        shutil.copyfile(scene.backup / DATABASE_NAME, scene.path / DATABASE_NAME)
+        return
+    copied = copy_keystore(scene.backup, scene.path.parent / "other")
+    (scene.path / "database.uri").write_text((copied / "database.uri").read_text())
+    shutil.rmtree(copied)
+
+
+def _put_back_everything(scene: Scene) -> None:
+    remove_keystore(scene.path)
+    copy_keystore(scene.backup, scene.path)
+
+
+def _put_back_what_was_erased(scene: Scene) -> None:
+    old, new = database_of(scene.backup), database_of(scene.path)
+    edit(scene.path, "UPDATE identity SET keystore_id = keystore_id")  # drops the triggers
+    with old.read() as source, new.write() as target:
+        key = source.execute(
+            select(schema.shred_keys).join(schema.records).where(schema.records.c.image_id == "s1.png")
+        ).one()
+        epoch = source.execute(select(schema.epoch_keys).where(schema.epoch_keys.c.epoch_id == key.epoch_id)).one()
+        record = source.execute(select(schema.records).where(schema.records.c.image_id == "s1.png")).one()
+        table = schema.epoch_keys
+        target.execute(table.update().where(table.c.epoch_id == key.epoch_id).values(**epoch._asdict()))
+        target.execute(insert(schema.shred_keys).values(**key._asdict()))
+        target.execute(insert(schema.records).values(**record._asdict()))
+        target.execute(schema.erased.delete())
+        target.execute(schema.erasures.delete())
+    old.close(), new.close()
+
+
+def _statements(*statements: str) -> Callable[[Scene], None]:
+    zero = {"zero": bytes(64), "node": bytes(32), "far": "2099-01-01T00:00:00.000000Z"}
+    return lambda scene: edit(scene.path, *statements, **zero)
+
+
+LAST = "(SELECT max(seq) FROM log)"
+DATABASE, KEK, BACKUPS = "has the database", "has the database and the KEK", "has backups"
+TAMPERINGS: dict[tuple[str, str], Callable[[Scene], None]] = {
+    (DATABASE, "an entry of the log is changed"): _statements("UPDATE log SET leaf = :zero WHERE seq = 3"),
+    (DATABASE, "an entry is dropped"): _statements("DELETE FROM log WHERE seq = 4"),
+    (DATABASE, "the last entries are cut off, with their checkpoints"): _statements(
+        f"DELETE FROM checkpoints WHERE size > {LAST} - 2", f"DELETE FROM log WHERE seq >= {LAST} - 2"
+    ),
+    (DATABASE, "a checkpoint is exchanged"): _statements("UPDATE checkpoints SET note = replace(note, 'keyanon', 'KEYANON')"),
+    (DATABASE, "a node of the log's tree is changed"): _statements("UPDATE nodes SET hash = :node"),
+    (DATABASE, "a used grant is made unused"): _statements(
+        "DELETE FROM releases", "UPDATE requests SET state = 'approved' WHERE state = 'released'"
+    ),
+    (DATABASE, "a grant lives longer"): _statements("UPDATE grants SET expires_at = :far"),
+    (DATABASE, "a request's purpose is changed"): _statements("UPDATE requests SET purpose = 'harmless'"),
+    (DATABASE, "a denial is taken back"): _statements(
+        "UPDATE requests SET state = 'pending', denied_by = NULL WHERE state = 'denied'"
+    ),
+    (DATABASE, "an approval is added"): _statements(
+        "INSERT INTO approvals SELECT r.request_id, r.digest, r.requester, a.signature, r.created_at, NULL, NULL, NULL "
+        "FROM requests r, (SELECT signature FROM approvals LIMIT 1) a WHERE r.state = 'denied'"
+    ),
+    (DATABASE, "an approval is dropped"): _statements("DELETE FROM approvals"),
+    (DATABASE, "a weaker policy is put in"): _statements("UPDATE policies SET document = :zero"),
+    (DATABASE, "an approver's key is exchanged"): _statements("UPDATE people SET public_key = :node WHERE name = 'bob'"),
+    (DATABASE, "an approver's name is exchanged"): _statements("UPDATE people SET name = 'mallory' WHERE name = 'bob'"),
+    (DATABASE, "an approver's own key is exchanged"): _statements(
+        "UPDATE approver_keys SET public_key = :node WHERE removed_at IS NULL"
+    ),
+    (DATABASE, "an own key is added to the list"): _statements(
+        "INSERT INTO approver_keys SELECT 'added', person, :node, role, enrolled_at, NULL, NULL FROM approver_keys "
+        "WHERE role = 'dpo'"
+    ),
+    (DATABASE, "a key that was removed is put back"): _statements(
+        "UPDATE approver_keys SET removed_at = NULL WHERE role = 'legal'"
+    ),
+    (DATABASE, "an approver is put into another team"): _statements("UPDATE approver_keys SET role = 'legal' WHERE role = 'dpo'"),
+    (DATABASE, "a signature of an own key is exchanged"): _statements(
+        "UPDATE approvals SET signature = :zero WHERE key_id IS NOT NULL"
+    ),
+    (DATABASE, "an approval is said to be by a key of the keystore's"): _statements(
+        "UPDATE approvals SET key_id = NULL WHERE key_id IS NOT NULL"
+    ),
+    (DATABASE, "a record is emptied"): _statements("UPDATE records SET envelope = :zero WHERE image_id = 'a.png'"),
+    (DATABASE, "a record is dropped"): _statements("DELETE FROM records WHERE image_id = 'a.png'"),
+    (DATABASE, "a record is renamed"): _statements("UPDATE records SET image_id = 'z.png' WHERE image_id = 'a.png'"),
+    (DATABASE, "a subject's owner is exchanged"): _statements("UPDATE shred_keys SET owner = 'another' WHERE shred_key_id = "
+        "(SELECT shred_key_id FROM records WHERE image_id = 'a.png')"),
+    (DATABASE, "an erasure is taken off the list"): _statements("DELETE FROM erased", "DELETE FROM erasures"),
+    (DATABASE, "a run's data set is changed"): _statements("UPDATE runs SET dataset = 'others'"),
+    (KEK, "the release is dropped, the log renumbered and signed anew, the witness overwritten"): _drop_the_release,
+    (KEK, "a record is dropped, and the entry that accounts for it written and signed anew"): _drop_a_record,
+    (KEK, "the log is written anew under another audit key, audit.pub exchanged"): _exchange_the_key,
+    (BACKUPS, "the database of before the release is put back"): _put_back_database,
+    (BACKUPS, "database and witness of before the release are put back"): _put_back_everything,
+    (BACKUPS, "an erased record and its keys are put back, the erasure list emptied"): _put_back_what_was_erased,
+}  # fmt: skip
+
+
+@dataclass
+class Seen:
+    """Who noticed a tampering."""
+
+    attacker: str
+    tampering: str
+    by: dict[str, bool] = field(default_factory=dict)
+
+
+def observe(scene: Scene, work: Path) -> dict[str, bool]:
+    """Who notices, of those who are not told anything: whoever opens it, releases, or audits."""
+    seen = dict.fromkeys(OBSERVERS, False)
+    alone, against = verify_audit(scene.path), verify_audit(scene.path, scene.checkpoint, scene.vkey)
+    seen["audit verify"], seen["with a checkpoint kept elsewhere"] = not alone.ok, not against.intact
+    try:
+        with Keystore.open(scene.path) as keystore:
+            try:
+                request_id = scene.approved if _has(keystore, scene.approved) else scene.released
+                keystore.release(request_id, Recipient.generate().public_key, "Alice")
+            except KeystoreError:
+                seen["releasing"] = True
+    except KeystoreError:
+        seen["opening"] = seen["releasing"] = True  # what does not open releases nothing
+    return seen
+
+
+def _has(keystore: Keystore, request_id: str) -> bool:
+    return any(one.request_id == request_id for one in keystore.requests())
+
+
+def run(scene: Scene, work: Path) -> list[Seen]:
+    """Do each tampering to a copy, and see who notices."""
+    found = []
+    for number, ((attacker, tampering), tamper) in enumerate(TAMPERINGS.items()):
+        place = work / str(number)
+        place.mkdir()
+        copy = scene.copy(place)
+        tamper(copy)
+        found.append(Seen(attacker, tampering, observe(copy, place)))
+        remove_keystore(copy.path)
+    return found
+
+
+def document(found: list[Seen]) -> str:
+    """The page that is committed."""
+    lines = [
+        "# Who notices what: tampering with a keystore",
+        "",
+        "Written by `python -m tests.keystore.verification.tampering > docs/tampering.md` from what it saw;",
+        "`tests/keystore/verification/test_tampering.py` does each of these to a keystore in SQLite and to one in",
+        "PostgreSQL and holds this page against it. *Opening* and *releasing*: the keystore refuses by itself, whoever",
+        "asks. *Audit verify*: `keyanon audit verify` with nothing but the directory. The last column: with a",
+        "checkpoint and the verifier key from where the attacker can not write; only then the report says `intact`.",
+        "",
+        f"| attacker | tampering | {' | '.join(OBSERVERS)} |",
+        "|---|---|" + "---|" * len(OBSERVERS),
+    ]
+    for one in found:
+        cells = ["notices" if one.by[name] else "-" for name in OBSERVERS]
+        lines.append(f"| {one.attacker} | {one.tampering} | {' | '.join(cells)} |")
+    lines += [
+        "",
+        "What is not a change of what was written is noticed by nobody: who has the KEK of an embedded keystore can act",
+        "as anyone in it (`--as`), and the log then says what was done, in somebody else's name. What was tampered with",
+        "after the checkpoint that is given is noticed by a later one only. The third with the KEK left the private",
+        "audit key as it was: one that is exchanged too is noticed by the verifier key only.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Write the page to standard output."""
+    logging.disable(logging.WARNING)
+    with tempfile.TemporaryDirectory() as directory:
+        work = Path(directory)
+        with Keystore.create(work / "template") as keystore:
+            make = Helpers
+            make.deposit(keystore, [make.record(name) for name in ("a.png", "b.png", "c.png")])
+            keystore.ingest(make.RUN)
+        sys.stdout.write(document(run(make_scene(work / "template", work), work)))
+
+
+if __name__ == "__main__":
+    main()
