@@ -13,14 +13,21 @@ from jobs.storage.opening import open_store
 from keystore.embedded import Keystore
 from tests.jobs.conftest import MakeConfig
 from tests.jobs.run.stand_in import FIRST, Stopped, Workers
+from tests.jobs.sources.test_tar_shards import shard
 
 
-@pytest.fixture
-def output(tmp_path: Path, make_config: MakeConfig, workers: Workers) -> Path:
-    """Of a complete run over four pictures."""
+@pytest.fixture(params=["folder"])
+def output(request: pytest.FixtureRequest, tmp_path: Path, make_config: MakeConfig, workers: Workers) -> Path:
+    """Of a complete run over four pictures, in a folder or in two tar shards."""
     (tmp_path / "photos").mkdir()
-    for row in range(len(FIRST)):
-        (tmp_path / "photos" / f"{row}.png").write_bytes(b"")
+    names = [f"{row}.png" for row in range(len(FIRST))]
+    if request.param == "folder":
+        for name in names:
+            (tmp_path / "photos" / name).write_bytes(b"")
+    else:
+        for number, first in enumerate(range(0, len(names), 2)):
+            of_shard = [(name, b"not empty") for name in names[first : first + 2]]
+            (tmp_path / "photos" / f"{number}.tar").write_bytes(shard(*of_shard))
     config = make_config()
     run_anonymize(config)
     return config.output
@@ -30,6 +37,10 @@ def done_again(workers: Workers) -> set[int]:
     return set(range(len(FIRST))).difference(workers.attempts[-1].left_alone)
 
 
+OF_BOTH = pytest.mark.parametrize("output", ["folder", "tar"], indirect=True)
+
+
+@OF_BOTH
 def test_the_rows_of_a_reason_are_done_again_alone_then_all_that_are_quarantined(
     output: Path, workers: Workers
 ) -> None:
@@ -40,6 +51,7 @@ def test_the_rows_of_a_reason_are_done_again_alone_then_all_that_are_quarantined
     assert done_again(workers) == {0, 1, 2, 3} and workers.attempts[-1].retry == 2
 
 
+@OF_BOTH
 def test_a_stopped_retry_goes_on_also_when_no_row_has_its_reason_any_more(output: Path, workers: Workers) -> None:
     workers.reasons, workers.stops_after = ["gate: y"] * 4, 1
     with pytest.raises(Stopped):
