@@ -13,6 +13,7 @@ from jobs.commands.options import acting_person
 if TYPE_CHECKING:
     from keystore.decisions.signatures import OwnSignature
     from keystore.decisions.views import RequestView
+    from keystore.service.client import ServiceClient
 
 KeystorePlace = Annotated[
     str, typer.Argument(metavar="KEYSTORE", help="Directory of the keystore, or https://HOST:PORT of its service.")
@@ -72,24 +73,32 @@ class Asked(Protocol):
         """See Keystore.release."""
 
 
+def service_at(keystore: str, kek: str | None, token_file: Path | None) -> "ServiceClient | None":
+    """The service at a place, None for a directory. Raises typer.BadParameter for options of the other kind, KeystoreError."""
+    if not keystore.startswith(_SCHEMES):
+        if token_file is not None:
+            raise typer.BadParameter("a token is for a service, https://HOST:PORT", param_hint="--token-file")
+        return None
+    from keystore.service.client import ServiceClient
+    from keystore.service.token_file import TokenFile
+
+    if token_file is None:
+        raise typer.BadParameter("a service knows people by their tokens; give one", param_hint="--token-file")
+    if kek is not None:
+        raise typer.BadParameter("the KEK of a service is where the service is", param_hint="--kek")
+    return ServiceClient(keystore, TokenFile.read(token_file))
+
+
 @contextmanager
 def asked(keystore: str, kek: str | None, token_file: Path | None) -> Iterator[Asked]:
     """Open the keystore at a place. Raises typer.BadParameter for options of the other kind of place, KeystoreError."""
-    if keystore.startswith(_SCHEMES):
-        from keystore.service.client import ServiceClient
-        from keystore.service.token_file import TokenFile
-
-        if token_file is None:
-            raise typer.BadParameter("a service knows people by their tokens; give one", param_hint="--token-file")
-        if kek is not None:
-            raise typer.BadParameter("the KEK of a service is where the service is", param_hint="--kek")
-        with ServiceClient(keystore, TokenFile.read(token_file)) as client:
-            yield client
+    service = service_at(keystore, kek, token_file)
+    if service is not None:
+        with service:
+            yield service
         return
     from keystore.embedded import Keystore
 
-    if token_file is not None:
-        raise typer.BadParameter("a token is for a service, https://HOST:PORT", param_hint="--token-file")
     with Keystore.open(keystore, kek) as opened:
         yield opened
 

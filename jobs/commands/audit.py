@@ -1,6 +1,7 @@
 """`keyanon audit`: what happened in a keystore, and whether its log still says so."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -57,7 +58,7 @@ def verify(
     """
     from keystore.verification.verify import verify_audit
 
-    kept = kept_elsewhere(keystore, checkpoints, vkey, witnesses, witness_keys, quorum)
+    kept = kept_elsewhere(log_key_of(keystore, vkey), checkpoints, witnesses, witness_keys, quorum)
     report = verify_audit(keystore, kept, None if vkey is None else kept_text(vkey, "--vkey"), quorum)
     output = output_of(context)
     summary = {
@@ -81,16 +82,22 @@ def verify(
         raise typer.Exit(ExitCode.WRONG_KEY_OR_TAMPERED)
 
 
+def log_key_of(keystore: Path, vkey: Path | None) -> Callable[[], str]:
+    """What says the verifier key of a directory's log, or the one kept elsewhere."""
+    from keystore.audit.checkpoint import AUDIT_KEY_NAME
+
+    return lambda: kept_text(vkey or keystore / AUDIT_KEY_NAME, "--vkey")
+
+
 def kept_elsewhere(
-    keystore: Path,
+    log_key: Callable[[], str],
     checkpoints: list[Path] | None,
-    vkey: Path | None,
     witnesses: list[str] | None,
     witness_keys: list[Path] | None,
     quorum: int | None,
 ) -> list[str]:
-    """The checkpoints that these options of `audit verify` name; witnesses are asked for theirs. Raises typer.BadParameter."""
-    from keystore.audit.checkpoint import AUDIT_KEY_NAME
+    """The checkpoints that these options of `audit verify` name; witnesses are asked for theirs. log_key: says the log's verifier
+    key. Raises typer.BadParameter."""
     from keystore.audit.elsewhere import witnessed_checkpoints
 
     asked = list(zip(witnesses or [], witness_keys or [], strict=False))
@@ -102,10 +109,9 @@ def kept_elsewhere(
     if quorum is not None and quorum > len(kept) + len(asked):
         raise typer.BadParameter("more than there are checkpoints and witnesses given", param_hint="--quorum")
     if asked:
-        log_key = kept_text(vkey or keystore / AUDIT_KEY_NAME, "--vkey")
         keys = [(url, kept_text(key, "--witness-key")) for url, key in asked]
         spare = 0 if quorum is None else len(kept) + len(asked) - quorum
-        kept += witnessed_checkpoints(keys, log_key, spare)
+        kept += witnessed_checkpoints(keys, log_key(), spare)
     return kept
 
 

@@ -1,5 +1,6 @@
 """`keyanon keystore report` and `erasure-receipt`: what a data-protection officer takes away."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -7,11 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jobs.commands import audit
+from jobs.commands.asking import KeystorePlace, TokenPath, service_at
 from jobs.commands.options import Json, KekUri, KeystorePath, Verbose, kept_text, output_of, with_options_of
 from jobs.commands.printing import facts, table
 
 if TYPE_CHECKING:
     from keystore.reporting.processing import Controller
+    from keystore.reporting.report import OfficerReport
 
 COMMITMENT_DIGITS = 12  # of a person's, in a table on the terminal
 
@@ -19,7 +22,7 @@ COMMITMENT_DIGITS = 12  # of a person's, in a table on the terminal
 @with_options_of(audit.verify, without=())
 def report(
     context: typer.Context,
-    keystore: KeystorePath,
+    keystore: KeystorePlace,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -35,33 +38,32 @@ def report(
     words: Annotated[
         bool, typer.Option("--words", help="With names, purposes, legal bases and image ids. Needs the KEK.")
     ] = False,
+    token_file: TokenPath = None,
     kek: KekUri = None,
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
     """Report for the data-protection officer: record of processing, disclosures, refusals, what is overdue, erasures.
 
-    What happened is read from the log, after that and all that it accounts for was verified; else nothing is reported.
+    What happened is read from the log, after that and all that it accounts for was verified; else nothing is reported. A service
+    reports of itself, to an auditor's token.
     """
-    from keystore.embedded import Keystore
-    from keystore.reporting.report import officer_report
     from keystore.reporting.writing import write_report
 
-    given = context.params
+    given, controller = context.params, _controller(about)
     vkey, quorum = given["vkey"], given["quorum"]
-    kept = audit.kept_elsewhere(keystore, given["checkpoints"], vkey, given["witnesses"], given["witness_keys"], quorum)
-    controller = _controller(about)
-    if words:
-        Keystore.open(keystore, kek).close()  # who has the KEK may see them
-    made = officer_report(
-        keystore,
-        datetime.now(UTC),
-        checkpoints=kept,
-        vkey=None if vkey is None else kept_text(vkey, "--vkey"),
-        quorum=quorum,
-        controller=controller,
-        words=words,
-    )
+
+    def kept(log_key: Callable[[], str]) -> list[str]:
+        return audit.kept_elsewhere(log_key, given["checkpoints"], given["witnesses"], given["witness_keys"], quorum)
+
+    service = service_at(keystore, kek, token_file)
+    if service is None:
+        made = _of_directory(Path(keystore), kept, vkey, quorum, controller, words=words, kek=kek)
+    elif words or vkey is not None:
+        raise typer.BadParameter("a service tells an auditor no words, and the token file has its log's key")
+    else:
+        with service:
+            made = service.report(kept(lambda: service.audit_vkey), quorum, controller)
     files = [] if out is None else write_report(made, out)
     summary = {
         "verdict": made.verdict(),
@@ -88,6 +90,32 @@ def report(
         made.model_dump(mode="json"),
         facts(f"report of {keystore}", summary),
         *([table("disclosures", ("time", "to", "records", "approved by", "legal basis"), rows)] if rows else []),
+    )
+
+
+def _of_directory(
+    keystore: Path,
+    kept: Callable[[Callable[[], str]], list[str]],
+    vkey: Path | None,
+    quorum: int | None,
+    controller: "Controller",
+    *,
+    words: bool,
+    kek: str | None,
+) -> "OfficerReport":
+    from keystore.embedded import Keystore
+    from keystore.reporting.report import officer_report
+
+    if words:
+        Keystore.open(keystore, kek).close()  # who has the KEK may see them
+    return officer_report(
+        keystore,
+        datetime.now(UTC),
+        checkpoints=kept(audit.log_key_of(keystore, vkey)),
+        vkey=None if vkey is None else kept_text(vkey, "--vkey"),
+        quorum=quorum,
+        controller=controller,
+        words=words,
     )
 
 

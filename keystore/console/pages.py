@@ -65,5 +65,7 @@ PAGES: Mapping[str, Page] = {
     "make_passkey": Page("POST", ROOT + "/passkey", of="approve", body_bytes=_FORM),
     "prove_passkey": Page("POST", ROOT + "/passkey/proof", of="approve", body_bytes=_FORM),
     "log": Page("GET", ROOT + "/log", of="log"),
+    "report_page": Page("GET", ROOT + "/report", of="report"),
+    "report": Page("POST", ROOT + "/report", of="report", body_bytes=_FORM),
     "verify_log": Page("POST", ROOT + "/log/verification", of="log", body_bytes=_FORM),
 }

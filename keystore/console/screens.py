@@ -5,6 +5,8 @@ Nothing is decided here: a form becomes the message of the HTTP interface, and g
 
 from __future__ import annotations
 
+import io
+import zipfile
 from datetime import timedelta
 
 from pydantic import ValidationError
@@ -16,14 +18,14 @@ from keystore.console.passkey import challenges, own_key, signed_of
 from keystore.decisions.lifecycle import State
 from keystore.decisions.tokens import Role
 from keystore.errors import KeystoreError
+from keystore.reporting.writing import as_files
 from keystore.service import calls
 from keystore.service.guard import CallError
-from keystore.service.messages import Approving, Filing, SeenRequest
+from keystore.service.messages import Approving, Filing, Reporting, SeenRequest
 from keystore.service.problems import answer_to, malformed
 from keystore.verification.report import AuditReport
 from keystore.verification.verify import verify_audit
 
-VERIFICATIONS_PER_HOUR = 12  # of one token: each reads the whole log and all records
 GRANT_TIMES = (15 * 60, 3600, 4 * 3600, 12 * 3600, 86400, 3 * 86400)  # seconds, below the policy's
 _HOUR = timedelta(hours=1)
 _FILED = ("images", "case", "purpose", "legal_basis", "dataset", "hours")
@@ -162,8 +164,28 @@ def log(visit: Visit) -> Response:
 
 def verify_log(visit: Visit) -> Response:
     """Verify the log and all it accounts for, as `keyanon audit verify` does on the keystore's machine."""
-    visit.office.guard.hold(visit.caller, "console.verify_log", VERIFICATIONS_PER_HOUR, _HOUR.total_seconds())
+    visit.office.begin_verification(visit.caller)
     return _log(visit, verify_audit(visit.office.keystore.path))
+
+
+def report_page(visit: Visit) -> Response:
+    """Show what a report is made with, and the buttons."""
+    return visit.show("report.html", report=None)
+
+
+def report(visit: Visit) -> Response:
+    """Make the officer's report, as a page or as the files that `keyanon keystore report` writes."""
+    note = _lines(visit.form.get("checkpoint", "")).strip()
+    reporting = Reporting(checkpoints=[f"{note}\n"] if note else [])
+    made = calls.report(reporting, visit.office, visit.caller)
+    if visit.form.get("as") != "files":
+        return visit.show("report.html", report=made)
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, text in as_files(made).items():
+            archive.writestr(name, text)
+    name = f'attachment; filename="keystore-report-{made.entries}.zip"'
+    return Response(packed.getvalue(), media_type="application/zip", headers={"Content-Disposition": name})
 
 
 def _log(visit: Visit, report: AuditReport | None) -> Response:

@@ -26,13 +26,18 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠", "|
 _HIDDEN = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
 
 
-def write_report(report: OfficerReport, directory: Path) -> list[str]:
-    """Write the report into a new directory that is closed to others; return the files' names. Raises StorageError."""
-    contents = {
+def as_files(report: OfficerReport) -> dict[str, str]:
+    """Return the report as a page, a document and the lists, by file name."""
+    return {
         "report.html": as_html(report),
         "report.json": report.model_dump_json(indent=2) + "\n",
         **as_csv(report),
     }
+
+
+def write_report(report: OfficerReport, directory: Path) -> list[str]:
+    """Write the report into a new directory that is closed to others; return the files' names. Raises StorageError."""
+    contents = as_files(report)
     try:
         durable.make_directory(directory.absolute().parent)
         directory.mkdir(mode=0o700)

@@ -18,6 +18,8 @@ from starlette.concurrency import run_in_threadpool
 
 from keystore.crypto.canonical import utc_now
 from keystore.decisions.tokens import Caller, Role
+from keystore.errors import AuditError
+from keystore.reporting.report import OfficerReport, officer_report
 from keystore.service import inbox as inbox_calls
 from keystore.service.endpoints import ENDPOINTS, Reach
 from keystore.service.guard import CallError, nothing_here
@@ -35,6 +37,7 @@ from keystore.service.messages import (
     Presenting,
     Proof,
     Redeeming,
+    Reporting,
     RequestList,
     SeenRequest,
     SignedIn,
@@ -49,6 +52,9 @@ REPLY_LIFETIME = timedelta(minutes=10)  # in which a lost release may be fetched
 MAX_OPEN_REQUESTS = 20  # of one requester
 MAX_LISTED = 200
 MAX_LEAVES = 1000
+SAID_OF_ITSELF = (
+    "the keystore's service said this of itself: `keyanon audit verify` on a copy of it, elsewhere, does not ask it"
+)
 ID = Path(max_length=64)
 
 
@@ -171,6 +177,23 @@ def log(
 def checkpoint(office: In) -> Response:
     """Return the latest checkpoint, a C2SP signed note."""
     return Response(office.keystore.checkpoint(), media_type="text/plain")
+
+
+def report(reporting: Reporting, office: In, caller: Calls) -> OfficerReport:
+    """Verify the keystore, and return what a data-protection officer asks of it: record of processing, disclosures, refusals,
+    what is overdue, erasures; people are the log's commitments. `limits` says that the keystore spoke of itself."""
+    office.begin_verification(caller)
+    try:
+        made = officer_report(
+            office.keystore.path,
+            utc_now(),
+            checkpoints=reporting.checkpoints,
+            quorum=reporting.quorum,
+            controller=reporting.controller,
+        )
+    except AuditError as error:  # which names entries and records, as an auditor may know them
+        raise CallError(409, "unverified", str(error)) from None
+    return made.model_copy(update={"limits": [*made.limits, SAID_OF_ITSELF]})
 
 
 def inclusion(index: Annotated[int, Path(ge=0, le=2**53)], office: In) -> Proof:

@@ -15,10 +15,15 @@ from urllib.parse import quote
 
 from keystore.decisions.signatures import OwnSignature, chosen
 from keystore.decisions.tokens import Role
+from keystore.reporting.processing import Controller
+from keystore.reporting.report import OfficerReport
 from keystore.service.connection import Connection, ServiceUnavailable
-from keystore.service.messages import Filing, Me, RequestList, SeenRequest
+from keystore.service.messages import Filing, Me, Reporting, RequestList, SeenRequest
 from keystore.service.token_file import TokenFile
 
+REPORT_SECONDS = (
+    1800.0  # the whole log is verified first: a hundred seconds for a million entries, and more where it is busy
+)
 RELEASE_WAITS = (1.0, 2.0, 4.0, 8.0)  # seconds, after which a lost answer is asked for again with the same key
 
 
@@ -103,6 +108,12 @@ class ServiceClient:
     def checkpoint(self) -> str:
         """See Keystore.checkpoint."""
         return self._connection.call("GET", "/v1/log/checkpoint").text
+
+    def report(self, checkpoints: Sequence[str], quorum: int | None, controller: Controller) -> OfficerReport:
+        """Return what the service reports of itself. Raises KeystoreError."""
+        said = Reporting(checkpoints=list(checkpoints), quorum=quorum, controller=controller)
+        body = said.model_dump(mode="json")
+        return self._connection.ask(OfficerReport, "POST", "/v1/report", body, timeout=REPORT_SECONDS)
 
     def close(self) -> None:
         """Close the connections."""

@@ -71,6 +71,7 @@ ENDPOINTS: Mapping[str, Endpoint] = {
     "sign_in_token": Endpoint("POST", "/v1/sign-in/token", body_bytes=SMALL_BODY_BYTES),
     "log": Endpoint("GET", "/v1/log", _LOG),
     "checkpoint": Endpoint("GET", "/v1/log/checkpoint", _LOG),
+    "report": Endpoint("POST", "/v1/report", _LOG, SMALL_BODY_BYTES, per_minute=5),
     "inclusion": Endpoint("GET", "/v1/log/inclusion/{index}", _LOG),
     "consistency": Endpoint("GET", "/v1/log/consistency/{old_size}", _LOG),
     "list_tokens": Endpoint("GET", "/v1/tokens", _TOKENS),

@@ -11,7 +11,9 @@ from keystore.decisions.policy import MAX_LIFETIME_CEILING_SECONDS, MAX_TEXT_CHA
 from keystore.decisions.signatures import OwnSignature
 from keystore.decisions.tokens import Role, TokenView
 from keystore.decisions.views import RequestView, View
+from keystore.reporting.processing import Controller
 
+MAX_CHECKPOINTS = 16  # that one report is held against
 MAX_IMAGES = 1000  # named in one request; the policy allows fewer
 MAX_NAME_CHARACTERS = 1000
 EXISTS = "exists"  # the code of a shard that was not put, for another one of its name lies there
@@ -49,6 +51,14 @@ class Filing(Message):
     legal_basis: str = Field(max_length=MAX_TEXT_CHARACTERS, repr=False)
     lifetime_seconds: int = Field(ge=1, le=MAX_LIFETIME_CEILING_SECONDS)
     dataset: str | None = Field(default=None, max_length=MAX_NAME_CHARACTERS)
+
+
+class Reporting(Message):
+    """What a report is made with. checkpoints, quorum: as of `verify_audit`; controller: what only they know."""
+
+    checkpoints: list[str] = Field(default_factory=list, max_length=MAX_CHECKPOINTS)
+    quorum: int | None = Field(default=None, ge=1, le=MAX_CHECKPOINTS)
+    controller: Controller = Controller()
 
 
 class Asserted(Message):

@@ -14,12 +14,15 @@ from keystore.errors import Refusal, RequestNotFound
 from keystore.intake.folder import FolderInbox
 from keystore.served import ServedKeystore
 from keystore.service.endpoints import ENDPOINTS, Reach
-from keystore.service.guard import Guard, nothing_here
+from keystore.service.guard import HOUR, Guard, nothing_here
 from keystore.service.messages import SeenRequest
 from keystore.service.observing import Metrics
 
 if TYPE_CHECKING:
     from keystore.service.oidc.sign_in import SignIns
+
+
+VERIFICATIONS_PER_HOUR = 12  # of one token
 
 
 class Office:
@@ -43,6 +46,10 @@ class Office:
                 self.guard.count_refusal(caller)
                 self.metrics.refusals.labels(error.code).inc()
                 raise
+
+    def begin_verification(self, caller: Caller) -> None:
+        """Count a call that reads the whole log and all records. Raises CallError: a token made too many."""
+        self.guard.hold(caller, "verification", VERIFICATIONS_PER_HOUR, HOUR)
 
     def visible(self, request_id: str, caller: Caller, name: str) -> RequestView:
         """Return a request that is within the caller's reach. Raises CallError."""

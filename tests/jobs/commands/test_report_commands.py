@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from jobs.exit_codes import ExitCode
+from tests.keystore.serving import Served
 
 from .conftest import DATASET, Keyanon
 
@@ -45,3 +46,25 @@ def test_a_receipt_is_written_once_and_verified_by_the_key_alone(
     assert keyanon("audit", "receipt", receipt, "--vkey", vkey, "--json").json["records"] == 1
     receipt.write_text(receipt.read_text().replace("a.jpg", "b.jpg"))
     assert keyanon("audit", "receipt", receipt, "--vkey", vkey).code == ExitCode.WRONG_KEY_OR_TAMPERED
+
+
+def test_a_service_reports_of_itself_to_an_auditor(keyanon: Keyanon, keystore: Path, tmp_path: Path) -> None:
+    served = Served(keystore, None)
+    try:
+        note, out = tmp_path / "checkpoint", tmp_path / "out"
+        token = served.token_file(tmp_path / "auditor", "auditor", "eve")
+        note.write_text(keyanon("audit", "checkpoint", keystore, "--json").json["checkpoint"])
+        asked = ("keystore", "report", served.url, "--token-file", token)
+        told = keyanon(*asked, "--checkpoint", note, "--out", out, "--json").json
+        assert told["intact"] and told["limits"][-1].startswith("the keystore's service said this of itself")
+        assert "said this of itself" in (out / "report.html").read_text()
+        assert not keyanon(*asked, "--json").json["intact"]
+        note.write_text("no checkpoint")
+        refused = keyanon(*asked, "--checkpoint", note)
+        assert refused.code == ExitCode.INPUT and "checkpoint" in refused.err
+        assert keyanon(*asked, "--words").code == ExitCode.USAGE
+        job = served.token_file(tmp_path / "requester", "requester", "alice", DATASET)
+        assert keyanon(*asked[:-1], job).code != 0
+    finally:
+        served.stop()
+    assert keyanon("keystore", "report", keystore, "--token-file", token).code == ExitCode.USAGE

@@ -78,6 +78,10 @@ def test_an_auditor_verifies_by_the_keyboard(tab: Tab, served) -> None:
     tab.push("Verify the log now")
     assert "Nothing wrong was found" in tab.text()
     tab.check()
+    tab.push("Report")
+    tab.push("Make the report")
+    assert "Overdue" in tab.text() and "said this of itself" in tab.text()
+    tab.check()
     assert tab.complaints == []
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import itertools
+import zipfile
 from datetime import timedelta
 from typing import Any
 
@@ -13,9 +15,11 @@ from keystore.console.gate import COOKIE, checked_origin
 from keystore.console.pages import PAGES, ROLES
 from keystore.console.sessions import IDLE_SECONDS, LIFE_SECONDS, MAX_OF_A_TOKEN, Sessions
 from keystore.decisions.tokens import Role
-from keystore.errors import StorageError
+from keystore.errors import ApprovalError, StorageError
+from keystore.reporting.report import OfficerReport
 from keystore.served import ServedKeystore
 from keystore.service.endpoints import ENDPOINTS, Reach
+from keystore.service.office import VERIFICATIONS_PER_HOUR
 from keystore.verification.verify import verify_audit
 
 TENANTS = {
@@ -236,6 +240,30 @@ def test_an_auditor_verifies_and_is_told_what_that_is_worth(served, beside: Serv
     verified = visitor.post("/log/verification").text
     assert "Nothing wrong was found" in verified and "the keystore said this of itself" in verified
     assert "no checkpoint kept elsewhere" in verified
+
+
+def test_an_auditor_gets_the_officers_report_as_a_page_and_as_files(served, beside: ServedKeystore, make) -> None:
+    request = make.request(beside, "a.png", requester="alice", case=HOSTILE)
+    beside.deny(request.request_id, "bob")
+    with pytest.raises(ApprovalError):
+        beside.approve(request.request_id, "carol", request.digest)
+    note = beside.checkpoint()
+    visitor = served.person("auditor", "eve", fresh=True)
+    assert "Make it as files" in visitor.get("/report").text
+    alone = visitor.post("/report").text
+    assert "that it is intact is not shown" in alone and "said this of itself" in alone
+    page = visitor.post("/report", checkpoint=note.replace("\n", "\r\n")).text
+    assert "the log is intact" in page and "Refusals (" in page and "<td><bdi>approve</bdi></td>" in page
+    assert "alice" not in page and "&lt;script" not in page, "commitments and digests, no names and no words"
+    answer = visitor.post("/report", checkpoint=note, **{"as": "files"})
+    assert answer.headers["content-disposition"].startswith("attachment;")
+    with zipfile.ZipFile(io.BytesIO(answer.content)) as files:
+        assert OfficerReport.model_validate_json(files.read("report.json")).intact
+        assert {"report.html", "refusals.csv", "disclosures.csv"} <= set(files.namelist())
+    refused = visitor.post("/report", checkpoint="no checkpoint")
+    assert refused.status_code == 409 and "<code>unverified</code>" in refused.text
+    answers = [visitor.post("/log/verification").status_code for _ in range(VERIFICATIONS_PER_HOUR)]
+    assert answers[0] == 200 and answers[-1] == 429, "they are counted together"
 
 
 def test_what_was_done_in_the_console_is_in_a_log_that_verifies_and_no_line_names_anybody(
