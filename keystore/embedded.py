@@ -28,7 +28,7 @@ from keystore.opened import OpenedKeystore
 from keystore.reporting.receipt import make_receipt
 from keystore.storage import schema
 from keystore.vault import erasure
-from keystore.vault.catalogue import RecordView, record_views, shards_of
+from keystore.vault.catalogue import RecordView, count_records, record_views, shards_of
 from keystore.verification.published import Published, disagreements
 from keystore.verification.replay_decisions import LoggedDecisions
 from keystore.verification.verify import logged_decisions
@@ -66,6 +66,11 @@ class Keystore(OpenedKeystore):
         """Return what is known of stored records without opening them, filtered, ordered by data set and image."""
         with self._database.read() as connection:
             return record_views(connection, image_ids, dataset, run_id)
+
+    def count_records(self, run_id: str) -> int:
+        """Return how many stored records are of a run."""
+        with self._database.read() as connection:
+            return count_records(connection, run_id)
 
     def disagreements(self, published: Iterable[Published]) -> dict[str, str]:
         """See keystore.verification.published. Records are opened here, and nothing of them is told."""

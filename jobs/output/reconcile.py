@@ -138,12 +138,11 @@ def _in_inbox(store: Store, keystore: Keystore | None, manifest: Manifest) -> It
     waiting = {path.name.removesuffix(KEYS_SUFFIX): path for path in folder.glob(f"[!.]*{KEYS_SUFFIX}")}
     if not waiting:
         return
-    stored = {view.record_id for view in keystore.find_records(run_id=manifest.run_id)}
     records = _records_by_key_shard(store)
     for name, path in sorted(waiting.items()):
         if name not in records:
             yield Orphan(KEYS, name, path.stat().st_size)
-        elif records[name] and records[name] <= stored:
+        elif records[name] and not keystore.missing(records[name]):
             yield Orphan(TAKEN_IN, name, path.stat().st_size)
 
 

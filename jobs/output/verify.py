@@ -8,6 +8,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,6 +20,7 @@ from jobs.names import IMAGES, SIDECARS
 from jobs.output.bucket_inbox import BucketInbox
 from jobs.output.layout import MANIFEST, ROWS, SHARD_SUFFIX, shard_file
 from jobs.output.manifest import COMPLETE, Manifest, read_existing
+from jobs.output.name_sets import NameSet
 from jobs.output.publisher import picture_cells
 from jobs.output.reader import OutputError
 from jobs.output.row_shards import StandingRows, read_shard, row_shards, standing_rows
@@ -33,6 +35,7 @@ from keystore.intake.folder import INBOX_NAME
 from keystore.intake.shards import SHARD_SUFFIX as KEYS_SUFFIX
 from keystore.verification.published import MISSING, Published
 
+NAMES_AT_ONCE: Final = 4096
 READ_AT_ONCE: Final = 32  # rows whose pictures and sidecars are in memory together
 _COLUMNS: Final = (
     "row", "image_id", "status", "reason", "record_id", "output", "sidecar", "output_sha256", "sidecar_sha256", "permanent",
@@ -109,7 +112,7 @@ class _Verifier:
             total=manifest.input_rows,
         )
         self._seen = bytearray(manifest.input_rows)  # which rows stand
-        self._listed: set[str] = set()  # names of pictures and sidecars
+        self._listed = NameSet()  # pictures and sidecars
         self._files = manifest.input_kind != "parquet"
 
     def verify(self) -> Verification:
@@ -128,7 +131,7 @@ class _Verifier:
         if not found.running:
             self._look_for_unlisted(visible)
         if self._keystore is not None:
-            stored = len(self._keystore.find_records(run_id=found.run_id))
+            stored = self._keystore.count_records(found.run_id)
             found.unused_records = max(stored - found.records, 0)
         return found
 
@@ -173,7 +176,7 @@ class _Verifier:
         plain = [
             name for name in names if name is not None and ".." not in name.split("/") and not name.startswith("/")
         ]
-        self._listed.update(plain)
+        self._listed.add(plain)
         there = dict(zip(plain, self._store.read_all(plain), strict=True))
         for at in range(0, len(names), 2):
             yield there.get(names[at]), there.get(names[at + 1])
@@ -248,8 +251,9 @@ class _Verifier:
     def _look_for_unlisted(self, visible: Sequence[str]) -> None:
         found = self._found
         for folder in (IMAGES, SIDECARS):
-            for name, _ in self._store.sizes(folder):
-                if name not in self._listed:
+            names = (name for name, _ in self._store.sizes(folder))
+            while some := list(islice(names, NAMES_AT_ONCE)):
+                for name in self._listed.lacks(some):
                     found.add("file", name, "no row lists it; `keyanon reconcile` removes what a killed attempt left")
         for file in self._store.children(ROWS, SHARD_SUFFIX):
             if file.removesuffix(SHARD_SUFFIX) not in visible:

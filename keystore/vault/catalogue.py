@@ -7,7 +7,7 @@ from datetime import datetime
 from itertools import islice
 
 from pydantic import BaseModel, ConfigDict
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, func, select
 
 from keystore.crypto.canonical import parse_timestamp
 from keystore.storage import schema
@@ -52,6 +52,12 @@ def record_views(
         for row in connection.execute(query)
         if wanted is None or row.image_id in wanted or row.record_id in wanted
     ]
+
+
+def count_records(connection: Connection, run_id: str) -> int:
+    """Return how many stored records are of a run."""
+    ident = schema.records.c.run_id
+    return int(connection.execute(select(func.count()).where(ident == run_id)).scalar_one())
 
 
 def shards_of(connection: Connection, record_ids: Iterable[str]) -> set[str]:
