@@ -187,8 +187,8 @@ class Scene:
 
     def _of_kind(self, victim: str) -> list[int]:
         running = sorted(_descendants(self.nodes.pid))
-        if victim == NODE:  # the head, which has no CPU, is the first
-            return [pid for pid, title in running if "/raylet/raylet " in f"{title} "][1:]
+        if victim == NODE:  # the head, which has no CPU, is where the driver is
+            return [pid for pid, title in running if "/raylet/raylet " in title and " --head " not in f"{title} "]
         return [pid for pid, title in running if title.startswith(_TITLES[victim])]
 
     def _start_driver(self) -> None:

@@ -19,13 +19,14 @@ from keystore.audit.checkpoint import open_checkpoint
 from keystore.audit.cosignature import check_cosignature
 from keystore.audit.elsewhere import asked_witnesses
 from keystore.audit.merkle import consistency_proof, leaf_hash
-from keystore.audit.witnessing import KEY_NAME, WitnessKey
+from keystore.audit.witnessing import KEY_NAME, MAX_PROOF_HASHES, WitnessKey
 from keystore.embedded import Keystore
 from keystore.errors import AuditError, StorageError
 from keystore.verification.verify import verify_audit
 from tests.keystore.verification.tampering import rewrite
 
 START_SECONDS = 60
+HASH = base64.b64encode(bytes(32))  # a line of a proof
 
 
 class Witness:
@@ -107,9 +108,14 @@ def test_it_signs_what_extends_what_it_saw_and_nothing_else(keystore, make, witn
         b"\xff\n\n",
         b"old 1\n!!\n\nx",
         b"old 1\n" * 70 + b"\n",
+        b"old 1\n" + (HASH + b"\n") * (MAX_PROOF_HASHES + 1) + b"\nx",
+        b"old 1\n" + base64.b64encode(bytes(31)) + b"\n\nx",
     ):
         assert httpx2.post(f"{witness.url}/add-checkpoint", content=body, timeout=60).status_code == 400, body
     assert httpx2.post(f"{witness.url}/add-checkpoint", content=bytes(70_000), timeout=60).status_code == 413
+
+    longest = b"old 1\n" + (HASH + b"\n") * MAX_PROOF_HASHES + b"\nx"
+    assert httpx2.post(f"{witness.url}/add-checkpoint", content=longest, timeout=60).status_code == 404, "well-formed"
 
     witness.stop(signal.SIGKILL)
     witness.start()
