@@ -29,6 +29,7 @@ from jobs.blocks import (
     source_table,
 )
 from jobs.blocks import FIDELITY as STORED_AT
+from jobs.errors import MachineError
 from jobs.run.anonymize_stage import AnonymizeFaces, Compute, SealingTarget, environment
 from jobs.run.detect_stage import DetectFaces, FaceModelChoice
 from jobs.run.progress import Monitor
@@ -187,6 +188,17 @@ def test_a_picture_whose_key_can_not_be_sealed_is_not_published(
     monkeypatch.setattr(anonymize, "sealing", SealingTarget(RUN, DATASET, b"no key"))
     made = anonymize(detect(block([("a", face_png, "")]))).to_pylist()
     assert made[0][STATUS] == "quarantined" and made[0][OUTPUT] is None and made[0][SIDECAR] is None
+
+
+def test_memory_that_runs_out_while_a_key_is_sealed_is_no_verdict_on_a_picture(
+    detect: DetectFaces, anonymize: AnonymizeFaces, face_png: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def starve(*_: object) -> bytes:
+        raise MemoryError
+
+    monkeypatch.setattr("jobs.run.anonymize_stage.Sealer.seal", starve)
+    with pytest.raises(MachineError, match="MemoryError"):
+        anonymize(detect(block([("a.png", face_png, "")])))
 
 
 def test_a_resumed_run_refuses_another_prior(monitor: Monitor, ingest_key: bytes) -> None:
