@@ -6,7 +6,7 @@ keystore is opened in opened.py; what the service adds in served.py.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -198,6 +198,20 @@ class Keystore(OpenedKeystore):
         """Return one request. Raises RequestNotFound."""
         with self._database.read() as connection:
             return self._view(connection, request_id)
+
+    def compare_pictures(self, request_id: str, digests: Mapping[str, str]) -> dict[str, str]:
+        """Return why published pictures are not those of a request's records, by record id; nothing of those that are.
+
+        digests: SHA-256, in hex, of each published file by its record's id; ids that the request does not name are passed over.
+        Records are opened here, and nothing of them is told. Raises RequestNotFound.
+        """
+        with self._database.read() as connection:
+            named = [
+                Published(image.record_id, None, image.dataset, image.image_id, digests[image.record_id])
+                for image in self._view(connection, request_id).images
+                if image.record_id in digests
+            ]
+            return disagreements(connection, self._vault, named)
 
     def policy(self) -> Policy:
         """Return the present policy."""

@@ -13,8 +13,9 @@ import typer
 from jobs.commands.approver_key import PassphraseFile, passphrase_of
 from jobs.commands.asking import Asked, KeystorePlace, TokenPath, actor, asked
 from jobs.commands.durations import parse_duration
-from jobs.commands.options import Json, KekUri, PersonOrUser, RequestId, Verbose, output_of
+from jobs.commands.options import EndpointUrl, Json, KekUri, PersonOrUser, RequestId, Verbose, output_of, store_of
 from jobs.commands.printing import facts, table
+from jobs.exit_codes import ExitCode
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -187,48 +188,83 @@ def show(
     context: typer.Context,
     keystore: KeystorePlace,
     request: RequestId,
+    pictures: Annotated[
+        str | None,
+        typer.Option(
+            "--pictures", metavar="OUT", help="Compare the published pictures in OUT with the request's key records."
+        ),
+    ] = None,
+    page: Annotated[
+        Path | None,
+        typer.Option(
+            "--page", metavar="FILE", help="Write the request and the pictures, made small, to this new file."
+        ),
+    ] = None,
+    endpoint_url: EndpointUrl = None,
     token_file: TokenPath = None,
     kek: KekUri = None,
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Show what one request asks for: an approval signs the digest of exactly this content."""
+    """Show what one request asks for: an approval signs the digest of exactly this content.
+
+    With --pictures, also which published, anonymized pictures it is about. One that is not its key record's is not shown, and
+    this ends with 5.
+    """
+    from jobs.commands.review import page_of, review, write_page
+
+    if page is not None and pictures is None:
+        raise typer.BadParameter("say where the published pictures are", param_hint="--pictures")
     with asked(keystore, kek, token_file) as opened:
         view = opened.show(request)
+        store = None if pictures is None else store_of(pictures, endpoint_url)
+        seen = [] if store is None else review(opened, view, store)
+    if page is not None and store is not None:
+        write_page(page, page_of(view, _facts(view), seen, store))
     known_by = "--as NAME" if token_file is None else "--token-file FILE"
     own = " --key FILE" if view.own_keys else ""
     agree = f"To agree to this: keyanon approve {keystore} {view.request_id} --digest {view.digest}{own} {known_by}"
     hints = [agree] if view.state == "pending" else []
-    output_of(context).result(view.model_dump(mode="json"), _summary(view), *hints)
+    said = {one.image.record_id: one.said for one in seen}
+    rows = [(one.image.image_id, one.image.dataset, one.said) for one in seen]
+    output_of(context).result(
+        {**view.model_dump(mode="json"), **({} if store is None else {"pictures": said})},
+        _summary(view),
+        *([table("pictures", ("image", "data set", "the published picture"), rows)] if rows else []),
+        *hints,
+    )
+    if any(one.differs for one in seen):
+        raise typer.Exit(ExitCode.WRONG_KEY_OR_TAMPERED)
 
 
 def _summary(view: "RequestView") -> "Table":
+    return facts(f"request {view.request_id}", _facts(view))
+
+
+def _facts(view: "RequestView") -> dict[str, object]:
     """One request for people; the images by id, not counted, because they are what is agreed to."""
     grant = view.grant
-    return facts(
-        f"request {view.request_id}",
-        {
-            "request": view.request_id,
-            "state": view.state,
-            "requester": view.requester,
-            "case": view.case,
-            "purpose": view.purpose,
-            "legal basis": view.legal_basis,
-            "count": f"{len(view.images)} images",
-            "images": "\n".join(f"{image.image_id} ({image.dataset})" for image in view.images),
-            "overlap": f"{view.overlap_images} of {len(view.images)} images are in {view.overlap_requests} other request(s) too",
-            "expires": f"{view.expires_at:%Y-%m-%d %H:%M:%S %Z}",
-            "approvals": f"{len(view.approvals)} of {view.approvals_required}"
-            + (f", each with a key of their own{_roles(view)}" if view.own_keys else "")
-            + "".join(f"\n{_approval(one)}" for one in view.approvals),
-            "denied by": view.denied_by,
-            "grant": None
-            if grant is None
-            else f"until {grant.expires_at:%Y-%m-%d %H:%M:%S %Z}"
-            + ("" if grant.used_at is None else f", used {grant.used_at:%Y-%m-%d %H:%M:%S %Z}"),
-            "digest": view.digest,
-        },
-    )
+    return {
+        "request": view.request_id,
+        "state": view.state,
+        "requester": view.requester,
+        "case": view.case,
+        "purpose": view.purpose,
+        "legal basis": view.legal_basis,
+        "count": f"{len(view.images)} images",
+        "images": "\n".join(f"{image.image_id} ({image.dataset})" for image in view.images),
+        "overlap": f"{view.overlap_images} of {len(view.images)} images are in {view.overlap_requests} other request(s) too",
+        "expires": f"{view.expires_at:%Y-%m-%d %H:%M:%S %Z}",
+        "approvals": f"{len(view.approvals)} of {view.approvals_required}"
+        + (f", each with a key of their own{_roles(view)}" if view.own_keys else "")
+        + "".join(f"\n{_approval(one)}" for one in view.approvals),
+        "denied by": view.denied_by,
+        "grant": None
+        if grant is None
+        else f"until {grant.expires_at:%Y-%m-%d %H:%M:%S %Z}"
+        + ("" if grant.used_at is None else f", used {grant.used_at:%Y-%m-%d %H:%M:%S %Z}"),
+        "digest": view.digest,
+    }
 
 
 def _roles(view: "RequestView") -> str:

@@ -29,6 +29,8 @@ from keystore.service.messages import (
     MAX_NAME_CHARACTERS,
     STATE_PATTERN,
     Approving,
+    Compared,
+    Comparing,
     Filing,
     Health,
     InboxList,
@@ -129,6 +131,12 @@ def list_requests(
 def show_request(request_id: Id, office: In, caller: Calls) -> SeenRequest:
     """Return one request."""
     return office.seen(office.visible(request_id, caller, "show_request"))
+
+
+def compare_pictures(request_id: Id, comparing: Comparing, office: In, caller: Calls) -> Compared:
+    """Say which published pictures are not those that a request's records are of. Of the records nothing else is told."""
+    office.visible(request_id, caller, "compare_pictures")
+    return Compared(problems=office.keystore.compare_pictures(request_id, comparing.digests))
 
 
 def approve(request_id: Id, approving: Approving, office: In, caller: Calls) -> SeenRequest:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Self
 from urllib.parse import quote
@@ -18,7 +18,7 @@ from keystore.decisions.tokens import Role
 from keystore.reporting.processing import Controller
 from keystore.reporting.report import OfficerReport
 from keystore.service.connection import Connection, ServiceUnavailable
-from keystore.service.messages import Filing, Me, Reporting, RequestList, SeenRequest
+from keystore.service.messages import Compared, Comparing, Filing, Me, Reporting, RequestList, SeenRequest
 from keystore.service.token_file import TokenFile
 
 REPORT_SECONDS = (
@@ -90,6 +90,11 @@ class ServiceClient:
     def show(self, request_id: str) -> SeenRequest:
         """See Keystore.show."""
         return self._connection.ask(SeenRequest, "GET", _of(request_id))
+
+    def compare_pictures(self, request_id: str, digests: Mapping[str, str]) -> dict[str, str]:
+        """See Keystore.compare_pictures."""
+        said = Comparing(digests=dict(digests)).model_dump(mode="json")
+        return self._connection.ask(Compared, "POST", _of(request_id, "pictures"), said).problems
 
     def shards_of(self, record_ids: Iterable[str]) -> set[str]:
         """Return none: which shards records came in is what the service does not tell. A recovery reads all of a run's."""

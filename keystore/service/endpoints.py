@@ -14,6 +14,7 @@ from keystore.decisions.tokens import Role
 
 SMALL_BODY_BYTES = 64 * 1024
 MAX_SHARD_BODY_BYTES = 64 * 1024 * 1024  # held in memory while it is checked
+DIGESTS_BODY_BYTES = 256 * 1024  # of as many images as a request may name
 BODY_SECONDS = 30  # within which a body has come, whatever its size
 SHARD_BODY_SECONDS = 120
 RECEIPTS_PER_MINUTE = 6000  # a run reads all of its own, one by one, when its rows are there
@@ -62,6 +63,7 @@ ENDPOINTS: Mapping[str, Endpoint] = {
     "file_request": Endpoint("POST", "/v1/requests", {REQUESTER: Reach.DATASET}, SMALL_BODY_BYTES, per_minute=20),
     "list_requests": Endpoint("GET", "/v1/requests", _SEES_REQUESTS),
     "show_request": Endpoint("GET", _REQUEST, _SEES_REQUESTS),
+    "compare_pictures": Endpoint("POST", _REQUEST + "/pictures", _SEES_REQUESTS, DIGESTS_BODY_BYTES, per_minute=20),
     "approve": Endpoint("POST", _REQUEST + "/approval", {APPROVER: Reach.DATASET}, SMALL_BODY_BYTES, per_minute=20),
     "deny": Endpoint("POST", _REQUEST + "/denial", {APPROVER: Reach.DATASET}, per_minute=20),
     "withdraw": Endpoint("POST", _REQUEST + "/withdrawal", {REQUESTER: Reach.OWN}, per_minute=20),

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Annotated
 
-from pydantic import Base64Bytes, BaseModel, ConfigDict, Field
+from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, StringConstraints
 
 from keystore.decisions.passkeys import Assertion
 from keystore.decisions.policy import MAX_LIFETIME_CEILING_SECONDS, MAX_TEXT_CHARACTERS, MIN_GRANT_SECONDS
 from keystore.decisions.signatures import OwnSignature
 from keystore.decisions.tokens import Role, TokenView
 from keystore.decisions.views import RequestView, View
+from keystore.intake.records import Sha256Hex
 from keystore.reporting.processing import Controller
 
 MAX_CHECKPOINTS = 16  # that one report is held against
@@ -51,6 +53,18 @@ class Filing(Message):
     legal_basis: str = Field(max_length=MAX_TEXT_CHARACTERS, repr=False)
     lifetime_seconds: int = Field(ge=1, le=MAX_LIFETIME_CEILING_SECONDS)
     dataset: str | None = Field(default=None, max_length=MAX_NAME_CHARACTERS)
+
+
+class Comparing(Message):
+    """SHA-256 of published pictures by the ids of their records."""
+
+    digests: dict[Annotated[str, StringConstraints(max_length=64)], Sha256Hex] = Field(max_length=MAX_IMAGES)
+
+
+class Compared(BaseModel):
+    """Why pictures are not those of a request's records, by record id; those that are, are not in it."""
+
+    problems: dict[str, str]
 
 
 class Reporting(Message):

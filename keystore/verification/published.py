@@ -16,10 +16,11 @@ MISSING = "missing"
 
 @dataclass(frozen=True)
 class Published:
-    """What was published under a record, as whoever published it says. `details`: entries that the record's must equal."""
+    """What was published under a record, as whoever published it says. run_id: None where they do not. `details`: entries that
+    the record's must equal."""
 
     record_id: str
-    run_id: str
+    run_id: str | None
     dataset: str
     image_id: str
     output_sha256: str | None
@@ -40,6 +41,7 @@ def _problem(connection: Connection, vault: RecordVault, published: Published) -
         record = KeyRecord.from_canonical_bytes(opened)
     except (TamperedError, InvalidRecordError) as error:
         return str(error)
-    wrong = [name for name in ("run_id", "output_sha256") if getattr(record, name) != getattr(published, name)]
+    wrong = [] if published.run_id in (None, record.run_id) else ["run_id"]
+    wrong += [] if published.output_sha256 == record.output_sha256 else ["output_sha256"]
     wrong += [name for name, value in published.details.items() if record.details.get(name) != value]
     return f"its key record has another {' and another '.join(wrong)}" if wrong else ""

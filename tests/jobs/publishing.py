@@ -73,12 +73,12 @@ class Place:
         record = KeyRecord(
             run_id=self.run_id, dataset="d", image_id=name, source_sha256="0" * 64, image_key=bytes(range(32)), faces=[],
             method="exact", transform="rotation", steps=12, fidelity="latent", prior_digest="1" * 64,
-            created_at=datetime.now(UTC),
+            created_at=datetime.now(UTC), output_sha256=hashlib.sha256(content).hexdigest(),
         )  # fmt: skip
         return {
             ROW: row, ID: name, STATUS: "anonymized", REASON: "", RECORD_ID: record.record_id, OUTPUT: content,
             SEALED: seal_record(record, self.keys.key.public_key), SIDECAR: b"sidecar of " + content,
-            OUTPUT_SHA256: hashlib.sha256(content).hexdigest(), FACE_COUNT: 1, FIDELITY: record.fidelity,
+            OUTPUT_SHA256: record.output_sha256, FACE_COUNT: 1, FIDELITY: record.fidelity,
         }  # fmt: skip
 
     def key_shards(self) -> set[str]:
