@@ -2,11 +2,13 @@
 
 import hashlib
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
 
+_AT_ONCE = 4096  # names that are asked for together
 _BYTES = 8  # a name that is not there is taken for one that is once in 2**64 / size
 
 
@@ -22,8 +24,14 @@ class NameSet:
         self._added.extend(map(_number, names))
         self._sorted = None
 
-    def lacks(self, names: Sequence[str]) -> list[str]:
-        """Those of some names that are not in the set, in their order."""
+    def strays(self, sizes: Iterable[tuple[str, int]]) -> Iterator[tuple[str, int]]:
+        """Those of some files, by name and bytes, that are not in the set, in their order."""
+        files = iter(sizes)
+        while some := list(islice(files, _AT_ONCE)):
+            there = self._has([name for name, _ in some])
+            yield from (file for file, known in zip(some, there, strict=True) if not known)
+
+    def _has(self, names: Sequence[str]) -> list[bool]:
         if self._sorted is None:
             self._sorted = np.sort(np.frombuffer(self._added, np.uint64))
         asked = np.fromiter(map(_number, names), np.uint64, len(names))
@@ -31,7 +39,7 @@ class NameSet:
         found = np.zeros(len(names), np.bool_)
         inside = at < len(self._sorted)
         found[inside] = self._sorted[at[inside]] == asked[inside]
-        return [name for name, there in zip(names, found.tolist(), strict=True) if not there]
+        return list(found.tolist())
 
 
 def _number(name: str) -> int:

@@ -24,6 +24,7 @@ from jobs.names import IMAGES, SIDECARS
 from jobs.output.inboxes import open_inbox
 from jobs.output.layout import ATTEMPTS, MANIFEST, ROWS, SHARD_SUFFIX, shard_file
 from jobs.output.manifest import Manifest, read_existing
+from jobs.output.name_sets import NameSet
 from jobs.output.reader import OutputError
 from jobs.output.row_shards import row_shards, standing_rows, unlisted
 from jobs.output.settled import Settled
@@ -111,17 +112,28 @@ def reconcile(
 
 
 def _in_output(store: Store) -> Iterator[Orphan]:
-    visible = {shard_file(name) for name in row_shards(store)}
-    sizes = {name: size for folder in (ATTEMPTS, ROWS, *KINDS) for name, size in store.sizes(folder)}
-    listed = sizes.keys() - unlisted(store, [name for name in sizes if name.split("/")[0] in KINDS])
-    for name, size in sorted(sizes.items()):
-        if name.startswith(f"{ATTEMPTS}/") or _is_half_written(name):
-            yield Orphan(STAGED, name, size)
-        elif name.startswith(f"{ROWS}/"):
-            if name.endswith(SHARD_SUFFIX) and name not in visible:
-                yield Orphan(SHARD, name, size)
-        elif name not in listed:
-            yield Orphan(KINDS[name.split("/")[0]], name, size)
+    visible, listed = {shard_file(name) for name in row_shards(store)}, NameSet()
+    for part in standing_rows(store, ["row", "output", "sidecar"]):
+        for column in ("output", "sidecar"):
+            listed.add(one for one in part.table.column(column).to_pylist() if one is not None)
+    found = dict(store.sizes(ATTEMPTS))
+    found |= {
+        name: size
+        for name, size in store.sizes(ROWS)
+        if _is_half_written(name) or (name.endswith(SHARD_SUFFIX) and name not in visible)
+    }
+    strays = {name: size for folder in KINDS for name, size in listed.strays(store.sizes(folder))}
+    # What a run that goes on has published since the rows were read is no stray.
+    found |= {name: strays[name] for name in unlisted(store, strays.keys())}
+    for name, size in sorted(found.items()):
+        yield Orphan(_kind_of(name), name, size)
+
+
+def _kind_of(name: str) -> str:
+    if name.startswith(f"{ATTEMPTS}/") or _is_half_written(name):
+        return STAGED
+    folder = name.split("/")[0]
+    return SHARD if folder == ROWS else KINDS[folder]
 
 
 def _is_half_written(name: str) -> bool:

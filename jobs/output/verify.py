@@ -8,7 +8,6 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,7 +34,6 @@ from keystore.intake.folder import INBOX_NAME
 from keystore.intake.shards import SHARD_SUFFIX as KEYS_SUFFIX
 from keystore.verification.published import MISSING, Published
 
-NAMES_AT_ONCE: Final = 4096
 READ_AT_ONCE: Final = 32  # rows whose pictures and sidecars are in memory together
 _COLUMNS: Final = (
     "row", "image_id", "status", "reason", "record_id", "output", "sidecar", "output_sha256", "sidecar_sha256", "permanent",
@@ -251,10 +249,8 @@ class _Verifier:
     def _look_for_unlisted(self, visible: Sequence[str]) -> None:
         found = self._found
         for folder in (IMAGES, SIDECARS):
-            names = (name for name, _ in self._store.sizes(folder))
-            while some := list(islice(names, NAMES_AT_ONCE)):
-                for name in self._listed.lacks(some):
-                    found.add("file", name, "no row lists it; `keyanon reconcile` removes what a killed attempt left")
+            for name, _ in self._listed.strays(self._store.sizes(folder)):
+                found.add("file", name, "no row lists it; `keyanon reconcile` removes what a killed attempt left")
         for file in self._store.children(ROWS, SHARD_SUFFIX):
             if file.removesuffix(SHARD_SUFFIX) not in visible:
                 found.add("shard", f"{ROWS}/{file}", "no segment lists it; `keyanon reconcile` removes it")
