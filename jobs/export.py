@@ -25,7 +25,8 @@ import pyarrow.fs as pafs
 
 from jobs.ahead import ahead
 from jobs.config import AnonymizeConfig
-from jobs.errors import ConfigError, PublishError
+from jobs.errors import ConfigError, MachineError, PublishError
+from jobs.faults import FaultKind, kind_of_reading
 from jobs.names import as_text, is_text, name_problem, suffix_of
 from jobs.output.manifest import Manifest, read_complete
 from jobs.output.reader import OutputError
@@ -132,7 +133,8 @@ def export_tars(
             _begin(target, {"run_id": manifest.run_id, "rows": export.digest, "keep": sorted(keep)})
             return export.write_all()
     except OSError as error:
-        raise PublishError(
+        fault = MachineError if kind_of_reading(error) is FaultKind.MACHINE else PublishError
+        raise fault(
             f"the export into {destination} stopped ({error.strerror or error}); see to the disk, the server and the source, "
             "then run the command again: it goes on"
         ) from error

@@ -1,22 +1,26 @@
 """A run over tar shards, from the shards to recovered pictures and back into shards."""
 
+import errno
 import io
 import json
 import os
 import shutil
 import tarfile
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import IO
 
 import pytest
 
 from jobs.commands.cli import main
-from jobs.errors import ConfigError, PublishError
+from jobs.errors import ConfigError, JobError, MachineError, PublishError
 from jobs.exit_codes import ExitCode
 from jobs.export import MARKER, ExportReport, export_tars
 from jobs.output.reader import OutputError, read_rows
 from jobs.output.verify import verify_output
 from jobs.run.anonymize import run_anonymize
 from jobs.storage import multipart
+from jobs.storage.local import LocalStore
 from jobs.storage.opening import open_store
 from keystore.embedded import Keystore
 from keystore.errors import ErasureError
@@ -88,6 +92,25 @@ def test_pictures_come_back_in_their_places_and_text_beside_them(root: Path, fac
     assert report.left_out == {".npy": 1, "(none)": 1} and report.damaged == [DAMAGED]
     exported = b"".join(path.read_bytes() for path in (root / "tars").rglob("*.tar"))
     assert face_jpeg not in exported and face_png not in exported
+
+
+@pytest.mark.parametrize(("number", "fault"), [(errno.ENOSPC, MachineError), (errno.EACCES, PublishError)])
+def test_an_export_that_met_a_full_disk_goes_on_when_there_is_room(
+    root: Path, monkeypatch: pytest.MonkeyPatch, number: int, fault: type[JobError]
+) -> None:
+    write = LocalStore.writing
+
+    def full(store: LocalStore, name: str) -> AbstractContextManager[IO[bytes]]:
+        if name == DAMAGED:
+            raise OSError(number, "as the system says")
+        return write(store, name)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(LocalStore, "writing", full)
+        with pytest.raises(fault, match=r"as the system says.*goes on"):
+            export(root)
+    export(root)
+    assert members(root / "tars" / "train" / "0.tar") and members(root / "tars" / DAMAGED)
 
 
 def test_more_members_are_kept_when_they_are_asked_for_but_no_source_picture(root: Path) -> None:
