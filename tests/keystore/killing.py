@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Engine, event
 
-from tests.keystore.postgres import copy_keystore, remove_keystore
+from tests.keystore.postgres import copy_keystore, database_name, remove_keystore
 
 MAX_STEPS = 500
 
@@ -18,25 +21,71 @@ MAX_STEPS = 500
 def killed_at_each_step(
     template: Path, work: Path, begin: Callable[[Path], Any], operate: Callable[[Any], object], every: int = 1
 ) -> Iterator[Path]:
-    """Yield, for each statement, commit, sync, rename and removal of `operate`, a copy of `template` that a kill -9 there left.
+    """Yield a copy of `template` in each state that a kill -9 at a statement, commit, sync, rename or removal of `operate` left.
 
     `begin` opens what `operate` works on, and is not counted. The last copy is one whose operation ended. every: of so many steps
-    one, where the same steps are tried one by one elsewhere.
+    of a keystore in PostgreSQL one, where the same steps are tried one by one elsewhere.
+
+    What a kill leaves of files is what lies there at that moment: `operate` runs once, all is copied at each step, and a state
+    that is the one of the step before is not tried again.
     """
+    if database_name(template) is not None:
+        yield from killed_again_and_again(template, work, begin, operate, every)
+        return
+    operated, before = copy_keystore(template, work / "operated"), None
+    killed = in_a_process(operated, lambda step: copy_files(operated, work / f"left-{step}"), begin, operate)
+    assert not killed
+    steps = sum(1 for _ in work.glob("left-*"))
+    assert steps > 5, "the steps are counted"
+    for copy in (*(work / f"left-{step}" for step in range(1, steps + 1)), operated):
+        here = contents(copy)
+        if here != before:
+            yield copy
+        before = here
+        remove_keystore(copy)
+
+
+def copy_files(source: Path, target: Path) -> None:
+    """Copy what somebody writes in; by a process of its own, since closing a file here would end SQLite's locks on it."""
+    subprocess.run(["cp", "-a", source, target], check=True)
+
+
+def contents(directory: Path) -> dict[Path, bytes]:
+    """What lies in a keystore's directory; without SQLite's index of the WAL, which whoever opens it next makes anew."""
+    files = (path for path in directory.rglob("*") if path.is_file() and not path.name.endswith("-shm"))
+    return {path.relative_to(directory): path.read_bytes() for path in files}
+
+
+def killed_again_and_again(
+    template: Path, work: Path, begin: Callable[[Path], Any], operate: Callable[[Any], object], every: int = 1
+) -> Iterator[Path]:
+    """Yield for each step, as `killed_at_each_step` counts them, a copy of `template` whose process was killed there."""
     for step in range(1, MAX_STEPS, every):
-        copy = work / f"killed-{step}"
-        copy_keystore(template, copy)
-        process = os.fork()
-        if process == 0:
-            _operate(copy, step, begin, operate)
-        _, status = os.waitpid(process, 0)
+        copy = copy_keystore(template, work / f"killed-{step}")
+        killed = in_a_process(copy, partial(_kill_at, step), begin, operate)
         yield copy
         remove_keystore(copy)
-        if os.WIFEXITED(status):
-            assert os.WEXITSTATUS(status) == 0, f"the operation failed at step {step} without being killed"
+        if not killed:
             assert step > 5, "the steps are counted"
             return
     raise AssertionError(f"the operation has more than {MAX_STEPS} steps")
+
+
+def _kill_at(last: int, step: int) -> None:
+    if step == last:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def in_a_process(
+    path: Path, reach: Callable[[int], object], begin: Callable[[Path], Any], operate: Callable[[Any], object]
+) -> bool:
+    """Let a process of its own operate on `path` and call `reach` before each step; return whether that killed it."""
+    process = os.fork()
+    if process == 0:
+        _operate(path, reach, begin, operate)
+    _, status = os.waitpid(process, 0)
+    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0, "the operation failed without being killed"
+    return os.WIFSIGNALED(status)
 
 
 def _counted(real: Callable[..., Any], count: Callable[[], None]) -> Callable[..., Any]:
@@ -47,21 +96,20 @@ def _counted(real: Callable[..., Any], count: Callable[[], None]) -> Callable[..
     return counted
 
 
-def _operate(copy: Path, step: int, begin: Callable[[Path], Any], operate: Callable[[Any], object]) -> None:
-    left = step
+def _operate(
+    path: Path, reach: Callable[[int], object], begin: Callable[[Path], Any], operate: Callable[[Any], object]
+) -> None:
+    steps = count(1)
 
-    def count(*_: object) -> None:
-        nonlocal left
-        left -= 1
-        if left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
+    def counted(*_: object) -> None:
+        reach(next(steps))
 
     try:
-        opened = begin(copy)
+        opened = begin(path)
         for name in ("before_cursor_execute", "commit"):
-            event.listen(Engine, name, count)
+            event.listen(Engine, name, counted)
         for owner, name in ((os, "fsync"), (Path, "replace"), (Path, "unlink")):
-            setattr(owner, name, _counted(getattr(owner, name), count))
+            setattr(owner, name, _counted(getattr(owner, name), counted))
         operate(opened)
     except BaseException:  # noqa: BLE001  # a forked process never returns into pytest
         os._exit(1)

@@ -14,7 +14,7 @@ from keystore.moving import move
 from keystore.storage import places, schema
 from keystore.storage.postgresql import PostgresDatabase
 from keystore.verification.verify import verify_audit
-from tests.keystore.killing import killed_at_each_step
+from tests.keystore.killing import killed_again_and_again
 from tests.keystore.postgres import Postgres, copy_keystore, remove_keystore
 
 SUBJECT = "Jane Doe"
@@ -88,7 +88,7 @@ def test_killed_at_any_step_one_of_the_two_is_whole_and_in_force(
     def operate(path: Path) -> None:
         move(path, postgres.uri(target))
 
-    for path in killed_at_each_step(used.path, tmp_path, begin, operate, every=17):
+    for path in killed_again_and_again(used.path, tmp_path, begin, operate, every=17):
         report = verify_audit(path)
         assert report.problems == [] and (report.size, report.root) == (expected.size, expected.root)
         in_force.add((path / places.URI_NAME).exists())

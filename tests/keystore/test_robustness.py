@@ -29,8 +29,8 @@ from keystore.recipient import Expected, Recipient
 from keystore.storage import schema
 from keystore.storage.sqlite import SqliteDatabase
 from keystore.verification.verify import verify_audit
-from tests.keystore.killing import killed_at_each_step
-from tests.keystore.postgres import ON_BOTH
+from tests.keystore.killing import contents, copy_files, in_a_process, killed_at_each_step
+from tests.keystore.postgres import ON_BOTH, copy_keystore
 
 REPOSITORY = Path(keystore_package.__file__).parent.parent
 
@@ -99,6 +99,31 @@ def test_a_release_killed_at_any_step_is_on_record_or_was_not_made(keystore, mak
         report = verify_audit(copy)
         assert report.ok, report.problems
     assert seen == {0, 1}
+
+
+def test_a_kill_leaves_of_files_what_lies_there(keystore, make, tmp_path: Path, clock) -> None:
+    """What `killed_at_each_step` rests on: a copy made at a step is what a process that is killed there leaves."""
+    request_id, recipient = make.approved(keystore, "a.png"), Recipient.generate()
+    keystore.close()
+    killed = 0
+    for last in range(1, 200, 6):
+        left, copied = copy_keystore(keystore.path, tmp_path / f"left-{last}"), tmp_path / f"copied-{last}"
+
+        def kill_at_last(step: int, last: int = last, left: Path = left, copied: Path = copied) -> None:
+            if step == last:
+                copy_files(left, copied)
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        if not in_a_process(
+            left,
+            kill_at_last,
+            lambda path: Keystore.open(path, clock=clock),
+            lambda opened: opened.release(request_id, recipient.public_key, "Alice"),
+        ):
+            break
+        assert contents(copied) == contents(left)
+        killed += 1
+    assert killed > 2
 
 
 def test_a_creation_killed_before_its_transaction_is_completed_later(tmp_path: Path) -> None:
