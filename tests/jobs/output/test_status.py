@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -99,9 +100,12 @@ def test_looking_keeps_no_run_from_beginning(tmp_path: Path) -> None:
     for thread in threads:
         thread.start()
     try:
-        for _ in range(20):
-            with Lease(tmp_path), pytest.raises(LeaseError):
-                Lease(tmp_path).__enter__()
+        for at in range(20):
+            time.sleep(0.005)  # in which they look
+            with Lease(tmp_path):
+                if at == 0:  # who is refused was patient for a second first
+                    with pytest.raises(LeaseError):
+                        Lease(tmp_path).__enter__()
     finally:
         over.set()
         for thread in threads:
