@@ -21,6 +21,7 @@ from .conftest import OPEN_GATE
 
 WORKERS = 3
 PICTURES = 7
+RESTORED = 5  # for real: more than there are workers
 
 
 def test_results_come_in_order_from_threads_that_share_the_cpus() -> None:
@@ -82,10 +83,9 @@ def test_a_gpu_solves_one_picture_at_a_time() -> None:
     assert default_workers(torch.device("cpu")) == usable_cpus()
 
 
-def restore(root: Path, workers: int, *, skip_damaged: bool = False) -> tuple[Path, RecoveryReport]:
-    """A new request for all pictures, approved and used."""
+def restore(root: Path, ids: list[str], workers: int, *, skip_damaged: bool = False) -> tuple[Path, RecoveryReport]:
+    """A new request for these pictures, approved and used."""
     with Keystore.open(root / "keystore") as keystore:
-        ids = [view.image_id for view in keystore.find_records()]
         view = keystore.request("ines", ids, "C-17", "identify", "StPO 98a", timedelta(hours=1))
         for person in ("dora", "carl"):
             keystore.approve(view.request_id, person, view.digest)
@@ -100,13 +100,14 @@ def test_the_same_pictures_come_back_however_many_at_a_time(
 ) -> None:
     (tmp_path / "photos").mkdir()
     with Image.open(grace_hopper) as picture:
-        for at in range(PICTURES):
+        for at in range(RESTORED):
             picture.resize((250 + 10 * at, 300 + 12 * at)).save(tmp_path / f"photos/{at}.png")
     places = {"photos": tmp_path / "photos", "output": tmp_path / "out", "keystore": tmp_path / "keystore"}
     run_anonymize(AnonymizeConfig.load(None, {**places, "gate_threshold": OPEN_GATE, "check_every": 100_000}))
-    one, alone = restore(tmp_path, 1)
-    several, together = restore(tmp_path, WORKERS)
-    assert [picture.status for picture in together.pictures] == ["recovered"] * PICTURES
+    ids = [f"{at}.png" for at in range(RESTORED)]
+    one, alone = restore(tmp_path, ids, 1)
+    several, together = restore(tmp_path, ids, WORKERS)
+    assert [picture.status for picture in together.pictures] == ["recovered"] * RESTORED
     assert [picture.image_id for picture in together.pictures] == sorted(p.image_id for p in alone.pictures)
     for picture in together.pictures:
         assert picture.output is not None
@@ -116,6 +117,6 @@ def test_the_same_pictures_come_back_however_many_at_a_time(
 
     sidecar = tmp_path / "out/sidecars/3.png.keyanon"
     sidecar.write_bytes(sidecar.read_bytes()[:-40])
-    _, damaged = restore(tmp_path, WORKERS, skip_damaged=True)
+    _, damaged = restore(tmp_path, ids[2:], WORKERS, skip_damaged=True)
     failed = {picture.image_id: picture for picture in damaged.pictures if picture.status != "recovered"}
     assert failed.keys() == {"3.png"} and damaged.exit_code is ExitCode.WRONG_KEY_OR_TAMPERED
