@@ -23,11 +23,11 @@ demo: $(READY)
 	$(RUN)/python -m jobs.demo --output out/demo
 
 test: $(READY)
-	$(RUN)/python -m pytest --numprocesses 2 --dist loadgroup $(PYTEST_ARGS)
+	$(RUN)/python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder $(PYTEST_ARGS)
 
 # Property tests and the keystore's machine of random steps with examples that nobody tried yet.
 search: $(READY)
-	$(RUN)/python -m pytest --hypothesis-profile=search --numprocesses 2 --dist loadgroup tests/fuzz tests/keystore tests/keyanon_core $(PYTEST_ARGS)
+	$(RUN)/python -m pytest --hypothesis-profile=search --numprocesses 2 --dist loadgroup --no-loadscope-reorder tests/fuzz tests/keystore tests/keyanon_core $(PYTEST_ARGS)
 
 lint: $(READY)
 	$(RUN)/ruff check .

@@ -4,6 +4,7 @@ processes share the tests.
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -36,14 +37,25 @@ def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Where several processes share the tests (`make test`), each file goes to one of them, and all that start Ray to the same
     one: a second cluster would cost its start, and the memory of what both load.
+
+    These come first, then the files with slow tests, those with many before those with few: of a long one that comes last the
+    other processes would see the end with nothing to do.
     """
     if not config.pluginmanager.has_plugin("xdist"):
         return
     places = {item: item.path.relative_to(config.rootpath).as_posix() for item in items}
     on_ray = {places[item] for item in items if "ray_cluster" in getattr(item, "fixturenames", ())}
+    groups = {place: "ray" if place in on_ray or place.startswith(ALONE) else place for place in places.values()}
     for item, place in places.items():
-        group = "ray" if place in on_ray or place.startswith(ALONE) else place
-        item.add_marker(pytest.mark.xdist_group(group))
+        item.add_marker(pytest.mark.xdist_group(groups[place]))
+    slow = {groups[places[item]] for item in items if item.get_closest_marker("slow")}
+    sizes = Counter(groups[place] for place in places.values())
+
+    def turn(item: pytest.Item) -> tuple[bool, bool, int]:
+        group = groups[places[item]]
+        return group != "ray", group not in slow, -sizes[group]
+
+    items.sort(key=turn)
 
 
 @pytest.fixture(scope="session")
