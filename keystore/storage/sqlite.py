@@ -7,12 +7,15 @@ import sqlite3
 import stat
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from functools import cache
 from pathlib import Path
+from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Connection, Dialect, Engine, create_engine, event
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.util import LRUCache
 
 from keystore.errors import StorageError, TamperedError
 from keystore.storage.database import BUSY_TIMEOUT_MILLISECONDS, REMAKING_OPTION, WRITE_OPTION, Database
@@ -23,6 +26,9 @@ OTHERS = stat.S_IRWXG | stat.S_IRWXO
 CACHE_KIB = 64 * 1024  # of pages, for one connection: a transaction that stores a shard does not spill
 CHECKPOINT_PAGES = 16 * 1024  # of the WAL (64 MiB) before it is folded in: what many shards touch is written once
 FOLD_TIMEOUT_MILLISECONDS = 1_000
+STATEMENTS = 1_000  # compiled ones that a process keeps, for all keystores that it opens
+
+_COMPILED: LRUCache[Any, Any] = LRUCache(STATEMENTS)
 
 # What SQLite says, and what an operator can do about it.
 _REMEDIES = (
@@ -142,11 +148,23 @@ def close_to_others(directory: Path) -> bool:
 def _engine(path: Path, **query: str) -> Engine:
     # `file:` names the path to SQLite's URI parser; the characters that mean something there are escaped.
     quoted = str(path.absolute()).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
-    return create_engine(
+    engine = create_engine(
         URL.create("sqlite+pysqlite", database=f"file:{quoted}", query={**query, "uri": "true"}),
         connect_args={"timeout": BUSY_TIMEOUT_MILLISECONDS / 1000},
         hide_parameters=True,  # else an error quotes names and purposes, and a traceback shows them
+        execution_options={"compiled_cache": _COMPILED},
     )
+    engine.dialect = _dialect()
+    return engine
+
+
+@cache
+def _dialect() -> Dialect:
+    """The dialect of every engine here: statements are kept by it, and a keystore that is opened compiles none anew."""
+    engine = create_engine("sqlite+pysqlite://")
+    engine.connect().close()  # the first connection tells a dialect what its SQLite can do
+    engine.dispose()
+    return engine.dialect
 
 
 def _on_connect(connection: sqlite3.Connection, _record: ConnectionPoolEntry) -> None:
