@@ -1,9 +1,11 @@
 """Where a witness may be asked: over TLS, or on this machine; and never with a password in its name."""
 
+from pathlib import Path
+
 import pytest
 
-from keystore.audit.elsewhere import checked_url
-from keystore.errors import StorageError
+from keystore.audit.elsewhere import ELSEWHERE_NAME, asked_witnesses, checked_url
+from keystore.errors import KeystoreError, StorageError
 
 
 @pytest.mark.parametrize(
@@ -37,3 +39,13 @@ def test_a_witness_that_can_not_be_asked_safely_is_refused(url: str) -> None:
 )
 def test_a_witness_over_tls_or_on_this_machine_is_asked(url: str) -> None:
     assert checked_url(url) == url.rstrip("/")
+
+
+@pytest.mark.parametrize(
+    "content", [b"https://w.example\n", b"\xff\n\n", b"https://w.example\nno key\n", b"ftp://w\nw+1+AA==\n"]
+)
+def test_a_file_of_witnesses_that_names_none_is_no_file_without_witnesses(tmp_path: Path, content: bytes) -> None:
+    assert asked_witnesses(tmp_path) == []
+    (tmp_path / ELSEWHERE_NAME).write_bytes(content)
+    with pytest.raises(KeystoreError):
+        asked_witnesses(tmp_path)
