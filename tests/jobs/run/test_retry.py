@@ -1,6 +1,7 @@
 """Which rows a retry does again, what it may change, and what it refuses. A stand-in for the workers quarantines every row."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from jobs.errors import ConfigError, PublishError
 from jobs.output.manifest import read_existing
 from jobs.run.anonymize import run_anonymize
-from jobs.run.retry import retry_quarantined
+from jobs.run.retry import _retry_config, retry_quarantined
 from jobs.storage.opening import open_store
 from keystore.embedded import Keystore
 from tests.jobs.conftest import MakeConfig
@@ -106,3 +107,21 @@ def test_what_is_no_complete_run_with_its_input_and_keystore_is_refused(
     with pytest.raises(Stopped):
         run_anonymize(make_config(output=tmp_path / "half"))
     refused("not complete", lambda: retry_quarantined(tmp_path / "half"))
+
+
+def test_another_inbox_or_keystore_takes_the_place_of_all_that_said_where_the_first_was(
+    output: Path, make_config: MakeConfig, tmp_path: Path
+) -> None:
+    manifest = read_existing(open_store(output))
+    assert manifest is not None
+    outside = {"ingest_key": tmp_path / "key", "inbox": "https://keys.example", "token_file": tmp_path / "token"}
+    of_service = replace(manifest, config={**make_config(keystore=None, **outside).to_json(), "limit": 1})
+    moved = _retry_config(of_service, output, {"inbox": "s3://bucket/inbox"})
+    assert (moved.inbox, moved.token_file, moved.ingest_key) == ("s3://bucket/inbox", None, tmp_path / "key")
+    assert moved.limit is None, "a retry does all rows that wait for it"
+    same = _retry_config(of_service, output, {"max_attempts": 3})
+    assert (str(same.inbox), same.token_file) == ("https://keys.example", tmp_path / "token")
+    own = _retry_config(of_service, output, {"keystore": tmp_path / "ks"})
+    assert (own.keystore, own.inbox, own.ingest_key, own.token_file) == (tmp_path / "ks", None, None, None)
+    other = _retry_config(manifest, output, {"inbox": tmp_path, "ingest_key": tmp_path / "key"})
+    assert (other.keystore, other.kek, other.inbox) == (None, None, tmp_path)
