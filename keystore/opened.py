@@ -22,8 +22,7 @@ from keystore.decisions.requests import RequestDesk
 from keystore.decisions.tokens import Tokens
 from keystore.errors import AuditError, ErasureError, StorageError
 from keystore.ingest_opening import IngestOpening
-from keystore.intake.folder import INBOX_NAME
-from keystore.intake.inbox import holds_shards
+from keystore.intake.folder import INBOX_NAME, holds_shards
 from keystore.kek.provider import KeyEncryptionKey, create_kek
 from keystore.ledger import Ledger
 from keystore.storage.database import Database

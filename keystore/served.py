@@ -11,8 +11,9 @@ from keystore.audit.checkpoint import Checkpoint, open_checkpoint
 from keystore.audit.log import latest_note
 from keystore.audit.tree import prove_consistency, prove_inclusion
 from keystore.decisions import reading, replies
+from keystore.decisions.api_token import Role, TokenView
 from keystore.decisions.bindings import BindingView, Identity, binding_views
-from keystore.decisions.tokens import Caller, Role, TokenView, token_views
+from keystore.decisions.tokens import Caller, token_views
 from keystore.embedded import Keystore
 from keystore.errors import BindingError
 from keystore.intake import runs

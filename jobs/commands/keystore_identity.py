@@ -39,8 +39,8 @@ def bind(
 
     The pair of URL and SUBJECT is not kept, only a keyed hash of it.
     """
+    from keystore.decisions.api_token import Role
     from keystore.decisions.bindings import Identity
-    from keystore.decisions.tokens import Role
     from keystore.served import ServedKeystore
 
     try:

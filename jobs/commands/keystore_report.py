@@ -13,7 +13,7 @@ from jobs.commands.options import Json, KekUri, KeystorePath, Verbose, kept_text
 from jobs.commands.printing import facts, table
 
 if TYPE_CHECKING:
-    from keystore.reporting.processing import Controller
+    from keystore.reporting.controller import Controller
     from keystore.reporting.report import OfficerReport
 
 COMMITMENT_DIGITS = 12  # of a person's, in a table on the terminal
@@ -151,7 +151,7 @@ def _controller(about: Path | None) -> "Controller":
     import yaml
     from pydantic import ValidationError
 
-    from keystore.reporting.processing import Controller
+    from keystore.reporting.controller import Controller
 
     if about is None:
         return Controller()

@@ -143,7 +143,7 @@ def issue(
 
     A recovery token takes keys for the requests of its person; a requester's token can not.
     """
-    from keystore.decisions.tokens import Role
+    from keystore.decisions.api_token import Role
     from keystore.served import ServedKeystore
     from keystore.service.token_file import TokenFile
 

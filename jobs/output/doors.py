@@ -7,7 +7,7 @@ from jobs.errors import ConfigError
 from jobs.output.inboxes import open_inbox
 from jobs.output.keys import OutsideKeystore, alive
 from jobs.storage.place import Place
-from keystore.decisions.tokens import Role
+from keystore.decisions.api_token import Role
 from keystore.door import IngestDoor
 from keystore.errors import StorageError
 from keystore.intake.ingest_key import IngestKey

@@ -15,8 +15,7 @@ from jobs.storage.json_files import to_json
 from jobs.storage.opening import open_store
 from jobs.storage.place import Place, as_place, is_service
 from keystore.errors import ErasureError
-from keystore.intake.folder import FolderInbox, InboxPlace
-from keystore.intake.inbox import holds_shards
+from keystore.intake.folder import FolderInbox, InboxPlace, holds_shards
 from keystore.intake.shards import SHARD_SUFFIX
 from keystore.service.inbox_client import ServiceInbox
 from keystore.storage import durable

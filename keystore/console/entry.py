@@ -14,7 +14,8 @@ from keystore.console.gate import COOKIE, Form, Gate, checked_origin, sign_in_fo
 from keystore.console.pages import PAGES, PROVIDER_ANSWER, ROLES, ROOT
 from keystore.console.rendering import page
 from keystore.console.sessions import LIFE_SECONDS
-from keystore.decisions.tokens import Role, token_id_of
+from keystore.decisions.api_token import Role
+from keystore.decisions.tokens import token_id_of
 from keystore.service.guard import MINUTE, CallError, nothing_here
 
 if TYPE_CHECKING:

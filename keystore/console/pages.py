@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from keystore.decisions.tokens import Role
+from keystore.decisions.api_token import Role
 from keystore.service.endpoints import ENDPOINTS, SMALL_BODY_BYTES, Endpoint, Reach
 
 ROOT = "/console"

@@ -15,8 +15,8 @@ from starlette.responses import Response
 from keystore.audit.checkpoint import open_checkpoint
 from keystore.console.gate import COOKIE, Visit
 from keystore.console.passkey import challenges, own_key, signed_of
+from keystore.decisions.api_token import Role
 from keystore.decisions.lifecycle import State
-from keystore.decisions.tokens import Role
 from keystore.errors import KeystoreError
 from keystore.reporting.writing import as_files
 from keystore.service import calls

@@ -23,8 +23,9 @@ from sqlalchemy import Connection, Row, select
 
 from keystore.audit.log import LogWriter
 from keystore.crypto.canonical import canonical_json, parse_timestamp, sha256_hex, timestamp
+from keystore.decisions.api_token import Role
 from keystore.decisions.people import ERASED_NAME, names
-from keystore.decisions.tokens import MAX_DATASET_CHARACTERS, Role, Tokens
+from keystore.decisions.tokens import MAX_DATASET_CHARACTERS, Tokens
 from keystore.decisions.views import View
 from keystore.errors import BindingError
 from keystore.storage import schema

@@ -3,20 +3,16 @@
 A token is 256 random bits; the keystore keeps their digest only. It stands for a person on file, so that whoever holds an
 approver's token and a requester's is one person to the rules. Issuing and revoking are entries of the log, and every row has a
 keyed tag, so that who can write into the database, and no more, makes no token and brings none back to life.
-
-    token = "kat1_" || id (16 hexadecimal digits) || "_" || secret (64 hexadecimal digits)
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
-import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from enum import StrEnum
 from typing import Any
 
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -25,8 +21,8 @@ from sqlalchemy import Connection, Row, select
 
 from keystore.audit.log import LogWriter
 from keystore.crypto.canonical import canonical_json, parse_timestamp, sha256_hex, timestamp
+from keystore.decisions.api_token import TOKEN, Role, TokenView
 from keystore.decisions.people import ERASED_NAME, names
-from keystore.decisions.views import View
 from keystore.errors import TokenError
 from keystore.storage import schema
 
@@ -34,21 +30,9 @@ ID_BYTES = 8
 SECRET_BYTES = 32
 MAX_LIFETIME = timedelta(days=366)
 MAX_DATASET_CHARACTERS = 1000
-TOKEN = re.compile(r"kat1_([0-9a-f]{16})_([0-9a-f]{64})")
 _INFO = b"keyanon tokens v1"
 _SECRET_LABEL = b"keyanon token v1\n"
 _TAG_BYTES = 32
-
-
-class Role(StrEnum):
-    """What a token lets its holder do; each may do one thing only (service.endpoints)."""
-
-    INGEST = "ingest"
-    REQUESTER = "requester"
-    APPROVER = "approver"
-    RECOVERY = "recovery"
-    AUDITOR = "auditor"
-    OPERATOR = "operator"
 
 
 @dataclass(frozen=True)
@@ -63,18 +47,6 @@ class Caller:
     def may_touch(self, dataset: str) -> bool:
         """Return whether the token is good for a data set."""
         return self.dataset is None or self.dataset == dataset
-
-
-class TokenView(View):
-    """A token as its operator sees it: never the secret."""
-
-    token_id: str
-    person: str
-    role: Role
-    dataset: str | None
-    created_at: datetime
-    expires_at: datetime
-    revoked_at: datetime | None
 
 
 class Tokens:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from keystore.errors import InvalidRecordError, StorageError
+from keystore.intake.shards import SHARD_SUFFIX
 from keystore.storage import durable
 
 INBOX_NAME = "inbox"
@@ -102,3 +103,9 @@ class FolderInbox:
 
     def __repr__(self) -> str:
         return f"FolderInbox({str(self.root)!r})"
+
+
+def holds_shards(keystore_path: Path) -> bool:
+    """Return whether a shard of any run lies in a keystore's inbox, or in a spool: on its way from a bucket."""
+    places = (f"{INBOX_NAME}/*/*{SHARD_SUFFIX}", f"{SPOOLS}/*/*/*{SHARD_SUFFIX}")
+    return any(any(keystore_path.glob(place)) for place in places)

@@ -14,7 +14,7 @@ from keystore.audit.signers import IngestSigner
 from keystore.crypto.canonical import sha256_hex
 from keystore.crypto.hybrid import HybridPrivateKey
 from keystore.errors import HiddenRecordError, StorageError, TamperedError
-from keystore.intake.folder import INBOX_NAME, SPOOLS, FolderInbox
+from keystore.intake.folder import FolderInbox
 from keystore.intake.ingest import ShardIntake, ShardOutcome
 from keystore.intake.receipts import write_receipt
 from keystore.intake.report import IngestReport, RejectedRecord
@@ -134,12 +134,6 @@ class Inbox:
                     f"restored, run them again"
                 )
             return int(records)
-
-
-def holds_shards(keystore_path: Path) -> bool:
-    """Return whether a shard of any run lies in a keystore's inbox, or in a spool: on its way from a bucket."""
-    places = (f"{INBOX_NAME}/*/*{SHARD_SUFFIX}", f"{SPOOLS}/*/*/*{SHARD_SUFFIX}")
-    return any(any(keystore_path.glob(place)) for place in places)
 
 
 def _is_readable(path: Path) -> bool:

@@ -7,31 +7,15 @@ from sqlalchemy import Connection, func, select
 
 from keystore.decisions import stored_policy
 from keystore.decisions.policy import Policy
+from keystore.reporting.controller import Controller
 from keystore.storage import schema
 
-MAX_WORDS_CHARACTERS = 10_000
-UNSAID = "not said; see --about"
 MEASURES = (
     "Art. 4(5): pictures are pseudonymised; what restores them is kept apart from them, in this keystore",
     "Art. 32: each key record is in AES-256-GCM under a key of its subject or image, that under an epoch key, that under the KEK",
     "Art. 32: keys leave by an approved, one-shot, time-boxed grant only, sealed to one recipient, with an entry in a signed log",
     "Art. 17: erasure destroys the keys of a subject; a receipt can be verified without the keystore",
 )
-
-
-class Controller(BaseModel):
-    """What the controller says of the processing; what is left out is shown as not said."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", str_max_length=MAX_WORDS_CHARACTERS)
-
-    controller: str = UNSAID
-    contact: str = UNSAID
-    protection_officer: str = UNSAID
-    purposes: str = UNSAID
-    data_subjects: str = UNSAID
-    recipients: str = UNSAID
-    transfers: str = UNSAID
-    erasure_after: str = UNSAID
 
 
 class DatasetLine(BaseModel):

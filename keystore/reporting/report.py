@@ -21,7 +21,8 @@ from keystore.crypto.canonical import timestamp
 from keystore.decisions.content import images_of, request_digest
 from keystore.decisions.people import ERASED_NAME, names
 from keystore.errors import AuditError
-from keystore.reporting.processing import Controller, Processing, processing_of
+from keystore.reporting.controller import Controller
+from keystore.reporting.processing import Processing, processing_of
 from keystore.storage import schema
 from keystore.storage.places import reading
 from keystore.vault.erasure import erasure_digest

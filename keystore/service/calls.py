@@ -17,7 +17,8 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.concurrency import run_in_threadpool
 
 from keystore.crypto.canonical import utc_now
-from keystore.decisions.tokens import Caller, Role
+from keystore.decisions.api_token import Role
+from keystore.decisions.tokens import Caller
 from keystore.errors import AuditError
 from keystore.reporting.report import OfficerReport, officer_report
 from keystore.service import inbox as inbox_calls

@@ -13,9 +13,9 @@ from datetime import timedelta
 from typing import Self
 from urllib.parse import quote
 
+from keystore.decisions.api_token import Role
 from keystore.decisions.signatures import OwnSignature, chosen
-from keystore.decisions.tokens import Role
-from keystore.reporting.processing import Controller
+from keystore.reporting.controller import Controller
 from keystore.reporting.report import OfficerReport
 from keystore.service.connection import Connection, ServiceUnavailable
 from keystore.service.messages import Compared, Comparing, Filing, Me, Reporting, RequestList, SeenRequest

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from keystore.decisions.tokens import Role
+from keystore.decisions.api_token import Role
 
 SMALL_BODY_BYTES = 64 * 1024
 MAX_SHARD_BODY_BYTES = 64 * 1024 * 1024  # held in memory while it is checked

@@ -7,13 +7,13 @@ from typing import Annotated
 
 from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, StringConstraints
 
+from keystore.decisions.api_token import Role, TokenView
 from keystore.decisions.passkeys import Assertion
 from keystore.decisions.policy import MAX_LIFETIME_CEILING_SECONDS, MAX_TEXT_CHARACTERS, MIN_GRANT_SECONDS
 from keystore.decisions.signatures import OwnSignature
-from keystore.decisions.tokens import Role, TokenView
 from keystore.decisions.views import RequestView, View
 from keystore.intake.records import Sha256Hex
-from keystore.reporting.processing import Controller
+from keystore.reporting.controller import Controller
 
 MAX_CHECKPOINTS = 16  # that one report is held against
 MAX_IMAGES = 1000  # named in one request; the policy allows fewer

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Self
 
 from keystore.audit.checkpoint import parse_verifier_key
-from keystore.decisions.tokens import TOKEN
+from keystore.decisions.api_token import TOKEN
 from keystore.errors import AuditError, StorageError
 from keystore.storage import durable
 

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from keystore.decisions.tokens import Role
+from keystore.decisions.api_token import Role
 from keystore.served import ServedKeystore
 from keystore.service.client import ServiceClient
 from keystore.service.token_file import TokenFile

@@ -24,8 +24,8 @@ from urllib.parse import urlencode
 from starlette.responses import Response
 
 from keystore.crypto.canonical import utc_now
+from keystore.decisions.api_token import Role
 from keystore.decisions.bindings import BindingView
-from keystore.decisions.tokens import Role
 from keystore.served import ServedKeystore
 from keystore.service.limits import Rates
 from keystore.service.observing import log_line

@@ -14,7 +14,7 @@ import pytest
 from keystore.console.gate import COOKIE, checked_origin
 from keystore.console.pages import PAGES, ROLES
 from keystore.console.sessions import IDLE_SECONDS, LIFE_SECONDS, MAX_OF_A_TOKEN, Sessions
-from keystore.decisions.tokens import Role
+from keystore.decisions.api_token import Role
 from keystore.errors import ApprovalError, StorageError
 from keystore.reporting.report import OfficerReport
 from keystore.served import ServedKeystore

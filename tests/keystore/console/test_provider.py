@@ -11,8 +11,8 @@ import httpx2
 import pytest
 
 from keystore.console.gate import COOKIE
+from keystore.decisions.api_token import Role
 from keystore.decisions.bindings import Identity
-from keystore.decisions.tokens import Role
 from keystore.served import ServedKeystore
 from tests.keystore.console.conftest import ServedConsole
 from tests.keystore.console.driving import Tab

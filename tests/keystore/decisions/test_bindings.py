@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from keystore.decisions.api_token import Role
 from keystore.decisions.bindings import Identity
-from keystore.decisions.tokens import Role
 from keystore.errors import ApprovalError, AuditError, BindingError
 from keystore.served import ServedKeystore
 from keystore.storage import schema

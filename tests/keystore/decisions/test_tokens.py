@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from keystore.decisions.tokens import MAX_DATASET_CHARACTERS, Role
+from keystore.decisions.api_token import Role
+from keystore.decisions.tokens import MAX_DATASET_CHARACTERS
 from keystore.errors import AuditError, TokenError
 from keystore.served import ServedKeystore
 from keystore.storage import schema

@@ -14,7 +14,7 @@ import pytest
 
 from keystore.embedded import Keystore
 from keystore.errors import AuditError, GrantError, StorageError
-from keystore.reporting.processing import UNSAID, Controller
+from keystore.reporting.controller import UNSAID, Controller
 from keystore.reporting.report import OfficerReport, officer_report
 from keystore.reporting.writing import as_csv, as_html, guarded, write_report
 from tests.keystore.postgres import ON_BOTH, copy_keystore

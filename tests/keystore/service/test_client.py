@@ -13,8 +13,8 @@ import pytest
 
 from keystore.approver_key import ApproverKey
 from keystore.crypto.canonical import utc_now
+from keystore.decisions.api_token import Role
 from keystore.decisions.policy import Policy
-from keystore.decisions.tokens import Role
 from keystore.errors import ApprovalError, GrantError, KeystoreError, PolicyError, RequestNotFound, StorageError
 from keystore.recipient import Expected, Recipient
 from keystore.served import ServedKeystore

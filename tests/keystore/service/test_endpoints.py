@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from keystore.decisions.tokens import Role
+from keystore.decisions.api_token import Role
 from keystore.intake.sealing import seal_record
 from keystore.intake.shards import shard_bytes
 from keystore.recipient import Expected, Recipient

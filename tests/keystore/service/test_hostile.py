@@ -12,7 +12,7 @@ from datetime import timedelta
 
 import pytest
 
-from keystore.decisions.tokens import Role
+from keystore.decisions.api_token import Role
 from keystore.intake.sealing import seal_record
 from keystore.intake.shards import shard_bytes
 from keystore.served import ServedKeystore

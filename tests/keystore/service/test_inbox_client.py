@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from keystore.decisions.tokens import Role
+from keystore.decisions.api_token import Role
 from keystore.errors import ApprovalError, InvalidRecordError, RequestNotFound, StorageError
 from keystore.ingest_opening import IngestOpening
 from keystore.intake.receipts import MAX_RECEIPT_BYTES, parse_receipt

@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from keystore.decisions.tokens import Role
+from keystore.decisions.api_token import Role
 from keystore.recipient import Expected, Recipient
 from keystore.served import ServedKeystore
 from keystore.service.calls import REPLY_LIFETIME

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from keystore.decisions.tokens import Role
+from keystore.decisions.api_token import Role
 from tests.keystore.serving import Served
 
 from .provider import running

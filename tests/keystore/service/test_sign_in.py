@@ -21,8 +21,8 @@ import uvicorn
 from fastapi.responses import JSONResponse, RedirectResponse, Response
 
 from keystore.crypto.canonical import utc_now
+from keystore.decisions.api_token import Role
 from keystore.decisions.bindings import Identity
-from keystore.decisions.tokens import Role
 from keystore.errors import ApprovalError, StorageError
 from keystore.served import ServedKeystore
 from keystore.service.app import create_app

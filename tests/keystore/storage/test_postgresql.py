@@ -13,8 +13,8 @@ import pytest
 from sqlalchemy import text
 
 from keystore.auditor import Auditor
+from keystore.decisions.api_token import Role
 from keystore.decisions.bindings import Identity
-from keystore.decisions.tokens import Role
 from keystore.embedded import Keystore
 from keystore.errors import AuditError, GrantError, StorageError
 from keystore.ingest_opening import IngestOpening
