@@ -10,14 +10,19 @@ of n x n bilinear samples spread over its area. Blocks lie on the picture's own 
 Coordinates: the centre of pixel (row i, column j) is (x, y) = (j, i), in picture and crop alike.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from scipy import sparse
 
 from keyanon_core.faces.alignment import Affine, invert, reduction
 from keyanon_core.faces.masks import PictureMask
+
+if TYPE_CHECKING:
+    from scipy import sparse
 
 MIN_BLOCK_REDUCTION = 1.5  # blocks are averaged only as long as at least this reduction is left to the samples
 
@@ -114,6 +119,8 @@ class CropKernel:
 
     def matrix(self, mask: PictureMask) -> tuple[sparse.csr_array, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """`warp` of the mask's n pixels under the crop: their weights (S * S, n) float64, and their rows and columns."""
+        from scipy import sparse  # half a second of a process, which most do without
+
         k, n, (x0, y0, x1, y1) = self._k, self._index.shape[2], self._window
         cells = self.side * self.side
         index, weight = (part.transpose(1, 3, 0, 2, 4).reshape(cells, -1) for part in (self._index, self._weight))

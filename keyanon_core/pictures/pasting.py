@@ -11,7 +11,6 @@ from keyanon_core.faces.blending import feather
 from keyanon_core.faces.drawing import paste
 from keyanon_core.faces.masks import PictureMask
 from keyanon_core.pictures.opened import FaceAtWork
-from keyanon_core.pictures.read_back import paste_readable
 
 RIM_REACH = 2  # cells around a void one that it takes its colour from
 RIM = 2.0  # crop px of a face's rim that are blended with its surroundings
@@ -26,6 +25,8 @@ def paste_face(face: FaceAtWork, decoded: npt.NDArray[np.float64], *, exactly: b
     picture = face.picture
     crop = with_rim((decoded.transpose(1, 2, 0) + 1.0) * 127.5, face.crop.rim)
     if exactly:
+        from keyanon_core.pictures.read_back import paste_readable  # and with it scipy, which most runs do without
+
         paste_readable(picture.result, crop, face.affine, face.mask, face.crop.mask)
         return
     paste(picture.result, crop, face.affine, face.mask, back_projections=0)
