@@ -35,7 +35,7 @@ from jobs.run.anonymize_stage import AnonymizeFaces, Compute, SealingTarget
 from jobs.run.cluster import await_gpus, cause_of, machines, ray_cluster
 from jobs.run.detect_stage import DetectFaces, FaceModelChoice
 from jobs.run.measures import Measures
-from jobs.run.placement import Placement, detectors, reserved_cpus
+from jobs.run.placement import Placement, detectors, loading_at_once, reserved_cpus
 from jobs.run.progress import Monitor, Phase, ProgressCallback, RunState, Watch
 from jobs.run.report import RunReport
 from jobs.run.task_sizes import TaskSizes
@@ -208,12 +208,15 @@ def _compute(attempt: Attempt, progress: ProgressCallback | None) -> Measures:
     """Run the Ray Data pipeline over the unfinished rows. Returns what was counted."""
     config, source = attempt.config, attempt.source
     with ray_cluster(reserved_cpus(config, usable_cpus()), config.object_store_bytes):
-        placement = Placement.of(config, machines())
+        there = machines()
+        placement = Placement.of(config, there)
         left_alone = attempt.left_alone
         sizes, left = TaskSizes.of(config, source, placement.actors), source.total - len(left_alone)
         workers = sizes.workers_for(left)
         await_gpus(workers * placement.gpus)
-        monitor = Monitor(attempt.manifest.run_id, left)
+        # Parquet is read in blocks of one size, and joined to tasks afterwards.
+        begins_small = source.kind != "parquet" and sizes.begins_small(left)
+        monitor = Monitor(attempt.manifest.run_id, left, loading_at_once(there) if begins_small else None)
         keys, run_id, sealing, inbox, keyed = attempt.keys, attempt.manifest.run_id, None, None, None
         if keys is not None:
             sealing = SealingTarget(run_id, config.dataset, keys.key.public_key)
@@ -223,8 +226,7 @@ def _compute(attempt: Attempt, progress: ProgressCallback | None) -> Measures:
         done = RowSet(attempt.rows.of_positions(left_alone.numbers()))
         publisher = Publisher(attempt.layout, attempt.lease, done, monitor.report_published, rate.admit, keyed)
         stages = partial(_stages, attempt, monitor, sealing, placement, workers, sizes.next(left))
-        # Parquet is read in blocks of one size, and joined to tasks afterwards.
-        size = sizes.next if source.kind == "parquet" else sizes.beginning_with(left)
+        size = sizes.beginning_with(left) if begins_small else sizes.next
         segments = segments_of(source.units(left_alone, size, attempt.rows.numbers), SEGMENT_ROWS)
         try:
             with Watch(monitor, progress, attempt.total, len(attempt.rows.done)), publisher:

@@ -103,12 +103,6 @@ class AnonymizeFaces:
 
         Raises PriorError, DeviceError, FaceModelError, ValueError, MachineError.
         """
-        import torch
-
-        from keyanon_core.pictures.anonymizer import PictureAnonymizer
-        from keyanon_core.priors import load_prior
-
-        torch.set_num_threads(compute.threads)
         self.monitor = monitor
         self.hands = RowsInHand[dict[str, Any], dict[str, Any]](
             ANONYMIZING_STAGE,
@@ -117,6 +111,14 @@ class AnonymizeFaces:
             quarantine=_quarantined,
             is_witness=lambda published: published[STATUS] == "anonymized",
         )
+        self.hands.await_turn()
+
+        import torch
+
+        from keyanon_core.pictures.anonymizer import PictureAnonymizer
+        from keyanon_core.priors import load_prior
+
+        torch.set_num_threads(compute.threads)
         with self.hands.reporting_faults():
             loaded = load_prior(prior, compute.device, compute.precision)
             if expected_prior not in (None, loaded.digest):

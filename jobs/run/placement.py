@@ -25,6 +25,7 @@ ACTORS_OF_A_DETECTOR: Final = 4
 it takes them, a large picture with small faces a third."""
 
 READING_CPUS: Final = 1  # logical CPUs that actors must leave, so that reading and publishing find one
+FIRST_CPUS: Final = 1  # really there ones that loading actors leave to all else that the first pictures need
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,12 @@ def detectors(config: AnonymizeConfig, actors: int, cpus: float | None = None) -
         return config.detector_actors or wanted
     room = _times(cpus - READING_CPUS, config.cpus_per_actor) - actors
     return config.detector_actors or int(max(min(wanted, room), 1))
+
+
+def loading_at_once(machines: Sequence[Machine]) -> int:
+    """Anonymizing actors that may load before anything is visible. An actor for each CPU would load at the cost of those that
+    read, find, write, and of one another: so the first pictures wait, and nothing ends sooner."""
+    return max(int(sum(one.usable_cpus for one in machines)) - FIRST_CPUS, 1)
 
 
 def _device(config: AnonymizeConfig, machines: Sequence[Machine]) -> tuple[str, float]:

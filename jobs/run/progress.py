@@ -23,6 +23,7 @@ from jobs.run.process_deaths import Fault, Plan, StageRecord
 from keyanon_core.errors import KeyanonError
 
 POLL_SECONDS: Final = 0.5
+TURN_SECONDS: Final = 60.0  # after which a process loads, whatever became of those that began before it
 ANONYMIZING_STAGE: Final = "anonymize"
 
 
@@ -89,8 +90,9 @@ ProgressCallback = Callable[[RunState], None]
 class _Counter:
     """The actor behind `Monitor`."""
 
-    def __init__(self, run_id: str, wanted: int) -> None:
+    def __init__(self, run_id: str, wanted: int, loading: int | None) -> None:
         self._measures = Measures(run_id, wanted)
+        self._loading, self._began = loading, list[str]()
         self._facts: list[dict[str, Any]] = []
         self._failures: list[KeyanonError] = []
         self._stages: defaultdict[str, StageRecord] = defaultdict(StageRecord)
@@ -124,6 +126,12 @@ class _Counter:
         self._stages[stage].started(process)
         return self._stages[stage].exhausted()
 
+    def may_load(self, process: str) -> bool:
+        if process not in self._began:
+            self._began.append(process)
+        first = self._loading is None or self._began.index(process) < self._loading
+        return first or self._measures.statuses.total() > 0
+
     def plan(self, stage: str, rows: list[int]) -> Plan:
         return self._stages[stage].plan(rows)
 
@@ -137,11 +145,12 @@ class _Counter:
 class Monitor:
     """Handle of a run's counter; travels to the workers."""
 
-    def __init__(self, run_id: str = "", wanted: int = 0) -> None:
-        """run_id: what the metrics of the run are told apart by; "" makes none. wanted: rows that are to be done."""
+    def __init__(self, run_id: str = "", wanted: int = 0, loading: int | None = None) -> None:
+        """run_id: what the metrics of the run are told apart by; "" makes none. wanted: rows that are to be done. loading: so
+        many anonymizing processes load before a row is visible; None: all."""
         # Beside the driver: an actor of no resources lands anywhere, and a run would end with that machine.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-        self._actor = ray.remote(num_cpus=0, scheduling_strategy=here)(_Counter).remote(run_id, wanted)
+        self._actor = ray.remote(num_cpus=0, scheduling_strategy=here)(_Counter).remote(run_id, wanted, loading)
 
     def report_published(self, statuses: Mapping[str, int], faces: int) -> None:
         """From the publisher: rows that have just become visible, by status."""
@@ -194,6 +203,12 @@ class Monitor:
                 f"stage {stage}: {exhausted}; no picture is to blame: see to memory, disk, device and drivers of the "
                 "machines, then run the same command again: it goes on where it stopped"
             )
+
+    def await_turn(self, process: str) -> None:
+        """From an anonymizing process: returns when it may load."""
+        deadline = time.monotonic() + TURN_SECONDS
+        while not ray.get(self._actor.may_load.remote(process)) and time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS)
 
     def plan(self, stage: str, rows: Sequence[int]) -> Plan:
         """From a worker: how to work through the rows of a block, after what happened to processes that had them."""

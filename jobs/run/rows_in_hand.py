@@ -61,6 +61,12 @@ class RowsInHand(Generic[Row, Result]):
             monitor.process_started(stage, self._process)
         self._idle_since = time.monotonic()
 
+    def await_turn(self) -> None:
+        """Before the process loads: return when those that began before it have had their start. See `Monitor.await_turn`."""
+        with self.reporting_faults():
+            self._monitor.await_turn(self._process)
+        self._idle_since = time.monotonic()
+
     @contextlib.contextmanager
     def reporting_faults(self) -> Iterator[None]:
         """Around all that the process does: of an error that ends a run, Ray hands on little more than the text.

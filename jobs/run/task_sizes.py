@@ -39,9 +39,13 @@ class TaskSizes:
         """Workers that get a task when `left` pictures are to be done: the others would load a prior for nothing."""
         return min(self.workers, -(-left // self.smallest))
 
+    def begins_small(self, whole: int) -> bool:
+        """True when each worker has more than one task of the `whole` pictures, so that its first one is small."""
+        return whole > self.smallest * self.workers
+
     def beginning_with(self, whole: int) -> UnitSize:
         """Sizes of the tasks of a run that has `whole` pictures to do, asked for in turn."""
-        if whole <= self.smallest * self.workers:
+        if not self.begins_small(whole):
             return self.next
         first = min(FIRST_PICTURES, self.smallest)
         small = whole - first * self.workers

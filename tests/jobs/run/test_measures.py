@@ -2,6 +2,7 @@
 
 import pytest
 
+from jobs.run import progress
 from jobs.run.measures import Measures
 from jobs.run.progress import ANONYMIZING_STAGE, Monitor, Phase, RunState
 
@@ -26,3 +27,18 @@ def test_nothing_is_claimed_before_anything_was_done() -> None:
     state = RunState.of(Measures(), total=5, finished=0, seconds=0.0, phase=Phase.STARTING)
     assert (state.seconds_left, state.waiting_share, state.images_per_second) == (None, None, 0.0)
     assert RunState().seconds_left is None
+
+
+def test_only_so_many_processes_load_before_a_row_is_visible() -> None:
+    counter = progress._Counter("", 0, loading=1)
+    assert [counter.may_load(process) for process in ("first", "second", "first")] == [True, False, True]
+    counter.published({"quarantined": 1}, 0)
+    assert counter.may_load("second")
+    assert progress._Counter("", 0, loading=None).may_load("any")
+
+
+def test_a_process_does_not_wait_for_ever_to_load(ray_cluster: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "TURN_SECONDS", 0.0)
+    monitor = Monitor(loading=1)
+    for process in ("one that dies", "the next"):
+        monitor.await_turn(process)

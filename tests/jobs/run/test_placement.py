@@ -10,7 +10,7 @@ import pytest
 
 from jobs.config import AnonymizeConfig
 from jobs.errors import ConfigError
-from jobs.run.placement import MAX_ACTORS_OF_A_MACHINE, Machine, Placement, detectors, reserved_cpus
+from jobs.run.placement import MAX_ACTORS_OF_A_MACHINE, Machine, Placement, detectors, loading_at_once, reserved_cpus
 
 PLACES = {"photos": "p", "output": "o", "keystore": "k"}
 LAPTOP = [Machine(cpus=4, gpus=0, usable_cpus=2)]
@@ -27,6 +27,12 @@ def test_without_a_gpu_each_cpu_that_is_really_there_gets_an_actor_up_to_a_limit
     assert placed(LAPTOP) == Placement(device="cpu", actors=2, threads=1, cpus=0, gpus=0)
     assert placed(MIXED, device="cpu").actors == 3 * MAX_ACTORS_OF_A_MACHINE
     assert placed([Machine(1, 0, 0.5)]).actors == 1
+
+
+def test_loading_actors_leave_a_cpu_to_all_else_that_the_first_pictures_need() -> None:
+    assert loading_at_once(LAPTOP) == 1
+    assert loading_at_once([Machine(1, 0, 0.5)]) == 1
+    assert loading_at_once(MIXED) == 16 + 16 + 64 - 1
 
 
 def test_each_gpu_of_the_cluster_gets_an_actor_that_reserves_it() -> None:

@@ -218,7 +218,10 @@ def test_a_record_says_truly_what_the_denoiser_multiplied_in() -> None:
 
 
 def test_the_driver_does_not_load_what_only_actors_need() -> None:
-    script = "import sys, jobs.run.anonymize; assert not {'torch', 'diffusers'} & set(sys.modules)"
+    script = (
+        "import sys, jobs.run.anonymize, jobs.output.sink\n"
+        "assert not {'torch', 'diffusers', 'sqlalchemy'} & set(sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
 
 

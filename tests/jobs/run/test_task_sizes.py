@@ -49,13 +49,13 @@ def begin(pictures: int) -> list[int]:
 def test_each_workers_first_task_is_small_and_the_others_are_as_ever(pictures: int) -> None:
     tasks = begin(pictures)
     assert sum(tasks) == pictures and all(tasks)
-    assert tasks[:2] == [FIRST_PICTURES] * 2
+    assert tasks[:2] == [FIRST_PICTURES] * 2 and SIZES.begins_small(pictures)
     assert tasks[2:] == split(SIZES, pictures - 2 * FIRST_PICTURES)
 
 
 @pytest.mark.parametrize("pictures", [0, 1, 5, 17, 32])
 def test_few_pictures_are_not_split_further(pictures: int) -> None:
-    assert begin(pictures) == split(SIZES, pictures)
+    assert begin(pictures) == split(SIZES, pictures) and not SIZES.begins_small(pictures)
 
 
 def put(folder: Path, name: str, size_bytes: int) -> None:
