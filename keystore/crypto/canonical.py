@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
 from pydantic_core import to_json
+
+# Floats of these sizes are written without an exponent by Python, and to the letter so by pydantic-core.
+_PLAIN_FROM, _PLAIN_BELOW = 1e-4, 1e16
 
 # Made once: `json.dumps` with these settings makes an encoder for every call.
 _encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
@@ -29,6 +32,20 @@ def canonical_flat(value: Mapping[str, str | int | None]) -> bytes:
     Raises ValueError for unpaired surrogates. (pydantic-core writes floats in another form than Python, so none may be in it.)
     """
     return to_json({name: value[name] for name in _sorted(tuple(value))})
+
+
+def canonical_sorted(value: Any) -> bytes:
+    """Return what `canonical_json` returns, several times faster, for a value whose objects have their keys in order already.
+
+    Its floats must be plain (`are_plain`): pydantic-core writes others in another form than Python. Times become ISO 8601, in UTC
+    with `Z`. Raises ValueError for unpaired surrogates.
+    """
+    return to_json(value)
+
+
+def are_plain(numbers: Iterable[float]) -> bool:
+    """Return whether `canonical_sorted` may write these: zero, or of a size that is written without an exponent."""
+    return all(_PLAIN_FROM <= one < _PLAIN_BELOW or -_PLAIN_BELOW < one <= -_PLAIN_FROM or one == 0 for one in numbers)
 
 
 @lru_cache(maxsize=256)

@@ -23,6 +23,7 @@ COMMITMENT_BYTES = 32
 TAG_BYTES = 16
 OVERHEAD_BYTES = SALT_BYTES + COMMITMENT_BYTES + TAG_BYTES
 _NONCE = bytes(12)  # constant: each derived key is used for one encryption
+_SHA256 = SHA256()
 _LABEL = b"keyanon envelope v1\n"
 
 
@@ -34,7 +35,7 @@ def seal(key: bytes, plaintext: bytes, context: bytes) -> bytes:
     """Encrypt under a 32-byte key, bound to `context` (canonical bytes that name the thing encrypted)."""
     salt = os.urandom(SALT_BYTES)
     encryption_key, commitment = _derive(key, salt, context)
-    return salt + commitment + AESGCM(encryption_key).encrypt(_NONCE, plaintext, context)
+    return b"".join((salt, commitment, AESGCM(encryption_key).encrypt(_NONCE, plaintext, context)))
 
 
 def open_envelope(key: bytes, envelope: bytes, context: bytes) -> bytes:
@@ -55,5 +56,5 @@ def _derive(key: bytes, salt: bytes, context: bytes) -> tuple[bytes, bytes]:
     if len(key) != KEY_BYTES:
         raise ValueError(f"an envelope key has {KEY_BYTES} bytes")
     info = _LABEL + hashlib.sha256(context).digest()
-    material = HKDF(SHA256(), length=KEY_BYTES + COMMITMENT_BYTES, salt=salt, info=info).derive(key)
+    material = HKDF(_SHA256, KEY_BYTES + COMMITMENT_BYTES, salt, info).derive(key)
     return material[:KEY_BYTES], material[KEY_BYTES:]

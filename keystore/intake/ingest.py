@@ -21,10 +21,9 @@ from keystore.crypto.canonical import sha256_hex, timestamp
 from keystore.errors import InvalidRecordError, TamperedError
 from keystore.intake import runs
 from keystore.intake.receipts import Receipt
-from keystore.intake.records import KeyRecord
 from keystore.intake.report import RejectedRecord
-from keystore.intake.sealing import Opener
-from keystore.intake.shards import parse_shard
+from keystore.intake.sealing import Opener, named_record
+from keystore.intake.shards import Parts, shard_parts
 from keystore.storage import schema
 from keystore.vault.erasure import ErasureList, remember_refused
 from keystore.vault.keyring import owner_tag
@@ -45,12 +44,11 @@ class ShardOutcome:
     rejected: list[RejectedRecord] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True, eq=False)
 class _Opened:
     """One record of a shard, opened, and sealed again under its shred key."""
 
     index: int
-    sealed_sha256: str
     made_at: datetime
     prepared: Prepared
 
@@ -66,7 +64,7 @@ class ShardIntake:
         self._name = path.name.removesuffix(path.suffix)
         self._sha256 = sha256_hex(data)
         self._outcome = ShardOutcome()
-        records = self._open(enumerate(parse_shard(data, str(path))))
+        records = self._open(enumerate(shard_parts(data, str(path))))
         self._records = chain(list(islice(records, RECORDS_AHEAD)), records)
 
     def take(self, connection: Connection, log: LogWriter) -> ShardOutcome:
@@ -113,45 +111,51 @@ class ShardIntake:
             rejected=outcome.rejected,
         )
 
-    def _open(self, numbered: Iterable[tuple[int, bytes]]) -> Iterator[_Opened]:
-        for index, sealed in numbered:
-            record_id: str | None = None
+    def _open(self, numbered: Iterable[tuple[int, Parts]]) -> Iterator[_Opened]:
+        for index, (head, rest) in numbered:
             try:
-                header = self._opener.header(sealed)
-                record_id = header.record_id
-                record, plaintext = self._opener.open(sealed, header)
+                record, plaintext = self._opener.open(head, rest)
                 if record.run_id != self._run_id:
                     raise InvalidRecordError(f"it belongs to run {record.run_id!r}, not to {self._run_id!r}")
             except InvalidRecordError as error:
-                self._reject(index, record_id, str(error))
+                self._reject(index, named_record(head, rest), str(error))
                 continue
-            prepared = self._store.prepare(self._to_store(record, plaintext))
-            yield _Opened(index, sha256_hex(sealed), record.created_at, prepared)
+            new = NewRecord(
+                record_id=record.record_id,
+                run_id=record.run_id,
+                dataset=record.dataset,
+                image_id=record.image_id,
+                owner=owner_tag(self._index_key, record.dataset, record.subject, record.image_id),
+                source_sha256=record.source_sha256,
+                sealed_sha256=self._opener.sha256_hex(head, rest),
+                version=record.version,
+                plaintext=plaintext,
+            )
+            yield _Opened(index, record.created_at, self._store.prepare(new))
 
     def _take_some(self, connection: Connection, opened: Sequence[_Opened], batch: Batch, erased: ErasureList) -> None:
-        records = [one.prepared.record for one in opened]
-        present = self._present(connection, [record.record_id for record in records])
-        gone = erased.among(
-            (record.record_id, record.owner, one.made_at) for record, one in zip(records, opened, strict=True)
-        )
-        source = {"shard_name": self._name, "shard_sha256": self._sha256}
-        for record, one in zip(records, opened, strict=True):
+        present = self._present(connection, [one.prepared.record.record_id for one in opened])
+        gone = erased.among((one.prepared.record.record_id, one.prepared.record.owner, one.made_at) for one in opened)
+        outcome = self._outcome
+        for one in opened:
+            record = one.prepared.record
+            record_id, sealed_sha256 = record.record_id, record.sealed_sha256
             if record.dataset != (self._dataset or record.dataset):
                 reason = f"it names data set {record.dataset!r}, and run {self._run_id!r} adds to another one"
-                self._reject(one.index, record.record_id, reason)
-            elif present.get(record.record_id, one.sealed_sha256) != one.sealed_sha256:
+                self._reject(one.index, record_id, reason)
+            elif present.get(record_id, sealed_sha256) != sealed_sha256:
                 reason = "another record with this id is already stored; an id never changes its meaning"
-                self._reject(one.index, record.record_id, reason)
-            elif record.record_id in gone:
-                self._outcome.erased.append(record.record_id)
-            elif record.record_id in present:
-                self._outcome.already_present += 1
-                self._outcome.stored.append(record.record_id)
+                self._reject(one.index, record_id, reason)
+            elif record_id in gone:
+                outcome.erased.append(record_id)
+            elif record_id in present:
+                outcome.already_present += 1
+                outcome.stored.append(record_id)
             else:
-                batch.add(one.prepared, {"sealed_sha256": one.sealed_sha256, **source})
-                present[record.record_id] = one.sealed_sha256
-                self._outcome.ingested += 1
-                self._outcome.stored.append(record.record_id)
+                batch.add(one.prepared, self._name, self._sha256)
+                present[record_id] = sealed_sha256
+                outcome.ingested += 1
+                outcome.stored.append(record_id)
                 self._dataset = record.dataset
         batch.write()
 
@@ -171,15 +175,3 @@ class ShardIntake:
             connection.execute(table.insert().values(**key, records=ingested, ingested_at=now))
         elif ingested:
             connection.execute(table.update().where(same).values(records=table.c.records + ingested))
-
-    def _to_store(self, record: KeyRecord, plaintext: bytes) -> NewRecord:
-        return NewRecord(
-            record_id=record.record_id,
-            run_id=record.run_id,
-            dataset=record.dataset,
-            image_id=record.image_id,
-            owner=owner_tag(self._index_key, record.dataset, record.subject, record.image_id),
-            source_sha256=record.source_sha256,
-            version=record.version,
-            plaintext=plaintext,
-        )

@@ -23,9 +23,9 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
-from pydantic_core import from_json
+from pydantic_core import from_json, to_jsonable_python
 
-from keystore.crypto.canonical import canonical_json
+from keystore.crypto.canonical import are_plain, canonical_json, canonical_sorted
 from keystore.errors import InvalidRecordError
 
 RECORD_VERSION = 2
@@ -35,7 +35,6 @@ MAX_NAME_CHARACTERS = 1024  # of an image id, data set or subject
 MAX_GRID = 1001  # timesteps that one face may have walked
 MAX_CANONICAL_BYTES = 64 * 1024 * 1024  # of one record; masks of a 100-megapixel photograph compress far below it
 
-_NOT_FINITE = (b"NaN", b"Infinity")
 _SAID_SINCE_2 = ("inversion", "grid")
 
 Sha256Hex = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -74,6 +73,15 @@ class FaceRecord(BaseModel):
     mask: bytes = Field(repr=False, strict=True)
     mask_shape: tuple[int, ...]
     details: dict[str, JsonValue] = Field(default_factory=dict)
+
+    def canonical(self) -> dict[str, Any]:
+        """Return what canonical JSON is made of, in its order."""
+        fields = vars(self)
+        return {name: fields[name] for name in _FACE_FIELDS} | {"mask": _base64(self.mask)}
+
+    def is_plain(self) -> bool:
+        """Return whether `canonical_sorted` may write it."""
+        return not self.details and are_plain((*self.box, *self.affine, self.scale))
 
 
 def _version_of_what_is_said(said: dict[str, Any]) -> int:
@@ -131,12 +139,14 @@ class KeyRecord(BaseModel):
     def canonical_bytes(self) -> bytes:
         """Return the record as canonical JSON *with the image key in clear* (base64). Only for sealing and for use
         after release."""
-        unsaid = dict.fromkeys(_SAID_SINCE_2, True) if self.version == OLD_RECORD_VERSION else {}
-        document = self.model_dump(mode="json", exclude={"image_key": True, "faces": {"__all__": {"mask"}}, **unsaid})
-        document["image_key"] = base64.b64encode(self.image_key.get_secret_value()).decode()
-        for face, dumped in zip(self.faces, document["faces"], strict=True):
-            dumped["mask"] = base64.b64encode(face.mask).decode()
-        return canonical_json(document)
+        fields = vars(self)
+        document = {name: fields[name] for name in _FIELDS_OF_VERSION[self.version]}
+        document["image_key"] = _base64(self.image_key.get_secret_value())
+        document["environment"] = dict(sorted(self.environment.items()))
+        document["details"] = dict(sorted(self.details.items()))
+        document["faces"] = [face.canonical() for face in self.faces]
+        plain = all(type(one) is str for one in self.details.values()) and all(face.is_plain() for face in self.faces)
+        return canonical_sorted(document) if plain else canonical_json(to_jsonable_python(document))
 
     @classmethod
     def from_canonical_bytes(cls, data: bytes) -> Self:
@@ -144,7 +154,7 @@ class KeyRecord(BaseModel):
         if len(data) > MAX_CANONICAL_BYTES:
             raise InvalidRecordError(f"a key record has {len(data)} bytes, more than the {MAX_CANONICAL_BYTES} allowed")
         try:
-            if any(word in data for word in _NOT_FINITE):  # which `details` would take
+            if b"NaN" in data or b"Infinity" in data:  # which `details` would take
                 from_json(data, allow_inf_nan=False)
             return cls.model_validate_json(data)
         except ValidationError as error:
@@ -155,3 +165,15 @@ class KeyRecord(BaseModel):
             raise InvalidRecordError(f"a key record is malformed ({problems})") from None
         except (ValueError, RecursionError):
             raise InvalidRecordError("a key record is not the JSON object that its version describes") from None
+
+
+_FIELDS = tuple(sorted(KeyRecord.model_fields))
+_FIELDS_OF_VERSION = {
+    OLD_RECORD_VERSION: tuple(name for name in _FIELDS if name not in _SAID_SINCE_2),
+    RECORD_VERSION: _FIELDS,
+}
+_FACE_FIELDS = tuple(sorted(FaceRecord.model_fields))
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()

@@ -11,6 +11,7 @@ permissions, and ingest checks every record against its header and refuses a sec
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import struct
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from keystore.crypto import envelope, hybrid
-from keystore.crypto.canonical import canonical_json
+from keystore.crypto.canonical import canonical_json, sha256_hex
 from keystore.errors import InvalidRecordError
 from keystore.intake.records import KeyRecord
 
@@ -54,17 +55,18 @@ class Sealer:
     def __init__(self, ingest_public_key: bytes, run_id: str, dataset: str) -> None:
         self._run_id, self._dataset = run_id, dataset
         about = {"dataset": dataset, "key_id": hybrid.key_id(ingest_public_key), "run_id": run_id}
-        self._about = canonical_json(about)
+        said = canonical_json(about)
+        self._context = SEALED_INFO + said
         self._batch_key = os.urandom(envelope.KEY_BYTES)
-        encrypted = hybrid.encrypt(self._batch_key, ingest_public_key, BATCH_INFO + self._about)
-        self._head = _LENGTH.pack(len(self._about)) + self._about + encrypted
+        encrypted = hybrid.encrypt(self._batch_key, ingest_public_key, BATCH_INFO + said)
+        self._head = _LENGTH.pack(len(said)) + said + encrypted
 
     def seal(self, record: KeyRecord) -> bytes:
         """Seal one record (some 120 bytes of overhead in a shard). Raises InvalidRecordError for another run's or data set's."""
         if (record.run_id, record.dataset) != (self._run_id, self._dataset):
             raise InvalidRecordError(f"record {record.record_id!r} is of another run or data set than its batch")
         ident = record.record_id.encode()
-        rest = ident + envelope.seal(self._batch_key, record.canonical_bytes(), _context(self._about, ident))
+        rest = ident + envelope.seal(self._batch_key, record.canonical_bytes(), self._context + ident)
         return join_head(self._head, rest)
 
     def __reduce__(self) -> NoReturn:
@@ -86,49 +88,58 @@ class Opener:
         self._keys = {hybrid.key_id(key.public_bytes): key for key in ingest_keys}
         self._batches: dict[bytes, _Batch] = {}
 
-    def header(self, sealed: bytes) -> SealedHeader:
-        """Read the clear header of a sealed record; it is authentic only once `open` succeeds. Raises InvalidRecordError."""
-        return sealed_header(sealed, self._batches)
-
-    def open(self, sealed: bytes, header: SealedHeader | None = None) -> tuple[KeyRecord, bytes]:
-        """Return a sealed record and the bytes that were sealed; `header` where it was read before.
+    def open(self, head: bytes | None, rest: bytes) -> tuple[KeyRecord, bytes]:
+        """Return a sealed record, which comes as `split_head` gives it, and the bytes that were sealed.
 
         Raises InvalidRecordError: malformed, altered, sealed to another key or to a retired one.
         """
-        header = header or self.header(sealed)
-        if header.key_id not in self._keys:
-            raise InvalidRecordError(
-                f"it is sealed to another ingest key ({header.key_id[:16]}), or to one that was retired"
-            )
-        key = self._keys[header.key_id]
-        plaintext = self._open_old(sealed, key) if sealed.startswith(OLD_SEALED_MAGIC) else self._open(sealed, key)
+        if head is None:
+            header, plaintext = self._open_old(rest)
+        else:
+            batch = self._batches.get(head) or self._open_head(head)
+            ident = rest[:RECORD_ID_BYTES]
+            header = (_text_of(ident), batch.run_id, batch.dataset)
+            plaintext = batch.open(ident, rest)
         if plaintext is None:
-            raise InvalidRecordError(f"record {header.record_id!r} was altered after it was sealed")
+            raise InvalidRecordError(f"record {header[0]!r} was altered after it was sealed")
         record = KeyRecord.from_canonical_bytes(plaintext)
-        if (record.record_id, record.run_id, record.dataset) != (header.record_id, header.run_id, header.dataset):
-            raise InvalidRecordError(f"record {header.record_id!r} is not the record its header names")
+        if (record.record_id, record.run_id, record.dataset) != header:
+            raise InvalidRecordError(f"record {header[0]!r} is not the record its header names")
         return record, plaintext
 
-    def _open(self, sealed: bytes, key: hybrid.HybridPrivateKey) -> bytes | None:
-        head, rest = _split(sealed)
-        batch = self._batches.get(head)
-        if batch is None:
-            about, encrypted = _split_head(head)
-            batch = _Batch(about, key.open(encrypted, BATCH_INFO + about), _read_about(about))
-            if len(self._batches) >= MAX_BATCHES_IN_MEMORY:
-                self._batches.clear()
-            self._batches[head] = batch
-        if batch.key is None or len(batch.key) != envelope.KEY_BYTES:
-            return None
-        ident = rest[:RECORD_ID_BYTES]
-        try:
-            return envelope.open_envelope(batch.key, rest[RECORD_ID_BYTES:], _context(batch.about, ident))
-        except envelope.EnvelopeError:
-            return None
+    def sha256_hex(self, head: bytes | None, rest: bytes) -> str:
+        """Return the SHA-256 in hexadecimal of a whole sealed record that was opened."""
+        if head is None:
+            return sha256_hex(rest)
+        digest = self._batches[head].begun.copy()
+        digest.update(rest)
+        return digest.hexdigest()
 
-    def _open_old(self, sealed: bytes, key: hybrid.HybridPrivateKey) -> bytes | None:
-        header, ciphertext = _split(sealed)
-        return key.open(ciphertext, OLD_SEALED_INFO + header)
+    def _open_head(self, head: bytes) -> _Batch:
+        if len(head) > MAX_HEADER_BYTES:
+            raise InvalidRecordError("a sealed record is cut short")
+        about, encrypted = _split_head(head)
+        said = _read_about(about)
+        batch_key = self._key(said["key_id"]).open(encrypted, BATCH_INFO + about)
+        if batch_key is not None and len(batch_key) != envelope.KEY_BYTES:
+            batch_key = None
+        begun = hashlib.sha256(join_head(head, b""))
+        batch = _Batch(said["run_id"], said["dataset"], SEALED_INFO + about, batch_key, begun)
+        if len(self._batches) >= MAX_BATCHES_IN_MEMORY:
+            self._batches.clear()
+        self._batches[head] = batch
+        return batch
+
+    def _open_old(self, sealed: bytes) -> tuple[tuple[str, str, str], bytes | None]:
+        header = sealed_header(sealed)
+        said, ciphertext = _split(sealed)
+        plaintext = self._key(header.key_id).open(ciphertext, OLD_SEALED_INFO + said)
+        return (header.record_id, header.run_id, header.dataset), plaintext
+
+    def _key(self, key_id: str) -> hybrid.HybridPrivateKey:
+        if key_id not in self._keys:
+            raise InvalidRecordError(f"it is sealed to another ingest key ({key_id[:16]}), or to one that was retired")
+        return self._keys[key_id]
 
     def __repr__(self) -> str:
         return f"Opener({len(self._keys)} ingest keys)"
@@ -136,32 +147,46 @@ class Opener:
 
 @dataclass(frozen=True, repr=False)
 class _Batch:
-    """The head of many records, opened; `key` is None where it did not open."""
+    """The head of many records, opened. key: None where it did not open. begun: SHA-256 of what each record begins with."""
 
-    about: bytes
+    run_id: str
+    dataset: str
+    context: bytes
     key: bytes | None
-    values: dict[str, str]
+    begun: hashlib._Hash
+
+    def open(self, ident: bytes, rest: bytes) -> bytes | None:
+        """Return what was sealed under this head, None where it was altered."""
+        try:
+            if self.key is not None:
+                return envelope.open_envelope(self.key, rest[RECORD_ID_BYTES:], self.context + ident)
+        except envelope.EnvelopeError:
+            pass
+        return None
 
 
-def sealed_header(sealed: bytes, known: dict[bytes, _Batch] | None = None) -> SealedHeader:
-    """Read the clear header of a sealed record, of either version. Raises InvalidRecordError."""
+def sealed_header(sealed: bytes) -> SealedHeader:
+    """Read the clear header of a sealed record, of either version; it is authentic once the record was opened.
+
+    Raises InvalidRecordError.
+    """
     head, rest = _split(sealed)
     if sealed.startswith(OLD_SEALED_MAGIC):
         return SealedHeader(**_read_texts(head, ("record_id", "run_id", "dataset", "key_id")))
-    if len(rest) < RECORD_ID_BYTES:
-        raise InvalidRecordError("a sealed record is cut short")
+    return SealedHeader(record_id=_text_of(rest[:RECORD_ID_BYTES]), **_read_about(_split_head(head)[0]))
+
+
+def named_record(head: bytes | None, rest: bytes) -> str | None:
+    """Return the record id that a sealed record names in clear, whether it opens or not; None where it names none."""
     try:
-        ident = rest[:RECORD_ID_BYTES].decode("ascii")
-    except UnicodeDecodeError as error:
-        raise InvalidRecordError("a sealed record has a malformed header") from error
-    batch = None if known is None else known.get(head)
-    values = _read_about(_split_head(head)[0]) if batch is None else batch.values
-    return SealedHeader(record_id=ident, **values)
+        return sealed_header(rest if head is None else join_head(head, rest)).record_id
+    except InvalidRecordError:
+        return None
 
 
 def open_record(sealed: bytes, ingest_private_key: hybrid.HybridPrivateKey) -> KeyRecord:
     """Open one sealed record. Raises InvalidRecordError when it is malformed, altered, or sealed to another keystore."""
-    return Opener([ingest_private_key]).open(sealed)[0]
+    return Opener([ingest_private_key]).open(*split_head(sealed))[0]
 
 
 def split_head(sealed: bytes) -> tuple[bytes | None, bytes]:
@@ -179,8 +204,13 @@ def join_head(head: bytes, rest: bytes) -> bytes:
     return b"".join((SEALED_MAGIC, _LENGTH.pack(len(head)), head, rest))
 
 
-def _context(about: bytes, ident: bytes) -> bytes:
-    return SEALED_INFO + about + ident
+def _text_of(ident: bytes) -> str:
+    if len(ident) < RECORD_ID_BYTES:
+        raise InvalidRecordError("a sealed record is cut short")
+    try:
+        return ident.decode("ascii")
+    except UnicodeDecodeError as error:
+        raise InvalidRecordError("a sealed record has a malformed header") from error
 
 
 def _split(sealed: bytes) -> tuple[bytes, bytes]:

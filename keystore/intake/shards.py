@@ -31,6 +31,7 @@ MAX_SHARD_BYTES = 1024 * 1024 * 1024  # read into memory at once by ingest
 _NO_HEAD = 0xFFFFFFFF
 _LENGTH = struct.Struct(">I")
 _HEAD_AND_LENGTH = struct.Struct(">II")
+Parts = tuple[bytes | None, bytes]  # of a sealed record
 _SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 
 
@@ -102,6 +103,11 @@ def read_shard_bytes(path: Path) -> bytes:
 
 def parse_shard(data: bytes, name: str) -> list[bytes]:
     """Return the sealed records in the bytes of a shard, each with its head. Raises TamperedError naming the shard."""
+    return [rest if head is None else join_head(head, rest) for head, rest in shard_parts(data, name)]
+
+
+def shard_parts(data: bytes, name: str) -> list[Parts]:
+    """As `parse_shard`, with each record as `split_head` gives it; those that share a head have the same object."""
     damaged = TamperedError(
         f"sealed shard {name} is truncated or was altered; restore it from a copy or run its images again"
     )
@@ -121,15 +127,20 @@ def parse_shard(data: bytes, name: str) -> list[bytes]:
 def _framed(sealed: Sequence[bytes]) -> bytes:
     heads: dict[bytes, int] = {}
     records: list[bytes] = []
+    begin, number = b"", _NO_HEAD  # of the record before, which the next one most often begins like
     for one in sealed:
-        head, rest = split_head(one)
-        number = _NO_HEAD if head is None else heads.setdefault(head, len(heads))
+        if begin and one.startswith(begin):
+            rest = one[len(begin) :]
+        else:
+            head, rest = split_head(one)
+            begin = b"" if head is None else join_head(head, b"")
+            number = _NO_HEAD if head is None else heads.setdefault(head, len(heads))
         records += [_HEAD_AND_LENGTH.pack(number, len(rest)), rest]
     framed = [part for head in heads for part in (_LENGTH.pack(len(head)), head)]
     return b"".join([SHARD_MAGIC, _LENGTH.pack(len(heads)), *framed, _LENGTH.pack(len(sealed)), *records])
 
 
-def _read(body: bytes) -> list[bytes]:
+def _read(body: bytes) -> list[Parts]:
     position = len(SHARD_MAGIC)
     count, position = _number(body, position)
     heads: list[bytes] = []
@@ -138,22 +149,22 @@ def _read(body: bytes) -> list[bytes]:
         head, position = _part(body, position, length)
         heads.append(head)
     count, position = _number(body, position)
-    sealed: list[bytes] = []
+    sealed: list[Parts] = []
     for _ in range(count):
         number, length = _HEAD_AND_LENGTH.unpack_from(body, position)
         rest, position = _part(body, position + _HEAD_AND_LENGTH.size, length)
-        sealed.append(rest if number == _NO_HEAD else join_head(heads[number], rest))
+        sealed.append(split_head(rest) if number == _NO_HEAD else (heads[number], rest))
     _check_end(body, position)
     return sealed
 
 
-def _read_old(body: bytes) -> list[bytes]:
+def _read_old(body: bytes) -> list[Parts]:
     count, position = _number(body, len(OLD_SHARD_MAGIC))
-    sealed: list[bytes] = []
+    sealed: list[Parts] = []
     for _ in range(count):
         length, position = _number(body, position)
         one, position = _part(body, position, length)
-        sealed.append(one)
+        sealed.append(split_head(one))
     _check_end(body, position)
     return sealed
 

@@ -1,4 +1,8 @@
-"""Inserting many rows: SQLAlchemy compiles the statement, the driver binds the values, and nothing is done per row in between."""
+"""Inserting many rows: SQLAlchemy compiles the statement, the driver binds the values, and nothing is done per row in between.
+
+PostgreSQL gets many rows as a binary array for each column: half the work of a statement for each row, here and there. COPY would
+be less still; it is refused where there are rules for rows, as there are for ingest (infra/postgresql/roles.sql).
+"""
 
 from __future__ import annotations
 
@@ -12,12 +16,30 @@ from sqlalchemy import Connection, Dialect, Table
 
 def insert_many(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
     """Insert rows that all have the columns of the first. Values go to the driver as they are: texts, whole numbers, bytes."""
-    if rows:
-        statement, names = _statement(table, tuple(rows[0]), connection.dialect)
-        if names is None:
-            connection.exec_driver_sql(statement, [dict(row) for row in rows])
-        else:
-            connection.exec_driver_sql(statement, list(map(itemgetter(*names), rows)))
+    if not rows:
+        return
+    names = tuple(rows[0])
+    if connection.dialect.name == "postgresql" and len(rows) > 1:
+        columns = [[row[name] for row in rows] for name in names]
+        if all(
+            column.count(None) < len(column) for column in columns
+        ):  # else the driver can not tell what it is an array of
+            connection.exec_driver_sql(_by_columns(table, names, connection.dialect), tuple(columns))
+            return
+    statement, order = _statement(table, names, connection.dialect)
+    if order is None:
+        connection.exec_driver_sql(statement, [dict(row) for row in rows])
+    else:
+        connection.exec_driver_sql(statement, list(map(itemgetter(*order), rows)))
+
+
+@lru_cache(maxsize=64)
+def _by_columns(table: Table, names: tuple[str, ...], dialect: Dialect) -> str:
+    """The statement, with a place for an array of each column's values (psycopg's `%b`: in binary)."""
+    quoted = dialect.identifier_preparer
+    into = ", ".join(quoted.format_column(table.c[name]) for name in names)
+    arrays = ", ".join(f"%b::{table.c[name].type.compile(dialect=dialect)}[]" for name in names)
+    return f"INSERT INTO {quoted.format_table(table)} ({into}) SELECT * FROM unnest({arrays})"  # noqa: S608  # names of our own tables
 
 
 @lru_cache(maxsize=64)

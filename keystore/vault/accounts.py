@@ -12,38 +12,54 @@ from typing import Any
 
 from sqlalchemy import Connection, select
 
-from keystore.crypto.canonical import canonical_flat, sha256_hex
+from keystore.crypto.canonical import canonical_flat, canonical_sorted, sha256_hex
 from keystore.storage import schema
 
 RECORD_KIND = "record"
 KEY_KIND = "key"
 REFUSED_KIND = "refused"  # a record that came when it, or its owner, had been erased, and was never stored
-_RECORD_COLUMNS = (
-    "record_id",
-    "run_id",
-    "dataset",
-    "image_id",
-    "source_sha256",
-    "record_version",
-    "envelope_version",
-    "shred_key_id",
-    "sealed_sha256",
-    "shard_name",
-    "shard_sha256",
-    "ingested_at",
-)
-_KEY_COLUMNS = ("shred_key_id", "dataset", "owner", "epoch_id", "created_at")
 _EPOCH_COLUMNS = ("epoch_id", "purpose", "kek_version", "created_at")
 
 
 def record_digest(row: Mapping[str, Any]) -> str:
     """Return the digest of a row of `records`."""
-    return _digest("record", {name: row[name] for name in _RECORD_COLUMNS}, row["envelope"])
+    return sha256_hex(
+        canonical_sorted(
+            {
+                "dataset": row["dataset"],
+                "encrypted_sha256": sha256_hex(row["envelope"]),
+                "envelope_version": row["envelope_version"],
+                "image_id": row["image_id"],
+                "ingested_at": row["ingested_at"],
+                "record_id": row["record_id"],
+                "record_version": row["record_version"],
+                "run_id": row["run_id"],
+                "sealed_sha256": row["sealed_sha256"],
+                "shard_name": row["shard_name"],
+                "shard_sha256": row["shard_sha256"],
+                "shred_key_id": row["shred_key_id"],
+                "source_sha256": row["source_sha256"],
+                "type": "keyanon record account v1",
+            }
+        )
+    )
 
 
 def key_digest(row: Mapping[str, Any]) -> str:
     """Return the digest of a row of `shred_keys`."""
-    return _digest("shred key", {name: row[name] for name in _KEY_COLUMNS}, row["wrapped"])
+    return sha256_hex(
+        canonical_sorted(
+            {
+                "created_at": row["created_at"],
+                "dataset": row["dataset"],
+                "encrypted_sha256": sha256_hex(row["wrapped"]),
+                "epoch_id": row["epoch_id"],
+                "owner": row["owner"],
+                "shred_key_id": row["shred_key_id"],
+                "type": "keyanon shred key account v1",
+            }
+        )
+    )
 
 
 def epoch_digest(row: Mapping[str, Any]) -> str:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from sqlalchemy import Connection, select
 
 from keystore.crypto import envelope
-from keystore.crypto.canonical import canonical_flat
+from keystore.crypto.canonical import canonical_sorted
 from keystore.errors import TamperedError, WrongKekError
 from keystore.kek.provider import KeyEncryptionKey
 from keystore.storage import schema
@@ -137,7 +137,7 @@ class Keyring:
         return Keyring(self._kek, self._keystore_id, self.kek_version, purposes)
 
     def _context(self, kind: str, name: str) -> bytes:
-        return canonical_flat(
+        return canonical_sorted(
             {"keystore": self._keystore_id, "kind": kind, "name": name, "type": "keyanon wrapped key v1"}
         )
 
@@ -150,4 +150,4 @@ def kek_was_changed() -> WrongKekError:
 def owner_tag(index_key: bytes, dataset: str, subject: str | None, image_id: str) -> str:
     """Return under what a shred key is filed: a keyed hash, so that the database alone does not list its subjects."""
     owner = {"dataset": dataset, "image": image_id} if subject is None else {"dataset": dataset, "subject": subject}
-    return hmac.digest(index_key, canonical_flat(owner), "sha256").hex()
+    return hmac.digest(index_key, canonical_sorted(owner), "sha256").hex()

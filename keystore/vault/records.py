@@ -13,28 +13,30 @@ from typing import Any
 from sqlalchemy import Connection, select
 
 from keystore.crypto import envelope
-from keystore.crypto.canonical import canonical_flat
+from keystore.crypto.canonical import canonical_sorted
 from keystore.errors import RecordNotFound, TamperedError
 from keystore.storage import schema
 from keystore.vault.keyring import SHRED_KIND, Keyring
 
 ImageRow = tuple[str, str, str]  # record id, data set, image id
-_CONTEXT_COLUMNS = (
-    "record_id",
-    "run_id",
-    "dataset",
-    "image_id",
-    "source_sha256",
-    "record_version",
-    "envelope_version",
-    "shred_key_id",
-)
 
 
 def record_context(keystore_id: str, row: Mapping[str, Any]) -> bytes:
     """Return the associated data of a record's envelope, from its row."""
-    values = {name: row[name] for name in _CONTEXT_COLUMNS}
-    return canonical_flat({"keystore": keystore_id, "type": "keyanon record v1", **values})
+    return canonical_sorted(
+        {
+            "dataset": row["dataset"],
+            "envelope_version": row["envelope_version"],
+            "image_id": row["image_id"],
+            "keystore": keystore_id,
+            "record_id": row["record_id"],
+            "record_version": row["record_version"],
+            "run_id": row["run_id"],
+            "shred_key_id": row["shred_key_id"],
+            "source_sha256": row["source_sha256"],
+            "type": "keyanon record v1",
+        }
+    )
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ transaction begins (`prepare`), so that several processes that store hold the da
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,10 +24,9 @@ from keystore.vault.accounts import account, key_digest, record_digest
 from keystore.vault.keyring import RECORDS_PURPOSE, SHRED_KIND, Epoch, Keyring
 from keystore.vault.records import record_context
 
-SHRED_KEY_ID_BYTES = 16
 
-
-@dataclass(frozen=True)
+# There are very many of these at once: slots, and nothing that costs time with each.
+@dataclass(slots=True, eq=False)
 class NewRecord:
     """A record to be stored: what its row says, and its bytes, which only its shred key will open again."""
 
@@ -37,11 +36,12 @@ class NewRecord:
     image_id: str
     owner: str  # keyed hash of whom it is of (vault.keyring.owner_tag)
     source_sha256: str
+    sealed_sha256: str  # of the sealed record that it came in
     version: int
     plaintext: bytes = field(repr=False)
 
 
-@dataclass
+@dataclass(slots=True, eq=False)
 class _ShredKey:
     """A shred key, and the columns of its row that are known before it is stored."""
 
@@ -58,9 +58,15 @@ class _Shelf:
     keys: dict[tuple[str, str], _ShredKey] = field(default_factory=dict, repr=False)
     begun: bool = False  # in the database
     usable: bool = True  # not ended by somebody else, and not rolled back
+    # Ids in the order of time fill the pages of the table's indexes one after the other; random ones would touch all of them.
+    _ids: str = field(default_factory=lambda: f"{time.time_ns() // 1_000_000:012x}")
+
+    def next_key_id(self) -> str:
+        """Return an id that no other shred key has, 32 hexadecimal digits: time, epoch, number within it."""
+        return f"{self._ids}{self.epoch.epoch_id[:16]}{len(self.keys):04x}"
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True, eq=False)
 class Prepared:
     """A record sealed under a shred key that may not be stored yet."""
 
@@ -87,7 +93,7 @@ class RecordStore:
         if key is None or not shelf.usable:
             if len(shelf.keys) >= epochs.EPOCH_SHRED_KEYS or not shelf.usable:
                 shelf = self._shelf = _Shelf(epochs.new())
-            key = self._new_key(shelf.epoch, record)
+            key = self._new_key(shelf, record)
             shelf.keys[record.dataset, record.owner] = key
         columns: dict[str, Any] = {
             "record_id": record.record_id,
@@ -98,6 +104,7 @@ class RecordStore:
             "record_version": record.version,
             "envelope_version": envelope.ENVELOPE_VERSION,
             "shred_key_id": key.columns["shred_key_id"],
+            "sealed_sha256": record.sealed_sha256,
         }
         columns["envelope"] = envelope.seal(key.secret, record.plaintext, record_context(self._keystore_id, columns))
         return Prepared(record, key, shelf, columns)
@@ -129,14 +136,14 @@ class RecordStore:
             shelf.begun, self._begun = True, shelf
         return True
 
-    def _new_key(self, epoch: Epoch, record: NewRecord) -> _ShredKey:
-        shred_key_id, secret = os.urandom(SHRED_KEY_ID_BYTES).hex(), os.urandom(envelope.KEY_BYTES)
+    def _new_key(self, shelf: _Shelf, record: NewRecord) -> _ShredKey:
+        shred_key_id, secret = shelf.next_key_id(), os.urandom(envelope.KEY_BYTES)
         columns = {
             "shred_key_id": shred_key_id,
             "dataset": record.dataset,
             "owner": record.owner,
-            "epoch_id": epoch.epoch_id,
-            "wrapped": self._keyring.seal(epoch, secret, SHRED_KIND, shred_key_id),
+            "epoch_id": shelf.epoch.epoch_id,
+            "wrapped": self._keyring.seal(shelf.epoch, secret, SHRED_KIND, shred_key_id),
         }
         return _ShredKey(secret, columns)
 
@@ -155,8 +162,8 @@ class Batch:
         self._record_digests: list[str] = []
         self._key_digests: dict[str, list[str]] = {}
 
-    def add(self, prepared: Prepared, source: Mapping[str, Any]) -> None:
-        """Store one record; `source` are the columns that say where it came from."""
+    def add(self, prepared: Prepared, shard_name: str, shard_sha256: str) -> None:
+        """Store one record, which came in this shard."""
         while prepared.shelf is not self._shelf:
             if self._store.put_up(self._connection, self._log, prepared.shelf):
                 self._shelf = prepared.shelf
@@ -164,7 +171,8 @@ class Batch:
                 prepared = self._store.prepare(prepared.record)
         if not prepared.key.stored:
             self._add_key(prepared.key)
-        row = {**prepared.columns, **source, "ingested_at": self._now}
+        row = prepared.columns
+        row["shard_name"], row["shard_sha256"], row["ingested_at"] = shard_name, shard_sha256, self._now
         self._record_digests.append(record_digest(row))
         row["entry"] = self._entry
         self._rows.append(row)
@@ -184,7 +192,8 @@ class Batch:
         return {"keys": keys, "records_account": account(self._record_digests)}
 
     def _add_key(self, key: _ShredKey) -> None:
-        row = {**key.columns, "created_at": self._now}
+        row = key.columns
+        row["created_at"] = self._now
         self._key_digests.setdefault(row["epoch_id"], []).append(key_digest(row))
         row["entry"] = self._entry
         self._keys.append(row)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keystore.crypto.canonical import canonical_flat, canonical_json
+from keystore.crypto.canonical import are_plain, canonical_flat, canonical_json, canonical_sorted
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
 
@@ -25,3 +27,19 @@ def test_what_is_no_text_is_refused_either_way() -> None:
     for way in (canonical_flat, canonical_json):
         with pytest.raises(ValueError):
             way({"a": "\ud800"})
+
+
+@given(st.lists(st.floats(allow_nan=False, allow_infinity=False)))
+def test_plain_floats_have_the_same_bytes_either_way(numbers: list[float]) -> None:
+    plain = [one for one in numbers if are_plain([one])]
+    assert canonical_sorted(plain) == canonical_json(plain)
+    assert are_plain(numbers) == (len(plain) == len(numbers))
+
+
+@pytest.mark.parametrize("edge", [1e-4, 1e16])
+def test_the_edges_of_what_is_plain_are_written_the_same(edge: float) -> None:
+    beside = [edge, math.nextafter(edge, 0), math.nextafter(edge, 1e300)]
+    for one in (*beside, *(-one for one in beside), 0.0, -0.0):
+        assert not are_plain([one]) or canonical_sorted(one) == canonical_json(one)
+    assert [are_plain([one]) for one in beside] == ([True, False, True] if edge < 1 else [False, True, False])
+    assert not any(are_plain([one]) for one in (math.nan, math.inf, -math.inf))

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import pickle
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from keystore.crypto.hybrid import HybridPrivateKey, encrypt, key_id
@@ -170,9 +175,10 @@ def test_a_batch_is_opened_once_and_every_record_by_itself(make, monkeypatch: py
     for number, one in enumerate(sealed):
         if number == 2:
             with pytest.raises(InvalidRecordError, match=r"was altered"):
-                opener.open(one)
+                opener.open(*split_head(one))
         else:
-            assert opener.open(one) == (records[number], records[number].canonical_bytes())
+            assert opener.open(*split_head(one)) == (records[number], records[number].canonical_bytes())
+            assert opener.sha256_hex(*split_head(one)) == hashlib.sha256(one).hexdigest()
     assert len(opened) == 1
 
 
@@ -200,7 +206,7 @@ def test_an_opener_keeps_no_more_batches_than_it_may(make, monkeypatch: pytest.M
     monkeypatch.setattr(sealing, "MAX_BATCHES_IN_MEMORY", 2)
     opener = Opener([KEY])
     for _ in range(5):
-        opener.open(seal_record(make.record(), KEY.public_bytes))
+        opener.open(*split_head(seal_record(make.record(), KEY.public_bytes)))
     assert len(opener._batches) <= 2
 
 
@@ -296,3 +302,31 @@ def test_a_shard_that_can_not_be_written_says_why(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StorageError, match="can not be written"):
         write_shard(tmp_path / "file" / "inbox", "part-1", [])
+
+
+TEXTS = st.text('az é"\\\n\u2028😀', max_size=3)
+
+
+@given(
+    numbers=st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=11, max_size=11),
+    details=st.dictionaries(TEXTS, TEXTS | st.floats(-1, 1) | st.none(), max_size=4),
+    offset=st.integers(-14, 14),
+    old=st.booleans(),
+)
+def test_the_bytes_of_a_record_are_those_of_its_json_with_sorted_names(
+    make, numbers: list[float], details: dict[str, Any], offset: int, old: bool
+) -> None:
+    face = (
+        make.record()
+        .faces[0]
+        .model_copy(update={"box": tuple(numbers[:4]), "affine": tuple(numbers[4:10]), "scale": numbers[10]})
+    )
+    made_at = datetime(2026, 11, 22, 1, 2, 3, 40, tzinfo=timezone(timedelta(hours=offset)))
+    said = {} if old else {"inversion": "none", "grid": tuple(range(13))}
+    record = make.record(faces=[face], details=details, created_at=made_at, environment={"z": "1", "a": "é"}, **said)
+    document = record.model_dump(mode="json", exclude={"inversion", "grid"} if old else None)
+    document["image_key"] = base64.b64encode(record.image_key.get_secret_value()).decode()
+    document["faces"][0]["mask"] = base64.b64encode(face.mask).decode()
+    expected = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    assert record.canonical_bytes() == expected
+    assert KeyRecord.from_canonical_bytes(expected).canonical_bytes() == expected

@@ -12,15 +12,12 @@ from keystore.errors import RecordNotFound, TamperedError
 from keystore.vault.accounts import account, key_digest, record_digest
 from keystore.vault.storing import NewRecord
 
-NEW = NewRecord("id", "run-1", "photos", "x.png", "keyed owner", "0" * 64, 2, b"canary plaintext")
+NEW = NewRecord("id", "run-1", "photos", "x.png", "keyed owner", "0" * 64, "s", 2, b"canary plaintext")
 
 
 def image(keystore, name: str = "a.png") -> tuple[str, str, str]:
     (record,) = keystore.find_records([name])
     return record.record_id, record.dataset, record.image_id
-
-
-SOURCE = {"sealed_sha256": "s", "shard_name": "n", "shard_sha256": "h"}
 
 
 def store(keystore, *records: NewRecord) -> dict[str, object]:
@@ -29,7 +26,7 @@ def store(keystore, *records: NewRecord) -> dict[str, object]:
     with keystore._ledger.transaction("test", None, None) as (connection, log):
         batch = storing.begin(connection, log)
         for one in records:
-            batch.add(storing.prepare(one), SOURCE)
+            batch.add(storing.prepare(one), "n", "h")
         said = batch.finish()
         log.append("test", **said)
     storing.committed()
@@ -54,7 +51,8 @@ def test_what_is_stored_is_accounted_for_and_opens(keystore) -> None:
         assert of_keys == {"keys": 2, "account": account(map(key_digest, keys))}
         assert {one["epoch_id"] for one in keys} == {epoch_id}
         assert leaf["epochs"][epoch_id]["state"] == "active"
-        assert all(len(one["shred_key_id"]) == 32 for one in keys)
+        ids = [one["shred_key_id"] for one in keys]
+        assert ids == sorted(ids) and all(len(one) == 32 for one in ids), "in the order in which they were made"
         assert keystore._vault.open(connection, ("id", "photos", "x.png")) == b"canary plaintext"
 
 
