@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from keystore.errors import ShardExistsError, StorageError, TamperedError
@@ -68,24 +68,25 @@ class IngestDoor:
         self.inbox.remove(run_id, receipts)
         return len(receipts)
 
-    def receipt(self, run_id: str, shard: str) -> Receipt:
-        """Return the receipt of a shard.
+    def receipts(self, run_id: str, shards: Collection[str]) -> Iterator[Receipt]:
+        """Yield the receipt of each of a run's shards.
 
-        Raises TamperedError: it is not signed by the keystore, or is another run's. StorageError.
+        Raises TamperedError: one is not signed by the keystore, or is another run's. StorageError.
         """
-        name = shard + RECEIPT_SUFFIX
-        file = f"{self.inbox}/{run_id}/{name}"
-        try:
-            data = self.inbox.get(run_id, name, MAX_RECEIPT_BYTES)
-        except OSError as error:
-            if error.errno in (errno.EFBIG, errno.EINVAL, errno.ELOOP):  # too large, or no plain file
-                raise TamperedError(f"receipt {file} is none of the keystore's; find out who put it there") from error
-            raise StorageError(f"receipt {file} can not be read ({error.strerror or error})") from error
-        receipt = parse_receipt(data, file, self.key.audit_vkey)
-        if receipt.run_id != run_id:
-            raise TamperedError(f"receipt {file} is of run {receipt.run_id}; find out who put it there")
-        return receipt
-
-    def receipts(self, run_id: str) -> dict[str, Receipt]:
-        """Return the receipts of a run's shards, by shard. Raises as `receipt`."""
-        return {shard: self.receipt(run_id, shard) for shard in sorted(self.receipted(run_id))}
+        names = [shard + RECEIPT_SUFFIX for shard in shards]
+        found = self.inbox.get_many(run_id, names, MAX_RECEIPT_BYTES)
+        for expected in names:
+            file = f"{self.inbox}/{run_id}/{expected}"
+            try:
+                name, data = next(found)
+            except OSError as error:
+                if error.errno in (errno.EFBIG, errno.EINVAL, errno.ELOOP):  # too large, or no plain file
+                    raise TamperedError(
+                        f"receipt {file} is none of the keystore's; find out who put it there"
+                    ) from error
+                raise StorageError(f"receipt {file} can not be read ({error.strerror or error})") from error
+            assert name == expected, "they come in their order"
+            receipt = parse_receipt(data, file, self.key.audit_vkey)
+            if receipt.run_id != run_id:
+                raise TamperedError(f"receipt {file} is of run {receipt.run_id}; find out who put it there")
+            yield receipt

@@ -37,6 +37,10 @@ class BucketInbox:
         """See InboxPlace."""
         return self.store.read(_path(run_id, name), limit)
 
+    def get_many(self, run_id: str, names: Sequence[str], limit: int) -> Iterator[tuple[str, bytes]]:
+        """See InboxPlace."""
+        return ((name, self.get(run_id, name, limit)) for name in names)
+
     def names(self, run_id: str, suffix: str, after: str = "") -> list[str]:
         """See InboxPlace."""
         return sorted(self.store.children(_path(run_id, suffix).rpartition("/")[0], suffix, after))

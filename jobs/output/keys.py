@@ -9,8 +9,9 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import ClassVar, Final, Protocol
+from typing import ClassVar, Final, Protocol, TypeAlias
 
 from jobs.errors import CommitError, KeysWaitingError, MachineError
 from jobs.output.row_shards import KeyShard
@@ -18,10 +19,14 @@ from keystore.door import IngestDoor
 from keystore.errors import TamperedError
 from keystore.intake.folder import INBOX_NAME, FolderInbox
 from keystore.intake.ingest_key import IngestKey
+from keystore.intake.receipts import Receipt
 from keystore.intake.report import IngestReport, RejectedRecord
 from keystore.keeper import Keeper, KeeperDiedError
 from keystore.service.connection import ServiceUnavailable, TooManyCalls
 
+Records: TypeAlias = tuple[KeyShard, Collection[str]]  # a shard, and ids of records in it
+
+SHARDS_AT_ONCE: Final = 500  # that the keystore, or the inbox, is asked of by one call
 LOOK_SECONDS: Final = 1.0  # between looks for receipts
 NO_RUN: Final = "no-run"  # an id that no run has
 _SHOWN: Final = 3  # rejected records in a message
@@ -74,8 +79,8 @@ class KeyHolder(ABC):
         MachineError."""
 
     @abstractmethod
-    def missing(self, run_id: str, shard: KeyShard, record_ids: Collection[str]) -> set[str]:
-        """Those records of a shard that was taken in which are neither in the keystore nor erased by right. Raises
+    def missing(self, run_id: str, shards: Sequence[Records]) -> set[str]:
+        """Those records of shards that were taken in which are neither in the keystore nor erased by right. Raises
         KeystoreError, MachineError."""
 
     @abstractmethod
@@ -130,9 +135,9 @@ class OwnKeystore(KeyHolder):
     def settle(self, run_id: str) -> None:
         pass  # it left no receipts
 
-    def missing(self, run_id: str, shard: KeyShard, record_ids: Collection[str]) -> set[str]:
+    def missing(self, run_id: str, shards: Sequence[Records]) -> set[str]:
         with alive():
-            return self._keystore.missing(record_ids)
+            return self._keystore.missing({one for _, record_ids in shards for one in record_ids})
 
     def why_missing(self) -> str:
         return f"{_said(self._rejected)}restore its inbox, or anonymize again into an empty output"
@@ -203,27 +208,36 @@ class OutsideKeystore(KeyHolder):
         with alive():
             self._door.forget(run_id)
 
-    def missing(self, run_id: str, shard: KeyShard, record_ids: Collection[str]) -> set[str]:
+    def missing(self, run_id: str, shards: Sequence[Records]) -> set[str]:
+        expected: dict[str, list[Records]] = {}
+        for one in shards:
+            expected.setdefault(one[0].name, []).append(one)
+        missing: set[str] = set()
         with alive():
-            receipt = self._door.receipt(run_id, shard.name)
+            for receipt in self._door.receipts(run_id, expected):
+                for shard, record_ids in expected[receipt.shard]:
+                    self._check_is_of(receipt, shard, run_id)
+                    missing |= set(record_ids) - {*receipt.stored, *receipt.erased}
+                self._rejected += receipt.rejected[:_SHOWN]
+        return missing
+
+    def _check_is_of(self, receipt: Receipt, shard: KeyShard, run_id: str) -> None:
         if shard.sha256 is not None and receipt.shard_sha256 != shard.sha256:
             raise TamperedError(
                 f"shard {shard.name} of run {run_id} was taken in with other bytes than this run handed in; find out who writes "
                 f"into the inbox {self._door.inbox}, then anonymize again into an empty output"
             )
-        self._rejected += receipt.rejected[:_SHOWN]
-        return set(record_ids) - {*receipt.stored, *receipt.erased}
 
     def why_missing(self) -> str:
         return f"{_said(self._rejected)}anonymize again into an empty output"
 
 
-def check_keys(holder: KeyHolder, run_id: str, shards: Iterator[tuple[KeyShard, Collection[str]]]) -> None:
+def check_keys(holder: KeyHolder, run_id: str, shards: Iterator[Records]) -> None:
     """Raise CommitError unless every record of these shards is in the keystore, or erased by right."""
     lost = 0
     first = ""
-    for shard, record_ids in shards:
-        missing = holder.missing(run_id, shard, record_ids)
+    while some := list(islice(shards, SHARDS_AT_ONCE)):
+        missing = holder.missing(run_id, some)
         lost += len(missing)
         first = first or min(missing, default="")
     if lost:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -25,6 +25,9 @@ class InboxPlace(Protocol):
 
     def get(self, run_id: str, name: str, limit: int) -> bytes:
         """Return a file's content. Raises OSError (EFBIG: more than `limit` bytes)."""
+
+    def get_many(self, run_id: str, names: Sequence[str], limit: int) -> Iterator[tuple[str, bytes]]:
+        """Yield name and content of each of these files, in their order. Raises as `get`."""
 
     def names(self, run_id: str, suffix: str, after: str = "") -> list[str]:
         """Return the names of a run's files that end so, sorted; those beyond the name `after` only."""
@@ -80,6 +83,10 @@ class FolderInbox:
     def get(self, run_id: str, name: str, limit: int) -> bytes:
         """See InboxPlace."""
         return durable.read_regular(self.root / run_id / name, limit)
+
+    def get_many(self, run_id: str, names: Sequence[str], limit: int) -> Iterator[tuple[str, bytes]]:
+        """See InboxPlace."""
+        return ((name, self.get(run_id, name, limit)) for name in names)
 
     def names(self, run_id: str, suffix: str, after: str = "") -> list[str]:
         """See InboxPlace."""

@@ -32,13 +32,12 @@ if TYPE_CHECKING:
 SWEEP_SECONDS = 60.0  # between two looks for replies that may not be fetched any more
 MAX_LARGE_BODIES = 8  # in memory at once
 _LOGGER = logging.getLogger(__name__)
-_NO_CONTENT = frozenset({"put_shard", "remove_shard", "remove_receipt", "revoke_token"})
+_NO_CONTENT = frozenset({"put_shard", "remove_shard", "remove_receipts", "revoke_token"})
 _SIGN_IN = frozenset({"sign_in", "sign_in_callback", "sign_in_token"})
 _REDIRECTS = frozenset({"sign_in", "sign_in_callback"})
 _MEDIA = {
     "metrics": "text/plain",
     "checkpoint": "text/plain",
-    "receipt": "application/json",
     "release": "application/octet-stream",
 }
 

@@ -28,6 +28,7 @@ from keystore.service.messages import (
     CHALLENGE_PATTERN,
     MAX_CODE_CHARACTERS,
     MAX_NAME_CHARACTERS,
+    MAX_SHARD_NAME_CHARACTERS,
     STATE_PATTERN,
     Approving,
     Compared,
@@ -37,8 +38,10 @@ from keystore.service.messages import (
     InboxList,
     LogPage,
     Me,
+    NamedShards,
     Presenting,
     Proof,
+    ReceiptPage,
     Redeeming,
     Reporting,
     RequestList,
@@ -74,7 +77,7 @@ def _office(request: Request) -> Office:
 Calls = Annotated[Caller, Depends(_caller)]
 In = Annotated[Office, Depends(_office)]
 Id = Annotated[str, ID]
-Shard = Annotated[str, Path(max_length=200)]
+Shard = Annotated[str, Path(max_length=MAX_SHARD_NAME_CHARACTERS)]
 
 
 def health() -> Health:
@@ -306,16 +309,16 @@ def remove_shard(run_id: Id, shard: Shard, office: In, caller: Calls) -> Respons
     return Response(status_code=204)
 
 
-def receipt(run_id: Id, shard: Shard, office: In, caller: Calls) -> Response:
-    """Return what became of a shard, signed."""
+def receipts(run_id: Id, named: NamedShards, office: In, caller: Calls) -> ReceiptPage:
+    """Return what became of shards, signed: as many receipts, in the order in which they are named, as one answer holds."""
     inbox_calls.check_run(office.keystore, caller, run_id)
-    return Response(inbox_calls.receipt(office.inbox, run_id, shard), media_type="application/json")
+    return inbox_calls.receipts(office.inbox, run_id, named.shards)
 
 
-def remove_receipt(run_id: Id, shard: Shard, office: In, caller: Calls) -> Response:
-    """Remove a receipt that its run needs no more."""
+def remove_receipts(run_id: Id, named: NamedShards, office: In, caller: Calls) -> Response:
+    """Remove receipts that their run needs no more."""
     inbox_calls.check_run(office.keystore, caller, run_id)
-    inbox_calls.remove_receipt(office.inbox, run_id, shard)
+    inbox_calls.remove_receipts(office.inbox, run_id, named.shards)
     return Response(status_code=204)
 
 

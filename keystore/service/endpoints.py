@@ -17,7 +17,7 @@ MAX_SHARD_BODY_BYTES = 64 * 1024 * 1024  # held in memory while it is checked
 DIGESTS_BODY_BYTES = 256 * 1024  # of as many images as a request may name
 BODY_SECONDS = 30  # within which a body has come, whatever its size
 SHARD_BODY_SECONDS = 120
-RECEIPTS_PER_MINUTE = 6000  # a run reads all of its own, one by one, when its rows are there
+NAMED_SHARDS_BODY_BYTES = 128 * 1024
 
 
 class Reach(StrEnum):
@@ -46,6 +46,7 @@ _SEES_REQUESTS = {REQUESTER: Reach.OWN, RECOVERY: Reach.OWN, APPROVER: Reach.DAT
 _ANYBODY_KNOWN = dict.fromkeys(Role, Reach.ALL)
 _REQUEST = "/v1/requests/{request_id}"
 _SHARD = "/v1/inbox/{run_id}/{shard}"
+_RECEIPTS = "/v1/inbox/{run_id}/receipts"
 _OF_RUN = {INGEST: Reach.DATASET}
 _LOG = {AUDITOR: Reach.ALL}
 _TOKENS = {OPERATOR: Reach.ALL}
@@ -57,8 +58,8 @@ ENDPOINTS: Mapping[str, Endpoint] = {
     "me": Endpoint("GET", "/v1/me", _ANYBODY_KNOWN),
     "put_shard": Endpoint("PUT", _SHARD, _OF_RUN, MAX_SHARD_BODY_BYTES, SHARD_BODY_SECONDS, per_minute=1200),
     "remove_shard": Endpoint("DELETE", _SHARD, _OF_RUN, per_minute=1200),
-    "receipt": Endpoint("GET", _SHARD + "/receipt", _OF_RUN, per_minute=RECEIPTS_PER_MINUTE),
-    "remove_receipt": Endpoint("DELETE", _SHARD + "/receipt", _OF_RUN, per_minute=RECEIPTS_PER_MINUTE),
+    "receipts": Endpoint("POST", _RECEIPTS, _OF_RUN, NAMED_SHARDS_BODY_BYTES, per_minute=1200),
+    "remove_receipts": Endpoint("POST", _RECEIPTS + "/removal", _OF_RUN, NAMED_SHARDS_BODY_BYTES, per_minute=1200),
     "inbox": Endpoint("GET", "/v1/inbox/{run_id}", _OF_RUN),
     "file_request": Endpoint("POST", "/v1/requests", {REQUESTER: Reach.DATASET}, SMALL_BODY_BYTES, per_minute=20),
     "list_requests": Endpoint("GET", "/v1/requests", _SEES_REQUESTS),

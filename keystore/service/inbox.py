@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import threading
+from collections.abc import Sequence
 
 from keystore.decisions.tokens import Caller
 from keystore.errors import InvalidRecordError, StorageError, TamperedError
@@ -13,7 +15,9 @@ from keystore.intake.shards import SHARD_SUFFIX, parse_shard, shard_file
 from keystore.served import ServedKeystore
 from keystore.service.endpoints import MAX_SHARD_BODY_BYTES
 from keystore.service.guard import HOUR, RUNS_PER_HOUR, CallError, Guard, nothing_here
-from keystore.service.messages import EXISTS, InboxList
+from keystore.service.messages import EXISTS, FoundReceipt, InboxList, ReceiptPage
+
+MAX_PAGE_BYTES = 8 * 1024 * 1024  # of receipts in one answer, after which no further one is added
 
 
 def put(
@@ -87,21 +91,35 @@ def remove(inbox: FolderInbox, run_id: str, shard: str) -> None:
     inbox.remove(run_id, [shard_file(shard)])
 
 
-def receipt(inbox: FolderInbox, run_id: str, shard: str) -> bytes:
-    """Return a receipt's bytes. Raises CallError: there is none."""
-    shard_file(shard)  # a bad name is refused
-    try:
-        return inbox.get(run_id, shard + RECEIPT_SUFFIX, MAX_RECEIPT_BYTES)
-    except FileNotFoundError:
-        raise nothing_here() from None
-    except OSError as error:
-        raise StorageError(f"a receipt in {inbox} can not be read ({error.strerror}); mend it") from error
+def receipts(inbox: FolderInbox, run_id: str, shards: Sequence[str]) -> ReceiptPage:
+    """Return the receipts of the first shards that are named, some MAX_PAGE_BYTES of them. Raises StorageError."""
+    names = _receipt_files(shards)
+    found: list[FoundReceipt] = []
+    size = answered = 0
+    for shard, name in zip(shards, names, strict=True):
+        if size >= MAX_PAGE_BYTES:
+            break
+        try:
+            data = inbox.get(run_id, name, MAX_RECEIPT_BYTES)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise StorageError(f"a receipt in {inbox} can not be read ({error.strerror}); mend it") from error
+        else:
+            size += len(data)
+            found.append(FoundReceipt(shard=shard, receipt=base64.b64encode(data)))
+        answered += 1
+    return ReceiptPage(answered=answered, receipts=found)
 
 
-def remove_receipt(inbox: FolderInbox, run_id: str, shard: str) -> None:
-    """Remove a receipt."""
-    shard_file(shard)  # a bad name is refused
-    inbox.remove(run_id, [shard + RECEIPT_SUFFIX])
+def remove_receipts(inbox: FolderInbox, run_id: str, shards: Sequence[str]) -> None:
+    """Remove receipts; those that are not there are no error."""
+    inbox.remove(run_id, _receipt_files(shards))
+
+
+def _receipt_files(shards: Sequence[str]) -> list[str]:
+    """Raises InvalidRecordError for a name that is no shard's."""
+    return [shard_file(shard).removesuffix(SHARD_SUFFIX) + RECEIPT_SUFFIX for shard in shards]
 
 
 def listing(inbox: FolderInbox, run_id: str, after: str) -> InboxList:

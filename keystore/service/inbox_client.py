@@ -10,8 +10,9 @@ import contextlib
 import errno
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote
@@ -21,7 +22,7 @@ from keystore.intake.receipts import RECEIPT_SUFFIX
 from keystore.intake.shards import SHARD_SUFFIX
 from keystore.service.connection import CallRefused, Connection, ServiceUnavailable, TooManyCalls, check_address
 from keystore.service.endpoints import MAX_SHARD_BODY_BYTES
-from keystore.service.messages import EXISTS, InboxList, Me
+from keystore.service.messages import EXISTS, MAX_NAMED_SHARDS, InboxList, Me, NamedShards, ReceiptPage
 from keystore.service.token_file import TokenFile
 
 PATIENCE_SECONDS = 120.0  # after which a service that does not answer, or not yet, is an error
@@ -55,7 +56,7 @@ class ServiceInbox:
                 "(--pictures-per-task)"
             )
         try:
-            self._again(lambda service: service.call("PUT", _path(run_id, name), content=data))
+            self._again(lambda service: service.call("PUT", _shard(run_id, name), content=data))
         except CallRefused as error:
             if error.code != EXISTS:
                 raise
@@ -63,28 +64,53 @@ class ServiceInbox:
 
     def get(self, run_id: str, name: str, limit: int) -> bytes:
         """See InboxPlace; receipts only: a shard is never given out."""
-        try:
-            data = self._again(lambda service: service.call("GET", _path(run_id, name)).content)
-        except RequestNotFound as error:
-            raise FileNotFoundError(errno.ENOENT, str(error), name) from error
-        if len(data) > limit:
-            raise OSError(errno.EFBIG, f"it has {len(data)} bytes", name)
+        ((_, data),) = self.get_many(run_id, [name], limit)
         return data
+
+    def get_many(self, run_id: str, names: Sequence[str], limit: int) -> Iterator[tuple[str, bytes]]:
+        """See InboxPlace; receipts only. One call for many, as long as they are small."""
+        left = list(names)
+        while left:
+            asked = left[:MAX_NAMED_SHARDS]
+            page = self._page(run_id, [name.removesuffix(RECEIPT_SUFFIX) for name in asked])
+            found = {one.shard + RECEIPT_SUFFIX: one.receipt for one in page.receipts}
+            for name in asked[: page.answered]:
+                if name not in found:
+                    raise FileNotFoundError(errno.ENOENT, f"{self.url} has no such receipt", name)
+                if len(found[name]) > limit:
+                    raise OSError(errno.EFBIG, f"it has {len(found[name])} bytes", name)
+                yield name, found[name]
+            left = left[page.answered :]
+
+    def _page(self, run_id: str, shards: list[str]) -> ReceiptPage:
+        named = NamedShards(shards=shards).model_dump()
+        try:
+            page = self._again(lambda service: service.ask(ReceiptPage, "POST", _receipts(run_id), named))
+        except RequestNotFound:  # a run that never put a shard there
+            return ReceiptPage(answered=len(shards), receipts=[])
+        if not 0 < page.answered <= len(shards):
+            raise ServiceUnavailable(f"{self.url} answers for {page.answered} of {len(shards)} receipts")
+        return page
 
     def names(self, run_id: str, suffix: str, after: str = "") -> list[str]:
         """See InboxPlace. Of a run that never put a shard there are none."""
-        path = f"/v1/inbox/{quote(run_id, safe='')}"
         try:
-            found = self._again(lambda service: service.ask(InboxList, "GET", path, params={"after": after}))
+            found = self._again(lambda service: service.ask(InboxList, "GET", _run(run_id), params={"after": after}))
         except RequestNotFound:
             return []
         return sorted(name + suffix for name in (found.waiting if suffix == SHARD_SUFFIX else found.receipts))
 
     def remove(self, run_id: str, names: Sequence[str]) -> None:
-        """See InboxPlace."""
-        for path in [_path(run_id, name) for name in names]:
+        """See InboxPlace. Receipts go by one call for many."""
+        receipts = [name.removesuffix(RECEIPT_SUFFIX) for name in names if name.endswith(RECEIPT_SUFFIX)]
+        calls: list[tuple[str, str, object]] = [
+            ("POST", _receipts(run_id) + "/removal", {"shards": receipts[first : first + MAX_NAMED_SHARDS]})
+            for first in range(0, len(receipts), MAX_NAMED_SHARDS)
+        ]
+        calls += [("DELETE", _shard(run_id, name), None) for name in names if name.endswith(SHARD_SUFFIX)]
+        for method, path, body in calls:
             with contextlib.suppress(RequestNotFound):
-                self._again(lambda service, path=path: service.call("DELETE", path))  # type: ignore[misc]
+                self._again(partial(Connection.call, method=method, path=path, json=body))
 
     def __str__(self) -> str:
         return self.url
@@ -113,6 +139,13 @@ class ServiceInbox:
                 raise
 
 
-def _path(run_id: str, name: str) -> str:
-    suffix, verb = (RECEIPT_SUFFIX, "/receipt") if name.endswith(RECEIPT_SUFFIX) else (SHARD_SUFFIX, "")
-    return f"/v1/inbox/{quote(run_id, safe='')}/{quote(name.removesuffix(suffix), safe='')}{verb}"
+def _run(run_id: str) -> str:
+    return f"/v1/inbox/{quote(run_id, safe='')}"
+
+
+def _receipts(run_id: str) -> str:
+    return f"{_run(run_id)}/receipts"
+
+
+def _shard(run_id: str, name: str) -> str:
+    return f"{_run(run_id)}/{quote(name.removesuffix(SHARD_SUFFIX), safe='')}"

@@ -18,6 +18,8 @@ from keystore.reporting.controller import Controller
 MAX_CHECKPOINTS = 16  # that one report is held against
 MAX_IMAGES = 1000  # named in one request; the policy allows fewer
 MAX_NAME_CHARACTERS = 1000
+MAX_SHARD_NAME_CHARACTERS = 200
+MAX_NAMED_SHARDS = 500  # in one call
 EXISTS = "exists"  # the code of a shard that was not put, for another one of its name lies there
 DIGEST_PATTERN = "^[0-9a-f]{64}$"
 MAX_PUBLIC_KEY_CHARACTERS = 4000
@@ -156,6 +158,28 @@ class InboxList(View):
 
     waiting: list[str]
     receipts: list[str]
+
+
+class NamedShards(Message):
+    """Shards of one run."""
+
+    shards: list[Annotated[str, Field(max_length=MAX_SHARD_NAME_CHARACTERS)]] = Field(
+        min_length=1, max_length=MAX_NAMED_SHARDS
+    )
+
+
+class FoundReceipt(View):
+    """A receipt: the file's bytes, in base64."""
+
+    shard: str
+    receipt: Base64Bytes
+
+
+class ReceiptPage(View):
+    """Receipts of the first `answered` shards that were named, of those that have one; the others are asked for again."""
+
+    answered: int
+    receipts: list[FoundReceipt]
 
 
 class LogPage(View):

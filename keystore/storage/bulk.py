@@ -21,9 +21,8 @@ def insert_many(connection: Connection, table: Table, rows: Sequence[Mapping[str
     names = tuple(rows[0])
     if connection.dialect.name == "postgresql" and len(rows) > 1:
         columns = [[row[name] for row in rows] for name in names]
-        if all(
-            column.count(None) < len(column) for column in columns
-        ):  # else the driver can not tell what it is an array of
+        # Of a column with nothing in it the driver can not tell what it is an array of.
+        if all(column.count(None) < len(column) for column in columns):
             connection.exec_driver_sql(_by_columns(table, names, connection.dialect), tuple(columns))
             return
     statement, order = _statement(table, names, connection.dialect)

@@ -32,7 +32,7 @@ SIGN_IN = {
 WANTED = {  # what a call that may be made is answered
     "put_shard": 204,
     "remove_shard": 204,
-    "remove_receipt": 204,
+    "remove_receipts": 204,
     "revoke_token": 204,
 }
 _numbers = itertools.count()
@@ -61,7 +61,8 @@ def call_of(name: str, served, beside: ServedKeystore, make, dataset: str) -> tu
         if name == "put_shard":
             record = make.record("d.png", run_id=run, dataset=dataset)
             body = {"content": shard_bytes([seal_record(record, beside.ingest_public_key)])}
-        elif name == "receipt":
+        elif name in ("receipts", "remove_receipts"):
+            body = {"json": {"shards": ["part-0", "part-1"]}}
             (beside.path / "inbox" / run).mkdir(parents=True, exist_ok=True)
             (beside.path / "inbox" / run / "part-0.receipt").write_bytes(b"{}")
     elif name == "revoke_token":

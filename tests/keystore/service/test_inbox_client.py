@@ -24,7 +24,7 @@ from keystore.intake.sealing import seal_record
 from keystore.intake.shards import shard_bytes
 from keystore.served import ServedKeystore
 from keystore.service import inbox_client
-from keystore.service.connection import ServiceUnavailable, TooManyCalls
+from keystore.service.connection import Connection, ServiceUnavailable, TooManyCalls
 from keystore.service.endpoints import ENDPOINTS, MAX_SHARD_BODY_BYTES
 from keystore.service.inbox_client import ServiceInbox
 from keystore.service.token_file import TokenFile
@@ -105,6 +105,35 @@ def test_a_shard_is_put_once_receipted_and_its_receipt_taken_away(inbox, run_id,
     assert inbox.names(run_id, ".receipt") == []
 
 
+def test_many_receipts_come_and_go_by_few_calls_whose_answers_are_bounded(
+    inbox, run_id, served, beside, make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inbox.put(run_id, PUT, shard(beside, make, run_id))
+    folder, size = served.path / "inbox" / run_id, 1024 * 1024
+    contents = {f"part-{number:04d}.receipt": b"%d" % number for number in range(1100)}
+    contents |= {f"large-{number:02d}.receipt": bytes(size) for number in range(20)}  # of which an answer holds eight
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
+    made: list[str] = []
+    real = Connection.call
+    monkeypatch.setattr(
+        Connection, "call", lambda *given, **named: (made.append(" ".join(given[1:3])), real(*given, **named))[1]
+    )
+    assert dict(inbox.get_many(run_id, list(contents), MAX_RECEIPT_BYTES)) == contents
+    assert made == [f"POST /v1/inbox/{run_id}/receipts"] * 5
+    made.clear()
+    with pytest.raises(FileNotFoundError):
+        list(inbox.get_many(run_id, ["part-0001.receipt", "part-none.receipt", "part-0002.receipt"], MAX_RECEIPT_BYTES))
+    with pytest.raises(FileNotFoundError):
+        inbox.get("run-of-nobody", "part-0001.receipt", MAX_RECEIPT_BYTES)
+    made.clear()
+    inbox.remove(run_id, list(contents))
+    assert len(made) == 3
+    assert inbox.names(run_id, ".receipt") == []
+    with pytest.raises(InvalidRecordError, match="shard name"):
+        inbox.get(run_id, "../part-0001.receipt", MAX_RECEIPT_BYTES)
+
+
 def test_what_is_another_data_sets_or_runs_or_too_large_is_refused_and_not_tried_again(
     inbox, run_id, served, beside, make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,7 +184,7 @@ def test_who_asks_too_often_waits(inbox, run_id, monkeypatch: pytest.MonkeyPatch
 def test_an_ingest_token_calls_the_inbox_and_nothing_else() -> None:
     """With the table that is walked in test_endpoints."""
     may = {name for name, one in ENDPOINTS.items() if Role.INGEST in one.roles}
-    assert may == {"put_shard", "remove_shard", "receipt", "remove_receipt", "inbox", "me"}
+    assert may == {"put_shard", "remove_shard", "receipts", "remove_receipts", "inbox", "me"}
 
 
 def test_what_travels_to_the_workers_holds_no_token(inbox, served) -> None:
