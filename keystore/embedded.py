@@ -1,7 +1,7 @@
 """The embedded keystore: one directory, one object, every operation a transaction whose log entry commits with it.
 
 What an operation means is in the modules it calls; how it is committed together with its log entry is in ledger.py; how a
-keystore is opened in opened.py; what the service adds in served.py.
+keystore is opened in opened.py; who decides in it in governed.py; what the service adds in served.py.
 """
 
 from __future__ import annotations
@@ -15,26 +15,23 @@ from sqlalchemy import Connection, select
 from keystore.audit.log import latest_note
 from keystore.crypto.canonical import sha256_hex
 from keystore.crypto.hybrid import key_id
-from keystore.decisions import approvers, reading, replies, stored_policy
+from keystore.decisions import reading, replies, stored_policy
 from keystore.decisions.content import Words, find_images, images_of
-from keystore.decisions.people import NOBODY, names
-from keystore.decisions.policy import Policy
+from keystore.decisions.people import NOBODY
 from keystore.decisions.release import seal_release
-from keystore.decisions.signatures import OwnSignature, parse_public_line
-from keystore.decisions.views import ApproverView, RequestView
-from keystore.errors import AuditError, ErasureError
+from keystore.decisions.signatures import OwnSignature
+from keystore.decisions.views import RequestView
+from keystore.errors import ErasureError
+from keystore.governed import GovernedKeystore
 from keystore.intake.report import IngestReport
-from keystore.opened import OpenedKeystore
 from keystore.reporting.receipt import make_receipt
 from keystore.storage import schema
 from keystore.vault import erasure
 from keystore.vault.catalogue import RecordView, count_records, record_views, shards_of
 from keystore.verification.published import Published, disagreements
-from keystore.verification.replay_decisions import LoggedDecisions
-from keystore.verification.verify import logged_decisions
 
 
-class Keystore(OpenedKeystore):
+class Keystore(GovernedKeystore):
     """What is done with an open keystore: keys come in, are asked for, agreed to, let out, erased."""
 
     # Taking keys in: the ingest opening's work, here for one machine that does everything
@@ -171,9 +168,12 @@ class Keystore(OpenedKeystore):
         that it keeps for them, unless they have enrolled one or the policy asks for it. grant_seconds: how long the grant may
         live, where the approver wants it to be less than the policy allows; signed too.
 
-        Raises ApprovalError, also where the request is not that content any more; RequestNotFound.
+        Raises ApprovalError, also where the request is not that content any more; RequestNotFound; of a change, PolicyError and
+        AuditError.
         """
         with self._ledger.transaction("approve", request_id, approver) as (connection, log):
+            if reading.asks_for_change(connection, request_id):
+                self._verified_decisions(connection)
             person = self._people.find_or_add(connection, approver)
             policy = stored_policy.read(connection)
             self._desk.approve(connection, log, policy, request_id, person, digest, own, grant_seconds)
@@ -212,43 +212,6 @@ class Keystore(OpenedKeystore):
                 if image.record_id in digests
             ]
             return disagreements(connection, self._vault, named)
-
-    def policy(self) -> Policy:
-        """Return the present policy."""
-        with self._database.read() as connection:
-            return stored_policy.read(connection)
-
-    def set_policy(self, policy: Policy, *people: str) -> None:
-        """Change the policy, by at least two people; open requests must be changed or made again.
-
-        Raises ApprovalError for a bad name, and where it is one person only.
-        """
-        with self._ledger.transaction("policy", None, people[0] if people else None) as (connection, log):
-            stored_policy.change(
-                connection, log, policy, [self._people.find_or_add(connection, name) for name in people]
-            )
-
-    def enrol_approver(self, name: str, role: str, public_line: str, *people: str) -> str:
-        """Enrol the key that an approver made (`ApproverKey.public_line`), by as many others as a request needs. Return its id.
-
-        Raises ApprovalError, PolicyError (a malformed role).
-        """
-        with self._ledger.transaction("enrol-approver", None, people[0] if people else None) as (connection, log):
-            key = parse_public_line(public_line)
-            by = [self._people.find_or_add(connection, one) for one in people]
-            person, policy = self._people.find_or_add(connection, name), stored_policy.read(connection)
-            return approvers.enrol(connection, log, policy, person, role, key, by)
-
-    def remove_approver(self, key_id: str, *people: str) -> None:
-        """Take an approver's key off the list; open requests that it approved end. Raises ApprovalError."""
-        with self._ledger.transaction("remove-approver", None, people[0] if people else None) as (connection, log):
-            by = [self._people.find_or_add(connection, one) for one in people]
-            approvers.remove(connection, log, stored_policy.read(connection), key_id, by)
-
-    def approvers(self) -> list[ApproverView]:
-        """Return all keys that were ever enrolled, newest first."""
-        with self._database.read() as connection:
-            return approvers.views(connection, names(connection))
 
     def erase_person(self, name: str, by: str) -> None:
         """Forget a person's name; what they did stays on record, and the name can not act here again. Raises ApprovalError.
@@ -325,13 +288,6 @@ class Keystore(OpenedKeystore):
             ]
 
     # Reading
-
-    def _verified_decisions(self, connection: Connection) -> LoggedDecisions:
-        """Return what the log says was decided, once that and the tables were verified. Raises AuditError."""
-        problems, logged = logged_decisions(connection, self.audit_vkey, self._keys.signer)
-        if problems:
-            raise AuditError(f"nothing is released while the audit log does not verify: {'; '.join(problems[:3])}")
-        return logged
 
     def _view(self, connection: Connection, request_id: str) -> RequestView:
         row = self._desk.row(connection, request_id)

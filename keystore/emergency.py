@@ -5,7 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from keystore.decisions import break_glass, stored_policy
+from sqlalchemy import Connection
+
+from keystore.decisions import break_glass, changes, stored_policy
+from keystore.decisions.changes import Change
 from keystore.decisions.content import Words, find_images
 from keystore.decisions.policy import Policy
 from keystore.decisions.views import RequestView
@@ -18,18 +21,19 @@ _LOGGER = logging.getLogger(__name__)
 class EmergencyKeystore(Keystore):
     """An open keystore, in an emergency and after it."""
 
-    def set_break_glass(self, names: Sequence[str], *people: str) -> Policy:
-        """Let these people, and nobody else, break the glass, by at least two people; nobody: it is off. Return the policy.
+    def set_break_glass(self, names: Sequence[str], *people: str) -> str | None:
+        """Let these people, and nobody else, break the glass, by at least two people; nobody: it is off. Return None, or the id
+        of a request, as `set_policy`.
 
-        Open requests must be changed or made again, as after any change of the policy. Raises ApprovalError.
+        Open requests must be changed or made again, as after any change of the policy. Raises ApprovalError, AuditError.
         """
-        with self._ledger.transaction("policy", None, people[0] if people else None) as (connection, log):
+
+        def listed(connection: Connection) -> Change:
             may = sorted({self._people.find_or_add(connection, name) for name in names})
             present = stored_policy.read(connection).model_dump() | {"break_glass": tuple(may)}
-            policy = Policy.model_validate(present)
-            by = [self._people.find_or_add(connection, one) for one in people]
-            stored_policy.change(connection, log, policy, by)
-        return policy
+            return changes.of_policy(Policy.model_validate(present))
+
+        return self._change("policy", people, listed)
 
     def break_glass(
         self,

@@ -1,4 +1,4 @@
-"""`keyanon request`, `approve`, `deny`, `requests`, `show`: asking for keys and agreeing to it.
+"""`keyanon request`, `approve`, `deny`, `requests`, `show`: asking for keys, or for a change of who decides, and agreeing to it.
 
 These commands see requests and people, never keys; they load neither torch nor Ray.
 """
@@ -171,7 +171,7 @@ def requests(
         (
             view.request_id,
             view.state,
-            view.case,
+            view.case if view.change is None else "change of who decides",
             view.requester,
             len(view.images),
             f"{len(view.approvals)} of {view.approvals_required}",
@@ -237,23 +237,40 @@ def show(
         raise typer.Exit(ExitCode.WRONG_KEY_OR_TAMPERED)
 
 
-def _summary(view: "RequestView") -> "Table":
-    return facts(f"request {view.request_id}", _facts(view))
+def filed(context: typer.Context, keystore: Path, view: "RequestView") -> None:
+    """Tell of a change that was filed (decisions.changes), and what makes it."""
+    hint = f"Nothing is changed yet: {view.approvals_required} approvers sign it first. keyanon show {keystore} {view.request_id}"
+    output_of(context).result(view.model_dump(mode="json"), _summary(view), hint)
 
 
-def _facts(view: "RequestView") -> dict[str, object]:
-    """One request for people; the images by id, not counted, because they are what is agreed to."""
-    grant = view.grant
+def _asked_for(view: "RequestView") -> dict[str, object]:
+    """What is agreed to: images by id, not counted; or a change, line by line."""
+    if view.change is not None:
+        from keystore.decisions.changes import described
+
+        return {"for": "a change of who decides", **dict(described(view.change, view.change_people))}
     return {
-        "request": view.request_id,
-        "state": view.state,
-        "requester": view.requester,
         "case": view.case,
         "purpose": view.purpose,
         "legal basis": view.legal_basis,
         "count": f"{len(view.images)} images",
         "images": "\n".join(f"{image.image_id} ({image.dataset})" for image in view.images),
         "overlap": f"{view.overlap_images} of {len(view.images)} images are in {view.overlap_requests} other request(s) too",
+    }
+
+
+def _summary(view: "RequestView") -> "Table":
+    return facts(f"request {view.request_id}", _facts(view))
+
+
+def _facts(view: "RequestView") -> dict[str, object]:
+    """One request for people."""
+    grant = view.grant
+    return {
+        "request": view.request_id,
+        "state": view.state,
+        "requester": view.requester,
+        **_asked_for(view),
         "expires": f"{view.expires_at:%Y-%m-%d %H:%M:%S %Z}",
         "approvals": f"{len(view.approvals)} of {view.approvals_required}"
         + (f", each with a key of their own{_roles(view)}" if view.own_keys else "")

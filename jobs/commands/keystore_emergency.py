@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from jobs.commands.approval import filed
 from jobs.commands.keystore_people import People
 from jobs.commands.options import Json, KekUri, KeystorePath, Person, RequestId, Verbose, acting_person, output_of
 from jobs.commands.printing import facts
@@ -21,11 +22,18 @@ def who_may(
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Say who may break the glass, by two people at least; without --for nobody may, as in a new keystore."""
+    """Say who may break the glass, by two people at least; without --for nobody may, as in a new keystore.
+
+    Once enough approvers have keys of their own, they sign it, as any change of the policy.
+    """
     from keystore.emergency import EmergencyKeystore
 
     with EmergencyKeystore.open(keystore, kek) as opened:
-        policy = opened.set_break_glass(names or [], *people)
+        request = opened.set_break_glass(names or [], *people)
+        if request is not None:
+            filed(context, keystore, opened.show(request))
+            return
+        policy = opened.policy()
     document = {"may_break_the_glass": names or [], "people": list(policy.break_glass)}
     shown = {"may break the glass": ", ".join(names or []) or "nobody"}
     output_of(context).result(document, facts(f"policy of {keystore}", shown))

@@ -5,13 +5,21 @@ from typing import Annotated, Any
 
 import typer
 
+from jobs.commands.approval import filed
 from jobs.commands.durations import parse_duration
 from jobs.commands.options import Json, KekUri, KeystorePath, Verbose, kept_text, output_of
 from jobs.commands.printing import facts, table
 
 approvers = typer.Typer(help="The approvers who have keys of their own.", no_args_is_help=True)
 policies = typer.Typer(help="What a keystore asks for before it gives keys out.", no_args_is_help=True)
-People = Annotated[list[str], typer.Option("--as", metavar="NAME", help="Who agrees to this; repeat for each.")]
+People = Annotated[
+    list[str],
+    typer.Option(
+        "--as",
+        metavar="NAME",
+        help="Who agrees to this; repeat for each. Once approvers have keys: who files it, for them to sign.",
+    ),
+]
 
 
 @approvers.command("enrol")
@@ -32,13 +40,21 @@ def enrol(
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Enrol the key that an approver made. As many other people agree to it as a request needs; from then on only it approves."""
+    """Enrol the key that an approver made. As many other people agree to it as a request needs; from then on only it approves.
+
+    Once so many have enrolled keys, they sign it with those (`keyanon approve --key`), as all changes of the list and the policy.
+    """
+    from keystore.decisions.signatures import key_id_of, parse_public_line
     from keystore.embedded import Keystore
 
     lines = kept_text(public_line, "FILE").strip().splitlines()
+    line = lines[-1] if lines else ""
     with Keystore.open(keystore, kek) as opened:
-        key = opened.enrol_approver(approver, role, lines[-1] if lines else "", *people)
-    document = {"key": key, "for": approver, "role": role}
+        request = opened.enrol_approver(approver, role, line, *people)
+        if request is not None:
+            filed(context, keystore, opened.show(request))
+            return
+    document = {"key": key_id_of(parse_public_line(line).public_key), "for": approver, "role": role}
     output_of(context).result(
         document, facts("approver enrolled", document), f"Ask {approver} whether this is their key."
     )
@@ -54,13 +70,49 @@ def remove(
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Take a key off the list, lost or not. Every open request that it approved ends and is made again."""
+    """Take a key off the list, lost or not. Every open request that it approved ends and is made again.
+
+    As many others as enrol one agree to it, or sign it.
+    """
     from keystore.embedded import Keystore
 
     with Keystore.open(keystore, kek) as opened:
-        opened.remove_approver(key, *people)
+        request = opened.remove_approver(key, *people)
+        if request is not None:
+            filed(context, keystore, opened.show(request))
+            return
     document = {"removed": key}
     output_of(context).result(document, facts("approver removed", document))
+
+
+@approvers.command("lost-keys")
+def lost_keys(
+    context: typer.Context,
+    keystore: KeystorePath,
+    people: Annotated[
+        list[str],
+        typer.Option("--as", metavar="NAME", help="Who says so; repeat for each, as many as a request needs."),
+    ],
+    keys: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY]...", help="The ids of the lost keys, as `approver list` shows them."),
+    ] = None,
+    kek: KekUri = None,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Say that too few keys are left to sign a change: names count again, until enough are enrolled. It is an alert.
+
+    Every audit says so from then on. Refused while enough approvers are left who have keys.
+    """
+    from keystore.embedded import Keystore
+
+    with Keystore.open(keystore, kek) as opened:
+        opened.lose_keys(keys or [], *people)
+    hint = f"Keep a checkpoint now, and enrol approvers anew: keyanon keystore approver enrol {keystore} FILE ..."
+    output_of(context).result(
+        {"lost": keys or []}, facts("keys lost", {"lost": ", ".join(keys or []) or "none more"}), hint
+    )
 
 
 @approvers.command("list")
@@ -125,7 +177,10 @@ def set_policy(
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Change the policy, by two people at least. Open requests are changed or made again under the new one."""
+    """Change the policy, by two people at least. Open requests are changed or made again under the new one.
+
+    Once enough approvers have keys of their own, this files the change, and they sign it (`keyanon approve --key`).
+    """
     from pydantic import ValidationError
 
     from keystore.decisions.policy import Policy
@@ -145,6 +200,9 @@ def set_policy(
         except ValidationError as error:
             problem = error.errors()[0]
             raise typer.BadParameter(" ".join((*map(str, problem["loc"]), problem["msg"]))) from None
-        opened.set_policy(policy, *people)
+        request = opened.set_policy(policy, *people)
+        if request is not None:
+            filed(context, keystore, opened.show(request))
+            return
     document = policy.model_dump(mode="json")
     output_of(context).result(document, facts(f"policy of {keystore}", document))

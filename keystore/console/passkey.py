@@ -30,7 +30,8 @@ _NEW_LABEL = b"keyanon new passkey v1\n"
 
 @dataclass(frozen=True)
 class Asked:
-    """What a passkey is asked to sign. challenges: base64url, by how many seconds the grant may live; approved_at: for all."""
+    """What a passkey is asked to sign. approved_at: for all; challenges: base64url, by how many seconds the grant may live, by 0
+    where nothing is to be chosen."""
 
     approved_at: str
     challenges: dict[int, str]
@@ -47,7 +48,8 @@ def challenges(request: SeenRequest, key: ApproverView, times: list[int]) -> Ask
     approved_at = timestamp(utc_now())
     of = (request.keystore, request.request_id, request.digest, key.key, approved_at)
     # The longest time is the policy's: who takes that one chose none.
-    messages = {one: own_approval_message(*of, None if one == times[-1] else one) for one in times}
+    messages = {one: own_approval_message(*of, one) for one in times[:-1]}
+    messages[times[-1] if times else 0] = own_approval_message(*of)
     return Asked(approved_at, {one: _base64url(passkeys.challenge_of(said)) for one, said in messages.items()})
 
 

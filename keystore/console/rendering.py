@@ -8,6 +8,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.responses import HTMLResponse, Response
 
+from keystore.decisions.changes import described
 from keystore.decisions.plain_text import visible
 
 HEADERS = {
@@ -50,6 +51,7 @@ def _environment() -> Environment:
         finalize=lambda value: visible(value) if type(value) is str else value,
     )
     made.filters |= {"moment": moment, "span": span}
+    made.globals["described"] = described
     return made
 
 

@@ -117,7 +117,7 @@ def approval_page(visit: Visit) -> Response:
     """Show what is about to be agreed to, once more and whole, and the button."""
     request = calls.show_request(visit.parameters["request_id"], visit.office, visit.caller)
     key, most = own_key(visit), visit.office.keystore.policy().grant_lifetime_seconds
-    times = [*(one for one in GRANT_TIMES if one < most), most]
+    times = [] if request.change else [*(one for one in GRANT_TIMES if one < most), most]
     return visit.show(
         "approval.html",
         request=request,

@@ -1,8 +1,8 @@
 """Approvers with keys of their own: who is enrolled, in which role, and what becomes of it when a key is taken off the list.
 
 The private key is made and stays on the approver's machine (keystore.approver_key); here are public keys only. A key is enrolled
-once, for one person in one role, by as many other people as a request needs. A person has one key at a time, and whoever has one
-approves with it and no other way.
+once, for one person in one role, by as many other people as a request needs (decisions.changes). A person has one key at a time,
+and whoever has one approves with it and no other way.
 
 A key that is taken off the list (lost, stolen, its holder gone or erased) ends every open request that it approved: those are
 made again. What was released stays on record, approved by a key that was enrolled then.
@@ -13,9 +13,10 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import Connection, Row, select
 
@@ -138,71 +139,85 @@ def check_own(
     return own
 
 
-def enrol(
-    connection: Connection,
-    log: LogWriter,
-    policy: Policy,
-    person: str,
-    role: str,
-    key: OwnKey,
-    by: Sequence[str],
-) -> str:
-    """Put a key on the list and return its id. `by`: people, of whom the approver does not count. Raises ApprovalError."""
-    if not re.fullmatch(ROLE_PATTERN, role):
+def check_enrolment(connection: Connection, change: Mapping[str, Any]) -> None:
+    """Raise ApprovalError, PolicyError unless this key (decisions.changes) can be put on the list now."""
+    if not re.fullmatch(ROLE_PATTERN, change["role"]):
         raise PolicyError("role", "a role is named by 1 to 32 small letters, digits and hyphens, such as dpo or legal")
-    _check_many(policy, person, by)
-    if enrolled(connection, person) is not None:
+    if enrolled(connection, change["person"]) is not None:
         raise ApprovalError("enrolled", "this approver has an enrolled key; where it is lost, remove that one first")
-    table, key_id = schema.approver_keys, signatures.key_id_of(key.public_key)
-    said = None if key.passkey is None else key.passkey.content()
-    if connection.execute(select(table.c.key_id).where(table.c.key_id == key_id)).first() is not None:
+    table = schema.approver_keys
+    if connection.execute(select(table.c.key_id).where(table.c.key_id == change["key"])).first() is not None:
         raise ApprovalError("known-key", "this key was enrolled before, and is so once only; make a new one")
+
+
+def put_on_list(connection: Connection, now: datetime, change: Mapping[str, Any]) -> None:
+    """Put a key (decisions.changes) on the list."""
     connection.execute(
-        table.insert().values(
-            key_id=key_id,
-            person=person,
-            public_key=key.public_key,
-            role=role,
-            enrolled_at=timestamp(log.now),
-            passkey=None if said is None else canonical_json(said),
+        schema.approver_keys.insert().values(
+            key_id=change["key"],
+            person=change["person"],
+            public_key=base64.b64decode(change["public_key"]),
+            role=change["role"],
+            enrolled_at=timestamp(now),
+            passkey=canonical_json(change["passkey"]) if "passkey" in change else None,
         )
     )
-    encoded = base64.b64encode(key.public_key).decode()
-    more = {} if said is None else {"passkey": said}
-    log.append("enrol-approver", by=sorted(set(by)), key=key_id, person=person, public_key=encoded, role=role, **more)
-    return key_id
 
 
-def remove(connection: Connection, log: LogWriter, policy: Policy, key_id: str, by: Sequence[str]) -> None:
-    """Take a key off the list, and end the open requests that it approved. Raises ApprovalError."""
+def on_list(connection: Connection, key_id: str) -> Row[tuple[object, ...]]:
+    """Return the row of a key that counts now. Raises ApprovalError: there is none of this id."""
     table = schema.approver_keys
     row = connection.execute(select(table).where(table.c.key_id == key_id, table.c.removed_at.is_(None))).first()
     if row is None:
         raise ApprovalError("unknown-key", "no key of this id is enrolled; list the approvers to find it")
-    _check_many(policy, row.person, by)
-    _take_off(connection, log, key_id)
-    log.append("remove-approver", by=sorted(set(by)), key=key_id, person=row.person)
+    return row
+
+
+def take_off_list(connection: Connection, now: datetime, change: Mapping[str, Any]) -> None:
+    """Take a key off the list, and end the open requests that it approved."""
+    keys, requests, approvals = schema.approver_keys, schema.requests, schema.approvals
+    connection.execute(keys.update().where(keys.c.key_id == change["key"]).values(removed_at=timestamp(now)))
+    rests_on_it = (
+        select(approvals.c.request_id)
+        .where(approvals.c.request_id == requests.c.request_id, approvals.c.digest == requests.c.digest)
+        .where(approvals.c.key_id == change["key"])
+    )
+    still_open = requests.c.state.in_([State.PENDING.value, State.APPROVED.value])
+    connection.execute(requests.update().where(still_open, rests_on_it.exists()).values(state=State.DENIED.value))
 
 
 def forget(connection: Connection, log: LogWriter, person: str) -> None:
     """Take the key of a person who is erased off the list; the entry of the erasure says so."""
     row = enrolled(connection, person)
     if row is not None:
-        _take_off(connection, log, str(row.key_id))
+        take_off_list(connection, log.now, {"key": row.key_id})
+
+
+def are_enough(
+    connection: Connection, approvals: int, roles: Collection[str], without: Collection[str] = frozenset()
+) -> bool:
+    """Return whether so many approvers have enrolled keys, of all roles, that they can sign; `without` these people."""
+    present = _roles(connection, without)
+    return len(present) >= max(MIN_APPROVALS, approvals) and set(roles) <= set(present)
 
 
 def check_enough(connection: Connection, policy: Policy) -> None:
     """Raise PolicyError where the list has too few approvers, or none of a role, for anything to be approved."""
-    table = schema.approver_keys
-    roles = [row.role for row in connection.execute(select(table.c.role).where(table.c.removed_at.is_(None)))]
-    missing = sorted(set(policy.roles) - set(roles))
-    if len(roles) < policy.approvals or missing:
+    if not are_enough(connection, policy.approvals, policy.roles):
+        present = _roles(connection, frozenset())
+        missing = sorted(set(policy.roles) - set(present))
         of = f" and {', '.join(missing)} of none" if missing else ""
         raise PolicyError(
             "approvers",
-            f"{len(roles)} approvers are enrolled{of}; the policy asks for {policy.approvals}: nothing could be approved. "
+            f"{len(present)} approvers are enrolled{of}; the policy asks for {policy.approvals}: nothing could be approved. "
             "Enrol them first",
         )
+
+
+def _roles(connection: Connection, without: Collection[str]) -> list[str]:
+    table = schema.approver_keys
+    rows = connection.execute(select(table.c.role, table.c.person).where(table.c.removed_at.is_(None)))
+    return [row.role for row in rows if row.person not in without]
 
 
 def views(connection: Connection, names: Mapping[str, str]) -> list[ApproverView]:
@@ -219,23 +234,3 @@ def views(connection: Connection, names: Mapping[str, str]) -> list[ApproverView
         )
         for row in connection.execute(select(schema.approver_keys).order_by(schema.approver_keys.c.enrolled_at.desc()))
     ]
-
-
-def _check_many(policy: Policy, person: str, by: Sequence[str]) -> None:
-    needed = max(MIN_APPROVALS, policy.approvals)
-    if len(set(by) - {person}) < needed:
-        raise ApprovalError(
-            "approver-alone", f"an approver is enrolled or removed by {needed} other people together; name more"
-        )
-
-
-def _take_off(connection: Connection, log: LogWriter, key_id: str) -> None:
-    keys, requests, approvals = schema.approver_keys, schema.requests, schema.approvals
-    connection.execute(keys.update().where(keys.c.key_id == key_id).values(removed_at=timestamp(log.now)))
-    rests_on_it = (
-        select(approvals.c.request_id)
-        .where(approvals.c.request_id == requests.c.request_id, approvals.c.digest == requests.c.digest)
-        .where(approvals.c.key_id == key_id)
-    )
-    still_open = requests.c.state.in_([State.PENDING.value, State.APPROVED.value])
-    connection.execute(requests.update().where(still_open, rests_on_it.exists()).values(state=State.DENIED.value))

@@ -1,12 +1,15 @@
-"""What a request asks for: its images, its words, and the digest of all of it, which approvers sign.
+"""What a request asks for: its images and words, or a change (changes.py), and the digest of all of it, which approvers sign.
 
-The digest is over a salt too, so that it can be in the log for good without giving the words away.
+The digest is over a salt too, so that it can be in the log for good without giving the words away. A change is in the log in
+clear, so its request has no salt, and who has the log computes the digest.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from sqlalchemy import Connection, select
 
@@ -40,10 +43,18 @@ def request_digest(keystore_id: str, row: dict[str, object], images: Sequence[Im
         "salt",
     )
     content = {name: row[name] for name in (*names, "policy_digest", "approvals_required")}
+    if row.get("change") is not None:
+        content["change"] = change_of(row["change"])
     chosen = [{"record_id": record, "dataset": dataset, "image_id": image} for record, dataset, image in sorted(images)]
     return sha256_hex(
         canonical_json({**content, "images": chosen, "keystore": keystore_id, "type": "keyanon request v1"})
     )
+
+
+def change_of(document: Any) -> dict[str, Any] | None:
+    """Return the change of a request's row, None where it asks for keys. Raises ValueError: it is none."""
+    change: dict[str, Any] | None = None if document is None else json.loads(document)
+    return change
 
 
 def images_of(connection: Connection, request_id: str) -> list[ImageRow]:
@@ -95,5 +106,6 @@ def shown_digest(view: RequestView) -> str:
         "salt": view.salt,
         "policy_digest": view.policy_digest,
         "approvals_required": view.approvals_required,
+        "change": None if view.change is None else canonical_json(view.change),
     }
     return request_digest(view.keystore, row, [(one.record_id, one.dataset, one.image_id) for one in view.images])

@@ -9,7 +9,10 @@ Anyone may deny a pending or approved request (the requester too: that is a with
 whose expiry has passed is *expired*: nothing can be done with it but look at it, and so is an approved one whose grant has
 run out. Where the policy names roles, the approvals are enough only once an approver of each is among those people.
 
-    pending --approve (m-th)--> approved --release--> released
+A request can ask for a change of who decides instead of keys (changes.py): the last approval needed makes that, and the request
+is *applied*. Whom the change benefits counts as little as the requester.
+
+    pending --approve (m-th)--> approved --release--> released        pending --approve (m-th)--> applied, of a change
        |  \\--change--> pending (no approvals)  /
        \\--deny--> denied <-------deny--------/        any of pending, approved --time--> expired
 
@@ -34,11 +37,12 @@ class State(StrEnum):
     PENDING = "pending"
     APPROVED = "approved"
     RELEASED = "released"
+    APPLIED = "applied"
     DENIED = "denied"
     EXPIRED = "expired"
 
 
-FINAL_STATES = frozenset({State.RELEASED, State.DENIED, State.EXPIRED})
+FINAL_STATES = frozenset({State.RELEASED, State.APPLIED, State.DENIED, State.EXPIRED})
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,10 @@ class Grant:
 
 @dataclass(frozen=True)
 class RequestLife:
-    """What the rules need to know of a request. `stored` is the state as last written; time may have moved on."""
+    """What the rules need to know of a request. `stored` is the state as last written; time may have moved on.
+
+    benefits: people whose approval does not count, as the requester's does not.
+    """
 
     request_id: str
     requester: str
@@ -74,6 +81,7 @@ class RequestLife:
     stored: State
     approvals: tuple[Approval, ...] = ()
     roles_required: tuple[str, ...] = ()
+    benefits: frozenset[str] = frozenset()
     grant: Grant | None = None
 
     def state(self, now: datetime) -> State:
@@ -86,7 +94,7 @@ class RequestLife:
         return self.stored
 
     def approvers(self) -> frozenset[str]:
-        """Return the distinct people, other than the requester, whose approval is for the present content."""
+        """Return the distinct people whose approval is for the present content, but the requester and whom it benefits."""
         return frozenset(one.approver for one in self._counted())
 
     def missing_roles(self) -> list[str]:
@@ -99,7 +107,8 @@ class RequestLife:
         return min([most, *times])
 
     def _counted(self) -> list[Approval]:
-        return [one for one in self.approvals if one.digest == self.digest and one.approver != self.requester]
+        nobody = self.benefits | {self.requester}
+        return [one for one in self.approvals if one.digest == self.digest and one.approver not in nobody]
 
 
 def check_approve(life: RequestLife, approver: str, shown: str, now: datetime) -> None:
@@ -109,6 +118,11 @@ def check_approve(life: RequestLife, approver: str, shown: str, now: datetime) -
         raise ApprovalError(
             "self-approval",
             f"request {life.request_id} can not be approved by the person who made it; ask someone else",
+        )
+    if approver in life.benefits:
+        raise ApprovalError(
+            "own-benefit",
+            f"request {life.request_id} can not be approved by the person whom it benefits; ask someone else",
         )
     if not hmac.compare_digest(shown.encode(), life.digest.encode()):
         raise ApprovalError(
@@ -154,6 +168,8 @@ def check_release(life: RequestLife, person: str, now: datetime, *, glass_broken
         raise GrantError(
             "used", f"the grant of request {life.request_id} was used; a grant works once. Make a new request"
         )
+    if state is State.APPLIED:
+        raise GrantError("applied", f"request {life.request_id} was for a change, and gives no keys")
     if state is State.EXPIRED:
         raise GrantError("expired", f"request {life.request_id} or its grant has expired; make a new request")
     if state is State.DENIED:

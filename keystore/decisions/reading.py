@@ -7,8 +7,8 @@ from datetime import datetime
 from sqlalchemy import Connection, Row, func, select
 
 from keystore.crypto.canonical import parse_timestamp, timestamp
-from keystore.decisions import approvers, people, stored_policy
-from keystore.decisions.content import images_of
+from keystore.decisions import approvers, changes, people, stored_policy
+from keystore.decisions.content import change_of, images_of
 from keystore.decisions.lifecycle import RequestLife, State
 from keystore.decisions.views import ApprovalView, GrantView, RequestedImage, RequestView
 from keystore.storage import schema
@@ -20,6 +20,13 @@ def known_request(connection: Connection, request_id: str) -> str | None:
         select(schema.requests.c.request_id).where(schema.requests.c.request_id == request_id)
     ).scalar()
     return None if found is None else str(found)
+
+
+def asks_for_change(connection: Connection, request_id: str) -> bool:
+    """Return whether there is such a request, and it is for a change of who decides (decisions.changes)."""
+    table = schema.requests
+    query = select(table.c.request_id).where(table.c.request_id == request_id, table.c.change.is_not(None))
+    return connection.execute(query).first() is not None
 
 
 def request_ids(connection: Connection, requester: str | None, dataset: str | None, limit: int | None) -> list[str]:
@@ -60,6 +67,7 @@ def request_view(
     """Return a request as people see it at `now`."""
     names = people.names(connection)
     policy = stored_policy.of_digest(connection, str(row.policy_digest))
+    change = change_of(row.change)
     overlap_images, overlap_requests = overlap(connection, str(row.request_id))
     grants, releases = schema.grants, schema.releases
     grant = connection.execute(
@@ -89,7 +97,7 @@ def request_view(
         salt=row.salt,
         policy_digest=row.policy_digest,
         approvals_required=row.approvals_required,
-        own_keys=policy is not None and policy.own_keys,
+        own_keys=change is not None or (policy is not None and policy.own_keys),
         roles=[] if policy is None else list(policy.roles),
         approvals=[
             ApprovalView(
@@ -110,4 +118,8 @@ def request_view(
             expires_at=parse_timestamp(grant.expires_at),
             used_at=None if grant.released_at is None else parse_timestamp(grant.released_at),
         ),
+        change=change,
+        change_people={}
+        if change is None
+        else {one: names.get(one, people.ERASED_NAME) for one in changes.people_of(change)},
     )

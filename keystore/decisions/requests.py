@@ -17,8 +17,9 @@ from sqlalchemy import Connection, Row, select
 
 from keystore.audit.log import LogWriter
 from keystore.crypto.canonical import canonical_json, parse_timestamp, timestamp
-from keystore.decisions import approvers, lifecycle, people, signatures, stored_policy
-from keystore.decisions.content import Words, images_of, request_digest
+from keystore.decisions import approvers, changes, lifecycle, people, signatures, stored_policy
+from keystore.decisions.changes import Change
+from keystore.decisions.content import Words, change_of, images_of, request_digest
 from keystore.decisions.lifecycle import Approval, Grant, RequestLife, State
 from keystore.decisions.policy import MIN_GRANT_SECONDS, Policy
 from keystore.decisions.signatures import OwnSignature
@@ -56,20 +57,7 @@ class RequestDesk:
     ) -> str:
         """File a request and return its id. Raises PolicyError."""
         self._check_policy(policy, len(images), words, lifetime)
-        row: dict[str, object] = {
-            "request_id": str(uuid4()),
-            "revision": 1,
-            "state": State.PENDING.value,
-            "requester": requester,
-            "case_reference": words.case,
-            "purpose": words.purpose,
-            "legal_basis": words.legal_basis,
-            "created_at": timestamp(log.now),
-            "expires_at": timestamp(log.now + lifetime),
-            "salt": os.urandom(REQUEST_SALT_BYTES).hex(),
-            "policy_digest": policy.digest(),
-            "approvals_required": policy.approvals,
-        }
+        row = self._new_row(log, policy, requester, words, lifetime, os.urandom(REQUEST_SALT_BYTES).hex())
         row["digest"] = request_digest(self._keystore_id, row, images)
         connection.execute(schema.requests.insert().values(**row))
         connection.execute(
@@ -81,6 +69,42 @@ class RequestDesk:
         )
         self._log_content(log, "request", row, requester, len(images))
         return str(row["request_id"])
+
+    def propose(self, connection: Connection, log: LogWriter, policy: Policy, requester: str, change: Change) -> str:
+        """File a change that approvers sign, and return the request's id. Raises ApprovalError, PolicyError: it can not be."""
+        if change["kind"] == "policy":
+            change = {**change, "was": policy.content()}
+        changes.check(connection, change, signed=True)
+        if not approvers.are_enough(connection, policy.approvals, policy.roles, changes.benefits(change) | {requester}):
+            raise ApprovalError(
+                "approvers",
+                "without the one who proposes this and whom it benefits, too few approvers have keys to sign it; let somebody "
+                "else propose it, enrol another approver first, or, where keys are lost: keyanon keystore approver lost-keys",
+            )
+        row = self._new_row(log, policy, requester, Words("", "", ""), changes.LIFETIME, "")
+        row["change"] = canonical_json(change)
+        row["digest"] = request_digest(self._keystore_id, row, [])
+        connection.execute(schema.requests.insert().values(**row))
+        self._log_content(log, "request", row, requester, 0, change=change)
+        return str(row["request_id"])
+
+    def _new_row(
+        self, log: LogWriter, policy: Policy, requester: str, words: Words, lifetime: timedelta, salt: str
+    ) -> dict[str, object]:
+        return {
+            "request_id": str(uuid4()),
+            "revision": 1,
+            "state": State.PENDING.value,
+            "requester": requester,
+            "case_reference": words.case,
+            "purpose": words.purpose,
+            "legal_basis": words.legal_basis,
+            "created_at": timestamp(log.now),
+            "expires_at": timestamp(log.now + lifetime),
+            "salt": salt,
+            "policy_digest": policy.digest(),
+            "approvals_required": policy.approvals,
+        }
 
     def change(
         self,
@@ -95,6 +119,8 @@ class RequestDesk:
         """Give a request new words or a new expiry, under the present policy; its approvals and its grant are
         void. Raises a Refusal."""
         row = self.row(connection, request_id)
+        if row.change is not None:
+            raise ApprovalError("is-change", "a change that was filed stays as it is; withdraw it, and file another")
         lifecycle.check_change(self.life(connection, row), person, log.now)
         images = images_of(connection, request_id)
         expires = parse_timestamp(row.expires_at) if lifetime is None else log.now + lifetime
@@ -129,7 +155,7 @@ class RequestDesk:
 
         grant_seconds: how long the grant may live, where the approver chose less than the policy allows.
 
-        The last approval needed makes the grant. Raises ApprovalError.
+        The last approval needed makes the grant, or the change. Raises ApprovalError; PolicyError: it can not be made any more.
         """
         row = self.row(connection, request_id)
         life = self.life(connection, row)
@@ -140,6 +166,9 @@ class RequestDesk:
                 "policy-changed",
                 f"the policy changed since request {request_id} was made; its requester must change or renew it",
             )
+        change = change_of(row.change)
+        if grant_seconds is not None and change is not None:
+            raise ApprovalError("grant-time", "a change has no grant: choose no time for one")
         if grant_seconds is not None and not MIN_GRANT_SECONDS <= grant_seconds <= policy.grant_lifetime_seconds:
             raise ApprovalError(
                 "grant-time",
@@ -147,7 +176,7 @@ class RequestDesk:
             )
         self._check_people(connection, life, approver)
         enrolled = approvers.enrolled(connection, approver)
-        if own is None and enrolled is None and not policy.own_keys:
+        if own is None and enrolled is None and not policy.own_keys and change is None:
             key: dict[str, Any] = {}
             approved_at = timestamp(log.now)
             message = signatures.approval_message(
@@ -181,8 +210,14 @@ class RequestDesk:
             **signatures.chosen(grant_seconds),
         )
         life = self.life(connection, row)
-        if lifecycle.is_approved(life):
+        if not lifecycle.is_approved(life):
+            return
+        if change is None:
             log.append("grant", **self._grant(connection, log, policy, life))
+            return
+        changes.check(connection, change, signed=True)
+        self._set_state(connection, request_id, State.APPLIED)
+        changes.make(connection, log, change, sorted(life.approvers()), request_id)
 
     def break_glass(self, connection: Connection, log: LogWriter, policy: Policy, request_id: str, person: str) -> None:
         """Grant a request that was just filed, without approvals; who calls has checked that (break_glass.check)."""
@@ -281,6 +316,7 @@ class RequestDesk:
                 for one in approvers.signed(connection, row.request_id)
             ),
             roles_required=() if policy is None else policy.roles,
+            benefits=changes.benefits(change_of(row.change)),
             grant=None if grant is None else Grant(grant.grant_id, parse_timestamp(grant.expires_at)),
         )
 
@@ -308,7 +344,9 @@ class RequestDesk:
             schema.requests.update().where(schema.requests.c.request_id == request_id).values(state=state.value)
         )
 
-    def _log_content(self, log: LogWriter, kind: str, row: dict[str, object], by: str, records: int) -> None:
+    def _log_content(
+        self, log: LogWriter, kind: str, row: dict[str, object], by: str, records: int, **more: object
+    ) -> None:
         # Record ids stay out: public sidecars lead from them to file names. The digest stands for them.
         log.append(
             kind,
@@ -320,4 +358,5 @@ class RequestDesk:
             request=row["request_id"],
             requester=by,
             revision=row["revision"],
+            **more,
         )

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from pydantic import ValidationError
 from sqlalchemy import Connection, select
 
 from keystore.audit.log import LogWriter
 from keystore.crypto.canonical import timestamp
-from keystore.decisions import approvers
 from keystore.decisions.policy import MIN_APPROVALS, Policy
-from keystore.errors import ApprovalError, PolicyError, TamperedError
+from keystore.errors import PolicyError, TamperedError
 from keystore.storage import schema
 
 
@@ -43,20 +40,8 @@ def of_digest(connection: Connection, digest: str) -> Policy | None:
         return None
 
 
-def change(connection: Connection, log: LogWriter, policy: Policy, by: Sequence[str]) -> None:
-    """Make `policy` the present one, as agreed by these people.
-
-    Raises ApprovalError for fewer than two; PolicyError where it asks for approvers that are not enrolled.
-    """
-    if len(set(by)) < MIN_APPROVALS:
-        raise ApprovalError("policy-alone", f"a policy is changed by {MIN_APPROVALS} people together; name another one")
-    if policy.own_keys:
-        approvers.check_enough(connection, policy)
-    write(connection, log, policy, sorted(set(by)))
-
-
-def write(connection: Connection, log: LogWriter, policy: Policy, by: list[str] | None) -> None:
-    """Make `policy` the present one, and log it. `by` nobody: the first policy, of who made the keystore."""
+def write(connection: Connection, log: LogWriter, policy: Policy, by: list[str] | None, **more: str) -> None:
+    """Make `policy` the present one, and log it. `by` nobody: the first policy, of who made the keystore. more: for the log."""
     latest = (
         connection.execute(
             select(schema.policies.c.version).order_by(schema.policies.c.version.desc()).limit(1)
@@ -68,4 +53,4 @@ def write(connection: Connection, log: LogWriter, policy: Policy, by: list[str] 
             version=latest + 1, document=policy.document(), digest=policy.digest(), set_at=timestamp(log.now)
         )
     )
-    log.append("policy", by=by, digest=policy.digest(), policy=policy.content(), version=latest + 1)
+    log.append("policy", by=by, digest=policy.digest(), policy=policy.content(), version=latest + 1, **more)

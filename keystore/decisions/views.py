@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -69,7 +70,8 @@ class RequestView(View):
     """A request as people see it. `state` is that of the moment the view was made.
 
     overlap: how many of its images other requests name too, and how many requests those are. keystore, requester_id, salt and
-    policy_digest are what the digest is of besides what one reads (content.shown_digest).
+    policy_digest are what the digest is of besides what one reads (content.shown_digest). change: what is to be changed, where
+    it asks for that and not for keys (decisions.changes); change_people: the names of those in it, by commitment.
     """
 
     keystore: str
@@ -95,3 +97,5 @@ class RequestView(View):
     approvals: list[ApprovalView]
     denied_by: str | None
     grant: GrantView | None
+    change: dict[str, Any] | None = None
+    change_people: dict[str, str] = Field(default_factory=dict)

@@ -241,6 +241,7 @@ requests = Table(
     Column("approvals_required", Integer, nullable=False),
     Column("digest", String, nullable=False),
     Column("denied_by", String, ForeignKey("people.person")),
+    Column("change", LargeBinary),  # canonical JSON of decisions.changes; unset: it asks for keys
 )
 
 request_images = Table(

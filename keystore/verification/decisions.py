@@ -10,7 +10,7 @@ from sqlalchemy import Connection, select
 from keystore.crypto.canonical import sha256_hex
 from keystore.decisions import approvers, stored_policy
 from keystore.decisions.bindings import binding_digest
-from keystore.decisions.content import images_of, request_digest
+from keystore.decisions.content import change_of, images_of, request_digest
 from keystore.decisions.identity import name_commitment
 from keystore.decisions.tokens import token_digest
 from keystore.storage import schema
@@ -87,8 +87,9 @@ def _check_requests(connection: Connection, logged: LoggedDecisions, problems: l
             len(images),
             row.state,
             row.denied_by,
-            own_keys=policy is not None and policy.own_keys,
+            own_keys=row.change is not None or (policy is not None and policy.own_keys),
             roles=[] if policy is None else list(policy.roles),
+            change=change_of(row.change),
         )
     for one in approvers.signed(connection):
         if not one.holds(keystore_id):

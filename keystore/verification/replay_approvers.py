@@ -9,6 +9,7 @@ from keystore.crypto.canonical import parse_timestamp
 from keystore.decisions.passkeys import Assertion, Passkey
 from keystore.decisions.policy import MIN_APPROVALS
 from keystore.decisions.signatures import OwnKey, is_in_time, key_id_of, own_approval_message
+from keystore.verification.replay_changes import check_agreed
 
 if TYPE_CHECKING:
     from keystore.verification.replay_decisions import LoggedDecisions, LoggedRequest
@@ -22,6 +23,7 @@ def apply_enrolment(state: LoggedDecisions, leaf: dict[str, Any]) -> None:
         for key in _enrolled(state, person):
             _take_off(state, key)
         return
+    check_agreed(state, leaf)
     if len(set(leaf["by"]) - {person}) < max(MIN_APPROVALS, state.approvals_of_policy):
         state.problems.append(f"{entry} is by fewer people than it takes")
     if leaf["type"] == "enrol-approver":
@@ -37,6 +39,18 @@ def apply_enrolment(state: LoggedDecisions, leaf: dict[str, Any]) -> None:
     if leaf["key"] not in _enrolled(state, person):
         state.problems.append(f"{entry} removes a key that was not enrolled")
     _take_off(state, leaf["key"])
+
+
+def apply_loss(state: LoggedDecisions, leaf: dict[str, Any]) -> None:
+    """Take an entry into account that says that keys are lost: names count again."""
+    if len(set(leaf["by"])) < max(MIN_APPROVALS, state.approvals_of_policy):
+        state.problems.append(f"entry {leaf['seq']} (lost-keys) is by fewer people than it takes")
+    for key in leaf["keys"]:
+        if state.approver_keys[key]["removed"]:
+            state.problems.append(f"entry {leaf['seq']} (lost-keys) removes a key that was not enrolled")
+        _take_off(state, key)
+    state.signed_from = None
+    state.lost_keys.append(leaf["seq"])
 
 
 def check_key(state: LoggedDecisions, request: LoggedRequest, leaf: dict[str, Any], entry: str) -> None:

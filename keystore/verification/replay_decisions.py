@@ -13,8 +13,9 @@ from typing import Any
 from keystore.crypto.canonical import canonical_json, parse_timestamp, sha256_hex, timestamp
 from keystore.decisions.policy import MIN_APPROVALS
 from keystore.verification import replay_access
-from keystore.verification.replay_approvers import apply_enrolment, check_key, roles_present
+from keystore.verification.replay_approvers import apply_enrolment, apply_loss, check_key, roles_present
 from keystore.verification.replay_break_glass import apply_break, apply_review
+from keystore.verification.replay_changes import check_agreed, check_filed
 
 KINDS = frozenset(
     {
@@ -28,12 +29,14 @@ KINDS = frozenset(
         "enrol-approver",
         "erase-person",
         "grant",
+        "lost-keys",
         "policy",
         "release",
         "release-again",
         "remove-approver",
         "request",
         "review",
+        "signed-changes",
         "witness",
     }
     | replay_access.KINDS
@@ -59,8 +62,9 @@ class LoggedRequest:
     grant_seconds: dict[tuple[str, str], int] = field(
         default_factory=dict
     )  # (digest, approver) -> time that they chose
-    own_keys: bool = False  # of its policy
+    own_keys: bool = False  # of its policy, or for it is a change
     roles: list[str] = field(default_factory=list)
+    change: dict[str, Any] | None = None  # decisions.changes; None: it asks for keys
 
 
 @dataclass
@@ -84,6 +88,9 @@ class LoggedDecisions:
     tokens: dict[str, str] = field(default_factory=dict)  # token id -> digest of its row
     bindings: dict[str, dict[str, Any]] = field(default_factory=dict)  # id -> digest of its row, person, role, ended
     identities: dict[str, str] = field(default_factory=dict)  # tag of an identity -> the one person it may stand for
+    signed_from: int | None = None  # entry from which approvers sign changes of who decides
+    lost_keys: list[int] = field(default_factory=list)  # entries that ended that, by names
+    by_names: list[int] = field(default_factory=list)  # entries that changed who decides, without signatures
     problems: list[str] = field(default_factory=list)
     weaknesses: list[str] = field(default_factory=list)  # what older versions allowed, and no auditor should overlook
 
@@ -106,6 +113,10 @@ def apply_decision(state: LoggedDecisions, leaf: dict[str, Any]) -> None:
         state.enrolled[leaf["person"]] = leaf["public_key"]
     elif kind in ("enrol-approver", "remove-approver", "erase-person"):
         apply_enrolment(state, leaf)
+    elif kind == "signed-changes":
+        state.signed_from = leaf["seq"]
+    elif kind == "lost-keys":
+        apply_loss(state, leaf)
     elif kind in ("request", "change"):
         _file(state, leaf)
     elif kind == "witness" or (kind == "clock" and leaf["back"]):
@@ -131,6 +142,10 @@ def _check_people(state: LoggedDecisions, leaf: dict[str, Any]) -> None:
 
 
 def _set_policy(state: LoggedDecisions, leaf: dict[str, Any]) -> None:
+    if state.policies:  # the first is of who made the keystore
+        check_agreed(state, leaf)
+        if len(set(leaf["by"] or ())) < MIN_APPROVALS:
+            state.problems.append(f"entry {leaf['seq']} changes the policy by one person alone")
     state.policies.append(leaf["digest"])
     state.approvals_of_policy = leaf["policy"]["approvals"]
     state.own_keys_of_policy = leaf["policy"].get("own_keys", False)
@@ -141,8 +156,6 @@ def _set_policy(state: LoggedDecisions, leaf: dict[str, Any]) -> None:
         state.problems.append(f"entry {leaf['seq']} shows another policy than the one it sets")
     if state.approvals_of_policy < MIN_APPROVALS:
         state.weaknesses.append(f"entry {leaf['seq']} sets a policy under which one person alone can approve")
-    if isinstance(leaf["by"], list) and len(set(leaf["by"])) < MIN_APPROVALS:
-        state.problems.append(f"entry {leaf['seq']} changes the policy by one person alone")
 
 
 def _file(state: LoggedDecisions, leaf: dict[str, Any]) -> None:
@@ -158,12 +171,19 @@ def _file(state: LoggedDecisions, leaf: dict[str, Any]) -> None:
         leaf["expires_at"],
         leaf["approvals_required"],
         leaf["records"] if isinstance(leaf["records"], int) else len(leaf["records"]),  # older entries list them
-        own_keys=state.own_keys_of_policy,
+        own_keys=state.own_keys_of_policy or "change" in leaf,
         roles=state.roles_of_policy,
+        change=leaf.get("change"),
     )
+    if fresh.change is not None:
+        check_filed(state, leaf)
     if (leaf["policy"], leaf["approvals_required"]) != (state.policies[-1], state.approvals_of_policy):
         state.problems.append(f"entry {leaf['seq']} is not under the policy of its time")
     if present is not None:
+        if present.change is not None or fresh.change is not None:
+            state.problems.append(
+                f"entry {leaf['seq']} makes another request of one for a change, or the other way round"
+            )
         if leaf["requester"] != present.requester:
             state.problems.append(f"entry {leaf['seq']} is a change of request {leaf['request']} by someone else")
         if present.state not in ("pending", "approved") or leaf["time"] >= present.expires_at:
@@ -185,7 +205,7 @@ def _void_open(state: LoggedDecisions) -> None:
 def _decide(state: LoggedDecisions, leaf: dict[str, Any]) -> None:
     request = state.requests[leaf["request"]]
     entry = f"entry {leaf['seq']} ({leaf['type']} of request {leaf['request']})"
-    if request.state in ("released", "denied") or leaf["time"] >= request.expires_at:
+    if request.state in ("released", "applied", "denied") or leaf["time"] >= request.expires_at:
         state.problems.append(f"{entry} comes after the request ended")
     if leaf["type"] == "deny":
         request.state, request.denied_by = "denied", leaf["by"]

@@ -29,6 +29,7 @@ from keystore.verification.replay_decisions import LoggedDecisions, apply_decisi
 from keystore.verification.report import AuditReport
 
 GIVEN = "the checkpoint given"
+MOST_NAMED = 20  # entries, in one line of a report
 
 
 def verify_audit(
@@ -82,6 +83,7 @@ def verify_audit(
             limits=[
                 *_limits(frontier.size, vouched, given_key=vkey is not None),
                 *(f"request {one} broke the glass, and nobody has reviewed it" for one in unreviewed(logged)),
+                *_unsigned(logged),
             ],
         )
 
@@ -235,6 +237,25 @@ def _limits(size: int, vouched: int | None, *, given_key: bool) -> list[str]:
             "is not shown. Give the key that was kept elsewhere"
         )
     return limits
+
+
+def _unsigned(logged: LoggedDecisions) -> list[str]:
+    """Return what is to be said of changes of who decides that no approver signed: nothing, where none ever had a key to."""
+    said = [
+        f"entry {one} says that approvers' keys are lost, by people's names alone: ask the approvers whether that is so"
+        for one in logged.lost_keys
+    ]
+    if logged.approver_keys and logged.by_names:
+        since = (
+            "they do not have to" if logged.signed_from is None else f"they have to since entry {logged.signed_from}"
+        )
+        entries = ", ".join(map(str, logged.by_names[:MOST_NAMED]))
+        more = f" and {len(logged.by_names) - MOST_NAMED} more" if len(logged.by_names) > MOST_NAMED else ""
+        said.append(
+            f"entries {entries}{more} changed the policy or the approvers' keys by names alone, as whoever had the keystore's "
+            f"account could: no approver signed them ({since})"
+        )
+    return said
 
 
 def _last_note(connection: Connection) -> str:

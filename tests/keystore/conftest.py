@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from keystore.approver_key import ApproverKey
+from keystore.decisions.lifecycle import State
 from keystore.decisions.views import RequestView
 from keystore.embedded import Keystore
 from keystore.intake.records import FaceRecord, KeyRecord
@@ -102,6 +104,20 @@ def make_approved_by(keystore: Keystore, image: str, *approvers: str) -> str:
     return request_id
 
 
+def sign(keystore: Keystore, request_id: str, **keys: ApproverKey) -> RequestView:
+    """Approve what `show` shows at this moment, by these people with their own keys."""
+    for name, key in keys.items():
+        shown = keystore.show(request_id)
+        keystore.approve(request_id, name, shown.digest, key.sign(shown, keystore.audit_vkey, keystore._clock()))
+    return keystore.show(request_id)
+
+
+def agree(keystore: Keystore, change: str | None, **keys: ApproverKey) -> None:
+    """Have the change of a request (of `set_policy`, `enrol_approver`, `remove_approver`) signed, and so made."""
+    assert change is not None, "the change was made by names"
+    assert sign(keystore, change, **keys).state is State.APPLIED
+
+
 def take(keystore: Keystore, request_id: str, by: str = "Alice") -> list[KeyRecord]:
     """Release and open."""
     recipient = Recipient.generate()
@@ -119,6 +135,8 @@ class Helpers:
     approve = staticmethod(approve)
     approved = staticmethod(make_approved)
     approved_by = staticmethod(make_approved_by)
+    sign = staticmethod(sign)
+    agree = staticmethod(agree)
     take = staticmethod(take)
 
 

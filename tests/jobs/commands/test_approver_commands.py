@@ -17,7 +17,7 @@ TEAMS = {"dora": "dpo", "lena": "legal"}
 
 @pytest.fixture
 def keys(keyanon: Keyanon, keystore: Path, tmp_path: Path) -> dict[str, Path]:
-    """The key files of two approvers of two teams, both of whom the policy asks for."""
+    """The key files of two approvers of two teams, both of whom the policy asks for; both signed that."""
     files = {}
     for name, role in TEAMS.items():
         files[name] = tmp_path / f"{name}.key"
@@ -27,9 +27,19 @@ def keys(keyanon: Keyanon, keystore: Path, tmp_path: Path) -> dict[str, Path]:
         line.write_text(made.out)
         enrolled = keyanon("keystore", "approver", "enrol", keystore, line, "--for", name, "--role", role, *AS)
         assert enrolled.code == 0, enrolled.err
-    policy = keyanon("keystore", "policy", "set", keystore, "--own-keys", "--role", "dpo", "--role", "legal", *AS)
-    assert policy.code == 0, policy.err
+    asked = ("--own-keys", "--role", "dpo", "--role", "legal", "--as", "olga", "--json")
+    sign_change(keyanon, keystore, files, keyanon("keystore", "policy", "set", keystore, *asked))
     return files
+
+
+def sign_change(keyanon: Keyanon, keystore: Path, files: dict[str, Path], filed: Ended) -> None:
+    """Have a change that a command filed signed by key files."""
+    assert filed.code == 0 and filed.json["state"] == "pending", filed.err
+    of = (keystore, filed.json["request_id"], "--digest", filed.json["digest"])
+    for name, key in files.items():
+        ended = keyanon("approve", *of, "--key", key, "--as", name, "--json")
+        assert ended.code == 0 and "change of who decides" in ended.err, ended.err
+    assert ended.json["state"] == "applied"
 
 
 @pytest.fixture
@@ -107,25 +117,68 @@ def test_a_key_under_a_passphrase_is_made_and_used(keyanon: Keyanon, tmp_path: P
     assert over.code == ExitCode.INPUT and "new file" in over.err
 
 
-def test_a_lost_key_is_removed_and_another_enrolled(
+def test_what_is_to_be_signed_is_shown_and_names_alone_change_nothing(
+    keyanon: Keyanon, keystore: Path, keys: dict[str, Path]
+) -> None:
+    before = keyanon("keystore", "policy", "show", keystore, "--json").json
+    filed = keyanon("keystore", "policy", "set", keystore, "--max-images", 7, *AS)
+    assert filed.code == 0 and "Nothing is changed yet" in filed.out
+    glass = keyanon("keystore", "policy", "break-glass", keystore, "--for", "eva", *AS, "--json")
+    assert keyanon("keystore", "policy", "show", keystore, "--json").json == before
+    listed = keyanon("requests", keystore, "--json").json["requests"]
+    (policy,) = [one for one in listed if one["request_id"] != glass.json["request_id"] and one["state"] == "pending"]
+    told = " ".join(keyanon("show", keystore, policy["request_id"]).out.split())
+    assert "100 -> 7" in told and "max images" in told and policy["digest"] in told and "--key FILE" in told
+    told = " ".join(keyanon("show", keystore, glass.json["request_id"]).out.split())
+    assert "break glass" in told and "none -> eva (" in told
+    of = (keystore, policy["request_id"], "--digest", policy["digest"])
+    assert keyanon("approve", *of, "--as", "oscar").code == ExitCode.REFUSED
+    assert keyanon("approve", *of, "--as", "dora").code == ExitCode.REFUSED
+    sign_change(keyanon, keystore, keys, glass)
+    assert len(keyanon("keystore", "policy", "show", keystore, "--json").json["break_glass"]) == 1
+    stale = keyanon("approve", *of, "--key", keys["dora"], "--as", "dora")
+    assert stale.code == ExitCode.REFUSED and "policy changed" in stale.err
+    assert keyanon("audit", "verify", keystore).code == 0
+
+
+def test_a_key_is_removed_and_another_enrolled_by_signatures(
     keyanon: Keyanon, keystore: Path, keys: dict[str, Path], tmp_path: Path
 ) -> None:
+    line, enrol = tmp_path / "new.pub", ("keystore", "approver", "enrol", keystore)
+    signing = dict(keys)
+    for name, role in (("dana", "dpo"), ("leo", "legal")):
+        signing[name] = tmp_path / f"{name}.key"
+        line.write_text(keyanon("approver-key", "new", signing[name]).out)
+        filed = keyanon(*enrol, line, "--for", name, "--role", role, "--as", "olga", "--json")
+        sign_change(keyanon, keystore, keys, filed)
     old = ApproverKey.read(keys["dora"], lambda: "").key_id
-    alone = keyanon("keystore", "approver", "remove", keystore, old, "--as", "olga")
-    assert alone.code == ExitCode.REFUSED and "2 other people" in alone.err
-    assert keyanon("keystore", "approver", "remove", keystore, old, *AS).code == 0
-    line = tmp_path / "new.pub"
+    gone = keyanon("keystore", "approver", "remove", keystore, old, "--as", "olga", "--json")
+    others = {name: signing[name] for name in ("dana", "leo")}
+    sign_change(keyanon, keystore, others, gone)
     line.write_text(keyanon("approver-key", "new", tmp_path / "new.key").out)
-    enrol = ("keystore", "approver", "enrol", keystore, line, "--for", "dora", "--role", "dpo")
-    assert keyanon(*enrol, *AS).code == 0
+    again = keyanon(*enrol, line, "--for", "dora", "--role", "dpo", "--as", "olga", "--json")
+    sign_change(keyanon, keystore, others, again)
     listed = keyanon("keystore", "approver", "list", keystore, "--json").json["approvers"]
-    assert [(one["person"], one["removed_at"] is None) for one in listed] == [
-        ("dora", True),
-        ("lena", True),
-        ("dora", False),
-    ]
+    on_list = [(one["person"], one["removed_at"] is None) for one in listed]
+    assert sorted(on_list) == [("dana", True), ("dora", False), ("dora", True), ("lena", True), ("leo", True)]
     line.write_text("no key\n")
-    assert keyanon(*enrol, *AS).code == ExitCode.REFUSED
+    assert keyanon(*enrol, line, "--for", "erin", "--role", "dpo", *AS).code == ExitCode.REFUSED
+
+
+def test_lost_keys_are_an_alert_and_in_every_audit(
+    keyanon: Keyanon, keystore: Path, keys: dict[str, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    old = ApproverKey.read(keys["dora"], lambda: "").key_id
+    unsigned = keyanon("keystore", "approver", "remove", keystore, old, *AS)
+    assert unsigned.code == ExitCode.REFUSED and "lost-keys" in unsigned.err, "two keys are too few to sign it"
+    lost = ("keystore", "approver", "lost-keys", keystore, old)
+    assert keyanon(*lost, "--as", "olga").code == ExitCode.REFUSED
+    ended = keyanon(*lost, *AS)
+    assert ended.code == 0 and [one.levelname for one in caplog.records if "ALERT" in one.message] == ["CRITICAL"]
+    report = keyanon("audit", "verify", keystore, "--json")
+    assert report.code == 0 and any("keys are lost" in limit for limit in report.json["limits"])
+    told = " ".join(keyanon("audit", "verify", keystore).out.split())
+    assert "keys are lost" in told
 
 
 def test_a_policy_is_shown_and_set_by_two(keyanon: Keyanon, keystore: Path) -> None:

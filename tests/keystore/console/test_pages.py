@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import itertools
+import re
 import zipfile
 from datetime import timedelta
 from typing import Any
@@ -15,12 +17,14 @@ from keystore.console.gate import COOKIE, checked_origin
 from keystore.console.pages import PAGES, ROLES
 from keystore.console.sessions import IDLE_SECONDS, LIFE_SECONDS, MAX_OF_A_TOKEN, Sessions
 from keystore.decisions.api_token import Role
+from keystore.decisions.policy import Policy
 from keystore.errors import ApprovalError, StorageError
 from keystore.reporting.report import OfficerReport
 from keystore.served import ServedKeystore
 from keystore.service.endpoints import ENDPOINTS, Reach
 from keystore.service.office import VERIFICATIONS_PER_HOUR
 from keystore.verification.verify import verify_audit
+from tests.keystore.passkeys import Device
 
 TENANTS = {
     "own": ("alice", "photos"),
@@ -209,6 +213,32 @@ def test_a_refusal_has_the_code_that_the_interface_gives(served, beside: ServedK
         assert told.json()["code"] == code and f"<code>{code}</code>" in answer.text
     stranger = served.person("approver", "bob", "photos")
     assert "<code>changed</code>" in stranger.post(path, digest="0" * 64).text
+
+
+def test_a_change_of_who_decides_is_shown_and_signed_by_passkeys_whatever_the_data_set(
+    served, beside: ServedKeystore
+) -> None:
+    devices = {name: Device(origin=served.origin, rp_id="localhost") for name in ("ewa", "fred")}
+    for name, device in devices.items():
+        assert beside.enrol_approver(name, "dpo", device.line, "oscar", "olga") is None
+    request_id = beside.set_policy(Policy(max_images=7), "oscar")
+    path, other = f"/requests/{request_id}", served.person("requester", "mallory", "photos")
+    assert other.get(path).status_code == 404, "and for nobody else but who filed it"
+    token_alone = served.person("approver", "bob", "photos")
+    refused = token_alone.post(f"{path}/approval", digest=beside.show(str(request_id)).digest)
+    assert "<code>not-enrolled</code>" in refused.text
+    for name, device in devices.items():
+        visitor = served.person("approver", name, "elsewhere")
+        assert "Change of who decides" in visitor.get("/requests").text
+        page = visitor.get(f"{path}/approval").text
+        assert "policy: max images" in page and "100 -&gt; 7" in page and "grant_seconds" not in page
+        said = {one: re.search(rf'name="{one}" value="([^"]+)"', page)[1] for one in ("digest", "key", "approved_at")}
+        challenge = re.search(r'data-challenge="([^"]+)"', page)[1]
+        assertion, signature = device.asserted(b"", challenge=base64.urlsafe_b64decode(challenge + "="))
+        signed = {**assertion.content(), "signature": base64.b64encode(signature).decode()}
+        assert visitor.post(f"{path}/approval", **said, **signed).status_code == 303
+    assert "applied" in visitor.get(path).text and beside.policy().max_images == 7
+    assert verify_audit(served.path).ok
 
 
 @pytest.mark.parametrize(

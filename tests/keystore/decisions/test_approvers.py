@@ -32,16 +32,23 @@ Keys = dict[str, ApproverKey]
 
 def enrol(keystore: Keystore, name: str, role: str = "dpo", *by: str) -> ApproverKey:
     key = ApproverKey.generate()
-    assert keystore.enrol_approver(name, role, key.public_line, *(by or OTHERS)) == key.key_id
+    assert keystore.enrol_approver(name, role, key.public_line, *(by or OTHERS)) is None
+    assert keystore.approvers()[0].key == key.key_id
     return key
 
 
 @pytest.fixture
-def keys(keystore: Keystore) -> Keys:
-    """Of three enrolled approvers, and a policy that asks for them and for both teams."""
-    made = {name: enrol(keystore, name, role) for name, role in TEAMS.items()}
-    keystore.set_policy(OWN, *OTHERS)
-    return made
+def keys(keystore: Keystore, make) -> Keys:
+    """Of three enrolled approvers, and a policy that asks for them and for both teams; signed, once there were two."""
+    made = {name: enrol(keystore, name, TEAMS[name]) for name in ("bob", "carol")}
+    key = ApproverKey.generate()
+    make.agree(keystore, keystore.enrol_approver("dora", "dpo", key.public_line, *OTHERS), **made)
+    make.agree(keystore, keystore.set_policy(OWN, *OTHERS), **made)
+    return made | {"dora": key}
+
+
+def without(keys: Keys, name: str) -> Keys:
+    return {one: key for one, key in keys.items() if one != name}
 
 
 def sign(keystore: Keystore, request_id: str, name: str, key: ApproverKey, **changes: Any) -> None:
@@ -132,7 +139,8 @@ def test_who_is_enrolled_approves_with_the_key_alone_whatever_the_policy(keystor
 
 
 def test_the_requesters_own_key_is_worth_nothing_for_their_request(keystore, make, keys: Keys) -> None:
-    key = enrol(keystore, "alice", "legal")
+    key = ApproverKey.generate()
+    make.agree(keystore, keystore.enrol_approver("alice", "legal", key.public_line, *OTHERS), **without(keys, "dora"))
     request_id = make.request(keystore, requester="alice").request_id
     with pytest.raises(ApprovalError) as refused:
         sign(keystore, request_id, "alice", key)
@@ -172,7 +180,7 @@ def test_nobody_enrols_or_removes_alone(keystore, by: tuple[str, ...], code: str
 
 
 def test_three_enrol_where_three_approve(keystore) -> None:
-    keystore.set_policy(Policy(approvals=3), *OTHERS)
+    assert keystore.set_policy(Policy(approvals=3), *OTHERS) is None
     with pytest.raises(ApprovalError, match="3 other people"):
         enrol(keystore, "erin")
     enrol(keystore, "erin", "dpo", *OTHERS, "otto")
@@ -224,12 +232,13 @@ def test_a_policy_that_nobody_could_meet_or_read_is_none(roles: tuple[str, ...])
         Policy(roles=("dpo",))
 
 
-def test_own_keys_are_asked_for_only_when_there_are_enough(keystore) -> None:
+def test_own_keys_are_asked_for_only_when_there_are_enough(keystore, make) -> None:
+    made = {}
     for name, role in (("bob", "dpo"), ("dora", "dpo")):
         with pytest.raises(PolicyError, match="nothing could be approved"):
             keystore.set_policy(Policy(own_keys=True), *OTHERS)
-        enrol(keystore, name, role)
-    keystore.set_policy(Policy(own_keys=True), *OTHERS)
+        made[name] = enrol(keystore, name, role)
+    make.agree(keystore, keystore.set_policy(Policy(own_keys=True), *OTHERS), **made)
     with pytest.raises(PolicyError, match="legal of none"):
         keystore.set_policy(OWN, *OTHERS)
 
@@ -253,7 +262,7 @@ def test_a_key_that_is_removed_ends_what_it_approved_and_is_open_and_nothing_els
     sign(keystore, foreign, "carol", keys["carol"])
     sign(keystore, old, "bob", keys["bob"])
     keystore.change(old, "Alice", purpose="something else entirely")
-    keystore.remove_approver(keys["bob"].key_id, *OTHERS)
+    make.agree(keystore, keystore.remove_approver(keys["bob"].key_id, *OTHERS), **without(keys, "bob"))
     states = [keystore.show(one).state for one in (released, open_, foreign, old)]
     assert states == [State.RELEASED, State.DENIED, State.PENDING, State.PENDING]
     with pytest.raises(GrantError, match="denied"):
@@ -268,8 +277,11 @@ def test_a_key_that_is_removed_ends_what_it_approved_and_is_open_and_nothing_els
 
 
 def test_a_lost_key_is_replaced_by_others(keystore, make, keys: Keys) -> None:
-    keystore.remove_approver(keys["carol"].key_id, *OTHERS)
-    new = enrol(keystore, "carol", "legal")
+    new, other = ApproverKey.generate(), ApproverKey.generate()
+    make.agree(keystore, keystore.enrol_approver("lena", "legal", other.public_line, *OTHERS), **without(keys, "dora"))
+    signing = {"bob": keys["bob"], "lena": other}
+    make.agree(keystore, keystore.remove_approver(keys["carol"].key_id, *OTHERS), **signing)
+    make.agree(keystore, keystore.enrol_approver("carol", "legal", new.public_line, *OTHERS), **signing)
     request_id = make.request(keystore).request_id
     with pytest.raises(ApprovalError) as refused:
         sign(keystore, request_id, "carol", keys["carol"])
@@ -332,7 +344,7 @@ def test_an_edit_of_the_tables_is_found_and_stops_releases(keystore, make, keys:
 
 
 def test_a_removed_key_that_is_put_back_by_hand_is_found(keystore, make, keys: Keys) -> None:
-    keystore.remove_approver(keys["bob"].key_id, *OTHERS)
+    make.agree(keystore, keystore.remove_approver(keys["bob"].key_id, *OTHERS), **without(keys, "bob"))
     with keystore._database.write() as connection:
         connection.execute(text("UPDATE approver_keys SET removed_at = NULL"))
     request_id = make.request(keystore).request_id
@@ -349,7 +361,7 @@ def told(keystore, make, keys: Keys) -> list[dict[str, Any]]:
     for name in ("bob", "carol"):
         sign(keystore, request_id, name, keys[name])
     make.take(keystore, request_id)
-    keystore.remove_approver(keys["bob"].key_id, *OTHERS)
+    make.agree(keystore, keystore.remove_approver(keys["bob"].key_id, *OTHERS), **without(keys, "bob"))
     keystore.erase_person("dora", "oscar")
     return leaves(keystore)
 

@@ -10,7 +10,7 @@ import contextlib
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -46,6 +46,15 @@ hours = st.sampled_from((0.5, 30, 24 * 6, 24 * 8))
 
 
 @dataclass
+class ModelChange:
+    """A change of who decides. whose: whom it benefits; blocked: the code by which it can not be made now."""
+
+    whose: str | None
+    blocked: Callable[[], str | None]
+    make: Callable[[], None]
+
+
+@dataclass
 class ModelRequest:
     """What the rules know of a request: approvals are the people who approved the present content, with the role and the key of
     those who signed with one of their own."""
@@ -60,11 +69,13 @@ class ModelRequest:
     grant_expires: datetime | None = None
     approvals: dict[str, tuple[str, str] | None] = field(default_factory=dict)
     old_digests: list[str] = field(default_factory=list)
+    change: ModelChange | None = None
 
-    def is_enough(self) -> bool:
-        """Whether these people are enough to open what is asked for."""
-        present = {own[0] for own in self.approvals.values() if own is not None}
-        return len(self.approvals) >= self.policy.approvals and set(self.policy.roles) <= present
+    def is_enough(self, *more: tuple[str, str] | None) -> bool:
+        """Whether these people are enough to open what is asked for, and one more."""
+        owned = [*self.approvals.values(), *more]
+        present = {own[0] for own in owned if own is not None}
+        return len(owned) >= self.policy.approvals and set(self.policy.roles) <= present
 
     def at(self, now: datetime) -> str:
         """The state that time has left of it."""
@@ -92,7 +103,9 @@ class Machine(RuleBasedStateMachine):
         self.released: list[tuple[str, ...]] = []
         self.recipient = Recipient.generate()
         self.keys: dict[str, tuple[ApproverKey, str]] = {}  # of those who are enrolled, with their role
-        self.foreign, self.removed, self.was_removed = ApproverKey.generate(), ApproverKey.generate(), False
+        self.foreign, self.removed = ApproverKey.generate(), ApproverKey.generate()
+        self.known: set[str] = set()  # ids of keys that were ever enrolled
+        self.signed = False  # whether approvers sign changes of who decides
 
     def opened(self) -> Keystore:
         return Keystore.open(self.directory / "ks", clock=lambda: self.now)
@@ -138,6 +151,8 @@ class Machine(RuleBasedStateMachine):
         code = f"state-{state}" if state not in ("pending", "approved") else None
         if code is None and person != request.requester:
             code = "not-requester"
+        if request.change is not None:
+            code = "is-change"
         with self.expecting(self.after(person, code)):
             view = self.keystore.change(request.request_id, person, purpose=purpose)
             assert view.digest != request.digest
@@ -171,7 +186,8 @@ class Machine(RuleBasedStateMachine):
         """A signature of a kind, and by which code it is refused from this person."""
         key, _ = self.keys.get(person, (None, ""))
         if signing == "kept" or (signing == "as asked" and key is None):
-            return None, "own-key" if key else ("not-enrolled" if self.policy.own_keys else None)
+            own = self.policy.own_keys or request.change is not None
+            return None, "own-key" if key else ("not-enrolled" if own else None)
         other = {"foreign": self.foreign, "removed": self.removed}.get(signing)
         used = other or key or self.foreign
         view = self.keystore.show(request.request_id)
@@ -194,6 +210,8 @@ class Machine(RuleBasedStateMachine):
         code = f"state-{state}" if state != "pending" else None
         if code is None and person == request.requester:
             code = "self-approval"
+        if code is None and request.change is not None and person == request.change.whose:
+            code = "own-benefit"
         if code is None and digest != request.digest:
             code = "changed"
         if code is None and person in request.approvals:
@@ -201,11 +219,19 @@ class Machine(RuleBasedStateMachine):
         if code is None and request.policy != self.policy:
             code = "policy-changed"
         own, refused = self._signed(request, person, signing)
-        with self.expecting(self.after(person, code or refused)):
+        code = self.after(person, code or refused)
+        given = None if own is None or code is not None else (self.keys[person][1], own.key_id)
+        if code is None and request.change is not None and request.is_enough(given):
+            code = request.change.blocked()
+        with self.expecting(code):
             self.keystore.approve(request.request_id, spell(person), digest, own)
-            request.approvals[person] = None if own is None else (self.keys[person][1], own.key_id)
+            request.approvals[person] = given
             self.seen["own key" if own else "kept key"] += 1
-            if request.is_enough():
+            if request.is_enough() and request.change is not None:
+                request.state = "applied"
+                request.change.make()
+                self.seen["applied"] += 1
+            elif request.is_enough():
                 request.state = "approved"
                 request.grant_expires = min(
                     request.expires, self.now + timedelta(seconds=self.policy.grant_lifetime_seconds)
@@ -236,7 +262,9 @@ class Machine(RuleBasedStateMachine):
         if own:
             for person, role in zip(people_in_order, ("dpo", "legal") * 2, strict=True):
                 self._enrol(person, role, set(PEOPLE) - self.gone, ApproverKey.generate())
+                self._sign_all()
             self._set_policy(*people_in_order[:2], Policy(own_keys=True, roles=("dpo", "legal")))
+            self._sign_all()
         before, requester = len(self.requests), people_in_order[0]
         self._file(requester, str.title, {image}, 2)
         for request in self.requests[before:]:
@@ -247,7 +275,7 @@ class Machine(RuleBasedStateMachine):
 
     def _release(self, request: ModelRequest, person: str) -> None:
         state = request.at(self.now)
-        code = {"released": "used", "expired": "expired", "denied": "denied"}.get(state)
+        code = {"released": "used", "applied": "applied", "expired": "expired", "denied": "denied"}.get(state)
         if code is None and person != request.requester:
             code = "not-requester"
         if code is None and state != "approved":
@@ -284,20 +312,44 @@ class Machine(RuleBasedStateMachine):
             return
         self._set_policy(first, second, Policy(approvals=approvals, own_keys=own, roles=roles if own else ()))
 
+    def can_sign(self, policy: Policy, *without: str | None) -> bool:
+        """Whether enough have keys of their own, of all roles, to sign a change."""
+        enrolled = [role for person, (_, role) in self.keys.items() if person not in without]
+        return len(enrolled) >= policy.approvals and set(policy.roles) <= set(enrolled)
+
     def _set_policy(self, first: str, second: str, policy: Policy) -> None:
-        code = "policy-alone" if first == second else None
-        if {first, second} & self.gone:
-            code = "erased-person"
-        enrolled = [role for _, role in self.keys.values()]
-        if (
-            code is None
-            and policy.own_keys
-            and (len(enrolled) < policy.approvals or not set(policy.roles) <= set(enrolled))
-        ):
-            code = "approvers"
-        with self.expecting(code):
-            self.keystore.set_policy(policy, first, second)
-            self.policy = policy
+        def blocked() -> str | None:
+            return None if self.can_sign(policy) or not (policy.own_keys or self.signed) else "approvers"
+
+        change = ModelChange(None, blocked, lambda: setattr(self, "policy", policy))
+        alone = "policy-alone" if first == second else None
+        self._change(change, [first, second], alone, lambda: self.keystore.set_policy(policy, first, second))
+
+    def _change(self, change: ModelChange, by: list[str], names: str | None, ask: Callable[[], str | None]) -> None:
+        """A change of who decides: made by names, or filed by the first of them. names: the code of too few of these."""
+        code = change.blocked()
+        if self.signed:
+            if code is None and not self.can_sign(self.policy, by[0], change.whose):
+                code = "approvers"
+            by = by[:1]
+        elif code != "unknown-key":
+            code = names or code
+        with self.expecting("erased-person" if set(by) & self.gone else code):
+            request_id = ask()
+            assert (request_id is not None) == self.signed
+            if request_id is None:
+                change.make()
+                self.signed = self.can_sign(self.policy)
+                return
+            digest, expires = self.keystore.show(request_id).digest, self.now + timedelta(days=7)
+            self.requests.append(ModelRequest(request_id, by[0], digest, (), self.policy, expires, change=change))
+            self.seen["filed"] += 1
+
+    def _sign_all(self) -> None:
+        """Everybody is asked to sign the change that was filed last."""
+        if self.requests and self.requests[-1].change is not None:
+            for person in PEOPLE:
+                self._approve(self.requests[-1], person, str.lower, "present")
 
     @rule(person=people, role=roles, by=st.sets(people, min_size=1), everybody=seldom, again=seldom)
     def enrol(self, person: str, role: str, by: set[str], everybody: int, again: int) -> None:
@@ -306,18 +358,24 @@ class Machine(RuleBasedStateMachine):
         self._enrol(person, role, by, self.removed if again == 0 else ApproverKey.generate())
 
     def _enrol(self, person: str, role: str, by: set[str], key: ApproverKey) -> None:
-        code = "approver-alone" if len(by - {person}) < self.policy.approvals else None
-        if code is None and person in self.keys:
-            code = "enrolled"
-        if code is None and key is self.removed and self.was_removed:
-            code = "known-key"
-        if (by | {person}) & self.gone:
-            code = "erased-person"
-        with self.expecting(code):
-            assert self.keystore.enrol_approver(person, role, key.public_line, *sorted(by)) == key.key_id
+        def blocked() -> str | None:
+            if person in self.gone:
+                return "erased-person"
+            return "enrolled" if person in self.keys else "known-key" if key.key_id in self.known else None
+
+        def make() -> None:
             self.keys[person] = (key, role)
+            self.known.add(key.key_id)
             if key is self.removed:
-                self.removed, self.was_removed = ApproverKey.generate(), False
+                self.removed = ApproverKey.generate()
+
+        alone = "approver-alone" if len(by - {person}) < self.policy.approvals and person not in self.gone else None
+        self._change(
+            ModelChange(person, blocked, make),
+            sorted(by),
+            alone,
+            lambda: self.keystore.enrol_approver(person, role, key.public_line, *sorted(by)),
+        )
 
     @rule(person=people, by=st.sets(people, min_size=1), everybody=seldom, really=seldom)
     def remove(self, person: str, by: set[str], everybody: int, really: int) -> None:
@@ -326,18 +384,45 @@ class Machine(RuleBasedStateMachine):
             return
         by = by if everybody == 0 else set(PEOPLE) - self.gone
         key, _ = self.keys.get(person, (self.foreign, ""))
-        code = None if person in self.keys else "unknown-key"
-        if code is None and len(by - {person}) < self.policy.approvals:
-            code = "approver-alone"
-        if by & self.gone:
-            code = "erased-person"
-        with self.expecting(code):
-            self.keystore.remove_approver(key.key_id, *sorted(by))
-            self._take_off(person)
+
+        def blocked() -> str | None:
+            listed = person in self.keys and self.keys[person][0] is key
+            return (
+                None
+                if listed
+                else "erased-person"
+                if key is not self.foreign and person in self.gone
+                else "unknown-key"
+            )
+
+        self._change(
+            ModelChange(person, blocked, lambda: self._take_off(person)),
+            sorted(by),
+            "approver-alone" if len(by - {person}) < self.policy.approvals else None,
+            lambda: self.keystore.remove_approver(key.key_id, *sorted(by)),
+        )
+
+    @rule(lost=st.sets(people, min_size=1), by=st.sets(people, min_size=2), really=seldom, unknown=seldom)
+    def lose_keys(self, lost: set[str], by: set[str], really: int, unknown: int) -> None:
+        """Keys are said to be lost: names count again, where too few are left to sign."""
+        if really > 2:
+            return
+        lost = lost if unknown == 0 else lost & self.keys.keys()
+        code = "lost-alone" if len(by) < self.policy.approvals else None
+        if code is None and lost - self.keys.keys():
+            code = "unknown-key"
+        if code is None and self.can_sign(self.policy, *lost):
+            code = "keys-left"
+        ids = [self.keys.get(person, (self.foreign, ""))[0].key_id for person in sorted(lost)]
+        with self.expecting("erased-person" if by & self.gone else code):
+            self.keystore.lose_keys(ids, *sorted(by))
+            for person in lost:
+                self._take_off(person)
+            self.signed = False
+            self.seen["keys lost"] += 1
 
     def _take_off(self, person: str) -> None:
         self.removed, _ = self.keys.pop(person)
-        self.was_removed = True
         for request in self.requests:
             rests_on_it = (request.approvals.get(person) or ("", ""))[1] == self.removed.key_id
             if request.state in ("pending", "approved") and rests_on_it:
@@ -417,7 +502,7 @@ def test_whatever_people_do_the_keystore_does_what_the_model_does(filled_templat
     )
     common = {"release", "used", "not-requester", "self-approval", "expired", "unknown-record", "lifetime"}
     common |= {"approver-alone", "approvers", "ended by a removal", "enrolled", "not-enrolled", "unknown-key"}
-    common |= {"release of own keys", "release of roles"}
+    common |= {"release of own keys", "release of roles", "filed", "applied", "own-benefit", "is-change", "keys lost"}
     if database == "postgresql":  # seen a few times only
         common = {"release", "used"}
     assert common <= {name for name, times in seen.items() if times}, seen  # or the machine went nowhere

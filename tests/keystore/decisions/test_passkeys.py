@@ -36,12 +36,19 @@ ALGORITHMS = ("ES256", "EdDSA")
 
 @pytest.fixture
 def devices(keystore: Keystore) -> dict[str, Device]:
-    """Bob's and Carol's, one of each algorithm, enrolled."""
+    """Bob's and Carol's, one of each algorithm, enrolled; they signed the policy that asks for them."""
     made = {"bob": Device("ES256"), "carol": Device("EdDSA")}
     for name, device in made.items():
-        assert keystore.enrol_approver(name, "dpo", device.line, *OTHERS) == device.key_id
-    keystore.set_policy(Policy(own_keys=True), *OTHERS)
+        assert keystore.enrol_approver(name, "dpo", device.line, *OTHERS) is None
+    agree(keystore, keystore.set_policy(Policy(own_keys=True), *OTHERS), made)
     return made
+
+
+def agree(keystore: Keystore, change: str | None, devices: dict[str, Device]) -> None:
+    shown = keystore.show(str(change))
+    for name, device in devices.items():
+        keystore.approve(shown.request_id, name, shown.digest, device.approval(shown, timestamp(keystore._clock())))
+    assert keystore.show(shown.request_id).state is State.APPLIED
 
 
 def refused(keystore: Keystore, request_id: str, name: str, own: OwnSignature, seconds: int | None = None) -> str:
@@ -89,7 +96,7 @@ def test_two_passkeys_release_and_the_log_alone_shows_what_they_signed(keystore,
             numbers.public_key().verify(signature, signed, ec.ECDSA(hashes.SHA256()))
         else:
             Ed25519PublicKey.from_public_bytes(key[-2]).verify(signature, signed)
-        words = {"approved_at", "digest", "grant_seconds", "key", "request"}
+        words = leaf.keys() & {"approved_at", "digest", "grant_seconds", "key", "request"}
         message = b"keyanon approval v2\n" + canonical_json(
             {**{word: leaf[word] for word in words}, "keystore": told[0]["keystore"]}
         )
@@ -129,7 +136,7 @@ def test_an_assertion_that_is_wrong_is_refused_and_found_in_a_log(wrong: str, ke
         assert problems(told) == []
         edited = copy.deepcopy(told)
         for leaf in edited:
-            if leaf["type"] == "approve" and leaf["key"] == device.key_id:
+            if leaf["type"] == "approve" and (leaf["request"], leaf["key"]) == (shown.request_id, device.key_id):
                 leaf["assertion"] = own.assertion.content()
                 leaf["signature"] = base64.b64encode(own.signature).decode()
         assert any("not signed by its approver" in one for one in problems(edited))
@@ -167,7 +174,7 @@ def test_an_assertion_is_of_one_passkey_one_content_one_time_and_one_choice(keys
 
 def test_a_key_file_signs_by_no_assertion_and_a_passkey_by_nothing_else(keystore, make, devices, clock) -> None:
     key = ApproverKey.generate()
-    keystore.enrol_approver("dora", "dpo", key.public_line, *OTHERS)
+    agree(keystore, keystore.enrol_approver("dora", "dpo", key.public_line, *OTHERS), devices)
     shown = make.request(keystore)
     plain = key.sign(shown, keystore.audit_vkey, clock())
     assertion = devices["bob"].approval(shown, timestamp(clock())).assertion

@@ -9,6 +9,7 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import text
 
+from keystore.decisions import stored_policy
 from keystore.decisions.lifecycle import State
 from keystore.decisions.policy import Policy
 from keystore.embedded import Keystore
@@ -184,8 +185,10 @@ def test_one_person_alone_changes_no_policy(keystore, people: tuple[str, ...]) -
 
 def test_a_policy_of_one_approval_left_by_an_older_version_allows_nothing(keystore, make) -> None:
     request_id = make.approved(keystore)
-    weak = Policy().document().replace(b'"approvals":2', b'"approvals":1')
-    sql(keystore, "UPDATE policies SET document = :weak", weak=weak)
+    weak = Policy.model_construct(**Policy().model_dump() | {"approvals": 1})
+    with keystore._ledger.transaction("policy", None, None) as (connection, log):
+        people = sorted(keystore._people.find_or_add(connection, name) for name in ("Olga", "Pia"))
+        stored_policy.write(connection, log, weak, people)
     with pytest.raises(PolicyError, match="fewer than 2"):
         make.request(keystore)
     with pytest.raises((PolicyError, AuditError)):

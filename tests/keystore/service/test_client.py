@@ -138,7 +138,16 @@ def test_a_token_alone_approves_nothing_where_own_keys_are_asked_for(template: P
     with ServedKeystore.open(path) as keystore:
         for name, key in keys.items():
             keystore.enrol_approver(name, "dpo", key.public_line, "oscar", "olga")
-        keystore.set_policy(Policy(own_keys=True), "oscar", "olga")
+        change = keystore.set_policy(Policy(own_keys=True), "oscar")
+    served = Served(path, tls)
+    try:
+        for name, key in keys.items():  # who sign the change of the policy by the same calls
+            approver = served.client("approver", name)
+            shown = approver.show(str(change))
+            approver.approve(str(change), name, shown.digest, key.sign(shown, approver.audit_vkey, utc_now()))
+        assert approver.show(str(change)).state == "applied"
+    finally:
+        served.stop()
     served = Served(path, tls)
     try:
         assert next(line for line in served.lines() if line["event"] == "policy")["own_keys"] is True

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
+from keystore.approver_key import ApproverKey
 from keystore.decisions.api_token import Role
+from keystore.decisions.policy import Policy
 from keystore.intake.sealing import seal_record
 from keystore.intake.shards import shard_bytes
 from keystore.recipient import Expected, Recipient
@@ -138,6 +140,30 @@ def test_the_table_holds_for_every_role_and_tenant(name: str, served, beside: Se
         path, body = call_of(name, served, beside, make, "photos")
         refused = served.call(method, path, **body)
         assert refused.status_code == 401 and refused.headers["www-authenticate"] == "Bearer"
+
+
+def test_a_change_of_who_decides_is_for_every_approver_and_for_who_filed_it(served, beside: ServedKeystore) -> None:
+    for name in ("ewa", "fred"):
+        beside.enrol_approver(name, "dpo", ApproverKey.generate().public_line, "oscar", "olga")
+    request_id = str(beside.set_policy(Policy(max_images=7), "alice"))
+    body, of = {"json": {"digest": beside.show(request_id).digest}}, f"/v1/requests/{request_id}"
+    for role, tenant in itertools.product(Role, TENANTS):
+        person, dataset = TENANTS[tenant]
+        person = person if role in (Role.REQUESTER, Role.RECOVERY) else f"some {role.value}"
+        token = served.token(role.value, person, dataset)
+        sees = role is Role.APPROVER or (role in (Role.REQUESTER, Role.RECOVERY) and tenant != "another person")
+        answer = served.call("GET", of, token)
+        assert answer.status_code == (200 if sees else 404), (role, tenant)
+        if sees:
+            assert answer.json()["change"]["policy"]["max_images"] == 7
+            listed = served.call("GET", "/v1/requests", token).json()["requests"]
+            assert request_id in [one["request_id"] for one in listed]
+        answer = served.call("POST", f"{of}/approval", token, **body)
+        assert answer.status_code == (409 if role is Role.APPROVER else 404), (role, tenant)
+        if role is Role.APPROVER:
+            assert answer.json()["code"] == "not-enrolled", "a token alone signs nothing"
+    assert served.call("GET", of).status_code == 401 == served.call("POST", f"{of}/approval", **body).status_code
+    assert beside.policy().max_images == 100
 
 
 def test_a_release_opens_with_its_key_and_is_of_what_was_granted(served, beside: ServedKeystore, make) -> None:

@@ -25,9 +25,16 @@ from keystore.audit.merkle import Frontier, leaf_hash
 from keystore.audit.signers import LogSigner
 from keystore.audit.tree import stored_nodes
 from keystore.crypto.canonical import canonical_json, utc_now
+from keystore.decisions import changes
+from keystore.decisions.bindings import Identity, binding_digest
+from keystore.decisions.changes import Change
+from keystore.decisions.policy import Policy
+from keystore.decisions.signatures import parse_public_line
+from keystore.decisions.tokens import Role
 from keystore.embedded import Keystore
 from keystore.errors import KeystoreError
 from keystore.recipient import Recipient
+from keystore.served import ServedKeystore
 from keystore.storage import schema
 from keystore.storage.places import database_of
 from keystore.storage.sqlite import DATABASE_NAME
@@ -62,20 +69,26 @@ class Scene:
 def make_scene(template: Path, work: Path) -> Scene:
     """Use a copy of the tests' template: requests, a release, an erasure, a denial, approvers with keys of their own."""
     path, make = copy_keystore(template, work / "scene"), Helpers
-    own, gone = ApproverKey.generate(), ApproverKey.generate()
+    own, gone, other, late = (ApproverKey.generate() for _ in range(4))
     with Keystore.open(path) as keystore:
         make.deposit(keystore, [make.record("s1.png", subject=SUBJECT)], "part-5")
         keystore.ingest(make.RUN)
         released = make.approved(keystore, "a.png")
     backup = copy_keystore(path, work / "backup")
-    with Keystore.open(path) as keystore:
+    with ServedKeystore.open(path) as keystore:
         make.take(keystore, released)
         keystore.erase("photos", "Olga", subject=SUBJECT)
         keystore.deny(make.request(keystore, "c.png").request_id, "Dora")
+        keystore.enrol_approver("Gina", "legal", gone.public_line, "Bob", "Carol")
+        keystore.remove_approver(gone.key_id, "Bob", "Carol")
         keystore.enrol_approver("Erin", "dpo", own.public_line, "Bob", "Carol")
-        keystore.remove_approver(
-            keystore.enrol_approver("Gina", "legal", gone.public_line, "Bob", "Carol"), "Bob", "Carol"
-        )
+        keystore.enrol_approver("Finn", "security", other.public_line, "Bob", "Carol")
+        enrolment = keystore.enrol_approver("Hana", "security", late.public_line, "Bob")
+        make.agree(keystore, enrolment, Erin=own, Finn=other)
+        make.sign(keystore, str(keystore.set_policy(Policy(max_images=7), "Bob")), Erin=own)
+        for name, role in (("Erin", Role.APPROVER), ("Alice", Role.REQUESTER)):
+            keystore.bind_identity(Identity("https://id.example", f"sub of {name}"), name, role, "Olga")
+        keystore.unbind_identity(keystore.bindings()[0].binding_id, "Olga")
         approved = make.request(keystore, "b.png").request_id
         make.approve(keystore, approved, "Bob")
         shown = keystore.show(approved)
@@ -127,11 +140,12 @@ def _leaves(keystore: Keystore) -> list[dict[str, Any]]:
     return [json.loads(leaf) for leaf in keystore.audit_entries()]
 
 
-def _drop_the_release(scene: Scene) -> None:
+def _drop_entries(scene: Scene, kind: str) -> None:
+    """Write the log without the first entry of a kind, renumbered, and have the tables follow."""
     with Keystore.open(scene.path) as keystore:
-        leaves = [leaf for leaf in _leaves(keystore) if leaf["type"] != "release"]
-        edit(scene.path, "DELETE FROM releases", "UPDATE requests SET state = 'approved' WHERE state = 'released'")
-        gone = next(leaf["seq"] for leaf in _leaves(keystore) if leaf["type"] == "release")
+        gone = next(leaf["seq"] for leaf in _leaves(keystore) if leaf["type"] == kind)
+        leaves = [leaf for leaf in _leaves(keystore) if leaf["seq"] != gone]
+        edit(scene.path, "UPDATE identity SET keystore_id = keystore_id")  # drops the triggers
         for table, column in (
             ("records", "entry"),
             ("shred_keys", "entry"),
@@ -141,6 +155,52 @@ def _drop_the_release(scene: Scene) -> None:
             with keystore._database.write() as connection:
                 connection.exec_driver_sql(f"UPDATE {table} SET {column} = {column} - 1 WHERE {column} > {gone}")
         rewrite(scene.path, keystore, leaves)
+
+
+def _drop_the_release(scene: Scene) -> None:
+    edit(scene.path, "DELETE FROM releases", "UPDATE requests SET state = 'approved' WHERE state = 'released'")
+    _drop_entries(scene, "release")
+
+
+def _make_by_names(scene: Scene, wanted: Callable[[str], Change]) -> None:
+    """A change that no approver signed, as a program that does not ask for that would make it."""
+    with Keystore.open(scene.path) as keystore, keystore._ledger.transaction("test", None, None) as (connection, log):
+        by = [keystore._people.find_or_add(connection, name) for name in ("Bob", "Carol")]
+        changes.make(connection, log, wanted(keystore._people.find_or_add(connection, "Mallory")), by)
+
+
+def _enrol_by_names(scene: Scene) -> None:
+    _make_by_names(
+        scene, lambda person: changes.of_enrolment(person, "dpo", parse_public_line(ApproverKey.generate().public_line))
+    )
+
+
+def _set_policy_by_names(scene: Scene) -> None:
+    _make_by_names(scene, lambda person: changes.of_policy(Policy(break_glass=(person,))))
+
+
+def _enrol_before_signatures(scene: Scene) -> None:
+    _drop_entries(scene, "signed-changes")
+    _enrol_by_names(scene)
+
+
+def _exchange_a_change(scene: Scene) -> None:
+    other = canonical_json({**changes.of_policy(Policy(max_images=100_000)), "was": Policy().content()})
+    edit(scene.path, "UPDATE requests SET change = :other WHERE state = 'pending' AND change IS NOT NULL", other=other)
+
+
+def _bind_to_a_second_person(scene: Scene) -> None:
+    with (
+        ServedKeystore.open(scene.path) as keystore,
+        keystore._ledger.transaction("test", None, None) as (connection, log),
+    ):
+        bound = dict(connection.execute(select(schema.bindings).limit(1)).one()._mapping)
+        mallory, olga = (keystore._people.find_or_add(connection, name) for name in ("Mallory", "Olga"))
+        row = bound | {"binding_id": "0" * 16, "person": mallory, "role": "approver", "unbound_at": None}
+        row["tag"] = keystore._bindings._tag(row)
+        connection.execute(insert(schema.bindings).values(**row))
+        said = {name: row[name] for name in ("identity", "person", "role")}
+        log.append("bind-identity", binding="0" * 16, by=olga, digest=binding_digest(row), **said)
 
 
 def _drop_a_record(scene: Scene) -> None:
@@ -251,6 +311,24 @@ TAMPERINGS: dict[tuple[str, str], Callable[[Scene], None]] = {
     (DATABASE, "an approval is said to be by a key of the keystore's"): _statements(
         "UPDATE approvals SET key_id = NULL WHERE key_id IS NOT NULL"
     ),
+    (DATABASE, "a change that approvers are asked to sign is exchanged"): _exchange_a_change,
+    (DATABASE, "a change that too few signed is said to be made"): _statements(
+        "UPDATE requests SET state = 'applied' WHERE state = 'pending' AND change IS NOT NULL"
+    ),
+    (DATABASE, "an identity is bound to another person"): _statements(
+        "UPDATE bindings SET person = (SELECT person FROM people WHERE name = 'bob') WHERE unbound_at IS NULL"
+    ),
+    (DATABASE, "an identity is bound in another role"): _statements(
+        "UPDATE bindings SET role = 'operator' WHERE unbound_at IS NULL"
+    ),
+    (DATABASE, "a binding that ended is brought back"): _statements(
+        "UPDATE bindings SET unbound_at = NULL WHERE unbound_at IS NOT NULL"
+    ),
+    (DATABASE, "a binding is added"): _statements(
+        "INSERT INTO bindings SELECT 'added', identity, person, 'operator', dataset, bound_at, NULL, tag FROM bindings "
+        "WHERE unbound_at IS NULL"
+    ),
+    (DATABASE, "a binding is dropped"): _statements("DELETE FROM bindings WHERE unbound_at IS NOT NULL"),
     (DATABASE, "a record is emptied"): _statements("UPDATE records SET envelope = :zero WHERE image_id = 'a.png'"),
     (DATABASE, "a record is dropped"): _statements("DELETE FROM records WHERE image_id = 'a.png'"),
     (DATABASE, "a record is renamed"): _statements("UPDATE records SET image_id = 'z.png' WHERE image_id = 'a.png'"),
@@ -260,6 +338,12 @@ TAMPERINGS: dict[tuple[str, str], Callable[[Scene], None]] = {
     (DATABASE, "a run's data set is changed"): _statements("UPDATE runs SET dataset = 'others'"),
     (KEK, "the release is dropped, the log renumbered and signed anew, the witness overwritten"): _drop_the_release,
     (KEK, "a record is dropped, and the entry that accounts for it written and signed anew"): _drop_a_record,
+    (KEK, "an approver's key is enrolled by names alone, in an entry that is signed, after approvers sign that"): _enrol_by_names,
+    (KEK, "a break-glass list is set by names alone, in an entry that is signed, after approvers sign that"):
+        _set_policy_by_names,
+    (KEK, "the same enrolment, and the log written and signed anew without the entry from which approvers sign changes"):
+        _enrol_before_signatures,
+    (KEK, "an identity is bound to a second person, in an entry that is signed"): _bind_to_a_second_person,
     (KEK, "the log is written anew under another audit key, audit.pub exchanged"): _exchange_the_key,
     (BACKUPS, "the database of before the release is put back"): _put_back_database,
     (BACKUPS, "database and witness of before the release are put back"): _put_back_everything,
@@ -331,8 +415,8 @@ def document(found: list[Seen]) -> str:
         "",
         "What is not a change of what was written is noticed by nobody: who has the KEK of an embedded keystore can act",
         "as anyone in it (`--as`), and the log then says what was done, in somebody else's name. What was tampered with",
-        "after the checkpoint that is given is noticed by a later one only. The third with the KEK left the private",
-        "audit key as it was: one that is exchanged too is noticed by the verifier key only.",
+        "after the checkpoint that is given is noticed by a later one only. Where the log was written under another",
+        "audit key, the private one was left as it was: one that is exchanged too is noticed by the verifier key only.",
         "",
     ]
     return "\n".join(lines)

@@ -1,0 +1,130 @@
+"""Who decides in a keystore, and how that is changed: the policy, the approvers' own keys, and what becomes of lost ones.
+
+While too few approvers have keys to sign with, people make a change by their names, at once. From then on the first of them
+files it, and approvers sign it as they do requests for keys (decisions.changes). Which of the two holds is read from the verified
+log: no table has to be believed.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+
+from sqlalchemy import Connection
+
+from keystore.decisions import approvers, changes, stored_policy
+from keystore.decisions.changes import Change
+from keystore.decisions.people import names
+from keystore.decisions.policy import MIN_APPROVALS, Policy
+from keystore.decisions.signatures import parse_public_line
+from keystore.decisions.views import ApproverView
+from keystore.errors import ApprovalError, AuditError
+from keystore.opened import OpenedKeystore
+from keystore.verification.replay_decisions import LoggedDecisions
+from keystore.verification.verify import logged_decisions
+
+_LOGGER = logging.getLogger(__name__)
+
+
+class GovernedKeystore(OpenedKeystore):
+    """An open keystore, as those see it who say who decides."""
+
+    def policy(self) -> Policy:
+        """Return the present policy."""
+        with self._database.read() as connection:
+            return stored_policy.read(connection)
+
+    def set_policy(self, policy: Policy, *people: str) -> str | None:
+        """Change the policy, by at least two people; open requests must be changed or made again. Return None: it is in force.
+
+        Where approvers sign changes, the first of `people` files it, and the id of its request is returned, for `approve`. Raises
+        ApprovalError (also for a bad name), PolicyError, AuditError.
+        """
+        return self._change("policy", people, lambda _: changes.of_policy(policy))
+
+    def enrol_approver(self, name: str, role: str, public_line: str, *people: str) -> str | None:
+        """Enrol the key that an approver made (`ApproverKey.public_line`), by as many others as a request needs. Return None, or
+        a request's id, as `set_policy`.
+
+        Raises ApprovalError, PolicyError (a malformed role), AuditError.
+        """
+
+        def enrolment(connection: Connection) -> Change:
+            key = parse_public_line(public_line)
+            return changes.of_enrolment(self._people.find_or_add(connection, name), role, key)
+
+        return self._change("enrol-approver", people, enrolment)
+
+    def remove_approver(self, key_id: str, *people: str) -> str | None:
+        """Take an approver's key off the list, by others; open requests that it approved end. Return None, or a request's id, as
+        `set_policy`. Raises ApprovalError, AuditError."""
+        return self._change("remove-approver", people, lambda connection: changes.of_removal(connection, key_id))
+
+    def lose_keys(self, key_ids: Sequence[str], *people: str) -> None:
+        """Say that so many approvers' keys are lost that a change can not be signed any more: these are off the list, and names
+        count until enough keys are enrolled again.
+
+        It takes as many people as a request, and is an alert, and a line in every audit from then on. Raises ApprovalError:
+        enough are left to sign, or one is not on the list.
+        """
+        with self._ledger.transaction("lost-keys", None, people[0] if people else None) as (connection, log):
+            logged = self._verified_decisions(connection)
+            by = sorted({self._people.find_or_add(connection, one) for one in people})
+            needed = max(MIN_APPROVALS, logged.approvals_of_policy)
+            if len(by) < needed:
+                raise ApprovalError("lost-alone", f"it takes {needed} people to say that keys are lost; name more")
+            lost = [changes.of_removal(connection, one) for one in sorted(set(key_ids))]
+            if self._can_sign(connection, logged, {str(one["person"]) for one in lost}):
+                raise ApprovalError(
+                    "keys-left",
+                    "enough approvers are left who have keys: have them sign a removal (keystore approver remove)",
+                )
+            for one in lost:
+                approvers.take_off_list(connection, log.now, one)
+            log.append("lost-keys", by=by, keys=[one["key"] for one in lost])
+        _LOGGER.critical(
+            "ALERT: %d approver key(s) were said to be lost, by %s, by their names alone; until enough are enrolled again, names "
+            "change who approves. Ask the approvers",
+            len(lost),
+            ", ".join(one[:12] for one in by),
+        )
+
+    def approvers(self) -> list[ApproverView]:
+        """Return all keys that were ever enrolled, newest first."""
+        with self._database.read() as connection:
+            return approvers.views(connection, names(connection))
+
+    def _change(self, action: str, people: Sequence[str], wanted: Callable[[Connection], Change]) -> str | None:
+        with self._ledger.transaction(action, None, people[0] if people else None) as (connection, log):
+            logged = self._verified_decisions(connection)
+            if logged.signed_from is not None or self._can_sign(connection, logged):
+                if not people:
+                    raise ApprovalError("nobody", "say who files this")
+                if logged.signed_from is None:  # an older version enrolled them
+                    log.append("signed-changes")
+                proposer = self._people.find_or_add(connection, people[0])
+                return self._desk.propose(connection, log, stored_policy.read(connection), proposer, wanted(connection))
+            by = [self._people.find_or_add(connection, one) for one in people]
+            change = wanted(connection)
+            if change["kind"] != "policy":
+                stored_policy.read(connection)  # one of an older version that is too weak is changed first
+            changes.check_names(change, logged.approvals_of_policy, by)
+            changes.check(connection, change, signed=False)
+            changes.make(connection, log, change, by)
+            policy = stored_policy.read(connection)
+            if approvers.are_enough(connection, policy.approvals, policy.roles):
+                log.append("signed-changes")
+        return None
+
+    def _can_sign(self, connection: Connection, logged: LoggedDecisions, without: set[str] | None = None) -> bool:
+        of = (logged.approvals_of_policy, logged.roles_of_policy)
+        return approvers.are_enough(connection, *of, without or set())
+
+    def _verified_decisions(self, connection: Connection) -> LoggedDecisions:
+        """Return what the log says was decided, once that and the tables were verified. Raises AuditError."""
+        problems, logged = logged_decisions(connection, self.audit_vkey, self._keys.signer)
+        if problems:
+            raise AuditError(
+                f"nothing is released, or changed, while the audit log does not verify: {'; '.join(problems[:3])}"
+            )
+        return logged
