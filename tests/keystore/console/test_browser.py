@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from keystore.decisions.lifecycle import State
+from keystore.decisions.signatures import key_id_of, parse_public_line
 from keystore.served import ServedKeystore
 from keystore.verification.verify import verify_audit
 from tests.keystore.console.driving import Tab, elsewhere
@@ -160,7 +161,8 @@ def test_an_approver_makes_a_passkey_and_approves_with_it_and_with_nothing_else(
     tab.check()
     tab.push("Sign with it")
     line = tab.page.inner_text("#line")
-    key = beside.enrol_approver("petra", "dpo", line, "oscar", "olga")
+    assert beside.enrol_approver("petra", "dpo", line, "oscar", "olga") is None
+    key = key_id_of(parse_public_line(line).public_key)
     assert key in tab.text()
     tab.check()
     request = make.request(beside, "a.png", requester="alice")
