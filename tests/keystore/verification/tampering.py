@@ -26,11 +26,11 @@ from keystore.audit.signers import LogSigner
 from keystore.audit.tree import stored_nodes
 from keystore.crypto.canonical import canonical_json, utc_now
 from keystore.decisions import changes
+from keystore.decisions.api_token import Role
 from keystore.decisions.bindings import Identity, binding_digest
 from keystore.decisions.changes import Change
 from keystore.decisions.policy import Policy
 from keystore.decisions.signatures import parse_public_line
-from keystore.decisions.tokens import Role
 from keystore.embedded import Keystore
 from keystore.errors import KeystoreError
 from keystore.recipient import Recipient
