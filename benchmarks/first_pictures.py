@@ -28,6 +28,8 @@ KINDS: Final = {
     "(DetectFaces)": "detecting actors",
     "keystore.keeper": "the keystore's process",
     "jobs.commands.cli": "driver",
+    "ray::DashboardAgent": "Ray's own",
+    "ray::RuntimeEnvAgent": "Ray's own",
     "ray::": "Ray's workers: counting, reading, writing",
     "default_worker": "Ray's workers: counting, reading, writing",
     "/ray/": "Ray's own",
