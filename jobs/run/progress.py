@@ -23,7 +23,7 @@ from jobs.run.process_deaths import Fault, Plan, StageRecord
 from keyanon_core.errors import KeyanonError
 
 POLL_SECONDS: Final = 0.5
-TURN_SECONDS: Final = 60.0  # after which a process loads, whatever became of those that began before it
+TURN_SECONDS: Final = 120.0  # after which a process loads, whatever became of those that began before it
 ANONYMIZING_STAGE: Final = "anonymize"
 
 
