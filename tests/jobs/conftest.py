@@ -19,6 +19,8 @@ from tests.jobs.seaweed import Seaweed
 STEPS = 1
 FIDELITY = "lossless"
 OPEN_GATE = 0.1
+ONE_WORKER = {"anonymizer_actors": 1, "threads_per_actor": 1}  # another one costs the start of its process, and torch
+OF_ONE_WORKER = ("--anonymizer-actors", "1", "--threads-per-actor", "1")
 
 
 def encoded(source: Path, size: int, kind: str) -> bytes:
@@ -55,7 +57,7 @@ def make_config(tmp_path: Path) -> MakeConfig:
 
     def make(**changes: Any) -> AnonymizeConfig:
         places = {"photos": tmp_path / "photos", "output": tmp_path / "out", "keystore": tmp_path / "keystore"}
-        quick = {"steps": STEPS, "fidelity": FIDELITY, "gate_threshold": OPEN_GATE, "threads_per_actor": 1}
+        quick = {"steps": STEPS, "fidelity": FIDELITY, "gate_threshold": OPEN_GATE, **ONE_WORKER}
         return AnonymizeConfig.load(None, {**places, **quick, **changes})
 
     return make

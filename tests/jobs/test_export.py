@@ -24,6 +24,7 @@ from jobs.storage.local import LocalStore
 from jobs.storage.opening import open_store
 from keystore.embedded import Keystore
 from keystore.errors import ErasureError
+from tests.jobs.conftest import ONE_WORKER
 from tests.jobs.seaweed import BUCKET, Seaweed
 from tests.jobs.sources.test_tar_shards import shard
 
@@ -50,7 +51,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, face_png: bytes, face_jpe
     )  # fmt: skip
     whole = shard(("z.png", face_png), ("z.cls", b"1"), ("y.jpg", face_jpeg))
     (root / "photos" / DAMAGED).write_bytes(whole[: whole.index(b"y.jpg") + 2000])
-    quick = {"steps": 1, "fidelity": "lossless", "gate_threshold": 0.1, "threads_per_actor": 1}
+    quick = {"steps": 1, "fidelity": "lossless", "gate_threshold": 0.1, **ONE_WORKER}
     subjects = root / "subjects.csv"
     subjects.write_text(f"file,subject\ntrain/0.tar/a.jpg,Ann\n{DAMAGED}/z.png,Ann\n")
     quick["subjects"] = subjects

@@ -17,7 +17,7 @@ from jobs.run.usable_cpus import usable_cpus
 from keyanon_core.precision import STRICT, multiplying
 from keystore.embedded import Keystore
 
-from .conftest import OPEN_GATE
+from .conftest import ONE_WORKER, OPEN_GATE
 
 WORKERS = 3
 PICTURES = 7
@@ -103,7 +103,9 @@ def test_the_same_pictures_come_back_however_many_at_a_time(
         for at in range(RESTORED):
             picture.resize((250 + 10 * at, 300 + 12 * at)).save(tmp_path / f"photos/{at}.png")
     places = {"photos": tmp_path / "photos", "output": tmp_path / "out", "keystore": tmp_path / "keystore"}
-    run_anonymize(AnonymizeConfig.load(None, {**places, "gate_threshold": OPEN_GATE, "check_every": 100_000}))
+    run_anonymize(
+        AnonymizeConfig.load(None, {**places, "gate_threshold": OPEN_GATE, **ONE_WORKER, "check_every": 100_000})
+    )
     ids = [f"{at}.png" for at in range(RESTORED)]
     one, alone = restore(tmp_path, ids, 1)
     several, together = restore(tmp_path, ids, WORKERS)

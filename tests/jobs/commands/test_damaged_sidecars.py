@@ -14,6 +14,7 @@ from jobs.commands.cli import main
 from jobs.exit_codes import ExitCode
 from keyanon_core.sidecar import MAX_SIDECAR_BYTES, Sidecar
 from keystore.embedded import Keystore
+from tests.jobs.conftest import OF_ONE_WORKER
 
 from .conftest import Ended, Keyanon
 
@@ -31,7 +32,7 @@ def finished(ray_cluster: Path, tmp_path_factory: pytest.TempPathFactory, face_p
     for name, content in zip(PICTURES, (face_png, face_jpeg, face_png), strict=True):
         (root / "photos" / name).write_bytes(content)
     arguments = ["anonymize", root / "photos", "-o", root / "out", "-k", root / "keystore"]
-    options = ["--fidelity", "lossless", "--steps", "2", "--threads-per-actor", "1", "--gate-threshold", "0.01"]
+    options = ["--fidelity", "lossless", "--steps", "2", *OF_ONE_WORKER, "--gate-threshold", "0.01"]
     assert main([str(one) for one in (*arguments, *options)]) == ExitCode.OK
     return root
 

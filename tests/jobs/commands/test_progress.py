@@ -12,6 +12,7 @@ import pytest
 
 from jobs.commands.progress import ProgressLines
 from jobs.run.progress import Phase, RunState
+from tests.jobs.conftest import OF_ONE_WORKER
 
 from .conftest import Keyanon
 
@@ -58,7 +59,7 @@ def test_a_run_off_a_terminal_is_never_silent_and_names_no_picture(
     photos.mkdir()
     for at in range(3):
         (photos / f"secretname{at}.png").write_bytes(face_png)
-    quick = ("--steps", 1, "--fidelity", "lossless", "--gate-threshold", 0.1, "--threads-per-actor", 1)
+    quick = ("--steps", 1, "--fidelity", "lossless", "--gate-threshold", 0.1, *OF_ONE_WORKER)
     places = (photos, "-o", tmp_path / "out", "-k", tmp_path / "keystore")
     ended = keyanon("anonymize", *places, *quick, "--progress-seconds", 0.5, "--json", "--limit", 2)
     assert ended.code == 0, ended.err

@@ -19,13 +19,14 @@ from jobs.commands.quarantine import retry
 from jobs.exit_codes import ExitCode
 from jobs.run.retry import RETRY_SETTINGS
 from keystore.embedded import Keystore
+from tests.jobs.conftest import OF_ONE_WORKER
 
 from .conftest import Keyanon
 
 pytestmark = pytest.mark.slow
 
 COMMAND_SECONDS = 240
-SETTINGS = ["--fidelity", "lossless", "--steps", 2, "--pictures-per-task", 3, "--threads-per-actor", 1]
+SETTINGS = ["--fidelity", "lossless", "--steps", 2, "--pictures-per-task", 3, *OF_ONE_WORKER]
 GOOD, LATE = "good.png", ["late0.png", "late1.png", "late2.png"]
 
 

@@ -25,6 +25,7 @@ from keyanon_core.errors import ConvergenceError
 from keyanon_core.pictures.recoverer import PictureRecoverer
 from keyanon_core.sidecar import Sidecar
 from keystore.embedded import Keystore
+from tests.jobs.conftest import OF_ONE_WORKER
 
 from .conftest import Keyanon
 
@@ -53,7 +54,7 @@ def finished(
     (root / "run.yaml").write_text("fidelity: lossless\nsteps: 3\nimage_column: photo\n", encoding="utf-8")
     run = Run(root / "out", root / "keystore", face_png)
     arguments = ["anonymize", root / "in.parquet", "-o", run.output, "-k", run.keystore, "--id-column", "id"]
-    options = ["--config", root / "run.yaml", "--steps", "2", "--threads-per-actor", "1", "--strict"]
+    options = ["--config", root / "run.yaml", "--steps", "2", *OF_ONE_WORKER, "--strict"]
     return run, main([str(one) for one in (*arguments, *options)])
 
 

@@ -14,6 +14,7 @@ from jobs.config import AnonymizeConfig
 from jobs.output.layout import REPORT_FILE, RUN_DIRECTORY
 from jobs.run.anonymize import run_anonymize
 from keyanon_core.keys import source_hmac
+from tests.jobs.conftest import ONE_WORKER
 
 NAMES_AND_SIZES = {"row", "image_id", "output", "sidecar", "shape"}
 SAME_CHARACTERS = 0.4  # share from which two texts agree; two random hexadecimal texts share 0.06
@@ -35,7 +36,7 @@ def published(
     for name, content in contents.items():
         (photos / name).write_bytes(content)
     places = {"photos": photos, "output": root / "out", "keystore": root / "keystore"}
-    run_anonymize(AnonymizeConfig.load(None, {**places, "steps": 8, "threads_per_actor": 1, "gate_threshold": 0.01}))
+    run_anonymize(AnonymizeConfig.load(None, {**places, "steps": 8, **ONE_WORKER, "gate_threshold": 0.01}))
     report = json.loads((root / "out" / RUN_DIRECTORY / REPORT_FILE).read_text())
     assert report["statuses"] == {"anonymized": len(contents)}
     assert not {"key_attempts", "further_keys", "mean_metrics"} & report.keys()

@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 
 from jobs.exit_codes import ExitCode
-from tests.jobs.conftest import FIDELITY, OPEN_GATE, STEPS
+from tests.jobs.conftest import FIDELITY, OF_ONE_WORKER, OPEN_GATE, STEPS
 from tests.jobs.seaweed import BUCKET, KEY, OTHER_BUCKET, SECRET, Seaweed, without_aws_settings
 
 COMMAND_SECONDS = 400.0
 PICTURES = 6
-QUICK = ("--steps", STEPS, "--fidelity", FIDELITY, "--gate-threshold", OPEN_GATE, "--threads-per-actor", 1)
+QUICK = ("--steps", STEPS, "--fidelity", FIDELITY, "--gate-threshold", OPEN_GATE, *OF_ONE_WORKER)
 
 pytestmark = pytest.mark.slow
 

@@ -60,10 +60,6 @@ def met_by(stage: str, meets: Culprits, monkeypatch: pytest.MonkeyPatch, *, ever
         monkeypatch.setattr(jobs.run.anonymize, "AnonymizeFaces", Anonymize)
 
 
-def one_worker(make_config: MakeConfig, **changes: Any) -> AnonymizeConfig:
-    return make_config(anonymizer_actors=1, **changes)
-
-
 def rows(config: AnonymizeConfig) -> dict[str, tuple[str, str]]:
     """Status and code of the reason of each published row; no row is published twice."""
     found = [
@@ -110,7 +106,7 @@ def test_a_row_that_kills_its_process_twice_is_quarantined_and_its_neighbours_ar
     action: Callable[[], object],
 ) -> None:
     met_by(stage, counting(tmp_path / "log", action), monkeypatch)
-    config = one_worker(make_config)
+    config = make_config()
     report = run_anonymize(config)
     assert rows(config) == expected("killed_process") and report.keys_stored == 4
     assert calls(tmp_path / "log") == [5, 1, 1], "the block, then the row alone, twice"
@@ -120,7 +116,7 @@ def test_a_culprit_in_a_task_of_its_own_is_found_too(
     photos: Path, tmp_path: Path, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     met_by("detect", counting(tmp_path / "log", lambda: os._exit(1)), monkeypatch)
-    config = one_worker(make_config, pictures_per_task=1)
+    config = make_config(pictures_per_task=1)
     run_anonymize(config)
     assert rows(config) == expected("killed_process") and calls(tmp_path / "log") == [1, 1]
 
@@ -134,7 +130,7 @@ def test_a_process_that_is_killed_once_costs_no_row(
 ) -> None:
     log = tmp_path / "log"
     met_by("anonymize", counting(log, lambda: os._exit(1) if len(calls(log)) == 1 else None), monkeypatch)
-    config = one_worker(make_config)
+    config = make_config()
     report = run_anonymize(config)
     assert rows(config) == expected("") and report.keys_stored == 5
     assert capsys.readouterr().out == "", "stdout is the command's, whatever Ray has to say of the process"
@@ -153,7 +149,7 @@ def test_a_defect_that_follows_a_row_is_found_by_halving(
     photos: Path, tmp_path: Path, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     met_by("anonymize", counting(tmp_path / "log", raising(ZeroDivisionError("a secret"))), monkeypatch)
-    config = one_worker(make_config)
+    config = make_config()
     report = run_anonymize(config)
     assert rows(config) == expected("internal_error") and calls(tmp_path / "log") == [5, 2, 1]
     assert report.reasons == {"internal_error": 1}
@@ -163,7 +159,7 @@ def test_a_picture_too_large_for_the_memory_is_quarantined_once_others_got_throu
     photos: Path, tmp_path: Path, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     met_by("anonymize", counting(tmp_path / "log", raising(MemoryError())), monkeypatch)
-    config = one_worker(make_config)
+    config = make_config()
     run_anonymize(config)
     assert rows(config) == expected("out_of_memory")
     assert calls(tmp_path / "log") == [5, 2, 1, 1], "halved in its process, then alone in a second one"
@@ -179,7 +175,7 @@ def test_a_fault_of_the_machine_ends_the_run_without_a_verdict_and_the_same_comm
 ) -> None:
     for spare in (2, 3, 4):  # each process that a fault ends costs the loading of another
         (photos / f"{spare}.png").unlink()
-    config = one_worker(make_config)
+    config = make_config()
     with monkeypatch.context() as broken:
         met_by(stage, lambda count: raising(error)(), broken, everyone=True)
         with pytest.raises(MachineError, match="run the same command again") as caught:
@@ -194,7 +190,7 @@ def test_processes_that_die_on_every_row_end_the_run(
     photos: Path, tmp_path: Path, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     met_by("detect", counting(tmp_path / "log", lambda: os._exit(1)), monkeypatch, everyone=True)
-    config = one_worker(make_config, detector_actors=1, pictures_per_task=5)
+    config = make_config(detector_actors=1, pictures_per_task=5)
     for at in range(5, 32):
         (photos / f"{at}.png").write_bytes((photos / "0.png").read_bytes())
     with pytest.raises(MachineError, match=r"stage detect: .* ended before a row got through"):
@@ -213,14 +209,14 @@ def test_processes_that_die_while_they_load_end_the_run(
 
     monkeypatch.setattr(jobs.run.anonymize, "DetectFaces", Detect)
     with pytest.raises(MachineError, match="ended before a row got through"):
-        run_anonymize(one_worker(make_config))
+        run_anonymize(make_config())
 
 
 def test_a_way_back_that_does_not_come_back_ends_the_run_at_once(
     photos: Path, tmp_path: Path, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     met_by("anonymize", counting(tmp_path / "log", raising(NotReversibleError("came back at 12.1 dB"))), monkeypatch)
-    config = one_worker(make_config)
+    config = make_config()
     with pytest.raises(NotReversibleError, match=r"came back at 12\.1 dB") as caught:
         run_anonymize(config)
     assert exit_code_of(caught.value) is ExitCode.NOT_CONVERGED
@@ -238,7 +234,7 @@ def test_a_defect_outside_of_the_rows_is_called_one(
 
     monkeypatch.setattr(jobs.run.anonymize, "AnonymizeFaces", Anonymize)
     with pytest.raises(DefectError, match=r"ended stage anonymize \(ZeroDivisionError at test_faults") as caught:
-        run_anonymize(one_worker(make_config))
+        run_anonymize(make_config())
     assert exit_code_of(caught.value) is ExitCode.UNEXPECTED and "secret" not in str(caught.value)
 
 

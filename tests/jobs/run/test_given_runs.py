@@ -27,12 +27,12 @@ from keyanon_core.faces.crop_kernel import CropKernel
 from keyanon_core.faces.detection import Face
 from keystore.embedded import Keystore
 from tests.jobs.commands.conftest import Keyanon, keyanon
-from tests.jobs.conftest import encoded
+from tests.jobs.conftest import ONE_WORKER, encoded
 
 pytestmark = pytest.mark.slow
 __all__ = ["keyanon"]  # the fixture
 
-BARE = {"steps": 1, "gate_threshold": 1e-6, "threads_per_actor": 1}  # these tests are about which faces and whose keys
+BARE = {"steps": 1, "gate_threshold": 1e-6, **ONE_WORKER}  # these tests are about which faces and whose keys
 CROP_SIDE = 256  # px
 ROTATED = 6  # EXIF orientation: the picture is stored on its side
 
@@ -284,7 +284,7 @@ def test_aligned_crops_are_anonymized_as_they_are_and_come_back_exactly(
     (tmp_path / "photos" / "00000.png").write_bytes(as_png(crop.astype(np.uint8)))
     (tmp_path / "photos" / "00001.png").write_bytes(as_png(crop[:-3].astype(np.uint8)))
     (tmp_path / "run.yaml").write_text(
-        "faces: aligned\nsteps: 1\nfidelity: lossless\ngate_threshold: 1.0e-6\nthreads_per_actor: 1\n"
+        "faces: aligned\nsteps: 1\nfidelity: lossless\ngate_threshold: 1.0e-6\nthreads_per_actor: 1\nanonymizer_actors: 1\n"
     )
     output, keystore = tmp_path / "out", tmp_path / "keystore"
     arguments = ["anonymize", tmp_path / "photos", "-o", output, "-k", keystore, "--config", tmp_path / "run.yaml"]
