@@ -109,11 +109,11 @@ def test_threads_and_repetition_do_not_change_the_result(models, astronaut):
         np.testing.assert_allclose(again.landmarks, first[0].landmarks, atol=1e-3)
 
 
-def test_a_huge_picture_is_searched_at_bounded_cost(models, hopper, coffee):
-    scene = cv2.resize(coffee, (8000, 6000))
-    scene[1000:3400, 3000:5048] = cv2.resize(hopper, (2048, 2400))
-    small = resized(hopper, 0.8)
-    scene[4800 : 4800 + small.shape[0], 800 : 800 + small.shape[1]] = small
+def test_a_large_and_a_small_face_are_found_in_a_picture_of_many_tiles(models, hopper, coffee):
+    scene = cv2.resize(coffee, (4000, 3000))  # several tiles of the search
+    scene[300:2700, 1500:3548] = cv2.resize(hopper, (2048, 2400))
+    small = resized(hopper, 0.4)
+    scene[2400 : 2400 + small.shape[0], 400 : 400 + small.shape[1]] = small
     faces = models.detector.detect(scene)
     assert len(faces) == 2, "one large face, one of 2 % of the picture's side"
 
