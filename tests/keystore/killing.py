@@ -2,36 +2,39 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import count
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Engine, event
 
-from tests.keystore.postgres import copy_keystore, database_name, remove_keystore
+from tests.keystore.postgres import SERVER, copy_keystore, database_name, remove_keystore
 
 MAX_STEPS = 500
 
 
 def killed_at_each_step(
-    template: Path, work: Path, begin: Callable[[Path], Any], operate: Callable[[Any], object], every: int = 1
+    template: Path, work: Path, begin: Callable[[Path], Any], operate: Callable[[Any], object]
 ) -> Iterator[Path]:
     """Yield a copy of `template` in each state that a kill -9 at a statement, commit, sync, rename or removal of `operate` left.
 
-    `begin` opens what `operate` works on, and is not counted. The last copy is one whose operation ended. every: of so many steps
-    of a keystore in PostgreSQL one, where the same steps are tried one by one elsewhere.
-
-    What a kill leaves of files is what lies there at that moment: `operate` runs once, all is copied at each step, and a state
-    that is the one of the step before is not tried again.
+    `begin` opens what `operate` works on, and is not counted. The last copy is one whose operation ended. A state that is the one
+    of the step before is not tried again.
     """
-    if database_name(template) is not None:
-        yield from killed_again_and_again(template, work, begin, operate, every)
-        return
+    states = _killed_on_the_server if database_name(template) else _copied_at_each_step
+    yield from states(template, work, begin, operate)
+
+
+def _copied_at_each_step(
+    template: Path, work: Path, begin: Callable[[Path], Any], operate: Callable[[Any], object]
+) -> Iterator[Path]:
+    """What a kill leaves of files is what lies there at that moment: `operate` runs once, and all is copied at each step."""
     operated, before = copy_keystore(template, work / "operated"), None
     killed = in_a_process(operated, lambda step: copy_files(operated, work / f"left-{step}"), begin, operate)
     assert not killed
@@ -43,6 +46,33 @@ def killed_at_each_step(
             yield copy
         before = here
         remove_keystore(copy)
+
+
+def _killed_on_the_server(
+    template: Path, work: Path, begin: Callable[[Path], Any], operate: Callable[[Any], object]
+) -> Iterator[Path]:
+    """`operate` runs once to find before which steps something was committed or a file changed; then it is killed at those."""
+    operated, seen = copy_keystore(template, work / "operated"), work / "states"
+
+    def look(_: int) -> None:
+        with SERVER[
+            0
+        ].connect() as connection:  # the number after that of the last transaction that wrote something and ended
+            (ended,) = connection.execute("SELECT pg_snapshot_xmax(pg_current_snapshot())::text").fetchone() or ()
+        with seen.open("a") as stream:
+            stream.write(hashlib.sha256(repr((ended, sorted(contents(operated).items()))).encode()).hexdigest() + "\n")
+
+    assert not in_a_process(operated, look, begin, operate)
+    states = seen.read_text().splitlines()
+    assert len(states) > 5, "the steps are counted"
+    for step, (before, state) in enumerate(pairwise(["", *states]), 1):
+        if state != before:
+            copy = copy_keystore(template, work / f"killed-{step}")
+            assert in_a_process(copy, partial(_kill_at, step), begin, operate)
+            yield copy
+            remove_keystore(copy)
+    yield operated
+    remove_keystore(operated)
 
 
 def copy_files(source: Path, target: Path) -> None:
@@ -57,9 +87,9 @@ def contents(directory: Path) -> dict[Path, bytes]:
 
 
 def killed_again_and_again(
-    template: Path, work: Path, begin: Callable[[Path], Any], operate: Callable[[Any], object], every: int = 1
+    template: Path, work: Path, begin: Callable[[Path], Any], operate: Callable[[Any], object], every: int
 ) -> Iterator[Path]:
-    """Yield for each step, as `killed_at_each_step` counts them, a copy of `template` whose process was killed there."""
+    """Yield for one of so many steps, as `killed_at_each_step` counts them, a copy of `template` that was killed there."""
     for step in range(1, MAX_STEPS, every):
         copy = copy_keystore(template, work / f"killed-{step}")
         killed = in_a_process(copy, partial(_kill_at, step), begin, operate)

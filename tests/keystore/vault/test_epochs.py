@@ -228,14 +228,11 @@ def erasing(keystore: Keystore) -> int:
 
 @ON_BOTH
 def test_an_erasure_killed_at_any_step_happened_wholly_or_not_at_all(
-    filled: Keystore, tmp_path: Path, make, clock, database: str
+    filled: Keystore, tmp_path: Path, make, clock
 ) -> None:
-    every = 1 if database == "sqlite" else 4  # a copy of a PostgreSQL database takes a second
     filled.close()
     seen = set()
-    for copy in killed_at_each_step(
-        filled.path, tmp_path, lambda path: Keystore.open(path, clock=clock), erasing, every
-    ):
+    for copy in killed_at_each_step(filled.path, tmp_path, lambda path: Keystore.open(path, clock=clock), erasing):
         with Keystore.open(copy, clock=clock) as again:
             report = verify_audit(copy)
             assert report.ok, report.problems
@@ -313,10 +310,7 @@ def test_many_epochs_are_rotated_in_several_entries(filled: Keystore, monkeypatc
 
 
 @ON_BOTH
-def test_a_rotation_killed_at_any_step_leaves_one_kek_or_the_other(
-    keystore, tmp_path: Path, clock, database: str
-) -> None:
-    every = 1 if database == "sqlite" else 4  # a copy of a PostgreSQL database takes a second
+def test_a_rotation_killed_at_any_step_leaves_one_kek_or_the_other(keystore, tmp_path: Path, clock) -> None:
     keystore.close()
     seen = set()
     for copy in killed_at_each_step(
@@ -324,7 +318,6 @@ def test_a_rotation_killed_at_any_step_leaves_one_kek_or_the_other(
         tmp_path,
         lambda path: Keystore.open(path, clock=clock),
         lambda opened: opened.rotate_kek(f"file:{opened.path}/kek-2.key", "Olga"),
-        every,
     ):
         with Keystore.open(copy, clock=clock) as again:
             report = verify_audit(copy)
