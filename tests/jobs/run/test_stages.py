@@ -191,11 +191,17 @@ def test_a_picture_whose_key_can_not_be_sealed_is_not_published(
 
 
 def test_memory_that_runs_out_while_a_key_is_sealed_is_no_verdict_on_a_picture(
-    detect: DetectFaces, anonymize: AnonymizeFaces, face_png: bytes, monkeypatch: pytest.MonkeyPatch
+    monitor: Monitor,
+    detect: DetectFaces,
+    anonymize: AnonymizeFaces,
+    face_png: bytes,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def starve(*_: object) -> bytes:
         raise MemoryError
 
+    failures: list[BaseException] = []  # of this test; the monitor keeps the first that it is told
+    monkeypatch.setattr(monitor, "report_failure", failures.append)
     monkeypatch.setattr("jobs.run.anonymize_stage.Sealer.seal", starve)
     with pytest.raises(MachineError, match="MemoryError"):
         anonymize(detect(block([("a.png", face_png, "")])))

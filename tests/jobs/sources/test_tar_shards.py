@@ -213,9 +213,9 @@ def test_listing_reads_headers_and_no_pictures(tmp_path: Path) -> None:
 
 
 def test_shards_of_a_bucket(s3: Seaweed, make_config: MakeConfig) -> None:
-    s3.put("tars/0.tar", shard(("a.jpg", b"a" * 200_000), ("a.json", b"{}"), ("b.png", b"b")))
-    s3.put("tars/below/1.tar", shard(("a.jpg", b"1")))
-    source = open_source(make_config(photos=f"s3://{BUCKET}/tars", endpoint_url=s3.url))
+    s3.put("listed/0.tar", shard(("a.jpg", b"a" * 200_000), ("a.json", b"{}"), ("b.png", b"b")))
+    s3.put("listed/below/1.tar", shard(("a.jpg", b"1")))
+    source = open_source(make_config(photos=f"s3://{BUCKET}/listed", endpoint_url=s3.url))
     assert contents(source) == {"0.tar/a.jpg": b"a" * 200_000, "0.tar/b.png": b"b", "below/1.tar/a.jpg": b"1"}
 
 

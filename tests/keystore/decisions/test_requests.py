@@ -295,7 +295,7 @@ def test_a_database_edited_behind_our_back_releases_nothing(keystore, make, stat
 
 def test_signatures_are_verified_again_at_release(keystore, make, monkeypatch: pytest.MonkeyPatch) -> None:
     # With the audit check out of the way, the release itself must still refuse a signature that does not hold.
-    monkeypatch.setattr("keystore.embedded.logged_decisions", lambda connection, vkey, signer: ([], LoggedDecisions()))
+    monkeypatch.setattr("keystore.governed.logged_decisions", lambda connection, vkey, signer: ([], LoggedDecisions()))
     request_id = make.approved(keystore)
     sql(
         keystore,
@@ -306,7 +306,7 @@ def test_signatures_are_verified_again_at_release(keystore, make, monkeypatch: p
 
 
 def test_a_used_grant_stays_used_when_the_state_is_set_back(keystore, make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("keystore.embedded.logged_decisions", lambda connection, vkey, signer: ([], LoggedDecisions()))
+    monkeypatch.setattr("keystore.governed.logged_decisions", lambda connection, vkey, signer: ([], LoggedDecisions()))
     request_id = make.approved(keystore)
     make.take(keystore, request_id)
     sql(keystore, "UPDATE requests SET state = 'approved'")

@@ -72,6 +72,8 @@ def call_of(name: str, served, beside: ServedKeystore, make, dataset: str) -> tu
         token_id = beside.tokens()[0].token_id
     elif name == "report":
         body = {"json": {}}
+    elif name == "list_requests":
+        make.request(beside, "a.png", requester="alice")
     elif name == "sign_in":
         body = {"params": {"port": 2000, "challenge": "c" * 43, "state": "s" * 43}}
     elif name == "sign_in_callback":
