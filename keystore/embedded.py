@@ -200,7 +200,7 @@ class Keystore(GovernedKeystore):
             return self._view(connection, request_id)
 
     def compare_pictures(self, request_id: str, digests: Mapping[str, str]) -> dict[str, str]:
-        """Return why published pictures are not those of a request's records, by record id; nothing of those that are.
+        """Return why published pictures are not those of a request's records, by record id; "" of each that is.
 
         digests: SHA-256, in hex, of each published file by its record's id; ids that the request does not name are passed over.
         Records are opened here, and nothing of them is told. Raises RequestNotFound.
@@ -211,7 +211,7 @@ class Keystore(GovernedKeystore):
                 for image in self._view(connection, request_id).images
                 if image.record_id in digests
             ]
-            return disagreements(connection, self._vault, named)
+            return dict.fromkeys((one.record_id for one in named), "") | disagreements(connection, self._vault, named)
 
     def erase_person(self, name: str, by: str) -> None:
         """Forget a person's name; what they did stays on record, and the name can not act here again. Raises ApprovalError.

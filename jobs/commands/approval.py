@@ -13,7 +13,17 @@ import typer
 from jobs.commands.approver_key import PassphraseFile, passphrase_of
 from jobs.commands.asking import Asked, KeystorePlace, TokenPath, actor, asked
 from jobs.commands.durations import parse_duration
-from jobs.commands.options import EndpointUrl, Json, KekUri, PersonOrUser, RequestId, Verbose, output_of, store_of
+from jobs.commands.options import (
+    EndpointUrl,
+    Json,
+    KekUri,
+    PersonOrUser,
+    RequestId,
+    Verbose,
+    output_of,
+    store_of,
+    write_private,
+)
 from jobs.commands.printing import facts, table
 from jobs.exit_codes import ExitCode
 
@@ -211,7 +221,7 @@ def show(
     With --pictures, also which published, anonymized pictures it is about. One that is not its key record's is not shown, and
     this ends with 5.
     """
-    from jobs.commands.review import page_of, review, write_page
+    from jobs.commands.review import page_of, review
 
     if page is not None and pictures is None:
         raise typer.BadParameter("say where the published pictures are", param_hint="--pictures")
@@ -220,7 +230,7 @@ def show(
         store = None if pictures is None else store_of(pictures, endpoint_url)
         seen = [] if store is None else review(opened, view, store)
     if page is not None and store is not None:
-        write_page(page, page_of(view, _facts(view), seen, store))
+        write_private(page, page_of(view, _facts(view), seen, store).encode())
     known_by = "--as NAME" if token_file is None else "--token-file FILE"
     own = " --key FILE" if view.own_keys else ""
     agree = f"To agree to this: keyanon approve {keystore} {view.request_id} --digest {view.digest}{own} {known_by}"

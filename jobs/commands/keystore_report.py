@@ -9,7 +9,16 @@ import typer
 
 from jobs.commands import audit
 from jobs.commands.asking import KeystorePlace, TokenPath, service_at
-from jobs.commands.options import Json, KekUri, KeystorePath, Verbose, kept_text, output_of, with_options_of
+from jobs.commands.options import (
+    Json,
+    KekUri,
+    KeystorePath,
+    Verbose,
+    kept_text,
+    output_of,
+    with_options_of,
+    write_private,
+)
 from jobs.commands.printing import facts, table
 
 if TYPE_CHECKING:
@@ -134,15 +143,10 @@ def erasure_receipt(
 ) -> None:
     """Write the signed receipt of an erasure, with the log's entry and its proof; `keyanon audit receipt` verifies it."""
     from keystore.embedded import Keystore
-    from keystore.errors import StorageError
-    from keystore.storage import durable
 
     with Keystore.open(keystore, kek) as opened:
         receipt = opened.erasure_receipt(dataset, subject=subject, image_id=image)
-    try:
-        durable.write_new(out, receipt, durable.SECRET_MODE)
-    except OSError as error:
-        raise StorageError(f"{out} can not be written ({error.strerror}); name a new file") from error
+    write_private(out, receipt)
     document = {"receipt": str(out)}
     output_of(context).result(document, facts("receipt written", document))
 

@@ -69,6 +69,17 @@ def kept_text(path: Path, option: str) -> str:
         raise typer.BadParameter(f"{path} can not be read ({error})", param_hint=option) from error
 
 
+def write_private(path: Path, content: bytes) -> None:
+    """Write a new file that is closed to others. Raises StorageError: it is there already, or can not be written."""
+    from keystore.errors import StorageError
+    from keystore.storage import durable
+
+    try:
+        durable.write_new(path, content, durable.SECRET_MODE)
+    except OSError as error:
+        raise StorageError(f"{path} can not be written ({error.strerror}); name a new file") from error
+
+
 def _set_json(context: typer.Context, value: bool) -> bool:
     output_of(context).as_json |= value
     return value

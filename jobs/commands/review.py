@@ -8,8 +8,7 @@ import base64
 import hashlib
 import io
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from jobs.commands.asking import Asked
@@ -77,12 +76,7 @@ def review(opened: Asked, view: "RequestView", store: "Store") -> list[Reviewed]
     found = [_found(store, image, rows.get(image.record_id)) for image in view.images]
     digests = {one.image.record_id: one.digest for one in found if one.digest is not None}
     problems = opened.compare_pictures(view.request_id, digests) if digests else {}
-    return [
-        one
-        if (problem := problems.get(one.image.record_id)) is None or one.problem
-        else Reviewed(one.image, one.row, one.digest, problem, differs=True)
-        for one in found
-    ]
+    return [one if one.problem else _judged(one, problems.get(one.image.record_id)) for one in found]
 
 
 def page_of(view: "RequestView", facts: Mapping[str, object], pictures: Sequence[Reviewed], store: "Store") -> str:
@@ -97,15 +91,12 @@ def page_of(view: "RequestView", facts: Mapping[str, object], pictures: Sequence
     return environment.from_string(_PAGE).render(view=view, facts=facts, pictures=shown, side=SHOWN_SIDE)
 
 
-def write_page(path: Path, page: str) -> None:
-    """Write the page into a new file that is closed to others. Raises StorageError."""
-    from keystore.errors import StorageError
-    from keystore.storage import durable
-
-    try:
-        durable.write_new(path, page.encode(), durable.SECRET_MODE)
-    except OSError as error:
-        raise StorageError(f"{path} can not be written ({error.strerror}); name a new file") from error
+def _judged(one: Reviewed, problem: str | None) -> Reviewed:
+    """A picture as the keystore says; one that it says nothing of, as where the request was changed meanwhile, is not shown."""
+    if problem == "":
+        return one
+    said = "the keystore did not compare it; show the request again" if problem is None else problem
+    return replace(one, problem=said, differs=problem is not None)
 
 
 def _found(store: "Store", image: "RequestedImage", row: "Row | None") -> Reviewed:

@@ -64,7 +64,7 @@ class Comparing(Message):
 
 
 class Compared(BaseModel):
-    """Why pictures are not those of a request's records, by record id; those that are, are not in it."""
+    """Why pictures are not those of a request's records, by record id; "" of each that is."""
 
     problems: dict[str, str]
 

@@ -3,6 +3,7 @@
 import base64
 import io
 import re
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from PIL import Image
 from jobs.exit_codes import ExitCode
 from jobs.output.manifest import COMPLETE
 from jobs.storage.local import LocalStore
+from keystore.embedded import Keystore
 from tests.jobs.commands.conftest import Keyanon
 from tests.jobs.output.test_verify import begun
 from tests.jobs.publishing import Place
@@ -84,6 +86,21 @@ def test_a_picture_that_is_not_its_records_is_named_and_not_shown(
     assert absent.code == ExitCode.OK
     assert all(said.startswith("it is not in") for said in absent.json["pictures"].values())
     assert keyanon("show", output.keystore.path, request_id, "--page", page).code == ExitCode.USAGE
+
+
+def test_a_picture_of_which_the_keystore_says_nothing_is_not_shown(
+    keyanon: Keyanon, output: Place, request_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compare = Keystore.compare_pictures
+
+    def forgetful(keystore: Keystore, request_id: str, digests: Mapping[str, str]) -> dict[str, str]:
+        return dict(list(compare(keystore, request_id, digests).items())[1:])
+
+    monkeypatch.setattr(Keystore, "compare_pictures", forgetful)
+    page = tmp_path / "review.html"
+    shown = keyanon("show", output.keystore.path, request_id, "--pictures", output.out, "--page", page, "--json")
+    assert sorted(shown.json["pictures"].values())[-1].startswith("the keystore did not compare it")
+    assert page.read_text().count("data:image") + page.read_text().count("it can not be shown") == 2
 
 
 def test_a_service_compares_for_those_who_may_see_the_request(
