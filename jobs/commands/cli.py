@@ -30,6 +30,7 @@ from jobs.commands import (
     quarantine,
     reconcile,
     recover,
+    resume,
     status,
     train_prior,
     verify,
@@ -67,6 +68,7 @@ def _every_command(
 
 app.command("plan")(plan.plan)
 app.command("anonymize")(anonymize.anonymize)
+app.command("resume")(resume.resume)
 app.command("status")(status.status)
 app.command("verify")(verify.verify)
 app.command("export")(export.export)

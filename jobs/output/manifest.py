@@ -2,7 +2,7 @@
 secret."""
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from typing import Any, Final, Self
 
@@ -180,9 +180,14 @@ def _is_a_beginning(name: str) -> bool:
 
 
 def _manifest(name: str, document: dict[str, Any], version: str) -> Manifest:
-    if document.get("version") != FORMAT_VERSION:
+    written = document.get("version")
+    if written != FORMAT_VERSION:
+        later = isinstance(written, int) and written > FORMAT_VERSION
+        way = "go on with the later keyanon that wrote it" if later else "give an empty output"
+        raise PublishError(f"{name} is of version {written}, and this keyanon writes {FORMAT_VERSION}; {way}")
+    if unknown := sorted(document.keys() - {one.name for one in fields(Manifest)}):
         raise PublishError(
-            f"{name} is of version {document.get('version')}, and this keyanon writes {FORMAT_VERSION}; give an empty output"
+            f"{name} says what this keyanon does not know ({', '.join(unknown)}); go on with the later keyanon that wrote it"
         )
     return Manifest(**document, seen=version)
 

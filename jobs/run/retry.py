@@ -15,6 +15,7 @@ from jobs.output.numbering import Numbering
 from jobs.output.row_sets import RowSet
 from jobs.run.anonymize import Attempt, holding, layout_of, open_keys, run_attempt
 from jobs.run.progress import ProgressCallback
+from jobs.run.recorded import recorded_config
 from jobs.run.report import RunReport
 from jobs.sources.source import open_source
 from jobs.storage.opening import open_store
@@ -72,10 +73,5 @@ def _retry_config(manifest: Manifest, output: Place, changes: Mapping[str, Any])
         raise ConfigError(
             f"a retry has the settings of its run, and {', '.join(refused)} can not change; anonymize into another output"
         )
-    of_all_rows = {name: value for name, value in manifest.config.items() if name not in ("limit", "max_failure_rate")}
-    outside = {"ingest_key", "inbox", "token_file"}
-    moved = {"keystore", "kek"} if outside & changes.keys() else outside if "keystore" in changes else set()
-    if "inbox" in changes:
-        moved |= {"token_file"}
-    of_all_rows = {name: value for name, value in of_all_rows.items() if name not in moved}
-    return AnonymizeConfig.load(None, {**of_all_rows, **changes, "output": output})
+    of_all_rows = {"limit": None, "max_failure_rate": None}
+    return recorded_config(manifest, output, {**of_all_rows, **changes})
