@@ -72,6 +72,7 @@ NEUTRAL_SETTINGS = frozenset(
         "object_store_bytes",
         "limit",
         "max_failure_rate",
+        "gone",
     }
 )
 
@@ -151,6 +152,10 @@ class AnonymizeConfig(InputConfig):
     )
     max_failure_rate: float | None = Field(
         default=None, ge=0, lt=1, description="share of quarantined rows above which a run stops; see `FailureRate`"
+    )
+
+    gone: Literal["fail", "keep"] = Field(
+        default="fail", description="pictures of an earlier attempt that photos do not hold any more; keep: their rows stay"
     )
 
     # How the work is laid out

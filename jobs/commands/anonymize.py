@@ -112,6 +112,13 @@ def anonymize(
             metavar="F", help="Stop when a larger share of rows is quarantined; 0 to 1.", show_default="never"
         ),
     ] = None,
+    gone: Annotated[
+        Literal["fail", "keep"] | None,
+        typer.Option(
+            help="Pictures of an earlier attempt that PHOTOS do not hold any more: keep lets their rows stay.",
+            show_default="fail",
+        ),
+    ] = None,
     image_column: Annotated[
         str | None, _option("image", "Column with encoded pictures, or with their names.", _PARQUET)
     ] = None,
@@ -283,8 +290,9 @@ def report_tables(report: "RunReport") -> list["Table"]:
         "run": report.run_id,
         "data set": report.dataset,
         "rows": report.rows
-        if report.rows == report.input_rows
-        else f"{report.rows} of {report.input_rows}; run without --limit to do the rest",
+        if report.rows == report.input_rows + report.gone_rows
+        else f"{report.rows} of {report.input_rows + report.gone_rows}; run without --limit to do the rest",
+        "gone from PHOTOS": report.gone_rows or None,
         "resumed rows": report.resumed_rows or None,
         "files ignored": report.ignored_files or None,
         "procedure": report.procedure,

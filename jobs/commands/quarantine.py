@@ -2,7 +2,7 @@
 
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -81,6 +81,9 @@ def retry(
     boxes: Annotated[Path | None, _option("Where the file of faces is now; it must be unchanged.")] = None,
     keep: Annotated[Path | None, _option("Where the file of what is left alone is now; it must be unchanged.")] = None,
     subjects: Annotated[Path | None, _option("Where the file of subjects is now; it must be unchanged.")] = None,
+    gone: Annotated[
+        Literal["fail", "keep"] | None, _option("keep: rows stay whose pictures PHOTOS do not hold any more.")
+    ] = None,
     check_every: Annotated[int | None, _option("Of how many faces one is tried on the way back.")] = None,
     face_weights: Annotated[Path | None, _option("Directory with facexlib's weights.")] = None,
     device: Annotated[str | None, _option("auto, cpu, cuda or cuda:N.")] = None,

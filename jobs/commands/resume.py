@@ -57,7 +57,7 @@ def resume(
         return resume_run(place, changes, progress)
 
     report = with_progress(run, given["progress_seconds"], quiet=given["quiet"])
-    if report.rows == report.resumed_rows:
-        output_of(context).note(f"nothing was left to do: all {report.rows} rows stood")
+    if report.rows == report.resumed_rows + report.gone_rows:
+        output_of(context).note(f"nothing was left to do: {report.rows} rows stood")
     output_of(context).result(report.to_dict(), *report_tables(report))
     end_strictly(report, strict)

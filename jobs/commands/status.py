@@ -43,6 +43,7 @@ def status(
         "attempts": found.attempts,
         **({} if holder is None else {"held by": f"process {holder['pid']} on {holder['host']}"}),
         "rows": f"{found.rows} of {total}",
+        **({"gone from PHOTOS": f"{found.gone} of them"} if found.gone else {}),
         "next": then,
     }
     counted = [table("statuses", ("status", "rows"), found.statuses.items())] if found.statuses else []

@@ -131,7 +131,7 @@ def complete(
     """Account for every row, take in the keys, and leave nothing behind that does not count.
 
     keys: None where they are discarded. numbers: of the rows, in the listing's order; or how many, from 0. finished: rows of
-    earlier attempts. wanted: only the first so many rows were asked for; others may be there.
+    earlier attempts, which must stand still, also those that are not in the listing any more. wanted: only the first so many rows were asked for; others may be there.
 
     Returns the account, and the key shards that were removed because nothing was published with them.
 
@@ -187,9 +187,10 @@ def settle(
         seen.add(rows)
         tally.add(part.table, ~before.has(rows))
     listed = np.arange(numbers, dtype=np.int64) if isinstance(numbers, int) else numbers
-    needed = listed if wanted is None else listed[:wanted]
-    missing = np.sort(needed[~seen.has(needed)])
+    needed = np.union1d(listed if wanted is None else listed[:wanted], before.numbers())
+    missing = needed[~seen.has(needed)]
     known = RowSet(listed)
+    known.add(before)
     unknown = len(seen) - int(np.count_nonzero(known.has(seen.numbers())))
     if len(seen) != tally.rows or len(missing) or unknown:
         raise CommitError(

@@ -23,7 +23,8 @@ COMPLETE: Final = "complete"
 @dataclass
 class Manifest:
     """`OUT/_keyanon/manifest.json`. config_digest, given_digest: of the settings, and of what the user says of faces; a
-    resume needs the same. listing_digest: of the input as it was listed last. keys: "store", or "discard" when no key was
+    resume needs the same. listing_digest: of the input as it was listed last, with input_rows in it; gone_rows: of the output,
+    that were not in it any more. keys: "store", or "discard" when no key was
     kept; keystore_id is None then. retries: those of `keyanon quarantine retry`, in order; `finished_at` of the last is None
     while it is not through."""
 
@@ -46,6 +47,7 @@ class Manifest:
     version: int = FORMAT_VERSION
     keys: str = "store"
     given_digest: str | None = None  # None in a run of an earlier version
+    gone_rows: int = 0
     seen: str | None = field(
         default=None, compare=False, repr=False
     )  # the stored one that this was read from, for `replace`
@@ -117,8 +119,14 @@ class Manifest:
                 "give an empty output"
             )
 
-    def goes_on_over(self, source: Source) -> None:
-        """The input as it is now, whose rows that stand were found to be the same."""
+    @property
+    def total_rows(self) -> int:
+        """Rows of the complete output."""
+        return self.input_rows + self.gone_rows
+
+    def goes_on_over(self, source: Source, gone: int) -> None:
+        """The input as it is now, whose rows that stand were found to be the same, but for those that are gone."""
+        self.gone_rows = gone
         self.listing_digest, self.input_rows, self.given_digest = source.digest, source.total, source.given_digest
 
     def check_keys(self, root: Store, keys: KeyHolder | None) -> None:

@@ -2,12 +2,12 @@
 
 A row's identity is its id: a path below PHOTOS, a path and a row, or the user's own. Its number is what the rows of one output
 are told apart by. A row that stands keeps its number, whatever the listing has become since; the others get numbers that are
-free. So a source may grow between two attempts of a run, and the rows that stand are not done again. What may not be: that a
-row which stands is gone, or that its file is another one now.
+free. So a source may grow between two attempts of a run, and the rows that stand are not done again. What may not be: that the
+file of a row which stands is another one now, or, unless that is allowed, that it is gone.
 """
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
@@ -26,18 +26,20 @@ NAMED: Final = 5  # pictures in a message
 
 @dataclass(frozen=True)
 class Numbering:
-    """numbers: of the output's row, for each position of the listing. done: positions whose row stands.
+    """numbers: of the output's row, for each position of the listing. done: positions whose row stands. gone: rows that stand and
+    are at no position.
 
     unversioned: some row that stands was written by a version of keyanon that did not say what its file was.
     """
 
     numbers: Numbers
     done: RowSet
+    gone: RowSet = field(default_factory=RowSet)
     unversioned: bool = False
 
     @classmethod
-    def of(cls, store: Store, source: Source) -> "Numbering":
-        """Compare a listing with the rows that stand.
+    def of(cls, store: Store, source: Source, *, keep_gone: bool = False) -> "Numbering":
+        """Compare a listing with the rows that stand. keep_gone: those that are not in it any more stay as they are.
 
         Raises PublishError: a row that stands is not in the listing any more, or its file has changed; a shard is damaged.
         """
@@ -46,7 +48,13 @@ class Numbering:
         if not standing.num_rows:
             return cls(np.arange(total, dtype=np.int64), RowSet())
         of_row = _matched(source.ids, standing.column("image_id"), standing.column("row"))
-        _check_none_is_gone(store, standing, of_row)
+        gone = _gone(standing, of_row)
+        if len(gone) and not keep_gone:
+            raise PublishError(
+                f"{len(gone)} pictures of the run in {store} are not in the input any more "
+                f"({_names(standing.column('image_id'), gone.tolist())}); put them back, let their rows stay by --gone keep, or "
+                "give an empty output"
+            )
         numbers = np.full(total, -1, np.int64)
         rows = standing.column("row").to_numpy()
         found = of_row >= 0
@@ -55,7 +63,7 @@ class Numbering:
         _check_none_has_changed(store, source, of_row, found, versions)
         free = np.setdiff1d(np.arange(total + len(rows), dtype=np.int64), rows, assume_unique=True)
         numbers[~found] = free[: total - int(found.sum())]
-        return cls(numbers, RowSet(np.flatnonzero(found)), versions.null_count > 0)
+        return cls(numbers, RowSet(np.flatnonzero(found)), RowSet(rows[gone]), versions.null_count > 0)
 
     def of_positions(self, positions: Numbers) -> Numbers:
         """The row numbers of some positions."""
@@ -103,14 +111,11 @@ def _repeated(ids: pa.Array) -> set[int]:
     return set(pc.index_in(names, value_set=ids).to_pylist())
 
 
-def _check_none_is_gone(store: Store, standing: pa.Table, of_row: Numbers) -> None:
+def _gone(standing: pa.Table, of_row: Numbers) -> Numbers:
+    """Which of the rows that stand are at no position of the listing."""
     there = np.zeros(standing.num_rows, np.bool_)
     there[of_row[of_row >= 0]] = True
-    if gone := np.flatnonzero(~there).tolist():
-        raise PublishError(
-            f"{len(gone)} pictures of the run in {store} are not in the input any more "
-            f"({_names(standing.column('image_id'), gone)}); put them back, or give an empty output"
-        )
+    return np.flatnonzero(~there)
 
 
 def _check_none_has_changed(

@@ -27,7 +27,7 @@ class Activity(StrEnum):
 @dataclass(frozen=True)
 class RunStatus:
     """since: when what it does now began; None where nobody wrote that down, as of a run that was stopped. total: None before the
-    input was listed. holder: host and process of a run that is going on. manifest: None before it is written."""
+    input was listed. gone: rows whose pictures were not in the input any more when it was listed last. holder: host and process of a run that is going on. manifest: None before it is written."""
 
     activity: Activity
     since: str | None
@@ -35,6 +35,7 @@ class RunStatus:
     attempts: int
     rows: int
     total: int | None
+    gone: int
     statuses: dict[str, int]
     holder: dict[str, Any] | None
     manifest: Manifest | None = field(repr=False)
@@ -79,7 +80,8 @@ def status_of(store: Store) -> RunStatus:
         started_at=None if manifest is None else manifest.started_at,
         attempts=1 if manifest is None else manifest.attempts,
         rows=statuses.total(),
-        total=None if manifest is None else manifest.input_rows,
+        total=None if manifest is None else manifest.total_rows,
+        gone=0 if manifest is None else manifest.gone_rows,
         statuses=dict(sorted(statuses.items())),
         holder=None if holder is None else {name: holder.get(name) for name in ("host", "pid")},
         manifest=manifest,

@@ -107,9 +107,9 @@ class _Verifier:
             complete=manifest.state == COMPLETE,
             running=running,
             keystore=None if keystore is None else str(keystore.path),
-            total=manifest.input_rows,
+            total=manifest.total_rows,
         )
-        self._seen = bytearray(manifest.input_rows)  # which rows stand
+        self._seen = bytearray(manifest.total_rows)  # which rows stand
         self._listed = NameSet()  # pictures and sidecars
         self._files = manifest.input_kind != "parquet"
 

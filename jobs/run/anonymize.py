@@ -6,6 +6,7 @@ it.
 """
 
 import contextlib
+import logging
 import time
 import uuid
 from collections.abc import Iterator
@@ -44,6 +45,8 @@ from jobs.sources.datasource import ListedDatasource
 from jobs.sources.source import ReadUnit, Source, open_source, segments_of
 from jobs.storage.json_files import to_json
 from jobs.storage.store import Store
+
+logger = logging.getLogger(__name__)
 
 TASKS_IN_FLIGHT: Final = 2  # blocks queued at an actor: one in work, one ready
 READ_RETRIES: Final = 3  # of one read task, for faults of the machine; what a retry can not mend ends the run
@@ -84,6 +87,11 @@ class Attempt:
         """Positions of rows that are finished or not wanted."""
         return RowSet(np.union1d(self.rows.done.numbers(), np.arange(self.wanted, self.source.total)))
 
+    @cached_property
+    def finished(self) -> RowSet:
+        """The output's rows that stood before this attempt and are not done again."""
+        return RowSet(np.union1d(self.rows.of_positions(self.rows.done.numbers()), self.rows.gone.numbers()))
+
 
 def run_anonymize(config: AnonymizeConfig, progress: ProgressCallback | None = None) -> RunReport:
     """Anonymize every picture of `config.photos`, or go on where an earlier attempt of the same run stopped.
@@ -117,10 +125,10 @@ def run_anonymize(config: AnonymizeConfig, progress: ProgressCallback | None = N
             existing.check_same_run(layout.store, config, source)
         with open_keys(config, create=True) as keys:
             manifest = _begin(existing, layout.store, keys, config, source)
-            rows = Numbering.of(layout.store, source)
+            rows = numbered(config, layout, source)
             if rows.unversioned:
                 manifest.check_same_listing(layout.store, source)
-            manifest.goes_on_over(source)
+            manifest.goes_on_over(source, len(rows.gone))
             manifest.write(layout.store)
             return run_attempt(Attempt(config, source, layout, keys, manifest, lease, rows), progress, started)
 
@@ -128,6 +136,14 @@ def run_anonymize(config: AnonymizeConfig, progress: ProgressCallback | None = N
 def layout_of(config: AnonymizeConfig, source: Source) -> OutputLayout:
     """Where a run's rows go."""
     return OutputLayout(config.output, config.output_format, source.schema, source.image_column, config.endpoint_url)
+
+
+def numbered(config: AnonymizeConfig, layout: OutputLayout, source: Source) -> Numbering:
+    """Which of the output's rows each of the source is. Raises PublishError."""
+    rows = Numbering.of(layout.store, source, keep_gone=config.gone == "keep")
+    if len(rows.gone):
+        logger.warning("%d rows of the output stay whose pictures are not in the input any more", len(rows.gone))
+    return rows
 
 
 @contextlib.contextmanager
@@ -332,7 +348,7 @@ def _commit(attempt: Attempt, started: float, computed: float, found: Measures) 
             attempt.keys,
             manifest.run_id,
             attempt.rows.numbers,
-            RowSet(attempt.rows.of_positions(attempt.rows.done.numbers())),
+            attempt.finished,
             attempt.wanted,
         )
     except KeysWaitingError:
@@ -344,7 +360,7 @@ def _commit(attempt: Attempt, started: float, computed: float, found: Measures) 
     store = attempt.layout.store
     before = store.see(REPORT)
     store.replace(REPORT, to_json(report.published()), None if before is None else before.version)
-    if tally.rows == attempt.source.total:
+    if tally.rows == attempt.source.total + len(attempt.rows.gone):
         manifest.finish(config)
         manifest.write(store)
     return report
@@ -353,7 +369,7 @@ def _commit(attempt: Attempt, started: float, computed: float, found: Measures) 
 def _report(
     attempt: Attempt, tally: Tally, computed: float, seconds: float, found: Measures, removed: int
 ) -> RunReport:
-    fresh_rows = tally.rows - len(attempt.rows.done)
+    fresh_rows = tally.rows - len(attempt.finished)
     return RunReport(
         run_id=attempt.manifest.run_id,
         output=str(attempt.layout.store),
@@ -380,4 +396,5 @@ def _report(
         warnings=() if attempt.keys is None else attempt.keys.warnings,
         procedure=str(attempt.config.settings().procedure),
         fidelities=dict(sorted(tally.fidelities.items())),
+        gone_rows=len(attempt.rows.gone),
     )

@@ -123,7 +123,7 @@ def _finished(store: Store, config: AnonymizeConfig, source: Source, checks: lis
     if existing is None:
         return 0
     existing.check_same_run(store, config, source)
-    rows = len(finished_rows(layout_of(config, source)))
+    rows = len(finished_rows(layout_of(config, source))) - existing.gone_rows
     checks.append(("earlier attempts", f"{rows} rows are done"))
     return rows
 

@@ -8,7 +8,7 @@ UNPUBLISHED: Final = frozenset({"key_attempts", "further_keys"})  # of a report:
 
 @dataclass(frozen=True)
 class RunReport:
-    """Numbers only. rows: in the output, of input_rows; fewer with a limit. Times in seconds, sizes in bytes; rates, key_attempts
+    """Numbers only. rows: in the output, of input_rows and the gone_rows beside them; fewer with a limit. Times in seconds, sizes in bytes; rates, key_attempts
     and further_keys are of this attempt's fresh rows. procedure: how each face was made, for people. fidelities: how many
     pictures come back so.
 
@@ -40,6 +40,7 @@ class RunReport:
     warnings: tuple[str, ...] = ()
     procedure: str = ""
     fidelities: dict[str, int] = field(default_factory=dict)
+    gone_rows: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON types."""

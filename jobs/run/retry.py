@@ -11,9 +11,8 @@ from jobs.config import NEUTRAL_SETTINGS, AnonymizeConfig
 from jobs.errors import ConfigError
 from jobs.output.commit import quarantined_rows
 from jobs.output.manifest import Manifest, read_complete
-from jobs.output.numbering import Numbering
 from jobs.output.row_sets import RowSet
-from jobs.run.anonymize import Attempt, holding, layout_of, open_keys, run_attempt
+from jobs.run.anonymize import Attempt, holding, layout_of, numbered, open_keys, run_attempt
 from jobs.run.progress import ProgressCallback
 from jobs.run.recorded import recorded_config
 from jobs.run.report import RunReport
@@ -50,9 +49,10 @@ def retry_quarantined(
     with holding(layout) as lease:
         manifest = read_complete(layout.store, retrying=True)
         manifest.check_same_input(layout.store, source)
-        rows = Numbering.of(layout.store, source)
+        rows = numbered(config, layout, source)
         if rows.unversioned or len(rows.done) < source.total:
             manifest.check_same_listing(layout.store, source)
+        manifest.goes_on_over(source, len(rows.gone))
         if reason is not None and manifest.unfinished_retry is None and not quarantined_rows(layout, reason):
             raise ConfigError(
                 f"no row of {output} is quarantined for {reason!r}; `keyanon quarantine list {output}` shows the reasons"

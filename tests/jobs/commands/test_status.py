@@ -17,7 +17,7 @@ from .conftest import Keyanon
 
 def standing(config: AnonymizeConfig, activity: Activity = Activity.STOPPED, **more: Any) -> RunStatus:
     manifest = Manifest("run-1", "k", config.dataset, "", "", "files", 9, config.to_json(), "then", **more)
-    return RunStatus(activity, None, "then", 1, 3, 9, {"anonymized": 3}, None, manifest)
+    return RunStatus(activity, None, "then", 1, 3, 9, 0, {"anonymized": 3}, None, manifest)
 
 
 @pytest.mark.parametrize(

@@ -7,17 +7,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from jobs.blocks import OUTPUT_SHA256, RECORD_ID, SEALED, SIDECAR
 from jobs.config import AnonymizeConfig
+from jobs.errors import CommitError
 from jobs.output.commit import complete
 from jobs.output.layout import SEGMENTS, OutputLayout
-from jobs.output.manifest import COMPLETE, RUNNING, Manifest
+from jobs.output.manifest import COMPLETE, RUNNING, Manifest, read_existing
 from jobs.output.publisher import Publisher
 from jobs.output.reader import OutputError
+from jobs.output.reconcile import reconcile
+from jobs.output.row_sets import RowSet
 from jobs.output.shared_lease import lease_of
 from jobs.output.sink import PairedDatasink
 from jobs.output.verify import Verification, verify_output
@@ -263,3 +267,24 @@ def test_in_a_bucket_what_no_segment_lists_is_named_and_a_lost_segment_is_refuse
     store.delete(f"{SEGMENTS}/{0:012d}.json")
     with pytest.raises(OutputError, match="segments lacks"):
         verify_output(store, place.keystore)
+
+
+def test_a_row_whose_picture_is_gone_from_the_input_stands_with_its_files_and_its_key(output: Place) -> None:
+    listed = np.array([0, 1, 2])
+    with output.attempt() as attempt:
+        tally, _ = complete(
+            output.layout, attempt.lease, output.keys, output.run_id, listed, RowSet(range(ROWS)), wanted=len(listed)
+        )
+        assert (tally.rows, tally.fresh_faces, tally.keyed.total()) == (ROWS, 0, 3)
+        with pytest.raises(CommitError, match="1 unknown"):
+            complete(output.layout, attempt.lease, output.keys, output.run_id, listed, RowSet(listed))
+        with pytest.raises(CommitError, match=r"1 missing \(first: \[4\]\)"):
+            complete(output.layout, attempt.lease, output.keys, output.run_id, listed, RowSet(range(ROWS + 1)))
+    store = LocalStore(output.out)
+    manifest = read_existing(store)
+    assert manifest is not None
+    manifest.input_rows, manifest.gone_rows = len(listed), 1
+    manifest.write(store)
+    found = look(output)
+    assert (found.disagreements, found.rows, found.total, found.records) == ([], 4, 4, 3)
+    assert reconcile(store, output.keystore, remove=False).orphans == ()

@@ -13,8 +13,11 @@ from jobs.blocks import ENCODED
 from jobs.errors import PublishError
 from jobs.output.manifest import read_existing
 from jobs.output.reader import read_rows
+from jobs.output.status import status_of
+from jobs.output.verify import verify_output
 from jobs.run.anonymize import run_anonymize
 from jobs.run.report import RunReport
+from jobs.run.resume import resume_run
 from jobs.run.retry import retry_quarantined
 from jobs.sources.source import version_of
 from jobs.storage.opening import open_store
@@ -170,3 +173,55 @@ def test_a_version_says_little_of_a_size() -> None:
     assert 0 <= told < 1 << 16
     seconds = (1_700_000_000 + second for second in range(86_400 * 8))
     assert any(version_of("a.png", 70_001, second * 10**9) == told for second in seconds)
+
+
+def test_pictures_that_are_gone_may_keep_their_rows_which_are_counted(
+    run: Run, workers: Workers, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    photos, output = tmp_path / "photos", open_store(tmp_path / "out")
+    add(photos, "a.png", "b.png", "c.png")
+    run()
+    before = rows_of(tmp_path / "out")
+    (photos / "a.png").unlink()
+    (photos / "c.png").unlink()
+    add(photos, "d.png")
+    with pytest.raises(PublishError, match="let their rows stay by --gone keep"):
+        run()
+    report = run(gone="keep")
+    assert (report.rows, report.input_rows, report.gone_rows, report.resumed_rows) == (4, 2, 2, 1)
+    assert report.anonymize_seconds and report.images_per_second * report.anonymize_seconds == pytest.approx(1)
+    assert "2 rows of the output stay whose pictures are not in the input" in caplog.text
+    after = rows_of(tmp_path / "out")
+    assert {name: after[name] for name in before} == before and "d.png" in after
+    found = status_of(output)
+    assert (found.activity, found.rows, found.total, found.gone) == ("complete", 4, 4, 2)
+    verified = verify_output(output, None)
+    assert (verified.complete, verified.rows, verified.total, verified.disagreements) == (True, 4, 4, [])
+
+    assert resume_run(tmp_path / "out").gone_rows == 2, "the run recorded that they may be"
+    retried = retry_quarantined(tmp_path / "out")
+    assert (retried.rows, retried.gone_rows, status_of(output).total) == (4, 2, 4)
+    assert sorted(workers.attempts[-1].left_alone) == []  # of the listing: b and d, which the stand-in quarantines
+
+    add(photos, "a.png", content=b"another")
+    with pytest.raises(PublishError, match=r"1 pictures have changed .*\(a\.png\)"):
+        run(gone="keep")
+    (photos / "a.png").unlink()
+    with pytest.raises(PublishError, match="not in the input any more"):
+        run()
+
+
+def test_a_run_that_was_stopped_goes_on_without_a_picture_that_it_has_done(
+    run: Run, workers: Workers, tmp_path: Path, make_config: MakeConfig
+) -> None:
+    add(tmp_path / "photos", "a.png", "b.png", "c.png")
+    workers.stops_after = 1
+    with pytest.raises(Stopped):
+        run_anonymize(make_config(keys="discard", keystore=None, fidelity=None, steps=None))
+    (tmp_path / "photos" / "a.png").unlink()
+    report = run(gone="keep", limit=1)
+    assert (report.rows, report.input_rows, report.gone_rows, report.resumed_rows) == (2, 2, 1, 0)
+    assert status_of(open_store(tmp_path / "out")).activity == "stopped", "c.png is to be done yet"
+    report = run(gone="keep")
+    assert (report.rows, report.gone_rows, report.resumed_rows) == (3, 1, 1)
+    assert rows_of(tmp_path / "out").keys() == {"a.png", "b.png", "c.png"}
