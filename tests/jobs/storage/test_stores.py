@@ -1,17 +1,20 @@
 """What every store promises, on a disk and on a real S3 server."""
 
+import os
 import pickle
 import uuid
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
 
 from jobs.errors import MachineError
 from jobs.sources.source import read_object
+from jobs.storage import multipart
 from jobs.storage.opening import open_store
 from jobs.storage.packed import pack, unpack
-from jobs.storage.s3 import S3Store, forget_clients
+from jobs.storage.s3 import S3Store, arrow_filesystem, client, forget_clients
 from jobs.storage.store import ChangedError, Copy, Store
 from tests.jobs.seaweed import BUCKET, KEY, OTHER_BUCKET, SECRET, Seaweed, without_aws_settings
 
@@ -104,12 +107,38 @@ def test_a_name_that_is_taken_is_not_published_over(store: Store) -> None:
     assert store.read("deep/er/one") == b"one"
 
 
+@pytest.mark.parametrize("size", [3, 11 << 20])
+def test_an_object_of_any_size_is_there_whole_or_not_at_all(
+    store: Store, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    monkeypatch.setattr(multipart, "PART_BYTES", 5 << 20)
+    content = bytes(size - 1) + b"x"
+    with pytest.raises(KeyboardInterrupt), store.writing(NAME) as file:
+        file.write(content)
+        raise KeyboardInterrupt
+    assert store.see(NAME) is None
+    with store.writing(NAME) as file:
+        for part in (content[:1], content[1:]):
+            file.write(part)
+        assert file.tell() == size and store.see(NAME) is None
+    assert store.read(NAME) == content
+    with pytest.raises(FileExistsError), store.writing(NAME) as file:
+        file.write(content[::-1])
+    assert store.read(NAME) == content
+    if isinstance(store, S3Store):
+        assert "Uploads" not in client(None).list_multipart_uploads(Bucket=BUCKET, Prefix=store.prefix)
+
+
 def test_folders_are_removed_but_the_one_that_is_kept(store: Store) -> None:
     for folder in ("all/x", "all/xy", "all/keep"):
         store.make_folder(folder)
         store.create(f"{folder}/file", b"")
     store.remove_folders("all", keep="all/keep")
     assert [name for name, _ in store.sizes("all")] == ["all/keep/file"]
+    store.make_folder("all/more")
+    store.create("all/more/file", b"")
+    store.remove_folder("all/keep")
+    assert [name for name, _ in store.sizes("all")] == ["all/more/file"]
     store.remove_folders("all")
     store.remove_folder("all/keep")
     store.remove_folders("nothing")
@@ -122,6 +151,30 @@ def test_a_request_that_met_its_own_effect_has_succeeded(s3: Seaweed) -> None:
     assert store.create("x", b"same") == store.create("x", b"same")
     version = store.replace("y", b"one", None)
     assert store.replace("y", b"two", version) == store.replace("y", b"two", version)
+
+
+def test_no_request_removes_more_objects_than_amazon_takes(s3: Seaweed) -> None:
+    store = open_store(f"s3://{BUCKET}/{uuid.uuid4().hex}")
+    sent: list[int] = []
+
+    def look(params: dict[str, Any], **_: object) -> None:
+        sent.append(len(params["Delete"]["Objects"]))
+
+    client(None).meta.events.register("before-parameter-build.s3.DeleteObjects", look)
+    store.delete_all([str(at) for at in range(1001)])
+    assert sent == [1000, 1]
+
+
+@pytest.mark.parametrize("region", ["eu-central-1", None])
+def test_columns_are_read_by_the_region_of_the_aws_settings(
+    s3: Seaweed, monkeypatch: pytest.MonkeyPatch, region: str | None
+) -> None:
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, os.devnull)
+    monkeypatch.delenv("AWS_REGION", raising=False)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", region) if region else monkeypatch.delenv("AWS_DEFAULT_REGION")
+    forget_clients()
+    assert arrow_filesystem(BUCKET, s3.url).region == (region or "us-east-1")
 
 
 def test_what_travels_to_workers_holds_no_credentials(s3: Seaweed) -> None:
