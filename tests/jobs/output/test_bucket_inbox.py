@@ -295,6 +295,18 @@ def test_the_name_of_a_place_says_which_inbox_it_is(tmp_path: Path) -> None:
     assert str(open_inbox("s3://bucket/inbox", None)) == "s3://bucket/inbox"
 
 
+def test_a_look_asks_a_bucket_and_leaves_a_folder_as_it_is(outside: Place, s3: Seaweed, tmp_path: Path) -> None:
+    def look(inbox: Path | str) -> None:
+        DoorName(tmp_path / "key", inbox, s3.url, None, "d", patience=0.0).open().look()
+
+    look(f"s3://{BUCKET}/{outside.run_id}/inbox")
+    with pytest.raises(OSError, match="there is no bucket"):
+        look(f"s3://{OTHER_BUCKET}/inbox")
+    (tmp_path / "folder").mkdir()
+    look(tmp_path / "folder")
+    assert not list((tmp_path / "folder").iterdir()), "no folder of a run that there is not"
+
+
 def test_the_command_takes_in_from_a_bucket(outside: Place, inbox: BucketInbox, s3: Seaweed) -> None:
     publish(outside, "x.jpg")
     command = ["keystore", "ingest", str(outside.keystore.path), "--inbox", str(inbox), "--endpoint-url", s3.url]

@@ -160,6 +160,7 @@ def row_of(place: Place, image_id: str) -> dict[str, Any]:
         ("a.png", {"status": "fine"}, {"row"}),
         ("a.png", {"permanent": True}, {"row"}),
         ("b.png", {"status": "anonymized"}, {"row"}),
+        ("b.png", {"status": "fine"}, {"row"}),
         ("b.png", {"reason": ""}, {"row"}),
     ],
 )
