@@ -71,8 +71,9 @@ def test_a_grown_source_is_an_incremental_run(run: Run, workers: Workers, tmp_pa
     assert {name: after[name] for name in before} == before and after.keys() == {"a.png", "b.png", "c/e.png", "d.png"}
     assert sorted(workers.attempts[1].left_alone) == [1, 3]
     manifest = read_existing(open_store(tmp_path / "out"))
-    assert manifest is not None and (manifest.input_rows, manifest.state) == (4, "complete")
-    assert run().resumed_rows == 4
+    assert manifest is not None
+    assert (manifest.input_rows, manifest.state, manifest.attempts) == (4, "complete", 2)
+    assert run().resumed_rows == 4 and len(workers.attempts) == 2, "workers are not started for nothing"
 
 
 def test_a_source_may_grow_while_a_run_is_stopped(

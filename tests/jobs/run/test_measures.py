@@ -1,10 +1,14 @@
 """What a run counts, and what it says of itself with that."""
 
+import threading
+from collections import Counter
+from typing import cast
+
 import pytest
 
-from jobs.run import progress
+from jobs.run import measures, progress
 from jobs.run.measures import Measures
-from jobs.run.progress import ANONYMIZING_STAGE, Monitor, Phase, RunState
+from jobs.run.progress import ANONYMIZING_STAGE, Monitor, Phase, RunState, Watch
 
 
 def test_reports_of_many_workers_are_added_up(ray_cluster: object) -> None:
@@ -26,7 +30,69 @@ def test_reports_of_many_workers_are_added_up(ray_cluster: object) -> None:
 def test_nothing_is_claimed_before_anything_was_done() -> None:
     state = RunState.of(Measures(), total=5, finished=0, seconds=0.0, phase=Phase.STARTING)
     assert (state.seconds_left, state.waiting_share, state.images_per_second) == (None, None, 0.0)
-    assert RunState().seconds_left is None
+    assert RunState().seconds_left is None and RunState().faces_per_second == 0.0
+    begun = RunState(total=3, rows=1, fresh_rows=1, faces=2, seconds=0.5)
+    assert (begun.images_per_second, begun.faces_per_second, begun.seconds_left) == (2.0, 4.0, 1.0)
+
+
+class _Metric:
+    """Keeps what a metric of Ray's would be told."""
+
+    def __init__(self, told: dict[tuple[str, ...], float], name: str) -> None:
+        self._told, self._name = told, name
+
+    def inc(self, value: float, tags: dict[str, str]) -> None:
+        told_of = (self._name, *tags.values())
+        self._told[told_of] = self._told.get(told_of, 0) + value
+
+    def set(self, value: float, tags: dict[str, str]) -> None:
+        self._told[self._name, *tags.values()] = value
+
+
+def test_the_metrics_are_told_what_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: dict[tuple[str, ...], float] = {}
+    monkeypatch.setattr(measures, "_metric", lambda kind, name, known: _Metric(told, name))
+    for run in ("", "run-1"):
+        found = Measures(run, 9)
+        for _ in range(2):
+            found.published({"anonymized": 2, "quarantined": 1}, 3)
+            found.keyed(5, 3, 20)
+            found.spent("detect", waited=1.0, worked=3.0)
+    assert told == {
+        ("keyanon_rows", "run-1", "anonymized"): 4,
+        ("keyanon_rows", "run-1", "quarantined"): 2,
+        ("keyanon_faces", "run-1"): 6,
+        ("keyanon_keys_tried", "run-1"): 10,
+        ("keyanon_evaluations", "run-1"): 40,
+        ("keyanon_stage_seconds", "run-1", "detect", "waiting"): 2.0,
+        ("keyanon_stage_seconds", "run-1", "detect", "working"): 6.0,
+        ("keyanon_rows_left", "run-1"): 3,
+    }
+    assert {name for name, *_ in told} == {*measures.COUNTERS, *measures.GAUGES}
+
+
+class _Counted:
+    """What a watch asks a monitor."""
+
+    def measures(self) -> Measures:
+        return Measures(statuses=Counter(anonymized=2))
+
+
+def test_whoever_watches_is_told_while_the_run_goes_on_and_once_more_at_its_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(progress, "POLL_SECONDS", 0.01)
+    told: list[RunState] = []
+    meanwhile = threading.Event()
+
+    def tell(state: RunState) -> None:
+        told.append(state)
+        meanwhile.set()
+
+    with Watch(cast(Monitor, _Counted()), tell, total=5, finished=1):
+        assert meanwhile.wait(60)
+        before = len(told)
+    assert len(told) > before and {(state.rows, state.total) for state in told} == {(3, 5)}
 
 
 def test_only_so_many_processes_load_before_a_row_is_visible() -> None:

@@ -5,8 +5,9 @@ import os
 from pathlib import Path
 
 import pytest
+import ray
 
-from jobs.run.cluster import TOKEN_PATH_VARIABLE, _give_token_a_home
+from jobs.run.cluster import TOKEN_PATH_VARIABLE, _give_token_a_home, ray_cluster
 
 SETTINGS = (TOKEN_PATH_VARIABLE, "RAY_AUTH_TOKEN", "RAY_AUTH_MODE")
 
@@ -27,6 +28,19 @@ def test_rays_token_is_kept_in_a_private_place_where_the_home_takes_none(
         kept = Path(os.environ[TOKEN_PATH_VARIABLE])
         assert kept.stat().st_mode & 0o777 == 0o600 and len(kept.read_text()) == 64
     assert not kept.exists() and TOKEN_PATH_VARIABLE not in os.environ
+
+
+def test_a_local_cluster_begins_with_that_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "home").write_text("no directory")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    begun: list[str | None] = []
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda **_: begun.append(os.environ.get(TOKEN_PATH_VARIABLE)))
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    with ray_cluster(0):
+        assert len(begun) == 1 and begun[0] is not None and Path(begun[0]).is_file()
+    assert TOKEN_PATH_VARIABLE not in os.environ
 
 
 def test_a_home_that_takes_it_is_left_to_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
