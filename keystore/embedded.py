@@ -186,12 +186,18 @@ class Keystore(GovernedKeystore):
         return self.show(request_id)
 
     def requests(
-        self, requester: str | None = None, dataset: str | None = None, limit: int | None = None
+        self,
+        requester: str | None = None,
+        dataset: str | None = None,
+        limit: int | None = None,
+        *,
+        only_changes: bool = False,
     ) -> list[RequestView]:
-        """Return requests, newest first: all, or those of one person, of one data set only, the newest `limit`."""
+        """Return requests, newest first: all, or those of one person, of one data set only, the newest `limit`; those for changes
+        of who decides only."""
         with self._database.read() as connection:
             person = None if requester is None else self._people.find(connection, requester) or NOBODY
-            ids = reading.request_ids(connection, person, dataset, limit)
+            ids = reading.request_ids(connection, person, dataset, limit, only_changes=only_changes)
             return [self._view(connection, request_id) for request_id in ids]
 
     def show(self, request_id: str) -> RequestView:

@@ -5,12 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from sqlalchemy import Connection
-
-from keystore.decisions import break_glass, changes, stored_policy
-from keystore.decisions.changes import Change
+from keystore.decisions import break_glass, stored_policy
 from keystore.decisions.content import Words, find_images
-from keystore.decisions.policy import Policy
+from keystore.decisions.proposals import PolicyProposal
 from keystore.decisions.views import RequestView
 from keystore.embedded import Keystore
 from keystore.verification.replay_break_glass import unreviewed
@@ -22,18 +19,11 @@ class EmergencyKeystore(Keystore):
     """An open keystore, in an emergency and after it."""
 
     def set_break_glass(self, names: Sequence[str], *people: str) -> str | None:
-        """Let these people, and nobody else, break the glass, by at least two people; nobody: it is off. Return None, or the id
-        of a request, as `set_policy`.
+        """Let these people, and nobody else, break the glass, as `propose`; nobody: it is off.
 
-        Open requests must be changed or made again, as after any change of the policy. Raises ApprovalError, AuditError.
+        Open requests must be changed or made again, as after any change of the policy.
         """
-
-        def listed(connection: Connection) -> Change:
-            may = sorted({self._people.find_or_add(connection, name) for name in names})
-            present = stored_policy.read(connection).model_dump() | {"break_glass": tuple(may)}
-            return changes.of_policy(Policy.model_validate(present))
-
-        return self._change("policy", people, listed)
+        return self.propose(PolicyProposal(break_glass=list(names)), *people)
 
     def break_glass(
         self,

@@ -16,6 +16,7 @@ from keystore.decisions import approvers, changes, stored_policy
 from keystore.decisions.changes import Change
 from keystore.decisions.people import names
 from keystore.decisions.policy import MIN_APPROVALS, Policy
+from keystore.decisions.proposals import Enrolment, PolicyProposal, Proposal, Removal
 from keystore.decisions.signatures import parse_public_line
 from keystore.decisions.views import ApproverView
 from keystore.errors import ApprovalError, AuditError
@@ -34,31 +35,30 @@ class GovernedKeystore(OpenedKeystore):
         with self._database.read() as connection:
             return stored_policy.read(connection)
 
-    def set_policy(self, policy: Policy, *people: str) -> str | None:
-        """Change the policy, by at least two people; open requests must be changed or made again. Return None: it is in force.
+    def propose(self, proposal: Proposal, *people: str, only_filed: bool = False) -> str | None:
+        """Change who decides, by as many people as the change takes. Return None: it is made.
 
-        Where approvers sign changes, the first of `people` files it, and the id of its request is returned, for `approve`. Raises
-        ApprovalError (also for a bad name), PolicyError, AuditError.
+        Where approvers sign changes, the first of `people` files it, and the id of its request is returned, for `approve`; it is
+        made by the last signature needed. only_filed: refused where names would make it, as of a service, whose caller is one
+        person. Raises ApprovalError (also for a bad name, key or line), PolicyError (also for a malformed role), AuditError.
         """
+
+        def wanted(connection: Connection) -> Change:
+            return self._wanted(connection, proposal)
+
+        return self._change(proposal.kind, people, wanted, only_filed=only_filed)
+
+    def set_policy(self, policy: Policy, *people: str) -> str | None:
+        """Make `policy` the present one, as `propose`; open requests must be changed or made again."""
         return self._change("policy", people, lambda _: changes.of_policy(policy))
 
     def enrol_approver(self, name: str, role: str, public_line: str, *people: str) -> str | None:
-        """Enrol the key that an approver made (`ApproverKey.public_line`), by as many others as a request needs. Return None, or
-        a request's id, as `set_policy`.
-
-        Raises ApprovalError, PolicyError (a malformed role), AuditError.
-        """
-
-        def enrolment(connection: Connection) -> Change:
-            key = parse_public_line(public_line)
-            return changes.of_enrolment(self._people.find_or_add(connection, name), role, key)
-
-        return self._change("enrol-approver", people, enrolment)
+        """Enrol the key that an approver made (`ApproverKey.public_line`), by as many others as a request needs, as `propose`."""
+        return self.propose(Enrolment(approver=name, role=role, public_line=public_line), *people)
 
     def remove_approver(self, key_id: str, *people: str) -> str | None:
-        """Take an approver's key off the list, by others; open requests that it approved end. Return None, or a request's id, as
-        `set_policy`. Raises ApprovalError, AuditError."""
-        return self._change("remove-approver", people, lambda connection: changes.of_removal(connection, key_id))
+        """Take an approver's key off the list, by others, as `propose`; open requests that it approved end."""
+        return self.propose(Removal(key=key_id), *people)
 
     def lose_keys(self, key_ids: Sequence[str], *people: str) -> None:
         """Say that so many approvers' keys are lost that a change can not be signed any more: these are off the list, and names
@@ -94,7 +94,23 @@ class GovernedKeystore(OpenedKeystore):
         with self._database.read() as connection:
             return approvers.views(connection, names(connection))
 
-    def _change(self, action: str, people: Sequence[str], wanted: Callable[[Connection], Change]) -> str | None:
+    def _wanted(self, connection: Connection, proposal: Proposal) -> Change:
+        if isinstance(proposal, PolicyProposal):
+            present = stored_policy.read(connection)
+            return changes.of_policy(proposal.of(present, lambda name: self._people.find_or_add(connection, name)))
+        if isinstance(proposal, Removal):
+            return changes.of_removal(connection, proposal.key)
+        key = parse_public_line(proposal.public_line)
+        return changes.of_enrolment(self._people.find_or_add(connection, proposal.approver), proposal.role, key)
+
+    def _change(
+        self,
+        action: str,
+        people: Sequence[str],
+        wanted: Callable[[Connection], Change],
+        *,
+        only_filed: bool = False,
+    ) -> str | None:
         with self._ledger.transaction(action, None, people[0] if people else None) as (connection, log):
             logged = self._verified_decisions(connection)
             if logged.signed_from is not None or self._can_sign(connection, logged):
@@ -104,6 +120,11 @@ class GovernedKeystore(OpenedKeystore):
                     log.append("signed-changes")
                 proposer = self._people.find_or_add(connection, people[0])
                 return self._desk.propose(connection, log, stored_policy.read(connection), proposer, wanted(connection))
+            if only_filed:
+                raise ApprovalError(
+                    "names-decide",
+                    "too few approvers have keys to sign this, so people change it by their names, on the keystore's machine",
+                )
             by = [self._people.find_or_add(connection, one) for one in people]
             change = wanted(connection)
             if change["kind"] != "policy":

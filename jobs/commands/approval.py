@@ -247,7 +247,7 @@ def show(
         raise typer.Exit(ExitCode.WRONG_KEY_OR_TAMPERED)
 
 
-def filed(context: typer.Context, keystore: Path, view: "RequestView") -> None:
+def filed(context: typer.Context, keystore: str | Path, view: "RequestView") -> None:
     """Tell of a change that was filed (decisions.changes), and what makes it."""
     hint = f"Nothing is changed yet: {view.approvals_required} approvers sign it first. keyanon show {keystore} {view.request_id}"
     output_of(context).result(view.model_dump(mode="json"), _summary(view), hint)

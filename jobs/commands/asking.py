@@ -11,8 +11,11 @@ import typer
 from jobs.commands.options import acting_person
 
 if TYPE_CHECKING:
+    from keystore.decisions.policy import Policy
+    from keystore.decisions.proposals import Proposal
     from keystore.decisions.signatures import OwnSignature
-    from keystore.decisions.views import RequestView
+    from keystore.decisions.views import ApproverView, RequestView
+    from keystore.embedded import Keystore
     from keystore.service.client import ServiceClient
 
 KeystorePlace = Annotated[
@@ -76,6 +79,25 @@ class Asked(Protocol):
         """See Keystore.release."""
 
 
+class Governed(Protocol):
+    """What is asked of a keystore, wherever it is, about who decides in it."""
+
+    def token_of(self) -> str | None:
+        """See Asked.token_of."""
+
+    def show(self, request_id: str) -> "RequestView":
+        """See Keystore.show."""
+
+    def policy(self) -> "Policy":
+        """See Keystore.policy."""
+
+    def approvers(self) -> "list[ApproverView]":
+        """See Keystore.approvers."""
+
+    def propose(self, proposal: "Proposal", *people: str) -> str | None:
+        """See Keystore.propose; a service takes one person, whose token it is, and always files it."""
+
+
 def service_at(keystore: str, kek: str | None, token_file: Path | None) -> "ServiceClient | None":
     """The service at a place, None for a directory. Raises typer.BadParameter for options of the other kind, KeystoreError."""
     if not keystore.startswith(_SCHEMES):
@@ -93,8 +115,9 @@ def service_at(keystore: str, kek: str | None, token_file: Path | None) -> "Serv
 
 
 @contextmanager
-def asked(keystore: str, kek: str | None, token_file: Path | None) -> Iterator[Asked]:
-    """Open the keystore at a place. Raises typer.BadParameter for options of the other kind of place, KeystoreError."""
+def asked(keystore: str, kek: str | None, token_file: Path | None) -> "Iterator[Keystore | ServiceClient]":
+    """Open the keystore at a place, as `Asked` and `Governed`. Raises typer.BadParameter for options of the other kind of place,
+    KeystoreError."""
     service = service_at(keystore, kek, token_file)
     if service is not None:
         with service:
@@ -119,3 +142,15 @@ def actor(opened: Asked, person: str | None, *, named: bool = False) -> str:
     if person is None and named:
         raise typer.BadParameter("say who acts", param_hint="--as")
     return acting_person(person)
+
+
+def actors(opened: Governed, people: Sequence[str] | None) -> list[str]:
+    """Who agrees to a change of who decides: whoever the token is of, or every `--as` on this machine. Raises as `actor`."""
+    token_of = opened.token_of()
+    if token_of is not None:
+        if people:
+            raise typer.BadParameter("a service goes by the token, not by a name", param_hint="--as")
+        return [token_of]
+    if not people:
+        raise typer.BadParameter("say who agrees to this", param_hint="--as")
+    return [acting_person(one) for one in people]

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from jobs.commands.approval import filed
+from jobs.commands.asking import KeystorePlace, TokenPath, actors, asked
 from jobs.commands.keystore_people import People
 from jobs.commands.options import Json, KekUri, KeystorePath, Person, RequestId, Verbose, acting_person, output_of
 from jobs.commands.printing import facts
@@ -12,12 +13,13 @@ from jobs.commands.printing import facts
 
 def who_may(
     context: typer.Context,
-    keystore: KeystorePath,
-    people: People,
+    keystore: KeystorePlace,
+    people: People = None,
     names: Annotated[
         list[str] | None,
         typer.Option("--for", metavar="NAME", help="Who may; repeat for more.", show_default="nobody: it is off"),
     ] = None,
+    token_file: TokenPath = None,
     kek: KekUri = None,
     as_json: Json = False,
     verbose: Verbose = False,
@@ -26,10 +28,10 @@ def who_may(
 
     Once enough approvers have keys of their own, they sign it, as any change of the policy.
     """
-    from keystore.emergency import EmergencyKeystore
+    from keystore.decisions.proposals import PolicyProposal
 
-    with EmergencyKeystore.open(keystore, kek) as opened:
-        request = opened.set_break_glass(names or [], *people)
+    with asked(keystore, kek, token_file) as opened:
+        request = opened.propose(PolicyProposal(break_glass=names or []), *actors(opened, people))
         if request is not None:
             filed(context, keystore, opened.show(request))
             return
@@ -66,7 +68,7 @@ def review(
     context: typer.Context,
     keystore: KeystorePath,
     request: RequestId,
-    people: People,
+    people: People = None,
     kek: KekUri = None,
     as_json: Json = False,
     verbose: Verbose = False,
@@ -75,6 +77,6 @@ def review(
     from keystore.emergency import EmergencyKeystore
 
     with EmergencyKeystore.open(keystore, kek) as opened:
-        opened.review(request, *people)
+        opened.review(request, *(people or []))
     document = {"request": request, "reviewed": True}
     output_of(context).result(document, facts("break of the glass reviewed", document))

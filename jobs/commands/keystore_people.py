@@ -1,11 +1,12 @@
 """`keyanon keystore approver` and `policy`: who approves with a key of their own, and what the keystore asks for."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from jobs.commands.approval import filed
+from jobs.commands.asking import KeystorePlace, TokenPath, actors, asked
 from jobs.commands.durations import parse_duration
 from jobs.commands.options import Json, KekUri, KeystorePath, Verbose, kept_text, output_of
 from jobs.commands.printing import facts, table
@@ -13,19 +14,21 @@ from jobs.commands.printing import facts, table
 approvers = typer.Typer(help="The approvers who have keys of their own.", no_args_is_help=True)
 policies = typer.Typer(help="What a keystore asks for before it gives keys out.", no_args_is_help=True)
 People = Annotated[
-    list[str],
+    list[str] | None,
     typer.Option(
         "--as",
         metavar="NAME",
-        help="Who agrees to this; repeat for each. Once approvers have keys: who files it, for them to sign.",
+        help="Who agrees to this; repeat for each. Once approvers have keys: who files it, for them to sign. A service goes by "
+        "the token instead.",
     ),
 ]
+KeyId = Annotated[str, typer.Argument(metavar="KEY", help="Its id, as `approver list` shows it.")]
 
 
 @approvers.command("enrol")
 def enrol(
     context: typer.Context,
-    keystore: KeystorePath,
+    keystore: KeystorePlace,
     public_line: Annotated[
         Path,
         typer.Argument(
@@ -35,22 +38,23 @@ def enrol(
     ],
     approver: Annotated[str, typer.Option("--for", metavar="NAME", help="Whose key it is.")],
     role: Annotated[str, typer.Option("--role", help="Their team, such as dpo or legal; one each.")],
-    people: People,
+    people: People = None,
+    token_file: TokenPath = None,
     kek: KekUri = None,
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
     """Enrol the key that an approver made. As many other people agree to it as a request needs; from then on only it approves.
 
-    Once so many have enrolled keys, they sign it with those (`keyanon approve --key`), as all changes of the list and the policy.
+    Once so many have enrolled keys, they sign it with those (`keyanon approve --key`), as all changes of the list and the policy;
+    an operator's token files it with a service.
     """
+    from keystore.decisions.proposals import Enrolment
     from keystore.decisions.signatures import key_id_of, parse_public_line
-    from keystore.embedded import Keystore
 
-    lines = kept_text(public_line, "FILE").strip().splitlines()
-    line = lines[-1] if lines else ""
-    with Keystore.open(keystore, kek) as opened:
-        request = opened.enrol_approver(approver, role, line, *people)
+    line = _last_line(public_line)
+    with asked(keystore, kek, token_file) as opened:
+        request = opened.propose(Enrolment(approver=approver, role=role, public_line=line), *actors(opened, people))
         if request is not None:
             filed(context, keystore, opened.show(request))
             return
@@ -63,9 +67,10 @@ def enrol(
 @approvers.command("remove")
 def remove(
     context: typer.Context,
-    keystore: KeystorePath,
-    key: Annotated[str, typer.Argument(metavar="KEY", help="Its id, as `approver list` shows it.")],
-    people: People,
+    keystore: KeystorePlace,
+    key: KeyId,
+    people: People = None,
+    token_file: TokenPath = None,
     kek: KekUri = None,
     as_json: Json = False,
     verbose: Verbose = False,
@@ -74,10 +79,10 @@ def remove(
 
     As many others as enrol one agree to it, or sign it.
     """
-    from keystore.embedded import Keystore
+    from keystore.decisions.proposals import Removal
 
-    with Keystore.open(keystore, kek) as opened:
-        request = opened.remove_approver(key, *people)
+    with asked(keystore, kek, token_file) as opened:
+        request = opened.propose(Removal(key=key), *actors(opened, people))
         if request is not None:
             filed(context, keystore, opened.show(request))
             return
@@ -117,12 +122,15 @@ def lost_keys(
 
 @approvers.command("list")
 def list_approvers(
-    context: typer.Context, keystore: KeystorePath, kek: KekUri = None, as_json: Json = False, verbose: Verbose = False
+    context: typer.Context,
+    keystore: KeystorePlace,
+    token_file: TokenPath = None,
+    kek: KekUri = None,
+    as_json: Json = False,
+    verbose: Verbose = False,
 ) -> None:
     """List the keys that were enrolled, and until when they counted."""
-    from keystore.embedded import Keystore
-
-    with Keystore.open(keystore, kek) as opened:
+    with asked(keystore, kek, token_file) as opened:
         found = opened.approvers()
     columns = ("key", "of", "role", "enrolled", "removed")
     rows = [(one.key, one.person, one.role, one.enrolled_at, one.removed_at) for one in found]
@@ -133,12 +141,15 @@ def list_approvers(
 
 @policies.command("show")
 def show(
-    context: typer.Context, keystore: KeystorePath, kek: KekUri = None, as_json: Json = False, verbose: Verbose = False
+    context: typer.Context,
+    keystore: KeystorePlace,
+    token_file: TokenPath = None,
+    kek: KekUri = None,
+    as_json: Json = False,
+    verbose: Verbose = False,
 ) -> None:
     """Show the present policy."""
-    from keystore.embedded import Keystore
-
-    with Keystore.open(keystore, kek) as opened:
+    with asked(keystore, kek, token_file) as opened:
         document = opened.policy().model_dump(mode="json")
     output_of(context).result(document, facts(f"policy of {keystore}", document))
 
@@ -146,8 +157,8 @@ def show(
 @policies.command("set")
 def set_policy(
     context: typer.Context,
-    keystore: KeystorePath,
-    people: People,
+    keystore: KeystorePlace,
+    people: People = None,
     approvals: Annotated[
         int | None, typer.Option(help="How many people must approve.", show_default="as it is")
     ] = None,
@@ -173,36 +184,48 @@ def set_policy(
     max_images: Annotated[
         int | None, typer.Option(help="How many images one asks for.", show_default="as it is")
     ] = None,
+    token_file: TokenPath = None,
     kek: KekUri = None,
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
     """Change the policy, by two people at least. Open requests are changed or made again under the new one.
 
-    Once enough approvers have keys of their own, this files the change, and they sign it (`keyanon approve --key`).
+    Once enough approvers have keys of their own, this files the change, and they sign it (`keyanon approve --key`); an operator's
+    token files it with a service.
     """
-    from pydantic import ValidationError
+    from keystore.decisions.proposals import NO_POLICY, PolicyProposal
+    from keystore.errors import PolicyError
 
-    from keystore.decisions.policy import Policy
-    from keystore.embedded import Keystore
-
-    given: dict[str, Any] = {"approvals": approvals, "own_keys": own_keys, "max_images": max_images}
     try:
-        for name, duration in (("max_lifetime_seconds", max_lifetime), ("grant_lifetime_seconds", grant_lifetime)):
-            given[name] = None if duration is None else int(parse_duration(duration).total_seconds())
+        seconds = [
+            None if one is None else int(parse_duration(one).total_seconds()) for one in (max_lifetime, grant_lifetime)
+        ]
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
-    given["roles"] = () if any_role else tuple(sorted(set(role))) if role else None
-    with Keystore.open(keystore, kek) as opened:
-        asked = opened.policy().model_dump() | {name: value for name, value in given.items() if value is not None}
+    proposal = PolicyProposal(
+        approvals=approvals,
+        own_keys=own_keys,
+        roles=[] if any_role else role or None,
+        max_lifetime_seconds=seconds[0],
+        grant_lifetime_seconds=seconds[1],
+        max_images=max_images,
+    )
+    with asked(keystore, kek, token_file) as opened:
         try:
-            policy = Policy.model_validate(asked)
-        except ValidationError as error:
-            problem = error.errors()[0]
-            raise typer.BadParameter(" ".join((*map(str, problem["loc"]), problem["msg"]))) from None
-        request = opened.set_policy(policy, *people)
+            policy = proposal.of(opened.policy(), str)
+        except PolicyError as error:
+            if error.code != NO_POLICY:
+                raise
+            raise typer.BadParameter(str(error)) from None
+        request = opened.propose(proposal, *actors(opened, people))
         if request is not None:
             filed(context, keystore, opened.show(request))
             return
     document = policy.model_dump(mode="json")
     output_of(context).result(document, facts(f"policy of {keystore}", document))
+
+
+def _last_line(path: Path) -> str:
+    lines = kept_text(path, "FILE").strip().splitlines()
+    return lines[-1] if lines else ""

@@ -83,8 +83,7 @@ def provider_answer(gate: Gate, _: Form, request: Request) -> Response:
     sign_ins, said = _sign_ins(gate), request.query_params
     browser = request.cookies.get(sign_ins.cookie)
     binding = sign_ins.arrive(said.get("state", ""), browser, said.get("code"), said.get("error"), said.get("iss"))
-    if binding.role not in ROLES:
-        raise CallError(403, "role", "there are no pages for this role")
+    assert binding.role in ROLES, "an ingest token is for no identity"
     with gate.office.one_writer:
         token = sign_ins.issue(binding)
     return _with_session(gate, token_id_of(token), page("arrived.html", root=ROOT, caller=None, notice=""))

@@ -15,8 +15,8 @@ from keystore.service.endpoints import ENDPOINTS, SMALL_BODY_BYTES, Endpoint, Re
 
 ROOT = "/console"
 SIGN_IN_BODY_BYTES = 4 * 1024
-ROLES = (Role.REQUESTER, Role.APPROVER, Role.RECOVERY, Role.AUDITOR)
-"""Roles that there are pages for: an ingest token is a job's, and an operator has the machine."""
+ROLES = (Role.REQUESTER, Role.APPROVER, Role.RECOVERY, Role.AUDITOR, Role.OPERATOR)
+"""Roles that there are pages for: an ingest token is a job's."""
 
 
 @dataclass(frozen=True)

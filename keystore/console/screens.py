@@ -62,7 +62,7 @@ def show_request(visit: Visit) -> Response:
         request=request,
         may_approve=visit.caller.role is Role.APPROVER and request.state is State.PENDING,
         may_deny=visit.caller.role is Role.APPROVER and may_end,
-        may_withdraw=visit.caller.role is Role.REQUESTER and may_end,
+        may_withdraw=visit.caller.role in (Role.REQUESTER, Role.OPERATOR) and may_end,
     )
 
 

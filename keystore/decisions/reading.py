@@ -29,8 +29,11 @@ def asks_for_change(connection: Connection, request_id: str) -> bool:
     return connection.execute(query).first() is not None
 
 
-def request_ids(connection: Connection, requester: str | None, dataset: str | None, limit: int | None) -> list[str]:
-    """Return the ids of requests, newest first: of one person (a commitment), of images of one data set only, `limit` at most."""
+def request_ids(
+    connection: Connection, requester: str | None, dataset: str | None, limit: int | None, *, only_changes: bool = False
+) -> list[str]:
+    """Return the ids of requests, newest first: of one person (a commitment), of images of one data set only, `limit` at most;
+    all, or those for changes of who decides."""
     table, images = schema.requests, schema.request_images
     query = select(table.c.request_id).order_by(table.c.created_at.desc())
     if requester is not None:
@@ -38,6 +41,8 @@ def request_ids(connection: Connection, requester: str | None, dataset: str | No
     if dataset is not None:
         foreign = select(images.c.request_id).where(images.c.dataset != dataset)
         query = query.where(table.c.request_id.not_in(foreign))
+    if only_changes:
+        query = query.where(table.c.change.is_not(None))
     return [str(one) for one in connection.execute(query.limit(limit)).scalars()]
 
 

@@ -30,15 +30,18 @@ from keystore.service.messages import (
     MAX_NAME_CHARACTERS,
     MAX_SHARD_NAME_CHARACTERS,
     STATE_PATTERN,
+    ApproverList,
     Approving,
     Compared,
     Comparing,
+    FiledChange,
     Filing,
     Health,
     InboxList,
     LogPage,
     Me,
     NamedShards,
+    PolicyView,
     Presenting,
     Proof,
     ReceiptPage,
@@ -107,10 +110,7 @@ def file_request(filing: Filing, office: In, caller: Calls) -> SeenRequest:
     if filing.dataset is not None and not caller.may_touch(filing.dataset):
         raise nothing_here()
     with office.deciding(caller):
-        if office.keystore.count_open(caller.person) >= MAX_OPEN_REQUESTS:
-            raise CallError(
-                429, "too-many-open", f"{MAX_OPEN_REQUESTS} requests of this person are open; end some first"
-            )
+        _check_open(office, caller)
         view = office.keystore.request(
             caller.person,
             filing.images,
@@ -123,12 +123,19 @@ def file_request(filing: Filing, office: In, caller: Calls) -> SeenRequest:
     return office.seen(view)
 
 
+def _check_open(office: Office, caller: Caller) -> None:
+    if office.keystore.count_open(caller.person) >= MAX_OPEN_REQUESTS:
+        raise CallError(429, "too-many-open", f"{MAX_OPEN_REQUESTS} requests of this person are open; end some first")
+
+
 def list_requests(
     office: In, caller: Calls, limit: Annotated[int, Query(ge=1, le=MAX_LISTED)] = MAX_LISTED
 ) -> RequestList:
     """Return the newest requests that the caller may see."""
-    own = ENDPOINTS["list_requests"].roles[caller.role] is Reach.OWN
-    views = office.keystore.requests(caller.person if own else None, caller.dataset, limit)
+    reach = ENDPOINTS["list_requests"].roles[caller.role]
+    person = caller.person if reach in (Reach.OWN, Reach.OWN_CHANGES) else None
+    only_changes = reach is Reach.OWN_CHANGES
+    views = office.keystore.requests(person, caller.dataset, limit, only_changes=only_changes)
     return RequestList(requests=[office.seen(view) for view in views])
 
 
@@ -164,6 +171,25 @@ def withdraw(request_id: Id, office: In, caller: Calls) -> SeenRequest:
     office.visible(request_id, caller, "withdraw")
     with office.deciding(caller):
         return office.seen(office.keystore.deny(request_id, caller.person))
+
+
+def policy(office: In) -> PolicyView:
+    """Return what the keystore asks for before it gives keys out."""
+    present = office.keystore.policy()
+    return PolicyView(policy=present, digest=present.digest())
+
+
+def approvers(office: In) -> ApproverList:
+    """Return the keys that were enrolled for approvers, and until when they counted."""
+    return ApproverList(approvers=office.keystore.approvers())
+
+
+def file_change(filed: FiledChange, office: In, caller: Calls) -> SeenRequest:
+    """File a change of who decides, for approvers to sign; refused as long as too few have keys for that."""
+    with office.deciding(caller):
+        _check_open(office, caller)
+        request_id = office.keystore.propose(filed.change, caller.person, only_filed=True)
+    return office.seen(office.keystore.show(str(request_id)))
 
 
 def release(request_id: Id, presenting: Presenting, office: In, caller: Calls) -> Response:

@@ -14,11 +14,25 @@ from typing import Self
 from urllib.parse import quote
 
 from keystore.decisions.api_token import Role
+from keystore.decisions.policy import Policy
+from keystore.decisions.proposals import Proposal
 from keystore.decisions.signatures import OwnSignature, chosen
+from keystore.decisions.views import ApproverView
 from keystore.reporting.controller import Controller
 from keystore.reporting.report import OfficerReport
 from keystore.service.connection import Connection, ServiceUnavailable
-from keystore.service.messages import Compared, Comparing, Filing, Me, Reporting, RequestList, SeenRequest
+from keystore.service.messages import (
+    ApproverList,
+    Compared,
+    Comparing,
+    FiledChange,
+    Filing,
+    Me,
+    PolicyView,
+    Reporting,
+    RequestList,
+    SeenRequest,
+)
 from keystore.service.token_file import TokenFile
 
 REPORT_SECONDS = (
@@ -79,8 +93,8 @@ class ServiceClient:
         return self._connection.ask(SeenRequest, "POST", _of(request_id, "approval"), said)
 
     def deny(self, request_id: str, by: str) -> SeenRequest:
-        """See Keystore.deny; a requester withdraws."""
-        verb = "withdrawal" if self.me().role is Role.REQUESTER else "denial"
+        """See Keystore.deny; a requester withdraws, and an operator what they filed."""
+        verb = "denial" if self.me().role is Role.APPROVER else "withdrawal"
         return self._connection.ask(SeenRequest, "POST", _of(request_id, verb))
 
     def requests(self) -> Sequence[SeenRequest]:
@@ -95,6 +109,19 @@ class ServiceClient:
         """See Keystore.compare_pictures."""
         said = Comparing(digests=dict(digests)).model_dump(mode="json")
         return self._connection.ask(Compared, "POST", _of(request_id, "pictures"), said).problems
+
+    def policy(self) -> Policy:
+        """See Keystore.policy."""
+        return self._connection.ask(PolicyView, "GET", "/v1/policy").policy
+
+    def approvers(self) -> list[ApproverView]:
+        """See Keystore.approvers."""
+        return self._connection.ask(ApproverList, "GET", "/v1/approvers").approvers
+
+    def propose(self, proposal: Proposal, *people: str) -> str:
+        """See Keystore.propose; the first of `people` is whoever the token is of, and nothing is changed by names."""
+        said = FiledChange(change=proposal).model_dump(mode="json")
+        return self._connection.ask(SeenRequest, "POST", "/v1/changes", said).request_id
 
     def shards_of(self, record_ids: Iterable[str]) -> set[str]:
         """Return none: which shards records came in is what the service does not tell. A recovery reads all of a run's."""

@@ -26,6 +26,7 @@ class Reach(StrEnum):
     ALL = "nothing in the path belongs to anybody"
     OWN = "what the token's person filed, of the token's data set"
     DATASET = "what is of the token's data set"
+    OWN_CHANGES = "changes of who decides that the token's person filed"
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,10 @@ class Endpoint:
 
 INGEST, REQUESTER, APPROVER = Role.INGEST, Role.REQUESTER, Role.APPROVER
 RECOVERY, AUDITOR, OPERATOR = Role.RECOVERY, Role.AUDITOR, Role.OPERATOR
-_SEES_REQUESTS = {REQUESTER: Reach.OWN, RECOVERY: Reach.OWN, APPROVER: Reach.DATASET}
+_OF_REQUESTS = {REQUESTER: Reach.OWN, RECOVERY: Reach.OWN, APPROVER: Reach.DATASET}
+_SEES_REQUESTS = {**_OF_REQUESTS, OPERATOR: Reach.OWN_CHANGES}
+_WITHDRAWS = {REQUESTER: Reach.OWN, OPERATOR: Reach.OWN_CHANGES}
+_WHO_DECIDES = {APPROVER: Reach.ALL, OPERATOR: Reach.ALL}
 _ANYBODY_KNOWN = dict.fromkeys(Role, Reach.ALL)
 _REQUEST = "/v1/requests/{request_id}"
 _SHARD = "/v1/inbox/{run_id}/{shard}"
@@ -64,11 +68,14 @@ ENDPOINTS: Mapping[str, Endpoint] = {
     "file_request": Endpoint("POST", "/v1/requests", {REQUESTER: Reach.DATASET}, SMALL_BODY_BYTES, per_minute=20),
     "list_requests": Endpoint("GET", "/v1/requests", _SEES_REQUESTS),
     "show_request": Endpoint("GET", _REQUEST, _SEES_REQUESTS),
-    "compare_pictures": Endpoint("POST", _REQUEST + "/pictures", _SEES_REQUESTS, DIGESTS_BODY_BYTES, per_minute=20),
+    "compare_pictures": Endpoint("POST", _REQUEST + "/pictures", _OF_REQUESTS, DIGESTS_BODY_BYTES, per_minute=20),
     "approve": Endpoint("POST", _REQUEST + "/approval", {APPROVER: Reach.DATASET}, SMALL_BODY_BYTES, per_minute=20),
     "deny": Endpoint("POST", _REQUEST + "/denial", {APPROVER: Reach.DATASET}, per_minute=20),
-    "withdraw": Endpoint("POST", _REQUEST + "/withdrawal", {REQUESTER: Reach.OWN}, per_minute=20),
+    "withdraw": Endpoint("POST", _REQUEST + "/withdrawal", _WITHDRAWS, per_minute=20),
     "release": Endpoint("POST", _REQUEST + "/release", {RECOVERY: Reach.OWN}, SMALL_BODY_BYTES, per_minute=20),
+    "policy": Endpoint("GET", "/v1/policy", _WHO_DECIDES),
+    "approvers": Endpoint("GET", "/v1/approvers", _WHO_DECIDES),
+    "file_change": Endpoint("POST", "/v1/changes", {OPERATOR: Reach.ALL}, SMALL_BODY_BYTES, per_minute=20),
     "sign_in": Endpoint("GET", "/v1/sign-in"),
     "sign_in_callback": Endpoint("GET", "/v1/sign-in/callback"),
     "sign_in_token": Endpoint("POST", "/v1/sign-in/token", body_bytes=SMALL_BODY_BYTES),

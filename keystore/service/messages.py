@@ -9,9 +9,10 @@ from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, StringConstraint
 
 from keystore.decisions.api_token import Role, TokenView
 from keystore.decisions.passkeys import Assertion
-from keystore.decisions.policy import MAX_LIFETIME_CEILING_SECONDS, MAX_TEXT_CHARACTERS, MIN_GRANT_SECONDS
+from keystore.decisions.policy import MAX_LIFETIME_CEILING_SECONDS, MAX_TEXT_CHARACTERS, MIN_GRANT_SECONDS, Policy
+from keystore.decisions.proposals import Proposal
 from keystore.decisions.signatures import OwnSignature
-from keystore.decisions.views import RequestView, View
+from keystore.decisions.views import ApproverView, RequestView, View
 from keystore.intake.records import Sha256Hex
 from keystore.reporting.controller import Controller
 
@@ -55,6 +56,25 @@ class Filing(Message):
     legal_basis: str = Field(max_length=MAX_TEXT_CHARACTERS, repr=False)
     lifetime_seconds: int = Field(ge=1, le=MAX_LIFETIME_CEILING_SECONDS)
     dataset: str | None = Field(default=None, max_length=MAX_NAME_CHARACTERS)
+
+
+class FiledChange(Message):
+    """A change of who decides, as it is filed."""
+
+    change: Proposal
+
+
+class PolicyView(View):
+    """The present policy, in full as `decisions.policy` names it, and its digest."""
+
+    policy: Policy
+    digest: str
+
+
+class ApproverList(View):
+    """All keys that were ever enrolled, newest first."""
+
+    approvers: list[ApproverView]
 
 
 class Comparing(Message):

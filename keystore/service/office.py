@@ -57,8 +57,10 @@ class Office:
             view = self.keystore.show(request_id)
         except RequestNotFound:
             raise nothing_here() from None
-        own = ENDPOINTS[name].roles[caller.role] is not Reach.OWN or view.requester == caller.person
-        if not own or not all(caller.may_touch(image.dataset) for image in view.images):
+        reach = ENDPOINTS[name].roles[caller.role]
+        reached = reach not in (Reach.OWN, Reach.OWN_CHANGES) or view.requester == caller.person
+        reached = reached and (reach is not Reach.OWN_CHANGES or view.change is not None)
+        if not reached or not all(caller.may_touch(image.dataset) for image in view.images):
             raise nothing_here()
         return view
 

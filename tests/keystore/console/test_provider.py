@@ -104,13 +104,9 @@ def test_an_answer_begins_a_session_once_and_where_it_was_asked_for(served: Serv
 
 def test_who_is_not_meant_gets_no_session(served: ServedWithProvider) -> None:
     with visitor(served) as mine:
-        for role, words in (("operator", "no pages"), ("requester", "none of this role")):
-            answer = mine.get(back_from_provider(mine, role))
-            assert (
-                answer.status_code == 403
-                and words in answer.text
-                and COOKIE not in answer.headers.get("set-cookie", "")
-            )
+        answer = mine.get(back_from_provider(mine, "requester"))
+        assert answer.status_code == 403 and "none of this role" in answer.text
+        assert COOKIE not in answer.headers.get("set-cookie", "")
         served.provider.subject = "somebody"
         try:
             answer = mine.get(back_from_provider(mine))
