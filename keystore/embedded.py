@@ -28,7 +28,7 @@ from keystore.reporting.receipt import make_receipt
 from keystore.storage import schema
 from keystore.vault import erasure
 from keystore.vault.catalogue import RecordView, count_records, record_views, shards_of
-from keystore.verification.published import Published, disagreements
+from keystore.verification.published import Published, disagreements, published_digest
 
 
 class Keystore(GovernedKeystore):
@@ -172,11 +172,11 @@ class Keystore(GovernedKeystore):
         AuditError.
         """
         with self._ledger.transaction("approve", request_id, approver) as (connection, log):
-            if reading.asks_for_change(connection, request_id):
-                self._verified_decisions(connection)
+            is_change = reading.asks_for_change(connection, request_id)
+            breaks = self._verified_decisions(connection).breaks if is_change else None
             person = self._people.find_or_add(connection, approver)
             policy = stored_policy.read(connection)
-            self._desk.approve(connection, log, policy, request_id, person, digest, own, grant_seconds)
+            self._desk.approve(connection, log, policy, request_id, person, digest, own, grant_seconds, breaks)
         return self.show(request_id)
 
     def deny(self, request_id: str, by: str) -> RequestView:
@@ -219,13 +219,25 @@ class Keystore(GovernedKeystore):
             ]
             return dict.fromkeys((one.record_id for one in named), "") | disagreements(connection, self._vault, named)
 
+    def picture_digests(self, request_id: str) -> dict[str, str | None]:
+        """Return the SHA-256, in hex, of the file published with each of a request's records, by record id; None where none is.
+
+        Records are opened here, and nothing else of them is told. Raises RequestNotFound, TamperedError, InvalidRecordError.
+        """
+        with self._database.read() as connection:
+            self._desk.row(connection, request_id)
+            images = images_of(connection, request_id)
+            return {one[0]: published_digest(connection, self._vault, one) for one in images}
+
     def erase_person(self, name: str, by: str) -> None:
         """Forget a person's name; what they did stays on record, and the name can not act here again. Raises ApprovalError.
 
-        An approver's own key is off the list with it, as by `remove_approver`.
+        An approver's own key is off the list with it, as by `remove_approver`. Where approvers sign changes of that list, one who
+        has a key is not erased before its removal was signed. Raises AuditError then.
         """
         with self._ledger.transaction("erase-person", None, by) as (connection, log):
             person = self._people.find_or_add(connection, by)
+            self._check_not_on_list(connection, name)
             self._people.erase(connection, log, self._keys.keyring, name, person)
         self._database.fold()
 

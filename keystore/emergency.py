@@ -1,4 +1,4 @@
-"""Breaking the glass of an embedded keystore, and reviewing it (decisions.break_glass). The service offers neither."""
+"""Breaking the glass of a keystore, and reviewing it (decisions.break_glass)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from keystore.decisions import break_glass, stored_policy
 from keystore.decisions.content import Words, find_images
-from keystore.decisions.proposals import PolicyProposal
+from keystore.decisions.proposals import PolicyProposal, Review
 from keystore.decisions.views import RequestView
 from keystore.embedded import Keystore
 from keystore.verification.replay_break_glass import unreviewed
@@ -57,12 +57,6 @@ class EmergencyKeystore(Keystore):
         )
         return self.show(request_id)
 
-    def review(self, request_id: str, *people: str) -> None:
-        """Say that as many others as a request needs looked into a break of the glass. Raises ApprovalError, AuditError."""
-        with self._ledger.transaction("review", request_id, people[0] if people else None) as (connection, log):
-            logged, policy = self._verified_decisions(connection), stored_policy.read(connection)
-            row = self._desk.row(connection, request_id)
-            by = sorted({self._people.find_or_add(connection, one) for one in people})
-            reviewed = logged.breaks.get(request_id, {}).get("reviewed")
-            break_glass.check_review(policy, request_id, str(row.requester), reviewed, by)
-            log.append("review", by=by, request=request_id)
+    def review(self, request_id: str, *people: str) -> str | None:
+        """Say that as many others as a request needs looked into a break of the glass, as `propose`."""
+        return self.propose(Review(request=request_id), *people)

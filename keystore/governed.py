@@ -12,11 +12,12 @@ from collections.abc import Callable, Sequence
 
 from sqlalchemy import Connection
 
+from keystore.audit.log import LogWriter
 from keystore.decisions import approvers, changes, stored_policy
 from keystore.decisions.changes import Change
 from keystore.decisions.people import names
 from keystore.decisions.policy import MIN_APPROVALS, Policy
-from keystore.decisions.proposals import Enrolment, PolicyProposal, Proposal, Removal
+from keystore.decisions.proposals import Enrolment, PolicyProposal, Proposal, Removal, Replacement, Review
 from keystore.decisions.signatures import parse_public_line
 from keystore.decisions.views import ApproverView
 from keystore.errors import ApprovalError, AuditError
@@ -43,14 +44,15 @@ class GovernedKeystore(OpenedKeystore):
         person. Raises ApprovalError (also for a bad name, key or line), PolicyError (also for a malformed role), AuditError.
         """
 
-        def wanted(connection: Connection) -> Change:
-            return self._wanted(connection, proposal)
+        def wanted(connection: Connection, logged: LoggedDecisions) -> Change:
+            return self._wanted(connection, logged, proposal)
 
-        return self._change(proposal.kind, people, wanted, only_filed=only_filed)
+        about = proposal.request if isinstance(proposal, Review) else None
+        return self._change(proposal.kind, people, wanted, only_filed=only_filed, about=about)
 
     def set_policy(self, policy: Policy, *people: str) -> str | None:
         """Make `policy` the present one, as `propose`; open requests must be changed or made again."""
-        return self._change("policy", people, lambda _: changes.of_policy(policy))
+        return self._change("policy", people, lambda *_: changes.of_policy(policy))
 
     def enrol_approver(self, name: str, role: str, public_line: str, *people: str) -> str | None:
         """Enrol the key that an approver made (`ApproverKey.public_line`), by as many others as a request needs, as `propose`."""
@@ -80,7 +82,7 @@ class GovernedKeystore(OpenedKeystore):
                     "enough approvers are left who have keys: have them sign a removal (keystore approver remove)",
                 )
             for one in lost:
-                approvers.take_off_list(connection, log.now, one)
+                approvers.take_off_list(connection, log.now, str(one["key"]))
             log.append("lost-keys", by=by, keys=[one["key"] for one in lost])
         _LOGGER.critical(
             "ALERT: %d approver key(s) were said to be lost, by %s, by their names alone; until enough are enrolled again, names "
@@ -94,48 +96,71 @@ class GovernedKeystore(OpenedKeystore):
         with self._database.read() as connection:
             return approvers.views(connection, names(connection))
 
-    def _wanted(self, connection: Connection, proposal: Proposal) -> Change:
+    def _check_not_on_list(self, connection: Connection, name: str) -> None:
+        """Raise ApprovalError where a person's key could come off the list by its person's erasure, which nobody signs."""
+        person = self._people.find(connection, name)
+        if person is None or approvers.enrolled(connection, person) is None:
+            return
+        logged = self._verified_decisions(connection)
+        if logged.signed_from is not None or self._can_sign(connection, logged):
+            raise ApprovalError(
+                "enrolled-key",
+                "this person has an approver's key, and approvers sign who is on that list: have its removal signed first "
+                "(keystore approver remove)",
+            )
+
+    def _wanted(self, connection: Connection, logged: LoggedDecisions, proposal: Proposal) -> Change:
+        if isinstance(proposal, Review):
+            request = logged.requests.get(proposal.request)
+            return changes.of_review(proposal.request, "" if request is None else request.requester, logged.breaks)
         if isinstance(proposal, PolicyProposal):
             present = stored_policy.read(connection)
             return changes.of_policy(proposal.of(present, lambda name: self._people.find_or_add(connection, name)))
         if isinstance(proposal, Removal):
             return changes.of_removal(connection, proposal.key)
         key = parse_public_line(proposal.public_line)
+        if isinstance(proposal, Replacement):
+            return changes.of_replacement(connection, proposal.key, key)
         return changes.of_enrolment(self._people.find_or_add(connection, proposal.approver), proposal.role, key)
 
     def _change(
         self,
         action: str,
         people: Sequence[str],
-        wanted: Callable[[Connection], Change],
+        wanted: Callable[[Connection, LoggedDecisions], Change],
         *,
         only_filed: bool = False,
+        about: str | None = None,
     ) -> str | None:
-        with self._ledger.transaction(action, None, people[0] if people else None) as (connection, log):
+        with self._ledger.transaction(action, about, people[0] if people else None) as (connection, log):
             logged = self._verified_decisions(connection)
             if logged.signed_from is not None or self._can_sign(connection, logged):
                 if not people:
                     raise ApprovalError("nobody", "say who files this")
-                if logged.signed_from is None:  # an older version enrolled them
-                    log.append("signed-changes")
-                proposer = self._people.find_or_add(connection, people[0])
-                return self._desk.propose(connection, log, stored_policy.read(connection), proposer, wanted(connection))
+                if logged.signed_from is None or set(logged.signed_too) != set(changes.SIGNED_TOO):
+                    self._begin_signing(log)  # an older version enrolled them, or had less signed
+                proposer, policy = self._people.find_or_add(connection, people[0]), stored_policy.read(connection)
+                change = wanted(connection, logged)
+                return self._desk.propose(connection, log, policy, proposer, change, logged.breaks)
             if only_filed:
                 raise ApprovalError(
                     "names-decide",
                     "too few approvers have keys to sign this, so people change it by their names, on the keystore's machine",
                 )
             by = [self._people.find_or_add(connection, one) for one in people]
-            change = wanted(connection)
+            change = wanted(connection, logged)
             if change["kind"] != "policy":
                 stored_policy.read(connection)  # one of an older version that is too weak is changed first
             changes.check_names(change, logged.approvals_of_policy, by)
-            changes.check(connection, change, signed=False)
+            changes.check(connection, change, signed=False, breaks=logged.breaks)
             changes.make(connection, log, change, by)
             policy = stored_policy.read(connection)
             if approvers.are_enough(connection, policy.approvals, policy.roles):
-                log.append("signed-changes")
+                self._begin_signing(log)
         return None
+
+    def _begin_signing(self, log: LogWriter) -> None:
+        log.append("signed-changes", also=list(changes.SIGNED_TOO))
 
     def _can_sign(self, connection: Connection, logged: LoggedDecisions, without: set[str] | None = None) -> bool:
         of = (logged.approvals_of_policy, logged.roles_of_policy)

@@ -14,14 +14,14 @@ from keystore.decisions import reading, replies
 from keystore.decisions.api_token import Role, TokenView
 from keystore.decisions.bindings import BindingView, Identity, binding_views
 from keystore.decisions.tokens import Caller, token_views
-from keystore.embedded import Keystore
+from keystore.emergency import EmergencyKeystore
 from keystore.errors import BindingError
 from keystore.intake import runs
 from keystore.storage import schema
 from keystore.verification.verify import broken_glass
 
 
-class ServedKeystore(Keystore):
+class ServedKeystore(EmergencyKeystore):
     """An open keystore as the service holds it."""
 
     # Whom the service knows

@@ -174,6 +174,8 @@ def requests(
     verbose: Verbose = False,
 ) -> None:
     """List the requests of a keystore and where they stand."""
+    from keystore.decisions.changes import title
+
     with asked(keystore, kek, token_file) as opened:
         views = opened.requests()
     columns = ("request", "state", "case", "requester", "images", "approvals", "expires")
@@ -181,7 +183,7 @@ def requests(
         (
             view.request_id,
             view.state,
-            view.case if view.change is None else "change of who decides",
+            view.case if view.change is None else title(view.change).removeprefix("a "),
             view.requester,
             len(view.images),
             f"{len(view.approvals)} of {view.approvals_required}",
@@ -256,9 +258,9 @@ def filed(context: typer.Context, keystore: str | Path, view: "RequestView") -> 
 def _asked_for(view: "RequestView") -> dict[str, object]:
     """What is agreed to: images by id, not counted; or a change, line by line."""
     if view.change is not None:
-        from keystore.decisions.changes import described
+        from keystore.decisions.changes import described, title
 
-        return {"for": "a change of who decides", **dict(described(view.change, view.change_people))}
+        return {"for": title(view.change), **dict(described(view.change, view.change_people))}
     return {
         "case": view.case,
         "purpose": view.purpose,

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from keystore.decisions.proposals import Proposal
     from keystore.decisions.signatures import OwnSignature
     from keystore.decisions.views import ApproverView, RequestView
-    from keystore.embedded import Keystore
+    from keystore.emergency import EmergencyKeystore
     from keystore.service.client import ServiceClient
 
 KeystorePlace = Annotated[
@@ -115,7 +115,7 @@ def service_at(keystore: str, kek: str | None, token_file: Path | None) -> "Serv
 
 
 @contextmanager
-def asked(keystore: str, kek: str | None, token_file: Path | None) -> "Iterator[Keystore | ServiceClient]":
+def asked(keystore: str, kek: str | None, token_file: Path | None) -> "Iterator[EmergencyKeystore | ServiceClient]":
     """Open the keystore at a place, as `Asked` and `Governed`. Raises typer.BadParameter for options of the other kind of place,
     KeystoreError."""
     service = service_at(keystore, kek, token_file)
@@ -123,9 +123,9 @@ def asked(keystore: str, kek: str | None, token_file: Path | None) -> "Iterator[
         with service:
             yield service
         return
-    from keystore.embedded import Keystore
+    from keystore.emergency import EmergencyKeystore
 
-    with Keystore.open(keystore, kek) as opened:
+    with EmergencyKeystore.open(keystore, kek) as opened:
         yield opened
 
 

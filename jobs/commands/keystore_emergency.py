@@ -4,10 +4,10 @@ from typing import Annotated
 
 import typer
 
-from jobs.commands.approval import filed
-from jobs.commands.asking import KeystorePlace, TokenPath, actors, asked
+from jobs.commands.approval import PersonOfKeystore, filed
+from jobs.commands.asking import KeystorePlace, TokenPath, actor, actors, asked
 from jobs.commands.keystore_people import People
-from jobs.commands.options import Json, KekUri, KeystorePath, Person, RequestId, Verbose, acting_person, output_of
+from jobs.commands.options import Json, KekUri, RequestId, Verbose, output_of
 from jobs.commands.printing import facts
 
 
@@ -43,22 +43,25 @@ def who_may(
 
 def break_glass(
     context: typer.Context,
-    keystore: KeystorePath,
+    keystore: KeystorePlace,
     image: Annotated[list[str], typer.Option("--image", metavar="ID", help="Image to restore; repeat for more.")],
     case: Annotated[str, typer.Option("--case", help="The case this belongs to, such as C-17.")],
     purpose: Annotated[str, typer.Option("--purpose", help="What the restored faces are for.")],
     legal_basis: Annotated[str, typer.Option("--legal-basis", help="The law or contract that allows it.")],
-    person: Person,
     dataset: Annotated[str | None, typer.Option("--dataset", help="Data set of the images, where ids repeat.")] = None,
+    person: PersonOfKeystore = None,
+    token_file: TokenPath = None,
     kek: KekUri = None,
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """In an emergency, if the policy names you: a grant for an hour without approvals. It is an alert, and must be reviewed."""
-    from keystore.emergency import EmergencyKeystore
+    """In an emergency, if the policy names you: a grant for an hour without approvals. It is an alert, and must be reviewed.
 
-    with EmergencyKeystore.open(keystore, kek) as opened:
-        view = opened.break_glass(acting_person(person), image, case, purpose, legal_basis, dataset)
+    With a service it is for whoever the requester's token is of, and their recovery job takes the keys.
+    """
+    with asked(keystore, kek, token_file) as opened:
+        by = actor(opened, person, named=True)
+        view = opened.break_glass(by, image, case, purpose, legal_basis, dataset)
     summary = {"request": view.request_id, "state": str(view.state), "images": len(view.images)}
     hint = f"Nobody breaks the glass again before others have reviewed this: keyanon keystore review {keystore} {view.request_id}"
     output_of(context).result(view.model_dump(mode="json"), facts("the glass is broken", summary), hint)
@@ -66,17 +69,25 @@ def break_glass(
 
 def review(
     context: typer.Context,
-    keystore: KeystorePath,
+    keystore: KeystorePlace,
     request: RequestId,
     people: People = None,
+    token_file: TokenPath = None,
     kek: KekUri = None,
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Say that a break of the glass was looked into: as many others agree to this as a request needs."""
-    from keystore.emergency import EmergencyKeystore
+    """Say that a break of the glass was looked into: as many others agree to this as a request needs.
 
-    with EmergencyKeystore.open(keystore, kek) as opened:
-        opened.review(request, *(people or []))
+    Once enough approvers have keys of their own, this files it, and they sign it (`keyanon approve --key`); an operator's token
+    files it with a service.
+    """
+    from keystore.decisions.proposals import Review
+
+    with asked(keystore, kek, token_file) as opened:
+        review_request = opened.propose(Review(request=request), *actors(opened, people))
+        if review_request is not None:
+            filed(context, keystore, opened.show(review_request))
+            return
     document = {"request": request, "reviewed": True}
     output_of(context).result(document, facts("break of the glass reviewed", document))

@@ -22,6 +22,13 @@ People = Annotated[
         "the token instead.",
     ),
 ]
+PublicLine = Annotated[
+    Path,
+    typer.Argument(
+        metavar="FILE",
+        help="What `keyanon approver-key new` printed, or the console showed: the last line of it counts.",
+    ),
+]
 KeyId = Annotated[str, typer.Argument(metavar="KEY", help="Its id, as `approver list` shows it.")]
 
 
@@ -29,13 +36,7 @@ KeyId = Annotated[str, typer.Argument(metavar="KEY", help="Its id, as `approver 
 def enrol(
     context: typer.Context,
     keystore: KeystorePlace,
-    public_line: Annotated[
-        Path,
-        typer.Argument(
-            metavar="FILE",
-            help="What `keyanon approver-key new` printed, or the console showed: the last line of it counts.",
-        ),
-    ],
+    public_line: PublicLine,
     approver: Annotated[str, typer.Option("--for", metavar="NAME", help="Whose key it is.")],
     role: Annotated[str, typer.Option("--role", help="Their team, such as dpo or legal; one each.")],
     people: People = None,
@@ -88,6 +89,35 @@ def remove(
             return
     document = {"removed": key}
     output_of(context).result(document, facts("approver removed", document))
+
+
+@approvers.command("replace")
+def replace(
+    context: typer.Context,
+    keystore: KeystorePlace,
+    key: KeyId,
+    public_line: PublicLine,
+    people: People = None,
+    token_file: TokenPath = None,
+    kek: KekUri = None,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Put another key of the same person on the list in the place of one, in one change; open requests that it approved end.
+
+    As many others as enrol one agree to it, or sign it. Whose key it is signs too while they still have the old one, and counts.
+    """
+    from keystore.decisions.proposals import Replacement
+    from keystore.decisions.signatures import key_id_of, parse_public_line
+
+    line = _last_line(public_line)
+    with asked(keystore, kek, token_file) as opened:
+        request = opened.propose(Replacement(key=key, public_line=line), *actors(opened, people))
+        if request is not None:
+            filed(context, keystore, opened.show(request))
+            return
+    document = {"replaced": key, "key": key_id_of(parse_public_line(line).public_key)}
+    output_of(context).result(document, facts("approver's key replaced", document))
 
 
 @approvers.command("lost-keys")

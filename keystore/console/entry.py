@@ -34,6 +34,7 @@ def add_console(app: FastAPI, origin: str) -> None:
         "provider_answer": provider_answer,
         "style": style,
         "script": script,
+        "pictures_script": pictures_script,
     }
     for name in PAGES:
         if name in everybodys:
@@ -107,8 +108,13 @@ def style(_: Gate, __: Form, ___: Request) -> Response:
 
 
 def script(_: Gate, __: Form, ___: Request) -> Response:
-    """Return the only script, which asks the browser for a passkey."""
+    """Return the script that asks the browser for a passkey."""
     return _file("passkey.js", "text/javascript")
+
+
+def pictures_script(_: Gate, __: Form, ___: Request) -> Response:
+    """Return the script that shows pictures of the approver's own."""
+    return _file("pictures.js", "text/javascript")
 
 
 def _file(name: str, kind: str) -> Response:

@@ -1,7 +1,7 @@
 """The one table of the console's pages. Each stands for an endpoint of the HTTP interface: it is for the same roles, reaches the
 same, and counts as a call of it. A test walks this table too.
 
-Without a session every page but the first six is the page to sign in on, with status 401. What a role may not see and what does
+Without a session every page but the first seven is the page to sign in on, with status 401. What a role may not see and what does
 not exist are one page, 404.
 """
 
@@ -51,12 +51,16 @@ PAGES: Mapping[str, Page] = {
     "provider_answer": Page("GET", PROVIDER_ANSWER, signed_in=False),
     "style": Page("GET", ROOT + "/style.css", signed_in=False),
     "script": Page("GET", ROOT + "/passkey.js", signed_in=False),
+    "pictures_script": Page("GET", ROOT + "/pictures.js", signed_in=False),
     "home": Page("GET", ROOT),
     "sign_out": Page("POST", ROOT + "/sign-out", body_bytes=SIGN_IN_BODY_BYTES),
     "list_requests": Page("GET", ROOT + "/requests", of="list_requests"),
     "show_request": Page("GET", _REQUEST, of="show_request"),
     "filing_page": Page("GET", ROOT + "/filing", of="file_request"),
     "file_request": Page("POST", ROOT + "/filing", of="file_request", body_bytes=_FORM),
+    "glass_page": Page("GET", ROOT + "/break-glass", of="break_glass"),
+    "break_glass": Page("POST", ROOT + "/break-glass", of="break_glass", body_bytes=_FORM),
+    "pictures_page": Page("GET", _REQUEST + "/pictures", of="picture_digests"),
     "approval_page": Page("GET", _REQUEST + "/approval", of="approve"),
     "approve": Page("POST", _REQUEST + "/approval", of="approve", body_bytes=_FORM),
     "deny": Page("POST", _REQUEST + "/denial", of="deny", body_bytes=_FORM),

@@ -8,7 +8,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.responses import HTMLResponse, Response
 
-from keystore.decisions.changes import described
+from keystore.decisions.changes import described, title
 from keystore.decisions.plain_text import visible
 
 HEADERS = {
@@ -22,7 +22,11 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
-"""Of every answer of the console. Nothing inline, nothing from elsewhere, in nobody's frame, kept in no cache."""
+"""Of every answer of the console that has none of its own. Nothing inline, nothing from elsewhere, in nobody's frame, kept in no
+cache."""
+
+OWN_PICTURES = {"Content-Security-Policy": HEADERS["Content-Security-Policy"] + "; img-src blob:"}
+"""Of the page that shows pictures which its script made of files on the reader's machine."""
 
 
 def moment(when: datetime) -> str:
@@ -51,7 +55,7 @@ def _environment() -> Environment:
         finalize=lambda value: visible(value) if type(value) is str else value,
     )
     made.filters |= {"moment": moment, "span": span}
-    made.globals["described"] = described
+    made.globals |= {"described": described, "title": title}
     return made
 
 
@@ -65,5 +69,6 @@ def page(template: str, status: int = 200, **values: Any) -> HTMLResponse:
 
 def secured(response: Response) -> Response:
     """Return an answer with the headers of the console."""
-    response.headers.update(HEADERS)
+    for name, value in HEADERS.items():
+        response.headers.setdefault(name, value)
     return response

@@ -15,13 +15,14 @@ from starlette.responses import Response
 from keystore.audit.checkpoint import open_checkpoint
 from keystore.console.gate import COOKIE, Visit
 from keystore.console.passkey import challenges, own_key, signed_of
+from keystore.console.rendering import OWN_PICTURES
 from keystore.decisions.api_token import Role
 from keystore.decisions.lifecycle import State
 from keystore.errors import KeystoreError
 from keystore.reporting.writing import as_files
 from keystore.service import calls
 from keystore.service.guard import CallError
-from keystore.service.messages import Approving, Filing, Reporting, SeenRequest
+from keystore.service.messages import Approving, Breaking, Filing, Reporting, SeenRequest
 from keystore.service.problems import answer_to, malformed
 from keystore.verification.report import AuditReport
 from keystore.verification.verify import verify_audit
@@ -60,6 +61,7 @@ def show_request(visit: Visit) -> Response:
     return visit.show(
         "request.html",
         request=request,
+        sees_pictures=visit.caller.role is Role.APPROVER and not request.change,
         may_approve=visit.caller.role is Role.APPROVER and request.state is State.PENDING,
         may_deny=visit.caller.role is Role.APPROVER and may_end,
         may_withdraw=visit.caller.role in (Role.REQUESTER, Role.OPERATOR) and may_end,
@@ -73,44 +75,74 @@ def filing_page(visit: Visit) -> Response:
 
 def file_request(visit: Visit) -> Response:
     """File a request; where that is refused, show what was written again, and why."""
-    written = {name: visit.form.get(name, "") for name in _FILED}
+    written = _written(visit)
     try:
-        filing = _filing_of(written)
+        filing = Filing.model_validate({**_asked(written), "lifetime_seconds": _seconds(written["hours"])})
         seen = calls.file_request(filing, visit.office, visit.caller)
-    except (CallError, KeystoreError) as error:
-        if isinstance(error, CallError) and error.status == 404:
-            raise
+    except (CallError, KeystoreError, ValidationError) as error:
         return _filing(visit, written, error)
-    return visit.go(f"/requests/{seen.request_id}", "The request is filed. Other people read it now.")
+    return _back(visit, seen, "The request is filed. Other people read it now.")
 
 
-def _filing_of(written: dict[str, str]) -> Filing:
+def glass_page(visit: Visit) -> Response:
+    """Show the form of a break of the glass."""
+    return _filing(visit, dict.fromkeys(_FILED, ""), None, glass=True)
+
+
+def break_glass(visit: Visit) -> Response:
+    """Break the glass; where that is refused, show what was written again, and why."""
+    written = _written(visit)
     try:
-        hours = float(written["hours"])
-        seconds = int(timedelta(hours=hours).total_seconds())
+        seen = calls.break_glass(Breaking.model_validate(_asked(written)), visit.office, visit.caller)
+    except (CallError, KeystoreError, ValidationError) as error:
+        return _filing(visit, written, error, glass=True)
+    return _back(visit, seen, "The glass is broken, which is on record. Others have to review it.")
+
+
+def _written(visit: Visit) -> dict[str, str]:
+    return {name: visit.form.get(name, "") for name in _FILED}
+
+
+def _seconds(hours: str) -> int:
+    try:
+        return int(timedelta(hours=float(hours)).total_seconds())
     except (ValueError, OverflowError):
         raise CallError(422, "invalid", "how long it stands is a number of hours, such as 2 or 0.5") from None
-    try:
-        return Filing(
-            images=written["images"].split(),
-            case=_lines(written["case"]),
-            purpose=_lines(written["purpose"]),
-            legal_basis=_lines(written["legal_basis"]),
-            lifetime_seconds=seconds,
-            dataset=written["dataset"] or None,
-        )
-    except ValidationError as error:
-        raise malformed(error.errors(), "this form") from None
+
+
+def _asked(written: dict[str, str]) -> dict[str, object]:
+    words = {name: _lines(written[name]) for name in ("case", "purpose", "legal_basis")}
+    return {**words, "images": written["images"].split(), "dataset": written["dataset"] or None}
 
 
 def _lines(text: str) -> str:
     return text.replace("\r\n", "\n")  # as a form sends what was typed
 
 
-def _filing(visit: Visit, written: dict[str, str], error: CallError | KeystoreError | None) -> Response:
+def _filing(
+    visit: Visit,
+    written: dict[str, str],
+    error: CallError | KeystoreError | ValidationError | None,
+    *,
+    glass: bool = False,
+) -> Response:
+    if isinstance(error, CallError) and error.status == 404:
+        raise error
+    if isinstance(error, ValidationError):
+        error = malformed(error.errors(), "this form")
     status, problem = (200, None) if error is None else answer_to(error)
     policy = visit.office.keystore.policy()
-    return visit.show("filing.html", status, written=written, problem=problem, policy=policy)
+    return visit.show("filing.html", status, written=written, problem=problem, policy=policy, glass=glass)
+
+
+def pictures_page(visit: Visit) -> Response:
+    """Show where an approver may choose published pictures of their own; the page compares them, and sends none."""
+    request_id = visit.parameters["request_id"]
+    digests = calls.picture_digests(request_id, visit.office, visit.caller).digests
+    request = calls.show_request(request_id, visit.office, visit.caller)
+    response = visit.show("pictures.html", request=request, digests=digests)
+    response.headers.update(OWN_PICTURES)
+    return response
 
 
 def approval_page(visit: Visit) -> Response:

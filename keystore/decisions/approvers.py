@@ -144,9 +144,16 @@ def check_enrolment(connection: Connection, change: Mapping[str, Any]) -> None:
     if not re.fullmatch(ROLE_PATTERN, change["role"]):
         raise PolicyError("role", "a role is named by 1 to 32 small letters, digits and hyphens, such as dpo or legal")
     if enrolled(connection, change["person"]) is not None:
-        raise ApprovalError("enrolled", "this approver has an enrolled key; where it is lost, remove that one first")
+        raise ApprovalError(
+            "enrolled", "this approver has an enrolled key; replace that one (keystore approver replace)"
+        )
+    check_new(connection, change["key"])
+
+
+def check_new(connection: Connection, key_id: str) -> None:
+    """Raise ApprovalError where a key was ever enrolled."""
     table = schema.approver_keys
-    if connection.execute(select(table.c.key_id).where(table.c.key_id == change["key"])).first() is not None:
+    if connection.execute(select(table.c.key_id).where(table.c.key_id == key_id)).first() is not None:
         raise ApprovalError("known-key", "this key was enrolled before, and is so once only; make a new one")
 
 
@@ -173,14 +180,14 @@ def on_list(connection: Connection, key_id: str) -> Row[tuple[object, ...]]:
     return row
 
 
-def take_off_list(connection: Connection, now: datetime, change: Mapping[str, Any]) -> None:
+def take_off_list(connection: Connection, now: datetime, key_id: str) -> None:
     """Take a key off the list, and end the open requests that it approved."""
     keys, requests, approvals = schema.approver_keys, schema.requests, schema.approvals
-    connection.execute(keys.update().where(keys.c.key_id == change["key"]).values(removed_at=timestamp(now)))
+    connection.execute(keys.update().where(keys.c.key_id == key_id).values(removed_at=timestamp(now)))
     rests_on_it = (
         select(approvals.c.request_id)
         .where(approvals.c.request_id == requests.c.request_id, approvals.c.digest == requests.c.digest)
-        .where(approvals.c.key_id == change["key"])
+        .where(approvals.c.key_id == key_id)
     )
     still_open = requests.c.state.in_([State.PENDING.value, State.APPROVED.value])
     connection.execute(requests.update().where(still_open, rests_on_it.exists()).values(state=State.DENIED.value))
@@ -190,7 +197,7 @@ def forget(connection: Connection, log: LogWriter, person: str) -> None:
     """Take the key of a person who is erased off the list; the entry of the erasure says so."""
     row = enrolled(connection, person)
     if row is not None:
-        take_off_list(connection, log.now, {"key": row.key_id})
+        take_off_list(connection, log.now, str(row.key_id))
 
 
 def are_enough(

@@ -11,6 +11,12 @@ A change is canonical JSON, and the fields of the entry that makes it:
     {kind: "policy", policy, was}                                               was: the policy before; both whole
     {kind: "enrol-approver", person, role, key, public_key, passkey}            passkey: where it is one
     {kind: "remove-approver", person, key}
+    {kind: "replace-approver", person, role, replaced, key, public_key, passkey}    the same person's, in the same role
+    {kind: "review", broken, digest, who}           a break of the glass (decisions.break_glass) was looked into; who: broke it
+
+The holder of a key that is replaced may sign that with it, and counts, as whom a change benefits does not: the same person has
+the same role as before, so nobody gets a power that the old key had not, and as many people agree as for any release. So where no
+more have keys than the policy asks for, a key that its holder still has can be replaced; one that is lost, by others only.
 """
 
 from __future__ import annotations
@@ -25,17 +31,22 @@ from sqlalchemy import Connection, select
 from keystore.audit.log import LogWriter
 from keystore.crypto.canonical import canonical_json
 from keystore.decisions import approvers, stored_policy
+from keystore.decisions.break_glass import check_unreviewed
 from keystore.decisions.policy import MIN_APPROVALS, Policy
 from keystore.decisions.signatures import OwnKey, key_id_of
 from keystore.errors import ApprovalError
 from keystore.storage import schema
 
 LIFETIME: Final = timedelta(days=7)  # within which a change is signed
+SIGNED_TOO: Final = ("erase-person", "review")  # `also` of an entry `signed-changes`; older versions signed neither
 Change = dict[str, Any]
+Breaks = Mapping[str, Mapping[str, Any]]  # what the verified log says of broken glass, by request: digest, reviewed
 _FIELDS: Final = {
     "policy": ("policy",),
     "enrol-approver": ("key", "passkey", "person", "public_key", "role"),
     "remove-approver": ("key", "person"),
+    "replace-approver": ("key", "passkey", "person", "public_key", "replaced", "role"),
+    "review": ("broken", "digest", "who"),
 }
 
 
@@ -46,15 +57,30 @@ def of_policy(policy: Policy) -> Change:
 
 def of_enrolment(person: str, role: str, key: OwnKey) -> Change:
     """Return the change that puts a key on the list."""
-    encoded = base64.b64encode(key.public_key).decode()
-    said = {"key": key_id_of(key.public_key), "person": person, "public_key": encoded, "role": role}
-    passkey = {} if key.passkey is None else {"passkey": key.passkey.content()}
-    return {"kind": "enrol-approver", **said, **passkey}
+    return {"kind": "enrol-approver", "person": person, "role": role, **_said_of(key)}
+
+
+def of_replacement(connection: Connection, key_id: str, key: OwnKey) -> Change:
+    """Return the change that puts a key in the place of another, of its person. Raises ApprovalError: that is not on the list."""
+    row = approvers.on_list(connection, key_id)
+    return {"kind": "replace-approver", "person": row.person, "replaced": key_id, "role": row.role, **_said_of(key)}
+
+
+def _said_of(key: OwnKey) -> dict[str, Any]:
+    said = {"key": key_id_of(key.public_key), "public_key": base64.b64encode(key.public_key).decode()}
+    return said if key.passkey is None else {**said, "passkey": key.passkey.content()}
 
 
 def of_removal(connection: Connection, key_id: str) -> Change:
     """Return the change that takes a key off the list. Raises ApprovalError: it is not on it."""
     return {"kind": "remove-approver", "key": key_id, "person": str(approvers.on_list(connection, key_id).person)}
+
+
+def of_review(request_id: str, who: str, breaks: Breaks) -> Change:
+    """Return what settles a break of the glass. who: broke it. Raises ApprovalError: nobody did by this request."""
+    reviewed = breaks.get(request_id, {}).get("reviewed")
+    check_unreviewed(request_id, reviewed)
+    return {"kind": "review", "broken": request_id, "digest": breaks[request_id]["digest"], "who": who}
 
 
 def made_by(leaf: Mapping[str, Any]) -> Change:
@@ -65,29 +91,41 @@ def made_by(leaf: Mapping[str, Any]) -> Change:
 def people_of(change: Mapping[str, Any]) -> set[str]:
     """Return the people (commitments) whom a change names."""
     lists = [change[name].get("break_glass", []) for name in ("was", "policy") if name in change]
-    return {person for one in lists for person in one} | ({change["person"]} if "person" in change else set())
+    return {person for one in lists for person in one} | {change[one] for one in ("person", "who") if one in change}
 
 
 def benefits(change: Mapping[str, Any] | None) -> frozenset[str]:
-    """Return the people (commitments) whom a change benefits: whose key it is; who may break the glass, and might not before."""
-    if change is None:
+    """Return the people (commitments) whom a change benefits: whose key it is; who broke the glass, or may, and might not before.
+
+    Nobody of a replacement, which leaves its person what they had.
+    """
+    if change is None or change["kind"] == "replace-approver":
         return frozenset()
+    if change["kind"] == "review":
+        return frozenset({change["who"]})
     if change["kind"] != "policy":
         return frozenset({change["person"]})
     was = change.get("was", {}).get("break_glass", [])
     return frozenset(change["policy"].get("break_glass", [])) - frozenset(was)
 
 
-def check(connection: Connection, change: Change, *, signed: bool) -> None:
+def check(connection: Connection, change: Change, *, signed: bool, breaks: Breaks) -> None:
     """Raise ApprovalError, PolicyError where a change can not be made now. signed: names do not count any more."""
+    if change["kind"] == "review":
+        check_unreviewed(change["broken"], breaks.get(change["broken"], {}).get("reviewed"))
+        return
     people = schema.people
-    gone = select(people.c.person).where(people.c.person.in_(list(benefits(change))), people.c.name.is_(None))
+    concerned = benefits(change) | ({change["person"]} if "person" in change else set())
+    gone = select(people.c.person).where(people.c.person.in_(list(concerned)), people.c.name.is_(None))
     if connection.execute(gone).first() is not None:
         raise ApprovalError("erased-person", "the change is for a person who was erased; withdraw it")
     if change["kind"] == "enrol-approver":
         approvers.check_enrolment(connection, change)
     elif change["kind"] == "remove-approver":
         approvers.on_list(connection, change["key"])
+    elif change["kind"] == "replace-approver":
+        approvers.on_list(connection, change["replaced"])
+        approvers.check_new(connection, change["key"])
     else:
         policy = _policy(change)
         if policy.own_keys or signed:
@@ -103,9 +141,16 @@ def check_names(change: Change, policy_approvals: int, by: Sequence[str]) -> Non
             )
         return
     needed = max(MIN_APPROVALS, policy_approvals)
-    if len(set(by) - benefits(change)) < needed:
+    if change["kind"] == "review":
+        if len(set(by) - {change["who"]}) < needed:
+            raise ApprovalError(
+                "too-few",
+                f"it takes {needed} people to review this, none of them the one who broke the glass; name more",
+            )
+        return
+    if len(set(by) - {change["person"]}) < needed:
         raise ApprovalError(
-            "approver-alone", f"an approver is enrolled or removed by {needed} other people together; name more"
+            "approver-alone", f"the list of approvers is changed by {needed} other people together; name more"
         )
 
 
@@ -117,17 +162,38 @@ def make(
     if change["kind"] == "policy":
         stored_policy.write(connection, log, _policy(change), agreed, **signed)
         return
-    put = approvers.put_on_list if change["kind"] == "enrol-approver" else approvers.take_off_list
-    put(connection, log.now, change)
-    log.append(change["kind"], by=agreed, **{name: said for name, said in change.items() if name != "kind"}, **signed)
+    if change["kind"] == "review":
+        said = {"request": change["broken"]} if request_id is None else {**_content(change), **signed}
+        log.append("review", by=agreed, **said)
+        return
+    if change["kind"] != "enrol-approver":
+        approvers.take_off_list(connection, log.now, change["replaced" if "replaced" in change else "key"])
+    if change["kind"] != "remove-approver":
+        approvers.put_on_list(connection, log.now, change)
+    log.append(change["kind"], by=agreed, **_content(change), **signed)
+
+
+def _content(change: Change) -> dict[str, Any]:
+    return {name: said for name, said in change.items() if name != "kind"}
+
+
+def title(change: Mapping[str, Any]) -> str:
+    """Return in words what kind of change it is."""
+    return "a review of a break of the glass" if change["kind"] == "review" else "a change of who decides"
 
 
 def described(change: Mapping[str, Any], names: Mapping[str, str]) -> list[tuple[str, str]]:
     """Return what a change does, line by line, for people. names: of people, by commitment, as the keystore says."""
+    if change["kind"] == "review":
+        of = ("the glass was broken by", _named(change["who"], names))
+        return [of, ("request", change["broken"]), ("whose digest was", change["digest"])]
     if change["kind"] != "policy":
-        verb = "enrol" if change["kind"] == "enrol-approver" else "remove"
+        verb = {"enrol-approver": "enrol the key", "remove-approver": "remove the key"}.get(
+            change["kind"], "by the key"
+        )
         device = ", a passkey of " + change["passkey"]["origin"] if "passkey" in change else ""
-        lines = [(f"{verb} the key", change["key"] + device), ("of", _named(change["person"], names))]
+        lines = [("replace the key", change["replaced"])] if "replaced" in change else []
+        lines += [(verb, change["key"] + device), ("of", _named(change["person"], names))]
         return [*lines, ("in the role", change["role"])] if "role" in change else lines
     was, policy = change.get("was", {}), change["policy"]
     return [

@@ -68,4 +68,19 @@ class Removal(_Proposal):
     key: str = Field(max_length=MAX_NAME_CHARACTERS)
 
 
-Proposal = Annotated[PolicyProposal | Enrolment | Removal, Field(discriminator="kind")]
+class Replacement(_Proposal):
+    """A key goes on the list in the place of `key`, of its person, in their role."""
+
+    kind: Literal["replace-approver"] = "replace-approver"
+    key: str = Field(max_length=MAX_NAME_CHARACTERS)
+    public_line: str = Field(max_length=MAX_LINE_CHARACTERS)
+
+
+class Review(_Proposal):
+    """A break of the glass was looked into. request: that broke it."""
+
+    kind: Literal["review"] = "review"
+    request: str = Field(max_length=MAX_NAME_CHARACTERS)
+
+
+Proposal = Annotated[PolicyProposal | Enrolment | Removal | Replacement | Review, Field(discriminator="kind")]

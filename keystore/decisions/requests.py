@@ -18,7 +18,7 @@ from sqlalchemy import Connection, Row, select
 from keystore.audit.log import LogWriter
 from keystore.crypto.canonical import canonical_json, parse_timestamp, timestamp
 from keystore.decisions import approvers, changes, lifecycle, people, signatures, stored_policy
-from keystore.decisions.changes import Change
+from keystore.decisions.changes import Breaks, Change
 from keystore.decisions.content import Words, change_of, images_of, request_digest
 from keystore.decisions.lifecycle import Approval, Grant, RequestLife, State
 from keystore.decisions.policy import MIN_GRANT_SECONDS, Policy
@@ -70,11 +70,13 @@ class RequestDesk:
         self._log_content(log, "request", row, requester, len(images))
         return str(row["request_id"])
 
-    def propose(self, connection: Connection, log: LogWriter, policy: Policy, requester: str, change: Change) -> str:
+    def propose(
+        self, connection: Connection, log: LogWriter, policy: Policy, requester: str, change: Change, breaks: Breaks
+    ) -> str:
         """File a change that approvers sign, and return the request's id. Raises ApprovalError, PolicyError: it can not be."""
         if change["kind"] == "policy":
             change = {**change, "was": policy.content()}
-        changes.check(connection, change, signed=True)
+        changes.check(connection, change, signed=True, breaks=breaks)
         if not approvers.are_enough(connection, policy.approvals, policy.roles, changes.benefits(change) | {requester}):
             raise ApprovalError(
                 "approvers",
@@ -150,10 +152,11 @@ class RequestDesk:
         shown: str,
         own: OwnSignature | None = None,
         grant_seconds: int | None = None,
+        breaks: Breaks | None = None,
     ) -> None:
         """Approve the content of digest `shown`: by the approver's `own` signature, or one made here with the key kept for them.
 
-        grant_seconds: how long the grant may live, where the approver chose less than the policy allows.
+        grant_seconds: how long the grant may live, where the approver chose less than the policy allows. breaks: of a change.
 
         The last approval needed makes the grant, or the change. Raises ApprovalError; PolicyError: it can not be made any more.
         """
@@ -215,7 +218,7 @@ class RequestDesk:
         if change is None:
             log.append("grant", **self._grant(connection, log, policy, life))
             return
-        changes.check(connection, change, signed=True)
+        changes.check(connection, change, signed=True, breaks=breaks or {})
         self._set_state(connection, request_id, State.APPLIED)
         changes.make(connection, log, change, sorted(life.approvers()), request_id)
 

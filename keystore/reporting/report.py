@@ -213,7 +213,7 @@ class _Reader:
         elif kind == "break-glass":
             self._broken[leaf["grant"]] = leaf
         elif kind == "review":
-            self._reviews[leaf["request"]] = leaf["by"]
+            self._reviews[leaf.get("broken", leaf["request"])] = leaf["by"]
         elif kind == "erase":
             self._erasures.append(leaf)
         elif kind == "refused":

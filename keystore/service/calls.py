@@ -32,6 +32,7 @@ from keystore.service.messages import (
     STATE_PATTERN,
     ApproverList,
     Approving,
+    Breaking,
     Compared,
     Comparing,
     FiledChange,
@@ -41,6 +42,7 @@ from keystore.service.messages import (
     LogPage,
     Me,
     NamedShards,
+    PictureDigests,
     PolicyView,
     Presenting,
     Proof,
@@ -52,6 +54,7 @@ from keystore.service.messages import (
     SignedIn,
     TokenList,
 )
+from keystore.service.observing import log_line
 from keystore.service.office import Office
 
 if TYPE_CHECKING:
@@ -107,8 +110,7 @@ def me(office: In, caller: Calls) -> Me:
 
 def file_request(filing: Filing, office: In, caller: Calls) -> SeenRequest:
     """File a request for the keys of images (image ids, or record ids) of the token's data set."""
-    if filing.dataset is not None and not caller.may_touch(filing.dataset):
-        raise nothing_here()
+    dataset = _dataset(filing, caller)
     with office.deciding(caller):
         _check_open(office, caller)
         view = office.keystore.request(
@@ -118,9 +120,26 @@ def file_request(filing: Filing, office: In, caller: Calls) -> SeenRequest:
             filing.purpose,
             filing.legal_basis,
             timedelta(seconds=filing.lifetime_seconds),
-            dataset=filing.dataset or caller.dataset,
+            dataset=dataset,
         )
     return office.seen(view)
+
+
+def break_glass(breaking: Breaking, office: In, caller: Calls) -> SeenRequest:
+    """In an emergency: a request that is granted at once, without approvals, to whom the policy names. It is an alert, and nobody
+    does so again before others have reviewed it."""
+    dataset = _dataset(breaking, caller)
+    with office.deciding(caller):
+        words = (breaking.case, breaking.purpose, breaking.legal_basis)
+        view = office.keystore.break_glass(caller.person, breaking.images, *words, dataset=dataset)
+    log_line("alert", alert="break-glass", request=view.request_id, token=caller.token_id)
+    return office.seen(view)
+
+
+def _dataset(asked: Breaking, caller: Caller) -> str | None:
+    if asked.dataset is not None and not caller.may_touch(asked.dataset):
+        raise nothing_here()
+    return asked.dataset or caller.dataset
 
 
 def _check_open(office: Office, caller: Caller) -> None:
@@ -148,6 +167,12 @@ def compare_pictures(request_id: Id, comparing: Comparing, office: In, caller: C
     """Say which published pictures are not those that a request's records are of. Of the records nothing else is told."""
     office.visible(request_id, caller, "compare_pictures")
     return Compared(problems=office.keystore.compare_pictures(request_id, comparing.digests))
+
+
+def picture_digests(request_id: Id, office: In, caller: Calls) -> PictureDigests:
+    """Return by which digests an approver knows the published pictures of a request. Of its records nothing else is told."""
+    office.visible(request_id, caller, "picture_digests")
+    return PictureDigests(digests=office.keystore.picture_digests(request_id))
 
 
 def approve(request_id: Id, approving: Approving, office: In, caller: Calls) -> SeenRequest:

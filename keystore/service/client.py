@@ -23,11 +23,13 @@ from keystore.reporting.report import OfficerReport
 from keystore.service.connection import Connection, ServiceUnavailable
 from keystore.service.messages import (
     ApproverList,
+    Breaking,
     Compared,
     Comparing,
     FiledChange,
     Filing,
     Me,
+    PictureDigests,
     PolicyView,
     Reporting,
     RequestList,
@@ -78,6 +80,19 @@ class ServiceClient:
         )
         return self._connection.ask(SeenRequest, "POST", "/v1/requests", filing.model_dump(mode="json"))
 
+    def break_glass(
+        self,
+        by: str,
+        image_ids: Sequence[str],
+        case: str,
+        purpose: str,
+        legal_basis: str,
+        dataset: str | None = None,
+    ) -> SeenRequest:
+        """See EmergencyKeystore.break_glass; `by` is whoever the token is of."""
+        said = Breaking(images=list(image_ids), case=case, purpose=purpose, legal_basis=legal_basis, dataset=dataset)
+        return self._connection.ask(SeenRequest, "POST", "/v1/break-glass", said.model_dump(mode="json"))
+
     def approve(
         self,
         request_id: str,
@@ -109,6 +124,10 @@ class ServiceClient:
         """See Keystore.compare_pictures."""
         said = Comparing(digests=dict(digests)).model_dump(mode="json")
         return self._connection.ask(Compared, "POST", _of(request_id, "pictures"), said).problems
+
+    def picture_digests(self, request_id: str) -> dict[str, str | None]:
+        """See Keystore.picture_digests."""
+        return self._connection.ask(PictureDigests, "GET", _of(request_id, "pictures")).digests
 
     def policy(self) -> Policy:
         """See Keystore.policy."""

@@ -47,15 +47,20 @@ class Problem(BaseModel):
     detail: str
 
 
-class Filing(Message):
-    """A request as it is filed. lifetime_seconds: how long it stands."""
+class Breaking(Message):
+    """What is asked for in an emergency, and why: it is granted at once, for an hour."""
 
     images: list[str] = Field(min_length=1, max_length=MAX_IMAGES)
     case: str = Field(max_length=MAX_TEXT_CHARACTERS, repr=False)
     purpose: str = Field(max_length=MAX_TEXT_CHARACTERS, repr=False)
     legal_basis: str = Field(max_length=MAX_TEXT_CHARACTERS, repr=False)
-    lifetime_seconds: int = Field(ge=1, le=MAX_LIFETIME_CEILING_SECONDS)
     dataset: str | None = Field(default=None, max_length=MAX_NAME_CHARACTERS)
+
+
+class Filing(Breaking):
+    """A request as it is filed. lifetime_seconds: how long it stands."""
+
+    lifetime_seconds: int = Field(ge=1, le=MAX_LIFETIME_CEILING_SECONDS)
 
 
 class FiledChange(Message):
@@ -87,6 +92,12 @@ class Compared(BaseModel):
     """Why pictures are not those of a request's records, by record id; "" of each that is."""
 
     problems: dict[str, str]
+
+
+class PictureDigests(View):
+    """SHA-256, in hex, of the files published with a request's records, by record id; None where there is none."""
+
+    digests: dict[str, str | None]
 
 
 class Reporting(Message):

@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 
 from keystore.errors import InvalidRecordError, TamperedError
 from keystore.intake.records import KeyRecord
-from keystore.vault.records import RecordVault
+from keystore.vault.records import ImageRow, RecordVault
 
 MISSING = "missing"
 
@@ -31,6 +31,15 @@ def disagreements(connection: Connection, vault: RecordVault, published: Iterabl
     """Return why a record does not belong to what was published under it, by record id; `MISSING` where there is none."""
     found = {one.record_id: _problem(connection, vault, one) for one in published}
     return {record_id: problem for record_id, problem in found.items() if problem}
+
+
+def published_digest(connection: Connection, vault: RecordVault, image: ImageRow) -> str | None:
+    """Return the SHA-256, in hex, of the file that was published with a record; None where there is none, or no such record.
+
+    Raises TamperedError, InvalidRecordError.
+    """
+    opened = vault.open(connection, image)
+    return None if opened is None else KeyRecord.from_canonical_bytes(opened).output_sha256
 
 
 def _problem(connection: Connection, vault: RecordVault, published: Published) -> str:

@@ -16,29 +16,37 @@ if TYPE_CHECKING:
 
 
 def apply_enrolment(state: LoggedDecisions, leaf: dict[str, Any]) -> None:
-    """Take an entry into account that puts a key on the list, or takes one off it."""
+    """Take an entry into account that puts a key on the list, takes one off it, or both."""
     entry, person = f"entry {leaf['seq']} ({leaf['type']})", leaf["person"]
     if leaf["type"] == "erase-person":
         state.erased_people.add(person)
+        if _enrolled(state, person) and "erase-person" in state.signed_too:
+            state.problems.append(f"{entry} takes a key off the list that approvers sign, and no approver signed it")
         for key in _enrolled(state, person):
             _take_off(state, key)
         return
     check_agreed(state, leaf)
-    if len(set(leaf["by"]) - {person}) < max(MIN_APPROVALS, state.approvals_of_policy):
+    itself = set() if leaf["type"] == "replace-approver" and "request" in leaf else {person}
+    if len(set(leaf["by"]) - itself) < max(MIN_APPROVALS, state.approvals_of_policy):
         state.problems.append(f"{entry} is by fewer people than it takes")
-    if leaf["type"] == "enrol-approver":
-        if _enrolled(state, person) or leaf["key"] in state.approver_keys:
-            state.problems.append(f"{entry} enrols a person, or a key, a second time")
-        if key_id_of(base64.b64decode(leaf["public_key"], validate=True)) != leaf["key"]:
-            state.problems.append(f"{entry} calls a key by another's name")
-        said: dict[str, Any] = {
-            name: leaf[name] for name in ("passkey", "person", "public_key", "role") if name in leaf
-        }
-        state.approver_keys[leaf["key"]] = {**said, "removed": False}
-        return
-    if leaf["key"] not in _enrolled(state, person):
-        state.problems.append(f"{entry} removes a key that was not enrolled")
-    _take_off(state, leaf["key"])
+    gone = {"remove-approver": leaf["key"], "replace-approver": leaf.get("replaced")}.get(leaf["type"])
+    if gone is not None:
+        if gone not in _enrolled(state, person):
+            state.problems.append(f"{entry} removes a key that was not enrolled")
+        _take_off(state, gone)
+    if leaf["type"] == "replace-approver" and leaf["role"] != state.approver_keys[leaf["replaced"]]["role"]:
+        state.problems.append(f"{entry} replaces a key by one of another role")
+    if leaf["type"] != "remove-approver":
+        _put_on(state, leaf, entry)
+
+
+def _put_on(state: LoggedDecisions, leaf: dict[str, Any], entry: str) -> None:
+    if _enrolled(state, leaf["person"]) or leaf["key"] in state.approver_keys:
+        state.problems.append(f"{entry} enrols a person, or a key, a second time")
+    if key_id_of(base64.b64decode(leaf["public_key"], validate=True)) != leaf["key"]:
+        state.problems.append(f"{entry} calls a key by another's name")
+    said: dict[str, Any] = {name: leaf[name] for name in ("passkey", "person", "public_key", "role") if name in leaf}
+    state.approver_keys[leaf["key"]] = {**said, "removed": False}
 
 
 def apply_loss(state: LoggedDecisions, leaf: dict[str, Any]) -> None:
@@ -49,7 +57,10 @@ def apply_loss(state: LoggedDecisions, leaf: dict[str, Any]) -> None:
         if state.approver_keys[key]["removed"]:
             state.problems.append(f"entry {leaf['seq']} (lost-keys) removes a key that was not enrolled")
         _take_off(state, key)
-    state.signed_from = None
+    left = [one["role"] for one in state.approver_keys.values() if not one["removed"]]
+    if len(left) >= max(MIN_APPROVALS, state.approvals_of_policy) and set(state.roles_of_policy) <= set(left):
+        state.problems.append(f"entry {leaf['seq']} (lost-keys) came while {len(left)} keys were left, enough to sign")
+    state.signed_from, state.signed_too = None, []
     state.lost_keys.append(leaf["seq"])
 
 

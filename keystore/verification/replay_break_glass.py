@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from keystore.decisions.policy import MIN_APPROVALS
+from keystore.verification.replay_changes import check_agreed
 
 if TYPE_CHECKING:
     from keystore.verification.replay_decisions import LoggedDecisions, LoggedRequest
@@ -24,10 +25,18 @@ def apply_break(state: LoggedDecisions, request: LoggedRequest, leaf: dict[str, 
 
 
 def apply_review(state: LoggedDecisions, leaf: dict[str, Any]) -> None:
-    """Take a review into account."""
-    broken, requester = state.breaks[leaf["request"]], state.requests[leaf["request"]].requester
+    """Take a review into account, of request `broken` where approvers signed it, of `request` where it is by names alone."""
+    entry, is_signed = f"entry {leaf['seq']} (review)", "broken" in leaf
+    ident = leaf["broken" if is_signed else "request"]
+    broken, requester = state.breaks[ident], state.requests[ident].requester
+    if is_signed:
+        check_agreed(state, leaf)
+        if (leaf["digest"], leaf["who"]) != (broken["digest"], requester):
+            state.problems.append(f"{entry} is of something else than broke the glass")
+    elif "review" in state.signed_too:
+        state.problems.append(f"{entry} is by names alone, and approvers sign it since entry {state.signed_from}")
     if broken["reviewed"] or len(set(leaf["by"]) - {requester}) < max(MIN_APPROVALS, state.approvals_of_policy):
-        state.problems.append(f"entry {leaf['seq']} reviews a second time, or is by fewer people than it takes")
+        state.problems.append(f"{entry} reviews a second time, or is by fewer people than it takes")
     broken["reviewed"] = True
 
 

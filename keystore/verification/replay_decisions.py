@@ -34,6 +34,7 @@ KINDS = frozenset(
         "release",
         "release-again",
         "remove-approver",
+        "replace-approver",
         "request",
         "review",
         "signed-changes",
@@ -89,6 +90,7 @@ class LoggedDecisions:
     bindings: dict[str, dict[str, Any]] = field(default_factory=dict)  # id -> digest of its row, person, role, ended
     identities: dict[str, str] = field(default_factory=dict)  # tag of an identity -> the one person it may stand for
     signed_from: int | None = None  # entry from which approvers sign changes of who decides
+    signed_too: list[str] = field(default_factory=list)  # types of entry that they sign besides (changes.SIGNED_TOO)
     lost_keys: list[int] = field(default_factory=list)  # entries that ended that, by names
     by_names: list[int] = field(default_factory=list)  # entries that changed who decides, without signatures
     problems: list[str] = field(default_factory=list)
@@ -111,10 +113,11 @@ def apply_decision(state: LoggedDecisions, leaf: dict[str, Any]) -> None:
         if leaf["person"] in state.enrolled:
             state.problems.append(f"entry {leaf['seq']} enrols a person a second time")
         state.enrolled[leaf["person"]] = leaf["public_key"]
-    elif kind in ("enrol-approver", "remove-approver", "erase-person"):
+    elif kind in ("enrol-approver", "remove-approver", "replace-approver", "erase-person"):
         apply_enrolment(state, leaf)
     elif kind == "signed-changes":
-        state.signed_from = leaf["seq"]
+        state.signed_from = leaf["seq"] if state.signed_from is None else state.signed_from
+        state.signed_too = list(leaf.get("also", []))
     elif kind == "lost-keys":
         apply_loss(state, leaf)
     elif kind in ("request", "change"):

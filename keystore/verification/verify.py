@@ -84,6 +84,7 @@ def verify_audit(
                 *_limits(frontier.size, vouched, given_key=vkey is not None),
                 *(f"request {one} broke the glass, and nobody has reviewed it" for one in unreviewed(logged)),
                 *_unsigned(logged),
+                *_by_names(logged),
             ],
         )
 
@@ -254,6 +255,23 @@ def _unsigned(logged: LoggedDecisions) -> list[str]:
         said.append(
             f"entries {entries}{more} changed the policy or the approvers' keys by names alone, as whoever had the keystore's "
             f"account could: no approver signed them ({since})"
+        )
+    return said
+
+
+def _by_names(logged: LoggedDecisions) -> list[str]:
+    """Return what is to be said of what no approver signs, whoever has keys."""
+    said = []
+    if logged.approver_keys and not logged.own_keys_of_policy:
+        said.append(
+            "the policy lets people approve who have no key of their own: the keystore signs for them, and who has its account "
+            "approves in their names (keyanon keystore policy set --own-keys)"
+        )
+    if logged.tokens or logged.bindings:
+        said.append(
+            f"nobody signs whom the service lets in: {len(logged.tokens)} token(s) were issued and {len(logged.bindings)} "
+            "identity(ies) bound, in the name and role that whoever has the keystore's account said. They can file, read, and "
+            "take what is granted to that person; they sign for nobody who has a key of their own"
         )
     return said
 

@@ -11,9 +11,10 @@ import pytest
 
 from keystore.approver_key import ApproverKey
 from keystore.crypto.canonical import canonical_json, timestamp
+from keystore.decisions import changes
 from keystore.decisions.lifecycle import State
 from keystore.decisions.policy import Policy
-from keystore.decisions.signatures import OwnSignature
+from keystore.decisions.signatures import OwnSignature, parse_public_line
 from keystore.emergency import EmergencyKeystore
 from keystore.errors import AuditError, GrantError, PolicyError, Refusal, TamperedError
 from keystore.verification.milestone import Milestone
@@ -245,12 +246,12 @@ def test_lost_keys_lead_back_to_names_and_every_audit_says_so(governed, make, ke
     assert report.problems == [] and any(f"entry {entry} says" in one for one in report.limits), "for good"
 
 
-def test_an_erased_approver_does_not_lead_back(governed, keys: Keys) -> None:
-    for name in ("bob", "dora"):
-        governed.erase_person(name, "oscar")
-    assert refused(lambda: governed.set_policy(Policy(max_images=7), *OTHERS)) == "approvers"
-    governed.lose_keys([], *OTHERS)
-    assert governed.set_policy(Policy(max_images=7), *OTHERS) is None
+def test_approvers_are_not_erased_until_too_few_can_sign(governed, make, keys: Keys) -> None:
+    make.agree(governed, governed.remove_approver(keys["dora"].key_id, *OTHERS), bob=keys["bob"], carol=keys["carol"])
+    governed.erase_person("dora", "oscar")
+    assert refused(lambda: governed.erase_person("bob", "oscar")) == "enrolled-key"
+    assert refused(lambda: governed.lose_keys([], *OTHERS)) == "keys-left"
+    assert governed.set_policy(Policy(max_images=7), *OTHERS) is not None
     assert verify_audit(governed.path).problems == []
 
 
@@ -348,10 +349,16 @@ def test_a_log_of_before_signatures_verifies_and_says_which_entries_had_none(tol
     assert state.problems == [] and len(changed) == 5 and state.by_names == changed
 
 
-def test_a_keystore_whose_keys_an_older_version_enrolled_is_asked_for_signatures(governed, make, keys: Keys) -> None:
-    with governed._ledger.transaction("lost-keys", None, None) as (connection, log):
-        by = sorted(governed._people.find_or_add(connection, one) for one in OTHERS)
-        log.append("lost-keys", by=by, keys=[])  # leaves the log as one without the entry from which on they sign
+def test_a_keystore_whose_keys_an_older_version_enrolled_is_asked_for_signatures(governed, make) -> None:
+    keys = {name: ApproverKey.generate() for name in ("bob", "dora")}
+    with governed._ledger.transaction("enrol-approver", None, None) as (
+        connection,
+        log,
+    ):  # which wrote nothing after these
+        by = [governed._people.find_or_add(connection, one) for one in OTHERS]
+        for name, key in keys.items():
+            of = (governed._people.find_or_add(connection, name), "dpo", parse_public_line(key.public_line))
+            changes.make(connection, log, changes.of_enrolment(*of), by)
     request_id = governed.set_policy(Policy(max_images=7), *OTHERS)
     assert [leaf["type"] for leaf in leaves(governed)[-2:]] == ["signed-changes", "request"]
     make.agree(governed, request_id, bob=keys["bob"], dora=keys["dora"])

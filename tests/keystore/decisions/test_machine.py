@@ -24,6 +24,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from keystore.approver_key import ApproverKey
 from keystore.crypto.canonical import timestamp
 from keystore.decisions.policy import Policy
+from keystore.decisions.proposals import Replacement
 from keystore.decisions.signatures import OwnSignature
 from keystore.embedded import Keystore
 from keystore.errors import ClockError, Refusal
@@ -402,6 +403,33 @@ class Machine(RuleBasedStateMachine):
             lambda: self.keystore.remove_approver(key.key_id, *sorted(by)),
         )
 
+    @rule(person=people, by=st.sets(people, min_size=1), everybody=seldom, again=seldom)
+    def replace(self, person: str, by: set[str], everybody: int, again: int) -> None:
+        """Another key takes the place of one; most often all agree to it, the holder of the old one too."""
+        by = by if everybody == 0 else set(PEOPLE) - self.gone
+        old, role = self.keys.get(person, (self.foreign, ""))
+        key = self.removed if again == 0 else ApproverKey.generate()
+
+        def blocked() -> str | None:
+            if person not in self.keys or self.keys[person][0] is not old:
+                return "erased-person" if old is not self.foreign and person in self.gone else "unknown-key"
+            return "known-key" if key.key_id in self.known else None
+
+        def make() -> None:
+            self._take_off(person)
+            self.keys[person] = (key, role)
+            self.known.add(key.key_id)
+            self.seen["replaced"] += 1
+
+        self._change(
+            ModelChange(None, blocked, make),
+            sorted(by),
+            "approver-alone" if len(by - {person}) < self.policy.approvals else None,
+            lambda: self.keystore.propose(Replacement(key=old.key_id, public_line=key.public_line), *sorted(by)),
+        )
+        if everybody > 4:
+            self._sign_all()
+
     @rule(lost=st.sets(people, min_size=1), by=st.sets(people, min_size=2), really=seldom, unknown=seldom)
     def lose_keys(self, lost: set[str], by: set[str], really: int, unknown: int) -> None:
         """Keys are said to be lost: names count again, where too few are left to sign."""
@@ -458,6 +486,10 @@ class Machine(RuleBasedStateMachine):
     def erase_person(self, person: str, by: str, really: int) -> None:
         if really:
             return
+        if self.signed and person in self.keys:
+            with self.expecting("enrolled-key"):
+                self.keystore.erase_person(person, by)
+            return
         with contextlib.suppress(Refusal):  # nobody can be erased who never did anything
             self.keystore.erase_person(person, by)
             self.gone.add(person)
@@ -502,7 +534,7 @@ def test_whatever_people_do_the_keystore_does_what_the_model_does(filled_templat
     )
     common = {"release", "used", "not-requester", "self-approval", "expired", "unknown-record", "lifetime"}
     common |= {"approvers", "ended by a removal", "enrolled", "not-enrolled", "unknown-key"}
-    common |= {"release of own keys", "release of roles", "filed", "applied"}
+    common |= {"release of own keys", "release of roles", "filed", "applied", "replaced"}
     if database == "postgresql":  # seen a few times only
         common = {"release", "used"}
     assert common <= {name for name, times in seen.items() if times}, seen  # or the machine went nowhere

@@ -36,6 +36,7 @@ WANTED = {  # what a call that may be made is answered
     "remove_shard": 204,
     "remove_receipts": 204,
     "revoke_token": 204,
+    "break_glass": 409,  # the policy names nobody; see test_breaking_glass
 }
 _numbers = itertools.count()
 
@@ -85,9 +86,10 @@ def call_of(name: str, served, beside: ServedKeystore, make, dataset: str) -> tu
         body = {"params": {"state": "s", "code": "c"}}
     elif name == "sign_in_token":
         body = {"json": {"code": "c", "verifier": "v" * 43}}
-    elif name == "file_request":
+    elif name in ("file_request", "break_glass"):
         words = {"case": "C-1", "purpose": "identify a missing person", "legal_basis": "court order"}
-        body = {"json": {**words, "images": ["a.png"], "lifetime_seconds": 3600}}
+        lifetime = {"lifetime_seconds": 3600} if name == "file_request" else {}
+        body = {"json": {**words, "images": ["a.png"], **lifetime}}
     path = ENDPOINTS[name].path.format(
         request_id=request_id, run_id=run, shard=shard, token_id=token_id, index=0, old_size=1
     )
@@ -104,7 +106,7 @@ def wanted(name: str, role: Role, tenant: str) -> int:
     if (reach is Reach.OWN and tenant != "own") or (reach is Reach.OWN_CHANGES):
         return 404  # alice's is no change
     if reach is Reach.DATASET and tenant == "another data set":
-        return 409 if name == "file_request" else 404  # no such image is in that data set
+        return 409 if name in ("file_request", "break_glass") else 404  # no such image is in that data set
     return WANTED.get(name, 200)
 
 

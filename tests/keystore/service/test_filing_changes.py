@@ -128,7 +128,7 @@ def test_what_can_not_be_is_refused_as_on_the_machine(office: Served, keys: Keys
     twice = Enrolment(approver="dora", role="dpo", public_line=ApproverKey.generate().public_line)
     assert refused(lambda: operator.propose(twice)) == "enrolled"
     assert (
-        refused(lambda: operator.propose(Enrolment(approver="erin", role="dpo", public_line="no key"))) == "public-line"
+        refused(lambda: operator.propose(Enrolment(approver="erin", role="dpo", public_line="no key"))) == "public-key"
     )
     for role in ("requester", "approver", "recovery", "auditor"):
         stranger: ServiceClient = office.client(role, "mallory")

@@ -25,11 +25,12 @@ from keystore.audit.merkle import Frontier, leaf_hash
 from keystore.audit.signers import LogSigner
 from keystore.audit.tree import stored_nodes
 from keystore.crypto.canonical import canonical_json, utc_now
-from keystore.decisions import changes
+from keystore.decisions import approvers, changes
 from keystore.decisions.api_token import Role
 from keystore.decisions.bindings import Identity, binding_digest
 from keystore.decisions.changes import Change
 from keystore.decisions.policy import Policy
+from keystore.decisions.proposals import Replacement
 from keystore.decisions.signatures import parse_public_line
 from keystore.embedded import Keystore
 from keystore.errors import KeystoreError
@@ -79,12 +80,16 @@ def make_scene(template: Path, work: Path) -> Scene:
         make.take(keystore, released)
         keystore.erase("photos", "Olga", subject=SUBJECT)
         keystore.deny(make.request(keystore, "c.png").request_id, "Dora")
+        keystore.set_break_glass(["Gina"], "Bob", "Carol")
+        keystore.break_glass("Gina", ["c.png"], "C-9", "a child is missing", "police act 12")
         keystore.enrol_approver("Gina", "legal", gone.public_line, "Bob", "Carol")
         keystore.remove_approver(gone.key_id, "Bob", "Carol")
         keystore.enrol_approver("Erin", "dpo", own.public_line, "Bob", "Carol")
         keystore.enrol_approver("Finn", "security", other.public_line, "Bob", "Carol")
         enrolment = keystore.enrol_approver("Hana", "security", late.public_line, "Bob")
         make.agree(keystore, enrolment, Erin=own, Finn=other)
+        renewed = Replacement(key=late.key_id, public_line=ApproverKey.generate().public_line)
+        make.agree(keystore, keystore.propose(renewed, "Bob"), Erin=own, Hana=late)
         make.sign(keystore, str(keystore.set_policy(Policy(max_images=7), "Bob")), Erin=own)
         for name, role in (("Erin", Role.APPROVER), ("Alice", Role.REQUESTER)):
             keystore.bind_identity(Identity("https://id.example", f"sub of {name}"), name, role, "Olga")
@@ -182,6 +187,33 @@ def _set_policy_by_names(scene: Scene) -> None:
 def _enrol_before_signatures(scene: Scene) -> None:
     _drop_entries(scene, "signed-changes")
     _enrol_by_names(scene)
+
+
+def _replace_by_names(scene: Scene) -> None:
+    with Keystore.open(scene.path) as keystore, keystore._ledger.transaction("test", None, None) as (connection, log):
+        bob, carol, erin = (keystore._people.find_or_add(connection, name) for name in ("Bob", "Carol", "Erin"))
+        old, new = approvers.enrolled(connection, erin), parse_public_line(ApproverKey.generate().public_line)
+        changes.make(connection, log, changes.of_replacement(connection, str(old.key_id), new), [bob, carol])
+
+
+def _lose_no_keys(scene: Scene) -> None:
+    with Keystore.open(scene.path) as keystore, keystore._ledger.transaction("test", None, None) as (connection, log):
+        by = sorted(keystore._people.find_or_add(connection, name) for name in ("Bob", "Carol"))
+        log.append("lost-keys", by=by, keys=[])
+
+
+def _review_by_names(scene: Scene) -> None:
+    with Keystore.open(scene.path) as keystore, keystore._ledger.transaction("test", None, None) as (connection, log):
+        by = [keystore._people.find_or_add(connection, name) for name in ("Bob", "Carol")]
+        logged = keystore._verified_decisions(connection)
+        (broken,) = logged.breaks
+        changes.make(connection, log, changes.of_review(broken, logged.requests[broken].requester, logged.breaks), by)
+
+
+def _erase_an_approver(scene: Scene) -> None:
+    with Keystore.open(scene.path) as keystore, keystore._ledger.transaction("test", None, None) as (connection, log):
+        by = keystore._people.find_or_add(connection, "Bob")
+        keystore._people.erase(connection, log, keystore._keys.keyring, "Finn", by)
 
 
 def _exchange_a_change(scene: Scene) -> None:
@@ -304,6 +336,10 @@ TAMPERINGS: dict[tuple[str, str], Callable[[Scene], None]] = {
     (DATABASE, "a key that was removed is put back"): _statements(
         "UPDATE approver_keys SET removed_at = NULL WHERE role = 'legal'"
     ),
+    (DATABASE, "a key that was replaced and the one in its place change places"): _statements(
+        "UPDATE approver_keys SET removed_at = CASE WHEN removed_at IS NULL THEN enrolled_at ELSE NULL END "
+        "WHERE person = (SELECT person FROM people WHERE name = 'hana')"
+    ),
     (DATABASE, "an approver is put into another team"): _statements("UPDATE approver_keys SET role = 'legal' WHERE role = 'dpo'"),
     (DATABASE, "a signature of an own key is exchanged"): _statements(
         "UPDATE approvals SET signature = :zero WHERE key_id IS NOT NULL"
@@ -341,6 +377,12 @@ TAMPERINGS: dict[tuple[str, str], Callable[[Scene], None]] = {
     (KEK, "an approver's key is enrolled by names alone, in an entry that is signed, after approvers sign that"): _enrol_by_names,
     (KEK, "a break-glass list is set by names alone, in an entry that is signed, after approvers sign that"):
         _set_policy_by_names,
+    (KEK, "an approver's key is replaced by names alone, in an entry that is signed, after approvers sign that"):
+        _replace_by_names,
+    (KEK, "a break of the glass is reviewed by names alone, in an entry that is signed, after approvers sign that"):
+        _review_by_names,
+    (KEK, "an approver is erased whose key no approver signed off the list, in an entry that is signed"): _erase_an_approver,
+    (KEK, "keys are said to be lost while enough are left to sign, in an entry that is signed"): _lose_no_keys,
     (KEK, "the same enrolment, and the log written and signed anew without the entry from which approvers sign changes"):
         _enrol_before_signatures,
     (KEK, "an identity is bound to a second person, in an entry that is signed"): _bind_to_a_second_person,

@@ -18,7 +18,7 @@ PAGE = Path(__file__).parents[3] / "docs/tampering.md"
 def test_who_notices_what_is_as_the_page_says(filled_template: Path, database: str, tmp_path: Path) -> None:
     scene = tampering.make_scene(filled_template, tmp_path)
     clean = verify_audit(scene.path, scene.checkpoint, scene.vkey)
-    assert clean.intact and ["by names alone" in one for one in clean.limits] == [True], clean
+    assert clean.intact and len([one for one in clean.limits if "by names alone" in one]) == 1, clean
     untouched = tampering.observe(scene.copy(tmp_path / "untouched"), tmp_path)
     assert not any(untouched.values()), "nobody cries wolf"
     found = tampering.run(scene, tmp_path)

@@ -1,0 +1,60 @@
+"""Pages about who decides: a change as its operator and its approvers see it, and breaking the glass."""
+
+from __future__ import annotations
+
+from keystore.approver_key import ApproverKey
+from keystore.decisions.proposals import PolicyProposal, Replacement
+from keystore.served import ServedKeystore
+from keystore.verification.verify import verify_audit
+
+WORDS = {"case": "C-9", "purpose": "a child is missing, every minute counts", "legal_basis": "police act 12"}
+OTHERS = ("oscar", "olga")
+
+
+def test_the_glass_is_broken_by_a_form_and_its_review_is_among_the_requests(served, beside: ServedKeystore) -> None:
+    eva, other = served.person("requester", "eva"), served.person("requester", "mallory")
+    asked = {**WORDS, "images": "a.png", "dataset": ""}
+    assert "break-glass" not in eva.get("/filing").text
+    off = eva.post("/break-glass", **asked)
+    assert off.status_code == 409 and "break-glass-off" in off.text and WORDS["purpose"] in off.text
+    assert beside.propose(PolicyProposal(break_glass=["eva"]), *OTHERS) is None
+    assert "/console/break-glass" in eva.get("/filing").text
+    form = eva.get("/break-glass").text
+    assert "nobody approves this first" in form and 'name="hours"' not in form
+    assert "break-glass-person" in other.post("/break-glass", **asked).text
+    assert eva.post("/break-glass", **{**asked, "images": ""}).status_code == 422
+    done = eva.post("/break-glass", **asked)
+    assert done.status_code == 303
+    request_id = done.headers["location"].rsplit("/", 1)[1]
+    page = eva.get(f"/requests/{request_id}").text
+    assert "Others have to review it" in page and "approved" in page
+    assert "break-glass-unreviewed" in eva.post("/break-glass", **asked).text
+    for name in ("bob", "carol"):
+        beside.enrol_approver(name, "dpo", ApproverKey.generate().public_line, *OTHERS)
+    review = beside.review(request_id, "olga")
+    approver = served.person("approver", "bob")
+    assert "Review of a break of the glass" in approver.get("/requests").text
+    told = approver.get(f"/requests/{review}/approval").text
+    assert "the glass was broken by" in told and request_id in told and "eva (" in told
+
+
+def test_who_files_a_change_sees_it_and_withdraws_it_and_sees_no_request_for_keys(
+    served, beside: ServedKeystore, make
+) -> None:
+    for name in ("bob", "carol"):
+        if name not in {one.person for one in beside.approvers()}:
+            beside.enrol_approver(name, "dpo", ApproverKey.generate().public_line, *OTHERS)
+    old = next(one.key for one in beside.approvers() if one.person == "bob" and one.removed_at is None)
+    proposal = Replacement(key=old, public_line=ApproverKey.generate().public_line)
+    mine, theirs = (str(beside.propose(proposal, name)) for name in ("paul", "oscar"))
+    asked = make.request(beside, "a.png", requester="paul").request_id
+    operator = served.person("operator", "paul")
+    listed = operator.get("/requests").text
+    assert mine in listed and theirs not in listed and asked not in listed
+    told = operator.get(f"/requests/{mine}").text
+    assert "replace the key" in told and "by the key" in told and old in told and "Withdraw" in told
+    assert operator.get(f"/requests/{theirs}").status_code == 404 == operator.get(f"/requests/{asked}").status_code
+    assert operator.get("/filing").status_code == 404 == operator.get("/break-glass").status_code
+    assert operator.post(f"/requests/{mine}/withdrawal").status_code == 303
+    assert beside.show(mine).state == "denied"
+    assert verify_audit(beside.path).problems == []
