@@ -73,6 +73,7 @@ NEUTRAL_SETTINGS = frozenset(
         "limit",
         "max_failure_rate",
         "gone",
+        "accept_version",
     }
 )
 
@@ -155,7 +156,12 @@ class AnonymizeConfig(InputConfig):
     )
 
     gone: Literal["fail", "keep"] = Field(
-        default="fail", description="pictures of an earlier attempt that photos do not hold any more; keep: their rows stay"
+        default="fail",
+        description="pictures of an earlier attempt that photos do not hold any more; keep: their rows stay",
+    )
+
+    accept_version: str | None = Field(
+        default=None, description="of keyanon, which may go on with a run that another one began"
     )
 
     # How the work is laid out

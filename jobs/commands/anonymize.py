@@ -119,6 +119,14 @@ def anonymize(
             show_default="fail",
         ),
     ] = None,
+    accept_version: Annotated[
+        str | None,
+        typer.Option(
+            metavar="VERSION",
+            help="Of this keyanon: it may go on with a run of another version.",
+            show_default="the run's",
+        ),
+    ] = None,
     image_column: Annotated[
         str | None, _option("image", "Column with encoded pictures, or with their names.", _PARQUET)
     ] = None,

@@ -84,6 +84,7 @@ def retry(
     gone: Annotated[
         Literal["fail", "keep"] | None, _option("keep: rows stay whose pictures PHOTOS do not hold any more.")
     ] = None,
+    accept_version: Annotated[str | None, _option("Of this keyanon, where another one worked on the run.")] = None,
     check_every: Annotated[int | None, _option("Of how many faces one is tried on the way back.")] = None,
     face_weights: Annotated[Path | None, _option("Directory with facexlib's weights.")] = None,
     device: Annotated[str | None, _option("auto, cpu, cuda or cuda:N.")] = None,

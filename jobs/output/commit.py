@@ -131,7 +131,8 @@ def complete(
     """Account for every row, take in the keys, and leave nothing behind that does not count.
 
     keys: None where they are discarded. numbers: of the rows, in the listing's order; or how many, from 0. finished: rows of
-    earlier attempts, which must stand still, also those that are not in the listing any more. wanted: only the first so many rows were asked for; others may be there.
+    earlier attempts, which must stand still, also those that are not in the listing any more. wanted: only the first so many rows
+    were asked for; others may be there.
 
     Returns the account, and the key shards that were removed because nothing was published with them.
 

@@ -2,8 +2,10 @@
 secret."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final, Self
 
 from jobs.config import NEUTRAL_SETTINGS, AnonymizeConfig
@@ -22,11 +24,11 @@ COMPLETE: Final = "complete"
 
 @dataclass
 class Manifest:
-    """`OUT/_keyanon/manifest.json`. config_digest, given_digest: of the settings, and of what the user says of faces; a
-    resume needs the same. listing_digest: of the input as it was listed last, with input_rows in it; gone_rows: of the output,
-    that were not in it any more. keys: "store", or "discard" when no key was
-    kept; keystore_id is None then. retries: those of `keyanon quarantine retry`, in order; `finished_at` of the last is None
-    while it is not through."""
+    """`OUT/_keyanon/manifest.json`. config_digest, given_digest: of the settings, and of what the user says of faces; a resume
+    needs the same. listing_digest: of the input as it was listed last, with input_rows in it; gone_rows: of the output, that were
+    not in it any more. keys: "store", or "discard" when no key was kept; keystore_id is None then. versions: of keyanon, those
+    that worked on it in turn. retries: those of `keyanon quarantine retry`, in order; `finished_at` of the last is None while it
+    is not through."""
 
     run_id: str
     keystore_id: str | None
@@ -48,6 +50,7 @@ class Manifest:
     keys: str = "store"
     given_digest: str | None = None  # None in a run of an earlier version
     gone_rows: int = 0
+    versions: list[str] = field(default_factory=list)
     seen: str | None = field(
         default=None, compare=False, repr=False
     )  # the stored one that this was read from, for `replace`
@@ -69,12 +72,25 @@ class Manifest:
             renamed_columns=dict(source.renamed),
             keys=config.keys,
             given_digest=source.given_digest,
+            versions=[code_version()],
         )
 
     @property
     def prior_digest(self) -> str | None:
         """Digest of the prior that the run's workers loaded; None before any did."""
         return str(self.facts[0]["prior"]["digest"]) if self.facts else None
+
+    @property
+    def face_models(self) -> Mapping[str, str]:
+        """Digests of the face models that the run's workers loaded, by role and name; none before any did."""
+        return dict(self.facts[0]["face_models"]) if self.facts else {}
+
+    @property
+    def code_version(self) -> str:
+        """Of keyanon, that which worked on the run last; "" where nobody wrote it down."""
+        if self.versions:
+            return self.versions[-1]
+        return str(self.facts[-1]["environment"].get("keyanon", "")) if self.facts else ""
 
     def write(self, store: Store) -> None:
         """Publish over the state that was read or written last. Raises LeaseError: another attempt wrote it; OSError,
@@ -86,15 +102,36 @@ class Manifest:
             raise LeaseError(f"another attempt goes on with {store}; this one writes nothing more") from error
 
     def check_same_run(self, root: Store, config: AnonymizeConfig, source: Source) -> None:
-        """Raise PublishError unless the run that wrote `root` had these settings and this input."""
-        if self.config_digest != config.digest():
-            wanted = config.to_json()
-            changed = sorted(n for n in wanted if n not in NEUTRAL_SETTINGS and self.config.get(n) != wanted[n])
+        """Raise PublishError unless the run that wrote `root` had this version of keyanon, these settings and this input."""
+        self.check_version(root, config.accept_version)
+        if self.config_digest != config.digest() and (changed := self._changed(config)):
             raise PublishError(
-                f"output {root} belongs to a run with other settings ({', '.join(changed)}); "
+                f"output {root} belongs to a run with other settings ({'; '.join(changed)}); "
                 "give an empty output, or the same settings"
             )
         self.check_same_input(root, source)
+
+    def check_version(self, root: Store, accepted: str | None) -> None:
+        """Raise PublishError unless this version of keyanon worked on the run last, or is the accepted one."""
+        now = code_version()
+        if self.code_version not in ("", now) and accepted != now:
+            raise PublishError(
+                f"output {root} belongs to a run of another version of keyanon ({self.code_version}, and this is {now}), whose "
+                f"pictures may come out otherwise; go on with {self.code_version}, accept this one by --accept-version {now}, "
+                "or give an empty output"
+            )
+
+    def _changed(self, config: AnonymizeConfig) -> list[str]:
+        """The settings that change results and are not those of the run, with both values. Those that only one of two versions of
+        keyanon knows are part of what is accepted with a version."""
+        now, then = (
+            {n: v for n, v in one.items() if n not in NEUTRAL_SETTINGS} for one in (config.to_json(), self.config)
+        )
+        upgraded = self.code_version not in ("", code_version())
+        names = now.keys() & then.keys() if upgraded else now.keys() | then.keys()
+        told = {n: [json.dumps(one[n]) if n in one else "not known" for one in (then, now)] for n in sorted(names)}
+        changed = [f"{n}: {before}, and now {after}" for n, (before, after) in told.items() if before != after]
+        return changed or ([] if upgraded else ["config_digest"])
 
     def check_same_input(self, root: Store, source: Source) -> None:
         """Raise PublishError unless the run that wrote `root` had input of this kind, with the same said of its faces. Its rows
@@ -126,8 +163,16 @@ class Manifest:
 
     def goes_on_over(self, source: Source, gone: int) -> None:
         """The input as it is now, whose rows that stand were found to be the same, but for those that are gone."""
-        self.gone_rows = gone
         self.listing_digest, self.input_rows, self.given_digest = source.digest, source.total, source.given_digest
+        self.gone_rows = gone
+
+    def taken_over(self, config: AnonymizeConfig) -> None:
+        """This version of keyanon works on the run from now on. config: the run's settings as this version knows them."""
+        before, now = self.code_version, code_version()
+        if before != now:
+            self.versions = [*(self.versions or filter(None, [before])), now]
+            kept = {name: value for name, value in self.config.items() if name in NEUTRAL_SETTINGS}
+            self.config, self.config_digest = {**config.to_json(), **kept}, config.digest()
 
     def check_keys(self, root: Store, keys: KeyHolder | None) -> None:
         """Raise PublishError unless the keys of the run that wrote `root` are in that keystore, or discarded as now."""
@@ -198,6 +243,14 @@ def _manifest(name: str, document: dict[str, Any], version: str) -> Manifest:
             f"{name} says what this keyanon does not know ({', '.join(unknown)}); go on with the later keyanon that wrote it"
         )
     return Manifest(**document, seen=version)
+
+
+def code_version() -> str:
+    """Of this keyanon; "unknown" where it is not installed."""
+    try:
+        return version("keyanon")
+    except PackageNotFoundError:
+        return "unknown"
 
 
 def now() -> str:

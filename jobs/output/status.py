@@ -27,7 +27,8 @@ class Activity(StrEnum):
 @dataclass(frozen=True)
 class RunStatus:
     """since: when what it does now began; None where nobody wrote that down, as of a run that was stopped. total: None before the
-    input was listed. gone: rows whose pictures were not in the input any more when it was listed last. holder: host and process of a run that is going on. manifest: None before it is written."""
+    input was listed. gone: rows whose pictures were not in the input any more when it was listed last. holder: host and process
+    of a run that is going on. manifest: None before it is written."""
 
     activity: Activity
     since: str | None

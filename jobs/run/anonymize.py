@@ -195,6 +195,7 @@ def _begin(
         keystore_id = None if keys is None else keys.key.keystore_id
         return Manifest.begin(f"run-{uuid.uuid4().hex}", keystore_id, config, source)
     existing.check_keys(store, keys)
+    existing.taken_over(config)
     existing.attempts += 1
     return existing
 
@@ -274,7 +275,7 @@ def _stages(
     if attempt.source.kind == "parquet":  # a row group may hold many tasks' worth of pictures
         dataset = dataset.repartition(target_num_rows_per_block=rows_per_block)
     config = attempt.config
-    models = FaceModelChoice(config.face_models, config.face_weights, config.min_face)
+    models = FaceModelChoice(config.face_models, config.face_weights, config.min_face, attempt.manifest.face_models)
     dataset = dataset.map_batches(
         DetectFaces,
         fn_constructor_kwargs={

@@ -5,8 +5,8 @@ of CPU time to load and which detection does not need.
 """
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +16,7 @@ from jobs.blocks import ENCODED, FACES, FAILURE, GIVEN, KEPT_FACES, ROW
 from jobs.faults import FaultKind, kind_of, reason_of
 from jobs.run.progress import Monitor
 from jobs.run.rows_in_hand import RowsInHand
+from keyanon_core.errors import FaceModelError
 from keyanon_core.faces import FaceModels, load_detector, load_face_models
 from keyanon_core.faces.detection import Detector
 from keyanon_core.faces.given import ChosenFaces, FaceChoice, GivenFaces, choose_faces
@@ -27,19 +28,33 @@ DETECTOR_THREADS = 1  # detection runs beside the denoiser: it must not take its
 
 @dataclass(frozen=True)
 class FaceModelChoice:
-    """Which face models an actor loads. weights: directory, where the kind needs one. min_face: px, the smallest searched for."""
+    """Which face models an actor loads. weights: directory, where the kind needs one. min_face: px, the smallest searched for.
+    expected: digests of a resumed run's, by role and name."""
 
     kind: str
     weights: Path | None = None
     min_face: int = DEFAULT_MIN_FACE
+    expected: Mapping[str, str] = field(default_factory=dict)
 
     def load(self, threads: int, device: str = "cpu") -> FaceModels:
         """Raises FaceModelError."""
-        return load_face_models(self.kind, self.weights, threads, device, self.min_face)
+        models = load_face_models(self.kind, self.weights, threads, device, self.min_face)
+        self._check(models.digests())
+        return models
 
     def load_detector(self, threads: int) -> Detector:
         """The detector alone, on the CPU. Raises FaceModelError."""
-        return load_detector(self.kind, self.weights, threads, min_face=self.min_face)
+        detector = load_detector(self.kind, self.weights, threads, min_face=self.min_face)
+        self._check({f"detector:{detector.name}": detector.digest})
+        return detector
+
+    def _check(self, found: Mapping[str, str]) -> None:
+        for model, digest in found.items() if self.expected else ():
+            if (before := self.expected.get(model, "none of that name")) != digest:
+                raise FaceModelError(
+                    f"face model {model} has digest {digest}, and the run that is resumed used {before}; give that run's weights "
+                    "(--face-weights), or an empty output"
+                )
 
 
 class DetectFaces:

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from jobs.config import NEUTRAL_SETTINGS, AnonymizeConfig
 from jobs.errors import PublishError
-from jobs.output.manifest import Manifest, read_existing
+from jobs.output.manifest import Manifest, code_version, read_existing
 from jobs.storage.opening import open_store
 from jobs.storage.place import Place
 
@@ -26,15 +26,18 @@ def recorded_config(manifest: Manifest, output: Place, changes: Mapping[str, Any
     """The settings of the run of an output, where it lies now, with some changed.
 
     Raises:
-        PublishError: the run has settings that this version of keyanon does not know. ConfigError: those that were changed can
-        not be used.
+        PublishError: the run has settings that this version of keyanon does not know, and it was not accepted. ConfigError: those
+        that were changed can not be used.
     """
-    if unknown := sorted(manifest.config.keys() - AnonymizeConfig.model_fields.keys()):
+    unknown = manifest.config.keys() - AnonymizeConfig.model_fields.keys()
+    if unknown and changes.get("accept_version") != code_version():
         raise PublishError(
-            f"the run of {output} has settings that this version of keyanon does not know ({', '.join(unknown)}); go on with the "
-            "version that it was begun with, or give an empty output"
+            f"the run of {output} has settings that this version of keyanon does not know ({', '.join(sorted(unknown))}); go on "
+            f"with the version that it was begun with, accept this one by --accept-version {code_version()}, or give an empty "
+            "output"
         )
-    return AnonymizeConfig.load(None, with_changes(manifest.config, {**changes, "output": output}))
+    known = {name: value for name, value in manifest.config.items() if name not in unknown}
+    return AnonymizeConfig.load(None, with_changes(known, {**changes, "output": output}))
 
 
 def manifest_of(output: Place, endpoint_url: str | None) -> Manifest:

@@ -8,9 +8,9 @@ UNPUBLISHED: Final = frozenset({"key_attempts", "further_keys"})  # of a report:
 
 @dataclass(frozen=True)
 class RunReport:
-    """Numbers only. rows: in the output, of input_rows and the gone_rows beside them; fewer with a limit. Times in seconds, sizes in bytes; rates, key_attempts
-    and further_keys are of this attempt's fresh rows. procedure: how each face was made, for people. fidelities: how many
-    pictures come back so.
+    """Numbers only. rows: in the output, of input_rows and the gone_rows beside them; fewer with a limit. Times in seconds, sizes
+    in bytes; rates, key_attempts and further_keys are of this attempt's fresh rows. procedure: how each face was made, for
+    people. fidelities: how many pictures come back so.
 
     `OUT/_keyanon/report.json` holds all but `UNPUBLISHED`.
     """

@@ -48,6 +48,7 @@ def retry_quarantined(
     layout = layout_of(config, source)
     with holding(layout) as lease:
         manifest = read_complete(layout.store, retrying=True)
+        manifest.check_version(layout.store, config.accept_version)
         manifest.check_same_input(layout.store, source)
         rows = numbered(config, layout, source)
         if rows.unversioned or len(rows.done) < source.total:
@@ -59,6 +60,7 @@ def retry_quarantined(
             )
         with open_keys(config, create=False) as keys:
             manifest.check_keys(layout.store, keys)
+            manifest.taken_over(recorded_config(manifest, output, {"accept_version": config.accept_version}))
             number = manifest.begin_retry(reason, {name: config.to_json()[name] for name in sorted(changed)})
             manifest.write(layout.store)
             again = quarantined_rows(layout, reason, before_retry=number)

@@ -1,12 +1,13 @@
 """The manifest across attempts and retries."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from jobs.errors import PublishError
-from jobs.output.manifest import COMPLETE, RUNNING, Manifest, read_existing
+from jobs.output.manifest import COMPLETE, RUNNING, Manifest, code_version, read_existing
 from jobs.sources.source import open_source
 from jobs.storage.opening import open_store
 from tests.jobs.conftest import MakeConfig
@@ -64,3 +65,59 @@ def test_rows_that_only_their_positions_name_need_the_very_same_listing(
     (tmp_path / "photos" / "y.png").write_bytes(b"")
     with pytest.raises(PublishError, match="other input"):
         manifest.check_same_listing(store, open_source(make_config()))
+
+
+def test_settings_that_differ_are_named_with_both_values_also_those_that_a_version_knows_alone(
+    manifest: Manifest, make_config: MakeConfig, tmp_path: Path
+) -> None:
+    store, source = open_store(tmp_path / "out"), open_source(make_config())
+    with pytest.raises(
+        PublishError, match=r"other settings \(regions: .*\"nose\".*, and now \[\"skin\"\]; steps: 1, and now 2\)"
+    ):
+        manifest.check_same_run(store, make_config(steps=2, regions=["skin"]), source)
+    manifest.config["halo"], manifest.config_digest = None, "of a version with a halo"
+    with pytest.raises(PublishError, match=r"other settings \(halo: null, and now not known\)"):
+        manifest.check_same_run(store, make_config(), source)
+    del manifest.config["halo"], manifest.config["steps"]
+    with pytest.raises(PublishError, match=r"other settings \(steps: not known, and now 1\)"):
+        manifest.check_same_run(store, make_config(), source)
+
+
+def test_another_version_goes_on_only_where_it_was_accepted(
+    manifest: Manifest, make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, store, source = code_version(), open_store(tmp_path / "out"), open_source(make_config())
+    assert manifest.versions == [begun] and begun != "unknown"
+    manifest.check_same_run(store, make_config(accept_version="0.0.1"), source)
+    monkeypatch.setattr("jobs.output.manifest.version", lambda name: "9.1")
+    refused = rf"another version of keyanon \({re.escape(begun)}, and this is 9\.1\).* by --accept-version 9\.1"
+    for accepted in (None, begun, "9.0"):
+        with pytest.raises(PublishError, match=refused):
+            manifest.check_same_run(store, make_config(accept_version=accepted), source)
+    with pytest.raises(PublishError, match=r"other settings \(steps"):
+        manifest.check_same_run(store, make_config(accept_version="9.1", steps=2), source)
+    manifest.config["halo"], manifest.config_digest = 3, "of a version with a halo"
+    config = make_config(accept_version="9.1")
+    manifest.check_same_run(store, config, source)
+    manifest.taken_over(config)
+    assert manifest.versions == [begun, "9.1"] and "halo" not in manifest.config
+    manifest.check_same_run(store, make_config(), source)  # once is enough
+    monkeypatch.setattr("jobs.output.manifest.version", lambda name: "9.2")
+    with pytest.raises(PublishError, match=r"--accept-version 9\.2"):
+        manifest.check_same_run(store, make_config(accept_version="9.1"), source)
+
+
+def test_a_manifest_without_versions_is_held_to_what_its_workers_said(
+    manifest: Manifest, make_config: MakeConfig, tmp_path: Path
+) -> None:
+    store, source = open_store(tmp_path / "out"), open_source(make_config())
+    manifest.versions = []
+    manifest.check_same_run(store, make_config(), source)
+    manifest.facts = [
+        {"environment": {"keyanon": "0.0.9"}, "prior": {"digest": "p"}, "face_models": {"detector:d": "f"}}
+    ]
+    assert manifest.face_models == {"detector:d": "f"}
+    with pytest.raises(PublishError, match=r"\(0\.0\.9, and this is"):
+        manifest.check_same_run(store, make_config(), source)
+    manifest.taken_over(make_config())
+    assert manifest.versions == ["0.0.9", code_version()]

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,7 +29,7 @@ from jobs.run.anonymize import run_anonymize
 from jobs.run.key_records import to_key_record, to_picture_key
 from jobs.run.progress import RunState
 from jobs.run.report import RunReport
-from keyanon_core.errors import PriorError
+from keyanon_core.errors import FaceModelError, PriorError
 from keyanon_core.pictures.recoverer import PictureRecoverer
 from keyanon_core.priors import load_prior
 from keystore.embedded import Keystore
@@ -207,7 +208,7 @@ def test_the_same_command_again_changes_nothing(folder_run: FolderRun) -> None:
 
 
 def test_another_run_is_refused_an_output_that_is_not_empty(folder_run: FolderRun, tmp_path: Path) -> None:
-    with pytest.raises(PublishError, match=r"other settings \(steps\)"):
+    with pytest.raises(PublishError, match=r"other settings \(steps: "):
         run_anonymize(folder_run.config.model_copy(update={"steps": STEPS + 1}))
     with pytest.raises(PublishError, match="whose keys are in keystore"):
         run_anonymize(folder_run.config.model_copy(update={"keystore": tmp_path / "other"}))
@@ -216,6 +217,20 @@ def test_another_run_is_refused_an_output_that_is_not_empty(folder_run: FolderRu
     with pytest.raises(PublishError, match="not empty"):
         run_anonymize(folder_run.config.model_copy(update={"output": tmp_path / "full"}))
     assert (tmp_path / "full" / "file").read_text() == "mine"
+
+
+def test_a_run_goes_on_with_no_other_face_models(folder_run: FolderRun, tmp_path: Path, face_png: bytes) -> None:
+    config = folder_run.config
+    places = {"photos": tmp_path / "photos", "output": tmp_path / "out"}
+    for name, copy in places.items():
+        shutil.copytree(getattr(config, name), copy, symlinks=True)
+    manifest = places["output"] / "_keyanon/manifest.json"
+    said = json.loads(manifest.read_text())
+    said["facts"][0]["face_models"] = dict.fromkeys(said["facts"][0]["face_models"], "0" * 64)
+    manifest.write_text(json.dumps(said))
+    (places["photos"] / "one more.png").write_bytes(face_png)
+    with pytest.raises(FaceModelError, match=f"the run that is resumed used {'0' * 64}"):
+        run_anonymize(config.model_copy(update={**places, "photos": str(places["photos"])}))
 
 
 def test_an_output_that_can_not_be_written_is_a_clear_error(folder_run: FolderRun) -> None:

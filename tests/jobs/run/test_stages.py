@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -33,7 +34,7 @@ from jobs.errors import MachineError
 from jobs.run.anonymize_stage import AnonymizeFaces, Compute, SealingTarget, environment
 from jobs.run.detect_stage import DetectFaces, FaceModelChoice
 from jobs.run.progress import Monitor
-from keyanon_core.errors import PriorError
+from keyanon_core.errors import FaceModelError, PriorError
 from keyanon_core.pictures.settings import AnonymizeSettings, PictureResult, PictureTask
 from keyanon_core.priors import load_prior
 from keystore.embedded import Keystore
@@ -215,6 +216,27 @@ def test_a_resumed_run_refuses_another_prior(monitor: Monitor, ingest_key: bytes
         )
     failure = monitor.failure()
     assert isinstance(failure, PriorError)
+
+
+def test_a_resumed_run_refuses_other_face_models_by_name_in_both_stages(monitor: Monitor, ingest_key: bytes) -> None:
+    digests = FaceModelChoice("embedded").load(1).digests()
+    assert {name.partition(":")[0] for name in digests} == {"detector", "parser", "recognizer"}
+    for name, digest in digests.items():
+        models = FaceModelChoice("embedded", expected={**digests, name: "0" * 64})
+        told = f"{name} has digest {digest}, and the run that is resumed used {'0' * 64}"
+        with pytest.raises(FaceModelError, match=re.escape(told)):
+            models.load(1)
+    others = FaceModelChoice("embedded", expected=dict.fromkeys(digests, "0" * 64))
+    with pytest.raises(FaceModelError, match="detector:"):
+        DetectFaces(others, 10_000_000, monitor)
+    target = SealingTarget(RUN, DATASET, ingest_key)
+    with pytest.raises(FaceModelError, match="used 000"):
+        AnonymizeFaces("embedded", others, AnonymizeSettings(), target, Compute(), None, monitor)
+    same = FaceModelChoice("embedded", expected=digests)
+    assert same.load(1).digests() == digests and same.load_detector(1).digest in digests.values()
+    renamed = FaceModelChoice("embedded", expected={"detector:retinaface": "0" * 64})
+    with pytest.raises(FaceModelError, match="used none of that name"):
+        renamed.load_detector(1)
 
 
 def test_a_record_says_truly_what_the_denoiser_multiplied_in() -> None:
