@@ -39,6 +39,16 @@ class Keeper:
     def __init__(self, path: Path, kek_uri: str | None = None, *, create: bool = False) -> None:
         """Start the process and let it open the keystore, or `create` it where there is none. Raises KeystoreError."""
         self.path = path
+        self._start()
+        try:
+            opened = self._ask("open", path=str(path), kek=kek_uri, create=create)
+        except BaseException:
+            self.close()
+            raise
+        self.key = IngestKey(base64.b64decode(opened["ingest_key"]), opened["audit_vkey"])
+        self.warnings: tuple[str, ...] = tuple(opened["warnings"])
+
+    def _start(self) -> None:
         # Its modules are found where ours are, and not in the working directory.
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(place for place in sys.path if place)}
         self._process = subprocess.Popen(
@@ -49,13 +59,16 @@ class Keeper:
             text=True,
         )
         self._one_at_a_time = threading.Lock()
-        try:
-            opened = self._ask("open", path=str(path), kek=kek_uri, create=create)
-        except BaseException:
-            self.close()
-            raise
-        self.key = IngestKey(base64.b64decode(opened["ingest_key"]), opened["audit_vkey"])
-        self.warnings: tuple[str, ...] = tuple(opened["warnings"])
+
+    @classmethod
+    def look(cls, path: Path, kek_uri: str | None = None) -> str:
+        """Let a process open an existing keystore's database and its KEK, and close them: nothing is written. Returns the
+        keystore's id. Raises KeystoreError."""
+        looking = cls.__new__(cls)
+        looking.path = path
+        looking._start()
+        with looking:
+            return str(looking._ask("look", path=str(path), kek=kek_uri))
 
     @property
     def pid(self) -> int:
@@ -156,6 +169,18 @@ class _Kept:
             }
         self._opened = IngestOpening.open(path, kek)
         return said
+
+    def _look(self, path: str, kek: str | None) -> str:
+        from sqlalchemy import select
+
+        from keystore import opening
+        from keystore.storage import schema
+
+        directory = Path(path)
+        with contextlib.closing(opening.existing(directory)) as database:
+            opening.open_matching_kek(database, directory, kek)
+            with database.read() as connection:
+                return str(connection.execute(select(schema.identity.c.keystore_id)).scalar_one())
 
     @property
     def opened(self) -> IngestOpening:

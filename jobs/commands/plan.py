@@ -28,6 +28,17 @@ def plan(
             metavar="P", min=0, help="Of one machine of the cluster.", show_default="no cost", rich_help_panel=_PLAN
         ),
     ] = None,
+    price_per_gpu_machine_hour: Annotated[
+        float | None,
+        typer.Option(
+            "--price-per-gpu-machine-hour",
+            metavar="P",
+            min=0,
+            help="Of one machine with GPUs.",
+            show_default="as the others",
+            rich_help_panel=_PLAN,
+        ),
+    ] = None,
     price_per_gb_month: Annotated[
         float | None,
         typer.Option(metavar="P", min=0, help="Of a gigabyte of OUT.", show_default="no cost", rich_help_panel=_PLAN),
@@ -42,7 +53,9 @@ def plan(
     """
     from jobs.run.plan import Prices, plan_run
 
-    found = plan_run(settings_of(context), sample, Prices(price_per_hour, price_per_gb_month))
+    found = plan_run(
+        settings_of(context), sample, Prices(price_per_hour, price_per_gb_month, price_per_gpu_machine_hour)
+    )
     output_of(context).result(
         found.to_dict(),
         table("looked at", ("what", "result"), found.checks),
@@ -64,6 +77,7 @@ def _summary(found: "Plan") -> dict[str, object]:
         },
         "time": _shown(found.hours, _time)
         + f", with {found.actors} anonymizing process(es) on {found.machines} machine(s), {found.device}",
+        **({} if found.gpu_hours is None else {"GPU-hours": _shown(found.gpu_hours, "{:.2f}".format)}),
         "bytes of PHOTOS": format_bytes(found.source_bytes),
         "bytes of pictures": _shown(found.picture_bytes, _bytes),
         "bytes of sidecars": _shown(found.sidecar_bytes, _bytes),

@@ -43,6 +43,10 @@ class RowSet(Collection[int]):
         """All of them, sorted."""
         return np.flatnonzero(self._there)
 
+    def __array__(self, dtype: npt.DTypeLike = None, copy: bool | None = None) -> npt.NDArray[Any]:
+        """As numpy asks for it."""
+        return self.numbers().astype(dtype or np.int64, copy=False)
+
     def isdisjoint(self, rows: "Iterable[int] | Numbers") -> bool:
         """Whether none of some numbers is in the set."""
         return not self.has(rows).any()

@@ -17,8 +17,10 @@ from typing import Any, Final
 from scipy import stats
 
 from jobs.config import AnonymizeConfig
-from jobs.errors import ConfigError
+from jobs.errors import ConfigError, PublishError
 from jobs.output.commit import finished_rows
+from jobs.output.keys import alive
+from jobs.output.layout import RUN_DIRECTORY
 from jobs.output.manifest import read_existing
 from jobs.output.row_shards import reason_code
 from jobs.run.anonymize import door_of, layout_of
@@ -28,7 +30,10 @@ from jobs.run.sample import Sample, Timed, run_sample
 from jobs.run.usable_cpus import usable_cpus
 from jobs.sources.source import Source, open_source
 from jobs.storage.place import is_service
+from jobs.storage.s3 import S3Store
 from jobs.storage.store import Store
+from jobs.storage.write_access import may_put
+from keystore.keeper import Keeper
 
 DEFAULT_SAMPLE: Final = 32
 CONFIDENCE: Final = 0.95
@@ -54,16 +59,26 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Prices:
-    """In whatever currency. machine_hour: of one machine of the cluster. gb_month: of 10^9 bytes of the output."""
+    """In whatever currency. machine_hour: of one machine of the cluster. gpu_machine_hour: of one with GPUs, None where it costs
+    as the others. gb_month: of 10^9 bytes of the output."""
 
     machine_hour: float | None = None
     gb_month: float | None = None
+    gpu_machine_hour: float | None = None
+
+    def cluster_hour(self, cluster: Sequence[Machine]) -> float | None:
+        """Of all machines together; None where one of them has no price."""
+        with_gpus = self.machine_hour if self.gpu_machine_hour is None else self.gpu_machine_hour
+        prices = [with_gpus if one.gpus else self.machine_hour for one in cluster]
+        known = [price for price in prices if price is not None]
+        return sum(known) if len(known) == len(prices) else None
 
 
 @dataclass(frozen=True)
 class Plan:
     """rows: of the input. rows_left: of them, those that a run would do now. Estimates are of rows_left together, but for those
-    of one image. hours: from the first picture to the last, on `machines` machines. checks: what was looked at, and found."""
+    of one image. hours: from the first picture to the last, on `machines` machines. gpu_hours: as many hours of each GPU in use;
+    None without any. checks: what was looked at, and found."""
 
     rows: int
     rows_left: int
@@ -79,6 +94,7 @@ class Plan:
     anonymized_share: Estimate
     seconds_per_image: dict[str, Estimate]
     hours: Estimate
+    gpu_hours: Estimate | None
     picture_bytes: Estimate
     sidecar_bytes: Estimate
     keystore_bytes: Estimate
@@ -102,11 +118,10 @@ def plan_run(config: AnonymizeConfig, sample: int = DEFAULT_SAMPLE, prices: Pric
     layout = layout_of(config, source)
     checks = [("input", f"{source.kind}, {source.total} rows can be listed")]
     left = source.total - _finished(layout.store, config, source, checks)
-    checks += [(name, check_writable(place)) for name, place in config.places.items() if not is_service(place)]
-    if (door := door_of(config)) is not None:
-        outside = door.open()
-        outside.look()
-        checks.append(("keys", f"to {outside}: reached"))
+    for name, place in config.places.items():
+        if not is_service(place):
+            checks.append((name, check_writable(place, config.endpoint_url, readable=name != "inbox")))
+    checks += _check_keys(config, layout.store)
     with ray_cluster(reserved_cpus(config, usable_cpus()), config.object_store_bytes):
         cluster = machines()
         placement = Placement.of(config, cluster)
@@ -128,16 +143,55 @@ def _finished(store: Store, config: AnonymizeConfig, source: Source, checks: lis
     return rows
 
 
-def check_writable(place: Path | str) -> str:
-    """What can be said of a place to write without writing to it. Raises ConfigError where it could not be written."""
+def _check_keys(config: AnonymizeConfig, store: Store) -> list[tuple[str, str]]:
+    """Open what a run's keys would go to, and write nothing. Raises KeystoreError, PublishError, ConfigError, MachineError."""
+    if (door := door_of(config)) is not None:
+        outside = door.open()
+        outside.look()
+        may = ", whose token may put them there" if is_service(door.inbox) else ""
+        return [("keys", f"to {outside}: reached{may}")]
+    if config.keystore is None:
+        return []
+    from keystore.storage.places import has_database
+
+    if not has_database(config.keystore):
+        return [("keys", f"to keystore {config.keystore}, which is made when a run begins")]
+    with alive():
+        keystore_id = Keeper.look(config.keystore, config.kek)
+    existing = read_existing(store)
+    if existing is not None and existing.keystore_id != keystore_id:
+        raise PublishError(
+            f"output {store} belongs to a run whose keys are in keystore {existing.keystore_id}, and {config.keystore} is "
+            f"{keystore_id}; give that keystore, or an empty output"
+        )
+    return [("keys", f"to keystore {config.keystore}: opened, and its KEK is the right one")]
+
+
+def check_writable(place: Path | str, endpoint_url: str | None = None, *, readable: bool = True) -> str:
+    """What can be said of a place to write without writing to it. Raises ConfigError where it could not be written, MachineError.
+
+    readable: whether a run reads there too.
+    """
     if not isinstance(place, Path):
-        return "reached; whether it may be written shows when a run begins"
+        return _check_bucket(S3Store.of(place, endpoint_url), readable=readable)
     nearest = next(one for one in (place.absolute(), *place.absolute().parents) if one.exists())
     if not nearest.is_dir():
         raise ConfigError(f"{place} can not be made: {nearest} is no directory; give another place")
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise ConfigError(f"{place} can not be written: {nearest} does not let this user; mend its permissions")
     return f"may be written, {shutil.disk_usage(nearest).free} bytes free"
+
+
+def _check_bucket(store: S3Store, *, readable: bool) -> str:
+    try:
+        may = may_put(store, RUN_DIRECTORY if readable else "", readable=readable)
+    except OSError as error:
+        raise ConfigError(f"{store} can not be used: {error.strerror}") from error
+    if may is False:
+        raise ConfigError(
+            f"{store} can not be written: the S3 server lets these credentials put nothing there; mend the rights to this prefix"
+        )
+    return "may be written" if may else "reached; not checked whether it may be written: the server does not tell"
 
 
 def _estimated(
@@ -174,10 +228,11 @@ def _estimated(
         anonymized_share=mean_of([float(row.status == "anonymized") for row in rows], total),
         seconds_per_image=times,
         hours=hours,
+        gpu_hours=None if placement.device == "cpu" else hours.times(max(placement.actors * placement.gpus, 1.0)),
         picture_bytes=mean_of([row.picture for row in rows], total).times(left),
         sidecar_bytes=mean_of([row.sidecar for row in rows], total).times(left),
         keystore_bytes=keystore.times(left),
-        cost_of_computing=None if prices.machine_hour is None else hours.times(prices.machine_hour * len(cluster)),
+        cost_of_computing=None if (price := prices.cluster_hour(cluster)) is None else hours.times(price),
         cost_of_a_month=None if prices.gb_month is None else published.times(left * prices.gb_month / 1e9),
         checks=checks,
     )

@@ -292,8 +292,9 @@ def segments_of(units: Iterable[ReadUnit], rows: int) -> Iterator[list[ReadUnit]
 def unfinished(total: int, finished: Collection[int]) -> npt.NDArray[np.int64]:
     """The positions that are not finished, in order."""
     left = np.ones(total, np.bool_)
-    done = np.fromiter(finished, np.int64, len(finished))
-    left[done] = False
+    # A `RowSet` and an array give their numbers as an array: millions one by one would be as many objects.
+    are_array = hasattr(finished, "__array__")
+    left[np.asarray(finished) if are_array else np.fromiter(finished, np.int64, len(finished))] = False
     return np.flatnonzero(left)
 
 

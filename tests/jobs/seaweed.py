@@ -15,6 +15,9 @@ START_SECONDS = 90.0
 BUCKET = "photographs"
 OTHER_BUCKET = "not-there"
 KEY, SECRET = "JOBKEYID", "the-secret-of-the-job"
+READER_KEY, READER_SECRET = "READERKEYID", "the-secret-of-the-reader"
+PUTTER_KEY, PUTTER_SECRET = "PUTTERKEYID", "the-secret-of-the-putter"
+INBOX = "inbox"  # below it the putter may put, and nothing else
 ADMIN_KEY, ADMIN_SECRET = "ADMINKEYID", "the-secret-of-the-admin"
 SETTINGS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION")
 
@@ -30,7 +33,12 @@ class Seaweed:
         self.url = f"http://127.0.0.1:{self._ports['s3.port']}"
         self.metrics_url = f"http://127.0.0.1:{self._ports['metricsPort']}/metrics"
         rights = [f"{right}:{bucket}" for right in ("Read", "Write", "List") for bucket in (BUCKET, OTHER_BUCKET)]
-        identities = [_identity("job", KEY, SECRET, rights), _identity("admin", ADMIN_KEY, ADMIN_SECRET, ["Admin"])]
+        identities = [
+            _identity("job", KEY, SECRET, rights),
+            _identity("reader", READER_KEY, READER_SECRET, [f"{right}:{BUCKET}" for right in ("Read", "List")]),
+            _identity("putter", PUTTER_KEY, PUTTER_SECRET, [f"Write:{BUCKET}/{INBOX}/*"]),
+            _identity("admin", ADMIN_KEY, ADMIN_SECRET, ["Admin"]),
+        ]
         (root / "s3.json").write_text(json.dumps({"identities": identities}))
 
     @property

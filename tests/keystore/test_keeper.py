@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from keystore.errors import InvalidRecordError, StorageError, TamperedError, WrongKekError
+from keystore.errors import InvalidRecordError, KekError, StorageError, TamperedError, WrongKekError
 from keystore.intake.report import ShardsNotTakenIn
 from keystore.keeper import Keeper, KeeperDiedError
 from keystore.kek.provider import create_kek
@@ -26,6 +26,24 @@ def test_it_takes_in_what_it_is_told_and_knows_what_is_missing(keystore, make) -
         assert keeper.missing([one.record_id for one in records]) == {records[1].record_id}
         assert keeper.reconcile(make.RUN, []) == ["part-2"]
         assert keeper.ingest(make.RUN).shards == []
+
+
+def test_a_look_opens_database_and_kek_and_writes_nothing(keystore, tmp_path: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in keystore.path.rglob("*")}
+    assert Keeper.look(keystore.path) == keystore.id
+    with pytest.raises(StorageError, match="is not a keystore"):
+        Keeper.look(tmp_path / "none")
+    create_kek(f"file:{tmp_path}/other.key")
+    with pytest.raises(WrongKekError):
+        Keeper.look(keystore.path, f"file:{tmp_path}/other.key")
+    (keystore.path / "kek.key").rename(tmp_path / "kek.key")
+    with pytest.raises(KekError):
+        Keeper.look(keystore.path)
+    (tmp_path / "kek.key").rename(keystore.path / "kek.key")
+    after = {path: path.stat().st_mtime_ns for path in keystore.path.rglob("*")}
+    assert {name: time for name, time in after.items() if "-shm" not in name.name} == {
+        name: time for name, time in before.items() if "-shm" not in name.name
+    }
 
 
 def test_errors_come_over_as_what_they_are(keystore, make, tmp_path: Path) -> None:

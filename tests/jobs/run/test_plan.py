@@ -1,15 +1,27 @@
 """What a plan says beside what a run then does, and how sure it is."""
 
 import random
+import tracemalloc
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
+from typing import cast
 
+import pyarrow as pa
 import pytest
 
 from jobs.commands.cli import main
 from jobs.errors import ConfigError, PublishError, SourceError
+from jobs.output.manifest import Manifest
+from jobs.output.row_sets import RowSet
 from jobs.run.anonymize import run_anonymize
-from jobs.run.plan import Estimate, Prices, check_writable, mean_of, plan_run
+from jobs.run.placement import Machine
+from jobs.run.plan import Estimate, Prices, _check_keys, check_writable, mean_of, plan_run
+from jobs.run.sample import _blocks
+from jobs.sources.source import ReadUnit, Source, open_source, unfinished
+from jobs.storage.opening import open_store
 from keyanon_core.errors import PriorError
+from keystore.embedded import Keystore
+from keystore.errors import KekError
 from tests.jobs.conftest import MakeConfig
 
 
@@ -43,6 +55,69 @@ def test_a_place_that_can_not_be_written_is_refused_without_a_try(
         check_writable(tmp_path / "new/out")
 
 
+@pytest.mark.parametrize(
+    ("prices", "of_cpus", "of_both"),
+    [
+        (Prices(), None, None),
+        (Prices(machine_hour=2.0), 4.0, 6.0),
+        (Prices(machine_hour=2.0, gpu_machine_hour=7.0), 4.0, 11.0),
+        (Prices(gpu_machine_hour=7.0), None, None),
+    ],
+)
+def test_machines_with_gpus_may_have_their_own_price(
+    prices: Prices, of_cpus: float | None, of_both: float | None
+) -> None:
+    plain, with_gpus = Machine(8, 0, 8), Machine(8, 2, 8)
+    assert prices.cluster_hour([plain, plain]) == of_cpus
+    assert prices.cluster_hour([plain, with_gpus, plain]) == of_both
+    assert prices.cluster_hour([with_gpus]) == (prices.gpu_machine_hour or prices.machine_hour)
+
+
+def test_of_a_keystore_that_is_there_the_kek_is_tried_and_of_a_run_its_keystore(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    config, store = make_config(), open_store(tmp_path / "out")
+    ((_, said),) = _check_keys(config, store)
+    assert "is made when a run begins" in said and not (tmp_path / "keystore").exists()
+    with Keystore.create(tmp_path / "keystore") as keystore:
+        keystore_id = keystore.id
+    ((_, said),) = _check_keys(config, store)
+    assert "its KEK is the right one" in said
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.png").write_bytes(b"")
+    Manifest.begin("run-1", keystore_id, config, open_source(config)).write(store)
+    assert _check_keys(config, store)
+    with Keystore.create(tmp_path / "other"):
+        pass
+    with pytest.raises(PublishError, match="whose keys are in keystore"):
+        _check_keys(make_config(keystore=tmp_path / "other"), store)
+    (tmp_path / "other" / "kek.key").unlink()
+    with pytest.raises(KekError):
+        _check_keys(make_config(keystore=tmp_path / "other"), store)
+    assert _check_keys(make_config(keys="discard", keystore=None, fidelity=None, steps=None), store) == []
+
+
+def test_a_sample_of_millions_is_chosen_without_an_object_for_each_row() -> None:
+    rows, chosen = 2_000_000, [5, 70_000, 1_999_999]
+
+    class Listed:
+        total = rows
+
+        def units(self, finished: Collection[int], size: Callable[[int], int]) -> Iterator[ReadUnit]:
+            left = unfinished(rows, finished)
+            assert left.tolist() == chosen == unfinished(rows, RowSet(finished)).tolist()
+            yield ReadUnit(lambda: [pa.table({"row": left})], len(left), 0)
+
+    tracemalloc.start()
+    try:
+        blocks = list(_blocks(cast("Source", Listed()), chosen))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert [block.column("row").to_pylist() for block in blocks] == [[row] for row in chosen]
+    assert peak < 48 * rows, "bytes; a number of Python's takes 32, and its place in a set as much again"
+
+
 @pytest.fixture
 def photos(tmp_path: Path, face_png: bytes, faceless_png: bytes) -> Path:
     folder = tmp_path / "photos"
@@ -71,6 +146,7 @@ def test_a_plan_over_all_pictures_comes_true_and_writes_nothing(
         assert planned.value == pytest.approx(report.bytes_of[part], rel=0.05)
     assert plan.hours.low is not None and plan.hours.high is not None
     assert plan.hours.low <= plan.hours.value <= plan.hours.high
+    assert plan.gpu_hours is None
     assert plan.cost_of_computing is not None and plan.cost_of_a_month is not None
     assert plan.cost_of_computing.value == pytest.approx(3.0 * plan.machines * plan.hours.value)
     stored = plan.picture_bytes.value + plan.sidecar_bytes.value
