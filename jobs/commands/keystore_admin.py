@@ -2,12 +2,12 @@
 
 import logging
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from jobs.commands.ingest_rounds import Rounds, Totals
 from jobs.commands.options import (
     EndpointUrl,
     Json,
@@ -24,7 +24,6 @@ from jobs.exit_codes import ExitCode
 
 if TYPE_CHECKING:
     from jobs.output.bucket_inbox import Courier
-    from keystore.ingest_opening import IngestOpening
     from keystore.intake.report import IngestReport
 
 _LOGGER = logging.getLogger(__name__)
@@ -256,18 +255,24 @@ def ingest(
     with IngestOpening.open(keystore, kek, receipts=True, inbox=folder) as opened:
         if inbox is not None:
             remember(keystore, as_place(inbox), endpoint_url)
-        round_ = _Round(opened, run, accept, kek, processes, courier)
-        reports = round_.take_in()
+        rounds, totals = Rounds(opened, run, accept, kek, processes, courier), Totals()
+        reports = rounds.take_in()
+        if not follow:
+            _report(context, reports)
+            return
         try:
-            while follow:
+            while True:
+                for report in reports:
+                    totals.add(report)
                 time.sleep(FOLLOW_SECONDS)
+                reports = []
                 try:
-                    reports += round_.take_in()
+                    reports = rounds.take_in()
                 except (MachineError, OSError) as error:  # a bucket or a disk that is away may come back
                     _LOGGER.error("%s", error)
         except KeyboardInterrupt:  # the way to end it; a shard is taken in wholly or not at all
             pass
-    _report(context, reports)
+    _report_totals(context, totals, len(rounds.left))
 
 
 def _inbox_of(keystore: Path, inbox: str | None, endpoint_url: str | None) -> tuple["Courier | None", Path | None]:
@@ -290,52 +295,6 @@ def _inbox_of(keystore: Path, inbox: str | None, endpoint_url: str | None) -> tu
     return courier, courier.spool.root
 
 
-@dataclass
-class _Round:
-    """Takes in what lies in the inbox, each shard once: one that stays there, since something is wrong with it, is a person's."""
-
-    opened: "IngestOpening"
-    run: str | None
-    accept: str | None
-    kek: str | None
-    processes: int
-    courier: "Courier | None"
-    tried: set[tuple[str, str]] = field(default_factory=set)
-
-    def take_in(self) -> list["IngestReport"]:
-        """Reports of the runs that had anything new. What could not be taken in at all is said on the log."""
-        from keystore.intake.report import ShardsNotTakenIn
-
-        reports = []
-        if self.courier is not None:
-            self.courier.deliver()  # what one that died had taken in
-            self.courier.fetch()
-        for run, names in self.opened.pending().items():
-            fresh = [name for name in names if (run, name) not in self.tried and self.run in (None, run)]
-            if not fresh:
-                continue
-            self.tried |= {(run, name) for name in fresh}
-            if self.accept is not None and not self.opened.knows(run):
-                self.opened.inbox(run, self.accept)
-            try:
-                reports.append(self._take(run, fresh))
-            except ShardsNotTakenIn as error:
-                _LOGGER.error("%s", error)
-                reports.append(error.report)
-        if self.courier is not None:
-            self.courier.deliver()
-        return reports
-
-    def _take(self, run: str, names: list[str]) -> "IngestReport":
-        from keystore.ingest_processes import ingest_by_processes
-
-        if self.processes == 1:
-            return self.opened.ingest(run, names)
-        return ingest_by_processes(
-            self.opened.path, self.kek, run, names, self.processes, receipts=True, inbox=self.opened.inbox_root
-        )
-
-
 def _report(context: typer.Context, reports: list["IngestReport"]) -> None:
     rejected = [(one.shard, one.index, one.record_id, one.reason) for report in reports for one in report.rejected]
     output_of(context).result(
@@ -348,4 +307,13 @@ def _report(context: typer.Context, reports: list["IngestReport"]) -> None:
         *([table("not taken in", ("shard", "index", "record", "reason"), rejected)] if rejected else []),
     )
     if rejected or any(report.failed_shards for report in reports):
+        raise typer.Exit(ExitCode.WRONG_KEY_OR_TAMPERED)
+
+
+def _report_totals(context: typer.Context, totals: Totals, left: int) -> None:
+    columns = ("run", "shards", "ingested", "already_present", "erased", "rejected", "failed")
+    runs = [{"run": run, **counts} for run, counts in totals.runs.items()]
+    document = {"runs": runs, "left": left}
+    output_of(context).result(document, table("ingested", columns, [tuple(one.values()) for one in runs]))
+    if left:
         raise typer.Exit(ExitCode.WRONG_KEY_OR_TAMPERED)

@@ -138,25 +138,6 @@ def test_a_run_that_was_not_announced_is_taken_in_where_the_operator_accepts_its
     assert (taken.code, taken.json["runs"][0]["ingested"]) == (0, 1)
 
 
-def test_a_following_ingest_tries_a_shard_once_and_ends_when_it_is_interrupted(
-    keyanon: Keyanon, keystore: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    leave(keystore, RUN, "part-1", "c.jpg").write_bytes(b"damaged")
-    looks: list[float] = []
-
-    def sleep(seconds: float) -> None:
-        looks.append(seconds)
-        if len(looks) == 2:
-            leave(keystore, RUN, "part-2", "d.jpg")
-        if len(looks) == 4:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr("jobs.commands.keystore_admin.time.sleep", sleep)
-    ended = keyanon("keystore", "ingest", keystore, "--follow", "--json")
-    assert ended.code == ExitCode.WRONG_KEY_OR_TAMPERED
-    assert [(one["shards"], one["ingested"]) for one in ended.json["runs"]] == [(["part-1"], 0), (["part-2"], 1)]
-
-
 def test_a_new_kek_is_used_from_then_on_and_the_old_one_opens_nothing(
     keyanon: Keyanon, keystore: Path, tmp_path: Path
 ) -> None:
