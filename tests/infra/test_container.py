@@ -1,10 +1,12 @@
 """The container image's definition: what is checked without a container engine."""
 
+import os
 import re
 import subprocess
 import sys
 import tomllib
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -94,14 +96,24 @@ def test_no_secret_has_a_place_in_the_image(steps: list[dict[str, Any]]) -> None
     assert named and not re.search(r"(?i)secret|token|password|access_key|kek", " ".join(named))
 
 
-def test_dependencies_are_those_of_the_project_at_pinned_versions(tmp_path: Path) -> None:
+def test_dependencies_are_those_of_the_project_at_pinned_versions(steps: list[dict[str, Any]]) -> None:
     """The script's own lines make the list; every name in it has one exact version."""
     script = (FOLDER / "install-dependencies").read_text()
     assert script.count("--constraint constraints.txt") == script.count(" install ")
     lines = re.search(r"<<'PYTHON'\n(.*?)PYTHON\n", script, re.DOTALL)
     assert lines is not None
-    made = subprocess.run([sys.executable, "-c", lines[1]], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert made.splitlines() == [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["cluster"]]
+    (extras,) = (
+        step["value"].partition("=")[2] for step in steps if step["instruction"] == "ARG" and "EXTRAS" in step["value"]
+    )
+    assert any(step["value"] == "EXTRAS=${EXTRAS}" for step in _stage(steps, "dependencies-cuda")), (
+        "the script sees them"
+    )
+    listed = partial(subprocess.run, [sys.executable, "-c", lines[1]], cwd=ROOT, capture_output=True, text=True)
+    made = listed(env={**os.environ, "EXTRAS": extras}, check=True).stdout
+    optional = PROJECT["optional-dependencies"]
+    wanted = [one for name in ("cluster", "heif", "postgresql") for one in optional[name]]
+    assert made.splitlines() == [*PROJECT["dependencies"], *wanted], "HEIC is read, and PostgreSQL reached"
+    assert listed(env={**os.environ, "EXTRAS": "cluster,none-such"}).returncode != 0
     pinned = {
         line.split("==")[0].lower().replace("_", "-")
         for line in (ROOT / "constraints.txt").read_text().splitlines()[1:]
