@@ -4,7 +4,7 @@ VENV ?= .venv
 RUN := $(VENV)/bin
 READY := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt | sha256sum | cut -c1-16)
 
-.PHONY: demo test search lint types setup clean
+.PHONY: demo test search lint types checkov setup clean
 .DEFAULT_GOAL := test
 
 setup: $(READY)
@@ -37,6 +37,14 @@ lint: $(READY)
 types: $(READY)
 	$(RUN)/mypy
 	$(RUN)/mypy benchmarks/*.py
+
+# Of infra/. Its pins are not ours, so it has an environment of its own; some 300 MB.
+CHECKOV ?= $(VENV)-checkov
+checkov:
+	@if test -x $(CHECKOV)/bin/checkov || { $(PYTHON) -m venv $(CHECKOV) && \
+		$(CHECKOV)/bin/python -m pip install --quiet --disable-pip-version-check checkov==3.3.30; }; \
+	then $(CHECKOV)/bin/checkov --config-file infra/checkov.yaml; \
+	else rm -rf $(CHECKOV); echo "skipped: checkov can not be installed here"; fi
 
 clean:
 	rm -rf out build .mypy_cache .ruff_cache .pytest_cache
