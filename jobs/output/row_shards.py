@@ -58,9 +58,18 @@ class StandingRows:
 
 def new_shard_name(rows: Sequence[int], retry: int) -> str:
     """A name that no shard has had: `<lowest row>-<digest of the rows>-<random>`, and `-r<number>` in a retry, 0 being none."""
-    digest = hashlib.sha256(",".join(map(str, sorted(rows))).encode()).hexdigest()
-    name = f"{min(rows):09d}-{digest[:16]}-{uuid.uuid4().hex[:12]}"
+    name = f"{_begin_of_name(rows)}{uuid.uuid4().hex[:12]}"
     return f"{name}-r{retry}" if retry else name
+
+
+def is_named_for(name: str, rows: Sequence[int]) -> bool:
+    """Whether `new_shard_name` gave that base name to a shard of these rows."""
+    return name.startswith(_begin_of_name(rows))
+
+
+def _begin_of_name(rows: Sequence[int]) -> str:
+    digest = hashlib.sha256(",".join(map(str, sorted(rows))).encode()).hexdigest()
+    return f"{min(rows):09d}-{digest[:16]}-"
 
 
 def retry_of(name: str) -> int:

@@ -22,7 +22,7 @@ from jobs.output.manifest import COMPLETE, Manifest, read_existing
 from jobs.output.name_sets import NameSet
 from jobs.output.publisher import picture_cells
 from jobs.output.reader import OutputError
-from jobs.output.row_shards import StandingRows, read_shard, row_shards, standing_rows
+from jobs.output.row_shards import StandingRows, is_named_for, read_shard, row_shards, standing_rows
 from jobs.output.shared_lease import holder_of
 from jobs.storage.opening import open_store
 from jobs.storage.place import as_place, is_service
@@ -109,7 +109,9 @@ class _Verifier:
             keystore=None if keystore is None else str(keystore.path),
             total=manifest.total_rows,
         )
-        self._seen = bytearray(manifest.total_rows)  # which rows stand
+        # Numbers of the rows that stand. They are no positions in the listing: where pictures of a stopped run were taken away
+        # before they were anonymized, rows keep numbers beyond the count of what is left.
+        self._seen, self._larger = bytearray(manifest.total_rows), set[int]()
         self._listed = NameSet()  # pictures and sidecars
         self._files = manifest.input_kind != "parquet"
 
@@ -123,9 +125,9 @@ class _Verifier:
         columns = [*_COLUMNS, *([] if self._files else [str(self._manifest.image_column), SIDECAR])]
         for part in standing_rows(self._store, columns, readable):
             self._look_at(part)
-        missing = self._seen.count(0)
-        if found.complete and missing:
-            found.add("row", f"row {self._seen.index(0)}", f"{missing} rows are missing, this is the first")
+        missing = self._seen.count(0) - len(self._larger)
+        if found.complete and missing > 0:
+            found.add("row", f"row {self._seen.index(0)}", f"{missing} rows are missing; no row has this number")
         if not found.running:
             self._look_for_unlisted(visible)
         if self._keystore is not None:
@@ -135,10 +137,12 @@ class _Verifier:
 
     def _is_readable(self, name: str) -> bool:
         try:
-            read_shard(self._store, shard_file(name), _COLUMNS)
+            numbers = read_shard(self._store, shard_file(name), _COLUMNS).column("row").drop_null().to_pylist()
         except (PublishError, OSError) as error:
             self._found.add("shard", shard_file(name), str(error))
             return False
+        if not numbers or not is_named_for(name, numbers):
+            self._found.add("row", shard_file(name), "its rows have other numbers than those that it is named for")
         return True
 
     def _look_at(self, part: StandingRows) -> None:
@@ -155,14 +159,14 @@ class _Verifier:
         for row in rows:
             self._found.rows += 1
             number = row["row"]
-            if number is None or not 0 <= number < len(self._seen):
-                self._found.add(
-                    "row", row["image_id"], f"its row {number} in {shard_file(shard)} is none of the input's"
-                )
-            elif self._seen[number]:
+            if number is None or number < 0:
+                self._found.add("row", row["image_id"], f"{number} in {shard_file(shard)} is the number of no row")
+            elif number in self._larger or (number < len(self._seen) and self._seen[number]):
                 self._found.add("row", row["image_id"], f"row {number} stands twice, once in {shard_file(shard)}")
-            else:
+            elif number < len(self._seen):
                 self._seen[number] = 1
+            else:
+                self._larger.add(number)
 
     def _contents(self, rows: Sequence[dict[str, Any]], table: pa.Table) -> Iterator[tuple[bytes | None, bytes | None]]:
         """Picture and sidecar of each row, None where there is none."""

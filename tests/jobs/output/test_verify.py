@@ -169,6 +169,36 @@ def test_an_edited_row_is_seen(output: Place, image_id: str, change: dict[str, A
     assert {one.what for one in look(output).disagreements} == kinds
 
 
+def test_a_row_that_is_numbered_anew_is_seen_by_the_name_of_its_shard(output: Place) -> None:
+    shard = edit(output, "a.png", lambda row: row.update(row=9))
+    (found,) = look(output).disagreements
+    assert (found.what, found.where) == ("row", shard) and "named for" in found.problem
+
+
+def test_rows_of_numbers_beyond_the_input_count_once_each(place: Place) -> None:
+    """As of a stopped run from whose input pictures were taken away."""
+    place.out.mkdir()
+    begun(place, LocalStore(place.out), COMPLETE, 3)
+    with place.attempt() as attempt:
+        publisher = attempt.publisher()
+        publisher.open()
+        for row in (1, 7):
+            attempt.sink().stage(block([quarantined(row, f"{row}.png")]))
+        publisher.publish_complete()
+        (found,) = [one for one in look(place).disagreements if one.what == "row"]
+        assert found.where == "row 0" and found.problem.startswith("1 rows are missing")
+        attempt.sink().stage(block([quarantined(9, "9.png")]))
+        publisher.publish_complete()
+    assert look(place).disagreements == []
+    with place.attempt() as attempt:
+        publisher = attempt.publisher(done=())
+        publisher.open()
+        attempt.sink().stage(block([quarantined(9, "9.png")]))
+        publisher.publish_complete()
+    (twice,) = look(place).disagreements
+    assert (twice.what, twice.where) == ("row", "9.png") and "stands twice" in twice.problem
+
+
 def test_a_picture_exchanged_together_with_its_digest_contradicts_the_key_record(output: Place) -> None:
     other = row_of(output, "d.png")
     edit(output, "a.png", lambda row: row.update(output=other["output"], output_sha256=other["output_sha256"]))

@@ -16,11 +16,12 @@ class Stopped(Exception):
 
 
 class Workers:
-    """What `jobs.run.anonymize` computes with. reasons: of the rows; stops_after: rows after which an attempt ends."""
+    """What `jobs.run.anonymize` computes with. reasons: of the rows; stops_after: rows after which an attempt ends; backwards:
+    whether it begins with the last row."""
 
     def __init__(self) -> None:
         self.attempts: list[Attempt] = []
-        self.reasons, self.stops_after = list(FIRST), len(FIRST)
+        self.reasons, self.stops_after, self.backwards = list(FIRST), len(FIRST), False
 
     def __call__(self, attempt: Attempt, progress: ProgressCallback | None) -> Measures:
         self.attempts.append(attempt)
@@ -32,7 +33,7 @@ class Workers:
         sink = PairedDatasink(attempt.layout, inbox, attempt.lease.token, attempt.retry)
         units = attempt.source.units(left_alone, lambda left: 1, numbers)
         blocks = [one.slice(at, 1) for unit in units for one in unit.read() for at in range(one.num_rows)]
-        for table in blocks[: self.stops_after]:
+        for table in (blocks[::-1] if self.backwards else blocks)[: self.stops_after]:
             row, name = table.column(ROW)[0].as_py(), table.column(ID)[0].as_py()
             sink.stage(with_results(table, [quarantined(row, name, self.reasons[row % len(self.reasons)])]))
         publisher.publish_complete()

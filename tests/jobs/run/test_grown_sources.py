@@ -91,6 +91,22 @@ def test_a_source_may_grow_while_a_run_is_stopped(
     assert (run().resumed_rows, rows_of(tmp_path / "out").keys()) == (1, {"a.png", "b.png", "d.png"})
 
 
+def test_pictures_taken_away_from_a_stopped_run_leave_an_output_that_agrees(
+    run: Run, workers: Workers, tmp_path: Path, make_config: MakeConfig
+) -> None:
+    """The rows that stand keep numbers that are larger than what is left has rows."""
+    add(tmp_path / "photos", "a.png", "b.png", "c.png", "d.png")
+    workers.stops_after, workers.backwards = 2, True
+    with pytest.raises(Stopped):
+        run_anonymize(make_config(keys="discard", keystore=None, fidelity=None, steps=None))
+    (tmp_path / "photos" / "a.png").unlink()
+    assert run().rows == 3
+    found = verify_output(open_store(tmp_path / "out"), None)
+    assert (found.complete, found.rows, found.total, found.disagreements) == (True, 3, 3, [])
+    shards = (pq.read_table(path) for path in (tmp_path / "out" / "rows").iterdir())
+    assert sorted(number for table in shards for number in table.column("row").to_pylist()) == [0, 2, 3]
+
+
 @pytest.mark.parametrize("touched", [True, False])
 def test_a_changed_picture_is_named(run: Run, tmp_path: Path, touched: bool) -> None:
     add(tmp_path / "photos", "a.png", "b.png", "c.png")
