@@ -37,7 +37,7 @@ class TooManyQuarantinedError(JobError):
 
 
 class CommitError(JobError):
-    """What was written does not account for every input row exactly once."""
+    """What was written does not account for every input row exactly once, and to go on would not mend it."""
 
 
 class KeysWaitingError(JobError):

@@ -50,6 +50,10 @@ _ERRNOS_OF_A_FILE: Final = frozenset(
         errno.EINVAL, errno.EILSEQ, errno.ENXIO, errno.EFBIG, errno.EOVERFLOW,
     }
 )  # fmt: skip
+# Further ones that speak of the place where something is written: it stays as it is until people mend it.
+_ERRNOS_OF_A_PLACE: Final = _ERRNOS_OF_A_FILE | {
+    errno.EEXIST, errno.ENOTEMPTY, errno.EROFS, errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPROTO,
+}  # fmt: skip
 # How object stores tell of themselves rather than of the object: they set no error number.
 _STORE_WORDS: Final = (
     "network_connection", "slow_down", "internal_failure", "service_unavailable", "request_timeout", "throttl",
@@ -71,6 +75,12 @@ def kind_of(error: BaseException) -> FaultKind:
 def kind_of_reading(error: BaseException) -> FaultKind:
     """Whose fault `error` is when it was raised while a row's own file was read."""
     return FaultKind.MACHINE if any(_is_of_the_machine(link) for link in _chain(error)) else FaultKind.ROW
+
+
+def kind_of_writing(error: BaseException) -> FaultKind:
+    """Whose fault `error` is when it was raised while an output was written: of the machine what may pass, a full disk or a
+    server that fails; of the run what its place does not allow."""
+    return FaultKind.MACHINE if any(_may_pass(link) for link in _chain(error)) else FaultKind.RUN
 
 
 def is_short_of_memory(error: BaseException) -> bool:
@@ -122,6 +132,12 @@ def _is_of_the_machine(error: BaseException) -> bool:
             return error.errno not in _ERRNOS_OF_A_FILE
         return _says(error, _STORE_WORDS)
     return _is_native(error) and _says(error, _MACHINE_WORDS)
+
+
+def _may_pass(error: BaseException) -> bool:
+    if isinstance(error, OSError) and error.errno in _ERRNOS_OF_A_PLACE:
+        return False
+    return _is_of_the_machine(error)
 
 
 def _is_short_of_memory(error: BaseException) -> bool:

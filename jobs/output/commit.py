@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from jobs.errors import CommitError, PublishError
+from jobs.errors import CommitError, MachineError, PublishError
 from jobs.names import IMAGES, SIDECARS, image_name, sidecar_name
 from jobs.output.keys import KeyHolder, check_keys
 from jobs.output.layout import ROWS, SHARD_SUFFIX, OutputLayout, shard_file
@@ -137,8 +137,8 @@ def complete(
     Returns the account, and the key shards that were removed because nothing was published with them.
 
     Raises:
-        CommitError: rows or keys are missing. PublishError, OSError, MachineError: the output can not be read or written.
-        LeaseError: another attempt holds the output.
+        CommitError: a row is too many, or its key is missing. MachineError: rows are missing, which the same command makes.
+        PublishError, OSError, MachineError: the output can not be read or written. LeaseError: another attempt holds the output.
         KeysWaitingError: not every key is taken in yet. KeystoreError: a sealed shard was tampered with.
     """
     tally = settle(layout, numbers, finished, wanted)
@@ -178,7 +178,8 @@ def _records(layout: OutputLayout) -> Iterator[tuple[KeyShard, list[str]]]:
 def settle(
     layout: OutputLayout, numbers: Numbers | int, finished: RowSet | None = None, wanted: int | None = None
 ) -> Tally:
-    """Count what the shards say; see `complete`. Raises CommitError unless every wanted row stands exactly once, PublishError."""
+    """Count what the shards say; see `complete`. Raises CommitError for a row that stands twice, is none of the input's, or is
+    gone and not in the input, MachineError for one that is not there yet, PublishError."""
     tally, seen, before = Tally(), RowSet(), finished if finished is not None else RowSet()
     for part in standing_rows(layout.store, _COLUMNS):
         keyed = part.table.num_rows - part.table.column("record_id").null_count
@@ -191,13 +192,20 @@ def settle(
     needed = np.union1d(listed if wanted is None else listed[:wanted], before.numbers())
     missing = needed[~seen.has(needed)]
     known = RowSet(listed)
+    lost = ~known.has(missing)  # they stood, and no attempt would make them again
     known.add(before)
     unknown = len(seen) - int(np.count_nonzero(known.has(seen.numbers())))
-    if len(seen) != tally.rows or len(missing) or unknown:
+    said = (
+        f"{len(listed)} input rows, {tally.rows} output rows, {len(missing)} missing (first: {missing[:5].tolist()}), "
+        f"{unknown} unknown"
+    )
+    if len(seen) != tally.rows or unknown or lost.any():
         raise CommitError(
-            f"{len(listed)} input rows, {tally.rows} output rows, {len(missing)} missing (first: {missing[:5].tolist()}), "
-            f"{unknown} unknown; the output is not complete, run the same command again"
+            f"{said}; `keyanon verify` names what is twice or gone: restore the output from a backup, or anonymize again into an "
+            "empty one"
         )
+    if len(missing):
+        raise MachineError(f"{said}; the output is not complete, run the same command again")
     return tally
 
 

@@ -62,12 +62,15 @@ class Lease:
             raise LeaseError(
                 f"another run is writing there and holds {path} ({holder}); wait for it, or choose another output"
             ) from error
+        try:
+            # In place, not by rename: the lock belongs to this file.
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, (json.dumps(said_of_holder(self.token.attempt)) + "\n").encode(), 0)
+            os.fsync(descriptor)
+        except OSError:
+            os.close(descriptor)  # and with it the lock, which this process would keep
+            raise
         self._descriptor = descriptor
-        content = said_of_holder(self.token.attempt)
-        # In place, not by rename: the lock belongs to this file.
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, (json.dumps(content) + "\n").encode(), 0)
-        os.fsync(descriptor)
         return self
 
     def check(self) -> None:

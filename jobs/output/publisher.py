@@ -25,6 +25,7 @@ from jobs.output.row_sets import RowSet
 from jobs.output.row_shards import KeyShard, key_shard_of, parsed_shard, unlisted
 from jobs.output.shared_lease import HeldLease
 from jobs.output.staging import PICTURE_PART, SIDECAR_PART, Staging
+from jobs.output.unwritable import unwritable
 from jobs.storage.store import Copy
 
 ROUND_SECONDS: Final = 0.5  # between looks for complete blocks
@@ -96,8 +97,8 @@ class Publisher:
         """One round: every block that is complete by now.
 
         Raises:
-            MachineError: a staged file is not what its row lists; nothing of that block is visible. PublishError: the output
-            can not be written. LeaseError: another attempt holds the output.
+            MachineError: a staged file is not what its row lists, nothing of that block is visible; a disk or server fails.
+            PublishError: the output does not allow it. LeaseError: another attempt holds the output.
         """
         with self._explained():
             for name in self._staging.complete():
@@ -198,7 +199,7 @@ class Publisher:
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
-        """Errors of the file system as PublishError."""
+        """Errors of the file system as PublishError, MachineError."""
         root = self._store
         try:
             yield
@@ -208,10 +209,7 @@ class Publisher:
                     f"output {root} does not allow the hard links that publishing needs ({error.strerror}: "
                     f"{error.filename}); choose an output on one file system that has them, and run all processes as one user"
                 ) from error
-            raise PublishError(
-                f"output {root} can not be written ({error.strerror or error}); make room or mend its permissions, then "
-                "run the same command again"
-            ) from error
+            raise unwritable(root, error) from error
 
 
 def picture_cells(table: pa.Table, column: str) -> pa.ChunkedArray:

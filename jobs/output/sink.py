@@ -36,13 +36,15 @@ from jobs.blocks import (
     VERSION,
     passthrough,
 )
-from jobs.errors import LeaseError, PublishError
+from jobs.errors import LeaseError, MachineError, PublishError
+from jobs.faults import FaultKind, kind_of_writing
 from jobs.names import image_name, sidecar_name
 from jobs.output.keys import KeyInbox
 from jobs.output.layout import OutputLayout
 from jobs.output.row_shards import KeyShard, new_shard_name, to_parquet, with_key_shard
 from jobs.output.shared_lease import Token
 from jobs.output.staging import PICTURE_PART, SIDECAR_PART, Staging
+from jobs.output.unwritable import unwritable
 from keystore.errors import KeystoreError
 
 
@@ -63,7 +65,8 @@ class PairedDatasink(Datasink[str]):  # type: ignore[misc]  # Ray ships no types
         """Stage the blocks of one write task; the base name of its shards, "" when there were no rows.
 
         Raises:
-            PublishError: inbox or output can not be written. LeaseError: the attempt is over. No row became visible.
+            PublishError: inbox or output can not be written. MachineError: not now. LeaseError: the attempt is over. No row
+            became visible.
         """
         tables = [BlockAccessor.for_block(block).to_arrow() for block in blocks]
         tables = [table for table in tables if table.num_rows]
@@ -89,10 +92,7 @@ class PairedDatasink(Datasink[str]):  # type: ignore[misc]  # Ray ships no types
                 f"{self.layout.store.full(self.staging.folder)} is gone: this attempt is over and publishes nothing more"
             ) from error
         except OSError as error:
-            raise PublishError(
-                f"output {self.layout.root} can not be written ({error.strerror or error}); "
-                "make room or mend its permissions, then run the same command again"
-            ) from error
+            raise unwritable(self.layout.root, error) from error
         return name
 
     def _hand_in(self, name: str, sealed: list[bytes]) -> KeyShard:
@@ -101,7 +101,8 @@ class PairedDatasink(Datasink[str]):  # type: ignore[misc]  # Ray ships no types
         try:
             return self.inbox.hand_in(name, sealed)
         except KeystoreError as error:
-            raise PublishError(f"{error}; no picture of this block was published") from error
+            fault = MachineError if kind_of_writing(error) is FaultKind.MACHINE else PublishError
+            raise fault(f"{error}; no picture of this block was published") from error
 
 
 def _files_of(results: list[dict[str, Any]]) -> Iterator[tuple[int, str, bytes]]:

@@ -20,7 +20,7 @@ from ray.data import ActorPoolStrategy
 from ray.exceptions import RayError
 
 from jobs.config import AnonymizeConfig
-from jobs.errors import KeysWaitingError, MachineError, PublishError
+from jobs.errors import KeysWaitingError, MachineError
 from jobs.output.commit import Tally, complete
 from jobs.output.doors import DoorName
 from jobs.output.failure_rate import FailureRate
@@ -32,6 +32,7 @@ from jobs.output.publisher import Publisher
 from jobs.output.row_sets import RowSet
 from jobs.output.shared_lease import HeldLease, lease_of
 from jobs.output.sink import PairedDatasink
+from jobs.output.unwritable import unwritable
 from jobs.run.anonymize_stage import AnonymizeFaces, Compute, SealingTarget
 from jobs.run.cluster import await_gpus, cause_of, machines, ray_cluster
 from jobs.run.detect_stage import DetectFaces, FaceModelChoice
@@ -148,14 +149,12 @@ def numbered(config: AnonymizeConfig, layout: OutputLayout, source: Source) -> N
 
 @contextlib.contextmanager
 def holding(layout: OutputLayout) -> Iterator[HeldLease]:
-    """The output's lease. What can not be written there is a PublishError that names it."""
+    """The output's lease. What can not be written there is a PublishError that names it, or a MachineError."""
     try:
         with lease_of(layout.store) as lease:
             yield lease
     except OSError as error:
-        raise PublishError(
-            f"output {layout.store} can not be written ({error.strerror or error}); mend it, then run the command again"
-        ) from error
+        raise unwritable(layout.store, error) from error
 
 
 def door_of(config: AnonymizeConfig) -> DoorName | None:

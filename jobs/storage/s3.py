@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, Self, TypeVar, cast
 from urllib.parse import urlsplit
 
@@ -42,6 +43,8 @@ _REFUSED: Final = frozenset(
         "AllAccessDisabled",
     }
 )
+# The server has enough to do, and says so with other numbers than 5xx.
+_BUSY: Final = frozenset({"SlowDown", "RequestTimeout", "TooManyRequests", "Throttling", "ThrottlingException"})
 _NO_CREDENTIALS: Final = frozenset({"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"})
 _PACK: Final = "pack"  # the object that holds what is staged of a block
 
@@ -286,11 +289,11 @@ class S3Store(Store):
                 f"the S3 server refuses access ({code}); check the AWS credentials and what they may do with this prefix",
                 self.root,
             )
-        if status >= 500 or code in ("SlowDown", "RequestTimeout"):
+        if status == HTTPStatus.TOO_MANY_REQUESTS or code in _BUSY or (status >= 500 and status != HTTPStatus.NOT_IMPLEMENTED):
             return MachineError(
                 f"{self.root}: the S3 server fails ({code}); run the same command again when it is well"
             )
-        return OSError(errno.EIO, f"the S3 server refuses a request ({code})", f"{self.root}/{name}")
+        return OSError(errno.EPROTO, f"the S3 server refuses a request ({code})", f"{self.root}/{name}")
 
 
 _clients: dict[str | None, "S3Client"] = {}

@@ -13,7 +13,7 @@ import torch
 
 from jobs.errors import ConfigError, DefectError, JobError, LeaseError, MachineError, PublishError, SourceError
 from jobs.exit_codes import ExitCode, exit_code_of
-from jobs.faults import FaultKind, describe, is_short_of_memory, kind_of, kind_of_reading, reason_of
+from jobs.faults import FaultKind, describe, is_short_of_memory, kind_of, kind_of_reading, kind_of_writing, reason_of
 from keyanon_core.errors import (
     ConvergenceError,
     FaceModelError,
@@ -107,6 +107,21 @@ def test_every_error_has_one_kind(error: BaseException, kind: FaultKind) -> None
 )
 def test_a_file_that_can_not_be_read_differs_from_a_disk_that_can_not(error: BaseException, kind: FaultKind) -> None:
     assert kind_of_reading(error) is kind
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [
+        *((number, MACHINE) for number in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.ETIMEDOUT)),
+        *(
+            (number, RUN)
+            for number in (errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EXDEV, errno.EEXIST, errno.EPROTO)
+        ),
+    ],
+)
+def test_a_place_that_does_not_allow_it_differs_from_a_disk_that_can_not_now(number: int, kind: FaultKind) -> None:
+    assert kind_of_writing(OSError(number, "x")) is kind
+    assert kind_of_writing(chained(ValueError("x"), OSError(number, "x"))) is kind
 
 
 def test_errors_that_led_to_each_other_have_a_kind_too() -> None:

@@ -215,7 +215,7 @@ def test_a_staged_file_that_is_not_what_its_row_lists_is_not_published(
         ):
             publisher.publish_complete()
         assert place.visible() == set()
-        with pytest.raises(CommitError, match=r"2 input rows, 0 output rows, 2 missing"):
+        with pytest.raises(MachineError, match=r"2 input rows, 0 output rows, 2 missing"):
             attempt.complete(2)
     with place.attempt() as again:
         again.run([[place.result(0, "x.jpg"), place.result(1, "y.jpg")]], 2)
@@ -257,7 +257,7 @@ def test_a_picture_that_another_row_lists_is_never_replaced(place: Place) -> Non
 def test_missing_rows_are_an_error(place: Place) -> None:
     with (
         place.attempt() as attempt,
-        pytest.raises(CommitError, match=r"3 input rows, 1 output rows, 2 missing \(first: \[1, 2\]\)"),
+        pytest.raises(MachineError, match=r"3 input rows, 1 output rows, 2 missing \(first: \[1, 2\]\)"),
     ):
         attempt.run([[place.result(0, "x.jpg")]], 3)
 
