@@ -27,8 +27,9 @@ from jobs.faults import FaultKind, describe, kind_of_reading
 from jobs.names import CHANGED_SUFFIXES, KEPT_SUFFIXES, suffix_of
 from jobs.sources.config import InputConfig
 from jobs.sources.given_faces import GivenInput
+from jobs.storage.connections import arrow_filesystem
 from jobs.storage.place import S3, Place, holds, is_uri, split_uri
-from jobs.storage.s3 import CredentialsError, S3Store, arrow_filesystem
+from jobs.storage.s3 import CredentialsError, S3Store
 from keystore.intake.records import MAX_NAME_CHARACTERS
 
 if TYPE_CHECKING:

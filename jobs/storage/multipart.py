@@ -60,9 +60,7 @@ class Upload:
         self._parts.append({"PartNumber": number, "ETag": tag})
 
     def _request(self, operation: str, **arguments: Any) -> Any:
-        from jobs.storage.s3 import client
-
-        request = getattr(client(self._store.endpoint_url), operation)
+        request = getattr(self._store.client, operation)
         return self._store.call(
             self.name, lambda: request(Bucket=self._store.bucket, Key=self._store.key(self.name), **arguments)
         )

@@ -9,14 +9,12 @@ import errno
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, Self, TypeVar, cast
-from urllib.parse import urlsplit
-
-import pyarrow.fs as pafs
 
 from jobs.errors import MachineError
+from jobs.storage.connections import REQUESTS_AT_ONCE, address_of, arrow_filesystem, client
 from jobs.storage.multipart import Upload
 from jobs.storage.packed import pack, unpack
 from jobs.storage.place import S3, split_uri
@@ -25,24 +23,13 @@ from jobs.storage.store import ChangedError, Copy, Seen, Store
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-REQUESTS_AT_ONCE: Final = 16
-ATTEMPTS: Final = 5  # of one request, by botocore, with its own backoff
-CONNECT_SECONDS: Final = 10
-READ_SECONDS: Final = 60
 DELETED_AT_ONCE: Final = 1000  # objects; the limit of DeleteObjects
-AWS_HOSTS: Final = (".amazonaws.com", ".amazonaws.com.cn")
 
 _T = TypeVar("_T")
 _ABSENT: Final = frozenset({"NoSuchKey", "404", "NotFound"})
 # 409: another conditional write of the same name is under way; for us as good as lost.
 _CHANGED: Final = frozenset({"PreconditionFailed", "412", "ConditionalRequestConflict", "409"})
-_REFUSED: Final = frozenset(
-    {
-        "AccessDenied",
-        "403",
-        "AllAccessDisabled",
-    }
-)
+_REFUSED: Final = frozenset({"AccessDenied", "403", "AllAccessDisabled"})
 # The server has enough to do, and says so with other numbers than 5xx.
 _BUSY: Final = frozenset({"SlowDown", "RequestTimeout", "TooManyRequests", "Throttling", "ThrottlingException"})
 _NO_CREDENTIALS: Final = frozenset({"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"})
@@ -55,11 +42,13 @@ class CredentialsError(PermissionError):
 
 @dataclass(frozen=True)
 class S3Store(Store):
-    """Holds names only: each process connects with the credentials that it finds in its own AWS settings."""
+    """Holds names only: each process connects with the credentials that it finds in its own AWS settings. hurried: of a request
+    that is not answered within seconds more is expected of the next one than of waiting."""
 
     bucket: str
     prefix: str
     endpoint_url: str | None = None
+    hurried: bool = False
 
     shared = True
 
@@ -75,8 +64,16 @@ class S3Store(Store):
     def __str__(self) -> str:
         return self.root
 
+    def in_a_hurry(self) -> Self:
+        return replace(self, hurried=True)
+
+    @property
+    def client(self) -> "S3Client":
+        """This process's connection."""
+        return client(self.endpoint_url, self.hurried)
+
     def check(self) -> None:
-        self.call("", lambda: client(self.endpoint_url).head_bucket(Bucket=self.bucket))
+        self.call("", lambda: self.client.head_bucket(Bucket=self.bucket))
 
     def read(self, name: str, max_bytes: int | None = None) -> bytes:
         return self._get(name, max_bytes).content
@@ -116,7 +113,7 @@ class S3Store(Store):
         try:
             self.call(
                 name,
-                lambda: client(self.endpoint_url).delete_object(Bucket=self.bucket, Key=self.key(name), **condition),
+                lambda: self.client.delete_object(Bucket=self.bucket, Key=self.key(name), **condition),
             )
         except FileNotFoundError:
             return
@@ -143,7 +140,7 @@ class S3Store(Store):
         return {name: version for name, version in found if version is not None}
 
     def open_parquet(self, name: str) -> Any:
-        return self._arrow().open_input_file(f"{self.bucket}/{self.key(name)}")
+        return arrow_filesystem(self.bucket, self.endpoint_url).open_input_file(f"{self.bucket}/{self.key(name)}")
 
     def make_folder(self, folder: str) -> None:
         pass  # names with a slash are no folders
@@ -182,16 +179,14 @@ class S3Store(Store):
 
     def _version(self, name: str) -> str | None:
         try:
-            found = self.call(
-                name, lambda: client(self.endpoint_url).head_object(Bucket=self.bucket, Key=self.key(name))
-            )
+            found = self.call(name, lambda: self.client.head_object(Bucket=self.bucket, Key=self.key(name)))
         except FileNotFoundError:
             return None
         return found["ETag"]
 
     def _get(self, name: str, max_bytes: int | None = None) -> Seen:
         def get() -> Seen:
-            found = client(self.endpoint_url).get_object(Bucket=self.bucket, Key=self.key(name))
+            found = self.client.get_object(Bucket=self.bucket, Key=self.key(name))
             if max_bytes is not None and found["ContentLength"] > max_bytes:
                 found["Body"].close()
                 raise OSError(errno.EFBIG, f"{found['ContentLength']} bytes are more than {max_bytes}", name)
@@ -201,9 +196,7 @@ class S3Store(Store):
 
     def _put(self, name: str, content: bytes, condition: Any) -> str:
         def put() -> str:
-            return client(self.endpoint_url).put_object(
-                Bucket=self.bucket, Key=self.key(name), Body=content, **condition
-            )["ETag"]
+            return self.client.put_object(Bucket=self.bucket, Key=self.key(name), Body=content, **condition)["ETag"]
 
         try:
             return self.call(name, put)
@@ -215,7 +208,7 @@ class S3Store(Store):
 
     def _list(self, prefix: str, after: str = "", **more: Any) -> Iterator[tuple[str, int]]:
         def pages() -> Iterator[Any]:
-            listing = client(self.endpoint_url).get_paginator("list_objects_v2")
+            listing = self.client.get_paginator("list_objects_v2")
             return iter(listing.paginate(Bucket=self.bucket, Prefix=prefix, StartAfter=after, **more))
 
         found = self.call(prefix, pages)
@@ -228,15 +221,12 @@ class S3Store(Store):
             part: Any = [{"Key": key} for key in keys[start : start + DELETED_AT_ONCE]]
             answer = self.call(
                 part[0]["Key"],
-                lambda part=part: client(self.endpoint_url).delete_objects(  # type: ignore[misc]
+                lambda part=part: self.client.delete_objects(  # type: ignore[misc]
                     Bucket=self.bucket, Delete={"Objects": part, "Quiet": True}
                 ),
             )
             for problem in answer.get("Errors", []):
                 raise OSError(errno.EACCES, f"it can not be removed ({problem.get('Code')})", problem.get("Key"))
-
-    def _arrow(self) -> pafs.S3FileSystem:
-        return arrow_filesystem(self.bucket, self.endpoint_url)
 
     def call(self, name: str, request: Callable[[], _T]) -> _T:
         """Send one request; what goes wrong as the errors that `Store` names. No message of the server is repeated."""
@@ -289,60 +279,15 @@ class S3Store(Store):
                 f"the S3 server refuses access ({code}); check the AWS credentials and what they may do with this prefix",
                 self.root,
             )
-        if status == HTTPStatus.TOO_MANY_REQUESTS or code in _BUSY or (status >= 500 and status != HTTPStatus.NOT_IMPLEMENTED):
+        if (
+            status == HTTPStatus.TOO_MANY_REQUESTS
+            or code in _BUSY
+            or (status >= 500 and status != HTTPStatus.NOT_IMPLEMENTED)
+        ):
             return MachineError(
                 f"{self.root}: the S3 server fails ({code}); run the same command again when it is well"
             )
         return OSError(errno.EPROTO, f"the S3 server refuses a request ({code})", f"{self.root}/{name}")
-
-
-_clients: dict[str | None, "S3Client"] = {}
-
-
-def client(endpoint_url: str | None) -> "S3Client":
-    """This process's connection; clients of boto3 may be shared by threads. Raises botocore's errors for unusable settings."""
-    if endpoint_url not in _clients:
-        import boto3
-        from botocore.config import Config
-
-        _clients[endpoint_url] = boto3.Session().client(
-            "s3",
-            endpoint_url=endpoint_url,
-            config=Config(
-                retries={"mode": "standard", "max_attempts": ATTEMPTS},
-                connect_timeout=CONNECT_SECONDS,
-                read_timeout=READ_SECONDS,
-                max_pool_connections=REQUESTS_AT_ONCE,
-            ),
-        )
-    return _clients[endpoint_url]
-
-
-def forget_clients() -> None:
-    """Read the AWS settings anew at the next request."""
-    _clients.clear()
-
-
-def address_of(endpoint_url: str | None) -> str:
-    """Host and port of the server that is spoken to, for messages."""
-    parts = urlsplit(client(endpoint_url).meta.endpoint_url)
-    return parts.netloc.rpartition("@")[2]
-
-
-def arrow_filesystem(bucket: str, endpoint_url: str | None) -> pafs.S3FileSystem:
-    """pyarrow's view of S3, for reading columns and many pictures. It finds its credentials itself, and so pickles none.
-
-    Raises:
-        OSError: the bucket's region can not be found.
-    """
-    address = client(endpoint_url).meta.endpoint_url  # with what AWS_ENDPOINT_URL and profiles say
-    host = urlsplit(address).hostname or ""
-    if host.endswith(AWS_HOSTS):
-        return pafs.S3FileSystem(region=pafs.resolve_s3_region(bucket))
-    region = client(endpoint_url).meta.region_name
-    return pafs.S3FileSystem(
-        endpoint_override=address_of(endpoint_url), scheme=urlsplit(address).scheme, region=region or "us-east-1"
-    )
 
 
 def _at_once(act: Callable[[Any], _T], things: Sequence[Any]) -> list[_T]:

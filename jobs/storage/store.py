@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Self
 
 from jobs.storage.place import Place
 
@@ -48,6 +48,10 @@ class Store(ABC):
     @abstractmethod
     def check(self) -> None:
         """Raise OSError or MachineError, with what to do, where the place can not be used at all."""
+
+    def in_a_hurry(self) -> Self:
+        """The same place, whose requests end within some seconds, answered or not: for what is of no use later."""
+        return self
 
     def full(self, name: str) -> str:
         """An object's whole name, for messages."""

@@ -11,7 +11,7 @@ import uuid
 from typing import Any, Final
 
 from jobs.errors import ConfigError
-from jobs.storage.s3 import CredentialsError, S3Store, client
+from jobs.storage.s3 import CredentialsError, S3Store
 from jobs.storage.store import ChangedError
 
 _OTHER_DIGEST: Final = base64.b64encode(hashlib.md5(b"other", usedforsecurity=False).digest()).decode()
@@ -35,7 +35,7 @@ def may_put(store: S3Store, folder: str = "", *, readable: bool = True) -> bool 
     condition: Any = {"IfMatch": _NO_VERSION} if readable else {"IfNoneMatch": "*"}
 
     def put() -> object:
-        return client(store.endpoint_url).put_object(
+        return store.client.put_object(
             Bucket=store.bucket, Key=store.key(name), Body=b"", ContentMD5=_OTHER_DIGEST, **condition
         )
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from jobs.config import AnonymizeConfig
-from jobs.storage.s3 import forget_clients
+from jobs.storage.connections import forget_clients
 from keystore.embedded import Keystore
 from tests.jobs.publishing import Place
 from tests.jobs.seaweed import Seaweed

@@ -17,7 +17,7 @@ import pytest
 
 from jobs.commands.cli import main
 from jobs.exit_codes import ExitCode
-from jobs.storage.s3 import forget_clients
+from jobs.storage.connections import forget_clients
 from tests.jobs.conftest import FIDELITY, OF_ONE_WORKER, OPEN_GATE, STEPS
 from tests.jobs.seaweed import BUCKET, KEY, OTHER_BUCKET, SECRET, Seaweed, without_aws_settings
 

@@ -10,7 +10,7 @@ import pytest
 
 from jobs.errors import MachineError
 from jobs.faults import FaultKind, kind_of_writing
-from jobs.storage import s3
+from jobs.storage import connections
 from jobs.storage.s3 import S3Store
 from tests.jobs.seaweed import BUCKET, KEY, SECRET
 
@@ -48,10 +48,10 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setattr(s3, "ATTEMPTS", 1)
-    s3.forget_clients()
+    monkeypatch.setattr(connections, "ATTEMPTS", 1)
+    connections.forget_clients()
     yield
-    s3.forget_clients()
+    connections.forget_clients()
 
 
 @pytest.mark.parametrize(

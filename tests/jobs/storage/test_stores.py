@@ -12,9 +12,10 @@ import pytest
 from jobs.errors import MachineError
 from jobs.sources.source import read_object
 from jobs.storage import multipart
+from jobs.storage.connections import arrow_filesystem, client, forget_clients
 from jobs.storage.opening import open_store
 from jobs.storage.packed import pack, unpack
-from jobs.storage.s3 import S3Store, arrow_filesystem, client, forget_clients
+from jobs.storage.s3 import S3Store
 from jobs.storage.store import ChangedError, Copy, Store
 from tests.jobs.seaweed import BUCKET, KEY, OTHER_BUCKET, SECRET, Seaweed, without_aws_settings
 
@@ -229,7 +230,7 @@ def test_what_a_server_says_of_one_object_costs_its_row(s3: Seaweed) -> None:
 
 
 def test_a_server_that_is_not_there_is_a_fault_of_the_machine(s3: Seaweed, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jobs.storage.s3.ATTEMPTS", 1)
+    monkeypatch.setattr("jobs.storage.connections.ATTEMPTS", 1)
     forget_clients()
     with pytest.raises(MachineError, match=r"127\.0\.0\.1:1 can not be reached"):
         S3Store.of(f"s3://{BUCKET}/x", "http://127.0.0.1:1").check()

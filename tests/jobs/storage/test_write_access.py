@@ -10,7 +10,8 @@ import pytest
 
 from jobs.errors import ConfigError
 from jobs.run.plan import check_writable
-from jobs.storage.s3 import S3Store, forget_clients
+from jobs.storage.connections import forget_clients
+from jobs.storage.s3 import S3Store
 from jobs.storage.write_access import may_put
 from tests.jobs.seaweed import BUCKET, INBOX, PUTTER_KEY, PUTTER_SECRET, READER_KEY, READER_SECRET, Seaweed
 
