@@ -54,6 +54,7 @@ class SharedLease:
     def __init__(self, store: Store) -> None:
         self.token = SharedToken(store, uuid.uuid4().hex)
         self._store, self._version = store, ""
+        self._hurried = store.in_a_hurry()  # a renewal that hangs is begun anew while it is of use, and holds nobody up
         self._said: dict[str, Any] = {}
         self._beat, self._renewed = 0, 0.0  # how often, and when by `time.monotonic` the last renewal was begun
         self._over = threading.Event()
@@ -110,7 +111,7 @@ class SharedLease:
                 return
             self._over.set()
             try:
-                self._store.replace(LEASE, b"{}\n", self._version)
+                self._hurried.replace(LEASE, b"{}\n", self._version)
             except (OSError, MachineError) as error:  # whoever comes next waits until it has expired
                 logger.debug("the lease could not be given back: %s", type(error).__name__)
 
@@ -132,15 +133,24 @@ class SharedLease:
             with self._renewing:
                 if self._over.is_set():
                     return
-                self._beat += 1
-                begun = time.monotonic()
                 try:
-                    self._version = self._store.replace(LEASE, self._content(), self._version)
-                    self._renewed = begun
-                except ChangedError:
-                    self._over.set()
+                    self._renew_once()
                 except (OSError, MachineError) as error:  # tried again; `check` counts the time
                     logger.warning("the lease of %s could not be renewed: %s", self._store, type(error).__name__)
+
+    def _renew_once(self) -> None:
+        self._beat += 1
+        begun = time.monotonic()
+        try:
+            self._version = self._hurried.replace(LEASE, self._content(), self._version)
+        except ChangedError:
+            seen = self._hurried.see(LEASE)
+            if seen is None or _holder(seen).get("attempt") != self.token.attempt:
+                self._over.set()
+                return
+            # It is a renewal of ours, whose answer was lost.
+            self._version = self._hurried.replace(LEASE, self._content(), seen.version)
+        self._renewed = begun
 
 
 HeldLease = Lease | SharedLease
