@@ -9,6 +9,7 @@ removed before they are made again, or when the run is complete.
 import contextlib
 import errno
 import hashlib
+import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -29,6 +30,9 @@ from jobs.output.unwritable import unwritable
 from jobs.storage.store import Copy
 
 ROUND_SECONDS: Final = 0.5  # between looks for complete blocks
+# Rounds that may fail one after the other for a server's faults, each after twice the time: a minute in all. Every step of a
+# round may be taken again. A disk is not tried again: what it lacks is not mended in seconds.
+ROUNDS_AGAIN: Final = 6
 _COLUMNS: Final = (
     "row",
     "image_id",
@@ -42,6 +46,8 @@ _COLUMNS: Final = (
 )
 # What `link` answers where a file system has no hard links, or not between these folders.
 _NO_LINKS: Final = frozenset({errno.EPERM, errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP})
+
+_LOGGER = logging.getLogger(__name__)
 
 ReportPublished = Callable[[Counter[str], int], None]  # rows by status, and faces, that have just become visible
 Admit = Callable[[Iterable[Mapping[str, Any]]], None]  # rows that are about to; raises what ends the attempt
@@ -70,6 +76,7 @@ class Publisher:
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._rounds, name="keyanon-publisher", daemon=True)
         self._failure: BaseException | None = None
+        self._admitted = set[str]()  # blocks that were counted: one that is tried again is not once more
 
     def __enter__(self) -> Self:
         self.open()
@@ -105,10 +112,16 @@ class Publisher:
                 self._publish(name)
 
     def _rounds(self) -> None:
-        while not self._over.wait(ROUND_SECONDS):
+        failed = 0  # rounds, one after the other
+        while not self._over.wait(ROUND_SECONDS * 2**failed):
             try:
                 self.publish_complete()
+                failed = 0
             except BaseException as error:  # noqa: BLE001  raised again in the run's own thread
+                failed += 1
+                if isinstance(error, MachineError) and self._store.shared and failed <= ROUNDS_AGAIN:
+                    _LOGGER.warning("what is complete could not be published, it is tried again: %s", error)
+                    continue
                 self._failure = error
                 self._lease.withdraw()  # the workers end at their next block instead of computing for nothing
                 return
@@ -127,8 +140,9 @@ class Publisher:
         if self._layout.schema is not None:
             self._check_cells(name, rows, table)
         files = self._checked_files(name, rows)
-        if self._admit is not None:
+        if self._admit is not None and name not in self._admitted:
             self._admit(rows)
+            self._admitted.add(name)
         try:
             self._store.publish(files)
         except FileExistsError:  # published by an attempt that was killed before the row shard

@@ -60,15 +60,29 @@ class Segments:
 
     def append(self, adds: list[str], drops: list[str] | None = None) -> None:
         """Make row shards visible, and others not any more. Raises LeaseError: another attempt began; OSError, MachineError."""
+        if adds and not drops and self.visible.issuperset(adds):
+            return  # by a segment of ours, whose answer was lost
         segment = {"attempt": self.attempt, "adds": sorted(adds), "drops": sorted(drops or [])}
-        try:
-            self.store.create(f"{SEGMENTS}/{_file(self.count)}", to_json(segment))
-        except FileExistsError as error:
-            raise LeaseError(f"another attempt goes on with {self.store}; this one publishes nothing more") from error
-        self._apply(segment)
-        self.unpacked.append(segment)
+        while not self._create(segment):
+            pass
         if len(self.unpacked) >= PACK_SEGMENTS:
             self._pack()
+
+    def _create(self, segment: dict[str, Any]) -> bool:
+        """Write a segment under the next number; False where an earlier one of ours has it, whose answer was lost."""
+        name = f"{SEGMENTS}/{_file(self.count)}"
+        try:
+            self.store.create(name, to_json(segment))
+            there = segment
+        except FileExistsError as error:
+            there = _parsed(self.store.read(name), self.store.full(name))
+            if there.get("attempt") != self.attempt:
+                raise LeaseError(
+                    f"another attempt goes on with {self.store}; this one publishes nothing more"
+                ) from error
+        self._apply(there)
+        self.unpacked.append(there)
+        return there is segment
 
     def _pack(self) -> None:
         """Write the packs that are due. What can not be written is left to the next time: the segments are there."""
