@@ -11,13 +11,14 @@ import contextlib
 import json
 import logging
 import os
+import selectors
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Self
+from typing import IO, TYPE_CHECKING, Any, Final, Self
 
 from keystore import errors
 from keystore.intake.ingest_key import IngestKey
@@ -26,11 +27,13 @@ from keystore.intake.report import IngestReport, ShardsNotTakenIn
 if TYPE_CHECKING:
     from keystore.ingest_opening import IngestOpening
 
+PATIENCE_SECONDS: Final = 300.0  # with a process that has hundreds of shards to take in, until it asks for more
+
 _LOGGER = logging.getLogger(__name__)
 
 
 class KeeperDiedError(errors.KeystoreError):
-    """The process that keeps the keystore open has ended, and nobody asked it to."""
+    """The process that keeps the keystore open has ended, and nobody asked it to; or it stands still."""
 
 
 class Keeper:
@@ -82,6 +85,7 @@ class Keeper:
     def take_in_soon(self, run_id: str, shards: Sequence[str]) -> None:
         """Say that these shards may be taken in, and do not wait for it. What can not be stays, for `ingest` to say why."""
         with self._one_at_a_time:
+            self._await_room()
             self._send({"call": "soon", "run_id": run_id, "shards": list(shards)})
 
     def ingest(self, run_id: str) -> IngestReport:
@@ -136,6 +140,18 @@ class Keeper:
             self._process.stdin.flush()
         except BrokenPipeError as error:
             raise self._died() from error
+
+    def _await_room(self) -> None:
+        """Wait until a request of some hundred bytes can be sent without waiting: hundreds are queued when it can not."""
+        assert self._process.stdin is not None
+        with selectors.DefaultSelector() as writable:
+            writable.register(self._process.stdin, selectors.EVENT_WRITE)
+            if not writable.select(PATIENCE_SECONDS):
+                self._process.kill()  # else `close` waits for it; what it was taking in stays in the inbox
+                raise KeeperDiedError(
+                    f"the process that keeps keystore {self.path} open took no request for {PATIENCE_SECONDS:g} s and was "
+                    "ended; see to the disk of the keystore, then run the same command again"
+                )
 
     def _died(self) -> KeeperDiedError:
         return KeeperDiedError(

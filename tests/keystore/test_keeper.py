@@ -1,5 +1,7 @@
 """A process of its own has the keystore open, and ends with whoever started it."""
 
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -87,3 +89,17 @@ os.kill(os.getpid(), signal.SIGKILL)
     while status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z":
         assert time.monotonic() < deadline, "it outlives its parent"
         time.sleep(0.05)
+
+
+def test_a_process_that_stands_still_does_not_hold_up_who_publishes(
+    keystore, make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("keystore.keeper.PATIENCE_SECONDS", 0.2)
+    with Keeper(keystore.path) as keeper:
+        keeper.begin(make.RUN, "photos")
+        os.kill(keeper.pid, signal.SIGSTOP)
+        with pytest.raises(KeeperDiedError, match=r"took no request for 0\.2 s"):
+            for number in range(100_000):
+                keeper.take_in_soon(make.RUN, [f"{number:09d}-0123456789abcdef-0123456789ab"])
+        with pytest.raises(KeeperDiedError, match="has ended"):
+            keeper.ingest(make.RUN)
