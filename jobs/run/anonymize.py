@@ -36,6 +36,7 @@ from jobs.output.unwritable import unwritable
 from jobs.run.anonymize_stage import AnonymizeFaces, Compute, SealingTarget
 from jobs.run.cluster import await_gpus, cause_of, machines, ray_cluster
 from jobs.run.detect_stage import DetectFaces, FaceModelChoice
+from jobs.run.facts import Facts
 from jobs.run.measures import Measures
 from jobs.run.placement import Placement, detectors, loading_at_once, reserved_cpus
 from jobs.run.progress import Monitor, Phase, ProgressCallback, RunState, Watch
@@ -245,15 +246,14 @@ def _compute(attempt: Attempt, progress: ProgressCallback | None) -> Measures:
         size = sizes.beginning_with(left) if begins_small else sizes.next
         segments = segments_of(source.units(left_alone, size, attempt.rows.numbers), SEGMENT_ROWS)
         try:
-            with Watch(monitor, progress, attempt.total, len(attempt.rows.done)), publisher:
+            watch = Watch(monitor, progress, attempt.total, len(attempt.rows.done))
+            with Facts(attempt.manifest, attempt.layout.store, monitor) as facts, watch, publisher:
                 for units in segments:
                     stages(units).write_datasink(sink, ray_remote_args={"max_retries": WRITE_RETRIES})
-                    _remember_facts(attempt, monitor)
+                    facts.remember()
             return monitor.measures()
         except RayError as error:
             raise _cause(error, monitor) from error
-        finally:
-            _remember_facts(attempt, monitor)
 
 
 def _stages(
@@ -314,16 +314,6 @@ def _stages(
 
 def _pool(actors: int) -> ActorPoolStrategy:
     return ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=TASKS_IN_FLIGHT)
-
-
-def _remember_facts(attempt: Attempt, monitor: Monitor) -> None:
-    """Keep in the manifest what the workers loaded, also when the attempt fails: a resume must use the same prior."""
-    try:
-        facts = monitor.facts()
-    except RayError:  # the cluster is gone, and with it the facts of this attempt
-        return
-    attempt.manifest.facts.extend(fact for fact in facts if fact not in attempt.manifest.facts)
-    attempt.manifest.write(attempt.layout.store)
 
 
 def _cause(error: BaseException, monitor: Monitor) -> Exception:
