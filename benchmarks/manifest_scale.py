@@ -1,6 +1,6 @@
 """What the driver of a run costs, in time and memory, by the number of rows: list, lay out, `keyanon plan`, resume, settle,
-verify, publish one block, read the segments, recover one. No picture is computed: the rows of an output are written as a run
-writes them, with 64 or more to a shard.
+verify, publish one block, read the segments and the rows of a bucket, recover one. No picture is computed: the rows of an output
+are written as a run writes them, with 64 or more to a shard.
 
     python benchmarks/manifest_scale.py --rows 1000000 --rows-per-shard 64
     python benchmarks/manifest_scale.py --rows 10000000 --rows-per-shard 1024
@@ -19,10 +19,12 @@ import uuid
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from jobs.ahead import AT_ONCE
 from jobs.blocks import SHARD_SCHEMA, SIDECAR
 from jobs.config import AnonymizeConfig
 from jobs.output.commit import settle
@@ -32,7 +34,7 @@ from jobs.output.manifest import COMPLETE, Manifest
 from jobs.output.numbering import Numbering
 from jobs.output.publisher import Publisher
 from jobs.output.reader import find_rows
-from jobs.output.row_shards import KeyShard, new_shard_name, row_shards, to_parquet, with_key_shard
+from jobs.output.row_shards import KeyShard, new_shard_name, row_shards, standing_rows, to_parquet, with_key_shard
 from jobs.output.segments import Segments
 from jobs.output.staging import Staging
 from jobs.output.verify import verify_output
@@ -44,6 +46,7 @@ ROWS_PER_FILE = 1_000_000  # of the Parquet input
 ROWS_PER_GROUP = 10_000
 FILES_OF_FOLDER = 200_000  # at most, really made
 PLANNED_SAMPLE = 8  # pictures
+WAY_SECONDS = 0.03  # to a bucket and back
 
 
 class Bucketlike(LocalStore):
@@ -54,6 +57,14 @@ class Bucketlike(LocalStore):
     def create(self, name: str, content: bytes) -> str:
         (self.root / name).write_bytes(content)
         return ""
+
+
+class Far(Bucketlike):
+    """One whose row shards are a way there and back away."""
+
+    def open_parquet(self, name: str) -> Any:
+        time.sleep(WAY_SECONDS)
+        return super().open_parquet(name)
 
 
 def config_of(root: Path, photos: str) -> AnonymizeConfig:
@@ -173,6 +184,19 @@ def read_segments(root: Path) -> None:
         shutil.rmtree(store.root / PACKED_SEGMENTS, ignore_errors=True)
 
 
+def read_far(root: Path) -> None:
+    """One column of all row shards, each a request of its own to a bucket; the ways there and back are slept."""
+    store = Far(root / "far")
+    if not store.root.exists():
+        store.make_folder(SEGMENTS)
+        (store.root / ROWS).symlink_to(root / "out" / ROWS)
+        Segments(store, "0" * 32).append([path.stem for path in (root / "out" / ROWS).iterdir()])
+    for at_once in (AT_ONCE, 1):
+        begun = time.monotonic()
+        shards = sum(1 for _ in standing_rows(store, ["row"], at_once=at_once))
+        print(f"    ({at_once} at once: {time.monotonic() - begun:.1f} s, {shards} shards)")
+
+
 def resume(root: Path) -> None:
     source = listed(root, "parquet")
     rows = Numbering.of(LocalStore(root / "out"), source)
@@ -284,6 +308,7 @@ STEPS: tuple[Callable[[Path], None], ...] = (
     lay_out,
     plan_command,
     read_segments,
+    read_far,
     resume,
     settle_all,
     keep_out,

@@ -8,24 +8,25 @@ ended no row stands twice, so that reading `rows/*.parquet` with any other progr
 import hashlib
 import re
 import uuid
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from jobs.ahead import AT_ONCE, ahead
 from jobs.blocks import ADDED_LATER
 from jobs.errors import JobError, MachineError, PublishError
 from jobs.faults import FaultKind, describe, kind_of_reading
 from jobs.output.layout import ROWS, SHARD_SUFFIX, shard_file
-from jobs.output.row_sets import RowSet
+from jobs.output.row_sets import Numbers, RowSet
 from jobs.output.segments import Segments
 from jobs.storage.store import Store
 
 _NAME: Final = re.compile(r"\d{9,}-[0-9a-f]{16}-[0-9a-f]{12}(?:-r([1-9]\d{0,8}))?")
-
+_Read = TypeVar("_Read")
 
 # In a row shard's Parquet metadata: where the keys of its rows were handed in.
 _KEY_SHARD: Final = b"keyanon.key_shard"
@@ -110,9 +111,9 @@ class Standing:
         """Raises PublishError: a shard is damaged, or is none of this project. OSError, MachineError."""
         self._store, self.shards = store, row_shards(store)
         made = {retry_of(name): RowSet() for name in self.shards}
-        for name in self.shards:
-            if retry := retry_of(name):
-                made[retry].add(read_shard(store, shard_file(name), ["row"]).column("row").to_numpy())
+        again = [name for name in self.shards if retry_of(name)]
+        for name, rows in zip(again, each_shard(store, lambda one: _row_numbers(store, one), again), strict=True):
+            made[retry_of(name)].add(rows)
         self._later: dict[int, RowSet] = {}
         for retry in made:
             self._later[retry] = RowSet()
@@ -130,10 +131,26 @@ class Standing:
         return StandingRows(name, positions, keep_positions(table, positions), int(superseded.sum()))
 
 
-def standing_rows(store: Store, columns: Sequence[str], only: Collection[str] | None = None) -> Iterator[StandingRows]:
+def _row_numbers(store: Store, name: str) -> Numbers:
+    rows: Numbers = read_shard(store, shard_file(name), ["row"]).column("row").to_numpy()
+    return rows
+
+
+def each_shard(
+    store: Store, read: Callable[[str], _Read], names: Iterable[str], at_once: int = AT_ONCE
+) -> Iterator[_Read]:
+    """What is read of some shards, in their order; of a bucket, where a shard is a way there and back, so many at once. On a disk
+    it is computing, one after the other."""
+    return ahead(read, names, at_once) if store.shared else map(read, names)
+
+
+def standing_rows(
+    store: Store, columns: Sequence[str], only: Collection[str] | None = None, at_once: int = AT_ONCE
+) -> Iterator[StandingRows]:
     """The rows that count, shard by shard: a row that stands in several shards counts in those of the latest retry.
 
-    columns: what is read, "row" among them. only: base names of the shards that are asked for, None for all.
+    columns: what is read, "row" among them. only: base names of the shards that are asked for, None for all. at_once: so many are
+    held, of a bucket.
 
     Raises:
         PublishError: a shard is damaged, or is none of this project.
@@ -141,9 +158,8 @@ def standing_rows(store: Store, columns: Sequence[str], only: Collection[str] | 
     if only is not None and not only:
         return
     standing = Standing(store)
-    for name in standing.shards:
-        if only is None or name in only:
-            yield standing.read(name, columns)
+    names = [name for name in standing.shards if only is None or name in only]
+    yield from each_shard(store, lambda name: standing.read(name, columns), names, at_once)
 
 
 def keep_positions(table: pa.Table, positions: Collection[int]) -> pa.Table:

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
+from jobs.ahead import AT_ONCE
 from jobs.blocks import SIDECAR
 from jobs.errors import PublishError
 from jobs.names import IMAGES, SIDECARS
@@ -22,7 +23,7 @@ from jobs.output.manifest import COMPLETE, Manifest, read_existing
 from jobs.output.name_sets import NameSet
 from jobs.output.publisher import picture_cells
 from jobs.output.reader import OutputError
-from jobs.output.row_shards import StandingRows, is_named_for, read_shard, row_shards, standing_rows
+from jobs.output.row_shards import StandingRows, each_shard, is_named_for, read_shard, row_shards, standing_rows
 from jobs.output.shared_lease import holder_of
 from jobs.storage.opening import open_store
 from jobs.storage.place import as_place, is_service
@@ -121,9 +122,9 @@ class _Verifier:
             found.add("keystore", str(self._keystore.path), f"the keys are in keystore {self._manifest.keystore_id}")
             self._keystore = None
         visible = row_shards(self._store)
-        readable = [name for name in visible if self._is_readable(name)]
+        readable = list(self._readable(visible))
         columns = [*_COLUMNS, *([] if self._files else [str(self._manifest.image_column), SIDECAR])]
-        for part in standing_rows(self._store, columns, readable):
+        for part in standing_rows(self._store, columns, readable, AT_ONCE if self._files else 1):  # pictures are large
             self._look_at(part)
         missing = self._seen.count(0) - len(self._larger)
         if found.complete and missing > 0:
@@ -135,15 +136,23 @@ class _Verifier:
             found.unused_records = max(stored - found.records, 0)
         return found
 
-    def _is_readable(self, name: str) -> bool:
+    def _readable(self, visible: Sequence[str]) -> Iterator[str]:
+        """Those of some shards that can be read; what is wrong with one is said."""
+        for name, numbers in zip(visible, each_shard(self._store, self._row_numbers, visible), strict=True):
+            if isinstance(numbers, Exception):
+                self._found.add("shard", shard_file(name), str(numbers))
+                continue
+            if not numbers or not is_named_for(name, numbers):
+                self._found.add("row", shard_file(name), "its rows have other numbers than those that it is named for")
+            yield name
+
+    def _row_numbers(self, name: str) -> list[int] | Exception:
+        """Of a shard's rows, null ones left out; the error of a damaged shard. Raises MachineError."""
         try:
-            numbers = read_shard(self._store, shard_file(name), _COLUMNS).column("row").drop_null().to_pylist()
+            table = read_shard(self._store, shard_file(name), _COLUMNS)
         except (PublishError, OSError) as error:
-            self._found.add("shard", shard_file(name), str(error))
-            return False
-        if not numbers or not is_named_for(name, numbers):
-            self._found.add("row", shard_file(name), "its rows have other numbers than those that it is named for")
-        return True
+            return error
+        return [number for number in table.column("row").to_pylist() if number is not None]
 
     def _look_at(self, part: StandingRows) -> None:
         rows = part.table.select(_COLUMNS).to_pylist()
