@@ -13,7 +13,7 @@ _BYTES = 8  # a name that is not there is taken for one that is once in 2**64 / 
 
 
 class NameSet:
-    """A set that is filled first and asked then."""
+    """A set that is filled first and asked then: the first question after names were put in sorts them all."""
 
     def __init__(self) -> None:
         self._added = array("Q")
@@ -28,10 +28,11 @@ class NameSet:
         """Those of some files, by name and bytes, that are not in the set, in their order."""
         files = iter(sizes)
         while some := list(islice(files, _AT_ONCE)):
-            there = self._has([name for name, _ in some])
+            there = self.has([name for name, _ in some])
             yield from (file for file, known in zip(some, there, strict=True) if not known)
 
-    def _has(self, names: Sequence[str]) -> list[bool]:
+    def has(self, names: Sequence[str]) -> list[bool]:
+        """For each of some names whether it is in the set."""
         if self._sorted is None:
             self._sorted = np.sort(np.frombuffer(self._added, np.uint64))
         asked = np.fromiter(map(_number, names), np.uint64, len(names))

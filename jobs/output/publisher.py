@@ -22,8 +22,9 @@ import pyarrow.types as pt
 from jobs.blocks import BYTES_FIELD, SIDECAR
 from jobs.errors import LeaseError, MachineError, PublishError
 from jobs.output.layout import ROWS, OutputLayout, shard_file
+from jobs.output.name_sets import NameSet
 from jobs.output.row_sets import RowSet
-from jobs.output.row_shards import KeyShard, key_shard_of, parsed_shard, unlisted
+from jobs.output.row_shards import KeyShard, key_shard_of, listed_files, parsed_shard
 from jobs.output.shared_lease import HeldLease
 from jobs.output.staging import PICTURE_PART, SIDECAR_PART, Staging
 from jobs.output.unwritable import unwritable
@@ -76,6 +77,7 @@ class Publisher:
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._rounds, name="keyanon-publisher", daemon=True)
         self._failure: BaseException | None = None
+        self._listed: NameSet | None = None  # by visible rows; read when a killed attempt's leftovers are met first
         self._admitted = set[str]()  # blocks that were counted: one that is tried again is not once more
 
     def __enter__(self) -> Self:
@@ -155,6 +157,8 @@ class Publisher:
             self._store.delete(shard_file(name))
             raise
         self._done.add(numbers)
+        if self._listed is not None:
+            self._listed.add(copy.final for copy in files)
         if self._report is not None:
             faces = sum(row["faces"] for row in rows if row["status"] == "anonymized")
             self._report(Counter(row["status"] for row in rows), faces)
@@ -198,17 +202,20 @@ class Publisher:
 
     def _make_free(self, files: list[Copy]) -> None:
         """Remove what has a block's final names. Raises PublishError where a visible row lists one of them, LeaseError."""
-        # In this order: what is seen before the lease is found ours was not written by an attempt that came after, and is removed
-        # only while it is what was seen.
+        if self._listed is None:
+            self._listed = listed_files(self._store)
+        # In this order: what is seen before the lease is found ours was not written by an attempt that came after, nor listed by
+        # it, and is removed only while it is what was seen.
         taken = self._store.existing([copy.final for copy in files])
         self._lease.check()
-        leftovers = unlisted(self._store, taken.keys())
-        if taken.keys() - leftovers:
-            raise PublishError(
-                f"{self._store.full(min(taken.keys() - leftovers))} belongs to another row already; rename one of the two "
-                "pictures in the input, then give an empty output"
-            )
-        for name in leftovers:
+        names = sorted(taken)
+        for name, listed in zip(names, self._listed.has(names), strict=True):
+            if listed:
+                raise PublishError(
+                    f"{self._store.full(name)} belongs to another row already; rename one of the two pictures in the input, "
+                    "then give an empty output"
+                )
+        for name in names:
             self._store.delete(name, taken[name])
 
     @contextlib.contextmanager

@@ -24,9 +24,8 @@ from jobs.names import IMAGES, SIDECARS
 from jobs.output.inboxes import open_inbox
 from jobs.output.layout import ATTEMPTS, MANIFEST, ROWS, SHARD_SUFFIX, shard_file
 from jobs.output.manifest import Manifest, read_existing
-from jobs.output.name_sets import NameSet
 from jobs.output.reader import OutputError
-from jobs.output.row_shards import row_shards, standing_rows, unlisted
+from jobs.output.row_shards import listed_files, row_shards, standing_rows, unlisted
 from jobs.output.settled import Settled
 from jobs.output.shared_lease import HeldLease, holder_of, lease_of
 from jobs.output.staging import sweep
@@ -112,10 +111,7 @@ def reconcile(
 
 
 def _in_output(store: Store) -> Iterator[Orphan]:
-    visible, listed = {shard_file(name) for name in row_shards(store)}, NameSet()
-    for part in standing_rows(store, ["row", "output", "sidecar"]):
-        for column in ("output", "sidecar"):
-            listed.add(one for one in part.table.column(column).to_pylist() if one is not None)
+    visible, listed = {shard_file(name) for name in row_shards(store)}, listed_files(store)
     found = dict(store.sizes(ATTEMPTS))
     found |= {
         name: size

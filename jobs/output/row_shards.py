@@ -21,6 +21,7 @@ from jobs.blocks import ADDED_LATER
 from jobs.errors import JobError, MachineError, PublishError
 from jobs.faults import FaultKind, describe, kind_of_reading
 from jobs.output.layout import ROWS, SHARD_SUFFIX, shard_file
+from jobs.output.name_sets import NameSet
 from jobs.output.row_sets import Numbers, RowSet
 from jobs.output.segments import Segments
 from jobs.storage.store import Store
@@ -166,6 +167,15 @@ def keep_positions(table: pa.Table, positions: Collection[int]) -> pa.Table:
     """The rows of a shard that stand at these positions."""
     wanted = set(positions)
     return table.filter(pa.array([at in wanted for at in range(table.num_rows)], pa.bool_()))
+
+
+def listed_files(store: Store) -> NameSet:
+    """The pictures and sidecars that visible rows list, by their names below the output."""
+    found = NameSet()
+    for part in standing_rows(store, ["row", "output", "sidecar"]):
+        for column in ("output", "sidecar"):
+            found.add(part.table.column(column).drop_null().to_pylist())
+    return found
 
 
 def unlisted(store: Store, names: Collection[str]) -> set[str]:
