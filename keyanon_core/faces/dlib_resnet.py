@@ -92,7 +92,7 @@ class DlibResNet(nn.Module):
     def _stemmed(self, chips: Tensor) -> Tensor:
         """chips (B, 3, 150, 150) float32, 0 to 255 -> what the first block takes."""
         x = (chips - chips.new_tensor(MEAN_COLOUR)[:, None, None]) / COLOUR_RANGE
-        return F.max_pool2d(F.relu(self.stem(x.contiguous(memory_format=torch.channels_last))), 3, 2)
+        return F.max_pool2d(F.relu_(self.stem(x.contiguous(memory_format=torch.channels_last))), 3, 2)
 
     def _channels_first(self, chips: npt.NDArray[np.uint8]) -> Tensor:
         return torch.from_numpy(chips).to(self.device).permute(0, 3, 1, 2).float()
@@ -108,11 +108,13 @@ class _Block(nn.Module):
         self.halves = halves
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.second(F.relu(self.first(x)))
+        y = self.second(F.relu_(self.first(x)))
         if self.halves:
             x = F.avg_pool2d(x, 2, 2)
-        shape = [max(sizes) for sizes in zip(x.shape, y.shape, strict=True)]  # dlib adds as if both went on in zeros
-        return F.relu(_extended(y, shape) + _extended(x, shape))
+            # dlib adds as if both went on in zeros
+            shape = [max(sizes) for sizes in zip(x.shape, y.shape, strict=True)]
+            x, y = _extended(x, shape), _extended(y, shape)
+        return F.relu_(y + x)
 
 
 def _extended(x: Tensor, shape: list[int]) -> Tensor:

@@ -98,22 +98,22 @@ class ShapePredictor:
         self._predictor = dlib.shape_predictor(str(dlib_model(SHAPE_PREDICTOR)))
         self.digest = SHA256[SHAPE_PREDICTOR]
 
-    def on_chip(self, pixels: Pixels, face: Face) -> tuple[Pixels, npt.NDArray[np.float64], Points]:
-        """The upright chip (CHIP_SIDE, CHIP_SIDE, 3), its affine (picture -> chip), and 68 points in chip px.
+    def on_chip(self, pixels: Pixels, face: Face) -> tuple[Pixels, npt.NDArray[np.float64], dlib.full_object_detection]:
+        """The upright chip (CHIP_SIDE, CHIP_SIDE, 3), its affine (picture -> chip), and the 68 points in whole chip px.
 
         Raises PictureError ("degenerate_landmarks").
         """
         affine = similarity(face.landmarks, UPRIGHT_TEMPLATE * CHIP_SIDE)
         view = chip(pixels, affine, CHIP_SIDE)
         left, top, right, bottom = (round(value * CHIP_SIDE) for value in PREDICTOR_BOX)
-        shape = self._predictor(view, dlib.rectangle(left, top, right, bottom))
-        return view, affine, np.array([(point.x, point.y) for point in shape.parts()], np.float64)
+        return view, affine, self._predictor(view, dlib.rectangle(left, top, right, bottom))
 
     def points(self, pixels: Pixels, face: Face) -> Points:
         """(68, 2) float64 landmarks in picture px; the mean shape, placed by the five landmarks, where the predictor
         and the detector disagree. Raises PictureError ("degenerate_landmarks").
         """
-        _, affine, shape = self.on_chip(pixels, face)
+        _, affine, found = self.on_chip(pixels, face)
+        shape = np.array([(point.x, point.y) for point in found.parts()], np.float64)
         expected = face.landmarks @ affine[:, :2].T + affine[:, 2]
         eye_distance = float(np.linalg.norm(UPRIGHT_TEMPLATE[1] - UPRIGHT_TEMPLATE[0])) * CHIP_SIDE
         disagreement = float(np.linalg.norm(five_of(shape) - expected, axis=1).mean()) / eye_distance

@@ -81,11 +81,7 @@ class DlibRecognizer:
     def _chip(self, pixels: Pixels, face: Face) -> Pixels:
         """The face as the network saw faces in its training: (150, 150, 3) uint8."""
         view, _, points = self._predictor.on_chip(pixels, face)
-        parts = dlib.points([dlib.point(round(x), round(y)) for x, y in points])
-        whole = dlib.rectangle(0, 0, view.shape[1] - 1, view.shape[0] - 1)
-        return np.asarray(
-            dlib.get_face_chip(view, dlib.full_object_detection(whole, parts), CHIP_SIDE, CHIP_PADDING), np.uint8
-        )
+        return np.asarray(dlib.get_face_chip(view, points, CHIP_SIDE, CHIP_PADDING), np.uint8)
 
     def distance(self, first: npt.NDArray[np.float32], second: npt.NDArray[np.float32]) -> float:
         """Euclidean distance of two identity vectors (128,); 0 for the same, around 0.9 for strangers."""
