@@ -110,7 +110,7 @@ class PlainUNet(nn.Module):
                 x = block(torch.cat([x, skips.pop()], 1), time, layer)
             for resampling in block.upsamplers:
                 x = resampling(F.interpolate(x, scale_factor=2.0, mode="nearest"))
-        shown: Tensor = self.conv_out(F.silu(self.conv_norm_out(x)))
+        shown: Tensor = self.conv_out(F.silu(self.conv_norm_out(x), inplace=True))
         return shown
 
 
@@ -152,10 +152,11 @@ class _Residual(nn.Module):
         self.conv_shortcut = nn.Conv2d(channels, width, 1) if channels != width else nn.Identity()
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        y = self.conv1(F.silu(self.norm1(x))) + self.time_emb_proj(F.silu(time))[:, :, None, None]
-        z: Tensor = self.conv2(F.silu(self.norm2(y)))
-        shortcut: Tensor = self.conv_shortcut(x)
-        return shortcut + z
+        y = self.conv1(F.silu(self.norm1(x), inplace=True))
+        y += self.time_emb_proj(F.silu(time))[:, :, None, None]
+        z: Tensor = self.conv2(F.silu(self.norm2(y), inplace=True))
+        z += self.conv_shortcut(x)
+        return z
 
 
 class _Attention(nn.Module):
@@ -171,6 +172,8 @@ class _Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         batch, channels, height, width = x.shape
         places = self.group_norm(x.reshape(batch, channels, height * width)).transpose(1, 2)
+        # In any other order, torch would copy the weights for each picture.
+        places = places.contiguous()
         q, k, v = (
             each(places).unflatten(2, (-1, self.head)).transpose(1, 2) for each in (self.to_q, self.to_k, self.to_v)
         )

@@ -1,4 +1,4 @@
-"""The network in torch alone is diffusers' own, name by name and bit by bit."""
+"""The network in torch alone is diffusers' own, name by name, and in float32 bit by bit."""
 
 import json
 from importlib.resources import files
@@ -47,6 +47,7 @@ BEYOND = {
 @pytest.mark.parametrize("config", [CONFIG, DEEPER], ids=["embedded", "deeper"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 def test_it_says_what_the_original_says_bit_for_bit(config: dict[str, Any], dtype: torch.dtype) -> None:
+    """In bfloat16 but for rounding: its products are summed in another order."""
     assert is_plain(config)
     torch.manual_seed(5)
     theirs: Any = UNet2DModel.from_config(config)
@@ -58,8 +59,9 @@ def test_it_says_what_the_original_says_bit_for_bit(config: dict[str, Any], dtyp
     shown = torch.randn(2, config["in_channels"], side, side).to(dtype, memory_format=torch.channels_last)
     timesteps = torch.tensor([0, 999])
     with torch.inference_mode():
-        said = ours(shown, timesteps)
-        assert torch.equal(said, theirs(shown, timesteps).sample)
+        said, original = ours(shown, timesteps), theirs(shown, timesteps).sample
+    rounding = 0.0 if dtype == torch.float32 else 4 * torch.finfo(dtype).eps * float(original.abs().max())
+    assert float((said - original).abs().max()) <= rounding
     assert said.dtype == dtype and bool(said.float().std() > 0)
 
 
