@@ -6,6 +6,7 @@ Display P3 and Adobe RGB are. Where they are not, the picture is converted to sR
 """
 
 import io
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -13,6 +14,7 @@ from PIL import Image, ImageCms
 
 MAX_PROFILE_BYTES: Final = 1024 * 1024  # a larger one holds something else
 SPACES: Final = {"L": "GRAY", "RGB": "RGB"}  # by a picture's mode: the colour space in the profile's header
+KNOWN_PROFILES: Final = 16  # answers kept: a folder's pictures share a few
 MAX_GREY_SHIFT: Final = 16  # levels of 255 between a grey in the profile and the same numbers in sRGB
 
 
@@ -20,6 +22,12 @@ def may_stay(profile: bytes, mode: str) -> bool:
     """True for an ICC profile of pictures of a mode ("RGB" or "L"; of others none) whose numbers can be taken for sRGB's."""
     if mode not in SPACES or not profile or len(profile) > MAX_PROFILE_BYTES:
         return False
+    return _has_about_srgbs_greys(profile, mode)
+
+
+@lru_cache(KNOWN_PROFILES)
+def _has_about_srgbs_greys(profile: bytes, mode: str) -> bool:
+    """`may_stay` of a profile that is small enough to be looked into, and kept here."""
     ramp = np.arange(256, dtype=np.uint8)
     greys = Image.fromarray(ramp[None] if mode == "L" else np.repeat(ramp[None, :, None], 3, axis=2))
     try:

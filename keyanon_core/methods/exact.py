@@ -168,10 +168,13 @@ class Walker:
 
     def advance(self, taken: int) -> "Walker":
         """Phi as far as `taken` steps, one evaluation each."""
-        w, clean = self.w, self.clean
-        for number, (s, t) in enumerate(backwards(self.walk.grid)[self.taken : taken], self.taken):
+        before = w = self.w
+        steps = list(enumerate(backwards(self.walk.grid)))[self.taken : taken]
+        for number, (s, t) in steps:
             before, w = w, self.walk.step(w, s, t, coarse=number < self.walk.coarse)
-            clean = self.walk.mask * clean_prediction(self.walk.alpha_bar, before, w, s, t)
+        clean = self.clean
+        if steps:
+            clean = self.walk.mask * clean_prediction(self.walk.alpha_bar, before, w, *steps[-1][1])
         return replace(self, taken=taken, w=w, clean=clean)
 
     def finish(self, nfe: int) -> Anonymized:
