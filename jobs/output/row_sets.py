@@ -43,7 +43,7 @@ class RowSet(Collection[int]):
         """All of them, sorted."""
         return np.flatnonzero(self._there)
 
-    def __array__(self, dtype: npt.DTypeLike = None, copy: bool | None = None) -> npt.NDArray[Any]:
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
         """As numpy asks for it."""
         return self.numbers().astype(dtype or np.int64, copy=False)
 
