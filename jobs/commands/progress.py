@@ -101,6 +101,7 @@ def line_of(state: RunState) -> dict[str, Any]:
         "images_per_second": round(state.images_per_second, 3),
         "faces": state.faces,
         "faces_per_second": round(state.faces_per_second, 3),
+        "device_faces_per_second": {name: round(rate, 3) for name, rate in state.device_faces_per_second.items()},
         "evaluations": state.evaluations,
         "waiting_share": None if waiting is None else round(waiting, 3),
         "seconds": round(state.seconds, 1),

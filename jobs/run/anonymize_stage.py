@@ -42,6 +42,7 @@ from jobs.blocks import (
 from jobs.faults import FaultKind, kind_of, reason_of
 from jobs.run.detect_stage import FaceModelChoice
 from jobs.run.key_records import to_key_record
+from jobs.run.measures import device_here
 from jobs.run.progress import ANONYMIZING_STAGE, Monitor
 from jobs.run.rows_in_hand import RowsInHand
 from keyanon_core.errors import PriorError
@@ -132,6 +133,7 @@ class AnonymizeFaces:
                 loaded.networks.compile(loaded.latent_shape)
             self.anonymizer = PictureAnonymizer(loaded, face_models, settings)
             self.prior = loaded
+            self.device = device_here(compute.device)
             self.sealing = sealing
             self.sealer: Sealer | None = None
             self.environment = environment(loaded)
@@ -153,6 +155,7 @@ class AnonymizeFaces:
         before = self.prior.nfe
         results = self.anonymizer([_task(row) for row in rows])
         self.monitor.report_keys(
+            self.device,
             sum(int(result.metrics.get("attempts", 0)) for result in results),
             sum(result.faces for result in results if result.metrics),
             self.prior.nfe - before,

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
-from ray.util import metrics
+import ray
+from ray.util import get_node_ip_address, metrics
 
 RUN_TAG: Final = "run"
 
@@ -32,12 +33,14 @@ class Metric:
 
 ROWS: Final = "keyanon_rows"
 FACES: Final = "keyanon_faces"
+DEVICE_FACES: Final = "keyanon_device_faces"
 KEYS_TRIED: Final = "keyanon_keys_tried"
 EVALUATIONS: Final = "keyanon_evaluations"
 STAGE_SECONDS: Final = "keyanon_stage_seconds"
 COUNTERS: Final[Mapping[str, Metric]] = {
     ROWS: Metric("Rows that became visible in this attempt, by status.", ("status",)),
     FACES: Metric("Faces anonymized in them."),
+    DEVICE_FACES: Metric("Faces that the processes of a device were through with, published or not.", ("device",)),
     KEYS_TRIED: Metric("Keys tried, published or not."),
     EVALUATIONS: Metric("Evaluations of the denoiser, one for each face of each call."),
     STAGE_SECONDS: Metric("Seconds of the processes of a stage, working and waiting.", ("stage", "time")),
@@ -54,8 +57,8 @@ def exported() -> dict[str, Metric]:
 
 @dataclass
 class Measures:
-    """Sums of one attempt. run: its id; "" makes no metrics. wanted: rows that are to be done. seconds: by stage, and what
-    they were spent on."""
+    """Sums of one attempt. run: its id; "" makes no metrics. wanted: rows that are to be done. device_faces: by device, see
+    `device_here`. seconds: by stage, and what they were spent on."""
 
     run: str = ""
     wanted: int = 0
@@ -64,6 +67,7 @@ class Measures:
     keys_tried: int = 0
     faces_keyed: int = 0
     evaluations: int = 0
+    device_faces: Counter[str] = field(default_factory=Counter)
     seconds: defaultdict[tuple[str, str], float] = field(default_factory=lambda: defaultdict(float))
 
     def published(self, statuses: Mapping[str, int], faces: int) -> None:
@@ -74,8 +78,10 @@ class Measures:
             self._count(ROWS, rows, status=status)
         self._count(FACES, faces)
 
-    def keyed(self, keys_tried: int, faces: int, evaluations: int) -> None:
-        """An anonymizing process has done some pictures together."""
+    def keyed(self, device: str, keys_tried: int, faces: int, evaluations: int) -> None:
+        """An anonymizing process on a device has done some pictures together."""
+        self.device_faces[device] += faces
+        self._count(DEVICE_FACES, faces, device=device)
         self.keys_tried += keys_tried
         self.faces_keyed += faces
         self.evaluations += evaluations
@@ -98,6 +104,13 @@ class Measures:
     def _count(self, name: str, value: float, **tags: str) -> None:
         if self.run and value > 0:
             _metric(metrics.Counter, name, COUNTERS).inc(value, {RUN_TAG: self.run, **tags})
+
+
+def device_here(device: str) -> str:
+    """What a process's device is called in the cluster: its machine's address, and `cpu` or `cuda:N` there. device: as torch
+    names it in a process, which sees no other GPU than the one that Ray reserved."""
+    reserved = ray.get_runtime_context().get_accelerator_ids().get("GPU", []) if device.startswith("cuda") else []
+    return f"{get_node_ip_address()}/{f'cuda:{reserved[0]}' if reserved and device == 'cuda' else device}"
 
 
 _made: dict[str, Any] = {}

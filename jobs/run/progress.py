@@ -39,7 +39,8 @@ class Phase(StrEnum):
 @dataclass(frozen=True)
 class RunState:
     """How far a run is. total: rows that are to be there at its end, None before they are listed. rows: finished ones, with those
-    of an earlier attempt; all else is of this attempt. waiting_share: of the anonymizing processes' time.
+    of an earlier attempt; all else is of this attempt. device_faces: that a device's processes were through with. waiting_share:
+    of the anonymizing processes' time.
     """
 
     total: int | None = None
@@ -51,6 +52,7 @@ class RunState:
     statuses: Mapping[str, int] = field(default_factory=dict)
     evaluations: int = 0
     waiting_share: float | None = None
+    device_faces: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
     def of(cls, found: Measures, *, total: int, finished: int, seconds: float, phase: Phase) -> Self:
@@ -66,6 +68,7 @@ class RunState:
             statuses=dict(sorted(found.statuses.items())),
             evaluations=found.evaluations,
             waiting_share=found.waiting_share(ANONYMIZING_STAGE),
+            device_faces=dict(sorted(found.device_faces.items())),
         )
 
     @property
@@ -75,6 +78,10 @@ class RunState:
     @property
     def faces_per_second(self) -> float:
         return self.faces / self.seconds if self.seconds > 0 else 0.0
+
+    @property
+    def device_faces_per_second(self) -> dict[str, float]:
+        return {device: faces / self.seconds for device, faces in self.device_faces.items()} if self.seconds > 0 else {}
 
     @property
     def seconds_left(self) -> float | None:
@@ -100,8 +107,8 @@ class _Counter:
     def published(self, statuses: Mapping[str, int], faces: int) -> None:
         self._measures.published(statuses, faces)
 
-    def keyed(self, keys_tried: int, faces: int, evaluations: int) -> None:
-        self._measures.keyed(keys_tried, faces, evaluations)
+    def keyed(self, device: str, keys_tried: int, faces: int, evaluations: int) -> None:
+        self._measures.keyed(device, keys_tried, faces, evaluations)
 
     def spent(self, stage: str, waited: float, worked: float) -> None:
         self._measures.spent(stage, waited, worked)
@@ -156,9 +163,10 @@ class Monitor:
         """From the publisher: rows that have just become visible, by status."""
         self._actor.published.remote(dict(statuses), faces)
 
-    def report_keys(self, tried: int, faces: int, evaluations: int) -> None:
-        """From an anonymizing actor: keys tried on so many faces. Sums only: how many one face needed depends on its source."""
-        self._actor.keyed.remote(tried, faces, evaluations)
+    def report_keys(self, device: str, tried: int, faces: int, evaluations: int) -> None:
+        """From an anonymizing actor on a device: keys tried on so many faces. Sums only: how many one face needed depends on its
+        source."""
+        self._actor.keyed.remote(device, tried, faces, evaluations)
 
     def report_seconds(self, stage: str, *, waited: float, worked: float) -> None:
         """From a worker: seconds that it waited for a block, and worked on it."""

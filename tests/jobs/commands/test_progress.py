@@ -70,6 +70,8 @@ def test_a_run_off_a_terminal_is_never_silent_and_names_no_picture(
     assert {line["total"] for line in said if line["progress"] != "listing"} == {2}
     last = said[-1]
     assert (last["rows"], last["statuses"], last["faces"], last["seconds_left"]) == (2, {"anonymized": 2}, 2, 0)
+    ((device, rate),) = last["device_faces_per_second"].items()
+    assert re.fullmatch(r"[\d.]+/cpu", device) and rate > 0
     assert last["evaluations"] >= 2 and 0 <= last["waiting_share"] <= 1
     assert "secretname" not in re.sub(r"(?m)^[^{].*$", "", ended.err)
     assert ended.json["rows"] == 2, "stdout has the one document alone"

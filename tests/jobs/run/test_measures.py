@@ -5,9 +5,12 @@ from collections import Counter
 from typing import cast
 
 import pytest
+from ray.runtime_context import RuntimeContext
+from ray.util import get_node_ip_address
 
+from jobs.commands.progress import line_of
 from jobs.run import measures, progress
-from jobs.run.measures import Measures
+from jobs.run.measures import Measures, device_here
 from jobs.run.progress import ANONYMIZING_STAGE, Monitor, Phase, RunState, Watch
 
 
@@ -15,20 +18,24 @@ def test_reports_of_many_workers_are_added_up(ray_cluster: object) -> None:
     monitor = Monitor("run-of-a-test", 10)
     for _ in range(2):
         monitor.report_published({"anonymized": 2, "quarantined": 1}, 3)
-        monitor.report_keys(5, 3, 20)
+        monitor.report_keys("10.0.0.7/cuda:1", 5, 3, 20)
         monitor.report_seconds(ANONYMIZING_STAGE, waited=1.0, worked=3.0)
+    monitor.report_keys("10.0.0.8/cpu", 0, 3, 0)
     monitor.report_seconds("detect", waited=9.0, worked=0.0)
     found = monitor.measures()
     assert found.statuses == {"anonymized": 4, "quarantined": 2}
-    assert (found.faces, found.keys_tried, found.faces_keyed, found.evaluations) == (6, 10, 6, 40)
+    assert (found.faces, found.keys_tried, found.faces_keyed, found.evaluations) == (6, 10, 9, 40)
     assert (found.waiting_share(ANONYMIZING_STAGE), found.waiting_share("detect")) == (0.25, 1.0)
     state = RunState.of(found, total=20, finished=4, seconds=3.0, phase=Phase.ANONYMIZING)
     assert (state.rows, state.fresh_rows, state.images_per_second, state.faces_per_second) == (10, 6, 2.0, 2.0)
+    assert state.device_faces_per_second == {"10.0.0.7/cuda:1": 2.0, "10.0.0.8/cpu": 1.0}
+    assert line_of(state)["device_faces_per_second"] == state.device_faces_per_second
     assert state.seconds_left == pytest.approx(5.0)
 
 
 def test_nothing_is_claimed_before_anything_was_done() -> None:
     state = RunState.of(Measures(), total=5, finished=0, seconds=0.0, phase=Phase.STARTING)
+    assert state.device_faces_per_second == {}
     assert (state.seconds_left, state.waiting_share, state.images_per_second) == (None, None, 0.0)
     assert RunState().seconds_left is None and RunState().faces_per_second == 0.0
     begun = RunState(total=3, rows=1, fresh_rows=1, faces=2, seconds=0.5)
@@ -56,12 +63,13 @@ def test_the_metrics_are_told_what_is_counted(monkeypatch: pytest.MonkeyPatch) -
         found = Measures(run, 9)
         for _ in range(2):
             found.published({"anonymized": 2, "quarantined": 1}, 3)
-            found.keyed(5, 3, 20)
+            found.keyed("10.0.0.7/cpu", 5, 3, 20)
             found.spent("detect", waited=1.0, worked=3.0)
     assert told == {
         ("keyanon_rows", "run-1", "anonymized"): 4,
         ("keyanon_rows", "run-1", "quarantined"): 2,
         ("keyanon_faces", "run-1"): 6,
+        ("keyanon_device_faces", "run-1", "10.0.0.7/cpu"): 6,
         ("keyanon_keys_tried", "run-1"): 10,
         ("keyanon_evaluations", "run-1"): 40,
         ("keyanon_stage_seconds", "run-1", "detect", "waiting"): 2.0,
@@ -108,3 +116,14 @@ def test_a_process_does_not_wait_for_ever_to_load(ray_cluster: object, monkeypat
     monitor = Monitor(loading=1)
     for process in ("one that dies", "the next"):
         monitor.await_turn(process)
+
+
+def test_a_device_is_called_by_its_machine_and_by_the_gpu_that_ray_reserved(
+    ray_cluster: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = get_node_ip_address()
+    assert (device_here("cpu"), device_here("cuda:1"), device_here("cuda")) == tuple(
+        f"{here}/{name}" for name in ("cpu", "cuda:1", "cuda")
+    )
+    monkeypatch.setattr(RuntimeContext, "get_accelerator_ids", lambda self: {"GPU": ["3"]})
+    assert (device_here("cuda"), device_here("cuda:0")) == (f"{here}/cuda:3", f"{here}/cuda:0")
