@@ -5,11 +5,8 @@ wrong with one picture ends in its row; what goes wrong with the machinery ends 
 it.
 """
 
-import contextlib
-import logging
 import time
 import uuid
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Final
@@ -22,23 +19,22 @@ from ray.exceptions import RayError
 from jobs.config import AnonymizeConfig
 from jobs.errors import KeysWaitingError, MachineError
 from jobs.output.commit import Tally, complete
-from jobs.output.doors import DoorName
 from jobs.output.failure_rate import FailureRate
-from jobs.output.keys import KeyHolder, OwnKeystore
+from jobs.output.keys import KeyHolder
 from jobs.output.layout import REPORT, OutputLayout
 from jobs.output.manifest import WAITING, Manifest, read_existing
 from jobs.output.numbering import Numbering
 from jobs.output.publisher import Publisher
 from jobs.output.row_sets import RowSet
-from jobs.output.shared_lease import HeldLease, lease_of
+from jobs.output.shared_lease import HeldLease
 from jobs.output.sink import PairedDatasink
-from jobs.output.unwritable import unwritable
 from jobs.run.anonymize_stage import AnonymizeFaces, Compute, SealingTarget
 from jobs.run.cluster import await_gpus, cause_of, machines, ray_cluster
 from jobs.run.detect_stage import DetectFaces, FaceModelChoice
 from jobs.run.facts import Facts
 from jobs.run.measures import Measures
 from jobs.run.placement import Placement, detectors, loading_at_once, reserved_cpus
+from jobs.run.places import holding, layout_of, numbered, open_keys
 from jobs.run.progress import Monitor, Phase, ProgressCallback, RunState, Watch
 from jobs.run.report import RunReport
 from jobs.run.task_sizes import TaskSizes
@@ -47,8 +43,6 @@ from jobs.sources.datasource import ListedDatasource
 from jobs.sources.source import ReadUnit, Source, open_source, segments_of
 from jobs.storage.json_files import to_json
 from jobs.storage.store import Store
-
-logger = logging.getLogger(__name__)
 
 TASKS_IN_FLIGHT: Final = 2  # blocks queued at an actor: one in work, one ready
 READ_RETRIES: Final = 3  # of one read task, for faults of the machine; what a retry can not mend ends the run
@@ -133,58 +127,6 @@ def run_anonymize(config: AnonymizeConfig, progress: ProgressCallback | None = N
             manifest.goes_on_over(source, len(rows.gone))
             manifest.write(layout.store)
             return run_attempt(Attempt(config, source, layout, keys, manifest, lease, rows), progress, started)
-
-
-def layout_of(config: AnonymizeConfig, source: Source) -> OutputLayout:
-    """Where a run's rows go."""
-    return OutputLayout(config.output, config.output_format, source.schema, source.image_column, config.endpoint_url)
-
-
-def numbered(config: AnonymizeConfig, layout: OutputLayout, source: Source) -> Numbering:
-    """Which of the output's rows each of the source is. Raises PublishError."""
-    rows = Numbering.of(layout.store, source, keep_gone=config.gone == "keep")
-    if len(rows.gone):
-        logger.warning("%d rows of the output stay whose pictures are not in the input any more", len(rows.gone))
-    return rows
-
-
-@contextlib.contextmanager
-def holding(layout: OutputLayout) -> Iterator[HeldLease]:
-    """The output's lease. What can not be written there is a PublishError that names it, or a MachineError."""
-    try:
-        with lease_of(layout.store) as lease:
-            yield lease
-    except OSError as error:
-        raise unwritable(layout.store, error) from error
-
-
-def door_of(config: AnonymizeConfig) -> DoorName | None:
-    """Where the run hands its keys in; None of one with a keystore of its own, or without keys."""
-    if config.ingest_key is None or config.inbox is None:
-        return None
-    return DoorName(
-        config.ingest_key,
-        config.inbox,
-        config.endpoint_url,
-        config.token_file,
-        config.dataset,
-        config.receipt_seconds,
-    )
-
-
-@contextlib.contextmanager
-def open_keys(config: AnonymizeConfig, *, create: bool) -> Iterator[KeyHolder | None]:
-    """Where the run's keys go, None where they are discarded. create: make the keystore where there is none.
-
-    Raises KeystoreError, MachineError.
-    """
-    if (door := door_of(config)) is not None:
-        yield door.open()
-    elif config.keystore is not None:
-        with OwnKeystore.kept(config.keystore, config.kek, create=create) as kept:
-            yield kept
-    else:
-        yield None
 
 
 def _begin(

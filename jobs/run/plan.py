@@ -23,9 +23,9 @@ from jobs.output.keys import alive
 from jobs.output.layout import RUN_DIRECTORY
 from jobs.output.manifest import read_existing
 from jobs.output.row_shards import reason_code
-from jobs.run.anonymize import door_of, layout_of
 from jobs.run.cluster import machines, ray_cluster
 from jobs.run.placement import Machine, Placement, detectors, reserved_cpus
+from jobs.run.places import door_of, layout_of
 from jobs.run.sample import Sample, Timed, run_sample
 from jobs.run.usable_cpus import usable_cpus
 from jobs.sources.source import Source, open_source

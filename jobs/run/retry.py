@@ -12,7 +12,8 @@ from jobs.errors import ConfigError
 from jobs.output.commit import quarantined_rows
 from jobs.output.manifest import Manifest, read_complete
 from jobs.output.row_sets import RowSet
-from jobs.run.anonymize import Attempt, holding, layout_of, numbered, open_keys, run_attempt
+from jobs.run.anonymize import Attempt, run_attempt
+from jobs.run.places import holding, layout_of, numbered, open_keys
 from jobs.run.progress import ProgressCallback
 from jobs.run.recorded import recorded_config
 from jobs.run.report import RunReport
