@@ -76,7 +76,8 @@ class Attempt:
     @property
     def total(self) -> int:
         """Rows that are there when the attempt has ended."""
-        return self.wanted + int(np.count_nonzero(self.rows.done.numbers() >= self.wanted))
+        beyond = np.count_nonzero(self.rows.done.numbers() >= self.wanted)
+        return self.wanted + int(beyond) + len(self.rows.gone)
 
     @cached_property
     def left_alone(self) -> RowSet:
@@ -159,7 +160,7 @@ def run_attempt(attempt: Attempt, progress: ProgressCallback | None, started: fl
 def _state(attempt: Attempt, phase: Phase, started: float, found: Measures) -> RunState:
     """How far an attempt is, before and after its workers are at it."""
     return RunState.of(
-        found, total=attempt.total, finished=len(attempt.rows.done), seconds=time.monotonic() - started, phase=phase
+        found, total=attempt.total, finished=len(attempt.finished), seconds=time.monotonic() - started, phase=phase
     )
 
 
@@ -188,7 +189,7 @@ def _compute(attempt: Attempt, progress: ProgressCallback | None) -> Measures:
         size = sizes.beginning_with(left) if begins_small else sizes.next
         segments = segments_of(source.units(left_alone, size, attempt.rows.numbers), SEGMENT_ROWS)
         try:
-            watch = Watch(monitor, progress, attempt.total, len(attempt.rows.done))
+            watch = Watch(monitor, progress, attempt.total, len(attempt.finished))
             with Facts(attempt.manifest, attempt.layout.store, monitor) as facts, watch, publisher:
                 for units in segments:
                     stages(units).write_datasink(sink, ray_remote_args={"max_retries": WRITE_RETRIES})

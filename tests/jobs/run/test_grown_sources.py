@@ -16,6 +16,7 @@ from jobs.output.reader import read_rows
 from jobs.output.status import status_of
 from jobs.output.verify import verify_output
 from jobs.run.anonymize import run_anonymize
+from jobs.run.progress import RunState
 from jobs.run.report import RunReport
 from jobs.run.resume import resume_run
 from jobs.run.retry import retry_quarantined
@@ -239,6 +240,9 @@ def test_a_run_that_was_stopped_goes_on_without_a_picture_that_it_has_done(
     report = run(gone="keep", limit=1)
     assert (report.rows, report.input_rows, report.gone_rows, report.resumed_rows) == (2, 2, 1, 0)
     assert status_of(open_store(tmp_path / "out")).activity == "stopped", "c.png is to be done yet"
-    report = run(gone="keep")
+    states: list[RunState] = []
+    workers.stops_after = 1000
+    report = resume_run(tmp_path / "out", {"gone": "keep"}, states.append)
     assert (report.rows, report.gone_rows, report.resumed_rows) == (3, 1, 1)
+    assert [(state.phase, state.rows, state.total) for state in states[1:2]] == [("starting", 2, 3)]
     assert rows_of(tmp_path / "out").keys() == {"a.png", "b.png", "c.png"}

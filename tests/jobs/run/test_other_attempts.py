@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import jobs.run.anonymize
+import jobs.run.places
 from jobs.errors import PublishError
 from jobs.output.layout import OutputLayout
 from jobs.output.reader import read_rows
@@ -22,7 +23,7 @@ def test_a_run_with_other_settings_that_had_the_lease_first_is_met(
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos/a.jpg").write_bytes(b"x")
     settings = {"keys": "discard", "keystore": None, "fidelity": None, "steps": None}
-    holding = jobs.run.anonymize.holding
+    holding = jobs.run.places.holding
 
     @contextmanager
     def held_by_another_first(layout: OutputLayout) -> Iterator[HeldLease]:
@@ -32,6 +33,6 @@ def test_a_run_with_other_settings_that_had_the_lease_first_is_met(
             yield lease
 
     monkeypatch.setattr(jobs.run.anonymize, "holding", held_by_another_first)
-    with pytest.raises(PublishError, match=r"other settings \(min_face\)"):
+    with pytest.raises(PublishError, match=r"other settings \(min_face: 99, and now 16\)"):
         run_anonymize(make_config(**settings))
     assert len(workers.attempts) == 1 and len(list(read_rows(tmp_path / "out"))) == 1
