@@ -216,9 +216,11 @@ def test_an_attempt_that_can_not_renew_its_lease_ends_by_itself(bucket: Bucket, 
         lease.check()
         stop_renewing(lease)
         time.sleep(1.7)
-        with pytest.raises(LeaseError, match="could not be renewed"):
-            lease.check()
-        lease._renewing.release()
+        try:
+            with pytest.raises(LeaseError, match="could not be renewed"):
+                lease.check()
+        finally:
+            lease._renewing.release()
 
 
 def test_a_name_of_another_row_is_never_taken(bucket: Bucket) -> None:
