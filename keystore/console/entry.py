@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from keystore.console import passkey, screens
+from keystore.console import governing, passkey, screens
 from keystore.console.gate import COOKIE, Form, Gate, checked_origin, sign_in_form
 from keystore.console.pages import PAGES, PROVIDER_ANSWER, ROLES, ROOT
 from keystore.console.rendering import page
@@ -40,7 +40,7 @@ def add_console(app: FastAPI, origin: str) -> None:
         if name in everybodys:
             app.router.routes.append(gate.open_route(name, everybodys[name]))
         else:
-            screen = getattr(passkey, name, None) or getattr(screens, name)
+            screen = next(getattr(of, name) for of in (passkey, governing, screens) if hasattr(of, name))
             app.router.routes.append(gate.route(name, screen))
     app.router.routes.append(gate.nothing())
 

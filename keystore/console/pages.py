@@ -65,6 +65,8 @@ PAGES: Mapping[str, Page] = {
     "approve": Page("POST", _REQUEST + "/approval", of="approve", body_bytes=_FORM),
     "deny": Page("POST", _REQUEST + "/denial", of="deny", body_bytes=_FORM),
     "withdraw": Page("POST", _REQUEST + "/withdrawal", of="withdraw", body_bytes=_FORM),
+    "who_decides": Page("GET", ROOT + "/who-decides", of="approvers"),
+    "file_change": Page("POST", ROOT + "/who-decides", of="file_change", body_bytes=_FORM),
     "passkey_page": Page("GET", ROOT + "/passkey", of="approve"),
     "make_passkey": Page("POST", ROOT + "/passkey", of="approve", body_bytes=_FORM),
     "prove_passkey": Page("POST", ROOT + "/passkey/proof", of="approve", body_bytes=_FORM),

@@ -20,7 +20,7 @@ from keystore.decisions.api_token import Role
 from keystore.decisions.lifecycle import State
 from keystore.errors import KeystoreError
 from keystore.reporting.writing import as_files
-from keystore.service import calls
+from keystore.service import audit_calls, calls
 from keystore.service.guard import CallError
 from keystore.service.messages import Approving, Breaking, Filing, Reporting, SeenRequest
 from keystore.service.problems import answer_to, malformed
@@ -209,7 +209,7 @@ def report(visit: Visit) -> Response:
     """Make the officer's report, as a page or as the files that `keyanon keystore report` writes."""
     note = _lines(visit.form.get("checkpoint", "")).strip()
     reporting = Reporting(checkpoints=[f"{note}\n"] if note else [])
-    made = calls.report(reporting, visit.office, visit.caller)
+    made = audit_calls.report(reporting, visit.office, visit.caller)
     if visit.form.get("as") != "files":
         return visit.show("report.html", report=made)
     packed = io.BytesIO()
@@ -221,6 +221,6 @@ def report(visit: Visit) -> Response:
 
 
 def _log(visit: Visit, report: AuditReport | None) -> Response:
-    note = bytes(calls.checkpoint(visit.office).body).decode()
+    note = bytes(audit_calls.checkpoint(visit.office).body).decode()
     vkey = visit.office.keystore.audit_vkey
     return visit.show("log.html", report=report, note=note, checkpoint=open_checkpoint(note, vkey), vkey=vkey)

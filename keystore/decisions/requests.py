@@ -178,18 +178,14 @@ class RequestDesk:
                 f"a grant lives {MIN_GRANT_SECONDS} to {policy.grant_lifetime_seconds} seconds; choose a time within that",
             )
         self._check_people(connection, life, approver)
-        enrolled = approvers.enrolled(connection, approver)
+        enrolled, of = approvers.enrolled(connection, approver), (self._keystore_id, request_id, row.digest)
         if own is None and enrolled is None and not policy.own_keys and change is None:
             key: dict[str, Any] = {}
             approved_at = timestamp(log.now)
-            message = signatures.approval_message(
-                self._keystore_id, request_id, row.digest, approver, approved_at, grant_seconds
-            )
+            message = signatures.approval_message(*of, approver, approved_at, grant_seconds)
             signature = people.sign_as(connection, self._keyring, log, approver, message)
         else:
-            signed = approvers.check_own(
-                self._keystore_id, request_id, row.digest, enrolled, own, log.now, grant_seconds
-            )
+            signed = approvers.check_own(*of, enrolled, own, log.now, grant_seconds)
             approved_at, signature, key = signed.approved_at, signed.signature, signed.in_log()
         connection.execute(
             schema.approvals.insert().values(

@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 
 from keystore.errors import KeystoreError
 from keystore.served import ServedKeystore
-from keystore.service import calls
+from keystore.service import audit_calls, calls, sign_in_calls
 from keystore.service.endpoints import ENDPOINTS, Endpoint
 from keystore.service.guard import CallError, Guard, GuardedRoute, nothing_here, retry_after
 from keystore.service.messages import Problem
@@ -33,6 +33,7 @@ SWEEP_SECONDS = 60.0  # between two looks for replies that may not be fetched an
 MAX_LARGE_BODIES = 8  # in memory at once
 _LOGGER = logging.getLogger(__name__)
 _NO_CONTENT = frozenset({"put_shard", "remove_shard", "remove_receipts", "revoke_token"})
+_CALLS = (calls, audit_calls, sign_in_calls)
 _SIGN_IN = frozenset({"sign_in", "sign_in_callback", "sign_in_token"})
 _REDIRECTS = frozenset({"sign_in", "sign_in_callback"})
 _MEDIA = {
@@ -61,7 +62,7 @@ def create_app(keystore: ServedKeystore, inbox_root: Path, told: Metrics, sign_i
     for name, endpoint in ENDPOINTS.items():
         app.router.add_api_route(
             endpoint.path,
-            getattr(calls, name),
+            next(getattr(of, name) for of in _CALLS if hasattr(of, name)),
             methods=[endpoint.method],
             name=name,
             operation_id=name,

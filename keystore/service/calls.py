@@ -1,4 +1,5 @@
-"""What each endpoint of the table does. The names of these functions are the table's.
+"""What each endpoint of the table does. The names of these functions are the table's; those of an auditor are in audit_calls.py,
+those to sign in by in sign_in_calls.py.
 
 What decides is in keystore.decisions; here a caller's reach is held against the table and words become calls. One writing call at
 a time: the database has one writer anyway.
@@ -6,30 +7,20 @@ a time: the database has one writer anyway.
 
 from __future__ import annotations
 
-import base64
-from collections.abc import Callable
 from datetime import timedelta
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
-from fastapi import Depends, Path, Query, Request, Response
-from fastapi.responses import RedirectResponse
+from fastapi import Query, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.concurrency import run_in_threadpool
 
 from keystore.crypto.canonical import utc_now
-from keystore.decisions.api_token import Role
 from keystore.decisions.tokens import Caller
-from keystore.errors import AuditError
-from keystore.reporting.report import OfficerReport, officer_report
 from keystore.service import inbox as inbox_calls
+from keystore.service.arguments import Calls, Id, In, Shard
 from keystore.service.endpoints import ENDPOINTS, Reach
 from keystore.service.guard import CallError, nothing_here
 from keystore.service.messages import (
-    CHALLENGE_PATTERN,
-    MAX_CODE_CHARACTERS,
-    MAX_NAME_CHARACTERS,
-    MAX_SHARD_NAME_CHARACTERS,
-    STATE_PATTERN,
     ApproverList,
     Approving,
     Breaking,
@@ -39,51 +30,22 @@ from keystore.service.messages import (
     Filing,
     Health,
     InboxList,
-    LogPage,
     Me,
     NamedShards,
     PictureDigests,
     PolicyView,
     Presenting,
-    Proof,
     ReceiptPage,
-    Redeeming,
-    Reporting,
     RequestList,
     SeenRequest,
-    SignedIn,
     TokenList,
 )
 from keystore.service.observing import log_line
 from keystore.service.office import Office
 
-if TYPE_CHECKING:
-    from keystore.service.oidc.sign_in import SignIns
-
 REPLY_LIFETIME = timedelta(minutes=10)  # in which a lost release may be fetched again
 MAX_OPEN_REQUESTS = 20  # of one requester
 MAX_LISTED = 200
-MAX_LEAVES = 1000
-SAID_OF_ITSELF = (
-    "the keystore's service said this of itself: `keyanon audit verify` on a copy of it, elsewhere, does not ask it"
-)
-ID = Path(max_length=64)
-
-
-def _caller(request: Request) -> Caller:
-    caller: Caller = request.state.caller
-    return caller
-
-
-def _office(request: Request) -> Office:
-    office: Office = request.app.state.office
-    return office
-
-
-Calls = Annotated[Caller, Depends(_caller)]
-In = Annotated[Office, Depends(_office)]
-Id = Annotated[str, ID]
-Shard = Annotated[str, Path(max_length=MAX_SHARD_NAME_CHARACTERS)]
 
 
 def health() -> Health:
@@ -225,108 +187,6 @@ def release(request_id: Id, presenting: Presenting, office: In, caller: Calls) -
         sealed = office.keystore.release(request_id, presenting.recipient, caller.person, keep_reply=REPLY_LIFETIME)
     office.metrics.releases.inc()
     return Response(sealed, media_type="application/octet-stream")
-
-
-def log(
-    office: In,
-    start: Annotated[int, Query(ge=0, le=2**53)] = 0,
-    limit: Annotated[int, Query(ge=1, le=MAX_LEAVES)] = MAX_LEAVES,
-) -> LogPage:
-    """Return entries of the log, from `start` on."""
-    size, leaves = office.keystore.log_page(start, limit)
-    return LogPage(start=start, size=size, leaves=[base64.b64encode(leaf).decode() for leaf in leaves])
-
-
-def checkpoint(office: In) -> Response:
-    """Return the latest checkpoint, a C2SP signed note."""
-    return Response(office.keystore.checkpoint(), media_type="text/plain")
-
-
-def report(reporting: Reporting, office: In, caller: Calls) -> OfficerReport:
-    """Verify the keystore, and return what a data-protection officer asks of it: record of processing, disclosures, refusals,
-    what is overdue, erasures; people are the log's commitments. `limits` says that the keystore spoke of itself."""
-    office.begin_verification(caller)
-    try:
-        made = officer_report(
-            office.keystore.path,
-            utc_now(),
-            checkpoints=reporting.checkpoints,
-            quorum=reporting.quorum,
-            controller=reporting.controller,
-        )
-    except AuditError as error:  # which names entries and records, as an auditor may know them
-        raise CallError(409, "unverified", str(error)) from None
-    return made.model_copy(update={"limits": [*made.limits, SAID_OF_ITSELF]})
-
-
-def inclusion(index: Annotated[int, Path(ge=0, le=2**53)], office: In) -> Proof:
-    """Prove that an entry is in the log."""
-    return _proof(lambda: office.keystore.inclusion(index))
-
-
-def consistency(old_size: Annotated[int, Path(ge=0, le=2**53)], office: In) -> Proof:
-    """Prove that the log extends the one of `old_size` entries."""
-    return _proof(lambda: office.keystore.consistency(old_size))
-
-
-def _proof(prove: Callable[[], tuple[str, list[bytes]]]) -> Proof:
-    try:
-        note, hashes = prove()
-    except LookupError:
-        raise CallError(404, "not-found", "the log has no such entry") from None
-    return Proof(checkpoint=note, hashes=[base64.b64encode(one).decode() for one in hashes])
-
-
-def sign_in(
-    request: Request,
-    office: In,
-    port: Annotated[int, Query(ge=1024, le=65535)],
-    challenge: Annotated[str, Query(pattern=CHALLENGE_PATTERN)],
-    state: Annotated[str, Query(pattern=STATE_PATTERN)],
-    role: Role | None = None,
-    dataset: Annotated[str | None, Query(max_length=MAX_NAME_CHARACTERS)] = None,
-) -> Response:
-    """Send a browser to the identity provider, for a command of its machine that listens on `port` (RFC 8252)."""
-    sign_ins = _sign_ins(office)
-    peer = "" if request.client is None else request.client.host
-    address, browser = sign_ins.begin(peer, port, challenge, state, role, dataset)
-    answer = _redirect(address)
-    sign_ins.remember(answer, browser)
-    return answer
-
-
-def sign_in_callback(
-    request: Request,
-    office: In,
-    state: Annotated[str, Query(max_length=MAX_CODE_CHARACTERS)],
-    code: Annotated[str | None, Query(max_length=MAX_CODE_CHARACTERS)] = None,
-    error: Annotated[str | None, Query(max_length=MAX_CODE_CHARACTERS)] = None,
-    iss: Annotated[str | None, Query(max_length=MAX_CODE_CHARACTERS)] = None,
-) -> Response:
-    """Take the provider's answer, and send the browser to the command that waits for it."""
-    sign_ins = _sign_ins(office)
-    return _redirect(sign_ins.answer(state, request.cookies.get(sign_ins.cookie), code, error, iss))
-
-
-def sign_in_token(redeeming: Redeeming, office: In) -> SignedIn:
-    """Give the command its token: once, for the code that the browser brought it and the verifier that it kept."""
-    sign_ins = _sign_ins(office)
-    binding = sign_ins.redeem(
-        redeeming.code, redeeming.verifier
-    )  # strangers do not wait with writers, nor these for them
-    with office.one_writer:
-        token = sign_ins.issue(binding)
-    return SignedIn(token=token, audit_vkey=office.keystore.audit_vkey)
-
-
-def _sign_ins(office: Office) -> SignIns:
-    if office.sign_ins is None:
-        raise nothing_here()
-    return office.sign_ins
-
-
-def _redirect(address: str) -> Response:
-    return RedirectResponse(address, 302, {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"})
 
 
 def list_tokens(office: In) -> TokenList:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from keystore.approver_key import ApproverKey
 from keystore.decisions.proposals import PolicyProposal, Replacement
 from keystore.served import ServedKeystore
 from keystore.verification.verify import verify_audit
+from tests.keystore.console.driving import Tab
 
 WORDS = {"case": "C-9", "purpose": "a child is missing, every minute counts", "legal_basis": "police act 12"}
 OTHERS = ("oscar", "olga")
@@ -58,3 +61,64 @@ def test_who_files_a_change_sees_it_and_withdraws_it_and_sees_no_request_for_key
     assert operator.post(f"/requests/{mine}/withdrawal").status_code == 303
     assert beside.show(mine).state == "denied"
     assert verify_audit(beside.path).problems == []
+
+
+def test_an_operator_files_each_kind_of_change_by_a_form_and_approvers_see_who_decides(
+    served, beside: ServedKeystore
+) -> None:
+    operator, approver = served.person("operator", "paul"), served.person("approver", "bob")
+    for name in ("bob", "carol"):
+        if name not in {one.person for one in beside.approvers()}:
+            beside.enrol_approver(name, "dpo", ApproverKey.generate().public_line, *OTHERS)
+    key = next(one.key for one in beside.approvers() if one.person == "bob" and one.removed_at is None)
+    seen = approver.get("/who-decides").text
+    assert key in seen and "File a change" not in seen and "File a change" in operator.get("/who-decides").text
+    line = ApproverKey.generate().public_line
+    forms = {
+        "enrol the key": {
+            "kind": "enrol-approver",
+            "approver": "dora",
+            "role": "legal",
+            "public_line": "Hand this out:\r\n" + line,
+        },
+        "replace the key": {"kind": "replace-approver", "key": key, "public_line": line},
+        "policy: max images": {"kind": "policy", "max_images": "7", "approvals": ""},
+        "policy: break glass": {"kind": "policy", "break_glass": "eva\r\nfinn"},
+    }
+    for says, fields in forms.items():
+        before = (beside.policy(), beside.approvers())
+        done = operator.post("/who-decides", **fields)
+        assert done.status_code == 303, done.text
+        page = operator.get(done.headers["location"].removeprefix("/console")).text
+        assert says in page and "Nothing is changed before" in page
+        assert (beside.policy(), beside.approvers()) == before
+    wrong = operator.post(
+        "/who-decides", kind="enrol-approver", approver="<b>dora", role="legal", public_line="no line"
+    )
+    assert wrong.status_code == 409 and "public-key" in wrong.text and "&lt;b&gt;dora" in wrong.text
+    assert operator.post("/who-decides", kind="policy", approvals="many").status_code == 422
+    assert operator.post("/who-decides", kind="king").status_code == 422
+    assert "unknown-key" in operator.post("/who-decides", kind="remove-approver", key="0" * 64).text
+    assert "not-broken" in operator.post("/who-decides", kind="review", request="x").text
+    assert approver.post("/who-decides", **forms["policy: max images"]).status_code == 404
+
+
+def test_a_change_is_filed_by_the_keyboard_in_a_browser(browser: Any, served, beside: ServedKeystore) -> None:
+    for name in ("bob", "carol"):
+        if name not in {one.person for one in beside.approvers()}:
+            beside.enrol_approver(name, "dpo", ApproverKey.generate().public_line, *OTHERS)
+    tab = Tab(browser, served.origin)
+    try:
+        tab.sign_in(served.token("operator", "paul"))
+        tab.push("Who decides")
+        tab.check()
+        tab.reach("Change the policy…")
+        tab.press("Enter")
+        tab.check()
+        tab.write("Images at most", "7")
+        tab.push("File the policy")
+        assert "Nothing is changed before" in tab.text() and "100 -> 7" in tab.text()
+        tab.check()
+        assert tab.complaints == []
+    finally:
+        tab.close()

@@ -47,8 +47,8 @@ def wanted(name: str, role: Role, tenant: str) -> int:
         return 404  # alice's is no change
     if "{" in PAGES[name].path and reach is not Reach.ALL:
         return 404 if tenant == "another data set" or (reach is Reach.OWN and tenant != "own") else done
-    if name == "break_glass":
-        return 409  # the policy names nobody
+    if name in ("break_glass", "file_change"):
+        return 409  # the policy names nobody, and names decide; see test_governing
     return 409 if name == "file_request" and tenant == "another data set" else done  # no such image is in that data set
 
 
@@ -62,6 +62,8 @@ def call(person: Any, name: str, beside: ServedKeystore, make) -> httpx2.Respons
         fields = {"digest": request.digest}
     elif name in ("file_request", "break_glass"):
         fields = {**WORDS, "images": "a.png", "dataset": ""}
+    elif name == "file_change":
+        fields = {"kind": "policy", "max_images": "7"}
     return person.get(path) if PAGES[name].method == "GET" else person.post(path, **fields)
 
 

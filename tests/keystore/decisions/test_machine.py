@@ -26,7 +26,7 @@ from keystore.crypto.canonical import timestamp
 from keystore.decisions.policy import Policy
 from keystore.decisions.proposals import Replacement
 from keystore.decisions.signatures import OwnSignature
-from keystore.embedded import Keystore
+from keystore.emergency import EmergencyKeystore
 from keystore.errors import ClockError, Refusal
 from keystore.recipient import Expected, Recipient
 from keystore.verification.verify import verify_audit
@@ -71,6 +71,7 @@ class ModelRequest:
     approvals: dict[str, tuple[str, str] | None] = field(default_factory=dict)
     old_digests: list[str] = field(default_factory=list)
     change: ModelChange | None = None
+    broke_glass: bool = False  # by which the present content was granted
 
     def is_enough(self, *more: tuple[str, str] | None) -> bool:
         """Whether these people are enough to open what is asked for, and one more."""
@@ -107,9 +108,11 @@ class Machine(RuleBasedStateMachine):
         self.foreign, self.removed = ApproverKey.generate(), ApproverKey.generate()
         self.known: set[str] = set()  # ids of keys that were ever enrolled
         self.signed = False  # whether approvers sign changes of who decides
+        self.breaks: list[ModelRequest] = []  # of the glass, oldest first
+        self.reviewed = 0  # how many of them
 
-    def opened(self) -> Keystore:
-        return Keystore.open(self.directory / "ks", clock=lambda: self.now)
+    def opened(self) -> EmergencyKeystore:
+        return EmergencyKeystore.open(self.directory / "ks", clock=lambda: self.now)
 
     @contextlib.contextmanager
     def expecting(self, code: str | None) -> Iterator[None]:
@@ -164,7 +167,7 @@ class Machine(RuleBasedStateMachine):
                 "pending",
                 None,
             )
-            request.policy = self.policy
+            request.policy, request.broke_glass = self.policy, False
 
     @precondition(lambda self: self.requests)
     @rule(
@@ -287,8 +290,10 @@ class Machine(RuleBasedStateMachine):
             code = "erased-record"
         with self.expecting(self.after(person, code)):
             sealed = self.keystore.release(request.request_id, self.recipient.public_key, person)
-            assert len(request.approvals.keys() - {request.requester}) >= max(2, request.policy.approvals)
+            approved = len(request.approvals.keys() - {request.requester}) >= max(2, request.policy.approvals)
+            assert approved != request.broke_glass
             assert all(request.approvals.values()) or not request.policy.own_keys
+            self.seen["release of broken glass"] += request.broke_glass
             self.seen["release of own keys"] += request.policy.own_keys
             self.seen["release of roles"] += bool(request.policy.roles)
             expected = Expected.of(self.keystore.show(request.request_id), self.keystore.audit_vkey)
@@ -430,6 +435,72 @@ class Machine(RuleBasedStateMachine):
         if everybody > 4:
             self._sign_all()
 
+    @rule(person=people, first=people, second=people, really=seldom)
+    def name_for_break_glass(self, person: str, first: str, second: str, really: int) -> None:
+        """From now on this person, and nobody else, may break the glass."""
+        if really > 3:
+            return
+        policy = self.policy.model_copy(update={"break_glass": (person,)})
+
+        def blocked() -> str | None:
+            if person in self.gone:
+                return "erased-person"
+            return None if self.can_sign(policy) or not (policy.own_keys or self.signed) else "approvers"
+
+        benefits = None if person in self.policy.break_glass else person
+        change = ModelChange(benefits, blocked, lambda: setattr(self, "policy", policy))
+        alone = "policy-alone" if first == second and person not in self.gone else None
+        self._change(change, [first, second], alone, lambda: self.keystore.set_break_glass([person], first, second))
+        if really > 1:
+            self._sign_all()
+
+    @rule(person=people, image=st.sampled_from(IMAGES), named=st.booleans())
+    def break_glass(self, person: str, image: str, named: bool) -> None:
+        """Keys without approvals: for who is named, and once until others have reviewed it."""
+        person = self.policy.break_glass[0] if named and self.policy.break_glass else person
+        code = "unknown-record" if image in self.erased else None
+        if code is None and not self.policy.break_glass:
+            code = "break-glass-off"
+        if code is None and person not in self.policy.break_glass:
+            code = "break-glass-person"
+        if code is None and len(self.breaks) > self.reviewed:
+            code = "break-glass-unreviewed"
+        words = ("C-9", "a child is missing, every minute counts", "police act 12")
+        with self.expecting(self.after(person, code)):
+            view = self.keystore.break_glass(person, [image], *words)
+            expires = self.now + timedelta(hours=1)
+            made = ModelRequest(
+                view.request_id, person, view.digest, (image,), self.policy, expires, "approved", expires
+            )
+            made.broke_glass = True
+            self.requests.append(made)
+            self.breaks.append(made)
+            self.seen["broken"] += 1
+
+    @precondition(lambda self: self.breaks)
+    @rule(by=st.sets(people, min_size=1), everybody=seldom)
+    def review(self, by: set[str], everybody: int) -> None:
+        """The last break of the glass is looked into; most often by all."""
+        by = by if everybody == 0 else set(PEOPLE) - self.gone
+        number, broken = len(self.breaks), self.breaks[-1]
+
+        def blocked() -> str | None:
+            return "reviewed" if self.reviewed >= number else None
+
+        def make() -> None:
+            self.reviewed = number
+            self.seen["reviewed"] += 1
+
+        few = len(by - {broken.requester}) < self.policy.approvals and blocked() is None
+        self._change(
+            ModelChange(broken.requester, blocked, make),
+            sorted(by),
+            "too-few" if few else None,
+            lambda: self.keystore.review(broken.request_id, *sorted(by)),
+        )
+        if everybody > 2:
+            self._sign_all()
+
     @rule(lost=st.sets(people, min_size=1), by=st.sets(people, min_size=2), really=seldom, unknown=seldom)
     def lose_keys(self, lost: set[str], by: set[str], really: int, unknown: int) -> None:
         """Keys are said to be lost: names count again, where too few are left to sign."""
@@ -534,7 +605,8 @@ def test_whatever_people_do_the_keystore_does_what_the_model_does(filled_templat
     )
     common = {"release", "used", "not-requester", "self-approval", "expired", "unknown-record", "lifetime"}
     common |= {"approvers", "ended by a removal", "enrolled", "not-enrolled", "unknown-key"}
-    common |= {"release of own keys", "release of roles", "filed", "applied", "replaced"}
+    common |= {"release of own keys", "release of roles", "filed", "applied", "replaced", "broken"}
+    common |= {"reviewed", "release of broken glass"}
     if database == "postgresql":  # seen a few times only
         common = {"release", "used"}
     assert common <= {name for name, times in seen.items() if times}, seen  # or the machine went nowhere
