@@ -41,6 +41,13 @@ def serve(
             "--oidc", metavar="FILE", help="Let people sign in through the identity provider of this YAML file."
         ),
     ] = None,
+    break_glass: Annotated[
+        bool,
+        typer.Option(
+            "--break-glass",
+            help="Let whom the policy names for it break the glass over HTTPS, with a requester's token.",
+        ),
+    ] = False,
     kek: KekUri = None,
     verbose: Verbose = False,
 ) -> None:
@@ -52,11 +59,19 @@ def serve(
 
     address = Address(host, port, certificate, key)
     if console is None:
-        serve(keystore, kek, address, inbox, oidc=oidc)
+        serve(keystore, kek, address, inbox, oidc=oidc, may_break_glass=break_glass)
         return
     from keystore.console.entry import add_console
 
-    serve(keystore, kek, address, inbox, oidc=oidc, join=lambda app: add_console(app, console))
+    serve(
+        keystore,
+        kek,
+        address,
+        inbox,
+        oidc=oidc,
+        may_break_glass=break_glass,
+        join=lambda app: add_console(app, console),
+    )
 
 
 def witness(

@@ -132,7 +132,9 @@ def _filing(
         error = malformed(error.errors(), "this form")
     status, problem = (200, None) if error is None else answer_to(error)
     policy = visit.office.keystore.policy()
-    return visit.show("filing.html", status, written=written, problem=problem, policy=policy, glass=glass)
+    offered = visit.office.may_break_glass and bool(policy.break_glass)
+    shown = {"written": written, "problem": problem, "policy": policy, "glass": glass, "offered": offered}
+    return visit.show("filing.html", status, **shown)
 
 
 def pictures_page(visit: Visit) -> Response:

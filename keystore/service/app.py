@@ -43,8 +43,18 @@ _MEDIA = {
 }
 
 
-def create_app(keystore: ServedKeystore, inbox_root: Path, told: Metrics, sign_ins: SignIns | None = None) -> FastAPI:
-    """Return the application on an open keystore. told: what is counted; sign_ins: through a provider, where there is one."""
+def create_app(
+    keystore: ServedKeystore,
+    inbox_root: Path,
+    told: Metrics,
+    sign_ins: SignIns | None = None,
+    *,
+    may_break_glass: bool = False,
+) -> FastAPI:
+    """Return the application on an open keystore.
+
+    told: what is counted; sign_ins: through a provider, where there is one; may_break_glass: who the policy names may, here too.
+    """
 
     @contextlib.asynccontextmanager
     async def sweeping(_: FastAPI) -> AsyncIterator[None]:
@@ -57,7 +67,7 @@ def create_app(keystore: ServedKeystore, inbox_root: Path, told: Metrics, sign_i
     )
     app.state.guard = Guard(keystore)
     app.state.large_bodies = asyncio.Semaphore(MAX_LARGE_BODIES)
-    app.state.office = Office(keystore, inbox_root, app.state.guard, told, sign_ins)
+    app.state.office = Office(keystore, inbox_root, app.state.guard, told, sign_ins, may_break_glass=may_break_glass)
     app.router.route_class = GuardedRoute
     for name, endpoint in ENDPOINTS.items():
         app.router.add_api_route(

@@ -91,6 +91,9 @@ def break_glass(breaking: Breaking, office: In, caller: Calls) -> SeenRequest:
     """In an emergency: a request that is granted at once, without approvals, to whom the policy names. It is an alert, and nobody
     does so again before others have reviewed it."""
     dataset = _dataset(breaking, caller)
+    if not office.may_break_glass:
+        detail = "this service lets nobody break the glass (serve --break-glass); that is done where the keystore is"
+        raise CallError(409, "break-glass-not-served", detail)
     with office.deciding(caller):
         words = (breaking.case, breaking.purpose, breaking.legal_basis)
         view = office.keystore.break_glass(caller.person, breaking.images, *words, dataset=dataset)

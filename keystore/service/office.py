@@ -29,10 +29,17 @@ class Office:
     """One open keystore, as the calls on it share it."""
 
     def __init__(
-        self, keystore: ServedKeystore, inbox: Path, guard: Guard, metrics: Metrics, sign_ins: SignIns | None = None
+        self,
+        keystore: ServedKeystore,
+        inbox: Path,
+        guard: Guard,
+        metrics: Metrics,
+        sign_ins: SignIns | None = None,
+        *,
+        may_break_glass: bool = False,
     ) -> None:
         self.keystore, self.guard, self.metrics, self.sign_ins = keystore, guard, metrics, sign_ins
-        self.inbox = FolderInbox(inbox)
+        self.inbox, self.may_break_glass = FolderInbox(inbox), may_break_glass
         self.one_writer = threading.Lock()
 
     @contextlib.contextmanager

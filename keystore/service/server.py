@@ -117,12 +117,13 @@ def serve(
     inbox: Path | None = None,
     *,
     oidc: Path | None = None,
+    may_break_glass: bool = False,
     join: Callable[[FastAPI], None] = lambda _: None,
 ) -> None:
     """Open a keystore and serve it until the process is told to end. Raises KeystoreError before anything listens.
 
-    oidc: settings of the identity provider that people sign in through; join: adds what is above the service, such as the
-    console, to its application.
+    oidc: settings of the identity provider that people sign in through; may_break_glass: who the policy names may, over HTTPS
+    too; join: adds what is above the service, such as the console, to its application.
     """
     address.check()
     _log_lines_only()
@@ -130,7 +131,7 @@ def serve(
         _tell_policy(keystore)
         metrics = Metrics()
         sign_ins = None if oidc is None else _sign_ins(keystore, oidc)
-        app = create_app(keystore, inbox or path / INBOX_NAME, metrics, sign_ins)
+        app = create_app(keystore, inbox or path / INBOX_NAME, metrics, sign_ins, may_break_glass=may_break_glass)
         join(app)
         run(Observed(app, metrics), address)
 

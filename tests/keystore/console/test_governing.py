@@ -2,16 +2,39 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 from keystore.approver_key import ApproverKey
 from keystore.decisions.proposals import PolicyProposal, Replacement
 from keystore.served import ServedKeystore
 from keystore.verification.verify import verify_audit
+from tests.keystore.console.conftest import ServedConsole
 from tests.keystore.console.driving import Tab
 
 WORDS = {"case": "C-9", "purpose": "a child is missing, every minute counts", "legal_basis": "police act 12"}
 OTHERS = ("oscar", "olga")
+
+
+class ServedForEmergencies(ServedConsole):
+    """As in conftest, with `--break-glass`."""
+
+    def arguments(self, port: int) -> list[str]:
+        return [*super().arguments(port), "--break-glass"]
+
+
+@pytest.fixture(scope="module")
+def served(template: Path, tls: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedForEmergencies]:
+    """A keystore that holds the records of a.png, b.png and c.png, served with its console."""
+    path = tmp_path_factory.mktemp("console") / "ks"
+    shutil.copytree(template, path)
+    server = ServedForEmergencies(path, tls)
+    yield server
+    server.stop()
 
 
 def test_the_glass_is_broken_by_a_form_and_its_review_is_among_the_requests(served, beside: ServedKeystore) -> None:

@@ -48,7 +48,7 @@ def wanted(name: str, role: Role, tenant: str) -> int:
     if "{" in PAGES[name].path and reach is not Reach.ALL:
         return 404 if tenant == "another data set" or (reach is Reach.OWN and tenant != "own") else done
     if name in ("break_glass", "file_change"):
-        return 409  # the policy names nobody, and names decide; see test_governing
+        return 409  # the service was not told to, and names decide; see test_governing
     return 409 if name == "file_request" and tenant == "another data set" else done  # no such image is in that data set
 
 

@@ -12,7 +12,7 @@ import pytest
 from keystore.approver_key import ApproverKey
 from keystore.crypto.canonical import utc_now
 from keystore.decisions.proposals import PolicyProposal, Review
-from keystore.errors import PolicyError, Refusal, RequestNotFound
+from keystore.errors import KeystoreError, PolicyError, Refusal, RequestNotFound
 from keystore.recipient import Expected, Recipient
 from keystore.served import ServedKeystore
 from keystore.verification.verify import verify_audit
@@ -31,7 +31,7 @@ def office(filled_template: Path, tls: Path, tmp_path: Path, make) -> Iterator[S
         make.deposit(keystore, [make.record("x.png", dataset="others", run_id="run-2")], "part-5", "run-2")
         keystore.ingest("run-2")
         assert keystore.propose(PolicyProposal(break_glass=["Eva"]), "oscar", "olga") is None
-    server = Served(path, tls)
+    server = Served(path, tls, more=("--break-glass",))
     yield server
     server.stop()
     remove_keystore(path)
@@ -95,3 +95,11 @@ def test_it_is_for_nobody_else_and_for_one_data_set(office: Served) -> None:
     assert of_others.break_glass("eva", ["x.png"], *WORDS).state == "approved"
     assert not [line for line in office.lines() if line["event"] == "alert"][1:]
     assert verify_audit(office.path).problems == []
+
+
+def test_a_service_that_was_not_told_to_lets_nobody(served, beside: ServedKeystore) -> None:
+    assert beside.propose(PolicyProposal(break_glass=["Eva"]), "oscar", "olga") is None
+    eva = served.client("requester", "eva")
+    with pytest.raises(KeystoreError, match="lets nobody break the glass"):
+        eva.break_glass("eva", ["a.png"], *WORDS)
+    assert beside.requests() == [] and beside.count_unreviewed() == 0

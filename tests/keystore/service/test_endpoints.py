@@ -36,7 +36,7 @@ WANTED = {  # what a call that may be made is answered
     "remove_shard": 204,
     "remove_receipts": 204,
     "revoke_token": 204,
-    "break_glass": 409,  # the policy names nobody; see test_breaking_glass
+    "break_glass": 409,  # this service was not told to; see test_breaking_glass
 }
 _numbers = itertools.count()
 
