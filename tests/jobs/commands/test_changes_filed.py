@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from jobs.exit_codes import ExitCode
+from keystore.approver_key import ApproverKey
 from tests.keystore.serving import Served
 
 from .conftest import Keyanon
@@ -26,7 +27,7 @@ def test_the_same_commands_file_with_a_service_what_approvers_sign(
 ) -> None:
     token = ("--token-file", served.token_file(tmp_path / "olga.token", "operator", "olga"))
     files, lines = {}, {}
-    for name in ("dora", "lena", "erin"):
+    for name in ("dora", "lena", "erin", "new"):
         files[name], lines[name] = tmp_path / f"{name}.key", tmp_path / f"{name}.pub"
         lines[name].write_text(keyanon("approver-key", "new", files[name]).out)
     early = keyanon("keystore", "policy", "set", served.url, "--max-images", 7, *token)
@@ -38,12 +39,14 @@ def test_the_same_commands_file_with_a_service_what_approvers_sign(
     assert keyanon("keystore", "policy", "set", keystore, "--max-images", 7).code == ExitCode.USAGE
     assert keyanon("keystore", "policy", "set", served.url, "--approvals", 1, *token).code == ExitCode.USAGE
     new = ("keystore", "approver", "enrol", served.url, lines["erin"], "--for", "erin", "--role", "legal")
-    commands = {
-        "policy": ("keystore", "policy", "set", served.url, "--max-images", 7),
-        "glass": ("keystore", "policy", "break-glass", served.url, "--for", "eva"),
-        "enrol": new,
-    }
-    for command in commands.values():
+    old = ApproverKey.read(files["dora"], lambda: "").key_id
+    commands = [
+        ("keystore", "policy", "set", served.url, "--max-images", 7),
+        ("keystore", "policy", "break-glass", served.url, "--for", "eva"),
+        new,
+        ("keystore", "approver", "replace", served.url, old, lines["new"]),
+    ]
+    for command in commands:
         filed = keyanon(*command, *token, "--json")
         assert filed.code == 0 and filed.json["state"] == "pending", filed.err
         for name in ("dora", "lena"):
@@ -55,7 +58,8 @@ def test_the_same_commands_file_with_a_service_what_approvers_sign(
             assert signed.code == 0 and "change of who decides" in signed.err, signed.err
         assert signed.json["state"] == "applied"
     listed = keyanon("keystore", "approver", "list", served.url, *token, "--json").json["approvers"]
-    assert {one["person"] for one in listed} == {"dora", "lena", "erin"}
+    assert [one["person"] for one in listed if one["removed_at"] is None] == ["dora", "erin", "lena"]
+    assert [one["key"] for one in listed if one["removed_at"] is not None] == [old]
     gone = keyanon("keystore", "approver", "remove", served.url, listed[0]["key"], *token)
     assert gone.code == 0 and "Nothing is changed yet" in gone.out
     policy = keyanon("keystore", "policy", "show", served.url, *token, "--json").json

@@ -432,14 +432,16 @@ class Machine(RuleBasedStateMachine):
             "approver-alone" if len(by - {person}) < self.policy.approvals else None,
             lambda: self.keystore.propose(Replacement(key=old.key_id, public_line=key.public_line), *sorted(by)),
         )
-        if everybody > 4:
+        if everybody > 6:
             self._sign_all()
 
     @rule(person=people, first=people, second=people, really=seldom)
     def name_for_break_glass(self, person: str, first: str, second: str, really: int) -> None:
         """From now on this person, and nobody else, may break the glass."""
-        if really > 3:
-            return
+        if really <= 1:
+            self._name_for_break_glass(person, first, second)
+
+    def _name_for_break_glass(self, person: str, first: str, second: str) -> None:
         policy = self.policy.model_copy(update={"break_glass": (person,)})
 
         def blocked() -> str | None:
@@ -451,13 +453,28 @@ class Machine(RuleBasedStateMachine):
         change = ModelChange(benefits, blocked, lambda: setattr(self, "policy", policy))
         alone = "policy-alone" if first == second and person not in self.gone else None
         self._change(change, [first, second], alone, lambda: self.keystore.set_break_glass([person], first, second))
-        if really > 1:
-            self._sign_all()
 
     @rule(person=people, image=st.sampled_from(IMAGES), named=st.booleans())
     def break_glass(self, person: str, image: str, named: bool) -> None:
         """Keys without approvals: for who is named, and once until others have reviewed it."""
-        person = self.policy.break_glass[0] if named and self.policy.break_glass else person
+        self._break_glass(self.policy.break_glass[0] if named and self.policy.break_glass else person, image)
+
+    @rule(image=st.sampled_from(IMAGES), people_in_order=st.permutations(PEOPLE), really=seldom)
+    def an_emergency(self, image: str, people_in_order: list[str], really: int) -> None:
+        """What random steps seldom come to: who is named breaks the glass, takes the keys, and all the others review it."""
+        if really > 1:
+            return
+        person, before = people_in_order[0], len(self.breaks)
+        self._name_for_break_glass(person, *people_in_order[1:3])
+        self._sign_all()
+        for who in (person, person):
+            self._break_glass(who, image)
+        for broken in self.breaks[before:]:
+            self._release(broken, person)
+            self._review(set(people_in_order[1:]) - self.gone)
+            self._sign_all()
+
+    def _break_glass(self, person: str, image: str) -> None:
         code = "unknown-record" if image in self.erased else None
         if code is None and not self.policy.break_glass:
             code = "break-glass-off"
@@ -481,7 +498,11 @@ class Machine(RuleBasedStateMachine):
     @rule(by=st.sets(people, min_size=1), everybody=seldom)
     def review(self, by: set[str], everybody: int) -> None:
         """The last break of the glass is looked into; most often by all."""
-        by = by if everybody == 0 else set(PEOPLE) - self.gone
+        self._review(by if everybody == 0 else set(PEOPLE) - self.gone)
+        if everybody > 4:
+            self._sign_all()
+
+    def _review(self, by: set[str]) -> None:
         number, broken = len(self.breaks), self.breaks[-1]
 
         def blocked() -> str | None:
@@ -498,8 +519,6 @@ class Machine(RuleBasedStateMachine):
             "too-few" if few else None,
             lambda: self.keystore.review(broken.request_id, *sorted(by)),
         )
-        if everybody > 2:
-            self._sign_all()
 
     @rule(lost=st.sets(people, min_size=1), by=st.sets(people, min_size=2), really=seldom, unknown=seldom)
     def lose_keys(self, lost: set[str], by: set[str], really: int, unknown: int) -> None:
