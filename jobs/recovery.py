@@ -25,7 +25,8 @@ import torch
 
 from jobs.exit_codes import ExitCode, exit_code_of
 from jobs.names import IMAGES, image_name
-from jobs.output.reader import OutputError, Row, find_rows, read_manifest, read_picture, read_sidecar
+from jobs.output.pictures import PublishedPictures
+from jobs.output.reader import OutputError, Row, find_rows, read_manifest
 from jobs.run.key_records import to_picture_key
 from jobs.run.usable_cpus import usable_cpus
 from jobs.storage.opening import open_store
@@ -122,7 +123,7 @@ class RecoveryReport:
 class Prepared:
     """Everything a recovery needs beside the keys, opened and found usable."""
 
-    output: Store
+    output: PublishedPictures
     restored: Path
     rows: Mapping[str, Row]  # by record id
     prior: Prior | None
@@ -167,9 +168,10 @@ def prepare(
         raise OutputError(
             f"{output} holds no row for {_some(missing)}; give the output of the run that anonymized them"
         )
+    published = PublishedPictures(output)
     needed: dict[str, str] = {}  # digest of the prior that a record's sidecar asks for
     damaged: dict[str, KeyanonError] = {}
-    for record_id, checked in zip(rows, at_once(partial(_checked, output), rows.values(), workers), strict=True):
+    for record_id, checked in zip(rows, at_once(partial(_checked, published), rows.values(), workers), strict=True):
         if isinstance(checked, KeyanonError):
             damaged[record_id] = checked
         elif checked[0] != "lossless":
@@ -188,7 +190,7 @@ def prepare(
     if damaged and (not skip_damaged or len(damaged) == len(rows)):
         raise next(iter(damaged.values()))
     _claim(restored)
-    return Prepared(output, restored, rows, found, damaged, workers)
+    return Prepared(published, restored, rows, found, damaged, workers)
 
 
 def recover_request(
@@ -206,12 +208,16 @@ def recover_request(
     if prepared.prior is not None:
         report.prior, report.device = prepared.prior.digest, str(prepared.prior.networks.device)
     recoverer = PictureRecoverer(prepared.prior)
-    ordered = sorted(records, key=lambda record: record.image_id)
+    places = {
+        record_id: row.shard for record_id, row in prepared.rows.items()
+    }  # in whose order each shard is read once
+    ordered = sorted(records, key=lambda record: (places.get(record.record_id, ""), record.image_id))
     with multiplying(STRICT):  # for all threads: the flag that each sets for itself, and sets back, is the process's
         for entry in at_once(partial(_recover_one, recoverer, prepared=prepared), ordered, prepared.workers):
             report.pictures.append(entry)
             if progress is not None:
                 progress(entry.image_id, entry.status)
+    report.pictures.sort(key=lambda entry: entry.image_id)
     write_private(prepared.restored / REPORT_FILE, (json.dumps(report.to_dict(), indent=2) + "\n").encode())
     return report
 
@@ -222,10 +228,12 @@ def _recover_one(recoverer: PictureRecoverer, record: KeyRecord, prepared: Prepa
     row = prepared.rows.get(record.record_id)
     try:
         if row is None:
-            raise OutputError(f"{record.image_id}: record {record.record_id} is of another run than {prepared.output}")
+            raise OutputError(
+                f"{record.image_id}: record {record.record_id} is of another run than {prepared.output.store}"
+            )
         if record.record_id in prepared.damaged:
             raise prepared.damaged[record.record_id]
-        encoded, sidecar = read_picture(prepared.output, row), read_sidecar(prepared.output, row)
+        encoded, sidecar = prepared.output.picture(row), prepared.output.sidecar(row)
         recovered = recoverer.recover(encoded, sidecar, to_picture_key(record))
         name = restored_name(row)
         write_private(prepared.restored / name, encode_picture(recovered.pixels, "png", profile=recovered.profile))
@@ -292,16 +300,16 @@ def at_once(act: Callable[[_T], _R], things: Iterable[_T], workers: int) -> Iter
         pool.shutdown(cancel_futures=True)
 
 
-def _checked(output: Store, row: Row) -> tuple[str, str] | KeyanonError:
+def _checked(output: PublishedPictures, row: Row) -> tuple[str, str] | KeyanonError:
     try:
         return _check_published(output, row)
     except KeyanonError as error:
         return error
 
 
-def _check_published(output: Store, row: Row) -> tuple[str, str]:
+def _check_published(output: PublishedPictures, row: Row) -> tuple[str, str]:
     """Open one row's picture and sidecar; (fidelity, prior digest) as the sidecar states them. Every error names the picture."""
-    stored, encoded = read_sidecar(output, row), read_picture(output, row)
+    stored, encoded = output.sidecar(row), output.picture(row)
     try:
         sidecar = Sidecar.from_bytes(stored)
         height, width = sidecar.shape

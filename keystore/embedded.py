@@ -17,6 +17,7 @@ from keystore.crypto.canonical import sha256_hex
 from keystore.crypto.hybrid import key_id
 from keystore.decisions import reading, replies, stored_policy
 from keystore.decisions.content import Words, find_images, images_of
+from keystore.decisions.lifecycle import State
 from keystore.decisions.people import NOBODY
 from keystore.decisions.release import seal_release
 from keystore.decisions.signatures import OwnSignature
@@ -204,6 +205,15 @@ class Keystore(GovernedKeystore):
         """Return one request. Raises RequestNotFound."""
         with self._database.read() as connection:
             return self._view(connection, request_id)
+
+    def granted_shards(self, request_id: str) -> set[str]:
+        """Return the names of the shards that an approved request's records came in; none of one that has no grant to use.
+        Raises RequestNotFound.
+        """
+        with self._database.read() as connection:
+            view = self._view(connection, request_id)
+            granted = view.state is State.APPROVED
+            return shards_of(connection, [one.record_id for one in view.images]) if granted else set()
 
     def compare_pictures(self, request_id: str, digests: Mapping[str, str]) -> dict[str, str]:
         """Return why published pictures are not those of a request's records, by record id; "" of each that is.

@@ -42,11 +42,16 @@ PersonOfKeystore = Annotated[
 def request(
     context: typer.Context,
     keystore: KeystorePlace,
-    image: Annotated[list[str], typer.Option("--image", metavar="ID", help="Image to restore; repeat for more.")],
     case: Annotated[str, typer.Option("--case", help="The case this belongs to, such as C-17.")],
     purpose: Annotated[str, typer.Option("--purpose", help="What the restored faces are for.")],
     legal_basis: Annotated[str, typer.Option("--legal-basis", help="The law or contract that allows it.")],
     expires: Annotated[str, typer.Option("--expires", metavar="DURATION", help="How long it stands: 30m, 2h, 1d.")],
+    image: Annotated[
+        list[str] | None, typer.Option("--image", metavar="ID", help="Image to restore; repeat for more.")
+    ] = None,
+    images: Annotated[
+        str | None, typer.Option("--images", metavar="FILE", help="Text file of images, one a line; - is stdin.")
+    ] = None,
     dataset: Annotated[str | None, typer.Option("--dataset", help="Data set of the images, where ids repeat.")] = None,
     person: PersonOrUser = None,
     token_file: TokenPath = None,
@@ -59,11 +64,23 @@ def request(
         duration = parse_duration(expires)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--expires") from error
+    wanted = [*dict.fromkeys([*(image or ()), *([] if images is None else _lines(images))])]
+    if not wanted:
+        raise typer.BadParameter("name at least one image", param_hint="--image or --images")
     with asked(keystore, kek, token_file) as opened:
-        view = opened.request(actor(opened, person), image, case, purpose, legal_basis, duration, dataset=dataset)
+        view = opened.request(actor(opened, person), wanted, case, purpose, legal_basis, duration, dataset=dataset)
     next_command = f"keyanon show {keystore} {view.request_id}"
     hint = f"Now {view.approvals_required} other people read it and agree: {next_command}"
     output_of(context).result(view.model_dump(mode="json"), _summary(view), hint)
+
+
+def _lines(name: str) -> list[str]:
+    """The lines of a text file, or of stdin ("-"), but empty ones. Raises typer.BadParameter."""
+    try:
+        text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise typer.BadParameter(f"{name} can not be read: {error}", param_hint="--images") from error
+    return [line for line in text.split("\n") if line.strip()]
 
 
 def approve(

@@ -75,6 +75,9 @@ class Asked(Protocol):
     def shards_of(self, record_ids: Iterable[str]) -> set[str]:
         """See Keystore.shards_of; a service does not say, and all shards of a run are read."""
 
+    def granted_shards(self, request_id: str) -> set[str]:
+        """See Keystore.granted_shards."""
+
     def release(self, request_id: str, recipient_public_key: bytes, by: str) -> bytes:
         """See Keystore.release."""
 

@@ -70,7 +70,7 @@ def recover(
         from jobs.recovery import default_workers, prepare, recover_request
         from keyanon_core.device import usable_device
 
-        shards = opened.shards_of(image.record_id for image in view.images)
+        shards = opened.granted_shards(request)
         prepared = prepare(
             store,
             output,

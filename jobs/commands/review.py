@@ -15,6 +15,7 @@ from jobs.commands.asking import Asked
 from jobs.errors import JobError
 
 if TYPE_CHECKING:
+    from jobs.output.pictures import PublishedPictures
     from jobs.output.reader import Row
     from jobs.storage.store import Store
     from keystore.decisions.views import RequestedImage, RequestView
@@ -69,11 +70,13 @@ class Reviewed:
 def review(opened: Asked, view: "RequestView", store: "Store") -> list[Reviewed]:
     """Find the pictures of a request in an output, and have the keystore say whether they are its records'. Raises OutputError,
     KeystoreError."""
+    from jobs.output.pictures import PublishedPictures
     from jobs.output.reader import find_rows
 
     ids = [image.record_id for image in view.images]
     rows = find_rows(store, ids, opened.shards_of(ids))
-    found = [_found(store, image, rows.get(image.record_id)) for image in view.images]
+    published = PublishedPictures(store)
+    found = [_found(published, image, rows.get(image.record_id)) for image in view.images]
     digests = {one.image.record_id: one.digest for one in found if one.digest is not None}
     problems = opened.compare_pictures(view.request_id, digests) if digests else {}
     return [one if one.problem else _judged(one, problems.get(one.image.record_id)) for one in found]
@@ -99,13 +102,11 @@ def _judged(one: Reviewed, problem: str | None) -> Reviewed:
     return replace(one, problem=said, differs=problem is not None)
 
 
-def _found(store: "Store", image: "RequestedImage", row: "Row | None") -> Reviewed:
-    from jobs.output.reader import read_picture
-
+def _found(pictures: "PublishedPictures", image: "RequestedImage", row: "Row | None") -> Reviewed:
     if row is None:
-        return Reviewed(image, None, None, f"it is not in {store}")
+        return Reviewed(image, None, None, f"it is not in {pictures.store}")
     try:
-        return Reviewed(image, row, hashlib.sha256(read_picture(store, row)).hexdigest())
+        return Reviewed(image, row, hashlib.sha256(pictures.picture(row)).hexdigest())
     except JobError as error:
         return Reviewed(image, row, None, str(error))
 
@@ -113,13 +114,14 @@ def _found(store: "Store", image: "RequestedImage", row: "Row | None") -> Review
 def _with_thumbnails(pictures: Sequence[Reviewed], store: "Store") -> Iterator[tuple[Reviewed, str | None]]:
     from PIL import Image
 
-    from jobs.output.reader import read_picture
+    from jobs.output.pictures import PublishedPictures
 
+    published = PublishedPictures(store)
     for one in pictures:
         if one.problem or one.row is None:
             yield one, None
             continue
-        encoded = read_picture(store, one.row)
+        encoded = published.picture(one.row)
         if hashlib.sha256(encoded).hexdigest() != one.digest:
             yield Reviewed(one.image, one.row, one.digest, "it changed while it was looked at"), None
             continue

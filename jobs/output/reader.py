@@ -1,4 +1,4 @@
-"""Reads what a run wrote: rows, pictures and sidecars. It never sees key material, because an output holds none."""
+"""Reads what a run wrote: its manifest and its rows. It never sees key material, because an output holds none."""
 
 import errno
 import io
@@ -6,15 +6,14 @@ import json
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, fields
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from PIL import Image
 
-from jobs.blocks import SHARD_SCHEMA, SIDECAR
+from jobs.blocks import SHARD_SCHEMA
 from jobs.errors import JobError, MachineError, PublishError
 from jobs.names import IMAGES, SIDECARS
 from jobs.output.layout import MANIFEST, ROWS, shard_file
@@ -162,59 +161,6 @@ def _parts(output: Place | Store, columns: Sequence[str], shards: Collection[str
         yield from standing_rows(_store(output), columns, shards)
     except (PublishError, OSError, pa.ArrowException) as error:
         raise OutputError(f"{output} has no readable rows: {error}") from error
-
-
-def read_picture(output: Place | Store, row: Row) -> bytes:
-    """The anonymized picture of a row, encoded as it was published.
-
-    Raises:
-        OutputError: it is missing or can not be read.
-    """
-    if row.output is not None:
-        return _read_below(_store(output), row, row.output)
-    column = read_manifest(output).get("image_column")
-    found = _read_cell(_store(output), row, str(column))
-    return bytes(found["bytes"] if isinstance(found, dict) else found)
-
-
-def read_sidecar(output: Place | Store, row: Row) -> bytes:
-    """The sidecar of a row. Raises OutputError when it is missing or can not be read, SidecarError when it is too large."""
-    if row.sidecar is not None:
-        return _read_below(_store(output), row, row.sidecar, MAX_SIDECAR_BYTES)
-    return bytes(_read_cell(_store(output), row, SIDECAR))
-
-
-def _read_below(store: Store, row: Row, name: str, max_bytes: int | None = None) -> bytes:
-    """A published file. Raises OutputError when it can not be read, or its name leaves the output, as an edited row's may;
-    SidecarError when it has more than `max_bytes`.
-    """
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or "\0" in name:
-        raise OutputError(
-            f"{row.image_id}: its row names the file {name!r}, which no run writes; {row.shard} was edited"
-        )
-    try:
-        return store.read(name, max_bytes)
-    except OSError as error:
-        if error.errno == errno.EFBIG:
-            raise SidecarError(
-                f"{row.image_id}: {store.full(name)} exceeds a sidecar's limit of {max_bytes} bytes"
-            ) from error
-        raise OutputError(
-            f"{row.image_id}: {store.full(name)} can not be read ({error.strerror}); restore it from a backup"
-        ) from error
-
-
-def _read_cell(store: Store, row: Row, column: str) -> Any:
-    """A picture or sidecar that lies in the row's shard, as for Parquet input."""
-    try:
-        with store.open_parquet(row.shard) as opened:
-            value = pq.read_table(opened, columns=[column]).column(column)[row.position].as_py()
-    except (OSError, ValueError, KeyError, IndexError) as error:
-        raise OutputError(f"{row.image_id}: {row.shard} has no readable column {column!r} ({error})") from error
-    if value is None:
-        raise OutputError(f"{row.image_id}: column {column!r} of {row.shard} is empty for it; it was not anonymized")
-    return value
 
 
 def inspect_run(output: Place | Store) -> RunInspection:

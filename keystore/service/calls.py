@@ -28,6 +28,7 @@ from keystore.service.messages import (
     Comparing,
     FiledChange,
     Filing,
+    GrantedShards,
     Health,
     InboxList,
     Me,
@@ -180,6 +181,12 @@ def file_change(filed: FiledChange, office: In, caller: Calls) -> SeenRequest:
         _check_open(office, caller)
         request_id = office.keystore.propose(filed.change, caller.person, only_filed=True)
     return office.seen(office.keystore.show(str(request_id)))
+
+
+def granted_shards(request_id: Id, office: In, caller: Calls) -> GrantedShards:
+    """Return the names of the shards that an approved request's records came in: a recovery reads those of its output alone."""
+    office.visible(request_id, caller, "granted_shards")
+    return GrantedShards(shards=sorted(office.keystore.granted_shards(request_id)))
 
 
 def release(request_id: Id, presenting: Presenting, office: In, caller: Calls) -> Response:

@@ -28,6 +28,7 @@ from keystore.service.messages import (
     Comparing,
     FiledChange,
     Filing,
+    GrantedShards,
     Me,
     PictureDigests,
     PolicyView,
@@ -143,8 +144,12 @@ class ServiceClient:
         return self._connection.ask(SeenRequest, "POST", "/v1/changes", said).request_id
 
     def shards_of(self, record_ids: Iterable[str]) -> set[str]:
-        """Return none: which shards records came in is what the service does not tell. A recovery reads all of a run's."""
+        """Return none: of records that are not granted the service does not tell it. All shards of a run are read then."""
         return set()
+
+    def granted_shards(self, request_id: str) -> set[str]:
+        """See Keystore.granted_shards; for tokens of the role recovery."""
+        return set(self._connection.ask(GrantedShards, "GET", _of(request_id, "shards")).shards)
 
     def release(self, request_id: str, recipient_public_key: bytes, by: str) -> bytes:
         """See Keystore.release. Where the answer is lost it is asked for again, with the same key."""

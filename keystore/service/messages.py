@@ -100,6 +100,12 @@ class PictureDigests(View):
     digests: dict[str, str | None]
 
 
+class GrantedShards(View):
+    """Names of the shards that a request's records came in, while its grant can be used; else none."""
+
+    shards: list[str]
+
+
 class Reporting(Message):
     """What a report is made with. checkpoints, quorum: as of `verify_audit`; controller: what only they know."""
 

@@ -13,10 +13,11 @@ import pytest
 from jobs.errors import LeaseError, MachineError, PublishError
 from jobs.output import shared_lease
 from jobs.output.commit import Tally, complete, finished_rows
-from jobs.output.layout import LEASE, SEGMENTS, OutputLayout
+from jobs.output.layout import LEASE, MANIFEST, SEGMENTS, OutputLayout
 from jobs.output.manifest import read_existing
+from jobs.output.pictures import PublishedPictures
 from jobs.output.publisher import Publisher
-from jobs.output.reader import OutputError, inspect_run, read_picture, read_rows, read_sidecar
+from jobs.output.reader import OutputError, inspect_run, read_rows
 from jobs.output.segments import Segments
 from jobs.output.shared_lease import SharedLease, lease_of
 from jobs.output.sink import PairedDatasink
@@ -60,9 +61,10 @@ class Bucket:
         listed = {name for row in rows for name in (row.output, row.sidecar) if name is not None}
         assert self.names() == listed | {row.shard for row in rows}
         assert finished_rows(self.layout) == set(range(total)) and len(rows) == total
+        pictures = PublishedPictures(self.store)
         for row in rows:
             if row.status == "anonymized":
-                assert read_sidecar(self.store, row) == b"sidecar of " + read_picture(self.store, row)
+                assert pictures.sidecar(row) == b"sidecar of " + pictures.picture(row)
         assert self.place.key_shards() == set()
 
 
@@ -117,7 +119,9 @@ def test_a_parquet_output_holds_its_pictures_in_the_row_shard(bucket: Bucket) ->
         publisher.publish_complete()
         bucket.complete(lease, 1)
     (row,) = read_rows(bucket.store)
-    assert bucket.names() == {row.shard} and read_sidecar(bucket.store, row) == b"sidecar of one"
+    assert bucket.names() == {row.shard}
+    bucket.server.put(f"{bucket.prefix}/{MANIFEST}", b'{"image_column": "image"}')
+    assert PublishedPictures(bucket.store).sidecar(row) == b"sidecar of one"
 
 
 def test_the_second_of_two_attempts_at_once_is_refused_at_once(bucket: Bucket, soon: None) -> None:
@@ -176,7 +180,10 @@ def test_a_dead_attempt_is_taken_over_and_its_rows_are_done_once(bucket: Bucket,
         publisher.publish_complete()
         bucket.complete(lease, 2)
     bucket.check_complete(2)
-    assert sorted(read_picture(bucket.store, row) for row in read_rows(bucket.store)) == [b"kept", b"made anew"]
+    assert sorted(PublishedPictures(bucket.store).picture(row) for row in read_rows(bucket.store)) == [
+        b"kept",
+        b"made anew",
+    ]
 
 
 def test_nothing_of_an_attempt_that_was_stopped_and_goes_on_becomes_visible(
@@ -208,7 +215,7 @@ def test_nothing_of_an_attempt_that_was_stopped_and_goes_on_becomes_visible(
         lease.check()
         bucket.complete(lease, 1)
     bucket.check_complete(1)
-    assert [read_picture(bucket.store, row) for row in read_rows(bucket.store)] == [b"of the other"]
+    assert [PublishedPictures(bucket.store).picture(row) for row in read_rows(bucket.store)] == [b"of the other"]
 
 
 def test_an_attempt_that_can_not_renew_its_lease_ends_by_itself(bucket: Bucket, soon: None) -> None:

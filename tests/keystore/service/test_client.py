@@ -34,17 +34,24 @@ def test_a_request_goes_from_its_filing_to_its_keys(served) -> None:
     assert (view.state, view.count, view.requester) == ("pending", 2, "alice")
     with pytest.raises(GrantError, match="2 more"):
         job.release(view.request_id, Recipient.generate().public_key, "alice")
+    assert job.granted_shards(view.request_id) == set(), "where nothing is granted yet"
     for name in ("bob", "carol"):
         approver = served.client("approver", name)
         shown = approver.show(view.request_id)
         assert shown.purpose == WORDS[1]
         approved = approver.approve(view.request_id, name, shown.digest)
     assert approved.state == "approved"
+    with ServedKeystore.open(served.path) as beside:
+        assert job.granted_shards(view.request_id) == beside.shards_of(one.record_id for one in view.images) != set()
+    for other in (alice, approver, served.client("recovery", "mallory")):
+        with pytest.raises(RequestNotFound):
+            other.granted_shards(view.request_id)
     recipient = Recipient.generate()
     sealed = job.release(view.request_id, recipient.public_key, "alice")
     expected = Expected.of(job.show(view.request_id), job.audit_vkey)
     assert {one.image_id for one in recipient.open(sealed, expected)} == {"a.png", "b.png"}
     assert job.release(view.request_id, recipient.public_key, "alice") == sealed, "a lost reply"
+    assert job.granted_shards(view.request_id) == set(), "where the grant is used"
     with pytest.raises(GrantError, match="works once"):
         job.release(view.request_id, Recipient.generate().public_key, "alice")
     assert next(one.request_id for one in alice.requests()) == view.request_id
