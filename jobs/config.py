@@ -4,7 +4,7 @@ import hashlib
 import os
 import re
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Final, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -43,6 +43,8 @@ from keystore.crypto.canonical import canonical_json
 
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # also where a path has swallowed one of its slashes
 
+DEFAULT_START_SECONDS: Final = 900.0  # for a machine that joins, its image, and what a process loads
+
 # Settings that change where and how fast a run works, and none of its results: a run may be resumed with others.
 NEUTRAL_SETTINGS = frozenset(
     {
@@ -56,6 +58,7 @@ NEUTRAL_SETTINGS = frozenset(
         "inbox",
         "token_file",
         "receipt_seconds",
+        "start_seconds",
         "boxes",  # the digests of these three files are in the listing's
         "keep",
         "subjects",
@@ -181,6 +184,11 @@ class AnonymizeConfig(InputConfig):
     cpus_per_actor: float = Field(default=0.0, ge=0, description="logical CPUs Ray reserves; 0 never waits for one")
     gpus_per_actor: float | None = Field(
         default=None, ge=0, description="GPUs Ray reserves; None: a share, see `Placement`"
+    )
+    start_seconds: float = Field(
+        default=DEFAULT_START_SECONDS,
+        ge=0,
+        description="without a ready process of a stage, after which a run ends; see `PoolWatch`",
     )
     object_store_bytes: int | None = Field(default=None, ge=80 * 1024 * 1024, description="of a local cluster")
 

@@ -236,6 +236,9 @@ def anonymize(
         float | None,
         _option("shared out on cuda", "GPUs Ray reserves for one; 1 for priors beside the embedded.", _LAYOUT),
     ] = None,
+    start_seconds: Annotated[
+        float | None, _option("900.0", "Without a ready process of a stage, after which the run ends.", _LAYOUT)
+    ] = None,
     object_store_bytes: Annotated[int | None, _option("512 MiB", "Object store of a local Ray.", _LAYOUT)] = None,
     progress_seconds: ProgressSeconds = None,
     quiet: Quiet = False,

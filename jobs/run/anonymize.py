@@ -13,11 +13,10 @@ from typing import Final
 
 import numpy as np
 import ray
-from ray.data import ActorPoolStrategy
 from ray.exceptions import RayError
 
 from jobs.config import AnonymizeConfig
-from jobs.errors import KeysWaitingError, MachineError
+from jobs.errors import KeysWaitingError
 from jobs.output.commit import Tally, complete
 from jobs.output.failure_rate import FailureRate
 from jobs.output.keys import KeyHolder
@@ -29,27 +28,23 @@ from jobs.output.row_sets import RowSet
 from jobs.output.shared_lease import HeldLease
 from jobs.output.sink import PairedDatasink
 from jobs.run.anonymize_stage import AnonymizeFaces, Compute, SealingTarget
-from jobs.run.cluster import await_gpus, cause_of, machines, ray_cluster
+from jobs.run.cluster import await_placement, ray_cluster, reported_cause
 from jobs.run.detect_stage import DetectFaces, FaceModelChoice
 from jobs.run.facts import Facts
 from jobs.run.measures import Measures
 from jobs.run.placement import Placement, detectors, loading_at_once, reserved_cpus
 from jobs.run.places import holding, layout_of, numbered, open_keys
+from jobs.run.pools import PROCESS_RESTARTS, Pool
 from jobs.run.progress import Monitor, Phase, ProgressCallback, RunState, Watch
+from jobs.run.reading import read_pictures
 from jobs.run.report import RunReport
 from jobs.run.task_sizes import TaskSizes
 from jobs.run.usable_cpus import usable_cpus
-from jobs.sources.datasource import ListedDatasource
 from jobs.sources.source import ReadUnit, Source, open_source, segments_of
 from jobs.storage.json_files import to_json
 from jobs.storage.store import Store
 
-TASKS_IN_FLIGHT: Final = 2  # blocks queued at an actor: one in work, one ready
-READ_RETRIES: Final = 3  # of one read task, for faults of the machine; what a retry can not mend ends the run
 WRITE_RETRIES: Final = 3  # of one write task whose process died
-# Processes that may take one actor's place. `jobs.run.process_deaths` ends a run long before, unless rows are to blame or the
-# processes die before they can say that they began.
-PROCESS_RESTARTS: Final = 256
 # Rows that Ray plans at a time: neither its tasks nor their lists of files grow with the run. The workers begin anew with each.
 SEGMENT_ROWS: Final = 200_000
 
@@ -167,13 +162,12 @@ def _state(attempt: Attempt, phase: Phase, started: float, found: Measures) -> R
 def _compute(attempt: Attempt, progress: ProgressCallback | None) -> Measures:
     """Run the Ray Data pipeline over the unfinished rows. Returns what was counted."""
     config, source = attempt.config, attempt.source
-    with ray_cluster(reserved_cpus(config, usable_cpus()), config.object_store_bytes):
-        there = machines()
-        placement = Placement.of(config, there)
+    with ray_cluster(reserved_cpus(config, usable_cpus()), config.object_store_bytes, config.start_seconds):
+        there, placement = await_placement(config)
         left_alone = attempt.left_alone
         sizes, left = TaskSizes.of(config, source, placement.actors), source.total - len(left_alone)
-        workers = sizes.workers_for(left)
-        await_gpus(workers * placement.gpus)
+        workers = Pool(sizes.workers_for(left), sizes.workers_for(left, placement.most))
+        finders = _finders(config, workers, sum(one.cpus for one in there))
         # Parquet is read in blocks of one size, and joined to tasks afterwards.
         begins_small = source.kind != "parquet" and sizes.begins_small(left)
         monitor = Monitor(attempt.manifest.run_id, left, loading_at_once(there) if begins_small else None)
@@ -185,7 +179,7 @@ def _compute(attempt: Attempt, progress: ProgressCallback | None) -> Measures:
         rate = FailureRate(None if attempt.retry else config.max_failure_rate)
         done = RowSet(attempt.rows.of_positions(left_alone.numbers()))
         publisher = Publisher(attempt.layout, attempt.lease, done, monitor.report_published, rate.admit, keyed)
-        stages = partial(_stages, attempt, monitor, sealing, placement, workers, sizes.next(left))
+        stages = partial(_stages, attempt, monitor, sealing, placement, (finders, workers), sizes.next(left))
         size = sizes.beginning_with(left) if begins_small else sizes.next
         segments = segments_of(source.units(left_alone, size, attempt.rows.numbers), SEGMENT_ROWS)
         try:
@@ -196,7 +190,7 @@ def _compute(attempt: Attempt, progress: ProgressCallback | None) -> Measures:
                     facts.remember()
             return monitor.measures()
         except RayError as error:
-            raise _cause(error, monitor) from error
+            raise reported_cause(error, monitor, "run") from error
 
 
 def _stages(
@@ -204,18 +198,13 @@ def _stages(
     monitor: Monitor,
     sealing: SealingTarget | None,
     placement: Placement,
-    workers: int,
+    pools: tuple[Pool, Pool],
     rows_per_block: int,
     units: list[ReadUnit],
 ) -> ray.data.Dataset:
-    """From the pictures of one segment to their results."""
-    dataset = ray.data.read_datasource(
-        ListedDatasource(units, "ReadPictures"),
-        override_num_blocks=len(units),
-        ray_remote_args={"max_retries": READ_RETRIES, "retry_exceptions": [MachineError, MemoryError]},
-    )
-    if attempt.source.kind == "parquet":  # a row group may hold many tasks' worth of pictures
-        dataset = dataset.repartition(target_num_rows_per_block=rows_per_block)
+    """From the pictures of one segment to their results. pools: the detecting and the anonymizing one."""
+    finders, workers = pools
+    dataset = read_pictures(attempt.source, units, rows_per_block)
     config = attempt.config
     models = FaceModelChoice(config.face_models, config.face_weights, config.min_face, attempt.manifest.face_models)
     dataset = dataset.map_batches(
@@ -228,8 +217,9 @@ def _stages(
         },
         batch_size=None,
         batch_format="pyarrow",
-        compute=_pool(detectors(config, workers, sum(one.cpus for one in machines()))),
+        compute=finders.strategy(),
         num_cpus=config.cpus_per_actor,
+        memory=placement.detector_memory,
         max_restarts=PROCESS_RESTARTS,
         udf_modifying_row_count=False,
     )
@@ -247,27 +237,19 @@ def _stages(
         },
         batch_size=None,
         batch_format="pyarrow",
-        compute=_pool(workers),
+        compute=workers.strategy(),
         num_cpus=placement.cpus,
         num_gpus=placement.gpus,
+        memory=placement.memory,
         max_restarts=PROCESS_RESTARTS,
         udf_modifying_row_count=False,
     )
 
 
-def _pool(actors: int) -> ActorPoolStrategy:
-    return ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=TASKS_IN_FLIGHT)
-
-
-def _cause(error: BaseException, monitor: Monitor) -> Exception:
-    """The error raised on purpose in a worker, out of Ray's wrappings; else one that says what Ray says."""
-    try:
-        failure = monitor.failure()
-    except RayError as gone:  # whatever the workers met then, they met because of that
-        return MachineError(
-            f"the machine that counts what the run does was lost ({type(gone).__name__}); run the same command again to go on"
-        )
-    return failure or cause_of(error, "run")
+def _finders(config: AnonymizeConfig, workers: Pool, cpus: float) -> Pool:
+    """The detecting pool beside an anonymizing one. cpus: logical ones of the cluster. It grows where Ray counts its CPUs."""
+    actors = detectors(config, workers.actors, cpus)
+    return Pool(actors, detectors(config, workers.most) if config.cpus_per_actor else actors)
 
 
 def _commit(attempt: Attempt, started: float, computed: float, found: Measures) -> RunReport:

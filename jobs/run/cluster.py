@@ -9,6 +9,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,9 +19,12 @@ from ray.data import DataContext
 from ray.exceptions import ActorDiedError, RayError, RayTaskError, UserCodeException
 from ray.util.annotations import RayDeprecationWarning
 
+from jobs.config import DEFAULT_START_SECONDS, AnonymizeConfig
 from jobs.errors import DefectError, MachineError
 from jobs.faults import FaultKind, describe, kind_of
-from jobs.run.placement import Machine
+from jobs.run.placement import Machine, Placement
+from jobs.run.pools import PoolWatch
+from jobs.run.progress import Monitor
 from jobs.run.usable_cpus import usable_cpus
 from keyanon_core.errors import KeyanonError
 from keystore.errors import KeystoreError
@@ -29,7 +33,6 @@ ADDRESS_VARIABLE: Final = "RAY_ADDRESS"
 TOKEN_PATH_VARIABLE: Final = "RAY_AUTH_TOKEN_PATH"  # noqa: S105  the name of a variable
 CREATION_FAILED: Final = "an error raised in its creation task"  # as Ray says it of an actor whose constructor raised
 SPARE_CPUS: Final = 2  # logical CPUs beside the reserved ones, so that reading and publishing always find one
-GPU_PATIENCE_SECONDS: Final = 60.0  # for GPUs that an attempt which just ended has not given back yet
 POLL_SECONDS: Final = 1.0
 # To which Ray fills up the blocks of a row group of Parquet before they are cut into tasks; a process holds two or three times as
 # much meanwhile. Larger than a block of results is wont to be, see `TASK_BYTES`: beyond it those are split.
@@ -38,16 +41,18 @@ DEFAULT_OBJECT_STORE_BYTES: Final = 512 * 1024 * 1024  # of a local cluster; blo
 
 
 @contextlib.contextmanager
-def ray_cluster(reserved_cpus: float, object_store_bytes: int | None = None) -> Iterator[None]:
+def ray_cluster(
+    reserved_cpus: float, object_store_bytes: int | None = None, patience: float = DEFAULT_START_SECONDS
+) -> Iterator[None]:
     """Connect to the cluster of RAY_ADDRESS or start a local one; leave one that was there already as it was.
 
-    reserved_cpus: logical CPUs that the actors of the job hold until it ends.
+    reserved_cpus: logical CPUs that the actors of the job hold until it ends. patience: seconds, of what `PoolWatch` bears.
 
     Raises:
         MachineError: no cluster could be reached or started.
     """
     if ray.is_initialized():
-        with _data_settings():
+        with _data_settings(patience):
             yield
         return
     with contextlib.ExitStack() as stack:
@@ -58,7 +63,7 @@ def ray_cluster(reserved_cpus: float, object_store_bytes: int | None = None) -> 
             place = os.environ.get(ADDRESS_VARIABLE, "a local cluster")
             raise MachineError(f"Ray could not be started ({place}): {error}") from error
         stack.callback(ray.shutdown)
-        with _data_settings():
+        with _data_settings(patience):
             yield
 
 
@@ -108,36 +113,44 @@ def machines() -> list[Machine]:
     found = []
     for node in ray.nodes():
         if node["Alive"]:
-            cpus, gpus = (float(node["Resources"].get(name, 0.0)) for name in ("CPU", "GPU"))
+            cpus, gpus, memory = (float(node["Resources"].get(name, 0.0)) for name in ("CPU", "GPU", "memory"))
             # A local cluster is given more logical CPUs than there are: see `SPARE_CPUS`.
-            found.append(Machine(cpus, gpus, min(cpus, usable_cpus()) if node["NodeID"] == here else cpus))
+            usable = min(cpus, usable_cpus()) if node["NodeID"] == here else cpus
+            found.append(Machine(cpus, gpus, usable, memory))
     return found
 
 
-def await_gpus(wanted: float, patience: float = GPU_PATIENCE_SECONDS) -> None:
-    """Return when so many GPUs of the connected cluster are free.
+def joining() -> bool:
+    """True for a cluster of somebody's, whose machines may come and go; a local one is all that there will be."""
+    return bool(os.environ.get(ADDRESS_VARIABLE))
+
+
+def await_placement(config: AnonymizeConfig) -> tuple[list[Machine], Placement]:
+    """The machines of the connected cluster, and where the run's actors work on them.
 
     Raises:
-        MachineError: other jobs hold them for longer than `patience`, in seconds.
+        ConfigError: a setting is to be changed.
+        MachineError: for `config.start_seconds` no machine was there that could take one.
     """
-    deadline = time.monotonic() + patience
-    while (free := float(ray.available_resources().get("GPU", 0.0))) < wanted:
-        if time.monotonic() > deadline:
-            there = float(ray.cluster_resources().get("GPU", 0.0))
-            raise MachineError(
-                f"{wanted:g} GPU(s) are needed and {free:g} of the cluster's {there:g} are free; run the same command again when "
-                "other jobs have ended, or give fewer anonymizer_actors"
-            )
+    deadline = time.monotonic() + config.start_seconds
+    while True:
+        there = machines()
+        try:
+            return there, Placement.of(config, there, joining=joining())
+        except MachineError:
+            if time.monotonic() > deadline:
+                raise
         time.sleep(POLL_SECONDS)
 
 
 @contextlib.contextmanager
-def _data_settings() -> Iterator[None]:
+def _data_settings(patience: float) -> Iterator[None]:
     """Ray Data without bars, banners and warnings about its own future: progress is `jobs.run.progress`'s business, stdout the
     command's, and the named parameters that Ray 2.60 asks for in place of `ray_remote_args` have none for retries."""
     context: Any = DataContext.get_current()
     quiet = {"enable_progress_bars": False, "print_on_execution_start": False, "enable_rich_progress_bars": False}
-    chosen = {**quiet, "target_max_block_size": BLOCK_BYTES}
+    watched = [*context.custom_execution_callback_classes, partial(PoolWatch, patience)]
+    chosen = {**quiet, "target_max_block_size": BLOCK_BYTES, "custom_execution_callback_classes": watched}
     before = {name: getattr(context, name) for name in chosen}
     prints = ray_worker._worker_logs_enabled
     data_logger = logging.getLogger("ray.data")
@@ -156,6 +169,17 @@ def _data_settings() -> Iterator[None]:
             setattr(context, name, value)
         ray_worker._worker_logs_enabled = prints
         data_logger.setLevel(level)
+
+
+def reported_cause(error: BaseException, monitor: Monitor, work: str) -> Exception:
+    """The error that a worker reported before it ended `work`; else `cause_of` what Ray says."""
+    try:
+        failure = monitor.failure()
+    except RayError as gone:  # whatever the workers met then, they met because of that
+        return MachineError(
+            f"the machine that counts what the {work} does was lost ({type(gone).__name__}); run the same command again to go on"
+        )
+    return failure or cause_of(error, work)
 
 
 def cause_of(error: BaseException, work: str) -> Exception:

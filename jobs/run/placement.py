@@ -1,7 +1,8 @@
 """Where the anonymizing actors of a run work: on which device, how many, and what Ray reserves for each.
 
 Decided from the machines of the cluster once the run is connected to it; the driver may be another, smaller machine. A device
-or a reservation that no machine can give is refused here, because Ray would wait for it for ever.
+or a reservation that no machine can give is refused here, because Ray would wait for it for ever. Where machines may still join
+a cluster, a run begins with what it finds, as long as that is one process.
 """
 
 import math
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final, Self
 
 from jobs.config import AnonymizeConfig
-from jobs.errors import ConfigError
+from jobs.errors import ConfigError, MachineError
 from keyanon_core.procedure import EMBEDDED
 
 MAX_ACTORS_OF_A_MACHINE: Final = 8
@@ -24,23 +25,33 @@ ACTORS_OF_A_DETECTOR: Final = 4
 """Anonymizing actors that one detecting actor serves when the number of those is left to us: a portrait takes it a tenth of what
 it takes them, a large picture with small faces a third."""
 
+MOST_ACTORS: Final = 4096
+"""Of a pool that may grow and whose size is left to us: Ray starts no more than GPUs are found for."""
+
+# What a process holds (docs/scale.md), and some more. With another prior than the embedded one an anonymizing one holds more.
+ANONYMIZING_BYTES: Final = 1024**3
+DETECTING_BYTES: Final = 256 * 1024**2
+MEMORY_OF_BOTH: Final = ANONYMIZING_BYTES + DETECTING_BYTES
+
 READING_CPUS: Final = 1  # logical CPUs that actors must leave, so that reading and publishing find one
 FIRST_CPUS: Final = 1  # really there ones that loading actors leave to all else that the first pictures need
 
 
 @dataclass(frozen=True)
 class Machine:
-    """One of the cluster. cpus, gpus: logical ones, that Ray shares out. usable_cpus: those that are really there."""
+    """One of the cluster. cpus, gpus, memory (bytes): logical, shared out by Ray. usable_cpus: those that are really there."""
 
     cpus: float
     gpus: float
     usable_cpus: float
+    memory: float = math.inf
 
 
 @dataclass(frozen=True)
 class Placement:
-    """device: as torch names it in the process of an actor: "cpu", "cuda" or "cuda:N". actors: anonymizing ones. threads, cpus,
-    gpus: of each; the last two are what Ray reserves for it.
+    """device: as torch names it in the process of an actor: "cpu", "cuda" or "cuda:N". actors: anonymizing ones, as there is
+    room. threads, cpus, gpus: of each; the last two are what Ray reserves for it. most: actors on what may join; None: no more.
+    memory, detector_memory: bytes that Ray reserves for an anonymizing and a detecting one.
     """
 
     device: str
@@ -48,42 +59,55 @@ class Placement:
     threads: int
     cpus: float
     gpus: float
+    most: int | None = None
+    memory: int = ANONYMIZING_BYTES
+    detector_memory: int = DETECTING_BYTES
 
     @classmethod
-    def of(cls, config: AnonymizeConfig, machines: Sequence[Machine]) -> Self:
+    def of(cls, config: AnonymizeConfig, machines: Sequence[Machine], *, joining: bool = False) -> Self:
         """What the settings ask for. Where they leave it open: on GPUs an actor for each CPU beside them with the embedded prior,
-        one for each GPU with a prior of unknown size; without GPUs an actor for each CPU.
+        one for each GPU with a prior of unknown size; without GPUs an actor for each CPU. Fewer where memory is short.
+
+        joining: the cluster is somebody's whose machines may come and go; then fewer actors than asked for are a beginning.
 
         Raises:
-            ConfigError: the cluster has no such device, or could never start so many actors.
+            ConfigError: no cluster could do what is asked for; or this one has no such device or could never start so many
+            actors, and no machines join it.
+            MachineError: there is no such device, or no room for one actor, now.
         """
-        device, gpus = _device(config, machines)
-        actors = config.anonymizer_actors or _actors(device, gpus, machines)
-        placement = cls(
+        missing = MachineError if joining else ConfigError
+        device, gpus = _device(config, machines, missing)
+        wanted = config.anonymizer_actors or _actors(device, gpus, machines)
+        fitting = sum(min(_times(one.gpus, gpus), _times(one.cpus, config.cpus_per_actor)) for one in machines)
+        if fitting < (1 if joining else wanted):
+            raise missing(
+                f"{wanted} anonymizing actor(s) of {config.cpus_per_actor:g} CPU(s) and {gpus:g} GPU(s) were asked for, and the "
+                f"cluster can hold {int(fitting)}; change anonymizer_actors, cpus_per_actor or gpus_per_actor"
+            )
+        there = sum(one.cpus for one in machines)
+        actors = int(min(wanted, fitting))
+        while joining and actors > 1 and _reserved(config, actors, there) + READING_CPUS > there:
+            actors -= 1
+        reserved = _reserved(config, actors, there)
+        if reserved and reserved + READING_CPUS > there:
+            raise missing(
+                f"the actors would reserve {reserved:g} of the cluster's {there:g} CPUs, and none would be left to read; lower "
+                "cpus_per_actor, anonymizer_actors or detector_actors"
+            )
+        by_memory = int(min(sum(_times(one.memory, MEMORY_OF_BOTH) for one in machines), MOST_ACTORS))
+        actors = min(actors, max(by_memory, 1))
+        most = config.anonymizer_actors or (MOST_ACTORS if joining and gpus else actors)
+        return cls(
             device=device,
             actors=actors,
             threads=config.threads_per_actor or max(int(sum(one.usable_cpus for one in machines)) // actors, 1),
             cpus=config.cpus_per_actor,
             gpus=gpus,
+            most=most if most > actors else None,
+            # A machine too small for one works as well as it can, rather than not at all.
+            memory=ANONYMIZING_BYTES if by_memory else 0,
+            detector_memory=DETECTING_BYTES if by_memory else 0,
         )
-        placement._check(config, machines)
-        return placement
-
-    def _check(self, config: AnonymizeConfig, machines: Sequence[Machine]) -> None:
-        """Raise ConfigError where Ray would wait for ever."""
-        fitting = sum(min(_times(one.gpus, self.gpus), _times(one.cpus, self.cpus)) for one in machines)
-        if fitting < self.actors:
-            raise ConfigError(
-                f"{self.actors} anonymizing actor(s) of {self.cpus:g} CPU(s) and {self.gpus:g} GPU(s) were asked for, and the "
-                f"cluster can hold {int(fitting)}; change anonymizer_actors, cpus_per_actor or gpus_per_actor"
-            )
-        there = sum(one.cpus for one in machines)
-        reserved = (detectors(config, self.actors, there) + self.actors) * self.cpus
-        if self.cpus and reserved + READING_CPUS > there:
-            raise ConfigError(
-                f"the actors would reserve {reserved:g} of the cluster's {there:g} CPUs, and none would be left to read; lower "
-                "cpus_per_actor, anonymizer_actors or detector_actors"
-            )
 
 
 def reserved_cpus(config: AnonymizeConfig, usable: int) -> float:
@@ -102,21 +126,28 @@ def detectors(config: AnonymizeConfig, actors: int, cpus: float | None = None) -
     return config.detector_actors or int(max(min(wanted, room), 1))
 
 
+def _reserved(config: AnonymizeConfig, actors: int, cpus: float) -> float:
+    """Logical CPUs of a cluster of `cpus` that so many anonymizing actors and those that serve them hold."""
+    return (detectors(config, actors, cpus) + actors) * config.cpus_per_actor
+
+
 def loading_at_once(machines: Sequence[Machine]) -> int:
     """Anonymizing actors that may load before anything is visible. An actor for each CPU would load at the cost of those that
     read, find, write, and of one another: so the first pictures wait, and nothing ends sooner."""
     return max(int(sum(one.usable_cpus for one in machines)) - FIRST_CPUS, 1)
 
 
-def _device(config: AnonymizeConfig, machines: Sequence[Machine]) -> tuple[str, float]:
-    """The device, and how many GPUs an actor reserves. Raises ConfigError."""
+def _device(
+    config: AnonymizeConfig, machines: Sequence[Machine], missing: type[ConfigError | MachineError]
+) -> tuple[str, float]:
+    """The device, and how many GPUs an actor reserves. Raises ConfigError, `missing` where no machine has a GPU."""
     most = max((one.gpus for one in machines), default=0.0)
     if config.device == "cpu" or (config.device == "auto" and not most and not config.gpus_per_actor):
         if config.gpus_per_actor:
             raise ConfigError("gpus_per_actor reserves GPUs that device cpu does not use; leave one of them out")
         return "cpu", 0.0
     if not most:
-        raise ConfigError(
+        raise missing(
             f"device {config.device} was asked for, and no machine of the cluster has a GPU; give device cpu, or RAY_ADDRESS "
             "of a cluster with GPUs"
         )
@@ -156,4 +187,4 @@ def _on_cpus(usable: float) -> int:
 
 def _times(there: float, wanted: float) -> float:
     """How often `wanted` can be taken of what is there; thirds add up to a whole."""
-    return math.floor(there / wanted + 1e-6) if wanted else math.inf
+    return math.floor(there / wanted + 1e-6) if wanted and there < math.inf else math.inf

@@ -17,7 +17,7 @@ from ray.exceptions import RayError
 from jobs.blocks import FACE_COUNT, OUTPUT, REASON, SEALED, SIDECAR, STATUS
 from jobs.config import AnonymizeConfig
 from jobs.run.anonymize_stage import AnonymizeFaces, Compute, SealingTarget
-from jobs.run.cluster import cause_of
+from jobs.run.cluster import reported_cause
 from jobs.run.detect_stage import DetectFaces, FaceModelChoice
 from jobs.run.placement import Placement
 from jobs.run.progress import Monitor
@@ -84,8 +84,7 @@ def run_sample(config: AnonymizeConfig, source: Source, placement: Placement, si
             rows += map(_measured, made.select(_MEASURED).to_pylist())
         return Sample(tuple(rows), tuple(groups), start)
     except RayError as error:
-        failure = monitor.failure()
-        raise failure if failure is not None else cause_of(error, "sample") from error
+        raise reported_cause(error, monitor, "sample") from error
 
 
 def _stages(config: AnonymizeConfig, placement: Placement, monitor: Monitor) -> tuple[Any, Any]:

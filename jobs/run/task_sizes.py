@@ -35,9 +35,10 @@ class TaskSizes:
         largest = config.pictures_per_task or min(LARGEST_BATCHES * config.face_batch, fitting)
         return cls(min(SMALLEST_BATCHES * config.face_batch, largest), largest, workers)
 
-    def workers_for(self, left: int) -> int:
-        """Workers that get a task when `left` pictures are to be done: the others would load a prior for nothing."""
-        return min(self.workers, -(-left // self.smallest))
+    def workers_for(self, left: int, most: int | None = None) -> int:
+        """Workers that get a task when `left` pictures are to be done: the others would load a prior for nothing. most: there
+        may be in the end, where more may come."""
+        return min(most or self.workers, -(-left // self.smallest))
 
     def begins_small(self, whole: int) -> bool:
         """True when each worker has more than one task of the `whole` pictures, so that its first one is small."""

@@ -9,8 +9,18 @@ from pathlib import Path
 import pytest
 
 from jobs.config import AnonymizeConfig
-from jobs.errors import ConfigError
-from jobs.run.placement import MAX_ACTORS_OF_A_MACHINE, Machine, Placement, detectors, loading_at_once, reserved_cpus
+from jobs.errors import ConfigError, MachineError
+from jobs.exit_codes import ExitCode, exit_code_of
+from jobs.run.placement import (
+    MAX_ACTORS_OF_A_MACHINE,
+    MEMORY_OF_BOTH,
+    MOST_ACTORS,
+    Machine,
+    Placement,
+    detectors,
+    loading_at_once,
+    reserved_cpus,
+)
 
 PLACES = {"photos": "p", "output": "o", "keystore": "k"}
 LAPTOP = [Machine(cpus=4, gpus=0, usable_cpus=2)]
@@ -89,6 +99,35 @@ def test_a_local_cluster_is_made_large_enough_for_what_all_actors_hold() -> None
         Placement.of(config, [Machine(cpus=reserved + 2, gpus=0, usable_cpus=3)])
 
 
+def test_where_machines_may_join_a_run_begins_with_what_there_is_room_for_and_what_lacks_may_come() -> None:
+    def joined(machines: list[Machine], **settings: object) -> Placement:
+        return Placement.of(AnonymizeConfig.load(None, {**PLACES, **settings}), machines, joining=True)
+
+    one_cpu_each = {"cpus_per_actor": 1, "anonymizer_actors": 8}
+    begun = joined([Machine(4, 0, 4)], **one_cpu_each)
+    assert (begun.actors, begun.most) == (2, 8), "a CPU is left to find faces, and one to read"
+    whole = joined([Machine(4, 0, 4)] * 4, **one_cpu_each)
+    assert (whole.actors, whole.most) == (8, None)
+    on_gpus = joined([GPU_MACHINE], device="cuda", prior="of/ones-own")
+    assert (on_gpus.actors, on_gpus.most) == (2, MOST_ACTORS)
+    for machines, settings in (
+        ([Machine(0, 0, 0)], one_cpu_each),
+        ([Machine(2, 0, 2)], one_cpu_each),
+        ([Machine(8, 0, 8)], {"device": "cuda"}),
+    ):
+        with pytest.raises(MachineError) as caught:
+            joined(machines, **settings)
+        assert exit_code_of(caught.value) is ExitCode.TRY_AGAIN
+
+
+def test_actors_are_no_more_than_the_memory_of_the_machines_holds() -> None:
+    assert placed([Machine(8, 0, 8, memory=3.5 * MEMORY_OF_BOTH)]).actors == 3
+    small = placed([Machine(8, 0, 8, memory=0)])
+    assert (small.actors, small.memory, small.detector_memory) == (1, 0, 0), "a small machine does what it can"
+    asked = placed([Machine(8, 0, 8, memory=3.5 * MEMORY_OF_BOTH)], anonymizer_actors=8)
+    assert (asked.actors, asked.most) == (3, 8)
+
+
 @pytest.mark.parametrize(
     ("asked", "actors", "of_them"), [(0, 1, 1), (0, 4, 1), (0, 5, 2), (0, 64, 16), (3, 1, 3), (3, 64, 3)]
 )
@@ -121,7 +160,7 @@ import ray
 import jobs.run.anonymize
 from jobs.run.anonymize_stage import _quarantined
 from jobs.blocks import ID, PERMANENT, ROW, with_results
-from jobs.run.cluster import await_gpus, machines
+from jobs.run.cluster import machines
 from jobs.config import AnonymizeConfig
 from jobs.errors import MachineError
 from jobs.output.manifest import read_existing
@@ -156,12 +195,16 @@ jobs.run.anonymize.run_anonymize(AnonymizeConfig.load(None, {**settings, "output
 said["facts"] = [fact["how"] for fact in read_existing(open_store(Path(out))).facts]
 other = Other.remote()
 ray.get(other.holds.remote())
+jobs.run.anonymize.run_anonymize(AnonymizeConfig.load(None, {**settings, "output": out + "-1"}))
+said["beside another"] = len(read_existing(open_store(Path(out + "-1"))).facts)
+second = Other.remote()
+ray.get(second.holds.remote())
 try:
-    await_gpus(2, patience=2)
+    jobs.run.anonymize.run_anonymize(AnonymizeConfig.load(None, {**settings, "output": out + "-3", "start_seconds": 60}))
 except MachineError as error:
     said["busy"] = str(error)
 ray.kill(other)
-await_gpus(2)
+ray.kill(second)
 jobs.run.anonymize.AnonymizeFaces = real
 try:
     jobs.run.anonymize.run_anonymize(AnonymizeConfig.load(None, {**settings, "output": out + "-2"}))
@@ -187,5 +230,6 @@ def test_each_actor_gets_a_gpu_of_its_own_and_what_is_not_there_is_said(tmp_path
     said = json.loads(next(line for line in ended.stdout.splitlines() if line.startswith("{")))  # Ray prints beside it
     assert said["gpus"] == [2]
     assert sorted(said["facts"]) == [["cuda", "0", "tf32", True], ["cuda", "1", "tf32", True]]
-    assert "2 GPU(s) are needed and 1 of the cluster's 2 are free" in said["busy"]
+    assert said["beside another"] == 1, "it goes on with the GPU that is left"
+    assert "one needs 0 CPU(s), 1 GPU(s)" in said["busy"] and "4 CPU(s), 2 GPU(s)" in said["busy"]
     assert "device cuda can not be used here" in said["refused"]

@@ -1,0 +1,90 @@
+"""The pools of processes that a stage runs on: how large they are, and what becomes of a run whose pool stays empty.
+
+Ray Data starts what a pool begins with, adds to it while there is more to do and the cluster has room, and waits, for ever if
+need be, for processes that no machine can take: while another job holds the CPUs, or after a machine with a GPU died. It can
+wait for a pool at the start (`DataContext.wait_for_min_actors_s`), but reads nothing meanwhile and does not look again. So the
+driver looks at its pools at each step, and ends the run.
+"""
+
+import time
+from dataclasses import dataclass
+from typing import Final
+
+import ray
+from ray.data import ActorPoolStrategy
+from ray.data._internal.actor_autoscaler import AutoscalingActorPool
+from ray.data._internal.execution.execution_callback import ExecutionCallback
+from ray.data._internal.execution.interfaces import PhysicalOperator
+from ray.data._internal.execution.streaming_executor import StreamingExecutor
+
+from jobs.errors import MachineError
+
+TASKS_IN_FLIGHT: Final = 2  # blocks queued at an actor: one in work, one ready
+# Processes that may take one actor's place. `jobs.run.process_deaths` ends a run long before, unless rows are to blame or the
+# processes die before they can say that they began.
+PROCESS_RESTARTS: Final = 256
+GIB: Final = 1024**3
+
+
+@dataclass(frozen=True)
+class Pool:
+    """actors: it begins with. most: it may grow to, on machines that join. None is given back while there is work: it would load
+    its models again."""
+
+    actors: int
+    most: int
+
+    def strategy(self) -> ActorPoolStrategy:
+        """For Ray Data."""
+        most = max(self.actors, self.most)
+        return ActorPoolStrategy(min_size=self.actors, max_size=most, max_tasks_in_flight_per_actor=TASKS_IN_FLIGHT)
+
+
+class PoolWatch(ExecutionCallback):  # type: ignore[misc]  # Ray's code of this kind is not typed
+    """Ends an execution in which a stage has had no process, or nothing has moved at all, for too long."""
+
+    def __init__(self, patience: float) -> None:
+        """patience: seconds."""
+        self._patience = patience
+        self._ready: dict[str, float] = {}  # when each pool last had a process that was ready; by `time.monotonic`
+        self._moved, self._outputs = 0.0, -1
+
+    def on_execution_step(self, executor: StreamingExecutor) -> None:
+        """Raises MachineError, which ends the execution: machines may be there when the command is run again."""
+        now = time.monotonic()
+        stages = [stage for stage in executor._topology or () if not stage.has_execution_finished()]
+        pools = [(stage, pool) for stage in stages for pool in stage.get_autoscaling_actor_pools()]
+        for stage, pool in pools:
+            if pool.num_running_actors() > pool.num_restarting_actors():
+                self._ready[stage.id] = now
+            elif now - self._ready.setdefault(stage.id, now) > self._patience:
+                raise MachineError(_unplaced(stage, pool, self._patience))
+        outputs = sum(stage.metrics.num_task_outputs_generated for stage in executor._topology or ())
+        if outputs != self._outputs or any(pool.num_tasks_in_flight() for _, pool in pools):
+            self._moved, self._outputs = now, outputs
+        elif now - self._moved > self._patience and all(self._ready[stage.id] == now for stage, _ in pools):
+            raise MachineError(
+                f"for {self._patience:g} s nothing was read and nothing written, and no process had work; {_there()}; run the "
+                "same command again when other jobs have ended and the storage answers"
+            )
+
+
+def _unplaced(stage: PhysicalOperator, pool: AutoscalingActorPool, patience: float) -> str:
+    needs = pool.per_actor_resource_usage()
+    return (
+        f"no process of {stage.name} was ready for {patience:g} s; one needs {_amounts(needs.cpu, needs.gpu, needs.memory)}; "
+        f"{_there()}; run the same command again when machines have joined or other jobs have ended, or give more start_seconds "
+        "where its models load for longer"
+    )
+
+
+def _there() -> str:
+    """What the cluster has, and what of it is free now."""
+    whole, free = ray.cluster_resources(), ray.available_resources()
+    has, left = ([float(of.get(name, 0.0)) for name in ("CPU", "GPU", "memory")] for of in (whole, free))
+    machines = sum(bool(node["Alive"]) for node in ray.nodes())
+    return f"the cluster's {machines} machine(s) have {_amounts(*has)}, of which {_amounts(*left)} are free"
+
+
+def _amounts(cpus: float | None, gpus: float | None, memory: float | None) -> str:
+    return f"{cpus or 0:g} CPU(s), {gpus or 0:g} GPU(s) and {(memory or 0) / GIB:.1f} GiB of memory"
