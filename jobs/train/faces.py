@@ -3,7 +3,7 @@
 import hashlib
 import shutil
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -11,17 +11,18 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import ray
-from ray.data import ActorPoolStrategy
+from ray.exceptions import RayError
 
-from jobs.blocks import ENCODED, FAILURE, ID, SUBJECT
-from jobs.errors import MachineError, SourceError
-from jobs.faults import FaultKind, describe, kind_of, reason_of
+from jobs.blocks import ENCODED, FAILURE, ID, ROW, SUBJECT
+from jobs.errors import SourceError
+from jobs.faults import FaultKind, kind_of, reason_of
+from jobs.run.cluster import machines, reported_cause
 from jobs.run.detect_stage import FaceModelChoice
+from jobs.run.pools import PROCESS_RESTARTS, Pool
 from jobs.run.progress import Monitor
+from jobs.run.reading import read_pictures
+from jobs.run.rows_in_hand import RowsInHand
 from jobs.run.task_sizes import TaskSizes
-from jobs.run.usable_cpus import usable_cpus
-from jobs.sources.datasource import ListedDatasource
 from jobs.sources.source import Source
 from jobs.storage.json_files import read_json, write_json
 from jobs.train.config import TrainConfig
@@ -60,35 +61,45 @@ class CutFaces:
     """Cuts the largest face of each picture; a picture without a usable one gets a reason."""
 
     def __init__(self, models: FaceModelChoice, prior: PriorSettings, max_pixels: int, monitor: Monitor) -> None:
-        with monitor.reporting_failures():
+        """Load the models. Raises FaceModelError, MachineError."""
+        self.prior, self.max_pixels = prior, max_pixels
+        self.hands = RowsInHand[dict[str, Any], dict[str, Any]](
+            "cut", monitor, work=self._cut, quarantine=_failed, is_witness=lambda row: not row[FAILURE]
+        )
+        with self.hands.reporting_faults():
             self.models = models.load(threads=1)
             self.predictor = ShapePredictor()
-        self.prior, self.max_pixels, self.monitor = prior, max_pixels, monitor
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        rows = [self._cut(row) for row in table.select([ID, SUBJECT, ENCODED, FAILURE]).to_pylist()]
-        return pa.Table.from_pylist(rows, schema=_SCHEMA)
+        with self.hands.reporting_faults():
+            rows = {row[ROW]: row for row in table.select([ROW, ID, SUBJECT, ENCODED, FAILURE]).to_pylist()}
+            cut = self.hands.work_through({number: row for number, row in rows.items() if not row[FAILURE]})
+            found = [cut.get(number) or _failed(row, row[FAILURE]) for number, row in rows.items()]
+            return pa.Table.from_pylist(found, schema=_SCHEMA)
 
-    def _cut(self, row: dict[str, Any]) -> dict[str, Any]:
-        kept = {ID: row[ID], SUBJECT: row[SUBJECT], FAILURE: row[FAILURE]}
-        if row[FAILURE]:
-            return kept
+    def _cut(self, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [self._cut_one(row) for row in rows]
+
+    def _cut_one(self, row: dict[str, Any]) -> dict[str, Any]:
         try:
             pixels = decode_picture(row[ENCODED], self.max_pixels)
             faces = self.models.detector.detect(pixels)
             if not faces:
-                return {**kept, FAILURE: "no_face: no face was found"}
+                return _failed(row, "no_face: no face was found")
             largest = max(faces, key=lambda face: (face.box[2] - face.box[0]) * (face.box[3] - face.box[1]))
             face = cut_face(pixels, largest, self.models, self.predictor, self.prior)
         except Exception as error:
-            if kind_of(error) is FaultKind.ROW:  # any defect met by one picture costs that picture only
-                return {**kept, FAILURE: reason_of(error)}
-            with self.monitor.reporting_failures():
-                raise MachineError(
-                    f"cutting faces met {describe(error)}; run the same command again to go on"
-                ) from error
+            if kind_of(error) is not FaultKind.ROW:
+                raise
+            return _failed(row, reason_of(error))  # any defect met by one picture costs that picture only
         about = {name: np.ravel(getattr(face, name)).tolist() for name in ABOUT}
-        return {**kept, STORED: face.face.tobytes(), COVERED: np.packbits(face.covered).tobytes(), **about}
+        stored = {STORED: face.face.tobytes(), COVERED: np.packbits(face.covered).tobytes()}
+        return {**_failed(row, ""), **stored, **about}
+
+
+def _failed(row: dict[str, Any], reason: str) -> dict[str, Any]:
+    """A picture that gives no face, for a reason."""
+    return {ID: row[ID], SUBJECT: row[SUBJECT], FAILURE: reason}
 
 
 _SCHEMA: Final = pa.schema(
@@ -138,12 +149,10 @@ def _cut(
 ) -> CuttingReport:
     prior = config.settings().prior
     monitor = Monitor()
-    sizes = TaskSizes(PICTURES_PER_TASK, PICTURES_PER_TASK, config.cutting_actors or usable_cpus())
-    units = list(source.units((), sizes.next))
-    dataset = ray.data.read_datasource(ListedDatasource(units, "ReadPictures"), override_num_blocks=len(units))
-    if source.kind == "parquet":  # a row group may hold many tasks' worth of pictures
-        dataset = dataset.repartition(target_num_rows_per_block=PICTURES_PER_TASK)
-    dataset = dataset.map_batches(
+    actors = config.cutting_actors or max(int(sum(one.usable_cpus for one in machines())), 1)
+    sizes = TaskSizes(PICTURES_PER_TASK, PICTURES_PER_TASK, actors)
+    workers = sizes.workers_for(source.total)
+    dataset = read_pictures(source, list(source.units((), sizes.next)), PICTURES_PER_TASK).map_batches(
         CutFaces,
         fn_constructor_kwargs={
             "models": FaceModelChoice(config.face_models),
@@ -151,16 +160,17 @@ def _cut(
             "max_pixels": config.max_pixels,
             "monitor": monitor,
         },
-        batch_size=PICTURES_PER_TASK,
+        batch_size=None,
         batch_format="pyarrow",
-        compute=ActorPoolStrategy(size=sizes.workers_for(source.total)),
+        compute=Pool(workers, workers).strategy(),
         num_cpus=0,
+        max_restarts=PROCESS_RESTARTS,
     )
     reasons: Counter[str] = Counter()
     subjects: list[str] = []
     done = 0
     with FaceBankWriter(folder, prior.bank_side) as writer:
-        for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
+        for table in _reporting(dataset.iter_batches(batch_size=None, batch_format="pyarrow"), monitor):
             for row in table.to_pylist():
                 done += 1
                 if row[FAILURE]:
@@ -192,6 +202,14 @@ def _cut(
         int(alike.sum()),
         dict(reasons),
     )
+
+
+def _reporting(tables: Iterable[pa.Table], monitor: Monitor) -> Iterator[pa.Table]:
+    """The tables, or why there are no more. Raises JobError, FaceModelError."""
+    try:
+        yield from tables
+    except RayError as error:
+        raise reported_cause(error, monitor, "cutting of faces") from error
 
 
 def _stored(row: dict[str, Any], side: int) -> StoredFace:
