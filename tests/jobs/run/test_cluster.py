@@ -77,6 +77,21 @@ def test_what_ended_a_run_is_found_in_rays_wrappings(
         assert isinstance(caught.value, RayTaskError) and "secret" not in str(cause)
 
 
+@pytest.mark.parametrize(
+    ("met", "kind"),
+    [
+        (ray.exceptions.WorkerCrashedError(), MachineError),
+        (ray.exceptions.ObjectStoreFullError("full"), MachineError),
+        (ray.exceptions.UserCodeException("a secret"), DefectError),
+    ],
+)
+def test_what_a_task_lost_of_the_cluster_is_no_defect_and_what_its_code_raised_is(
+    met: ray.exceptions.RayError, kind: type[Exception]
+) -> None:
+    cause = cause_of(RayTaskError("submit", "Traceback", met), "run")
+    assert type(cause) is kind
+
+
 @ray.remote(max_restarts=0)
 class NeverBegins:
     def __init__(self) -> None:

@@ -139,7 +139,8 @@ def test_a_plan_over_all_pictures_comes_true_and_writes_nothing(
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
     assert (plan.rows, plan.rows_left, plan.sampled) == (6, 6, 6)
     assert plan.statuses == {"anonymized": 4, "no_face": 1, "quarantined": 1}
-    assert plan.faces_per_image == Estimate(4 / 6, 4 / 6, 4 / 6)
+    assert plan.faces_per_image == plan.anonymized_share == Estimate(4 / 6, 4 / 6, 4 / 6)
+    assert {"input", "output", "keystore", "cluster", "prior and face models"} <= dict(plan.checks).keys()
     report = run_anonymize(config)
     assert report.statuses == plan.statuses
     for part, planned in (("images", plan.picture_bytes), ("sidecars", plan.sidecar_bytes)):

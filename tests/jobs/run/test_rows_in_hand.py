@@ -149,6 +149,12 @@ def test_only_rows_that_went_the_whole_way_witness_for_the_machine(monitor: Moni
     assert monitor.plan("stage", [7]).verdicts[7].startswith("out_of_memory: 2 processes")
 
 
+def test_processes_that_begin_again_and_again_end_the_run(monitor: Monitor) -> None:
+    with pytest.raises(MachineError, match=r"10 processes ended before a row got through.*no picture is to blame"):
+        for _ in range(11):
+            monitor.process_started("stage", "one")
+
+
 def test_a_monitor_that_can_not_be_reached_ends_the_process_and_is_no_verdict(monitor: Monitor) -> None:
     process = hands(monitor, Work())
     ray.kill(monitor._actor)

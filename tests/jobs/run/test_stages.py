@@ -208,6 +208,19 @@ def test_memory_that_runs_out_while_a_key_is_sealed_is_no_verdict_on_a_picture(
         anonymize(detect(block([("a.png", face_png, "")])))
 
 
+def test_memory_that_runs_out_while_faces_are_searched_is_no_verdict_on_a_picture(
+    monitor: Monitor, detect: DetectFaces, face_png: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def starve(_: object) -> bytes:
+        raise MemoryError
+
+    failures: list[BaseException] = []
+    monkeypatch.setattr(monitor, "report_failure", failures.append)
+    monkeypatch.setattr(detect.detector, "detect", starve)
+    with pytest.raises(MachineError, match="MemoryError"):
+        detect(block([("a.png", face_png, "")]))
+
+
 def test_a_resumed_run_refuses_another_prior(monitor: Monitor, ingest_key: bytes) -> None:
     target = SealingTarget(RUN, DATASET, ingest_key)
     with pytest.raises(PriorError, match="the run that is resumed used"):
