@@ -283,6 +283,8 @@ class S3Store(Store):
             return FileNotFoundError(errno.ENOENT, "there is no such object", f"{self.root}/{name}")
         if code in _CHANGED:
             return ChangedError(errno.EEXIST, "another process wrote it", f"{self.root}/{name}")
+        if status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:  # not even of the object's end
+            return OSError(errno.EINVAL, "the object is empty", f"{self.root}/{name}")
         if code in _REFUSED or code in _NO_CREDENTIALS or status in (401, 403):
             kind = CredentialsError if code in _NO_CREDENTIALS else PermissionError
             return kind(

@@ -9,7 +9,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from jobs.errors import MachineError
+from jobs.errors import MachineError, PublishError
+from jobs.output.row_shards import read_shard
 from jobs.sources.source import read_object
 from jobs.storage import multipart
 from jobs.storage.connections import arrow_filesystem, client, forget_clients
@@ -38,6 +39,12 @@ def test_an_object_is_made_once(store: Store) -> None:
     with pytest.raises(FileExistsError):
         store.create(NAME, b"two")
     assert store.read(NAME) == b"one"
+
+
+def test_an_empty_row_shard_is_damaged_and_no_fault_of_the_server(store: Store) -> None:
+    store.create("a/shard.parquet", b"")
+    with pytest.raises(PublishError, match="is damaged"):
+        read_shard(store, "a/shard.parquet", ["row"])
 
 
 def test_only_what_was_seen_is_replaced(store: Store) -> None:
