@@ -2,8 +2,8 @@
 
 import logging
 from collections import Counter
-from collections.abc import Collection
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
@@ -20,10 +20,12 @@ _LOGGER = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _Left:
-    """A shard that stayed in the inbox. due: when it is tried again, by `time.monotonic`. wait: seconds, the next time."""
+    """A shard that stayed in the inbox. due: when it is tried again, by `time.monotonic`. wait: seconds, the next time. refused:
+    it was read, and is not what may be taken in; else something ended the try."""
 
     due: float
     wait: float
+    refused: bool = False
 
 
 @dataclass
@@ -39,8 +41,14 @@ class Rounds:
     courier: "Courier | None"
     left: dict[tuple[str, str], _Left] = field(default_factory=dict)  # run and shard; no more than lie in the inbox
 
-    def take_in(self) -> list["IngestReport"]:
-        """Reports of the runs of which anything was tried. What could not be taken in is said on the log."""
+    @property
+    def refused(self) -> int:
+        """Shards that stay in the inbox for what they are."""
+        return sum(one.refused for one in self.left.values())
+
+    def take_in(self) -> Iterator["IngestReport"]:
+        """Reports of the runs of which anything was tried, each when it is there: what ends a round leaves those before it
+        counted. What could not be taken in is said on the log."""
         if self.courier is not None:
             self.courier.deliver()  # what one that died had taken in
             self.courier.fetch()
@@ -48,10 +56,11 @@ class Rounds:
         self._forget({(run, name) for run, names in pending.items() for name in names})
         now = monotonic()
         due = {run: [name for name in names if self._is_due(run, name, now)] for run, names in pending.items()}
-        reports = [self._take(run, names) for run, names in due.items() if names]
+        for run, names in due.items():
+            if names:
+                yield self._take(run, names)
         if self.courier is not None:
             self.courier.deliver()
-        return reports
 
     def _take(self, run: str, names: list[str]) -> "IngestReport":
         from keystore.intake.report import ShardsNotTakenIn
@@ -67,7 +76,10 @@ class Rounds:
         for one in report.rejected:
             _LOGGER.error("run %s: record %d of shard %s was not taken in: %s", run, one.index, one.shard, one.reason)
         stay = {*report.failed_shards, *(one.shard for one in report.rejected)}
-        self._forget(self.left.keys() - {(run, name) for name in names if name not in stay})
+        for name in names:
+            left = self.left.pop((run, name))
+            if name in stay:
+                self.left[run, name] = replace(left, refused=True)
         return report
 
     def _ingest(self, run: str, names: list[str]) -> "IngestReport":
@@ -88,7 +100,8 @@ class Rounds:
         for name in names:
             before = self.left.get((run, name))
             wait = FIRST_WAIT_SECONDS if before is None else before.wait
-            self.left[run, name] = _Left(now + wait, min(2 * wait, LONGEST_WAIT_SECONDS))
+            refused = before is not None and before.refused
+            self.left[run, name] = _Left(now + wait, min(2 * wait, LONGEST_WAIT_SECONDS), refused)
 
     def _forget(self, but: Collection[tuple[str, str]]) -> None:
         self.left = {key: left for key, left in self.left.items() if key in but}
@@ -100,13 +113,14 @@ class Totals:
 
     runs: dict[str, Counter[str]] = field(default_factory=dict)
 
-    def add(self, report: "IngestReport") -> None:
-        """Count one report."""
-        self.runs.setdefault(report.run_id, Counter()).update(
-            shards=len(report.shards) - len(report.failed_shards),
-            ingested=report.ingested,
-            already_present=report.already_present,
-            erased=len(report.erased),
-            rejected=len(report.rejected),
-            failed=len(report.failed_shards),
-        )
+    def add(self, reports: Iterable["IngestReport"]) -> None:
+        """Count each report when it comes."""
+        for report in reports:
+            self.runs.setdefault(report.run_id, Counter()).update(
+                shards=len(report.shards) - len(report.failed_shards),
+                ingested=report.ingested,
+                already_present=report.already_present,
+                erased=len(report.erased),
+                rejected=len(report.rejected),
+                failed=len(report.failed_shards),
+            )

@@ -256,23 +256,20 @@ def ingest(
         if inbox is not None:
             remember(keystore, as_place(inbox), endpoint_url)
         rounds, totals = Rounds(opened, run, accept, kek, processes, courier), Totals()
-        reports = rounds.take_in()
         if not follow:
-            _report(context, reports)
+            _report(context, list(rounds.take_in()))
             return
         try:
+            totals.add(rounds.take_in())
             while True:
-                for report in reports:
-                    totals.add(report)
                 time.sleep(FOLLOW_SECONDS)
-                reports = []
                 try:
-                    reports = rounds.take_in()
+                    totals.add(rounds.take_in())
                 except (MachineError, OSError) as error:  # a bucket or a disk that is away may come back
                     _LOGGER.error("%s", error)
         except KeyboardInterrupt:  # the way to end it; a shard is taken in wholly or not at all
             pass
-    _report_totals(context, totals, len(rounds.left))
+    _report_totals(context, totals, rounds)
 
 
 def _inbox_of(keystore: Path, inbox: str | None, endpoint_url: str | None) -> tuple["Courier | None", Path | None]:
@@ -310,10 +307,10 @@ def _report(context: typer.Context, reports: list["IngestReport"]) -> None:
         raise typer.Exit(ExitCode.WRONG_KEY_OR_TAMPERED)
 
 
-def _report_totals(context: typer.Context, totals: Totals, left: int) -> None:
+def _report_totals(context: typer.Context, totals: Totals, rounds: Rounds) -> None:
     columns = ("run", "shards", "ingested", "already_present", "erased", "rejected", "failed")
     runs = [{"run": run, **counts} for run, counts in totals.runs.items()]
-    document = {"runs": runs, "left": left}
+    document = {"runs": runs, "left": len(rounds.left)}
     output_of(context).result(document, table("ingested", columns, [tuple(one.values()) for one in runs]))
-    if left:
+    if rounds.refused:
         raise typer.Exit(ExitCode.WRONG_KEY_OR_TAMPERED)

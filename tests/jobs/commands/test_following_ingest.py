@@ -71,3 +71,23 @@ def test_a_shard_that_stayed_is_tried_again_after_a_growing_wait_and_then_forgot
     ended = keyanon("keystore", "ingest", keystore, "--follow", "--json")
     assert tries == [0, 60, 180, 420, 900], "twice as long each time, until it was mended"
     assert (ended.code, ended.json["left"], ended.json["runs"][0]["ingested"]) == (0, 0, 1)
+
+
+def test_a_following_ingest_that_is_interrupted_at_work_counts_what_it_took_in_and_calls_nothing_tampered(
+    keyanon: Keyanon, keystore: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave(keystore, RUN, "part-1", "c.jpg")
+    with Keystore.open(keystore) as opened:
+        opened.inbox("run-9", DATASET)
+    leave(keystore, "run-9", "part-1", "d.jpg")
+    take = IngestOpening.ingest
+
+    def ingest(opened: IngestOpening, run: str, names: list[str]) -> object:
+        if run == "run-9":
+            raise KeyboardInterrupt
+        return take(opened, run, names)
+
+    monkeypatch.setattr(IngestOpening, "ingest", ingest)
+    ended = keyanon("keystore", "ingest", keystore, "--follow", "--json")
+    assert (ended.code, ended.json["left"]) == (0, 1)
+    assert [(run["run"], run["ingested"]) for run in ended.json["runs"]] == [(RUN, 1)]
