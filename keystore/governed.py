@@ -137,7 +137,7 @@ class GovernedKeystore(OpenedKeystore):
             if logged.signed_from is not None or self._can_sign(connection, logged):
                 if not people:
                     raise ApprovalError("nobody", "say who files this")
-                if logged.signed_from is None or set(logged.signed_too) != set(changes.SIGNED_TOO):
+                if logged.signed_from is None or not set(changes.SIGNED_TOO) <= set(logged.signed_too):
                     self._begin_signing(log)  # an older version enrolled them, or had less signed
                 proposer, policy = self._people.find_or_add(connection, people[0]), stored_policy.read(connection)
                 change = wanted(connection, logged)

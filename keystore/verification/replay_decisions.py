@@ -117,7 +117,7 @@ def apply_decision(state: LoggedDecisions, leaf: dict[str, Any]) -> None:
         apply_enrolment(state, leaf)
     elif kind == "signed-changes":
         state.signed_from = leaf["seq"] if state.signed_from is None else state.signed_from
-        state.signed_too = list(leaf.get("also", []))
+        state.signed_too = sorted({*state.signed_too, *leaf.get("also", [])})  # no later entry takes any of it back
     elif kind == "lost-keys":
         apply_loss(state, leaf)
     elif kind in ("request", "change"):

@@ -15,6 +15,7 @@ from keystore.audit.checkpoint import AUDIT_KEY_NAME, Checkpoint, open_checkpoin
 from keystore.audit.merkle import Frontier
 from keystore.audit.signers import LogSigner, origin_of
 from keystore.audit.witness import WITNESS_DIRECTORY, Witness
+from keystore.decisions.changes import SIGNED_TOO
 from keystore.errors import AuditError, StorageError, TamperedError
 from keystore.storage import schema
 from keystore.storage.places import check_exists, reading
@@ -262,6 +263,12 @@ def _unsigned(logged: LoggedDecisions) -> list[str]:
 def _by_names(logged: LoggedDecisions) -> list[str]:
     """Return what is to be said of what no approver signs, whoever has keys."""
     said = []
+    unsigned = sorted(set(SIGNED_TOO) - set(logged.signed_too))
+    if logged.signed_from is not None and unsigned:
+        said.append(
+            f"approvers sign changes of who decides since entry {logged.signed_from}, and not what entries {', '.join(unsigned)} "
+            "say, as in older versions: names do that until the next change is filed"
+        )
     if logged.approver_keys and not logged.own_keys_of_policy:
         said.append(
             "the policy lets people approve who have no key of their own: the keystore signs for them, and who has its account "

@@ -144,8 +144,14 @@ def _erase_bob(told: list[Leaf]) -> None:
     told.append({"type": "erase-person", "person": person, "by": told[-1]["by"][0], "time": told[-1]["time"]})
 
 
+def _by_names_after_less_is_signed(told: list[Leaf]) -> None:
+    _by_names(told)
+    told.insert(-1, {"type": "signed-changes", "also": ["erase-person"], "time": told[-1]["time"]})
+
+
 FORGERIES: dict[str, tuple[Callable[[list[Leaf]], Any], str]] = {
     "by names": (_by_names, "by names alone"),
+    "by names, after less is signed": (_by_names_after_less_is_signed, "by names alone"),
     "one signature too few": (lambda told: told.remove(last(told, "approve")), "not enough approvers"),
     "of somebody else": (lambda told: last(told, "review").update(who="0" * 64), "something else than broke the glass"),
     "a second time": (lambda told: told.append(dict(told[-1])), "a second time"),
@@ -177,13 +183,16 @@ def test_a_keystore_of_before_is_asked_for_them_from_its_next_change_on(governed
         for name, key in keys.items():
             assert governed.enrol_approver(name, "dpo", key.public_line, *OTHERS) is None
     assert last(leaves(governed), "signed-changes")["also"] == []
+    told = "and not what entries erase-person, review say"
+    assert told in " ".join(verify_audit(governed.path).limits)
     proposal = Replacement(key=keys["bob"].key_id, public_line=ApproverKey.generate().public_line)
     make.agree(governed, governed.propose(proposal, *OTHERS), **keys)
     entries = [leaf for leaf in leaves(governed) if leaf["type"] == "signed-changes"]
     assert [one["also"] for one in entries] == [[], ["erase-person", "review"]]
     state = replay(governed.audit_entries())
     assert (state.problems, state.signed_from) == ([], entries[0]["seq"])
-    assert verify_audit(governed.path).problems == []
+    audited = verify_audit(governed.path)
+    assert audited.problems == [] and told not in " ".join(audited.limits)
 
 
 def test_a_row_does_not_settle_it(governed, make, keys: Keys) -> None:
