@@ -215,6 +215,10 @@ def _decide(state: LoggedDecisions, leaf: dict[str, Any]) -> None:
         return
     if leaf["digest"] != request.digest:
         state.problems.append(f"{entry} is for another content of the request")
+    own_keys = state.own_keys_of_policy or request.change is not None
+    of_policy = (state.approvals_of_policy, own_keys, state.roles_of_policy)
+    if (request.approvals_required, request.own_keys, request.roles) != of_policy:
+        state.problems.append(f"{entry} comes after the policy that it was made under was changed")
     if leaf["type"] in ("approve", "grant") and request.state != "pending":
         state.problems.append(f"{entry} comes when the request was not pending")
     if leaf["type"] == "approve":

@@ -124,7 +124,10 @@ def test_the_verifier_finds_breaks_and_reviews_against_the_rules(emergency) -> N
     emergency.review(first.request_id, "Bob", "Carol")
     emergency.break_glass("Eva", ["b.png"], *WORDS)
     said = leaves(emergency)
-    number = {kind: next(one["seq"] for one in said if one["type"] == kind) for kind in ("break-glass", "review")}
+    number = {
+        kind: next(one["seq"] for one in said if one["type"] == kind) for kind in ("break-glass", "request", "review")
+    }
+    far = {"expires_at": "2099-01-01T00:00:00.000000Z"}
     policy = next(one["seq"] for one in said if one["type"] == "policy" and one["version"] == 2)
     off = Policy().content()
 
@@ -138,7 +141,8 @@ def test_the_verifier_finds_breaks_and_reviews_against_the_rules(emergency) -> N
         ({policy: another}, "may not break the glass"),
         ({number["break-glass"]: {"by": said[number["review"]]["by"][0]}}, "may not break the glass"),
         ({number["break-glass"]: {"records": 7}}, "something else than was just asked"),
-        ({number["break-glass"]: {"expires_at": "2099-01-01T00:00:00.000000Z"}}, "something else than was just asked"),
+        ({number["break-glass"]: far}, "something else than was just asked"),
+        ({number["request"]: far, number["break-glass"]: far}, "longer than an hour"),
         ({number["review"]: None}, "was not reviewed"),
         ({number["review"]: {"by": said[number["review"]]["by"][:1]}}, "fewer people"),
     ):

@@ -108,6 +108,15 @@ LAWFUL_TOO = {
     ],
     "a denial of a pending one": [*START, request(), deny()],
     "a denial of an approved one": [*START, request(), *BOTH, grant(), deny()],
+    "a policy and back": [
+        *START,
+        request(),
+        policy({"approvals": 3}, "olga", "pia"),
+        policy(POLICY, "olga", "pia"),
+        *BOTH,
+        grant(),
+        release(),
+    ],
     "a policy by two": [*START, policy({"approvals": 3}, "olga", "pia")],
     "records listed, as once": [*START, request(records=["one"])],
     "a release in the last moment": [*START, request(), *BOTH, grant(), release(time="t39")],
@@ -158,6 +167,18 @@ BROKEN = {
     "approved when approved": ([*START, request(), *BOTH, grant(), approve("dora")], "was not pending"),
     "approved at the expiry": ([*START, request(), approve("bob", time="t50")], "after the request ended"),
     "approved when denied": ([*START, request(), deny(), approve("bob")], "after the request ended"),
+    "approved under an older policy": (
+        [*START, request(), policy({"approvals": 3}, "olga", "pia"), approve("bob")],
+        "after the policy that it was made under was changed",
+    ),
+    "granted under an older policy": (
+        [*START, request(), *BOTH, policy({"approvals": 3}, "olga", "pia"), grant()],
+        "after the policy that it was made under was changed",
+    ),
+    "released under an older policy": (
+        [*START, request(), *BOTH, grant(), policy({"approvals": 2, "own_keys": True}, "olga", "pia"), release()],
+        "after the policy that it was made under was changed",
+    ),
     "granted on one approval": ([*START, request(), BOTH[0], grant()], "before enough people agreed"),
     "granted on approvals of other content": (
         [*START, request(), *BOTH, change(), grant(digest="d2")],
