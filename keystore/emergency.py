@@ -48,13 +48,13 @@ class EmergencyKeystore(Keystore):
             words = Words(case, purpose, legal_basis)
             request_id = self._desk.create(connection, log, policy, person, images, words, break_glass.LIFETIME)
             self._desk.break_glass(connection, log, policy, request_id, person)
-        _LOGGER.critical(
-            "ALERT: the glass was broken: request %s was granted without approvals, for %d image(s), by person %s; it must be "
-            "reviewed (keyanon keystore review)",
-            request_id,
-            len(images),
-            person[:12],
-        )
+            _LOGGER.critical(  # before it is committed, for whatever fails after that
+                "ALERT: the glass was broken: request %s was granted without approvals, for %d image(s), by person %s; it must "
+                "be reviewed (keyanon keystore review)",
+                request_id,
+                len(images),
+                person[:12],
+            )
         return self.show(request_id)
 
     def review(self, request_id: str, *people: str) -> str | None:

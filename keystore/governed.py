@@ -84,12 +84,12 @@ class GovernedKeystore(OpenedKeystore):
             for one in lost:
                 approvers.take_off_list(connection, log.now, str(one["key"]))
             log.append("lost-keys", by=by, keys=[one["key"] for one in lost])
-        _LOGGER.critical(
-            "ALERT: %d approver key(s) were said to be lost, by %s, by their names alone; until enough are enrolled again, names "
-            "change who approves. Ask the approvers",
-            len(lost),
-            ", ".join(one[:12] for one in by),
-        )
+            _LOGGER.critical(  # before it is committed, for whatever fails after that
+                "ALERT: %d approver key(s) were said to be lost, by %s, by their names alone; until enough are enrolled again, "
+                "names change who approves. Ask the approvers",
+                len(lost),
+                ", ".join(one[:12] for one in by),
+            )
 
     def approvers(self) -> list[ApproverView]:
         """Return all keys that were ever enrolled, newest first."""

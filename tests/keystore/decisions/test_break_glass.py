@@ -12,7 +12,7 @@ from keystore.crypto.canonical import canonical_json, sha256_hex
 from keystore.decisions.lifecycle import State
 from keystore.decisions.policy import Policy
 from keystore.emergency import EmergencyKeystore
-from keystore.errors import ApprovalError, AuditError, GrantError, PolicyError
+from keystore.errors import ApprovalError, AuditError, GrantError, PolicyError, StorageError
 from keystore.reporting.report import officer_report
 from keystore.served import ServedKeystore
 from keystore.verification.replay import replay
@@ -32,6 +32,20 @@ def emergency(keystore: ServedKeystore, clock) -> EmergencyKeystore:
 
 def leaves(keystore: ServedKeystore | EmergencyKeystore) -> list[dict[str, object]]:
     return [json.loads(leaf) for leaf in keystore.audit_entries()]
+
+
+def test_the_alert_is_given_whatever_fails_once_it_is_on_record(emergency, monkeypatch, caplog) -> None:
+    def full() -> None:
+        raise StorageError("the disk of the witness is full")
+
+    with monkeypatch.context() as broken, pytest.raises(StorageError):
+        broken.setattr(emergency._ledger, "remember", full)
+        emergency.break_glass("Eva", ["a.png"], *WORDS)
+    (granted,) = emergency.requests("Eva")
+    assert granted.state is State.APPROVED
+    assert [granted.request_id in one.getMessage() for one in caplog.records if one.levelno == logging.CRITICAL] == [
+        True
+    ]
 
 
 @ON_BOTH
