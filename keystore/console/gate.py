@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from keystore.console.pages import PAGES, ROOT, Page
+from keystore.console.pages import PAGES, ROLES, ROOT, Page
 from keystore.console.rendering import page, secured
 from keystore.console.sessions import Session, Sessions
 from keystore.decisions.tokens import Caller
@@ -165,7 +165,8 @@ class Gate:
 
 def sign_in_form(gate: Gate, problem: Problem | None = None, status: int = 200) -> Response:
     """Return the page to sign in on."""
-    return page("sign_in.html", status, root=ROOT, problem=problem, caller=None, notice="", provider=gate.has_provider)
+    offered = {"provider": gate.has_provider, "roles": ROLES}
+    return page("sign_in.html", status, root=ROOT, problem=problem, caller=None, notice="", **offered)
 
 
 def _validated(handle: Handler, visit: Visit) -> Response:

@@ -1,4 +1,4 @@
-// The console's only script: it asks the browser for a passkey, or for its signature, and sends the form with the answer.
+// Asks the browser for a passkey, or for its signature, and sends the form with the answer.
 "use strict";
 
 const form = document.querySelector("form[data-passkey]");
