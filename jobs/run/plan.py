@@ -18,14 +18,13 @@ from scipy import stats
 
 from jobs.config import AnonymizeConfig
 from jobs.errors import ConfigError, PublishError
-from jobs.output.commit import finished_rows
 from jobs.output.keys import alive
-from jobs.output.layout import RUN_DIRECTORY
+from jobs.output.layout import RUN_DIRECTORY, OutputLayout
 from jobs.output.manifest import read_existing
 from jobs.output.row_shards import reason_code
 from jobs.run.cluster import joining, machines, ray_cluster
 from jobs.run.placement import Machine, Placement, detectors, reserved_cpus
-from jobs.run.places import door_of, layout_of
+from jobs.run.places import door_of, layout_of, numbered
 from jobs.run.sample import Sample, Timed, run_sample
 from jobs.run.usable_cpus import usable_cpus
 from jobs.sources.source import Source, open_source
@@ -117,7 +116,7 @@ def plan_run(config: AnonymizeConfig, sample: int = DEFAULT_SAMPLE, prices: Pric
     source = open_source(config, config.given())
     layout = layout_of(config, source)
     checks = [("input", f"{source.kind}, {source.total} rows can be listed")]
-    left = source.total - _finished(layout.store, config, source, checks)
+    left = source.total - _finished(layout, config, source, checks)
     for name, place in config.places.items():
         if not is_service(place):
             checks.append((name, check_writable(place, config.endpoint_url, readable=name != "inbox")))
@@ -132,13 +131,14 @@ def plan_run(config: AnonymizeConfig, sample: int = DEFAULT_SAMPLE, prices: Pric
     return found
 
 
-def _finished(store: Store, config: AnonymizeConfig, source: Source, checks: list[tuple[str, str]]) -> int:
-    """Rows that an earlier attempt of the same run finished. Raises PublishError for the output of another run."""
-    existing = read_existing(store)
+def _finished(layout: OutputLayout, config: AnonymizeConfig, source: Source, checks: list[tuple[str, str]]) -> int:
+    """Rows of the source that an earlier attempt of the same run finished. Raises PublishError for the output of another run, and
+    for pictures that have changed or are gone."""
+    existing = read_existing(layout.store)
     if existing is None:
         return 0
-    existing.check_same_run(store, config, source)
-    rows = len(finished_rows(layout_of(config, source))) - existing.gone_rows
+    existing.check_same_run(layout.store, config, source)
+    rows = len(numbered(config, layout, source).done)
     checks.append(("earlier attempts", f"{rows} rows are done"))
     return rows
 

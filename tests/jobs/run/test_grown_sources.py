@@ -16,11 +16,13 @@ from jobs.output.reader import read_rows
 from jobs.output.status import status_of
 from jobs.output.verify import verify_output
 from jobs.run.anonymize import run_anonymize
+from jobs.run.places import layout_of
+from jobs.run.plan import _finished
 from jobs.run.progress import RunState
 from jobs.run.report import RunReport
 from jobs.run.resume import resume_run
 from jobs.run.retry import retry_quarantined
-from jobs.sources.source import version_of
+from jobs.sources.source import open_source, version_of
 from jobs.storage.opening import open_store
 from tests.jobs.conftest import MakeConfig
 from tests.jobs.run.stand_in import Stopped, Workers
@@ -246,3 +248,24 @@ def test_a_run_that_was_stopped_goes_on_without_a_picture_that_it_has_done(
     assert (report.rows, report.gone_rows, report.resumed_rows) == (3, 1, 1)
     assert [(state.phase, state.rows, state.total) for state in states[1:2]] == [("starting", 2, 3)]
     assert rows_of(tmp_path / "out").keys() == {"a.png", "b.png", "c.png"}
+
+
+def test_a_plan_counts_what_is_left_of_the_input_as_a_run_would(
+    run: Run, tmp_path: Path, make_config: MakeConfig
+) -> None:
+    add(tmp_path / "photos", "a.png", "b.png", "c.png")
+    run()
+    (tmp_path / "photos" / "a.png").unlink()
+    (tmp_path / "photos" / "b.png").unlink()
+    add(tmp_path / "photos", "d.png")
+
+    def finished(**changes: object) -> int:
+        config = make_config(keys="discard", keystore=None, fidelity=None, steps=None, **changes)
+        source = open_source(config, config.given())
+        return _finished(layout_of(config, source), config, source, [])
+
+    assert finished(gone="keep") == 1, "before and after a run that keeps the rows of the others"
+    run(gone="keep", limit=1)
+    assert finished(gone="keep") == 1
+    with pytest.raises(PublishError, match="not in the input any more"):
+        finished()
