@@ -96,6 +96,8 @@ class Placement:
             )
         by_memory = int(min(sum(_times(one.memory, MEMORY_OF_BOTH) for one in machines), MOST_ACTORS))
         actors = min(actors, max(by_memory, 1))
+        finding = detectors(config, actors, there) * DETECTING_BYTES
+        room = actors * ANONYMIZING_BYTES + finding <= sum(one.memory for one in machines)
         most = config.anonymizer_actors or (MOST_ACTORS if joining and gpus else actors)
         return cls(
             device=device,
@@ -106,7 +108,8 @@ class Placement:
             most=most if most > actors else None,
             # A machine too small for one works as well as it can, rather than not at all.
             memory=ANONYMIZING_BYTES if by_memory else 0,
-            detector_memory=DETECTING_BYTES if by_memory else 0,
+            # Detecting ones begin first: as many as were asked for must not take what the others are to have.
+            detector_memory=DETECTING_BYTES if by_memory and room else 0,
         )
 
 

@@ -12,6 +12,8 @@ from jobs.config import AnonymizeConfig
 from jobs.errors import ConfigError, MachineError
 from jobs.exit_codes import ExitCode, exit_code_of
 from jobs.run.placement import (
+    ANONYMIZING_BYTES,
+    DETECTING_BYTES,
     MAX_ACTORS_OF_A_MACHINE,
     MEMORY_OF_BOTH,
     MOST_ACTORS,
@@ -126,6 +128,13 @@ def test_actors_are_no_more_than_the_memory_of_the_machines_holds() -> None:
     assert (small.actors, small.memory, small.detector_memory) == (1, 0, 0), "a small machine does what it can"
     asked = placed([Machine(8, 0, 8, memory=3.5 * MEMORY_OF_BOTH)], anonymizer_actors=8)
     assert (asked.actors, asked.most) == (3, 8)
+
+
+def test_detecting_actors_that_were_asked_for_leave_memory_for_an_anonymizing_one() -> None:
+    machine = Machine(8, 0, 8, memory=2 * ANONYMIZING_BYTES)
+    assert placed([machine]).detector_memory == placed([machine], detector_actors=4).detector_memory == DETECTING_BYTES
+    many = placed([machine], detector_actors=8)  # which would take all of it
+    assert (many.actors, many.memory, many.detector_memory) == (1, ANONYMIZING_BYTES, 0)
 
 
 @pytest.mark.parametrize(
