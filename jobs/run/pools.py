@@ -65,7 +65,8 @@ class PoolWatch(ExecutionCallback):  # type: ignore[misc]  # Ray's code of this 
         elif now - self._moved > self._patience and all(self._ready[stage.id] == now for stage, _ in pools):
             raise MachineError(
                 f"for {self._patience:g} s nothing was read and nothing written, and no process had work; {_there()}; run the "
-                "same command again when other jobs have ended and the storage answers"
+                "same command again when other jobs have ended and the storage answers, or give more start_seconds where one "
+                "file is read or written for longer"
             )
 
 
