@@ -100,6 +100,7 @@ def retry(
     threads_per_actor: Annotated[int | None, _option("Threads of one anonymizing process.")] = None,
     cpus_per_actor: Annotated[float | None, _option("Logical CPUs Ray reserves for one.")] = None,
     gpus_per_actor: Annotated[float | None, _option("GPUs Ray reserves for one.")] = None,
+    start_seconds: Annotated[float | None, _option("Without a ready process of a stage, after which it ends.")] = None,
     object_store_bytes: Annotated[int | None, _option("Object store of a local Ray.")] = None,
     progress_seconds: ProgressSeconds = None,
     quiet: Quiet = False,
