@@ -609,6 +609,7 @@ class Machine(RuleBasedStateMachine):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # more than 10,000 steps, five minutes of a free core
 @ON_BOTH
 def test_whatever_people_do_the_keystore_does_what_the_model_does(filled_template: Path, database: str) -> None:
     seen = Counter[str]()
