@@ -97,14 +97,6 @@ def _codes(reasons: pa.ChunkedArray) -> Counter[str]:
     return found
 
 
-def finished_rows(layout: OutputLayout) -> RowSet:
-    """Numbers of the rows that earlier attempts finished. Raises PublishError for a damaged row shard."""
-    found = RowSet()
-    for part in standing_rows(layout.store, ["row"]):
-        found.add(part.table.column("row").to_numpy())
-    return found
-
-
 def quarantined_rows(layout: OutputLayout, reason: str | None = None, before_retry: int | None = None) -> RowSet:
     """Numbers of the quarantined rows, of one reason's code where it is given.
 

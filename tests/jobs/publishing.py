@@ -28,11 +28,13 @@ from jobs.blocks import (
     STATUS,
     with_results,
 )
-from jobs.output.commit import Tally, complete, finished_rows
+from jobs.output.commit import Tally, complete
 from jobs.output.keys import KeyHolder, OwnKeystore
 from jobs.output.layout import OutputLayout
 from jobs.output.lease import Lease
 from jobs.output.publisher import Publisher
+from jobs.output.row_sets import RowSet
+from jobs.output.row_shards import standing_rows
 from jobs.output.sink import PairedDatasink
 from keystore.embedded import Keystore
 from keystore.intake.ingest_key import IngestKey
@@ -40,6 +42,14 @@ from keystore.intake.records import KeyRecord
 from keystore.intake.sealing import seal_record
 
 _RUNS = count()
+
+
+def finished_rows(layout: OutputLayout) -> RowSet:
+    """Numbers of the rows that earlier attempts finished. Raises PublishError for a damaged row shard."""
+    found = RowSet()
+    for part in standing_rows(layout.store, ["row"]):
+        found.add(part.table.column("row").to_numpy())
+    return found
 
 
 class InProcess:

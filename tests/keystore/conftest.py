@@ -118,6 +118,16 @@ def agree(keystore: Keystore, change: str | None, **keys: ApproverKey) -> None:
     assert sign(keystore, change, **keys).state is State.APPLIED
 
 
+def enrol_three(keystore: Keystore, *others: str) -> dict[str, ApproverKey]:
+    """Bob's, Carol's and Dora's keys, enrolled: two by the names of others, the third signed for by the first two."""
+    keys = {name: ApproverKey.generate() for name in ("bob", "carol", "dora")}
+    for name in ("bob", "carol"):
+        assert keystore.enrol_approver(name, "dpo", keys[name].public_line, *others) is None
+    third = keystore.enrol_approver("dora", "legal", keys["dora"].public_line, *others)
+    agree(keystore, third, bob=keys["bob"], carol=keys["carol"])
+    return keys
+
+
 def take(keystore: Keystore, request_id: str, by: str = "Alice") -> list[KeyRecord]:
     """Release and open."""
     recipient = Recipient.generate()
@@ -137,6 +147,7 @@ class Helpers:
     approved_by = staticmethod(make_approved_by)
     sign = staticmethod(sign)
     agree = staticmethod(agree)
+    enrol_three = staticmethod(enrol_three)
     take = staticmethod(take)
 
 

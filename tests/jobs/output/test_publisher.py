@@ -14,13 +14,13 @@ import pytest
 
 from jobs.blocks import FIDELITY, OUTPUT_SHA256, REASON, RECORD_ID, ROW, SEALED, SIDECAR, STATUS
 from jobs.errors import CommitError, LeaseError, MachineError, PublishError
-from jobs.output.commit import finished_rows, quarantined_rows, settle
+from jobs.output.commit import quarantined_rows, settle
 from jobs.output.layout import MANIFEST_FILE, RUN_DIRECTORY, OutputLayout
 from jobs.output.reader import OutputError, inspect_run, read_rows
 from jobs.output.row_sets import RowSet
 from jobs.output.staging import PICTURE_PART, SIDECAR_PART, Staging
 from jobs.storage.json_files import write_json
-from tests.jobs.publishing import Attempt, Place, before_operation, block, quarantined
+from tests.jobs.publishing import Attempt, Place, before_operation, block, finished_rows, quarantined
 
 MOST_OPERATIONS = 500  # of one attempt in these tests; more would mean that a loop does not end
 

@@ -10,7 +10,6 @@ import pytest
 
 from jobs.blocks import ROW
 from jobs.errors import LeaseError, PublishError
-from jobs.output.commit import finished_rows
 from jobs.output.keys import KeyInbox
 from jobs.output.layout import OutputLayout
 from jobs.output.lease import Lease
@@ -18,7 +17,7 @@ from jobs.output.staging import PICTURE_PART, Staging
 from keystore.door import IngestDoor
 from keystore.intake.folder import FolderInbox
 from keystore.intake.shards import read_shard
-from tests.jobs.publishing import Attempt, Place, block, quarantined
+from tests.jobs.publishing import Attempt, Place, block, finished_rows, quarantined
 
 
 @pytest.fixture

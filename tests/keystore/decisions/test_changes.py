@@ -39,12 +39,8 @@ def governed(keystore, clock) -> Any:
 @pytest.fixture
 def keys(governed: EmergencyKeystore, make) -> Keys:
     """Of three enrolled approvers, the third of whom the first two signed for."""
-    made = {name: ApproverKey.generate() for name in ("bob", "carol", "dora")}
-    for name in ("bob", "carol"):
-        assert governed.enrol_approver(name, "dpo", made[name].public_line, *OTHERS) is None
-    third = governed.enrol_approver("dora", "legal", made["dora"].public_line, *OTHERS)
-    make.agree(governed, third, bob=made["bob"], carol=made["carol"])
-    return made
+    enrolled: Keys = make.enrol_three(governed, *OTHERS)
+    return enrolled
 
 
 def leaves(keystore: EmergencyKeystore) -> list[Leaf]:
