@@ -12,7 +12,7 @@ import pytest
 
 from jobs.errors import LeaseError, MachineError, PublishError
 from jobs.output import shared_lease
-from jobs.output.commit import Tally, complete, finished_rows
+from jobs.output.commit import Tally, complete
 from jobs.output.layout import LEASE, MANIFEST, SEGMENTS, OutputLayout
 from jobs.output.manifest import read_existing
 from jobs.output.pictures import PublishedPictures
@@ -22,7 +22,7 @@ from jobs.output.segments import Segments
 from jobs.output.shared_lease import SharedLease, lease_of
 from jobs.output.sink import PairedDatasink
 from jobs.output.staging import Staging
-from tests.jobs.publishing import Place, block, quarantined
+from tests.jobs.publishing import Place, block, finished_rows, quarantined
 from tests.jobs.seaweed import BUCKET, Seaweed
 
 

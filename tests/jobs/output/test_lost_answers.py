@@ -15,7 +15,7 @@ import pytest
 from jobs.errors import LeaseError, MachineError
 from jobs.output import publisher as publishing
 from jobs.output import shared_lease
-from jobs.output.commit import complete, finished_rows
+from jobs.output.commit import complete
 from jobs.output.layout import LEASE, SEGMENTS, OutputLayout
 from jobs.output.publisher import Publisher
 from jobs.output.segments import Segments
@@ -25,7 +25,7 @@ from jobs.storage import connections
 from jobs.storage.connections import forget_clients
 from jobs.storage.s3 import S3Store
 from jobs.storage.store import ChangedError
-from tests.jobs.publishing import Place, block
+from tests.jobs.publishing import Place, block, finished_rows
 from tests.jobs.seaweed import BUCKET, Seaweed
 
 PATIENCE = 60.0  # seconds after which a test fails

@@ -11,12 +11,11 @@ from ray import cloudpickle
 
 from jobs.blocks import ENCODED, ID, ROW
 from jobs.errors import LeaseError, PublishError
-from jobs.output.commit import finished_rows
 from jobs.output.numbering import Numbering
 from jobs.output.row_sets import RowSet
 from jobs.sources.source import ReadUnit, Source, open_source
 from tests.jobs.conftest import MakeConfig
-from tests.jobs.publishing import Attempt, Place, before_operation, block
+from tests.jobs.publishing import Attempt, Place, before_operation, block, finished_rows
 from tests.jobs.sources.test_tar_shards import shard
 
 ROWS = 12

@@ -22,7 +22,6 @@ from PIL import Image
 
 from jobs.config import AnonymizeConfig
 from jobs.errors import LeaseError, PublishError
-from jobs.output.commit import finished_rows
 from jobs.output.layout import OutputLayout
 from jobs.output.reader import read_rows
 from jobs.run.anonymize import run_anonymize
@@ -37,6 +36,7 @@ from keystore.intake.records import KeyRecord
 from keystore.recipient import Expected, Recipient
 from tests.jobs.conftest import FIDELITY, OPEN_GATE, STEPS, MakeConfig
 from tests.jobs.key_search import holds_key, written_forms
+from tests.jobs.publishing import finished_rows
 
 pytestmark = pytest.mark.slow
 
