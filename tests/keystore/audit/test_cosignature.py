@@ -11,15 +11,16 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PrivateKey
 
-from keystore.audit.checkpoint import Checkpoint, verifier_key
+from keystore.audit.checkpoint import Checkpoint, sign_checkpoint, verifier_key
 from keystore.audit.cosignature import WitnessPrivateKey, check_cosignature, cosign, parse_witness_vkey, witness_vkey
 from keystore.audit.witnessing import KEY_NAME, LogWitness, WitnessKey
 from keystore.errors import AuditError, StorageError
 
 NAME, SECONDS = "witness.example/w1", 1_700_000_000
 TREE = Checkpoint("example.com/log", 20_852_163, hashlib.sha256(b"root").digest())
+LOG_KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 KEYS: list[WitnessPrivateKey] = [
-    Ed25519PrivateKey.from_private_bytes(bytes(range(32))),
+    LOG_KEY,
     MLDSA44PrivateKey.from_seed_bytes(bytes(range(32))),
 ]
 both = pytest.mark.parametrize("key", KEYS, ids=["ed25519", "ml-dsa-44"])
@@ -90,6 +91,8 @@ def test_a_verifier_key_is_read_back_and_a_malformed_one_refused(key: WitnessPri
         f"{head}+{key_id}+{longer}",
         f"{head}+{key_id}+{unknown}",
         f"{head}+{key_id}+",
+        f"{head}+{key_id}+!{encoded}",
+        *(witness_vkey(name, key.public_key()) for name in ("", "a b", "x" * 256)),
     ):
         with pytest.raises(AuditError, match="malformed"):
             parse_witness_vkey(wrong)
@@ -114,7 +117,18 @@ def test_a_new_witness_has_an_ml_dsa_44_key_and_an_older_one_keeps_its_own(tmp_p
     assert "\u0001" not in repr(old) and "PrivateKey" not in repr(old)
 
 
+def test_a_witness_that_can_not_remember_signs_nothing(tmp_path: Path) -> None:
+    note = sign_checkpoint(Checkpoint("example.com/log", 1, bytes(32)), LOG_KEY)
+    (tmp_path / "in the way").write_text("")
+    key = WitnessKey.open_or_create(tmp_path / "key")
+    witness = LogWitness(tmp_path / "in the way", key, [verifier_key("example.com/log", LOG_KEY.public_key())])
+    with pytest.raises(StorageError, match="can not be written"):
+        witness.add_checkpoint(f"old 0\n\n{note}".encode())
+
+
 def test_a_log_whose_name_is_too_long_to_be_signed_is_refused(tmp_path: Path) -> None:
-    vkey = verifier_key("x" * 256, KEYS[0].public_key())
+    key = WitnessKey.open_or_create(tmp_path / "key")
+    longest, longer = (verifier_key("x" * length, LOG_KEY.public_key()) for length in (255, 256))
+    assert LogWitness(tmp_path, key, [longest]).latest("x" * 255) is None
     with pytest.raises(AuditError, match="255 bytes"):
-        LogWitness(tmp_path, WitnessKey.open_or_create(tmp_path / "key"), [vkey])
+        LogWitness(tmp_path, key, [longer])

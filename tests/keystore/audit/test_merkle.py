@@ -153,6 +153,28 @@ def test_a_forged_inclusion_is_refused(data: st.DataObject) -> None:
         merkle.verify_inclusion(merkle.leaf_hash(b"never logged"), index, size, proof, root)
 
 
+def test_a_proof_that_goes_on_beyond_the_root_is_refused_though_its_hashes_fit() -> None:
+    leaves, more = hashes(4), merkle.leaf_hash(b"more")
+    root, old_root = merkle.tree_root(leaves), merkle.tree_root(leaves[:3])
+    proof = [*merkle.consistency_proof(leaves, 3), more]
+    with pytest.raises(ProofError, match="too long"):
+        merkle.verify_consistency(3, merkle.node_hash(more, old_root), 4, merkle.node_hash(more, root), proof)
+    proof = [*merkle.inclusion_proof(leaves, 1), more]
+    with pytest.raises(ProofError, match="too long"):
+        merkle.verify_inclusion(leaves[1], 1, 4, proof, merkle.node_hash(more, root))
+
+
+def test_a_byte_that_moves_from_one_hash_to_its_neighbour_is_noticed() -> None:
+    leaves = hashes(2)
+    root = merkle.tree_root(leaves)
+    short, long = leaves[0][:-1], leaves[0][-1:] + leaves[1]
+    assert merkle.node_hash(short, long) == root
+    with pytest.raises(ProofError, match="32 bytes"):
+        merkle.verify_inclusion(short, 0, 2, [long], root)
+    with pytest.raises(ProofError, match="32 bytes"):
+        merkle.verify_consistency(1, short, 2, root, [long])
+
+
 def test_an_inner_node_does_not_pass_as_a_leaf() -> None:
     leaves = hashes(4)
     node = merkle.node_hash(leaves[0], leaves[1])

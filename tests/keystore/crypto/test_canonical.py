@@ -42,4 +42,8 @@ def test_the_edges_of_what_is_plain_are_written_the_same(edge: float) -> None:
     for one in (*beside, *(-one for one in beside), 0.0, -0.0):
         assert not are_plain([one]) or canonical_sorted(one) == canonical_json(one)
     assert [are_plain([one]) for one in beside] == ([True, False, True] if edge < 1 else [False, True, False])
-    assert not any(are_plain([one]) for one in (math.nan, math.inf, -math.inf))
+    assert are_plain([0.0, -0.0]), "most of a face that was not turned"
+    for one in (math.nan, math.inf, -math.inf):
+        assert not are_plain([one])
+        with pytest.raises(ValueError):
+            canonical_json(one)
