@@ -12,7 +12,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from keystore.audit.checkpoint import verifier_key
+from keystore.audit.cosignature import witness_vkey
 from keystore.auditor import Auditor
 from keystore.door import IngestDoor
 from keystore.embedded import Keystore
@@ -97,6 +100,21 @@ def test_a_shard_without_pictures_is_discarded(door: IngestDoor, make) -> None:
     for run in ("..", "a/b"):
         with pytest.raises(InvalidRecordError):
             directory(door, run)
+
+
+def test_a_file_that_names_no_key_to_seal_to_or_another_log_is_no_ingest_key(door: IngestDoor, tmp_path: Path) -> None:
+    key = door.key
+    witness = witness_vkey("witness.example", Ed25519PrivateKey.generate().public_key())
+    another = verifier_key("another.log/x", Ed25519PrivateKey.generate().public_key())
+    for public, vkey in (
+        (key.public_key[:-1], key.audit_vkey),
+        (b"\xff" * len(key.public_key), key.audit_vkey),
+        (key.public_key, witness),
+        (key.public_key, another),
+    ):
+        (tmp_path / "wrong.key").write_text(IngestKey(public, vkey).text())
+        with pytest.raises(TamperedError, match="is no ingest key"):
+            IngestKey.read(tmp_path / "wrong.key")
 
 
 def edited(text: str, name: str, value: object) -> str:

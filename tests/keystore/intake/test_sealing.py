@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from keystore.crypto.hybrid import HybridPrivateKey, encrypt, key_id
 from keystore.errors import InvalidRecordError, ShardExistsError, StorageError, TamperedError
 from keystore.intake import sealing
-from keystore.intake.records import KeyRecord
+from keystore.intake.records import FaceRecord, KeyRecord
 from keystore.intake.sealing import (
     BATCH_INFO,
     OLD_SEALED_INFO,
@@ -87,6 +87,7 @@ def test_a_refused_key_is_not_quoted_by_the_error(make) -> None:
         {"dataset": "x" * 2000},
         {"source_sha256": "ABC"},
         {"steps": 0},
+        {"inversion": "none", "grid": (1,) * 12},
         {"version": 2},
         {"created_at": "2026-11-22T00:00:00"},
         {"unknown": 1},
@@ -95,6 +96,31 @@ def test_a_refused_key_is_not_quoted_by_the_error(make) -> None:
 def test_a_malformed_record_is_refused(make, changes: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         make.record(**changes)
+    assert make.record(steps=1, inversion="none", grid=(0, 949)).version == 2
+
+
+def test_a_mask_is_bytes_no_text_and_not_shown(make) -> None:
+    face = make.record().faces[0]
+    with pytest.raises(ValidationError) as refused:
+        FaceRecord(**vars(face) | {"mask": "text of a mask"})
+    assert "text of a mask" not in str(refused.value) and "mask=" not in repr(face)
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
+def test_a_record_with_what_is_no_number_is_refused(make, number: str) -> None:
+    data = make.record(details={"note": 7}).canonical_bytes()
+    with pytest.raises(InvalidRecordError):
+        KeyRecord.from_canonical_bytes(data.replace(b'"note":7', f'"note":{number}'.encode()))
+    words = make.record(details={"note": number}).canonical_bytes()
+    assert KeyRecord.from_canonical_bytes(words).details == {"note": number}
+
+
+def test_a_record_larger_than_any_is_refused_unread(make, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = make.record().canonical_bytes()
+    monkeypatch.setattr("keystore.intake.records.MAX_CANONICAL_BYTES", len(data))
+    KeyRecord.from_canonical_bytes(data)
+    with pytest.raises(InvalidRecordError, match="more than"):
+        KeyRecord.from_canonical_bytes(data + b" ")
 
 
 @pytest.mark.parametrize("data", [b"", b"{}", b"[]", b"null", b"\xff", b'{"image_key": 3}', b"[" * 100_000])
@@ -117,7 +143,7 @@ def test_every_altered_byte_of_a_sealed_record_is_noticed(make) -> None:
 def test_a_header_can_not_be_put_on_another_ciphertext(make) -> None:
     one, other = (seal_record(make.record(name), KEY.public_bytes) for name in ("a", "b"))
     head = len(SEALED_MAGIC) + 4 + int.from_bytes(one[8:12], "big")
-    with pytest.raises(InvalidRecordError, match="altered"):
+    with pytest.raises(InvalidRecordError, match=f"{sealed_header(other).record_id}' was altered"):
         open_record(one[:head] + other[head:], KEY)
 
 
@@ -275,6 +301,13 @@ def test_a_shard_that_does_not_add_up_is_damaged_though_its_digest_is_right(data
     with pytest.raises(TamperedError, match="shard name"):
         parse_shard(data, "name")
     assert parse_shard(framed(2, 0, 1, NONE, 3, b"one"), "name") == [b"one"]
+
+
+def test_a_shard_of_a_record_longer_than_any_is_damaged(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("keystore.intake.shards.MAX_SEALED_BYTES", 3)
+    assert parse_shard(framed(2, 0, 1, NONE, 3, b"one"), "name") == [b"one"]
+    with pytest.raises(TamperedError, match="shard name"):
+        parse_shard(framed(2, 0, 1, NONE, 4, b"four"), "name")
 
 
 @pytest.mark.parametrize("version", [1, 2])

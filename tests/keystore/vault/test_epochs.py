@@ -17,7 +17,7 @@ from keystore.intake.ingest import ShardIntake
 from keystore.kek.file import FileKek
 from keystore.kek.provider import open_kek
 from keystore.storage import schema
-from keystore.vault import epochs
+from keystore.vault import epochs, ingest_keys
 from keystore.vault.keyring import INGEST_PURPOSE, SHRED_KIND, Keyring
 from keystore.verification.verify import verify_audit
 from tests.keystore.killing import killed_at_each_step
@@ -208,8 +208,31 @@ def test_a_keyring_unwraps_epochs_of_its_own_purposes_only(keystore) -> None:
         assert len(narrow.epoch(connection, epoch_id, "ingest").key) == envelope.KEY_BYTES
         with pytest.raises(TamperedError):
             narrow.epoch(connection, epoch_id, "audit")
-        with pytest.raises(TamperedError):
-            narrow.unwrap(connection, None, b"x" * 200, SHRED_KIND, "x")
+        wide = Keyring(kek, keystore.id, 1)
+        wrapped = kek.wrap(b"k" * 32, wide._context(SHRED_KIND, "x"))
+        assert wide.unwrap(connection, None, wrapped, SHRED_KIND, "x") == b"k" * 32
+        with pytest.raises(TamperedError, match="not this opening's"):
+            narrow.unwrap(connection, None, wrapped, SHRED_KIND, "x")
+
+
+def test_a_keyring_remembers_the_epochs_that_it_used_last_and_no_more(
+    filled: Keystore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("keystore.vault.keyring.EPOCH_KEYS_IN_MEMORY", 2)
+    ring = Keyring(open_kek(f"file:{filled.path}/kek.key"), filled.id, 1)
+    with filled._database.read() as connection:
+        for epoch_id in epochs_of(filled):
+            ring.epoch(connection, epoch_id, "records")
+    assert [one.epoch_id for one in ring._recent.values()] == list(epochs_of(filled))[-2:]
+
+
+def test_a_keystore_that_lost_its_ingest_keys_says_so(keystore) -> None:
+    with keystore._database.write() as connection:
+        connection.execute(schema.ingest_keys.delete())
+        with pytest.raises(TamperedError, match="is missing"):
+            ingest_keys.load(connection, keystore._keys.keyring)
+        with pytest.raises(TamperedError, match="is missing"):
+            ingest_keys.public_keys(connection)
 
 
 def test_no_epoch_key_shows_in_a_repr(keystore) -> None:

@@ -64,9 +64,11 @@ def test_a_kept_shard_does_not_undo_an_erasure(keystore, kept: Path, make) -> No
     assert verify_audit(keystore.path).ok
 
 
-def test_a_shard_that_was_never_taken_in_before_the_erasure_brings_nothing_of_it(keystore, make) -> None:
+def test_a_shard_that_was_never_taken_in_before_the_erasure_brings_nothing_of_it(keystore, make, clock) -> None:
     make.deposit(keystore, [make.record("s3.png", subject=SUBJECT, created_at=BEFORE)], "late")
     assert keystore.erase("photos", "Olga", subject=SUBJECT) == 0
+    assert len(keystore.ingest(make.RUN).erased) == 1
+    make.deposit(keystore, [make.record("s5.png", subject=SUBJECT, created_at=clock())], "at-that-moment")
     assert len(keystore.ingest(make.RUN).erased) == 1
     make.deposit(keystore, [make.record("s4.png", subject=SUBJECT, created_at=AFTER)], "later")
     assert keystore.ingest(make.RUN).ingested == 1, "what is made of a person after their erasure is a new matter"
