@@ -67,6 +67,23 @@ class Device:
         client_data = json.dumps({**said, **client}).encode()
         return Assertion(authenticator, client_data), self.raw(authenticator + hashlib.sha256(client_data).digest())
 
+    def made(
+        self,
+        asked: bytes,
+        *,
+        flags: int = PRESENT | VERIFIED | ATTESTED,
+        rp_id: str | None = None,
+        credential_id: bytes | None = None,
+        **client: Any,
+    ) -> tuple[bytes, bytes]:
+        """What `navigator.credentials.create` gives: the attestation object, of no attestation, and clientDataJSON."""
+        ident = credential_id or self.credential_id
+        data = hashlib.sha256((rp_id or self.passkey.rp_id).encode()).digest() + bytes([flags]) + bytes(4 + 16)
+        data += len(ident).to_bytes(2, "big") + ident + self.public_key
+        said = {"type": "webauthn.create", "challenge": _base64url(asked), "origin": self.passkey.origin}
+        attestation = cbor2.dumps({"fmt": "none", "attStmt": {}, "authData": data})
+        return attestation, json.dumps({**said, "crossOrigin": False, **client}).encode()
+
     @property
     def line(self) -> str:
         """What it is enrolled by."""

@@ -7,6 +7,7 @@ import hashlib
 import json
 import struct
 
+import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -18,6 +19,9 @@ from sqlalchemy import text
 
 from keystore.crypto import envelope, hybrid
 from keystore.crypto.hybrid import HybridPrivateKey
+from keystore.decisions.bindings import Bindings
+from keystore.decisions.people import People
+from keystore.decisions.tokens import Tokens
 from keystore.intake.sealing import Sealer, open_record, seal_record
 from keystore.intake.shards import parse_shard, read_shard, write_shard
 from keystore.recipient import Expected, Recipient
@@ -100,6 +104,15 @@ def test_an_envelope_has_the_documented_bytes() -> None:
     material = HKDF(SHA256(), length=64, salt=sealed[:32], info=info).derive(b"k" * 32)
     assert sealed[32:64] == material[32:]
     assert AESGCM(material[:32]).decrypt(bytes(12), sealed[64:], b"context") == b"hello"
+
+
+@pytest.mark.parametrize(
+    ("rows", "info"),
+    [(Tokens, b"keyanon tokens v1"), (Bindings, b"keyanon identities v1"), (People, b"keyanon people index v1")],
+)
+def test_rows_are_filed_and_tagged_under_the_documented_key(rows, info: bytes) -> None:
+    index_key = bytes(range(32))
+    assert rows(index_key)._key == HKDF(SHA256(), length=32, salt=None, info=info).derive(index_key)
 
 
 def test_a_release_has_the_documented_bytes(keystore, make) -> None:

@@ -201,7 +201,7 @@ def test_a_person_has_one_key_and_a_key_is_enrolled_once(keystore) -> None:
         keystore.remove_approver(key.key_id, *OTHERS)
 
 
-@pytest.mark.parametrize("damage", ["no words", "cut", "another's signature", "another kind", "more"])
+@pytest.mark.parametrize("damage", ["no words", "cut", "another's signature", "another kind", "more", "junk"])
 def test_a_line_is_enrolled_whole_or_not_at_all(keystore, damage: str) -> None:
     one, other = ApproverKey.generate().public_line.split(), ApproverKey.generate().public_line.split()
     line = {
@@ -210,6 +210,7 @@ def test_a_line_is_enrolled_whole_or_not_at_all(keystore, damage: str) -> None:
         "another's signature": " ".join([*one[:3], other[3]]),
         "another kind": " ".join([one[0], "rsa", *one[2:]]),
         "more": " ".join([*one, other[3]]),
+        "junk": " ".join([*one[:3], f"!{one[3]}"]),
     }[damage]
     with pytest.raises(ApprovalError) as refused:
         keystore.enrol_approver("erin", "dpo", line, *OTHERS)

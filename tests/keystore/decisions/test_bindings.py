@@ -160,6 +160,7 @@ def test_a_subject_may_be_as_long_as_the_standard_says(keystore: ServedKeystore)
     for dataset in ("", "x" * 1001):
         with pytest.raises(BindingError, match="characters"):
             bind(keystore, dataset=dataset)
+    bind(keystore, dataset="x" * 1000)
 
 
 HELD = {"binding": "b", "digest": "d", "identity": "i", "person": "p", "role": "auditor"}

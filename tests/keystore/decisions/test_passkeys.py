@@ -28,7 +28,7 @@ from keystore.embedded import Keystore
 from keystore.errors import ApprovalError
 from keystore.verification.replay_decisions import LoggedDecisions, apply_decision
 from keystore.verification.verify import verify_audit
-from tests.keystore.passkeys import ORIGIN, PRESENT, RP_ID, VERIFIED, Device
+from tests.keystore.passkeys import ATTESTED, ORIGIN, PRESENT, RP_ID, VERIFIED, Device
 
 OTHERS = ("oscar", "olga")
 ALGORITHMS = ("ES256", "EdDSA")
@@ -259,6 +259,26 @@ OTHER_KINDS = {
 def test_a_key_of_another_kind_is_none(kind: str) -> None:
     assert not passkeys.is_usable(OTHER_KINDS[kind])
     assert passkeys.is_usable(cose()) and all(passkeys.is_usable(one.public_key) for one in DEVICES)
+
+
+MADE_WRONG: dict[str, dict[str, Any]] = {
+    "not verified": {"flags": PRESENT | ATTESTED},
+    "nobody there": {"flags": VERIFIED | ATTESTED},
+    "another origin": {"origin": "https://evil.example"},
+    "another site": {"rp_id": "evil.example"},
+    "asserted, not made": {"type": "webauthn.get"},
+    "another challenge": {"challenge": "AAAA"},
+    "another credential": {"credential_id": bytes(32)},
+}
+
+
+@pytest.mark.parametrize("wrong", MADE_WRONG)
+def test_a_passkey_is_taken_only_as_this_page_had_it_made(wrong: str) -> None:
+    for device in DEVICES:
+        of = (device.passkey.credential, b"asked", RP_ID, ORIGIN)
+        assert passkeys.created(*device.made(b"asked"), *of) == device.public_key
+        with pytest.raises(ApprovalError, match="can not be used here"):
+            passkeys.created(*device.made(b"asked", **MADE_WRONG[wrong]), *of)
 
 
 def test_a_line_is_signed_by_the_passkey_it_is_of_at_its_own_origin(keystore) -> None:

@@ -71,6 +71,11 @@ def test_a_name_that_hides_something_is_refused(name: str) -> None:
     assert refused.value.code == "name"
 
 
+def test_a_refused_name_says_which_character_it_is_that_nobody_sees() -> None:
+    with pytest.raises(ApprovalError, match=r"U\+0430"):
+        normalise_name("\u0430lice")
+
+
 def test_a_commitment_depends_on_salt_and_name() -> None:
     assert len({name_commitment(salt, name) for salt in (b"1" * 32, b"2" * 32) for name in ("alice", "bob")}) == 4
 
@@ -134,6 +139,7 @@ def test_a_bound_of_the_policy_is_allowed_and_what_lies_beyond_it_is_not() -> No
     longest = "a reason of many words "[:20] * 200
     assert len(longest) == 4000
     Policy().check_request(**(GOOD | {"purpose": longest, "lifetime": timedelta(days=7), "images": 100}))
+    Policy().check_request(**(GOOD | {"purpose": "abcc cccc", "legal_basis": "GDP-R", "case": "1"}))
     with pytest.raises(PolicyError) as refused:
         Policy().check_request(**(GOOD | {"purpose": longest + "s"}))
     assert refused.value.code == "purpose"

@@ -31,6 +31,9 @@ def test_a_token_says_who_calls_and_its_secret_is_nowhere(keystore: ServedKeysto
     assert caller is not None
     assert (caller.person, caller.role, caller.dataset) == ("dora", Role.REQUESTER, "photos")
     assert caller.may_touch("photos") and not caller.may_touch("elsewhere")
+    _, ident, known = token.split("_")
+    for wrong in (f"kat1_{ident}_{'0' * 64}", f"kat1_{'0' * 16}_{known}", token[:-1], token + "0", token.upper(), ""):
+        assert keystore.authenticate(wrong) is None
     secret = token.split("_")[2]
     stored = b"".join(path.read_bytes() for path in keystore.path.rglob("*") if path.is_file())
     assert secret.encode() not in stored and bytes.fromhex(secret) not in stored
