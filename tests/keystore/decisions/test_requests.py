@@ -197,6 +197,13 @@ def test_a_policy_of_one_approval_left_by_an_older_version_allows_nothing(keysto
     make.request(keystore)
 
 
+@pytest.mark.parametrize("document", ["", "{", '{"approvals": 2, "another": 1}', '{"approvals": 1, "max_images": 0}'])
+def test_a_stored_policy_that_is_none_is_refused(keystore, make, document: str) -> None:
+    sql(keystore, "UPDATE policies SET document = :document", document=document.encode())
+    with pytest.raises(TamperedError, match="not a valid policy"):
+        make.request(keystore)
+
+
 @ON_BOTH
 def test_a_changed_policy_voids_what_was_approved_under_the_old_one(keystore, make) -> None:
     approved, pending = make.approved(keystore), make.request(keystore).request_id

@@ -8,8 +8,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx2
@@ -154,6 +156,9 @@ def test_a_keystore_asks_after_each_checkpoint_and_believes_no_log_that_the_witn
     keystore.ingest(make.RUN)
     make.request(keystore)
     assert seen() == len(keystore.audit_entries()), "and what ingest wrote in between"
+    for kept_there in (keystore.path / "witness").glob("cosigned-*"):
+        kept_there.unlink()
+    assert keystore.use_witness(witness.url, witness.vkey) == seen(), "the witness says what it has"
 
     # Who has database, KEK and directory writes the log anew, without the release: only the witness elsewhere is in the way.
     leaves = [json.loads(leaf) for leaf in keystore.audit_entries()]
@@ -210,6 +215,16 @@ def test_a_witness_that_can_not_be_asked_safely_or_at_all_is_not_remembered(keys
         keystore.use_witness(url, vkey)
     with pytest.raises(AuditError, match="malformed"):
         keystore.use_witness("http://127.0.0.1:1", keystore.audit_vkey)
+    assert asked_witnesses(keystore.path / "witness") == []
+
+
+def test_what_answers_and_is_no_witness_is_not_remembered(keystore, tmp_path: Path) -> None:
+    vkey = WitnessKey.open_or_create(tmp_path / "elsewhere").vkey
+    with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(StorageError, match="does not answer as one"):
+            keystore.use_witness(f"http://127.0.0.1:{server.server_port}", vkey)
+        server.shutdown()
     assert asked_witnesses(keystore.path / "witness") == []
 
 
