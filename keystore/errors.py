@@ -3,6 +3,17 @@ holds no secret."""
 
 from __future__ import annotations
 
+import errno
+from typing import Final
+
+# Of a disk or a machine that is short of something, or fails; a place that is missing or closed to this account stays so.
+_PASSING: Final = frozenset(
+    {
+        errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EBUSY, errno.ENOMEM,
+        errno.EMFILE, errno.ENFILE,
+    }
+)  # fmt: skip
+
 
 class KeystoreError(Exception):
     """Base of every error the keystore raises on purpose; its message is fit to be shown to a user."""
@@ -10,6 +21,10 @@ class KeystoreError(Exception):
 
 class StorageError(KeystoreError):
     """The directory, the database or the disk does not do what was asked: missing, read-only, full, locked, corrupt."""
+
+
+class PassingError(StorageError):
+    """As StorageError, of what may pass: a disk that is full or fails, a database that is held, a server that is away."""
 
 
 class HiddenRecordError(StorageError):
@@ -86,6 +101,12 @@ class BindingError(Refusal):
 
 class RequestNotFound(Refusal):
     """No request answers to this id."""
+
+
+def may_pass(error: KeystoreError) -> bool:
+    """Return whether the same call may do it later: nothing is wrong with what was asked, or with where the keystore is."""
+    cause = error.__cause__
+    return isinstance(error, PassingError) or (isinstance(cause, OSError) and cause.errno in _PASSING)
 
 
 def public_name(error: KeystoreError) -> str:

@@ -240,7 +240,8 @@ def serve(requests: IO[str], answers: IO[str]) -> None:
             try:
                 answer = {"result": kept.answer(request)}
             except errors.KeystoreError as error:
-                answer = {"error": errors.public_name(error), "message": str(error)}
+                kind = errors.PassingError.__name__ if errors.may_pass(error) else errors.public_name(error)
+                answer = {"error": kind, "message": str(error)}
             if not silent:
                 answers.write(json.dumps(answer) + "\n")
                 answers.flush()

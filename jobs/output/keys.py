@@ -16,13 +16,13 @@ from typing import ClassVar, Final, Protocol, TypeAlias
 from jobs.errors import CommitError, KeysWaitingError, MachineError
 from jobs.output.row_shards import KeyShard
 from keystore.door import IngestDoor
-from keystore.errors import TamperedError
+from keystore.errors import PassingError, TamperedError
 from keystore.intake.folder import INBOX_NAME, FolderInbox
 from keystore.intake.ingest_key import IngestKey
 from keystore.intake.receipts import Receipt
 from keystore.intake.report import IngestReport, RejectedRecord
 from keystore.keeper import Keeper, KeeperDiedError
-from keystore.service.connection import ServiceUnavailable, TooManyCalls
+from keystore.service.connection import TooManyCalls
 
 Records: TypeAlias = tuple[KeyShard, Collection[str]]  # a shard, and ids of records in it
 
@@ -248,12 +248,12 @@ def check_keys(holder: KeyHolder, run_id: str, shards: Iterator[Records]) -> Non
 
 @contextlib.contextmanager
 def alive() -> Iterator[None]:
-    """What is no fault of this run, a keystore that died or does not answer, as MachineError."""
+    """What is no fault of this run, a keystore that died, does not answer or has a full disk, as MachineError."""
     try:
         yield
     except KeeperDiedError as error:
         raise MachineError(str(error)) from error
-    except (ServiceUnavailable, TooManyCalls) as error:
+    except (PassingError, TooManyCalls) as error:
         raise MachineError(f"{error}; when that is mended, run the same command again to go on") from error
 
 

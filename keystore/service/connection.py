@@ -9,7 +9,7 @@ import httpx2
 from pydantic import BaseModel, ValidationError
 
 from keystore import errors
-from keystore.errors import ApprovalError, KeystoreError, RequestNotFound, StorageError
+from keystore.errors import ApprovalError, KeystoreError, PassingError, RequestNotFound, StorageError
 from keystore.service.loopback import is_loopback
 from keystore.service.messages import Problem
 from keystore.service.token_file import TokenFile
@@ -18,7 +18,7 @@ TIMEOUT_SECONDS = 60.0
 Answer = TypeVar("Answer", bound=BaseModel)
 
 
-class ServiceUnavailable(StorageError):
+class ServiceUnavailable(PassingError):
     """The service can not be reached, or says that it can not do this now; the same command may be run again."""
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from sqlalchemy import Connection, create_engine
 
-from keystore.errors import HiddenRecordError, StorageError
+from keystore.errors import HiddenRecordError, PassingError, StorageError
 from keystore.storage.database import BUSY_TIMEOUT_MILLISECONDS, WRITE_OPTION, Database
 
 WRITE_LOCK = 0x6B65_7961_6E6F_6E31  # "keyanon1": the advisory lock's number, of the database that the keystore has
@@ -39,6 +39,19 @@ _REMEDIES = {
     "58": "the server's disk does not take writes or reads; look at the server",
     "XX": "the server says that it is corrupt; stop, and restore the last backup",
 }
+# What may pass: by SQLSTATE, and by the words of who was not even heard.
+_PASSING = ("08", "40", "53", "55P03", "57", "58")
+_AWAY = (
+    "refused",
+    "timed out",
+    "timeout",
+    "unreachable",
+    "no route",
+    "closed the connection",
+    "is lost",
+    "starting up",
+    "too many",
+)
 
 
 def is_uri(text: str) -> bool:
@@ -124,7 +137,9 @@ class PostgresDatabase(Database):
             )
         else:
             remedy = _REMEDIES.get(state) or _REMEDIES.get(state[:2]) or "nothing was changed"
-        return StorageError(f"keystore database {self.name}: {remedy} ({said or state})")
+        passes = state.startswith(_PASSING) if state else any(word in str(said).casefold() for word in _AWAY)
+        kind = PassingError if passes else StorageError
+        return kind(f"keystore database {self.name}: {remedy} ({said or state})")
 
     def _check_remade(self, connection: Connection) -> None:
         """Nothing: no foreign key was lifted."""

@@ -6,7 +6,7 @@ import os
 import sqlite3
 import stat
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.util import LRUCache
 
-from keystore.errors import StorageError, TamperedError
+from keystore.errors import PassingError, StorageError, TamperedError
 from keystore.storage.database import BUSY_TIMEOUT_MILLISECONDS, REMAKING_OPTION, WRITE_OPTION, Database
 
 DATABASE_NAME = "keystore.db"
@@ -30,16 +30,18 @@ STATEMENTS = 1_000  # compiled ones that a process keeps, for all keystores that
 
 _COMPILED: LRUCache[Any, Any] = LRUCache(STATEMENTS)
 
-# What SQLite says, and what an operator can do about it.
-_REMEDIES = (
+# What SQLite says, and what an operator can do about it; first what may pass.
+_PASSING_REMEDIES = (
     ("disk is full", "the disk is full; free space and try again"),
     (
         "disk i/o error",
         "the disk does not take writes (full, over quota, or failing); free space or check the disk and try again",
     ),
+    ("locked", f"another process has held it for {BUSY_TIMEOUT_MILLISECONDS // 1000} s; wait for it and try again"),
+)
+_REMEDIES = (
     ("readonly", "it is read-only; give this account write permission on the directory and its files"),
     ("unable to open", "it can not be opened; check that the directory exists and this account may read and write it"),
-    ("locked", f"another process has held it for {BUSY_TIMEOUT_MILLISECONDS // 1000} s; wait for it and try again"),
     ("malformed", "it is corrupt; stop, keep a copy, and restore the last backup"),
     ("not a database", "it is not a keystore database or is corrupt; keep a copy and restore the last backup"),
     (
@@ -52,10 +54,21 @@ _REMEDIES = (
 def storage_error(path: Path, error: Exception) -> StorageError:
     """Return the StorageError for an error of SQLite or the operating system, with what to do."""
     cause = str(getattr(error, "orig", None) or getattr(error, "strerror", None) or error)
-    for symptom, remedy in _REMEDIES:
-        if symptom in cause.casefold():
-            return StorageError(f"keystore database {path}: {remedy} ({cause})")
+    if "unable to open" in cause and _takes_no_name(path.parent):
+        cause = f"{cause}: the disk is full"
+    for kind, remedies in ((PassingError, _PASSING_REMEDIES), (StorageError, _REMEDIES)):
+        for symptom, remedy in remedies:
+            if symptom in cause.casefold():
+                return kind(f"keystore database {path}: {remedy} ({cause})")
     return StorageError(f"keystore database {path}: {cause}; nothing was changed")
+
+
+def _takes_no_name(directory: Path) -> bool:
+    """Whether a disk has no room for one more file; SQLite says then that it can not open the one it would make."""
+    with suppress(OSError):
+        room = os.statvfs(directory)
+        return room.f_files > 0 and room.f_ffree == 0
+    return False
 
 
 class SqliteDatabase(Database):

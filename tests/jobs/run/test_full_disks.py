@@ -1,4 +1,4 @@
-"""Outputs and inboxes on a disk of their own that is really full: a scheduler may run the same command again."""
+"""Outputs, inboxes and keystores on a disk of their own that is really full: a scheduler may run the same command again."""
 
 import contextlib
 import errno
@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from jobs.blocks import RECORD_ID, SEALED
 from jobs.errors import MachineError
 from jobs.exit_codes import ExitCode, exit_code_of
-from jobs.output.keys import KeyInbox
+from jobs.output.keys import KeyInbox, OwnKeystore
 from jobs.output.reader import read_rows
 from jobs.run.anonymize import run_anonymize
 from keystore.door import IngestDoor
@@ -106,3 +107,24 @@ def test_a_full_disk_of_the_inbox_is_no_fault_of_the_run(tmp_path: Path, disk: P
         sink.inbox = KeyInbox(IngestDoor(place.keys.key, inbox), place.run_id)
         with full(disk), pytest.raises(MachineError, match="no picture of this block was published"):
             sink.stage(block([place.result(0, "x.jpg")]))
+
+
+def test_a_full_disk_of_the_keystore_is_no_fault_of_the_run(
+    tmp_path: Path, disk: Path, shared_keystore: Keystore
+) -> None:
+    path, place = disk / "keystore", Place(tmp_path, shared_keystore)
+    again = pytest.raises(MachineError, match=r"(full|No space left on device).* run the same command again")
+    with full(disk), again, OwnKeystore.kept(path, None, create=True):
+        pass
+    with OwnKeystore.kept(path, None, create=True) as place.keys:
+        inbox, result = place.keys.begin(place.run_id, "d"), place.result(0, "x.jpg")
+        shard = inbox.hand_in("part-1", [result[SEALED]])
+        with full(disk):
+            with again:
+                place.keys.begin("another-run", "d")
+            with again:
+                place.keys.take_in(place.run_id, {shard: 1})
+        assert place.keys.take_in(place.run_id, {shard: 1}) == []
+        assert place.keys.missing(place.run_id, [(shard, [result[RECORD_ID]])]) == set()
+    with full(disk), again, OwnKeystore.kept(path, None, create=False):
+        pass
