@@ -278,7 +278,13 @@ class AnonymizeConfig(InputConfig):
     def given(self) -> GivenInput:
         """Where the run finds what its user says about faces."""
         return GivenInput(
-            self.boxes, self.keep, self.subjects, self.boxes_column, self.keep_column, self.permanent_column
+            self.boxes,
+            self.keep,
+            self.subjects,
+            self.boxes_column,
+            self.keep_column,
+            self.permanent_column,
+            of_gone=self.gone == "keep",
         )
 
     def settings(self) -> AnonymizeSettings:

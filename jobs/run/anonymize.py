@@ -33,7 +33,7 @@ from jobs.run.detect_stage import DetectFaces, FaceModelChoice
 from jobs.run.facts import Facts
 from jobs.run.measures import Measures
 from jobs.run.placement import Placement, detectors, loading_at_once, reserved_cpus
-from jobs.run.places import holding, layout_of, numbered, open_keys
+from jobs.run.places import check_named, holding, layout_of, numbered, open_keys
 from jobs.run.pools import PROCESS_RESTARTS, Pool
 from jobs.run.progress import Monitor, Phase, ProgressCallback, RunState, Watch
 from jobs.run.reading import read_pictures
@@ -107,6 +107,7 @@ def run_anonymize(config: AnonymizeConfig, progress: ProgressCallback | None = N
         progress(RunState(phase=Phase.LISTING))
     source = open_source(config, config.given())
     layout = layout_of(config, source)
+    check_named(layout, source)
     existing = read_existing(layout.store)
     if existing is not None:
         existing.check_same_run(layout.store, config, source)

@@ -9,6 +9,7 @@ from jobs.output.doors import DoorName
 from jobs.output.keys import KeyHolder, OwnKeystore
 from jobs.output.layout import OutputLayout
 from jobs.output.numbering import Numbering
+from jobs.output.row_shards import standing_rows
 from jobs.output.shared_lease import HeldLease, lease_of
 from jobs.output.unwritable import unwritable
 from jobs.sources.source import Source
@@ -19,6 +20,16 @@ logger = logging.getLogger(__name__)
 def layout_of(config: AnonymizeConfig, source: Source) -> OutputLayout:
     """Where a run's rows go."""
     return OutputLayout(config.output, config.output_format, source.schema, source.image_column, config.endpoint_url)
+
+
+def check_named(layout: OutputLayout, source: Source) -> None:
+    """Raise SourceError when a file of the user's names a picture that is neither listed nor has a row that stands; and
+    PublishError, MachineError."""
+    if any(one.names for one in source.unlisted):
+        parts = standing_rows(layout.store, ["row", "image_id"])
+        standing = {name for part in parts for name in part.table.column("image_id").to_pylist()}
+        for one in source.unlisted:
+            one.check(standing)
 
 
 def numbered(config: AnonymizeConfig, layout: OutputLayout, source: Source) -> Numbering:

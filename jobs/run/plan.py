@@ -24,7 +24,7 @@ from jobs.output.manifest import read_existing
 from jobs.output.row_shards import reason_code
 from jobs.run.cluster import joining, machines, ray_cluster
 from jobs.run.placement import Machine, Placement, detectors, reserved_cpus
-from jobs.run.places import door_of, layout_of, numbered
+from jobs.run.places import check_named, door_of, layout_of, numbered
 from jobs.run.sample import Sample, Timed, run_sample
 from jobs.run.usable_cpus import usable_cpus
 from jobs.sources.source import Source, open_source
@@ -115,6 +115,7 @@ def plan_run(config: AnonymizeConfig, sample: int = DEFAULT_SAMPLE, prices: Pric
     """
     source = open_source(config, config.given())
     layout = layout_of(config, source)
+    check_named(layout, source)
     checks = [("input", f"{source.kind}, {source.total} rows can be listed")]
     left = source.total - _finished(layout, config, source, checks)
     for name, place in config.places.items():

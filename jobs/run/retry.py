@@ -13,7 +13,7 @@ from jobs.output.commit import quarantined_rows
 from jobs.output.manifest import Manifest, read_complete
 from jobs.output.row_sets import RowSet
 from jobs.run.anonymize import Attempt, run_attempt
-from jobs.run.places import holding, layout_of, numbered, open_keys
+from jobs.run.places import check_named, holding, layout_of, numbered, open_keys
 from jobs.run.progress import ProgressCallback
 from jobs.run.recorded import recorded_config
 from jobs.run.report import RunReport
@@ -47,6 +47,7 @@ def retry_quarantined(
     )
     source = open_source(config, config.given())
     layout = layout_of(config, source)
+    check_named(layout, source)
     with holding(layout) as lease:
         manifest = read_complete(layout.store, retrying=True)
         manifest.check_version(layout.store, config.accept_version)

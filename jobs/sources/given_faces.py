@@ -36,7 +36,10 @@ BAD_PERMANENT: Final = "bad_permanent"
 
 @dataclass(frozen=True)
 class GivenInput:
-    """Where a run finds what its user says: files beside a folder, columns of Parquet."""
+    """Where a run finds what its user says: files beside a folder, columns of Parquet.
+
+    of_gone: the files may name pictures that are not in the listing any more, see `Source.unlisted`.
+    """
 
     boxes: Path | None = None
     keep: Path | None = None
@@ -44,6 +47,7 @@ class GivenInput:
     boxes_column: str | None = None
     keep_column: str | None = None
     permanent_column: str | None = None
+    of_gone: bool = False
 
     def columns(self) -> dict[str, str]:
         """Setting and name of each column that is asked for."""
@@ -66,22 +70,6 @@ class BoxFile:
     path: Path
     by_id: Mapping[str, PictureBoxes]
     digest: str
-
-    def check_names(self, known: Collection[str]) -> None:
-        """Raise SourceError when a box belongs to no picture: a mistyped name would leave a face as it is."""
-        check_names(self.path, self.by_id, known)
-
-
-def check_names(path: Path, names: Iterable[str], known: Collection[str]) -> None:
-    """Raise SourceError when a line of a file belongs to no picture."""
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        shown = ", ".join(repr(name) for name in unknown[:NAMES_SHOWN])
-        raise SourceError(
-            f"{path} says something of {len(unknown)} pictures that are not in the input ({shown}"
-            f"{', ...' if len(unknown) > NAMES_SHOWN else ''}); names are paths below the folder of pictures, such as "
-            f"{min(known, default='a.jpg')!r}; mend them, or take their lines out of the file"
-        )
 
 
 @dataclass(frozen=True)
@@ -106,11 +94,9 @@ class GivenFiles:
                 raise SourceError(f"{given.boxes} and {given.keep} say that {name!r} is of different sizes ({sizes})")
         return cls(boxes, keep)
 
-    def check_names(self, known: Collection[str]) -> None:
-        """See `BoxFile.check_names`."""
-        for file in (self.boxes, self.keep):
-            if file is not None:
-                file.check_names(known)
+    def names(self) -> list[tuple[Path, Collection[str]]]:
+        """Each file with the ids that it names."""
+        return [(file.path, file.by_id) for file in (self.boxes, self.keep) if file is not None]
 
     def digests(self) -> list[str]:
         """What a resumed run must have the same, one line for each file."""

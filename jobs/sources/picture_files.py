@@ -19,7 +19,8 @@ from jobs.blocks import ENCODED, FAILURE, GIVEN, ID, ROW, SUBJECT, VERSION, sour
 from jobs.names import NO_TEXT, as_text, clashing_names, is_text, name_problem, suffix_of
 from jobs.sources.config import InputConfig
 from jobs.sources.file_columns import FileColumns, PictureFile, positions_of
-from jobs.sources.given_faces import GivenFiles, GivenInput, check_names
+from jobs.sources.given_faces import GivenFiles, GivenInput
+from jobs.sources.given_names import UnlistedNames
 from jobs.sources.given_subjects import SubjectFile, read_subjects
 from jobs.sources.source import (
     PARQUET_SUFFIX,
@@ -108,17 +109,20 @@ class PictureFiles(Source):
         return source
 
     def attach(self, given: GivenInput) -> None:
-        """Read what the user says of these pictures. Raises SourceError when it can not be read, or names another picture."""
+        """Read what the user says of these pictures. Raises SourceError when it can not be read, or names another picture that
+        is not to be looked for elsewhere."""
         self._given = GivenFiles.read(given)
         self._subjects = None if given.subjects is None else read_subjects(given.subjects)
-        digests = self._given.digests()
+        digests, said = self._given.digests(), self._given.names()
         if self._subjects is not None:
+            said.append((self._subjects.path, self._subjects.by_id))
             digests.append(f"subjects\0{self._subjects.digest}")
         if digests:
             known = self._left_out.union(self.ids.to_pylist())
-            self._given.check_names(known)
-            if self._subjects is not None:
-                check_names(self._subjects.path, self._subjects.by_id, known)
+            self.unlisted = [UnlistedNames.of(path, names, known) for path, names in said]
+            if not given.of_gone:
+                for one in self.unlisted:
+                    one.check()
             self.given_digest = listing_digest(digests)
             self.digest = listing_digest([self.digest, *digests])
 

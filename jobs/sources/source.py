@@ -9,7 +9,7 @@ import errno
 import hashlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -27,6 +27,7 @@ from jobs.faults import FaultKind, describe, kind_of_reading
 from jobs.names import CHANGED_SUFFIXES, KEPT_SUFFIXES, suffix_of
 from jobs.sources.config import InputConfig
 from jobs.sources.given_faces import GivenInput
+from jobs.sources.given_names import UnlistedNames
 from jobs.storage.connections import arrow_filesystem
 from jobs.storage.place import S3, Place, holds, is_uri, split_uri
 from jobs.storage.s3 import CredentialsError, S3Store
@@ -63,6 +64,7 @@ class Source(ABC):
 
     ids: what each row is called, large strings; a row keeps its id while its file or its own column names it so. versions: of
     each row's file, see `version_of`. given_digest: sha256 over what the user says of faces, "" where nothing is said.
+    unlisted: the pictures that it is said of and that were not listed. They may be gone: who knows the rows that stand checks.
     size_bytes: of all encoded pictures, about. digest: sha256 over names, sizes and modification times, for resuming.
     ignored: files that are no input of keyanon.
     schema: the user's own columns by their output names (Parquet), image_column among them; None for files. renamed:
@@ -76,6 +78,7 @@ class Source(ABC):
     ids: pa.Array
     versions: npt.NDArray[np.int32]
     given_digest: str = ""
+    unlisted: Sequence[UnlistedNames] = ()
     ignored: int = 0
     schema: pa.Schema | None = None
     image_column: str | None = None

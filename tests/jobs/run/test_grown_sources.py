@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.blocks import ENCODED
-from jobs.errors import PublishError
+from jobs.errors import PublishError, SourceError
 from jobs.output.manifest import read_existing
 from jobs.output.reader import read_rows
 from jobs.output.status import status_of
@@ -229,6 +229,24 @@ def test_pictures_that_are_gone_may_keep_their_rows_which_are_counted(
     (photos / "a.png").unlink()
     with pytest.raises(PublishError, match="not in the input any more"):
         run()
+
+
+def test_files_may_go_on_naming_pictures_that_are_gone_and_whose_rows_stay(run: Run, tmp_path: Path) -> None:
+    boxes, mistyped = tmp_path / "boxes.csv", tmp_path / "keep.csv"
+    boxes.write_text("file,x0,y0,x1,y1\na.png,0,0,9,9\nb.png,0,0,9,9\n")
+    mistyped.write_text("file,x0,y0,x1,y1\nA.png,0,0,9,9\n")
+    add(tmp_path / "photos", "a.png", "b.png")
+    run(boxes=boxes)
+    (tmp_path / "photos" / "a.png").unlink()
+    with pytest.raises(SourceError, match=r"not in the input \('a\.png'\).* by --gone keep"):
+        run(boxes=boxes)
+    assert run(boxes=boxes, gone="keep").gone_rows == 1
+    assert resume_run(tmp_path / "out").gone_rows == retry_quarantined(tmp_path / "out").gone_rows == 1
+    with pytest.raises(SourceError, match=r"keep\.csv says something of 1 pictures .*\('A\.png'\)"):
+        run(boxes=boxes, keep=mistyped, gone="keep")
+    with pytest.raises(SourceError, match=r"boxes\.csv says something of 1 pictures .*\('a\.png'\)"):
+        run(boxes=boxes, gone="keep", output=tmp_path / "other")
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_run_that_was_stopped_goes_on_without_a_picture_that_it_has_done(
