@@ -20,7 +20,16 @@ from jobs.errors import SourceError
 from jobs.names import NO_TEXT, as_text, is_text
 from jobs.sources.config import InputConfig
 from jobs.sources.given_faces import GivenInput, check_column
-from jobs.sources.parquet_rows import NAMED_PICTURE, Columns, RowGroup, WantedRow, read_group, texts
+from jobs.sources.parquet_rows import (
+    NAMED_PICTURE,
+    PATH_FIELD,
+    Columns,
+    RowGroup,
+    WantedRow,
+    paths_of,
+    read_group,
+    texts,
+)
 from jobs.sources.partitions import Partitions, partitions_of, with_partitions
 from jobs.sources.references import References
 from jobs.sources.source import (
@@ -74,12 +83,16 @@ class ParquetSource(Source):
                     self._check(path, columns, partitions, schema, config, given)
                     info = filesystem.get_file_info(path)
                     _check_rows(file, path, info.size)
+                    names = _names(file, columns, config.image_column)
                     if schema is None:
-                        schema, self._references = columns, _references(columns, config, filesystem, root, path)
+                        schema, self._references = columns, _references(names, config, filesystem, root, path)
+                    self._check_names(path, names, config)
                     said = self._ids(file, path, below, config)
                     ids_are_text = ids_are_text and all(one is None or is_text(one) for one in said)
                     ids.append(self._named(said, rows, below))
-                    looked = None if self._references is None else _look(self._references, file, path, config)
+                    looked = None
+                    if self._references is not None and names is not None:
+                        looked = _look(self._references, file, path, names, config.max_file_bytes)
                     self._add_groups(file, path, partitions, looked)
             except (OSError, ValueError, pa.ArrowException) as error:
                 raise SourceError(
@@ -170,10 +183,6 @@ class ParquetSource(Source):
                 f"{path}: column {config.image_column!r} is {kind}; "
                 "it must hold encoded pictures as binary or struct<bytes>, or their names as text"
             )
-        if config.image_root is not None and not _is_text(kind):
-            raise SourceError(
-                f"{path}: column {config.image_column!r} holds pictures and no names; leave out image_root"
-            )
         for name in (config.id_column, config.subject_column):
             if name is not None and not _is_name(schema.field(name).type):
                 raise SourceError(
@@ -186,6 +195,18 @@ class ParquetSource(Source):
         if first is not None and not schema.equals(first):
             raise SourceError(
                 f"{path} has other columns or types, those of its folders among them, than the files before it; run it apart, "
+                "with its own output"
+            )
+
+    def _check_names(self, path: str, names: str | None, config: InputConfig) -> None:
+        """Raise SourceError for a file that holds pictures where they are to be read by their names."""
+        if names is None and config.image_root is not None:
+            raise SourceError(
+                f"{path}: column {config.image_column!r} holds pictures and no names; leave out image_root"
+            )
+        if names is None and self._references is not None:
+            raise SourceError(
+                f"{path}: column {config.image_column!r} holds pictures, and in the files before it names alone; run it apart, "
                 "with its own output"
             )
 
@@ -234,22 +255,47 @@ class _Looked:
     failures: dict[int, str]
 
 
+def _names(file: pq.ParquetFile, columns: pa.Schema, image: str) -> str | None:
+    """The column that names a file's pictures; None where the image column holds some of them.
+
+    A struct of bytes and path, as Hugging Face data sets have it, names them when no bytes are there; the footer says so.
+    """
+    kind = columns.field(image).type
+    if _is_text(kind):
+        return image
+    if not pt.is_struct(kind) or {part.name for part in kind} != {BYTES_FIELD, PATH_FIELD}:
+        return None
+    if not _is_text(kind.field(PATH_FIELD).type):
+        return None
+    has_bytes, has_path = (_has_some(file, f"{image}.{name}") for name in (BYTES_FIELD, PATH_FIELD))
+    return f"{image}.{PATH_FIELD}" if has_path and not has_bytes else None
+
+
+def _has_some(file: pq.ParquetFile, leaf: str) -> bool:
+    """Whether a column may have values that are not null."""
+    metadata = file.metadata
+    at = next(at for at in range(metadata.num_columns) if metadata.schema.column(at).path == leaf)
+    groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
+    counted = [(group.num_rows, group.column(at).statistics) for group in groups]
+    return any(said is None or not said.has_null_count or said.null_count < rows for rows, said in counted)
+
+
 def _references(
-    columns: pa.Schema, config: InputConfig, filesystem: pafs.FileSystem, root: str, path: str
+    names: str | None, config: InputConfig, filesystem: pafs.FileSystem, root: str, path: str
 ) -> References | None:
     """What reads named pictures; None where the column holds pictures. path: of a file, which may be the root."""
-    if not _is_text(columns.field(config.image_column).type):
+    if names is None:
         return None
     return References.of(config, filesystem, root.rpartition("/")[0] if root == path else root)
 
 
-def _look(references: References, file: pq.ParquetFile, path: str, config: InputConfig) -> _Looked:
-    names, folder = _column_of_text(file, path, config.image_column), path.rpartition("/")[0]
+def _look(references: References, file: pq.ParquetFile, path: str, column: str, max_bytes: int) -> _Looked:
+    names, folder = _column_of_text(file, path, column), path.rpartition("/")[0]
     versions, sizes = np.empty(len(names), np.int32), np.empty(len(names), np.int64)
     failures: dict[int, str] = {}
     for start in range(0, len(names), ROWS_AT_ONCE):
         for at, found in enumerate(references.look_all(names[start : start + ROWS_AT_ONCE], folder), start):
-            versions[at], sizes[at] = found.version, min(found.size, config.max_file_bytes)
+            versions[at], sizes[at] = found.version, min(found.size, max_bytes)
             if found.failure:
                 failures[at] = found.failure
     return _Looked(versions, sizes, failures)
@@ -262,7 +308,7 @@ def _column_of_text(file: pq.ParquetFile, path: str, name: str) -> list[str | No
         raise SourceError(
             f"{path} is damaged: {name!r} of {len(values)} rows out of {file.metadata.num_rows}; repair it"
         )
-    return texts(values)
+    return texts(paths_of(values))
 
 
 def _check_rows(file: pq.ParquetFile, path: str, size_bytes: int) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pyarrow.types as pt
@@ -19,8 +20,13 @@ from keystore.intake.records import MAX_NAME_CHARACTERS
 
 # Of a row group that is read as it is gone through: as much of each column is held, and its page; the whole group would be else.
 READ_AHEAD_BYTES: Final = 8 * 1024 * 1024
-NAMED_PICTURE: Final = pa.struct([(BYTES_FIELD, pa.binary()), ("path", pa.string())])
+PATH_FIELD: Final = "path"
+NAMED_PICTURE: Final = pa.struct([(BYTES_FIELD, pa.binary()), (PATH_FIELD, pa.string())])
 """What a column of names becomes, as Hugging Face data sets store pictures. path: the name, of a picture that was read."""
+
+_NO_BYTES: Final = (
+    "null_image: the cell names a picture and holds none, and others of its file do; embed it, or give names alone"
+)
 
 
 @dataclass(frozen=True)
@@ -116,18 +122,29 @@ def _pictures(
     """The encoded picture of each row, or None and why; and the user's columns without them: bytes travel once."""
     cells, at = table.column(columns.image), table.column_names.index(columns.image)
     if columns.references is not None:
-        names = [None if row.failure else name for row, name in zip(rows, texts(cells), strict=True)]
+        said = texts(paths_of(cells))
+        names = [None if row.failure else name for row, name in zip(rows, said, strict=True)]
         found = columns.references.read_all(names, path.rpartition("/")[0])
         # A name is published of what was read and of nothing else: what leads nowhere may be a secret, or the picture itself.
-        kept = [None if encoded is None else {"path": name} for name, (encoded, _) in zip(names, found, strict=True)]
+        kept = [
+            None if encoded is None else {PATH_FIELD: name} for name, (encoded, _) in zip(names, found, strict=True)
+        ]
         own = table.set_column(at, columns.image, pa.array(kept, NAMED_PICTURE))
         return [encoded for encoded, _ in found], [reason for _, reason in found], own
-    if pt.is_struct(cells.type):
-        own = _without_bytes(table, columns.image)
-        cells = pa.chunked_array([chunk.field(BYTES_FIELD) for chunk in _masked(cells)])
-    else:
-        own = table.drop_columns([columns.image])
-    return cells.to_pylist(), [""] * len(rows), own
+    if not pt.is_struct(cells.type):
+        return cells.to_pylist(), [""] * len(rows), table.drop_columns([columns.image])
+    own = _without_bytes(table, columns.image)
+    pictures = pc.struct_field(cells, BYTES_FIELD).to_pylist()
+    named = [False] * len(rows)
+    if cells.type.get_field_index(PATH_FIELD) >= 0:
+        named = pc.is_valid(pc.struct_field(cells, PATH_FIELD)).to_pylist()
+    reasons = [_NO_BYTES if one is None and path else "" for one, path in zip(pictures, named, strict=True)]
+    return pictures, reasons, own
+
+
+def paths_of(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The names in a column of them, or of structs that have them as their path."""
+    return pc.struct_field(column, PATH_FIELD) if pt.is_struct(column.type) else column
 
 
 def _cells(table: pa.Table, column: str | None, otherwise: Any = None) -> list[Any]:
@@ -154,11 +171,6 @@ def texts(column: pa.ChunkedArray) -> list[str | None]:
     binary = pa.large_binary() if pt.is_large_string(column.type) else pa.binary()
     values = column.cast(binary).to_pylist()
     return [None if value is None else value.decode("utf-8", "surrogateescape") for value in values]
-
-
-def _masked(column: pa.ChunkedArray) -> list[pa.StructArray]:
-    """Chunks whose fields are null where the struct is."""
-    return [pa.StructArray.from_arrays(chunk.flatten(), names=[f.name for f in chunk.type]) for chunk in column.chunks]
 
 
 def _without_bytes(table: pa.Table, image: str) -> pa.Table:

@@ -110,6 +110,32 @@ def test_a_link_that_is_turned_after_listing_is_not_followed(
     assert row[ENCODED] is None and row[FAILURE].startswith("bad_reference")
 
 
+def test_structs_that_hold_no_bytes_name_their_pictures(photos: Path, make_config: MakeConfig) -> None:
+    def write_structs(name: str, *cells: tuple[bytes | None, str] | None) -> Path:
+        values = [None if cell is None else {"bytes": cell[0], "path": cell[1]} for cell in cells]
+        pq.write_table(pa.table({"image": pa.array(values, NAMED_PICTURE)}), photos / name, row_group_size=2)
+        return photos / name
+
+    path = write_structs("1.parquet", (None, "faces/a.jpg"), (None, "../outside.jpg"), None)
+    source = open_source(make_config(photos=path))
+    assert outcomes(source) == [b"faces/a.jpg", "bad_reference", "null_image"]
+    assert [row["image"] for row in read_all(source)] == [{"bytes": None, "path": "faces/a.jpg"}, None, None]
+    assert source.schema is not None and source.schema.field("image").type == NAMED_PICTURE
+    path = write_structs("1.parquet", (None, "a.jpg"))
+    assert outcomes(open_source(make_config(photos=path, image_root=photos / "faces"))) == [b"faces/a.jpg"]
+
+    path = write_structs("2.parquet", (b"x", "elsewhere.jpg"), (None, "b.png"), None)
+    rows = read_all(open_source(make_config(photos=path)))
+    assert [(row[ENCODED], row[FAILURE].partition(": the cell ")[2][:15]) for row in rows] == [
+        (b"x", ""),
+        (None, "names a picture"),
+        (None, "holds no pictur"),
+    ]
+    for more, message in (({"photos": photos}, "names alone"), ({"image_root": photos}, "leave out image_root")):
+        with pytest.raises(SourceError, match=message):
+            open_source(make_config(**{"photos": path, "include": ["*.parquet"], **more}))
+
+
 def test_null_and_missing_cells_cost_their_rows_and_nothing_else(photos: Path, make_config: MakeConfig) -> None:
     write(photos / "one.parquet", [None, "gone.jpg", "b.png", "b.png"])
     config = make_config(include=["*.parquet"])
