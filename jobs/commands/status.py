@@ -1,8 +1,7 @@
 """`keyanon status`: what a run does, how far it is, and which command comes next."""
 
 import shlex
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -10,12 +9,7 @@ from jobs.commands.options import EndpointUrl, Json, OutputPlace, Verbose, outpu
 from jobs.commands.printing import facts, table
 
 if TYPE_CHECKING:
-    from jobs.config import AnonymizeConfig
     from jobs.output.status import RunStatus
-
-# Of a run's settings, those that follow from others unless they are given.
-_DERIVED: Final = ("dataset", "steps", "inversion")
-_OF_ONE_ATTEMPT: Final = frozenset({"photos", "output", "limit"})
 
 
 def status(
@@ -51,7 +45,7 @@ def status(
 
 
 def next_command(found: "RunStatus", output: str, endpoint_url: str | None) -> str:
-    """What its user types next, for a shell in the directory that the run was started from."""
+    """What its user types next, for a shell in the directory that the run was started from, where paths were relative."""
     from jobs.output.status import Activity
 
     place = [output, *(["--endpoint-url", endpoint_url] if endpoint_url else [])]
@@ -61,37 +55,4 @@ def next_command(found: "RunStatus", output: str, endpoint_url: str | None) -> s
     if found.activity is Activity.COMPLETE:
         of_kept_out = ["quarantine", "list"] if found.statuses.get("quarantined") else ["inspect"]
         return shlex.join(["keyanon", *of_kept_out, *place])
-    if run.unfinished_retry is not None:
-        reason = run.unfinished_retry["reason"]
-        return shlex.join(["keyanon", "quarantine", "retry", *place, *(["--reason", reason] if reason else [])])
-    from jobs.config import AnonymizeConfig
-
-    config = AnonymizeConfig.load(None, {**run.config, "endpoint_url": endpoint_url or run.config.get("endpoint_url")})
-    return shlex.join(["keyanon", "anonymize", config.photos, "--output", output, *_options(config)])
-
-
-def _options(config: "AnonymizeConfig") -> Iterator[str]:
-    """The options that give a run these settings, without those that it has anyway."""
-    fields = type(config).model_fields
-    values = {
-        name: value
-        for name, field in fields.items()
-        if (value := getattr(config, name)) != field.default and name not in _OF_ONE_ATTEMPT
-    }
-    places = {name: getattr(config, name) for name in ("photos", "output", "limit")}
-    for name in _DERIVED:
-        without = {other: value for other, value in values.items() if other != name}
-        if name in values and type(config).load(None, {**places, **without}) == config:
-            values = without
-    for name, value in values.items():
-        yield from _option(f"--{name.replace('_', '-')}", value)
-
-
-def _option(option: str, value: Any) -> list[str]:
-    if isinstance(value, bool):
-        return [option if value else option.replace("--", "--no-", 1)]
-    if isinstance(value, frozenset):
-        return [option, ",".join(sorted(value))]
-    if isinstance(value, tuple):
-        return [text for one in value for text in (option, str(one))]
-    return [option, str(value)]
+    return shlex.join(["keyanon", "resume", *place])

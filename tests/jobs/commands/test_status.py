@@ -20,35 +20,24 @@ def standing(config: AnonymizeConfig, activity: Activity = Activity.STOPPED, **m
     return RunStatus(activity, None, "then", 1, 3, 9, 0, {"anonymized": 3}, None, manifest)
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {},
-        {"photos": "a folder/it's", "output": "out put", "keystore": "k e y"},
-        {"include": ["*.jpg", "2024/*"], "exclude": ["x y"], "limit": 3, "max_failure_rate": 0.25},
-        {"transform": "sign"},
-        {"transform": "sign", "steps": 20},
-        {"steps": 6, "compile": True, "regions": ["skin", "nose"], "gpus_per_actor": 0.5, "device": "cuda"},
-        {"dataset": "wedding", "keys": "discard", "keystore": None},
-        {"endpoint_url": "http://127.0.0.1:8333", "output": "s3://bucket/out"},
-    ],
-)
-def test_the_next_command_has_the_settings_of_the_run_and_no_needless_ones(
-    keyanon: Keyanon, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
+@pytest.mark.parametrize(("output", "endpoint_url"), [("out put", None), ("s3://bucket/out", "http://127.0.0.1:8333")])
+def test_a_run_that_stopped_is_resumed(
+    keyanon: Keyanon, monkeypatch: pytest.MonkeyPatch, output: str, endpoint_url: str | None
 ) -> None:
-    config = AnonymizeConfig.load(None, {"photos": "photos", "output": "out", "keystore": "ks", **settings})
-    command = next_command(standing(config), str(config.output), None)
-    seen: list[AnonymizeConfig] = []
+    config = AnonymizeConfig.load(None, {"photos": "photos", "output": output, "keystore": "ks"})
+    retry = {"number": 1, "reason": "no_key", "started_at": "then", "finished_at": None}
+    command = next_command(standing(config), output, endpoint_url)
+    assert command == next_command(standing(config, retries=[retry]), output, endpoint_url), "a retry goes on by it too"
+    seen: list[object] = []
 
-    def stop(config: AnonymizeConfig, progress: object) -> None:
-        seen.append(config)
+    def stop(*given: object) -> None:
+        seen.extend(given[:2])
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("jobs.commands.anonymize._run", stop)
+    monkeypatch.setattr("jobs.run.resume.resume_run", stop)
     assert keyanon(*shlex.split(command)[1:], "--quiet").code == 130
-    assert seen == [config.model_copy(update={"limit": None})]
-    if not settings:
-        assert command == "keyanon anonymize photos --output out --keystore ks"
+    assert seen[0] == config.output
+    assert isinstance(seen[1], dict) and seen[1]["endpoint_url"] == endpoint_url
 
 
 def test_what_is_complete_or_going_on_is_not_begun_again() -> None:
@@ -57,9 +46,6 @@ def test_what_is_complete_or_going_on_is_not_begun_again() -> None:
         "keyanon status out --endpoint-url http://h:1"
     )
     assert next_command(standing(config, Activity.COMPLETE), "out", None) == "keyanon inspect out"
-    retry = {"number": 1, "reason": "no_key", "started_at": "then", "finished_at": None}
-    stopped = standing(config, retries=[retry])
-    assert next_command(stopped, "out", None) == "keyanon quarantine retry out --reason no_key"
 
 
 def test_status_is_told_of_an_output_alone(keyanon: Keyanon, tmp_path: Path) -> None:
@@ -71,7 +57,7 @@ def test_status_is_told_of_an_output_alone(keyanon: Keyanon, tmp_path: Path) -> 
     ended = keyanon("status", tmp_path / "out", "--json")
     assert ended.code == 0, ended.err
     assert (ended.json["activity"], ended.json["rows"], ended.json["total"]) == ("stopped", 0, 9)
-    assert ended.json["next"].endswith("--keystore gone")
+    assert ended.json["next"] == f"keyanon resume {tmp_path / 'out'}"
     path.write_text('{"version": 2}')
     assert keyanon("status", tmp_path / "out").code == 3
     path.write_text("{")
