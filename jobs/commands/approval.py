@@ -75,12 +75,12 @@ def request(
 
 
 def _lines(name: str) -> list[str]:
-    """The lines of a text file, or of stdin ("-"), but empty ones. Raises typer.BadParameter."""
+    """The lines of a text file, or of stdin ("-"), but empty ones and a byte order mark. Raises typer.BadParameter."""
     try:
         text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise typer.BadParameter(f"{name} can not be read: {error}", param_hint="--images") from error
-    return [line for line in text.split("\n") if line.strip()]
+    return [line for line in text.removeprefix("\ufeff").split("\n") if line.strip()]
 
 
 def approve(

@@ -16,9 +16,9 @@ WORDS = ("--case", "C-17", "--purpose", "identify the person", "--legal-basis", 
 def test_images_of_a_list_are_asked_for_beside_those_that_are_named(
     keyanon: Keyanon, keystore: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
-    text = "b.jpg\n\na.jpg\nb.jpg\n"
-    (tmp_path / "list.txt").write_text(text)
-    monkeypatch.setattr("sys.stdin", io.StringIO(text))
+    text = "\ufeffb.jpg\r\n\r\na.jpg\nb.jpg\n"  # as Windows and others have it
+    (tmp_path / "list.txt").write_bytes(text.encode())
+    monkeypatch.setattr("sys.stdin", io.StringIO(text, newline=None))
     given = tmp_path / "list.txt" if way == "file" else "-"
     ended = keyanon("request", keystore, "--image", "a.jpg", "--images", given, *WORDS, "--as", "ines", "--json")
     assert ended.code == 0, ended.err
