@@ -18,7 +18,7 @@ from keystore.decisions.policy import Policy
 from keystore.errors import ApprovalError, GrantError, KeystoreError, PolicyError, RequestNotFound, StorageError
 from keystore.recipient import Expected, Recipient
 from keystore.served import ServedKeystore
-from keystore.service.client import ServiceClient, ServiceUnavailable
+from keystore.service.client import ServiceClient, ServiceUnavailable, _of
 from keystore.service.token_file import TokenFile
 from keystore.verification.verify import verify_audit
 from tests.keystore.serving import Served
@@ -55,6 +55,21 @@ def test_a_request_goes_from_its_filing_to_its_keys(served) -> None:
     with pytest.raises(GrantError, match="works once"):
         job.release(view.request_id, Recipient.generate().public_key, "alice")
     assert next(one.request_id for one in alice.requests()) == view.request_id
+
+
+def test_a_service_that_is_too_old_to_tell_of_shards_is_none_that_hides_a_request(
+    served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    view = served.client("requester", "alice").request("alice", ["a.png"], *WORDS)
+
+    def older(request_id: str, verb: str = "") -> str:
+        return _of(request_id, "not-there" if verb == "shards" else verb)
+
+    monkeypatch.setattr("keystore.service.client._of", older)
+    assert served.client("recovery", "alice").granted_shards(view.request_id) == set()
+    for role, name in (("recovery", "mallory"), ("requester", "alice")):
+        with pytest.raises(RequestNotFound):
+            served.client(role, name).granted_shards(view.request_id)
 
 
 def test_the_rules_are_told_as_the_embedded_keystore_tells_them(served) -> None:
