@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from jobs.errors import SourceError
-from jobs.sources.given_faces import MAX_FILE_BYTES
+from jobs.sources.box_files import MAX_FILE_BYTES
 from keystore.intake.records import MAX_NAME_CHARACTERS
 
 COLUMNS: Final = ("file", "subject")

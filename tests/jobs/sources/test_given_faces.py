@@ -12,7 +12,8 @@ import pytest
 from jobs.blocks import FAILURE, GIVEN, ID, PERMANENT
 from jobs.config import AnonymizeConfig
 from jobs.errors import ConfigError, SourceError
-from jobs.sources.given_faces import MAX_FILE_BYTES, GivenInput, read_boxes
+from jobs.sources.box_files import MAX_FILE_BYTES, read_boxes
+from jobs.sources.given_faces import GivenInput
 from jobs.sources.source import Source, open_source
 from keyanon_core.faces.alignment import UPRIGHT_TEMPLATE
 from keyanon_core.faces.given import MAX_BOXES, GivenFaces
