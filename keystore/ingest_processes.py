@@ -1,4 +1,6 @@
-"""Taking shards in by several processes side by side: each opens the keystore for ingest, and takes its part of the shards.
+"""Taking shards in by several processes side by side: each opens the keystore for ingest, and takes one share after the other.
+
+The process that asks takes in too, and begins at once, while the others start.
 
 Opening, checking and sealing records is the work. The database has one writer at a time: a process is that for its inserts only.
 """
@@ -9,13 +11,30 @@ import gc
 import multiprocessing
 import os
 import threading
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from functools import partial
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from functools import cache, partial
+from multiprocessing.util import Finalize
 from pathlib import Path
 
 from keystore.ingest_opening import IngestOpening
 from keystore.intake.report import IngestReport, ShardsNotTakenIn
+
+
+@dataclass(frozen=True)
+class _Place:
+    """What to open for ingest: see `IngestOpening.open`."""
+
+    path: Path
+    kek_uri: str | None
+    receipts: bool
+    inbox: Path | None
+
+    def open(self) -> IngestOpening:
+        return IngestOpening.open(self.path, self.kek_uri, receipts=self.receipts, inbox=self.inbox)
 
 
 def ingest_by_processes(
@@ -28,15 +47,28 @@ def ingest_by_processes(
     receipts: bool = False,
     inbox: Path | None = None,
 ) -> IngestReport:
-    """Take in these shards of a run by so many processes. As IngestOpening.ingest, and raises what that raises."""
-    parts = [part for part in (list(shard_names[first::processes]) for first in range(processes)) if part]
-    # A fork would share what the parent has open; a server that is forked has nothing open, and imports once for all of them.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["__main__", __name__])
-    # The server keeps the environment that it began with; its processes get this one's (where a KEK or a database is found).
-    begin = partial(_begin, dict(os.environ))
-    with ProcessPoolExecutor(max(1, len(parts)), mp_context=context, initializer=begin) as pool:
-        reports = list(pool.map(_ingest_part, [(path, kek_uri, run_id, part, receipts, inbox) for part in parts]))
+    """Take in these shards of a run by so many processes, this one among them. As IngestOpening.ingest, and raises the same."""
+    shares = _shares(shard_names, processes)
+    others = min(processes, len(shares)) - 1
+    place = _Place(path, kek_uri, receipts, inbox)
+    reports: list[IngestReport] = []
+    with ExitStack() as stack:
+        opened = stack.enter_context(place.open())
+        lent = []
+        if others > 0:
+            pool = stack.enter_context(_pool(others))
+            lenders = stack.enter_context(ThreadPoolExecutor(others))
+
+            def submit(names: list[str]) -> Future[IngestReport]:
+                return pool.submit(_take_in_there, place, run_id, names)
+
+            first = [submit(shares.pop()) for _ in range(others)]  # small ones: they wait for a process that starts
+            lent = [lenders.submit(_lend, submit, shares, one) for one in first]
+        try:
+            reports += (_take_in(opened, run_id, names) for names in _left(shares))
+            reports += (report for one in lent for report in one.result())
+        finally:
+            shares.clear()  # what ended one ends the others after what they have in hand
     report = IngestReport(
         run_id=run_id,
         shards=list(shard_names),
@@ -49,6 +81,47 @@ def ingest_by_processes(
     if report.failed_shards:
         raise ShardsNotTakenIn.of(report)
     return report
+
+
+def _shares(shard_names: Sequence[str], processes: int) -> deque[list[str]]:
+    """The shards in shares, ever smaller ones: who begins later takes fewer, and nobody waits long for the last."""
+    shares: deque[list[str]] = deque()
+    left = list(shard_names)
+    while left:
+        size = max(1, len(left) // (2 * processes))
+        shares.append(left[:size])
+        del left[:size]
+    return shares
+
+
+def _left(shares: deque[list[str]]) -> Iterator[list[str]]:
+    """Yield what nobody has taken yet, whichever thread asks."""
+    with suppress(IndexError):
+        while True:
+            yield shares.popleft()
+
+
+def _lend(
+    submit: Callable[[list[str]], Future[IngestReport]], shares: deque[list[str]], first: Future[IngestReport]
+) -> list[IngestReport]:
+    """Give the pool one share after the other, as one process has done the one before."""
+    return [first.result(), *(submit(names).result() for names in _left(shares))]
+
+
+def _take_in(opened: IngestOpening, run_id: str, names: list[str]) -> IngestReport:
+    try:
+        return opened.ingest(run_id, names)
+    except ShardsNotTakenIn as error:
+        return error.report
+
+
+def _pool(processes: int) -> ProcessPoolExecutor:
+    # A fork would share what the parent has open; a server that is forked has nothing open, and imports once for all of them.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["__main__", __name__])
+    # The server keeps the environment that it began with; its processes get this one's (where a KEK or a database is found).
+    begin = partial(_begin, dict(os.environ))
+    return ProcessPoolExecutor(processes, mp_context=context, initializer=begin)
 
 
 def _begin(environment: dict[str, str]) -> None:
@@ -69,10 +142,12 @@ def _end_with_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def _ingest_part(part: tuple[Path, str | None, str, list[str], bool, Path | None]) -> IngestReport:
-    path, kek_uri, run_id, names, receipts, inbox = part
-    with IngestOpening.open(path, kek_uri, receipts=receipts, inbox=inbox) as opened:
-        try:
-            return opened.ingest(run_id, names)
-        except ShardsNotTakenIn as error:
-            return error.report
+@cache  # by the first share of a process, which then keeps it: each opening fills epochs of its own
+def _opened_once(place: _Place) -> IngestOpening:
+    opened = place.open()
+    Finalize(None, opened.close, exitpriority=0)
+    return opened
+
+
+def _take_in_there(place: _Place, run_id: str, names: list[str]) -> IngestReport:
+    return _take_in(_opened_once(place), run_id, names)
