@@ -14,14 +14,17 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache, partial
+from multiprocessing import forkserver
 from multiprocessing.util import Finalize
 from pathlib import Path
 
 from keystore.ingest_opening import IngestOpening
 from keystore.intake.report import IngestReport, ShardsNotTakenIn
+
+_SAFE_PATH = "PYTHONSAFEPATH"
 
 
 @dataclass(frozen=True)
@@ -119,9 +122,23 @@ def _pool(processes: int) -> ProcessPoolExecutor:
     # A fork would share what the parent has open; a server that is forked has nothing open, and imports once for all of them.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["__main__", __name__])
+    with _safe_path():
+        forkserver.ensure_running()
     # The server keeps the environment that it began with; its processes get this one's (where a KEK or a database is found).
     begin = partial(_begin, dict(os.environ))
     return ProcessPoolExecutor(processes, mp_context=context, initializer=begin)
+
+
+@contextmanager
+def _safe_path() -> Iterator[None]:
+    """A Python that is started here imports nothing from the directory that it is started in, as `python -P`."""
+    before = os.environ.get(_SAFE_PATH)
+    os.environ[_SAFE_PATH] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[_SAFE_PATH]
+        os.environ |= {} if before is None else {_SAFE_PATH: before}
 
 
 def _begin(environment: dict[str, str]) -> None:

@@ -198,7 +198,10 @@ def test_processes_that_take_in_end_with_a_killed_one_that_started_them(keystore
         f"    ingest_by_processes(Path({str(keystore.path)!r}), None, {make.RUN!r}, sys.argv[1:], 2)\n"
     )
     names = [f"part-{number}" for number in range(30)]
-    started = subprocess.Popen([sys.executable, program, *names])
+    decoy = tmp_path / "elsewhere" / "sqlalchemy.py"
+    decoy.parent.mkdir()
+    decoy.write_text("from pathlib import Path\nPath(__file__).with_name('was-run').touch()\n")
+    started = subprocess.Popen([sys.executable, program, *names], cwd=decoy.parent)
     inbox = keystore.path / "inbox" / make.RUN
     deadline = time.monotonic() + 120
     while (
@@ -208,6 +211,7 @@ def test_processes_that_take_in_end_with_a_killed_one_that_started_them(keystore
         time.sleep(0.001)
     started.kill()
     started.wait()
+    assert not decoy.with_name("was-run").exists(), "they run what lies where the program was started"
     while any(_is_alive(one) for one in children):
         assert time.monotonic() < deadline, "they outlive the process that started them"
         time.sleep(0.05)
