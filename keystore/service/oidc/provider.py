@@ -8,11 +8,10 @@ asked for again when a token names one that is not among them, once a minute at 
 from __future__ import annotations
 
 import base64
-import contextlib
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, TypeVar
@@ -21,6 +20,7 @@ from urllib.parse import quote_plus, urlencode, urlsplit
 import httpx2
 
 from keystore.decisions.bindings import Identity
+from keystore.service.bounded import TooLongError, ask
 from keystore.service.oidc.id_token import (
     Expected,
     SignInError,
@@ -31,8 +31,7 @@ from keystore.service.oidc.id_token import (
 )
 from keystore.service.oidc.settings import OidcSettings, safe_url
 
-ASK_SECONDS = 5.0  # for each step of an answer
-ANSWER_SECONDS = 10.0  # for all of it
+ANSWER_SECONDS = 10.0  # for an answer
 MAX_ANSWER_BYTES = 256 * 1024
 KEPT_SECONDS = 3600.0  # for which what the provider says of itself is believed
 AGAIN_SECONDS = 60.0  # between two looks for a key that was not there
@@ -40,7 +39,7 @@ FAILED_SECONDS = 10.0  # in which a provider that did not answer is not asked ag
 MAX_AT_ONCE = 4  # calls that wait for the provider
 PLACE_SECONDS = 1.0  # in which another call gets its place, or is told to come again
 DISCOVERY = "/.well-known/openid-configuration"
-_PLAIN = {"Accept": "application/json", "Accept-Encoding": "identity"}  # compressed, an answer's size would say little
+_JSON = {"Accept": "application/json"}
 Answer = TypeVar("Answer")
 
 
@@ -207,43 +206,30 @@ class Provider:
         return text
 
     def _ask(
-        self, method: str, url: str, form: dict[str, str] | None = None, headers: Mapping[str, str] = _PLAIN
+        self, method: str, url: str, form: dict[str, str] | None = None, headers: Mapping[str, str] = _JSON
     ) -> Any:
-        parts: list[bytes] = []
         try:
-            with (
-                httpx2.Client(
-                    timeout=ASK_SECONDS, follow_redirects=False, trust_env=False, verify=self._authorities
-                ) as http,
-                _cut_off(http),
-                http.stream(method, url, data=form, headers={**_PLAIN, **headers}) as answer,
-            ):
-                for part in answer.iter_raw():
-                    parts.append(part)
-                    if sum(map(len, parts)) > MAX_ANSWER_BYTES:
-                        raise _unavailable("answers at too great a length")
+            answer = ask(
+                method,
+                url,
+                self._authorities,
+                MAX_ANSWER_BYTES,
+                ANSWER_SECONDS,
+                form=form,
+                headers={**_JSON, **headers},
+            )
+        except TooLongError:
+            raise _unavailable("answers at too great a length") from None
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
             raise _unavailable(f"can not be reached, or is too slow ({type(error).__name__})") from None
-        if method == "POST" and answer.status_code in (400, 401, 403):
+        if method == "POST" and answer.status in (400, 401, 403):
             raise SignInError("code", "the provider does not take the code, or this client")
-        if answer.status_code != 200:
-            raise _unavailable(f"answers {answer.status_code}, which no redirect or error should be here")
+        if answer.status != 200:
+            raise _unavailable(f"answers {answer.status}, which no redirect or error should be here")
         try:
-            return strict_json(b"".join(parts))
+            return strict_json(answer.content)
         except ValueError:
             raise _unavailable("does not answer in JSON") from None
-
-
-@contextlib.contextmanager
-def _cut_off(http: httpx2.Client) -> Iterator[None]:
-    """Close the connection when the time for a whole answer is up: what comes byte by byte keeps every single wait short."""
-    timer = threading.Timer(ANSWER_SECONDS, http.close)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
 
 
 def _host(url: str) -> str:
