@@ -7,6 +7,7 @@ from datetime import timedelta
 
 from sqlalchemy import Connection, func, select
 
+from keystore import opening
 from keystore.audit.checkpoint import Checkpoint, open_checkpoint
 from keystore.audit.log import latest_note
 from keystore.audit.tree import prove_consistency, prove_inclusion
@@ -17,6 +18,7 @@ from keystore.decisions.tokens import Caller, token_views
 from keystore.emergency import EmergencyKeystore
 from keystore.errors import BindingError
 from keystore.intake import runs
+from keystore.intake.ingest_key import IngestKey
 from keystore.storage import schema
 from keystore.verification.verify import broken_glass
 
@@ -120,6 +122,13 @@ class ServedKeystore(EmergencyKeystore):
         with self._database.read() as connection:
             row = runs.find(connection, run_id)
             return row is not None, None if row is None else row.dataset
+
+    def ingest_key(self) -> IngestKey:
+        """Return what a run needs to hand its keys in here. Raises TamperedError: the published files say another key than the
+        database; StorageError."""
+        key = IngestKey(self.ingest_public_key, self.audit_vkey)
+        opening.check_public_keys(self.path, key.public_key, key.audit_vkey)
+        return key
 
     def check_ready(self) -> None:
         """Raise KeystoreError unless something could be written now."""

@@ -37,6 +37,7 @@ _CALLS = (calls, audit_calls, sign_in_calls)
 _SIGN_IN = frozenset({"sign_in", "sign_in_callback", "sign_in_token"})
 _REDIRECTS = frozenset({"sign_in", "sign_in_callback"})
 _MEDIA = {
+    "ingest_key": "text/plain",
     "metrics": "text/plain",
     "checkpoint": "text/plain",
     "release": "application/octet-stream",

@@ -60,6 +60,11 @@ def ready(office: In) -> Health:
     return Health(status="ready", checked_at=utc_now())
 
 
+def ingest_key(office: In) -> Response:
+    """Return the present public key to seal to and the verifier key of receipts, as the file that `keyanon anonymize` takes."""
+    return Response(office.keystore.ingest_key().text(), media_type="text/plain")
+
+
 def metrics(office: In) -> Response:
     """Return the metrics in Prometheus' text format."""
     office.metrics.unreviewed.set(office.keystore.count_unreviewed())

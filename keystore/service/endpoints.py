@@ -58,6 +58,8 @@ _TOKENS = {OPERATOR: Reach.ALL}
 ENDPOINTS: Mapping[str, Endpoint] = {
     "health": Endpoint("GET", "/v1/health"),
     "ready": Endpoint("GET", "/v1/ready"),
+    # Public keys; and a run that leaves its keys in a folder or a bucket has no token.
+    "ingest_key": Endpoint("GET", "/v1/ingest-key"),
     "metrics": Endpoint("GET", "/v1/metrics", {OPERATOR: Reach.ALL}),
     "me": Endpoint("GET", "/v1/me", _ANYBODY_KNOWN),
     "put_shard": Endpoint("PUT", _SHARD, _OF_RUN, MAX_SHARD_BODY_BYTES, SHARD_BODY_SECONDS, per_minute=1200),

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from keystore.approver_key import ApproverKey
+from keystore.auditor import Auditor
 from keystore.crypto.canonical import utc_now
 from keystore.decisions.api_token import Role
 from keystore.decisions.policy import Policy
@@ -19,6 +20,7 @@ from keystore.errors import ApprovalError, GrantError, KeystoreError, PolicyErro
 from keystore.recipient import Expected, Recipient
 from keystore.served import ServedKeystore
 from keystore.service.client import ServiceClient, ServiceUnavailable, _of
+from keystore.service.published_key import fetch_ingest_key
 from keystore.service.token_file import TokenFile
 from keystore.verification.verify import verify_audit
 from tests.keystore.serving import Served
@@ -98,6 +100,15 @@ def test_a_token_is_sent_nowhere_but_where_nobody_listens(served, tls, monkeypat
     monkeypatch.delenv("SSL_CERT_FILE")
     with ServiceClient(served.url, known_by) as untrusting, pytest.raises(ServiceUnavailable, match="SSL_CERT_FILE"):
         untrusting.me()
+    with pytest.raises(StorageError, match=r"not trusted here .*SSL_CERT_FILE") as distrust:
+        fetch_ingest_key(f"{served.url}/v1/ingest-key")
+    assert not isinstance(distrust.value, ServiceUnavailable), "it is no passing fault"
+
+
+def test_the_ingest_key_is_fetched_over_tls_without_a_token(served) -> None:
+    assert fetch_ingest_key(f"{served.url}/v1/ingest-key") == Auditor(served.path).ingest_key().text().encode()
+    with pytest.raises(StorageError, match="answers 404 and has no ingest key"):
+        fetch_ingest_key(f"{served.url}/v1/ingest-keys")
 
 
 def test_a_release_of_another_keystore_is_not_taken(served, make, tmp_path) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import itertools
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
+import httpx2
 import pytest
 
 from keystore.approver_key import ApproverKey
+from keystore.auditor import Auditor
 from keystore.decisions.api_token import Role
 from keystore.decisions.policy import Policy
 from keystore.intake.sealing import seal_record
@@ -25,7 +28,7 @@ TENANTS = {
     "another person": ("mallory", "photos"),
     "another data set": ("alice", "elsewhere"),
 }
-PUBLIC = {"health", "ready"}
+PUBLIC = {"health", "ready", "ingest_key"}
 SIGN_IN = {
     "sign_in",
     "sign_in_callback",
@@ -110,7 +113,7 @@ def wanted(name: str, role: Role, tenant: str) -> int:
     return WANTED.get(name, 200)
 
 
-def test_every_function_of_the_service_is_in_the_table_and_none_is_open_to_all_but_the_probes(served) -> None:
+def test_every_function_is_in_the_table_and_none_is_open_to_all_but_the_probes_and_the_public_key(served) -> None:
     document = served.call("GET", "/openapi.json").json()
     told = {
         (method.upper(), path, said["operationId"])
@@ -185,6 +188,26 @@ def test_a_release_opens_with_its_key_and_is_of_what_was_granted(served, beside:
     records = recipient.open(answer.content, Expected.of(beside.show(request_id), beside.audit_vkey))
     assert [one.image_id for one in records] == ["b.png"]
     assert answer.headers["content-type"] == "application/octet-stream"
+
+
+def test_the_ingest_key_is_the_present_one_of_which_database_and_file_say_the_same(
+    served, beside: ServedKeystore
+) -> None:
+    def answer() -> httpx2.Response:
+        return served.call("GET", "/v1/ingest-key")
+
+    first = Auditor(beside.path).ingest_key()
+    assert (answer().status_code, answer().text) == (200, first.text())
+    assert hashlib.sha256(answer().content).hexdigest() == first.fingerprint
+    beside.renew_ingest_key("oscar")
+    renewed = Auditor(beside.path).ingest_key()
+    assert answer().text == renewed.text() != first.text()
+    file = beside.path / "ingest.pub"
+    said = file.read_text()
+    file.write_text(said.replace(said[:4], "AAAA"))
+    assert (answer().status_code, answer().json()["code"]) == (503, "unavailable")
+    file.write_text(said)
+    assert answer().text == renewed.text()
 
 
 def test_what_was_called_is_in_a_log_that_verifies(served) -> None:
