@@ -8,7 +8,7 @@ from typing import Any, Final, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from jobs.sources.config import InputConfig, NamedInbox
+from jobs.sources.config import InputConfig, NamedInbox, NamedIngestKey
 from jobs.sources.given_faces import GivenInput
 from jobs.storage.place import Place, is_service
 from keyanon_core.errors import KeyanonError
@@ -87,7 +87,10 @@ class AnonymizeConfig(InputConfig):
     # Where
     keystore: Path | None = Field(default=None, description="where sealed keys go; None only with keys discard")
     kek: str | None = Field(default=None, description="URI of the key-encryption key; None keeps it in the keystore")
-    ingest_key: Path | None = Field(default=None, description="of a keystore elsewhere; needs inbox, not keystore")
+    ingest_key: NamedIngestKey | None = Field(
+        default=None,
+        description="of a keystore elsewhere: file, or https:// or s3:// with #sha256=HEX; needs inbox, not keystore",
+    )
     inbox: NamedInbox | None = Field(
         default=None,
         description="directory, s3://bucket/prefix, or https://host:port of that keystore, where sealed keys are left",

@@ -63,8 +63,11 @@ def anonymize(
         str | None, typer.Option(metavar="URI", help="Where the KEK is kept, such as file:/path/kek.key.")
     ] = None,
     ingest_key: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Instead of KEYSTORE: what `keyanon keystore ingest-key` printed."),
+        str | None,
+        typer.Option(
+            metavar="FILE|https://...|s3://...",
+            help="Instead of KEYSTORE: what `keyanon keystore ingest-key` printed; elsewhere with its pin, #sha256=HEX.",
+        ),
     ] = None,
     inbox: Annotated[
         str | None,

@@ -4,6 +4,7 @@ import logging
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
+from urllib.parse import urlsplit
 
 import typer
 
@@ -187,7 +188,8 @@ def renew_ingest_key(
         opened.renew_ingest_key(by)
         retired = opened.retire_ingest_keys(by) if retire else []
     document = {"renewed": True, "retired": len(retired)}
-    output_of(context).result(document, facts("ingest key renewed", document))
+    hint = f"Runs that name it by an address need its new pin: keyanon keystore ingest-key {keystore} --url ADDRESS"
+    output_of(context).result(document, facts("ingest key renewed", document), hint)
 
 
 @app.command("rotate-kek")
@@ -215,13 +217,43 @@ def rotate_kek(
 
 
 @app.command("ingest-key")
-def ingest_key(context: typer.Context, keystore: KeystorePath, as_json: Json = False, verbose: Verbose = False) -> None:
+def ingest_key(
+    context: typer.Context,
+    keystore: KeystorePath,
+    url: Annotated[
+        str | None,
+        typer.Option(
+            metavar="https://HOST:PORT|s3://bucket/key",
+            help="Where the service, or a bucket, has it: print this address with the key's pin instead.",
+        ),
+    ] = None,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
     """Print what `anonymize --ingest-key` takes: the keystore's public keys. It needs no KEK, and nothing in it is secret."""
     from keystore.auditor import Auditor
 
     key = Auditor(keystore).ingest_key()
-    document = {"keystore": key.keystore_id, "ingest_key": key.text()}
-    output_of(context).result(document, key.text().rstrip("\n"))
+    document = {"keystore": key.keystore_id, "ingest_key": key.text(), "sha256": key.fingerprint}
+    if url is not None:
+        document["url"] = _with_pin(url, key.fingerprint)
+    output_of(context).result(document, document.get("url", key.text().rstrip("\n")))
+
+
+def _with_pin(url: str, sha256: str) -> str:
+    """The address at which runs find a key. Raises ConfigError, typer.BadParameter."""
+    from jobs.storage.place import as_ingest_key, is_service
+    from keystore.service.published_key import INGEST_KEY_PATH
+
+    try:
+        if is_service(url) and urlsplit(url).path in ("", "/"):
+            url = url.rstrip("/") + INGEST_KEY_PATH
+        pinned = as_ingest_key(f"{url}#sha256={sha256}")
+    except ValueError as error:  # of a host that can be none
+        raise typer.BadParameter(str(error), param_hint="--url") from error
+    if isinstance(pinned, Path):
+        raise typer.BadParameter("an address is https://HOST:PORT or s3://bucket/key", param_hint="--url")
+    return pinned
 
 
 @app.command("ingest")

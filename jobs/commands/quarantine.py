@@ -72,7 +72,9 @@ def retry(
     endpoint_url: EndpointUrl = None,
     keystore: Annotated[Path | None, _option("Where the run's keystore is now.")] = None,
     kek: Annotated[str | None, _option("Where the KEK is kept, such as file:/path/kek.key.")] = None,
-    ingest_key: Annotated[Path | None, _option("The keystore's public keys, instead of it.")] = None,
+    ingest_key: Annotated[
+        str | None, _option("The keystore's public keys, instead of it: file, https://... or s3://... with its pin.")
+    ] = None,
     inbox: Annotated[str | None, _option("Where sealed keys are left: directory, s3://... or https://...")] = None,
     token_file: Annotated[Path | None, _option("The ingest token, for an inbox https://...")] = None,
     receipt_seconds: Annotated[

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from jobs.errors import ConfigError
 from jobs.output.inboxes import open_inbox
+from jobs.output.ingest_keys import read_ingest_key
 from jobs.output.keys import OutsideKeystore, alive
 from jobs.storage.place import Place
 from keystore.decisions.api_token import Role
@@ -22,7 +23,7 @@ class DoorName:
     dataset: that the keys are of. patience: see `OutsideKeystore`.
     """
 
-    ingest_key: Path
+    ingest_key: Place
     inbox: Place
     endpoint_url: str | None
     token_file: Path | None
@@ -36,7 +37,8 @@ class DoorName:
             raise StorageError(
                 f"inbox {self.inbox} is no directory; make it where the keystore's ingest looks, or mend its name"
             )
-        key, inbox = IngestKey.read(self.ingest_key), open_inbox(self.inbox, self.endpoint_url, self.token_file)
+        key = read_ingest_key(self.ingest_key, self.endpoint_url)
+        inbox = open_inbox(self.inbox, self.endpoint_url, self.token_file)
         if isinstance(inbox, ServiceInbox):
             self._check_service(key, inbox)
         return OutsideKeystore(IngestDoor(key, inbox), self.patience)

@@ -146,11 +146,15 @@ def _finished(layout: OutputLayout, config: AnonymizeConfig, source: Source, che
 
 def _check_keys(config: AnonymizeConfig, store: Store) -> list[tuple[str, str]]:
     """Open what a run's keys would go to, and write nothing. Raises KeystoreError, PublishError, ConfigError, MachineError."""
+    existing = read_existing(store)
     if (door := door_of(config)) is not None:
         outside = door.open()
         outside.look()
+        if existing is not None:
+            existing.check_keys(store, outside)
         may = ", whose token may put them there" if is_service(door.inbox) else ""
-        return [("keys", f"to {outside}: reached{may}")]
+        pinned = "" if isinstance(door.ingest_key, Path) else "; the ingest key is the one of its pin"
+        return [("keys", f"to {outside}: reached{may}{pinned}")]
     if config.keystore is None:
         return []
     from keystore.storage.places import has_database
@@ -159,7 +163,6 @@ def _check_keys(config: AnonymizeConfig, store: Store) -> list[tuple[str, str]]:
         return [("keys", f"to keystore {config.keystore}, which is made when a run begins")]
     with alive():
         keystore_id = Keeper.look(config.keystore, config.kek)
-    existing = read_existing(store)
     if existing is not None and existing.keystore_id != keystore_id:
         raise PublishError(
             f"output {store} belongs to a run whose keys are in keystore {existing.keystore_id}, and {config.keystore} is "

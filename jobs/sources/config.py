@@ -10,7 +10,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from jobs.errors import ConfigError
-from jobs.storage.place import Place, as_inbox, as_place, check_endpoint, check_source
+from jobs.storage.place import Place, as_inbox, as_ingest_key, as_place, check_endpoint, check_source
 from keyanon_core.imaging import DEFAULT_MAX_PIXELS
 
 _T = TypeVar("_T")
@@ -29,6 +29,9 @@ def _as_value_error(check: Callable[[Any], _T], value: Any) -> _T:
 
 NamedInbox = Annotated[Place, AfterValidator(lambda value: _as_value_error(as_inbox, value))]
 """Where sealed keys are left, as it was named."""
+
+NamedIngestKey = Annotated[Place, AfterValidator(lambda value: _as_value_error(as_ingest_key, value))]
+"""Where a keystore's public keys are, as it was named."""
 
 
 class InputConfig(BaseModel):

@@ -10,14 +10,16 @@ from typing import Final
 from urllib.parse import parse_qsl, urlsplit
 
 from jobs.errors import ConfigError
+from keystore.service.loopback import is_loopback
 
 S3: Final = "s3://"
 Place = str | Path
-"""A local path, or the URI of a place in a bucket: `s3://bucket/prefix`, without a slash at its end; of an inbox, the address of
-a served keystore too."""
+"""A local path, or the URI of a place in a bucket: `s3://bucket/prefix`, without a slash at its end; of an inbox and of an ingest
+key, an address of a served keystore too."""
 
 # Amazon S3 User Guide, "General purpose bucket naming rules"
 _BUCKET: Final = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+_PIN: Final = re.compile(r"sha256=([0-9a-fA-F]{64})")
 _SECRET_WORDS: Final = ("key", "secret", "token", "password", "credential", "sig")
 _NO_CREDENTIALS: Final = (
     "credentials do not belong in a URI; give them by AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE or the role "
@@ -48,8 +50,51 @@ def as_inbox(value: str | os.PathLike[str]) -> Place:
     return text.rstrip("/")
 
 
+def as_ingest_key(value: str | os.PathLike[str]) -> Place:
+    """Where the public keys of a keystore are: a file, or `https://...` or `s3://bucket/key` with a pin, `#sha256=HEX`.
+
+    Raises ConfigError, which repeats nothing of what may be a secret.
+    """
+    text = os.fspath(value)
+    if not is_service(text) and not text.lower().startswith("s3:"):
+        if is_uri(text):
+            refuse_credentials(text)
+            raise ConfigError(f"{text} is read by nobody here; give a file, https://... or s3://bucket/key")
+        return Path(text)
+    address, _, fragment = text.partition("#")
+    if is_service(address):
+        parts = urlsplit(address)
+        host = parts.hostname
+        if "@" in parts.netloc or parts.query or not host:
+            raise ConfigError(
+                "an ingest key is public: its address is https://host[:port]/path, with nothing secret in it"
+            )
+        if parts.scheme != "https" and not is_loopback(host):
+            raise ConfigError(
+                f"the ingest key at {address} is asked for by https://; plain http is for this machine only"
+            )
+    else:
+        bucket, key = split_uri(address)
+        if not key:
+            raise ConfigError(f"{address} is a bucket; give the ingest key in it: s3://bucket/key")
+        address = f"{S3}{bucket}/{key}"
+    pin = _PIN.fullmatch(fragment)
+    if pin is None:
+        raise ConfigError(
+            f"{address} needs a pin, or whoever answers there chooses who can open every face: give ADDRESS#sha256=HEX, as "
+            "`keyanon keystore ingest-key KEYSTORE --url ADDRESS` prints it where the keystore is"
+        )
+    return f"{address}#sha256={pin[1].lower()}"
+
+
+def split_pin(ingest_key: str) -> tuple[str, str]:
+    """The address and the SHA-256 of what `as_ingest_key` returned for one with a pin."""
+    address, _, pin = ingest_key.partition("#sha256=")
+    return address, pin
+
+
 def is_service(place: Place) -> bool:
-    """Whether an inbox is a served keystore's."""
+    """Whether an inbox, or an ingest key, is asked for by HTTP."""
     return isinstance(place, str) and place.lower().startswith(("https://", "http://"))
 
 

@@ -164,6 +164,39 @@ def test_the_address_of_a_served_keystore_holds_no_token(url: str) -> None:
         AnonymizeConfig.load(None, {**places, "inbox": "https://host", "output": "https://host/out"})
 
 
+PIN = "sha256=" + 32 * "aB"
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("https://kat1_x:p@host/key", "nothing secret"),
+        (f"https://host/key?sig=kat1_x#{PIN}", "nothing secret"),
+        (f"s3://bucket/key?sig=kat1_x#{PIN}", "credentials"),
+        ("https://host/key", "needs a pin"),
+        ("https://host/key#kat1_x", "needs a pin"),
+        (f"https://host/key#{PIN}0", "needs a pin"),
+        ("s3://bucket/key", "needs a pin"),
+        (f"s3://bucket#{PIN}", "is a bucket"),
+        (f"http://host/key#{PIN}", "for this machine only"),
+        (f"gs://bucket/key#{PIN}", "give a file"),
+    ],
+)
+def test_an_ingest_key_from_elsewhere_has_a_pin_and_no_secret(address: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=f"ingest_key: .*{message}") as raised:
+        AnonymizeConfig.load(None, {"photos": "p", "output": "out", "inbox": "i", "ingest_key": address})
+    assert "kat1_x" not in "".join(traceback.format_exception(raised.value))
+
+
+@pytest.mark.parametrize("address", ["https://host:8443/v1/ingest-key", "http://[::1]:9/k", "s3://bucket/deep/key"])
+def test_the_pin_of_an_ingest_key_stays_with_its_address(address: str, tmp_path: Path) -> None:
+    settings = tmp_path / "run.yaml"
+    settings.write_text(f"photos: p\noutput: out\ninbox: i\ningest_key: {address}#{PIN}\n")
+    config = AnonymizeConfig.load(settings)
+    assert config.ingest_key == f"{address}#{PIN.lower()}"
+    assert AnonymizeConfig.model_validate_json(config.model_dump_json()) == config
+
+
 def test_a_token_file_goes_with_a_served_inbox_and_it_with_one() -> None:
     places = {"photos": "p", "output": "out", "ingest_key": "key"}
     config = AnonymizeConfig.load(None, {**places, "inbox": "https://host:8443/", "token_file": "token"})

@@ -1,5 +1,6 @@
 """Requests, approvals, the audit log and ingest, through the command line, without torch or Ray."""
 
+import hashlib
 import sqlite3
 import subprocess
 import sys
@@ -166,6 +167,24 @@ def test_an_erased_image_is_gone_and_older_ingest_keys_with_it(keyanon: Keyanon,
     assert (keystore / "ingest.pub").read_text() != before
     assert keyanon("keystore", "erase", keystore, "--dataset", DATASET, "--as", "olga").code == ExitCode.REFUSED
     assert keyanon("audit", "verify", keystore).code == 0
+
+
+def test_the_ingest_key_is_printed_as_a_file_or_as_an_address_with_the_sum_of_that_file(
+    keyanon: Keyanon, keystore: Path
+) -> None:
+    printed = keyanon("keystore", "ingest-key", keystore)
+    pin = "#sha256=" + hashlib.sha256(printed.out.encode()).hexdigest()
+    told = keyanon("keystore", "ingest-key", keystore, "--url", "s3://bucket/key", "--json").json
+    assert told["url"] == "s3://bucket/key" + pin and told["ingest_key"] == printed.out
+    for given, address in (
+        ("https://keys:8443", "https://keys:8443/v1/ingest-key"),
+        ("https://keys:8443/", "https://keys:8443/v1/ingest-key"),
+        ("https://pages.example/ingest.key", "https://pages.example/ingest.key"),
+    ):
+        assert keyanon("keystore", "ingest-key", keystore, "--url", given).out == address + pin + "\n"
+    for wrong in ("keys:8443", "http://keys:8443", "https://kat1_x@keys", "https://[keys"):
+        refused = keyanon("keystore", "ingest-key", keystore, "--url", wrong)
+        assert refused.code == ExitCode.USAGE and "kat1_x" not in refused.err
 
 
 def test_a_denied_request_is_over(keyanon: Keyanon, keystore: Path) -> None:

@@ -10,10 +10,11 @@ from typer.testing import CliRunner
 
 from jobs.commands.cli import app
 from jobs.config import AnonymizeConfig
-from jobs.errors import KeysWaitingError, MachineError, PublishError
+from jobs.errors import ConfigError, KeysWaitingError, MachineError, PublishError
 from jobs.output.bucket_inbox import BucketInbox, Courier
 from jobs.output.doors import DoorName
 from jobs.output.inboxes import check_no_shard_waits, open_inbox
+from jobs.output.ingest_keys import read_ingest_key
 from jobs.output.keys import OutsideKeystore
 from jobs.output.manifest import Manifest
 from jobs.storage.local import LocalStore
@@ -23,6 +24,7 @@ from keystore.embedded import Keystore
 from keystore.errors import ErasureError, ShardExistsError, TamperedError
 from keystore.ingest_opening import IngestOpening
 from keystore.intake.folder import FolderInbox
+from keystore.intake.ingest_key import IngestKey
 from tests.jobs.publishing import Place, block
 from tests.jobs.seaweed import BUCKET, OTHER_BUCKET, Seaweed
 
@@ -305,6 +307,23 @@ def test_a_look_asks_a_bucket_and_leaves_a_folder_as_it_is(outside: Place, s3: S
     (tmp_path / "folder").mkdir()
     look(tmp_path / "folder")
     assert not list((tmp_path / "folder").iterdir()), "no folder of a run that there is not"
+
+
+def test_the_ingest_key_may_lie_in_a_bucket_and_is_the_one_of_its_pin(outside: Place, s3: Seaweed) -> None:
+    key = Auditor(outside.keystore.path).ingest_key()
+    store = open_store(f"s3://{BUCKET}/{outside.run_id}", s3.url)
+    store.create("public/key", key.text().encode())
+    store.create("large", b"A" * 20_000)
+    with Keystore.create(outside.out.with_name("another")) as another:
+        store.create("another", Auditor(another.path).ingest_key().text().encode())
+
+    def read(name: str) -> IngestKey:
+        return read_ingest_key(f"{store}/{name}#sha256={key.fingerprint}", s3.url)
+
+    assert read("public/key") == key
+    for name, message in (("another", "another ingest key"), ("nowhere", "no such object"), ("large", "more than")):
+        with pytest.raises(ConfigError, match=message):
+            read(name)
 
 
 def test_the_command_takes_in_from_a_bucket(outside: Place, inbox: BucketInbox, s3: Seaweed) -> None:

@@ -1,22 +1,32 @@
 """A run that hands its keys in to a served keystore: published, receipted, complete; looked at before anything is computed."""
 
+import contextlib
+import io
 import pickle
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
-from jobs.errors import ConfigError, KeysWaitingError, MachineError
+from jobs.commands.cli import main
+from jobs.errors import ConfigError, KeysWaitingError, MachineError, PublishError
 from jobs.output.doors import DoorName
-from jobs.output.manifest import Manifest
+from jobs.output.manifest import Manifest, read_existing
 from jobs.output.reconcile import reconcile
+from jobs.run.anonymize import run_anonymize
+from jobs.run.plan import _check_keys
+from jobs.run.resume import resume_run
+from jobs.storage.opening import open_store
 from keystore.embedded import Keystore
 from keystore.ingest_opening import IngestOpening
 from keystore.intake.ingest_key import IngestKey
 from keystore.service import inbox_client
 from tests.jobs.conftest import MakeConfig
 from tests.jobs.publishing import Place, block
+from tests.jobs.run.stand_in import FIRST, Stopped, Workers
 from tests.keystore.serving import Served
 
 
@@ -130,3 +140,106 @@ def test_what_does_not_fit_is_said_before_anything_is_computed(
             replace(named, **changes).open()
     with pytest.raises(MachineError, match="can not be reached"):
         replace(named, inbox="https://127.0.0.1:9").open()
+
+
+def published(served: Served) -> str:
+    """The address with its pin, as it is printed."""
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        assert main(["keystore", "ingest-key", str(served.path), "--url", served.url]) == 0
+    return printed.getvalue().strip()
+
+
+def test_a_run_goes_on_with_a_renewed_key_by_its_new_pin_and_with_no_other(
+    served: Served,
+    named: DoorName,
+    make_config: MakeConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    shared_keystore: Keystore,
+) -> None:
+    """As a run whose file holds another key of the same keystore, which is taken."""
+    workers = Workers()
+    monkeypatch.setattr("jobs.run.anonymize._compute", workers)
+    (tmp_path / "photos").mkdir()
+    for row in range(len(FIRST)):
+        (tmp_path / "photos" / f"{row}.png").write_bytes(b"")
+    first = published(served)
+    config = make_config(keystore=None, ingest_key=first, inbox=served.url, token_file=named.token_file, dataset="d")
+    workers.stops_after = 1
+    with pytest.raises(Stopped):
+        run_anonymize(config)
+    store = open_store(config.output)
+    ((_, planned),) = _check_keys(config, store)
+    assert "whose token may put them there; the ingest key is the one of its pin" in planned
+    with Keystore.open(served.path) as opened:
+        opened.renew_ingest_key("oscar")
+    with pytest.raises(ConfigError, match="has another ingest key than its pin says"):
+        _check_keys(config, store)
+    with pytest.raises(ConfigError, match="has another ingest key than its pin says"):
+        resume_run(config.output)
+    (tmp_path / "inbox").mkdir()
+    (tmp_path / "other").write_text(IngestKey(shared_keystore.ingest_public_key, shared_keystore.audit_vkey).text())
+    another = {"ingest_key": str(tmp_path / "other"), "inbox": tmp_path / "inbox"}
+    with pytest.raises(PublishError, match="whose keys are in keystore"):
+        resume_run(config.output, another)
+    with pytest.raises(PublishError, match="whose keys are in keystore"):
+        _check_keys(config.model_copy(update={**another, "ingest_key": tmp_path / "other"}), store)
+    renewed = published(served)
+    with pytest.raises(Stopped):
+        resume_run(config.output, {"ingest_key": renewed})
+    keys = workers.attempts[-1].keys
+    assert keys is not None and f"#sha256={keys.key.fingerprint}" in renewed != first
+    workers.stops_after = len(FIRST)
+    assert resume_run(config.output, {"ingest_key": str(named.ingest_key)}).resumed_rows == 2, "the file's older key"
+    manifest = read_existing(store)
+    assert manifest is not None and manifest.config["ingest_key"] == str(named.ingest_key)
+
+
+@contextlib.contextmanager
+def answering(status: int, body: bytes = b"", **headers: str) -> Iterator[str]:
+    """The address of a server that answers everything so."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            assert "Authorization" not in self.headers and "#" not in self.path
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.end_headers()
+            with contextlib.suppress(OSError):  # who asked has had enough
+                self.wfile.write(body)
+
+        def log_message(self, format: str, *arguments: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def test_nobody_who_answers_for_an_address_chooses_the_key(
+    named: DoorName, served: Served, shared_keystore: Keystore
+) -> None:
+    right = published(served)
+    pin = right.partition("#")[2]
+    other = IngestKey(shared_keystore.ingest_public_key, shared_keystore.audit_vkey).text().encode()
+    elsewhere = f"{served.url}/v1/ingest-key"
+    for status, body, headers, error, message in (
+        (200, other, {}, ConfigError, "another ingest key than its pin"),
+        (200, b"<html>Sign in</html>", {}, ConfigError, "is no ingest key"),
+        (200, b"A" * 10**6, {}, ConfigError, "more than 16384 bytes"),
+        (302, b"", {"Location": elsewhere}, ConfigError, "sends elsewhere"),
+        (403, b"", {}, ConfigError, "answers 403"),
+        (503, b"", {}, MachineError, "answers 503 .*run the same command again"),
+    ):
+        with answering(status, body, **headers) as url, pytest.raises(error, match=message):
+            replace(named, ingest_key=f"{url}/key#{pin}").open()
+    with pytest.raises(MachineError, match="can not be reached"):
+        replace(named, ingest_key=f"{url}/key#{pin}").open()
+    assert f"#sha256={replace(named, ingest_key=right).open().key.fingerprint}" in right

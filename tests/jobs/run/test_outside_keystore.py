@@ -23,16 +23,22 @@ INBOXES = ("folder", "served")
 @pytest.fixture(params=INBOXES)
 def inbox(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Path, dict[str, Any], str]]:
     """The folder that ingest looks into, the settings of a run that hands its keys in there, and what nobody may see."""
+    Keystore.create(tmp_path / "ks").close()
+    key = Auditor(tmp_path / "ks").ingest_key()
     if request.param == "folder":
         (tmp_path / "inbox").mkdir()
-        yield tmp_path / "inbox", {"inbox": tmp_path / "inbox"}, ""
+        (tmp_path / "key").write_text(key.text())
+        yield tmp_path / "inbox", {"inbox": tmp_path / "inbox", "ingest_key": tmp_path / "key"}, ""
         return
-    Keystore.create(tmp_path / "ks").close()
     served = Served(tmp_path / "ks", None)
     token_file = served.token_file(tmp_path / "token", "ingest", "job", "d")
     yield (
         tmp_path / "ks" / "inbox",
-        {"inbox": served.url, "token_file": token_file},
+        {
+            "inbox": served.url,
+            "token_file": token_file,
+            "ingest_key": f"{served.url}/v1/ingest-key#sha256={key.fingerprint}",
+        },
         served.token("ingest", "job", "d").split("_")[2],
     )
     served.stop()
@@ -52,11 +58,8 @@ def test_a_run_with_a_public_key_ends_when_its_keys_are_taken_in(
     (tmp_path / "photos").mkdir()
     for name in ("a.png", "b.png"):
         (tmp_path / "photos" / name).write_bytes(face_png)
-    with Keystore.open_or_create(tmp_path / "ks") as made:
-        (tmp_path / "key").write_text(Auditor(made.path).ingest_key().text())
     config = make_config(
         keystore=None,
-        ingest_key=tmp_path / "key",
         **settings,
         receipt_seconds=0,
         dataset="d",
@@ -66,6 +69,7 @@ def test_a_run_with_a_public_key_ends_when_its_keys_are_taken_in(
     with pytest.raises(KeysWaitingError, match="keys of 2 rows wait"):
         run_anonymize(config)
     run = json.loads(manifest.read_text())
+    assert run["config"]["ingest_key"] == str(settings["ingest_key"])
     assert run["state"] == WAITING and len(list((tmp_path / "out" / "images").iterdir())) == 2
     with IngestOpening.open(tmp_path / "ks", receipts=True, inbox=folder) as taker:
         taker.inbox(run["run_id"], "d")
