@@ -21,6 +21,7 @@ from keystore.kek.file import FileKek
 from keystore.storage import schema
 from keystore.vault.records import RecordVault
 from keystore.verification.verify import verify_audit
+from tests.keystore.postgres import ON_BOTH
 
 
 @pytest.fixture
@@ -186,6 +187,7 @@ def test_an_auditor_needs_no_kek_and_writes_nothing(keystore, make) -> None:
         Auditor(keystore.path / "nowhere")
 
 
+@ON_BOTH
 def test_several_processes_take_in_one_run(keystore, make) -> None:
     for number in range(5):
         make.deposit(keystore, [make.record(f"{number}-{one}.png") for one in range(3)], f"part-{number}")
