@@ -258,6 +258,24 @@ def test_an_image_with_two_records_must_be_named_by_record_id(keystore, make) ->
     assert [one.record_id for one in make.request(keystore, again.record_id).images] == [again.record_id]
 
 
+def test_requests_are_listed_newest_first_and_of_a_person_or_a_data_set_alone(keystore, make, clock) -> None:
+    make.deposit(keystore, [make.record("x.png", dataset="other", run_id="run-2")], "part-1", "run-2")
+    keystore.ingest("run-2")
+    made = []
+    for images, requester in ((("a.png",), "Alice"), (("x.png",), "Bob"), (("a.png", "x.png"), "Alice")):
+        clock.forward(seconds=1)
+        made.append(make.request(keystore, *images, requester=requester).request_id)
+
+    def listed(**of: object) -> list[str]:
+        return [one.request_id for one in keystore.requests(**of)]
+
+    assert listed() == made[::-1] and listed(limit=1) == made[2:]
+    assert listed(requester="ALICE") == [made[2], made[0]] and listed(requester="Nobody") == []
+    assert listed(dataset="photos") == made[:1] and listed(dataset="other") == made[1:2], (
+        "nor one that names another too"
+    )
+
+
 @pytest.mark.parametrize("action", ["approve", "deny", "show", "release", "change"])
 def test_an_unknown_request_is_refused(keystore, make, action: str) -> None:
     with pytest.raises(RequestNotFound, match="no request"):

@@ -12,6 +12,7 @@ from keystore.decisions import lifecycle
 from keystore.decisions.identity import name_commitment, normalise_name
 from keystore.decisions.lifecycle import Approval, Grant, RequestLife, State
 from keystore.decisions.policy import Policy
+from keystore.decisions.views import RequestedImage
 from keystore.errors import ApprovalError, GrantError, PolicyError
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -229,6 +230,12 @@ def test_a_grant_ends_before_its_request() -> None:
 )
 def test_a_release_without_every_condition_is_refused(life: RequestLife, person: str, code: str) -> None:
     assert code_of(GrantError, lifecycle.check_release, life, person, NOW) == code
+
+
+def test_an_error_in_what_is_shown_quotes_none_of_it() -> None:
+    with pytest.raises(ValidationError) as refused:
+        RequestedImage(record_id="r", dataset="photos", image_id=["canary.png"])
+    assert "canary" not in str(refused.value)
 
 
 def test_only_the_requester_changes_a_request() -> None:

@@ -12,7 +12,7 @@ from sqlalchemy import text
 
 from keystore.embedded import Keystore
 from keystore.errors import InvalidRecordError, TamperedError
-from keystore.intake.runs import run_digest
+from keystore.intake.runs import register, run_digest
 from keystore.intake.sealing import seal_record
 from keystore.intake.shards import write_shard
 from keystore.verification.verify import verify_audit
@@ -56,6 +56,16 @@ def test_a_run_whose_data_set_was_not_said_keeps_that_of_its_first_record(keysto
     kinds = [json.loads(leaf) for leaf in keystore.audit_entries()]
     assert sum(leaf["type"] == "run" and leaf["run"] == "run-2" for leaf in kinds) == 2
     assert b"photos" not in b"".join(keystore.audit_entries())
+
+
+def test_a_run_that_another_process_registered_first_is_on_record_once(keystore) -> None:
+    before = keystore.audit_entries()
+    with keystore._ledger.transaction("test", None, None) as (connection, log):
+        for dataset in ("photos", None):
+            register(connection, log, "run-1", dataset)
+        with pytest.raises(InvalidRecordError, match="adds to another data set"):
+            register(connection, log, "run-1", "other")
+    assert keystore.audit_entries() == before
 
 
 def test_one_shard_can_not_mix_data_sets(keystore, make) -> None:
