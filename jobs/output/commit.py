@@ -181,12 +181,12 @@ def settle(
         seen.add(rows)
         tally.add(part.table, ~before.has(rows))
     listed = np.arange(numbers, dtype=np.int64) if isinstance(numbers, int) else numbers
-    needed = np.union1d(listed if wanted is None else listed[:wanted], before.numbers())
-    missing = needed[~seen.has(needed)]
-    known = RowSet(listed)
+    needed, known = RowSet(listed[:wanted]), RowSet(listed)
+    needed.add(before)
+    missing = needed.without(seen)
     lost = ~known.has(missing)  # they stood, and no attempt would make them again
     known.add(before)
-    unknown = len(seen) - int(np.count_nonzero(known.has(seen.numbers())))
+    unknown = len(seen.without(known))
     said = (
         f"{len(listed)} input rows, {tally.rows} output rows, {len(missing)} missing (first: {missing[:5].tolist()}), "
         f"{unknown} unknown"

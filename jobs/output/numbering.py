@@ -6,22 +6,22 @@ free. So a source may grow between two attempts of a run, and the rows that stan
 file of a row which stands is another one now, or, unless that is allowed, that it is gone.
 """
 
-from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Final
+from heapq import nsmallest
+from typing import Final
 
 import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from jobs.errors import PublishError
 from jobs.output.row_sets import Numbers, RowSet
-from jobs.output.row_shards import standing_rows
+from jobs.output.row_shards import StandingRows, standing_rows
 from jobs.sources.source import NO_FILE, Source
 from jobs.storage.store import Store
 
 NAMED: Final = 5  # pictures in a message
+POSITIONS_AT_ONCE: Final = 1 << 20
+_COLUMNS: Final = ("row", "image_id", "source_version")
 
 
 @dataclass(frozen=True)
@@ -43,98 +43,117 @@ class Numbering:
 
         Raises PublishError: a row that stands is not in the listing any more, or its file has changed; a shard is damaged.
         """
-        standing = _standing(store)
-        total = source.total
-        if not standing.num_rows:
-            return cls(np.arange(total, dtype=np.int64), RowSet())
-        of_row = _matched(source.ids, standing.column("image_id"), standing.column("row"))
-        gone = _gone(standing, of_row)
-        if len(gone) and not keep_gone:
+        parts = standing_rows(store, _COLUMNS)
+        first = next(parts, None)
+        if first is None:
+            return cls(np.arange(source.total, dtype=np.int64), RowSet())
+        found = _Matching(source)
+        found.add(first)
+        for part in parts:
+            found.add(part)
+        found.tell_apart()
+        if len(found.gone) and not keep_gone:
             raise PublishError(
-                f"{len(gone)} pictures of the run in {store} are not in the input any more "
-                f"({_names(standing.column('image_id'), gone.tolist())}); put them back, let their rows stay by --gone keep, or "
-                "give an empty output"
+                f"{len(found.gone)} pictures of the run in {store} are not in the input any more ({found.names_of_gone()}); "
+                "put them back, let their rows stay by --gone keep, or give an empty output"
             )
-        numbers = np.full(total, -1, np.int64)
-        rows = standing.column("row").to_numpy()
-        found = of_row >= 0
-        numbers[found] = rows[of_row[found]]
-        versions = standing.column("source_version")
-        _check_none_has_changed(store, source, of_row, found, versions)
-        free = np.setdiff1d(np.arange(total + len(rows), dtype=np.int64), rows, assume_unique=True)
-        numbers[~found] = free[: total - int(found.sum())]
-        return cls(numbers, RowSet(np.flatnonzero(found)), RowSet(rows[gone]), versions.null_count > 0)
+        found.check_none_has_changed(store)
+        done = found.numbers >= 0
+        found.numbers[~done] = found.standing.free(len(done) - int(np.count_nonzero(done)))
+        return cls(found.numbers, RowSet.of(done), found.gone, found.unversioned)
 
-    def of_positions(self, positions: Numbers) -> Numbers:
+    def of_positions(self, positions: RowSet) -> Numbers:
         """The row numbers of some positions."""
-        return self.numbers[positions]
+        return self.numbers[positions.among(len(self.numbers))]
 
 
-def _standing(store: Store) -> pa.Table:
-    """Row, id and version of every row that stands, in the order of their numbers."""
-    columns = ["row", "image_id", "source_version"]
-    parts = [part.table.select(columns) for part in standing_rows(store, columns)]
-    schema = pa.schema([("row", pa.int64()), ("image_id", pa.large_string()), ("source_version", pa.int32())])
-    if not parts:
-        return schema.empty_table()
-    joined = pa.concat_tables([part.replace_schema_metadata().cast(schema) for part in parts])
-    return joined.sort_by("row").combine_chunks()
+class _Matching:
+    """Matches the rows that stand with a listing, shard by shard. Rows of one id, which are quarantined but the first, are told
+    apart by their order.
+
+    numbers: of the row at each position, -1 for none. standing: all rows. gone: those at no position.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self._source, self._places = source, source.ids.places()
+        self.numbers: Numbers = np.full(source.total, -1, np.int64)
+        self._versions = np.full(source.total, NO_FILE, np.int32)  # NO_FILE where there is nothing to compare
+        self.standing, self.gone, self.unversioned = RowSet(), RowSet(), False
+        self._first_gone: list[tuple[int, str]] = []
+        self._aside: list[tuple[Numbers, Numbers, Numbers]] = []
+
+    def add(self, part: StandingRows) -> None:
+        """Those of one shard. Raises PublishError for one that lacks an id."""
+        ids, rows = part.table.column("image_id"), part.table.column("row").to_numpy()
+        if ids.null_count:
+            raise PublishError(f"row shard {part.shard} is damaged: a row has no id; restore it from a backup")
+        versions = part.table.column("source_version").cast("int32")
+        self.unversioned |= versions.null_count > 0
+        versions = versions.fill_null(NO_FILE).to_numpy()
+        self.standing.add(rows)
+        places = self._places.find(ids)
+        known = np.flatnonzero(places >= 0)
+        if len(known) < len(rows):
+            lost = np.flatnonzero(places < 0)
+            self._are_gone(rows[lost], lambda at: str(ids[lost[at]]))
+        positions = self._first(places[known])
+        new = np.zeros(len(known), np.bool_)
+        new[np.unique(positions, return_index=True)[1]] = True
+        new &= self.numbers[positions] < 0
+        self.numbers[positions[new]], self._versions[positions[new]] = rows[known[new]], versions[known[new]]
+        if not new.all():
+            others = known[~new]
+            self._aside.append((places[others], rows[others], versions[others]))
+
+    def tell_apart(self) -> None:
+        """Of those that stand under one id the first row is the first in the listing, the next one the next. Once, at the end."""
+        if not self._aside:
+            return
+        places, rows, versions = (np.concatenate(one) for one in zip(*self._aside, strict=True))
+        shared = np.unique(places)
+        first = self._first(shared)
+        places, rows = np.append(places, shared), np.append(rows, self.numbers[first])
+        versions = np.append(versions, self._versions[first])
+        order = np.lexsort((rows, places))
+        places, rows, versions = places[order], rows[order], versions[order]
+        nth = np.arange(len(places)) - np.searchsorted(places, places)
+        positions = self._places.positions(places, nth)
+        there = positions >= 0
+        self.numbers[positions[there]], self._versions[positions[there]] = rows[there], versions[there]
+        lost, named = rows[~there], self._first(places[~there])
+        self._are_gone(lost, lambda at: self._source.ids[int(named[at])])
+
+    def _first(self, places: Numbers) -> Numbers:
+        return self._places.positions(places, np.zeros(len(places), np.int64))
+
+    def _are_gone(self, rows: Numbers, name: Callable[[int], str]) -> None:
+        """name: of one of them, by its place among them."""
+        self.gone.add(rows)
+        first = [(int(rows[at]), name(at)) for at in np.argsort(rows)[:NAMED].tolist()]
+        self._first_gone = nsmallest(NAMED, self._first_gone + first)
+
+    def names_of_gone(self) -> str:
+        """Of the first of them."""
+        return _told([name for _, name in self._first_gone], len(self.gone))
+
+    def check_none_has_changed(self, store: Store) -> None:
+        """Raise PublishError for files that are other ones now."""
+        changed, named = 0, list[int]()
+        for start in range(0, len(self._versions), POSITIONS_AT_ONCE):
+            then = self._versions[start : start + POSITIONS_AT_ONCE]
+            now = self._source.versions[np.arange(start, start + len(then))]
+            # A row that had no picture, and nothing published, may have got one: a retry does it.
+            found = start + np.flatnonzero((then != NO_FILE) & (then != now))
+            changed += len(found)
+            named += found[: NAMED - len(named)].tolist()
+        if changed:
+            names = _told([self._source.ids[at] for at in named], changed)
+            raise PublishError(
+                f"{changed} pictures have changed since the run in {store} anonymized them ({names}): "
+                "other sizes or modification times under the same names. Put them back as they were, give the new ones other "
+                "names, or give an empty output"
+            )
 
 
-def _matched(listed: pa.Array, ids: pa.ChunkedArray, rows: pa.ChunkedArray) -> Numbers:
-    """For each position of the listing which of the rows that stand it is, -1 for none. Rows of one id, which are quarantined but
-    the first, are told apart by their order."""
-    known = ids.combine_chunks() if isinstance(ids, pa.ChunkedArray) else ids
-    found = pc.index_in(listed.cast(known.type), value_set=known)
-    of_row: Numbers = np.asarray(pc.fill_null(found, -1).cast(pa.int64()))
-    used, counts = np.unique(of_row[of_row >= 0], return_counts=True)
-    several = set(used[counts > 1].tolist()) | _repeated(known)
-    if several:
-        names = {known[at].as_py() for at in several}
-        standing = defaultdict(list)
-        for at, name in enumerate(known.to_pylist()):
-            if name in names:
-                standing[name].append(at)
-        of_row = of_row.copy()
-        for position in np.flatnonzero(np.isin(of_row, [standing[name][0] for name in names])).tolist():
-            queue = standing[listed[position].as_py()]
-            of_row[position] = queue.pop(0) if queue else -1
-    return of_row
-
-
-def _repeated(ids: pa.Array) -> set[int]:
-    """Of ids that occur more than once, where each occurs first."""
-    if pc.count_distinct(ids).as_py() == len(ids):
-        return set()
-    counted = pc.value_counts(ids)
-    names = counted.field("values").filter(pc.greater(counted.field("counts"), 1))
-    return set(pc.index_in(names, value_set=ids).to_pylist())
-
-
-def _gone(standing: pa.Table, of_row: Numbers) -> Numbers:
-    """Which of the rows that stand are at no position of the listing."""
-    there = np.zeros(standing.num_rows, np.bool_)
-    there[of_row[of_row >= 0]] = True
-    return np.flatnonzero(~there)
-
-
-def _check_none_has_changed(
-    store: Store, source: Source, of_row: Numbers, found: npt.NDArray[np.bool_], versions: pa.ChunkedArray
-) -> None:
-    positions = np.flatnonzero(found)
-    before = (
-        versions.to_numpy(zero_copy_only=False) if versions.null_count == 0 else np.asarray(versions.to_pylist(), float)
-    )
-    then, now = before[of_row[positions]], source.versions[positions]
-    # A row that had no picture, and nothing published, may have got one: a retry does it.
-    changed = positions[(then != now) & (then != NO_FILE) & ~np.isnan(np.asarray(then, float))].tolist()
-    if changed:
-        raise PublishError(
-            f"{len(changed)} pictures have changed since the run in {store} anonymized them ({_names(source.ids, changed)}): "
-            "other sizes or modification times under the same names. Put them back as they were, give the new ones other names, "
-            "or give an empty output"
-        )
-
-
-def _names(ids: Any, at: list[int]) -> str:
-    return ", ".join(str(ids[one].as_py()) for one in at[:NAMED]) + (", ..." if len(at) > NAMED else "")
+def _told(names: list[str], of: int) -> str:
+    return ", ".join(names) + (", ..." if of > len(names) else "")

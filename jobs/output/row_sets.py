@@ -1,7 +1,7 @@
 """Sets of row numbers, a byte for each number up to the largest: rows are numbered densely, and there may be millions."""
 
 from collections.abc import Collection, Iterable, Iterator
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +18,19 @@ class RowSet(Collection[int]):
         self._there = np.zeros(0, np.bool_)
         self.add(rows)
 
+    @classmethod
+    def of(cls, there: npt.NDArray[np.bool_]) -> Self:
+        """Of the numbers at which this is true; it is not copied."""
+        found = cls()
+        found._there = there
+        return found
+
     def add(self, rows: "Iterable[int] | Numbers") -> None:
         """Put numbers in."""
+        if isinstance(rows, RowSet):
+            longer = max(len(self._there), len(rows._there))
+            self._there = self.among(longer) | rows.among(longer)
+            return
         numbers = _array(rows)
         if len(numbers):
             if (largest := int(numbers.max())) >= len(self._there):
@@ -43,9 +54,19 @@ class RowSet(Collection[int]):
         """All of them, sorted."""
         return np.flatnonzero(self._there)
 
-    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
-        """As numpy asks for it."""
-        return self.numbers().astype(dtype or np.int64, copy=False)
+    def among(self, total: int) -> npt.NDArray[np.bool_]:
+        """For each number below `total` whether it is in the set."""
+        found = np.zeros(total, np.bool_)
+        found[: len(self._there)] = self._there[:total]
+        return found
+
+    def without(self, others: "RowSet") -> Numbers:
+        """Those that are not among others, sorted."""
+        return np.flatnonzero(self._there & ~others.among(len(self._there)))
+
+    def free(self, count: int) -> Numbers:
+        """So many numbers that are not in the set, the smallest."""
+        return np.flatnonzero(~self.among(len(self) + count))[:count]
 
     def isdisjoint(self, rows: "Iterable[int] | Numbers") -> bool:
         """Whether none of some numbers is in the set."""

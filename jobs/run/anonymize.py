@@ -71,18 +71,22 @@ class Attempt:
     @property
     def total(self) -> int:
         """Rows that are there when the attempt has ended."""
-        beyond = np.count_nonzero(self.rows.done.numbers() >= self.wanted)
+        beyond = np.count_nonzero(self.rows.done.among(self.source.total)[self.wanted :])
         return self.wanted + int(beyond) + len(self.rows.gone)
 
     @cached_property
     def left_alone(self) -> RowSet:
         """Positions of rows that are finished or not wanted."""
-        return RowSet(np.union1d(self.rows.done.numbers(), np.arange(self.wanted, self.source.total)))
+        found = RowSet(self.rows.done)
+        found.add(np.arange(self.wanted, self.source.total))
+        return found
 
     @cached_property
     def finished(self) -> RowSet:
         """The output's rows that stood before this attempt and are not done again."""
-        return RowSet(np.union1d(self.rows.of_positions(self.rows.done.numbers()), self.rows.gone.numbers()))
+        found = RowSet(self.rows.of_positions(self.rows.done))
+        found.add(self.rows.gone)
+        return found
 
 
 def run_anonymize(config: AnonymizeConfig, progress: ProgressCallback | None = None) -> RunReport:
@@ -178,7 +182,7 @@ def _compute(attempt: Attempt, progress: ProgressCallback | None) -> Measures:
             inbox, keyed = keys.begin(run_id, config.dataset), partial(keys.published, run_id)
         sink = PairedDatasink(attempt.layout, inbox, attempt.lease.token, attempt.retry)
         rate = FailureRate(None if attempt.retry else config.max_failure_rate)
-        done = RowSet(attempt.rows.of_positions(left_alone.numbers()))
+        done = RowSet(attempt.rows.of_positions(left_alone))
         publisher = Publisher(attempt.layout, attempt.lease, done, monitor.report_published, rate.admit, keyed)
         stages = partial(_stages, attempt, monitor, sealing, placement, (finders, workers), sizes.next(left))
         size = sizes.beginning_with(left) if begins_small else sizes.next

@@ -5,8 +5,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
 
-import numpy as np
-
 from jobs.config import NEUTRAL_SETTINGS, AnonymizeConfig
 from jobs.errors import ConfigError
 from jobs.output.commit import quarantined_rows
@@ -66,7 +64,7 @@ def retry_quarantined(
             number = manifest.begin_retry(reason, {name: config.to_json()[name] for name in sorted(changed)})
             manifest.write(layout.store)
             again = quarantined_rows(layout, reason, before_retry=number)
-            rows = replace(rows, done=RowSet(np.flatnonzero(~again.has(rows.numbers))))
+            rows = replace(rows, done=RowSet.of(~again.has(rows.numbers)))
             return run_attempt(Attempt(config, source, layout, keys, manifest, lease, rows, number), progress, started)
 
 

@@ -16,6 +16,7 @@ from ray.exceptions import RayError
 
 from jobs.blocks import FACE_COUNT, OUTPUT, REASON, SEALED, SIDECAR, STATUS
 from jobs.config import AnonymizeConfig
+from jobs.output.row_sets import RowSet
 from jobs.run.anonymize_stage import AnonymizeFaces, Compute, SealingTarget
 from jobs.run.cluster import reported_cause
 from jobs.run.detect_stage import DetectFaces, FaceModelChoice
@@ -110,7 +111,9 @@ def _stages(config: AnonymizeConfig, placement: Placement, monitor: Monitor) -> 
 
 def _blocks(source: Source, chosen: Sequence[int]) -> Iterator[pa.Table]:
     """The chosen rows in `GROUPS` blocks, or in one each where there are fewer."""
-    left_out = np.delete(np.arange(source.total), chosen)
+    others = np.ones(source.total, np.bool_)
+    others[chosen] = False
+    left_out = RowSet.of(others)
     tables = [table for unit in source.units(left_out, lambda left: min(left, len(chosen))) for table in unit.read()]
     whole = pa.concat_tables(tables, promote_options="permissive")
     groups = min(GROUPS, whole.num_rows)

@@ -4,13 +4,12 @@ import hashlib
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
+from itertools import accumulate, chain
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pyarrow.types as pt
@@ -20,6 +19,7 @@ from jobs.errors import SourceError
 from jobs.names import NO_TEXT, as_text, is_text
 from jobs.sources.config import InputConfig
 from jobs.sources.given_faces import GivenInput, check_column
+from jobs.sources.ids import ROWS_AT_ONCE, CountedIds, DigestPlaces, Ids, ListedIds, OfFiles
 from jobs.sources.parquet_rows import (
     NAMED_PICTURE,
     PATH_FIELD,
@@ -43,7 +43,6 @@ from jobs.sources.source import (
 )
 
 RENAMED_PREFIX: Final = "source_"  # before a column whose name keyanon's own columns have
-ROWS_AT_ONCE: Final = 65_536  # whose ids or names are objects of Python's, where they are gone through
 MAX_UNBACKED_ROWS: Final = 1_000_000  # rows a file may claim whatever its size; more must take a byte each at least
 NAMED_AT_ONCE: Final = 4096  # pictures of one read task that reads each by its name; it reads the row group up to them
 
@@ -68,6 +67,7 @@ class ParquetSource(Source):
         self._max_bytes = config.max_file_bytes
         self._references: References | None = None
         ids: list[pa.Array] = []
+        files: list[tuple[str, int]] = []
         self._failures: dict[int, str] = {}
         unread: dict[int, str] = {}
         ids_are_text, rows = True, 0
@@ -87,9 +87,13 @@ class ParquetSource(Source):
                     if schema is None:
                         schema, self._references = columns, _references(names, config, filesystem, root, path)
                     self._check_names(path, names, config)
-                    said = self._ids(file, path, below, config)
-                    ids_are_text = ids_are_text and all(one is None or is_text(one) for one in said)
-                    ids.append(self._named(said, rows, below))
+                    files.append((below, file.metadata.num_rows))
+                    if config.id_column is None:
+                        self._check_file_name(*files[-1], rows)
+                    else:
+                        for at, said in _texts_of(file, path, config.id_column):
+                            ids_are_text = ids_are_text and all(one is None or is_text(one) for one in said)
+                            ids.append(self._named(said, rows, at, below))
                     looked = None
                     if self._references is not None and names is not None:
                         looked = _look(self._references, file, path, names, config.max_file_bytes)
@@ -99,10 +103,10 @@ class ParquetSource(Source):
                     f"{path} can not be read as Parquet ({error}); repair it or take it out of the input"
                 ) from error
             listed.append(f"{below}\0{info.size}\0{info.mtime_ns}")
-            version = version_of(below, info.size or 0, info.mtime_ns or 0)
-            versions.append(np.full(len(ids[-1]), version, np.int32) if looked is None else looked.versions)
+            version = np.array([version_of(below, info.size or 0, info.mtime_ns or 0)], np.int32)
+            versions.append(version if looked is None else looked.versions)
             unread.update({} if looked is None else {rows + at: why for at, why in looked.failures.items()})
-            rows += len(ids[-1])
+            rows += files[-1][1]
         if schema is None or not rows:
             raise SourceError(f"{config.photos} holds no rows")
         if len(unread) == rows:
@@ -110,10 +114,14 @@ class ParquetSource(Source):
                 f"{config.photos}: no row of its column {config.image_column!r} names a picture that can be read "
                 f"({unread[0]}); relative names begin at their file's folder, or at image_root"
             )
-        self.ids, self.total, self.versions = pa.concat_arrays(ids), rows, np.concatenate(versions)
-        self.size_bytes = sum(group.size_bytes for group in self._groups)
-        if config.id_column is not None:
-            self._find_duplicates()
+        self.total, self.size_bytes = rows, sum(group.size_bytes for group in self._groups)
+        if config.id_column is None:
+            self.ids: Ids = CountedIds(files)
+        else:
+            self.ids = ListedIds(ids)
+            self._find_duplicates(self.ids.places())
+        of_all, starts = np.concatenate(versions), list(accumulate((count for _, count in files[:-1]), initial=0))
+        self.versions = of_all if self._references is not None else OfFiles(np.array(starts), of_all)
         self._failures = unread | self._failures
         self._columns = _columns(schema, config, given, self._references, ids_are_text=ids_are_text)
         self.schema = pa.schema(
@@ -124,8 +132,8 @@ class ParquetSource(Source):
         if self._references is not None:
             at = self.schema.get_field_index(self.image_column)
             self.schema = self.schema.set(at, pa.field(self.image_column, NAMED_PICTURE))
-            listed.append(hashlib.sha256(self.versions.tobytes()).hexdigest())
-        self.digest = listing_digest(chain(listed, chain.from_iterable(one.to_pylist() for one in _slices(self.ids))))
+            listed.append(hashlib.sha256(of_all.tobytes()).hexdigest())
+        self.digest = listing_digest(chain(listed, chain.from_iterable(self.ids.parts())))
 
     def units(
         self, finished: Collection[int], size: UnitSize, numbers: npt.NDArray[np.int64] | None = None
@@ -133,10 +141,10 @@ class ParquetSource(Source):
         rows_per_block = size(self.total - len(finished))
         left = unfinished(self.total, finished)
         for group in self._groups:
-            first, last = np.searchsorted(left, (group.first, group.first + group.rows))
+            of_group = group.first + np.flatnonzero(left[group.first : group.first + group.rows])
             at_once = group.rows if self._references is None else NAMED_AT_ONCE
-            for start in range(first, last, at_once):
-                wanted = left[start : min(start + at_once, last)]
+            for start in range(0, len(of_group), at_once):
+                wanted = of_group[start : start + at_once]
                 size_bytes = group.size_bytes * len(wanted) // group.rows
                 rows = self._wanted(wanted, wanted if numbers is None else numbers[wanted])
                 reader = partial(
@@ -148,7 +156,7 @@ class ParquetSource(Source):
         facts = zip(
             positions.tolist(),
             numbers.tolist(),
-            self.ids.take(pa.array(positions)).to_pylist(),
+            self.ids.take(positions),
             self.versions[positions].tolist(),
             strict=True,
         )
@@ -210,30 +218,28 @@ class ParquetSource(Source):
                 "with its own output"
             )
 
-    def _ids(self, file: pq.ParquetFile, path: str, below: str, config: InputConfig) -> list[str | None]:
-        """The id of each row of a file, in order; only the id column is read."""
-        if config.id_column is None:
-            return [f"{below}#{position}" for position in range(file.metadata.num_rows)]
-        return _column_of_text(file, path, config.id_column)
+    def _check_file_name(self, below: str, rows: int, first: int) -> None:
+        """Why rows that are called by their file are quarantined, where its name is too long for the last of them."""
+        if rows and _id_problem(f"{below}#{rows - 1}"):
+            problems = ((at, _id_problem(f"{below}#{at}")) for at in range(rows))
+            self._failures.update((first + at, reason) for at, reason in problems if reason)
 
-    def _named(self, ids: list[str | None], first: int, below: str) -> pa.Array:
-        """An id for every row of a file, whose first has that position; why some are quarantined before they are read."""
+    def _named(self, ids: list[str | None], first: int, start: int, below: str) -> pa.Array:
+        """An id for some rows of a file, whose first has that position; why some are quarantined before they are read. start: the
+        row in the file that these begin with."""
         named = []
-        for at, image_id in enumerate(ids):
+        for at, image_id in enumerate(ids, start):
             named.append(f"{below}#{at}" if image_id is None else as_text(image_id))
             if reason := "missing_id: the id column is null here" if image_id is None else _id_problem(image_id):
                 self._failures[first + at] = reason
         return pa.array(named, pa.large_string())
 
-    def _find_duplicates(self) -> None:
+    def _find_duplicates(self, places: DigestPlaces) -> None:
         """Quarantine all rows of an id but the first."""
         usable = np.ones(self.total, np.bool_)
         usable[list(self._failures)] = False
-        ids = self.ids.filter(pa.array(usable))
-        first = pc.index_in(ids, value_set=ids).to_numpy()
-        positions = np.flatnonzero(usable)
-        for at in np.flatnonzero(first != np.arange(len(ids))).tolist():
-            self._failures[int(positions[at])] = f"duplicate_id: row {positions[first[at]]} has the same id"
+        for at, first in places.repeated(usable):
+            self._failures[at] = f"duplicate_id: row {first} has the same id"
 
     def _add_groups(self, file: pq.ParquetFile, path: str, partitions: Partitions, looked: "_Looked | None") -> None:
         start = 0
@@ -290,25 +296,27 @@ def _references(
 
 
 def _look(references: References, file: pq.ParquetFile, path: str, column: str, max_bytes: int) -> _Looked:
-    names, folder = _column_of_text(file, path, column), path.rpartition("/")[0]
-    versions, sizes = np.empty(len(names), np.int32), np.empty(len(names), np.int64)
+    rows, folder = file.metadata.num_rows, path.rpartition("/")[0]
+    versions, sizes = np.empty(rows, np.int32), np.empty(rows, np.int64)
     failures: dict[int, str] = {}
-    for start in range(0, len(names), ROWS_AT_ONCE):
-        for at, found in enumerate(references.look_all(names[start : start + ROWS_AT_ONCE], folder), start):
+    for start, names in _texts_of(file, path, column):
+        for at, found in enumerate(references.look_all(names, folder), start):
             versions[at], sizes[at] = found.version, min(found.size, max_bytes)
             if found.failure:
                 failures[at] = found.failure
     return _Looked(versions, sizes, failures)
 
 
-def _column_of_text(file: pq.ParquetFile, path: str, name: str) -> list[str | None]:
-    """A column whose values are names; nothing else is read."""
-    values = file.read(columns=[name]).column(0)
-    if len(values) != file.metadata.num_rows:
-        raise SourceError(
-            f"{path} is damaged: {name!r} of {len(values)} rows out of {file.metadata.num_rows}; repair it"
-        )
-    return texts(paths_of(values))
+def _texts_of(file: pq.ParquetFile, path: str, name: str) -> Iterator[tuple[int, list[str | None]]]:
+    """A column whose values are names, in parts: in which row each begins, and the names; nothing else is read."""
+    found, rows = 0, file.metadata.num_rows
+    for batch in file.iter_batches(ROWS_AT_ONCE, columns=[name]):
+        values = batch.column(0)
+        if found + len(values) <= rows:
+            yield found, texts(paths_of(pa.chunked_array([values])))
+        found += len(values)
+    if found != rows:
+        raise SourceError(f"{path} is damaged: {name!r} of {found} rows out of {rows}; repair it")
 
 
 def _check_rows(file: pq.ParquetFile, path: str, size_bytes: int) -> None:
@@ -335,11 +343,6 @@ def _nullable(field: pa.Field) -> pa.Field:
     if pt.is_struct(field.type):
         field = field.with_type(pa.struct([_nullable(part) for part in field.type]))
     return field.with_nullable(True)
-
-
-def _slices(ids: pa.Array) -> Iterator[pa.Array]:
-    """Parts that are small enough to be Python's strings."""
-    return (ids.slice(start, ROWS_AT_ONCE) for start in range(0, len(ids), ROWS_AT_ONCE))
 
 
 def _columns(

@@ -22,6 +22,7 @@ from jobs.sources.file_columns import FileColumns, PictureFile, positions_of
 from jobs.sources.given_faces import GivenFiles, GivenInput
 from jobs.sources.given_names import UnlistedNames
 from jobs.sources.given_subjects import SubjectFile, read_subjects
+from jobs.sources.ids import ListedIds
 from jobs.sources.source import (
     PARQUET_SUFFIX,
     PICTURE_SUFFIXES,
@@ -73,7 +74,7 @@ class PictureFiles(Source):
         self._read_one = partial(read_object, config.endpoint_url) if is_s3 else partial(read_picture, filesystem)
         self._max_file_bytes = config.max_file_bytes
         self._files = FileColumns.of(map(_with_usable_id, files), prefix)
-        self.ids, self.total = self._files.ids, len(self._files)
+        self.ids, self.total = ListedIds([self._files.ids]), len(self._files)
         self.size_bytes = int(np.minimum(self._files.sizes, self._max_file_bytes).sum())
         self.digest = listing_digest(f"{name}\0{size}\0{time}" for name, size, time in self._files.facts())
         self.versions = np.fromiter((version_of(*facts) for facts in self._files.facts()), np.int32, self.total)
@@ -118,7 +119,7 @@ class PictureFiles(Source):
             said.append((self._subjects.path, self._subjects.by_id))
             digests.append(f"subjects\0{self._subjects.digest}")
         if digests:
-            known = self._left_out.union(self.ids.to_pylist())
+            known = self._left_out.union(self._files.ids.to_pylist())
             self.unlisted = [UnlistedNames.of(path, names, known) for path, names in said]
             if not given.of_gone:
                 for one in self.unlisted:
@@ -129,7 +130,7 @@ class PictureFiles(Source):
     def units(
         self, finished: Collection[int], size: UnitSize, numbers: npt.NDArray[np.int64] | None = None
     ) -> Iterator[ReadUnit]:
-        left = unfinished(self.total, finished)
+        left = np.flatnonzero(unfinished(self.total, finished))
         start = 0
         while start < len(left):
             part = left[start : start + size(len(left) - start)]
@@ -152,17 +153,18 @@ class PictureFiles(Source):
     def _find_failures(self) -> dict[int, str]:
         """Rows that are quarantined without being opened."""
         clash = "output_clash: another picture or its folder has the name this picture's output would get"
-        failures = dict.fromkeys(clashing_names(self.ids), clash)
+        ids = self._files.ids
+        failures = dict.fromkeys(clashing_names(ids), clash)
         first_of: dict[str, int] = {}  # of odd files' ids; those of all others differ, as their paths do
         for at, file in sorted(self._files.odd.items(), key=itemgetter(0)):
             first_of.setdefault(file.image_id, at)
-        for at in positions_of(pc.is_in(self.ids, value_set=pa.array(sorted(first_of), self.ids.type))):
-            if at > first_of[self.ids[at].as_py()]:
+        for at in positions_of(pc.is_in(ids, value_set=pa.array(sorted(first_of), ids.type))):
+            if at > first_of[ids[at].as_py()]:
                 failures[at] = "duplicate_id: an earlier file has the same id"
         # A rough look at all, then a close one at what it finds.
-        long = pc.greater(pc.utf8_length(self.ids), MAX_NAME_CHARACTERS)
-        for at in positions_of(pc.or_(long, pc.match_substring_regex(self.ids, _NO_NAME))):
-            image_id = self.ids[at].as_py()
+        long = pc.greater(pc.utf8_length(ids), MAX_NAME_CHARACTERS)
+        for at in positions_of(pc.or_(long, pc.match_substring_regex(ids, _NO_NAME))):
+            image_id = ids[at].as_py()
             if reason := id_problem(image_id) or _name_problem(image_id):
                 failures[at] = reason
         return failures | {at: file.failure for at, file in self._files.odd.items() if file.failure}

@@ -28,6 +28,7 @@ from jobs.names import CHANGED_SUFFIXES, KEPT_SUFFIXES, suffix_of
 from jobs.sources.config import InputConfig
 from jobs.sources.given_faces import GivenInput
 from jobs.sources.given_names import UnlistedNames
+from jobs.sources.ids import Ids, OfFiles
 from jobs.storage.connections import arrow_filesystem
 from jobs.storage.place import S3, Place, holds, is_uri, split_uri
 from jobs.storage.s3 import CredentialsError, S3Store
@@ -62,8 +63,8 @@ class ReadUnit:
 class Source(ABC):
     """A listed input, its rows in the listing's order.
 
-    ids: what each row is called, large strings; a row keeps its id while its file or its own column names it so. versions: of
-    each row's file, see `version_of`. given_digest: sha256 over what the user says of faces, "" where nothing is said.
+    ids: what each row is called; a row keeps its id while its file or its own column names it so. versions: of each row's file,
+    see `version_of`. given_digest: sha256 over what the user says of faces, "" where nothing is said.
     unlisted: the pictures that it is said of and that were not listed. They may be gone: who knows the rows that stand checks.
     size_bytes: of all encoded pictures, about. digest: sha256 over names, sizes and modification times, for resuming.
     ignored: files that are no input of keyanon.
@@ -75,8 +76,8 @@ class Source(ABC):
     total: int
     size_bytes: int
     digest: str
-    ids: pa.Array
-    versions: npt.NDArray[np.int32]
+    ids: Ids
+    versions: npt.NDArray[np.int32] | OfFiles
     given_digest: str = ""
     unlisted: Sequence[UnlistedNames] = ()
     ignored: int = 0
@@ -293,13 +294,15 @@ def segments_of(units: Iterable[ReadUnit], rows: int) -> Iterator[list[ReadUnit]
         yield segment
 
 
-def unfinished(total: int, finished: Collection[int]) -> npt.NDArray[np.int64]:
-    """The positions that are not finished, in order."""
+def unfinished(total: int, finished: Collection[int]) -> npt.NDArray[np.bool_]:
+    """For each position whether it is not finished."""
+    # Of a `RowSet` at once: millions of numbers one by one would be as many objects.
+    among: Callable[[int], npt.NDArray[np.bool_]] | None = getattr(finished, "among", None)
+    if among is not None:
+        return ~among(total)
     left = np.ones(total, np.bool_)
-    # A `RowSet` and an array give their numbers as an array: millions one by one would be as many objects.
-    are_array = hasattr(finished, "__array__")
-    left[np.asarray(finished) if are_array else np.fromiter(finished, np.int64, len(finished))] = False
-    return np.flatnonzero(left)
+    left[np.fromiter(finished, np.int64, len(finished))] = False
+    return left
 
 
 def version_of(name: str, size: int, modified_ns: int) -> int:
