@@ -68,17 +68,20 @@ class Far(Bucketlike):
         return super().open_parquet(name)
 
 
-def config_of(root: Path, photos: str) -> AnonymizeConfig:
-    return AnonymizeConfig.load(None, {"photos": root / photos, "output": root / "out", "keystore": root / "ks"})
+def config_of(root: Path, photos: str, **settings: Any) -> AnonymizeConfig:
+    places = {"photos": root / photos, "output": root / "out", "keystore": root / "ks"}
+    return AnonymizeConfig.load(None, places | settings)
 
 
 def make_parquet(root: Path, rows: int) -> None:
-    """Rows of a byte each: what is listed of them does not depend on their pictures."""
+    """Rows of a byte each: what is listed does not depend on their pictures. `name` is what they are called without it."""
     (root / "parquet").mkdir()
     for first in range(0, rows, ROWS_PER_FILE):
         count = min(ROWS_PER_FILE, rows - first)
-        table = pa.table({"image": pa.array([b"x"] * count, pa.binary())})
-        pq.write_table(table, root / "parquet" / f"{first:012d}.parquet", row_group_size=ROWS_PER_GROUP)
+        file = f"{first:012d}.parquet"
+        names = [f"{file}#{row}" for row in range(count)]
+        table = pa.table({"image": pa.array([b"x"] * count, pa.binary()), "name": names})
+        pq.write_table(table, root / "parquet" / file, row_group_size=ROWS_PER_GROUP)
 
 
 def make_folder(root: Path, files: int) -> None:
@@ -127,8 +130,8 @@ def _digests(count: int) -> pa.Array:
     return pa.StringArray.from_buffers(count, ends.buffers()[1], pa.py_buffer(secrets.token_hex(32 * count).encode()))
 
 
-def listed(root: Path, photos: str) -> Source:
-    return open_source(config_of(root, photos))
+def listed(root: Path, photos: str, **settings: Any) -> Source:
+    return open_source(config_of(root, photos, **settings))
 
 
 def nothing(root: Path) -> None:
@@ -137,6 +140,11 @@ def nothing(root: Path) -> None:
 
 def list_parquet(root: Path) -> None:
     listed(root, "parquet")
+
+
+def list_named(root: Path) -> None:
+    """The same rows, called by a column of their own."""
+    listed(root, "parquet", id_column="name")
 
 
 def list_folder(root: Path) -> None:
@@ -205,7 +213,14 @@ def read_far(root: Path) -> None:
 
 
 def resume(root: Path) -> None:
-    source = listed(root, "parquet")
+    _resumed(root, listed(root, "parquet"))
+
+
+def resume_named(root: Path) -> None:
+    _resumed(root, listed(root, "parquet", id_column="name"))
+
+
+def _resumed(root: Path, source: Source) -> None:
     rows = Numbering.of(LocalStore(root / "out"), source)
     assert len(rows.done) == source.total
 
@@ -312,11 +327,13 @@ STEPS: tuple[Callable[[Path], None], ...] = (
     list_folder,
     lay_out_folder,
     list_parquet,
+    list_named,
     lay_out,
     plan_command,
     read_segments,
     read_far,
     resume,
+    resume_named,
     settle_all,
     keep_out,
     verify_rows,
