@@ -353,28 +353,29 @@ def main() -> None:
     root = given.keep or Path(tempfile.mkdtemp(prefix="keyanon-scale-"))
     if not (root / "out").exists():
         root.mkdir(exist_ok=True)
-        make_parquet(root, given.rows)
-        make_rows(root, given.rows, given.rows_per_shard)
+        apart(make_parquet, root, given.rows)
+        apart(make_rows, root, given.rows, given.rows_per_shard)
     steps = [step for step in STEPS if not given.steps or step.__name__ in given.steps.split(",")]
     if {list_folder, lay_out_folder} & set(steps) and not (root / "folder").exists():
-        make_folder(root, min(given.rows, FILES_OF_FOLDER))
+        apart(make_folder, root, min(given.rows, FILES_OF_FOLDER))
     shards = len(list((root / "out" / ROWS).iterdir()))
     print(f"{given.rows} rows, {shards} shards; folder: {min(given.rows, FILES_OF_FOLDER)} files")
     print(f"{'step':16} {'s':>8} {'MiB at most':>12}")
     for step in steps:
-        seconds, peak = measured(step, root)
+        seconds, peak = apart(_measured, step, root)
         print(f"{step.__name__:16} {seconds:8.1f} {peak:12.0f}", flush=True)
     if given.keep is None:
         shutil.rmtree(root)
 
 
-def measured(step: Callable[[Path], None], root: Path) -> tuple[float, float]:
-    """Seconds, and MiB of resident memory at most, of a step in a process of its own."""
+def apart(act: Callable[..., Any], *given: Any) -> Any:
+    """Act in a process of its own. One that is started by a large process counts as large as that, so this one stays small."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_measured, (step, root))
+        return pool.apply(act, given)
 
 
 def _measured(step: Callable[[Path], None], root: Path) -> tuple[float, float]:
+    """Seconds, and MiB of resident memory at most, of a step."""
     begun = time.monotonic()
     step(root)
     return time.monotonic() - begun, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

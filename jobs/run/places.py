@@ -25,9 +25,9 @@ def layout_of(config: AnonymizeConfig, source: Source) -> OutputLayout:
 def check_named(layout: OutputLayout, source: Source) -> None:
     """Raise SourceError when a file of the user's names a picture that is neither listed nor has a row that stands; and
     PublishError, MachineError."""
-    if any(one.names for one in source.unlisted):
+    if unlisted := {name for one in source.unlisted for name in one.names}:
         parts = standing_rows(layout.store, ["row", "image_id"])
-        standing = {name for part in parts for name in part.table.column("image_id").to_pylist()}
+        standing = {name for part in parts for name in part.table.column("image_id").to_pylist() if name in unlisted}
         for one in source.unlisted:
             one.check(standing)
 
