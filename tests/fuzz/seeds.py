@@ -11,11 +11,15 @@ from functools import cache
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from PIL import ExifTags, Image, ImageCms, ImageDraw
 
 from keyanon_core.faces.masks import PictureMask
 from keyanon_core.sidecar import Sidecar, SidecarFace
+from keystore.audit.checkpoint import verifier_key
+from keystore.audit.signers import ORIGIN_PREFIX
 from keystore.crypto import hybrid
+from keystore.intake.ingest_key import IngestKey
 from keystore.intake.records import FaceRecord, KeyRecord
 from keystore.intake.sealing import seal_record, split_head
 from keystore.intake.shards import SHARD_MAGIC
@@ -186,6 +190,14 @@ def shard() -> bytes:
 def old_shard() -> bytes:
     """The same of version 1."""
     return struct.pack(">I", 2) + b"".join(struct.pack(">I", len(one)) + one for one in (sealed(), sealed()))
+
+
+@cache
+def ingest_key() -> bytes:
+    """The public keys of a keystore that nobody has."""
+    signer = Ed25519PrivateKey.generate().public_key()
+    vkey = verifier_key(ORIGIN_PREFIX + "0" * 32, signer)
+    return IngestKey(hybrid.HybridPrivateKey.generate().public_bytes, vkey).text().encode()
 
 
 @cache

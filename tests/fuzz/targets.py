@@ -24,6 +24,7 @@ from keyanon_core.formats.opening import open_source as open_picture
 from keyanon_core.imaging import decode_picture
 from keyanon_core.sidecar import Sidecar
 from keystore.errors import InvalidRecordError, TamperedError
+from keystore.intake.ingest_key import IngestKey
 from keystore.intake.records import KeyRecord
 from keystore.intake.sealing import sealed_header
 from keystore.intake.shards import parse_shard
@@ -158,6 +159,16 @@ def shard(data: bytes) -> bool:
         return False
 
 
+def ingest_key(data: bytes) -> bool:
+    """`IngestKey.parse` gives keys that survive a round trip, or a TamperedError."""
+    try:
+        parsed = IngestKey.parse(data, "name")
+    except TamperedError:
+        return False
+    assert IngestKey.parse(parsed.text().encode(), "name") == parsed and type(parsed.keystore_id) is str
+    return True
+
+
 def parquet(data: bytes) -> bool:
     """A Parquet input gives every row once, each with an id and either bytes or a reason, or is refused as a whole."""
     with tempfile.TemporaryDirectory() as folder:
@@ -203,5 +214,5 @@ def tar(data: bytes) -> bool:
 
 TARGETS: dict[str, Callable[[bytes], bool]] = {
     made.__name__: made
-    for made in (picture, republished, inspected, sidecar, mask, face, record, sealed, shard, parquet, tar)
+    for made in (picture, republished, inspected, sidecar, mask, face, record, sealed, shard, ingest_key, parquet, tar)
 }

@@ -40,6 +40,7 @@ def seeds_are_accepted() -> list[tuple[str, bytes]]:
         ("record", seeds.record()),
         ("sealed", seeds.sealed()),
         ("shard", seeds.shard_of(seeds.shard())),
+        ("ingest_key", seeds.ingest_key()),
         ("parquet", seeds.parquet()),
         *(("tar", data) for data in seeds.tars().values()),
     ]
@@ -85,7 +86,7 @@ def test_pictures_with_broken_metadata(kind: str, exif: bytes, profile: bytes | 
 @searched
 @given(data=st.binary(max_size=200))
 def test_any_bytes_are_read_or_refused_by_every_reader(data: bytes) -> None:
-    for name in ("picture", "sidecar", "mask", "face", "record", "sealed", "shard"):
+    for name in ("picture", "sidecar", "mask", "face", "record", "sealed", "shard", "ingest_key"):
         targets.TARGETS[name](data)
 
 
@@ -165,6 +166,12 @@ def test_shards_behind_a_right_digest(body: bytes) -> None:
 @given(body=st.one_of(mutated(seeds.old_shard()), st.binary(max_size=64)))
 def test_shards_of_version_1_behind_a_right_digest(body: bytes) -> None:
     targets.shard(seeds.shard_of(body, OLD_SHARD_MAGIC))
+
+
+@searched
+@given(data=mutated(seeds.ingest_key()))
+def test_ingest_keys_with_broken_bytes(data: bytes) -> None:
+    targets.ingest_key(data)
 
 
 @searched
