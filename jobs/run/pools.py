@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import Final
 
 import ray
+from ray._private import worker as ray_worker
+from ray.autoscaler.v2.sdk import get_cluster_resource_state
 from ray.data import ActorPoolStrategy
 from ray.data._internal.actor_autoscaler import AutoscalingActorPool
 from ray.data._internal.execution.execution_callback import ExecutionCallback
@@ -41,7 +43,10 @@ class Pool:
 
 
 class PoolWatch(ExecutionCallback):  # type: ignore[misc]  # Ray's code of this kind is not typed
-    """Ends an execution in which a stage has had no process, or nothing has moved at all, for too long."""
+    """Ends an execution in which a stage has had no process for too long, or for which nothing moved while tasks found no place.
+
+    Slow work is none of its business: one file may be read or written for any time.
+    """
 
     def __init__(self, patience: float) -> None:
         """patience: seconds."""
@@ -63,11 +68,12 @@ class PoolWatch(ExecutionCallback):  # type: ignore[misc]  # Ray's code of this 
         if outputs != self._outputs or any(pool.num_tasks_in_flight() for _, pool in pools):
             self._moved, self._outputs = now, outputs
         elif now - self._moved > self._patience and all(self._ready[stage.id] == now for stage, _ in pools):
-            raise MachineError(
-                f"for {self._patience:g} s nothing was read and nothing written, and no process had work; {_there()}; run the "
-                "same command again when other jobs have ended and the storage answers, or give more start_seconds where one "
-                "file is read or written for longer"
-            )
+            self._moved = now  # the cluster is asked once in a while
+            if _without_a_place() > sum(pool.num_pending_actors() for _, pool in pools):
+                raise MachineError(
+                    f"for {self._patience:g} s nothing was read and nothing written, no process had work, and tasks wait for a "
+                    f"place; {_there()}; run the same command again when other jobs have ended"
+                )
 
 
 def _unplaced(stage: PhysicalOperator, pool: AutoscalingActorPool, patience: float) -> str:
@@ -77,6 +83,12 @@ def _unplaced(stage: PhysicalOperator, pool: AutoscalingActorPool, patience: flo
         f"{_there()}; run the same command again when machines have joined or other jobs have ended, or give more start_seconds "
         "where its models load for longer"
     )
+
+
+def _without_a_place() -> int:
+    """How many tasks and actors of the cluster wait for a machine that can take them, those of other jobs among them."""
+    state = get_cluster_resource_state(ray_worker.global_worker.gcs_client)
+    return sum(int(waiting.count) for waiting in state.pending_resource_requests)
 
 
 def _there() -> str:

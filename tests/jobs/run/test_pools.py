@@ -1,13 +1,18 @@
 """Pools of processes on a cluster whose machines are busy, are not there yet, join, or die and stay away."""
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
+from ray.data._internal.execution.streaming_executor import StreamingExecutor
 
-from jobs.run.pools import TASKS_IN_FLIGHT, Pool
+from jobs.errors import MachineError
+from jobs.run.pools import TASKS_IN_FLIGHT, Pool, PoolWatch
 
 SECONDS = 400  # for a cluster to start, run and end, where it takes 40
 
@@ -134,6 +139,29 @@ def test_a_pool_never_gives_back_what_it_begins_with() -> None:
     assert (strategy.min_size, strategy.initial_size, strategy.max_size) == (2, 2, 5)
     assert strategy.max_tasks_in_flight_per_actor == TASKS_IN_FLIGHT
     assert Pool(2, 1).strategy().max_size == 2
+
+
+@pytest.mark.parametrize(("waiting", "growing", "ends"), [(0, 0, False), (1, 1, False), (1, 0, True), (2, 1, True)])
+def test_slow_reading_ends_no_run_and_tasks_that_find_no_place_do(
+    monkeypatch: pytest.MonkeyPatch, waiting: int, growing: int, ends: bool
+) -> None:
+    monkeypatch.setattr("jobs.run.pools._without_a_place", lambda: waiting)
+    monkeypatch.setattr("jobs.run.pools._there", lambda: "the cluster has machines")
+    idle = {
+        "num_running_actors": 1,
+        "num_restarting_actors": 0,
+        "num_tasks_in_flight": 0,
+        "num_pending_actors": growing,
+    }
+    pool = SimpleNamespace(**{name: lambda count=count: count for name, count in idle.items()})
+    stage = SimpleNamespace(
+        id="1", has_execution_finished=lambda: False, get_autoscaling_actor_pools=lambda: [pool],
+        metrics=SimpleNamespace(num_task_outputs_generated=1),
+    )  # fmt: skip
+    watch, executor = PoolWatch(-1), cast("StreamingExecutor", SimpleNamespace(_topology=[stage]))
+    watch.on_execution_step(executor)
+    with pytest.raises(MachineError, match="tasks wait for a place") if ends else contextlib.nullcontext():
+        watch.on_execution_step(executor)
 
 
 @pytest.mark.slow
