@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from keystore.crypto.canonical import canonical_json
 from keystore.crypto.hybrid import HybridPrivateKey, encrypt, key_id
 from keystore.errors import InvalidRecordError, ShardExistsError, StorageError, TamperedError
 from keystore.intake import sealing
@@ -113,6 +114,11 @@ def test_a_record_with_what_is_no_number_is_refused(make, number: str) -> None:
         KeyRecord.from_canonical_bytes(data.replace(b'"note":7', f'"note":{number}'.encode()))
     words = make.record(details={"note": number}).canonical_bytes()
     assert KeyRecord.from_canonical_bytes(words).details == {"note": number}
+
+
+@pytest.mark.parametrize("fact", [1e-5, 1e22, {"b": 1, "a": 2}, [{"b": 1, "a": 2}]])
+def test_a_fact_that_is_no_text_is_written_canonically(make, fact: Any) -> None:
+    assert canonical_json({"note": fact}) in make.record(details={"note": fact}).canonical_bytes()
 
 
 def test_a_record_larger_than_any_is_refused_unread(make, monkeypatch: pytest.MonkeyPatch) -> None:
