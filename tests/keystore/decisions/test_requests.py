@@ -169,6 +169,7 @@ def test_a_request_that_changed_between_reading_and_approving_is_not_approved(ke
     assert refused.value.code == "changed"
     entry = last_entry(keystore)
     assert (entry["type"], entry["action"], entry["code"]) == ("refused", "approve", "changed")
+    assert entry["request"] == read.request_id
     assert keystore.show(read.request_id).approvals == []
     keystore.approve(read.request_id, "Bob", keystore.show(read.request_id).digest)
     with pytest.raises(ApprovalError):
@@ -287,6 +288,7 @@ def test_an_unknown_request_is_refused(keystore, make, action: str) -> None:
             "change": lambda: keystore.change("nothing", "Bob"),
         }[action]()
     assert b"nothing" not in b"".join(keystore.audit_entries()), "a caller's text does not get into the log"
+    assert last_entry(keystore).get("request") is None
 
 
 def test_a_malformed_recipient_key_does_not_use_up_the_grant(keystore, make) -> None:
