@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from keystore.audit.checkpoint import Checkpoint, open_checkpoint
-from keystore.audit.log import check_grown
+from keystore.audit.log import check_grown, load_end
 from keystore.audit.merkle import leaf_hash, tree_root
 from keystore.errors import AuditError
 
@@ -49,6 +49,15 @@ def test_a_log_that_was_edited_does_not_grow(keystore, make, edit: str) -> None:
         connection.exec_driver_sql(edit.format(last=new.size - 1, size=old.size))
     with keystore._database.read() as connection, pytest.raises(AuditError, match="rolled back or forked"):
         check_grown(connection, old, new)
+
+
+@pytest.mark.parametrize("sizes", ["", " WHERE size = (SELECT max(size) FROM checkpoints)"], ids=["all", "the last"])
+def test_a_log_without_its_last_checkpoint_is_not_gone_on_with(keystore, sizes: str) -> None:
+    with keystore._database.write() as connection:
+        connection.exec_driver_sql("DROP TRIGGER checkpoints_no_delete")
+        connection.exec_driver_sql(f"DELETE FROM checkpoints{sizes}")
+    with keystore._database.read() as connection, pytest.raises(AuditError, match="disagree"):
+        load_end(connection, keystore._keys.signer.vkeys)
 
 
 def test_another_root_of_either_end_is_no_growth(keystore, make) -> None:

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import text
 
 from keystore.embedded import Keystore
-from keystore.errors import InvalidRecordError, TamperedError
+from keystore.errors import InvalidRecordError, StorageError, TamperedError
 from keystore.intake.runs import register, run_digest
 from keystore.intake.sealing import seal_record
 from keystore.intake.shards import write_shard
@@ -143,6 +143,12 @@ def test_what_is_no_plain_file_neither_hangs_ingest_nor_stops_the_other_shards(k
         keystore.ingest(make.RUN)
     assert caught.value.report.ingested == 1
     assert [path.name for path in inbox.iterdir()] == ["part-1.keys"]
+
+
+def test_an_inbox_that_a_file_is_in_the_way_of_is_refused(keystore) -> None:
+    (keystore.path / "inbox" / "run-7").write_text("")
+    with pytest.raises(StorageError, match="can not be created"):
+        keystore.inbox("run-7")
 
 
 def test_an_inbox_that_is_a_link_is_refused(keystore, tmp_path: Path) -> None:

@@ -161,6 +161,9 @@ def test_a_keystore_without_epochs_gets_them_and_keeps_all_that_it_held(without_
     with Keystore.open(without_epochs, clock=clock) as keystore:
         requests = by_case(keystore)
         assert all(row.epoch_id for row in wrapped_keys(keystore)), "nothing lies under the KEK itself any more"
+        with keystore._database.read() as connection:
+            states = "SELECT DISTINCT state FROM epoch_keys WHERE purpose = 'records'"
+            assert connection.exec_driver_sql(states).scalars().all() == ["deactivated"]
         assert keystore.show(requests["C-17"]).state is State.RELEASED
         assert [one.image_id for one in make.take(keystore, requests["C-2"])] == ["b.png"]
         make.approve(keystore, requests["C-3"], "Dave")
