@@ -22,6 +22,7 @@ from ray.util.annotations import RayDeprecationWarning
 from jobs.config import DEFAULT_START_SECONDS, AnonymizeConfig
 from jobs.errors import DefectError, MachineError
 from jobs.faults import FaultKind, describe, kind_of
+from jobs.run.local_node import local_nodes
 from jobs.run.placement import Machine, Placement
 from jobs.run.pools import PoolWatch
 from jobs.run.progress import Monitor
@@ -78,14 +79,15 @@ def _start(stack: contextlib.ExitStack, reserved_cpus: float, object_store_bytes
     os.environ.setdefault("MALLOC_ARENA_MAX", "1")
     _give_token_a_home(stack)
     cpus = max(usable_cpus(), math.ceil(reserved_cpus) + SPARE_CPUS)
-    ray.init(
-        address="local",  # else Ray follows the address that a cluster left behind on this machine, a dead one too
-        num_cpus=cpus,
-        object_store_memory=object_store_bytes or DEFAULT_OBJECT_STORE_BYTES,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
+    with local_nodes():
+        ray.init(
+            address="local",  # else Ray follows the address that a cluster left behind on this machine, a dead one too
+            num_cpus=cpus,
+            object_store_memory=object_store_bytes or DEFAULT_OBJECT_STORE_BYTES,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
 
 
 def _give_token_a_home(stack: contextlib.ExitStack) -> None:
