@@ -43,7 +43,7 @@ def main(
     tree: Annotated[str, typer.Option(help="Folders of versions, with commas; else this one.")] = "",
 ) -> None:
     """Measure and print."""
-    trees = [Path(one) for one in tree.split(",") if one] or [Path(__file__).resolve().parent.parent]
+    trees = [Path(one).resolve() for one in tree.split(",") if one] or [Path(__file__).resolve().parent.parent]
     paths = sorted(path for path in photos.iterdir() if path.suffix.lower() in {".jpg", ".jpeg", ".png", ".webp"})
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "photos"
@@ -62,6 +62,7 @@ def _measure(version: Path, photos: Path, scratch: Path) -> None:
     with (scratch / "log").open("wb") as log:
         run = subprocess.Popen(
             [sys.executable, "-m", "jobs.commands.cli", "anonymize", str(photos), *places],
+            cwd=version,  # which comes before PYTHONPATH: a checkout's own keyanon where this is run from one
             env={**os.environ, "PYTHONPATH": str(version)},
             stdout=log,
             stderr=log,
