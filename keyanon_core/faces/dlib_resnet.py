@@ -133,9 +133,11 @@ class _Tensors:
         values = self._next(b"con_4")
         affine = self._next(b"affine_")
         gamma, beta = affine[:filters], affine[filters:]
-        layer = nn.Conv2d(channels, filters, side, stride, padding=side // 2 if stride == 1 else 0)
+        padding = side // 2 if stride == 1 else 0
+        # On no device: weights of chance would be drawn first, for nothing.
+        layer = nn.Conv2d(channels, filters, side, stride, padding, device="meta")
         weight, bias = values[:-filters].reshape(filters, channels, side, side), values[-filters:]
-        layer.weight.data = torch.from_numpy(weight * gamma[:, None, None, None])
+        layer.weight = nn.Parameter(torch.from_numpy(weight * gamma[:, None, None, None]))
         layer.bias = nn.Parameter(torch.from_numpy(bias * gamma + beta))
         return layer
 
