@@ -145,10 +145,10 @@ class DigestPlaces(Places):
 
     def __init__(self, ids: Ids) -> None:
         self._entries = np.empty(len(ids), _ENTRY)
-        self._entries["position"] = np.arange(len(ids))
         start = 0
         for part in ids.parts():
-            self._entries["digest"][start : start + len(part)] = _digests(part)
+            entries = self._entries[start : start + len(part)]
+            entries["digest"], entries["position"] = _digests(part), np.arange(start, start + len(part))
             start += len(part)
         self._entries.view(_BYTES).sort()
 
