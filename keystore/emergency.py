@@ -21,7 +21,7 @@ class EmergencyKeystore(Keystore):
     def set_break_glass(self, names: Sequence[str], *people: str) -> str | None:
         """Let these people, and nobody else, break the glass, as `propose`; nobody: it is off.
 
-        Open requests must be changed or made again, as after any change of the policy.
+        Open requests end, and are made again, as after any change of the policy.
         """
         return self.propose(PolicyProposal(break_glass=list(names)), *people)
 

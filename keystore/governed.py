@@ -51,7 +51,7 @@ class GovernedKeystore(OpenedKeystore):
         return self._change(proposal.kind, people, wanted, only_filed=only_filed, about=about)
 
     def set_policy(self, policy: Policy, *people: str) -> str | None:
-        """Make `policy` the present one, as `propose`; open requests must be changed or made again."""
+        """Make `policy` the present one, as `propose`; open requests end, and are made again."""
         return self._change("policy", people, lambda *_: changes.of_policy(policy))
 
     def enrol_approver(self, name: str, role: str, public_line: str, *people: str) -> str | None:

@@ -22,8 +22,8 @@ from keystore.audit.signers import LogSigner
 from keystore.audit.tree import prove_consistency
 from keystore.audit.witness import Witness
 from keystore.decisions import reading
+from keystore.decisions.ending import void_open
 from keystore.decisions.people import People
-from keystore.decisions.requests import void_open
 from keystore.errors import ApprovalError, AuditError, ClockError, KeystoreError, Refusal, TamperedError
 from keystore.storage import schema
 from keystore.storage.database import Database

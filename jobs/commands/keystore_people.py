@@ -219,7 +219,7 @@ def set_policy(
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Change the policy, by two people at least. Open requests are changed or made again under the new one.
+    """Change the policy, by two people at least. Open requests end, and are made again under the new one.
 
     Once enough approvers have keys of their own, this files the change, and they sign it (`keyanon approve --key`); an operator's
     token files it with a service.

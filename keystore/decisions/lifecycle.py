@@ -7,7 +7,8 @@ becomes *approved* and a grant exists, which lives until the grant's lifetime or
 comes first. The requester, and nobody else, may then take the keys out, once: the request is *released*, and that is final.
 Anyone may deny a pending or approved request (the requester too: that is a withdrawal), which is final as well. A request
 whose expiry has passed is *expired*: nothing can be done with it but look at it, and so is an approved one whose grant has
-run out. Where the policy names roles, the approvals are enough only once an approver of each is among those people.
+run out. A change of the policy ends what is open (ending.py). Where the policy names roles, the approvals are enough only once
+an approver of each is among those people.
 
 A request can ask for a change of who decides instead of keys (changes.py): the last approval needed makes that, and the request
 is *applied*. Whom the change benefits counts as little as the requester.

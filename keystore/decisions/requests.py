@@ -31,13 +31,6 @@ from keystore.vault.records import ImageRow
 REQUEST_SALT_BYTES = 32
 
 
-def void_open(connection: Connection) -> None:
-    """End every request that is not ended, by nobody: whether its grant was used already can not be known any more."""
-    table = schema.requests
-    still_open = table.c.state.in_([State.PENDING.value, State.APPROVED.value])
-    connection.execute(table.update().where(still_open).values(state=State.DENIED.value))
-
-
 class RequestDesk:
     """Makes, changes, approves and denies requests of one keystore, and checks a release."""
 

@@ -7,6 +7,7 @@ from sqlalchemy import Connection, select
 
 from keystore.audit.log import LogWriter
 from keystore.crypto.canonical import timestamp
+from keystore.decisions.ending import void_open
 from keystore.decisions.policy import MIN_APPROVALS, Policy
 from keystore.errors import PolicyError, TamperedError
 from keystore.storage import schema
@@ -41,7 +42,11 @@ def of_digest(connection: Connection, digest: str) -> Policy | None:
 
 
 def write(connection: Connection, log: LogWriter, policy: Policy, by: list[str] | None, **more: str) -> None:
-    """Make `policy` the present one, and log it. `by` nobody: the first policy, of who made the keystore. more: for the log."""
+    """Make `policy` the present one, end every open request, and log both. `by` nobody: the first policy, of who made the
+    keystore. more: for the log.
+
+    What was agreed to under one policy does not come back when another is changed back to it.
+    """
     latest = (
         connection.execute(
             select(schema.policies.c.version).order_by(schema.policies.c.version.desc()).limit(1)
@@ -53,4 +58,6 @@ def write(connection: Connection, log: LogWriter, policy: Policy, by: list[str] 
             version=latest + 1, document=policy.document(), digest=policy.digest(), set_at=timestamp(log.now)
         )
     )
-    log.append("policy", by=by, digest=policy.digest(), policy=policy.content(), version=latest + 1, **more)
+    void_open(connection, log.now)
+    said = {"digest": policy.digest(), "policy": policy.content(), "version": latest + 1}
+    log.append("policy", by=by, ends_open=True, **said, **more)

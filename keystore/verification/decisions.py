@@ -8,7 +8,7 @@ import json
 from sqlalchemy import Connection, select
 
 from keystore.crypto.canonical import sha256_hex
-from keystore.decisions import approvers, stored_policy
+from keystore.decisions import approvers
 from keystore.decisions.bindings import binding_digest
 from keystore.decisions.content import change_of, images_of, request_digest
 from keystore.decisions.identity import name_commitment
@@ -77,18 +77,16 @@ def _check_requests(connection: Connection, logged: LoggedDecisions, problems: l
         images = images_of(connection, row.request_id)
         if request_digest(keystore_id, dict(row._mapping), images) != row.digest:
             problems.append(f"request {row.request_id} was altered: its content is not the one its digest stands for")
-        policy = stored_policy.of_digest(connection, row.policy_digest)
         seen[row.request_id] = LoggedRequest(
             row.requester,
             row.digest,
             row.revision,
             row.expires_at,
             row.approvals_required,
+            row.policy_digest,
             len(images),
             row.state,
             row.denied_by,
-            own_keys=row.change is not None or (policy is not None and policy.own_keys),
-            roles=[] if policy is None else list(policy.roles),
             change=change_of(row.change),
         )
     for one in approvers.signed(connection):

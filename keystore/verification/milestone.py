@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -25,7 +26,8 @@ from keystore.errors import TamperedError
 from keystore.storage import schema
 from keystore.verification.replay_decisions import LoggedDecisions, LoggedRequest
 
-LABEL: Final = b"keyanon milestone v1\n"
+LABEL: Final = b"keyanon milestone v2\n"
+OLD_LABEL: Final = b"keyanon milestone v1\n"  # those of older versions do not say what requests are held against
 EVERY: Final = 1000  # entries after which another one is worth its row
 DECISIONS: Final = [
     one.name for one in fields(LoggedDecisions) if one.name not in ("problems", "by_names")
@@ -69,18 +71,24 @@ class Milestone:
 
 def _request(said: Mapping[str, Any]) -> LoggedRequest:
     approvals = {(digest, approver): signature for digest, approver, signature in said["approvals"]}
-    keys = {(digest, approver): key for digest, approver, key in said.get("keys", [])}  # older ones had none
-    times = {(digest, approver): seconds for digest, approver, seconds in said.get("grant_seconds", [])}
+    keys = {(digest, approver): key for digest, approver, key in said["keys"]}
+    times = {(digest, approver): seconds for digest, approver, seconds in said["grant_seconds"]}
     grants = {digest: (grant, expires_at) for digest, (grant, expires_at) in said["grants"].items()}
     return LoggedRequest(**{**said, "approvals": approvals, "keys": keys, "grants": grants, "grant_seconds": times})
 
 
 def last_milestone(connection: Connection, vkey: str) -> Milestone | None:
-    """Return the stored milestone, None where there is none. Raises TamperedError: it is not of the audit key `vkey`."""
+    """Return the stored milestone, None where there is none, or an older version's: the log is read from its begin.
+
+    Raises TamperedError: it is not of the audit key `vkey`.
+    """
     row = connection.execute(select(schema.milestone)).first()
     if row is None:
         return None
     _, key = parse_verifier_key(vkey)
+    with contextlib.suppress(InvalidSignature):
+        key.verify(row.signature, OLD_LABEL + row.document)
+        return None
     try:
         key.verify(row.signature, LABEL + row.document)
         return Milestone.from_bytes(row.document)

@@ -68,7 +68,7 @@ def check_key(state: LoggedDecisions, request: LoggedRequest, leaf: dict[str, An
     """Check with which key an approval is signed, and the signature where it is the approver's own."""
     enrolled, key = _enrolled(state, leaf["approver"]), leaf.get("key")
     if key is None:
-        if enrolled or request.own_keys:
+        if enrolled or state.own_keys_of_policy or request.change is not None:
             state.problems.append(f"{entry} is not signed with a key of the approver's own")
         return
     request.keys[leaf["digest"], leaf["approver"]] = key

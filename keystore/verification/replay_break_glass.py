@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from keystore.crypto.canonical import parse_timestamp, timestamp
 from keystore.decisions.break_glass import LIFETIME
 from keystore.decisions.policy import MIN_APPROVALS
 from keystore.verification.replay_changes import check_agreed
+from keystore.verification.replay_policy import check_granted, lives_longer
 
 if TYPE_CHECKING:
     from keystore.verification.replay_decisions import LoggedDecisions, LoggedRequest
@@ -19,10 +19,11 @@ def apply_break(state: LoggedDecisions, request: LoggedRequest, leaf: dict[str, 
         state.problems.append(f"{entry} is by a person who may not break the glass")
     if unreviewed(state):
         state.problems.append(f"{entry} breaks the glass while an earlier time was not reviewed")
-    if request.state != "pending" or leaf["records"] != request.records or leaf["expires_at"] > request.expires_at:
+    if request.state != "pending" or leaf["records"] != request.records:
         state.problems.append(f"{entry} grants something else than was just asked for")
-    if leaf["expires_at"] > timestamp(parse_timestamp(leaf["time"]) + LIFETIME):
+    if lives_longer(leaf, LIFETIME.total_seconds()):
         state.problems.append(f"{entry} lives longer than an hour")
+    check_granted(state, request, leaf, entry)
     request.grants[leaf["digest"]] = (leaf["grant"], leaf["expires_at"])
     request.state = "approved"
     state.breaks[leaf["request"]] = {"digest": leaf["digest"], "reviewed": False}

@@ -38,6 +38,8 @@ def check_agreed(state: LoggedDecisions, leaf: dict[str, Any]) -> None:
     change = dict(request.change or {})
     nobody = benefits(request.change) | {request.requester}
     was = change.pop("was", None)
+    if request.policy != state.policies[-1]:
+        state.problems.append(f"{entry} makes a change after the policy that it was filed under was changed")
     if change != made_by(leaf) or (was is not None and sha256_hex(canonical_json(was)) != state.policies[-1]):
         state.problems.append(f"{entry} makes another change than was signed, or of something else")
     signed = {approver for digest, approver in request.approvals if digest == request.digest} - nobody

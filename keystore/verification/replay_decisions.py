@@ -7,15 +7,21 @@ sound. The state is small however long the log is: a release rests on it.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import timedelta
 from typing import Any
 
-from keystore.crypto.canonical import canonical_json, parse_timestamp, sha256_hex, timestamp
 from keystore.decisions.policy import MIN_APPROVALS
 from keystore.verification import replay_access
 from keystore.verification.replay_approvers import apply_enrolment, apply_loss, check_key, roles_present
 from keystore.verification.replay_break_glass import apply_break, apply_review
-from keystore.verification.replay_changes import check_agreed, check_filed
+from keystore.verification.replay_changes import check_filed
+from keystore.verification.replay_policy import (
+    check_asked,
+    check_current,
+    check_granted,
+    lives_longer,
+    set_policy,
+    void_open,
+)
 
 KINDS = frozenset(
     {
@@ -54,6 +60,7 @@ class LoggedRequest:
     revision: int
     expires_at: str
     approvals_required: int
+    policy: str  # digest
     records: int
     state: str = "pending"
     denied_by: str | None = None
@@ -63,8 +70,6 @@ class LoggedRequest:
     grant_seconds: dict[tuple[str, str], int] = field(
         default_factory=dict
     )  # (digest, approver) -> time that they chose
-    own_keys: bool = False  # of its policy, or for it is a change
-    roles: list[str] = field(default_factory=list)
     change: dict[str, Any] | None = None  # decisions.changes; None: it asks for keys
 
 
@@ -75,10 +80,8 @@ class LoggedDecisions:
     created: dict[str, Any] | None = None
     own_keys: str | None = None  # account of the keystore's own keys, as last logged
     policies: list[str] = field(default_factory=list)  # digests, oldest first
-    approvals_of_policy: int = 0  # of the present one
-    own_keys_of_policy: bool = False
-    roles_of_policy: list[str] = field(default_factory=list)
-    break_glass_of_policy: list[str] = field(default_factory=list)  # people
+    policy: dict[str, Any] = field(default_factory=dict)  # the present one
+    ends_open_from: int | None = None  # entry from which a change of the policy ends every open request
     breaks: dict[str, dict[str, Any]] = field(default_factory=dict)  # request that broke the glass -> digest, reviewed
     approver_keys: dict[str, dict[str, Any]] = field(default_factory=dict)  # id -> person, public_key, role, removed
     mentioned: set[str] = field(default_factory=set)  # people
@@ -96,6 +99,27 @@ class LoggedDecisions:
     problems: list[str] = field(default_factory=list)
     weaknesses: list[str] = field(default_factory=list)  # what older versions allowed, and no auditor should overlook
 
+    @property
+    def approvals_of_policy(self) -> int:
+        """How many people must agree. Raises KeyError: before any policy."""
+        approvals: int = self.policy["approvals"]
+        return approvals
+
+    @property
+    def own_keys_of_policy(self) -> bool:
+        """Whether each of them must have a key of their own; older policies do not say."""
+        return bool(self.policy.get("own_keys", False))
+
+    @property
+    def roles_of_policy(self) -> list[str]:
+        """Of which roles one must be among them."""
+        return list(self.policy.get("roles", []))
+
+    @property
+    def break_glass_of_policy(self) -> list[str]:
+        """The people who may break the glass."""
+        return list(self.policy.get("break_glass", []))
+
 
 def apply_decision(state: LoggedDecisions, leaf: dict[str, Any]) -> None:
     """Take one entry of any type into account. Raises ValueError, LookupError, TypeError, AttributeError: it is malformed."""
@@ -108,7 +132,7 @@ def apply_decision(state: LoggedDecisions, leaf: dict[str, Any]) -> None:
             state.problems.append(f"entry {leaf['seq']} creates the keystore a second time")
         state.created = leaf
     elif kind == "policy":
-        _set_policy(state, leaf)
+        set_policy(state, leaf)
     elif kind == "enrol":
         if leaf["person"] in state.enrolled:
             state.problems.append(f"entry {leaf['seq']} enrols a person a second time")
@@ -123,7 +147,7 @@ def apply_decision(state: LoggedDecisions, leaf: dict[str, Any]) -> None:
     elif kind in ("request", "change"):
         _file(state, leaf)
     elif kind == "witness" or (kind == "clock" and leaf["back"]):
-        _void_open(state)
+        void_open(state)  # nothing could show that the database was not rolled back, or how long a permission has lived
     elif kind == "review":
         apply_review(state, leaf)
     elif kind in ("approve", "break-glass", "grant", "deny", "release"):
@@ -144,23 +168,6 @@ def _check_people(state: LoggedDecisions, leaf: dict[str, Any]) -> None:
     state.mentioned |= acting
 
 
-def _set_policy(state: LoggedDecisions, leaf: dict[str, Any]) -> None:
-    if state.policies:  # the first is of who made the keystore
-        check_agreed(state, leaf)
-        if len(set(leaf["by"] or ())) < MIN_APPROVALS:
-            state.problems.append(f"entry {leaf['seq']} changes the policy by one person alone")
-    state.policies.append(leaf["digest"])
-    state.approvals_of_policy = leaf["policy"]["approvals"]
-    state.own_keys_of_policy = leaf["policy"].get("own_keys", False)
-    state.roles_of_policy = list(leaf["policy"].get("roles", []))
-    state.break_glass_of_policy = list(leaf["policy"].get("break_glass", []))
-    state.mentioned |= set(state.break_glass_of_policy)
-    if sha256_hex(canonical_json(leaf["policy"])) != leaf["digest"]:
-        state.problems.append(f"entry {leaf['seq']} shows another policy than the one it sets")
-    if state.approvals_of_policy < MIN_APPROVALS:
-        state.weaknesses.append(f"entry {leaf['seq']} sets a policy under which one person alone can approve")
-
-
 def _file(state: LoggedDecisions, leaf: dict[str, Any]) -> None:
     present = state.requests.get(leaf["request"])
     if (present is None) != (leaf["type"] == "request"):
@@ -173,15 +180,13 @@ def _file(state: LoggedDecisions, leaf: dict[str, Any]) -> None:
         leaf["revision"],
         leaf["expires_at"],
         leaf["approvals_required"],
+        leaf["policy"],
         leaf["records"] if isinstance(leaf["records"], int) else len(leaf["records"]),  # older entries list them
-        own_keys=state.own_keys_of_policy or "change" in leaf,
-        roles=state.roles_of_policy,
         change=leaf.get("change"),
     )
     if fresh.change is not None:
         check_filed(state, leaf)
-    if (leaf["policy"], leaf["approvals_required"]) != (state.policies[-1], state.approvals_of_policy):
-        state.problems.append(f"entry {leaf['seq']} is not under the policy of its time")
+    check_asked(state, fresh, leaf)
     if present is not None:
         if present.change is not None or fresh.change is not None:
             state.problems.append(
@@ -198,13 +203,6 @@ def _file(state: LoggedDecisions, leaf: dict[str, Any]) -> None:
     state.requests[leaf["request"]] = fresh
 
 
-def _void_open(state: LoggedDecisions) -> None:
-    # Nothing could show that the database was not rolled back, or how long a permission has lived: none outlives that.
-    for request in state.requests.values():
-        if request.state in ("pending", "approved"):
-            request.state, request.denied_by = "denied", None
-
-
 def _decide(state: LoggedDecisions, leaf: dict[str, Any]) -> None:
     request = state.requests[leaf["request"]]
     entry = f"entry {leaf['seq']} ({leaf['type']} of request {leaf['request']})"
@@ -215,10 +213,7 @@ def _decide(state: LoggedDecisions, leaf: dict[str, Any]) -> None:
         return
     if leaf["digest"] != request.digest:
         state.problems.append(f"{entry} is for another content of the request")
-    own_keys = state.own_keys_of_policy or request.change is not None
-    of_policy = (state.approvals_of_policy, own_keys, state.roles_of_policy)
-    if (request.approvals_required, request.own_keys, request.roles) != of_policy:
-        state.problems.append(f"{entry} comes after the policy that it was made under was changed")
+    check_current(state, request, entry)
     if leaf["type"] in ("approve", "grant") and request.state != "pending":
         state.problems.append(f"{entry} comes when the request was not pending")
     if leaf["type"] == "approve":
@@ -236,13 +231,12 @@ def _decide(state: LoggedDecisions, leaf: dict[str, Any]) -> None:
             state.problems.append(f"{entry} came before enough people agreed")
         elif len(approvers) < MIN_APPROVALS:
             state.weaknesses.append(f"{entry} needed one person's approval only")
-        if set(request.roles) - roles_present(state, request, leaf["digest"]):
+        if set(state.roles_of_policy) - roles_present(state, request, leaf["digest"]):
             state.problems.append(f"{entry} came before an approver of each role agreed")
         times = [seconds for (of, _), seconds in request.grant_seconds.items() if of == leaf["digest"]]
-        if times and leaf["expires_at"] > timestamp(parse_timestamp(leaf["time"]) + timedelta(seconds=min(times))):
+        if times and lives_longer(leaf, min(times)):
             state.problems.append(f"{entry} lives longer than an approver chose")
-        if leaf["expires_at"] > request.expires_at:
-            state.problems.append(f"{entry} outlives its request")
+        check_granted(state, request, leaf, entry)
         request.grants[leaf["digest"]] = (leaf["grant"], leaf["expires_at"])
         request.state = "approved"
     else:

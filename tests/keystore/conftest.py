@@ -9,9 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import Connection, func, select
 
 from keystore.approver_key import ApproverKey
+from keystore.audit.log import LogWriter
+from keystore.crypto.canonical import timestamp
 from keystore.decisions.lifecycle import State
+from keystore.decisions.policy import Policy
 from keystore.decisions.views import RequestView
 from keystore.embedded import Keystore
 from keystore.intake.records import FaceRecord, KeyRecord
@@ -19,6 +23,7 @@ from keystore.intake.sealing import seal_record
 from keystore.intake.shards import write_shard
 from keystore.recipient import Expected, Recipient
 from keystore.served import ServedKeystore
+from keystore.storage import schema
 from tests.keystore.postgres import SERVER, Postgres, copy_keystore, database_name, running
 
 RUN = "run-1"
@@ -135,6 +140,16 @@ def take(keystore: Keystore, request_id: str, by: str = "Alice") -> list[KeyReco
     return recipient.open(sealed, Expected.of(keystore.show(request_id), keystore.audit_vkey))
 
 
+def write_older_policy(
+    connection: Connection, log: LogWriter, policy: Policy, by: list[str] | None, **more: str
+) -> None:
+    """Set a policy as older versions did: it ends no request, and these are held against it by its digest alone."""
+    version = connection.execute(select(func.count()).select_from(schema.policies)).scalar_one() + 1
+    row = {"version": version, "document": policy.document(), "digest": policy.digest(), "set_at": timestamp(log.now)}
+    connection.execute(schema.policies.insert().values(**row))
+    log.append("policy", by=by, digest=policy.digest(), policy=policy.content(), version=version, **more)
+
+
 class Helpers:
     """The functions above, for tests to ask for as one fixture (test directories are no packages)."""
 
@@ -149,6 +164,7 @@ class Helpers:
     agree = staticmethod(agree)
     enrol_three = staticmethod(enrol_three)
     take = staticmethod(take)
+    write_older_policy = staticmethod(write_older_policy)
 
 
 @pytest.fixture(scope="session")

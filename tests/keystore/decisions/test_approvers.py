@@ -438,19 +438,6 @@ def test_a_milestone_remembers_the_approvers(told: list[dict[str, Any]]) -> None
     assert again == LoggedDecisions(**vars(state) | {"problems": [], "by_names": []})
 
 
-def test_a_milestone_of_an_older_version_is_read(keystore, make) -> None:
-    make.take(keystore, make.approved(keystore))
-    state = LoggedDecisions()
-    for leaf in leaves(keystore):
-        apply_decision(state, leaf)
-    document = json.loads(Milestone(decisions=state).to_bytes())
-    for name in ("approver_keys", "own_keys_of_policy", "roles_of_policy"):
-        del document["decisions"][name]
-    for request in document["decisions"]["requests"].values():
-        del request["keys"], request["own_keys"], request["roles"]
-    assert Milestone.from_bytes(canonical_json(document)).decisions == state
-
-
 # The key on the approver's machine
 
 

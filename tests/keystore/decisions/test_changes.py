@@ -136,7 +136,7 @@ def test_a_signature_is_of_one_change_one_key_and_one_person(governed, make, key
     assert code(signature(governed, other, keys["dora"]), "dora") == "state-applied", "it is made once"
     with pytest.raises(GrantError, match="gives no keys"):
         governed.release(other, b"", "oscar")
-    assert refused(lambda: governed.approve(one, "bob", governed.show(one).digest)) == "policy-changed"
+    assert refused(lambda: governed.approve(one, "bob", governed.show(one).digest)) == "state-denied"
     assert verify_audit(governed.path).problems == []
 
 
@@ -315,6 +315,11 @@ FORGERIES: dict[str, tuple[Callable[[list[Leaf]], Any], str]] = {
     "another content under its digest": (
         lambda told: of_kind(told, "request")["change"].update(person="0" * 64),
         "another change than its digest",
+    ),
+    "a policy that ends nothing": (lambda told: of_kind(told, "policy").pop("ends_open"), "ends no open request"),
+    "under a policy that came back": (
+        lambda told: told.insert(told.index(of_kind(told, "remove-approver")), dict(of_kind(told, "policy", 0))),
+        "after the policy that it was filed under was changed",
     ),
     "in other names": (lambda told: of_kind(told, "policy").update(by=["a", "b"]), "not enough approvers"),
     "after it expired": (lambda told: of_kind(told, "policy").update(time="2099-01-01T00:00:00.000000Z"), "not enough"),

@@ -26,7 +26,9 @@ from keystore.errors import (
     TamperedError,
 )
 from keystore.recipient import Recipient
+from keystore.verification.replay import replay
 from keystore.verification.replay_decisions import LoggedDecisions
+from keystore.verification.verify import verify_audit
 from tests.keystore.postgres import ON_BOTH
 
 
@@ -206,20 +208,55 @@ def test_a_stored_policy_that_is_none_is_refused(keystore, make, document: str) 
 
 
 @ON_BOTH
-def test_a_changed_policy_voids_what_was_approved_under_the_old_one(keystore, make) -> None:
-    approved, pending = make.approved(keystore), make.request(keystore).request_id
-    keystore.set_policy(Policy(approvals=3), "Olga", "Pia")
-    with pytest.raises(GrantError) as refused:
-        make.take(keystore, approved)
-    assert refused.value.code == "policy-changed"
-    with pytest.raises(ApprovalError):
-        make.approve(keystore, pending, "Bob")
-    keystore.change(pending, "Alice")
+def test_a_policy_that_is_changed_and_changed_back_revives_nothing(keystore, make, clock) -> None:
+    unused = make.request(keystore)
     for name in ("Bob", "Carol"):
-        make.approve(keystore, pending, name)
-    assert keystore.show(pending).state is State.PENDING
-    make.approve(keystore, pending, "Dora")
-    assert len(make.take(keystore, pending)) == 1
+        keystore.approve(unused.request_id, name, unused.digest, grant_seconds=60)
+    lapsed = make.request(keystore, expires=timedelta(minutes=1)).request_id
+    clock.forward(minutes=2)
+    approved, pending = make.approved(keystore), make.request(keystore).request_id
+    keystore.set_policy(Policy(max_images=99), "Olga", "Pia")
+    keystore.set_policy(Policy(), "Olga", "Pia")
+    for call in (
+        lambda: make.take(keystore, approved),
+        lambda: make.approve(keystore, pending, "Bob"),
+        lambda: keystore.change(pending, "Alice"),
+    ):
+        with pytest.raises(Refusal, match="denied"):
+            call()
+    assert keystore.show(pending).denied_by is None
+    assert {keystore.show(one).state for one in (unused.request_id, lapsed)} == {State.EXPIRED}, "as they were"
+    assert len(make.take(keystore, make.approved(keystore))) == 1
+    assert verify_audit(keystore.path).problems == []
+
+
+def test_what_an_older_version_left_open_is_held_against_its_policy_and_ends_with_the_next(
+    tmp_path, make, clock, monkeypatch
+) -> None:
+    with monkeypatch.context() as older:
+        older.setattr(stored_policy, "write", make.write_older_policy)
+        keystore = Keystore.create(tmp_path / "old", clock=clock)
+        make.deposit(keystore, [make.record("a.png")])
+        keystore.ingest(make.RUN)
+        revived, approved, pending = make.approved(keystore), make.approved(keystore), make.request(keystore).request_id
+        keystore.set_policy(Policy(approvals=3), "Olga", "Pia")
+        keystore.set_policy(Policy(), "Olga", "Pia")
+        make.take(keystore, revived)
+        keystore.set_policy(Policy(max_images=99), "Olga", "Pia")
+    for call in (lambda: make.take(keystore, approved), lambda: make.approve(keystore, pending, "Bob")):
+        with pytest.raises(Refusal) as refused:
+            call()
+        assert refused.value.code == "policy-changed"
+    assert verify_audit(keystore.path).problems == [], "what older versions let through"
+    keystore.set_policy(Policy(), "Olga", "Pia")
+    with pytest.raises(GrantError, match="denied"):
+        make.take(keystore, approved)
+    assert replay(keystore.audit_entries()).ends_open_from == last_entry(keystore)["seq"] - 1, "before that refusal"
+    with monkeypatch.context() as older:
+        older.setattr(stored_policy, "write", make.write_older_policy)
+        keystore.set_policy(Policy(), "Olga", "Pia")
+    assert any("ends no open request" in one for one in verify_audit(keystore.path).problems)
+    keystore.close()
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,10 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import insert, select, text
@@ -31,6 +33,7 @@ from keystore.decisions.bindings import Identity, binding_digest
 from keystore.decisions.changes import Change
 from keystore.decisions.policy import Policy
 from keystore.decisions.proposals import Replacement
+from keystore.decisions.requests import RequestDesk
 from keystore.decisions.signatures import parse_public_line
 from keystore.embedded import Keystore
 from keystore.errors import KeystoreError
@@ -40,7 +43,7 @@ from keystore.storage import schema
 from keystore.storage.places import database_of
 from keystore.storage.sqlite import DATABASE_NAME
 from keystore.vault.accounts import account, record_digest
-from keystore.verification.verify import verify_audit
+from keystore.verification.verify import logged_decisions, verify_audit
 from tests.keystore.conftest import Helpers
 from tests.keystore.postgres import copy_keystore, database_name, remove_keystore
 
@@ -59,12 +62,13 @@ class Scene:
     released: str
     checkpoint: str
     vkey: str
+    keys: dict[str, ApproverKey]  # of two approvers
 
     def copy(self, work: Path) -> Scene:
         return Scene(copy_keystore(self.path, work / "ks"), self.backup, *self._rest())
 
-    def _rest(self) -> tuple[str, str, str, str]:
-        return self.approved, self.released, self.checkpoint, self.vkey
+    def _rest(self) -> tuple[str, str, str, str, dict[str, ApproverKey]]:
+        return self.approved, self.released, self.checkpoint, self.vkey, self.keys
 
 
 def make_scene(template: Path, work: Path) -> Scene:
@@ -80,6 +84,7 @@ def make_scene(template: Path, work: Path) -> Scene:
         make.take(keystore, released)
         keystore.erase("photos", "Olga", subject=SUBJECT)
         keystore.deny(make.request(keystore, "c.png").request_id, "Dora")
+        keystore.set_policy(Policy(max_images=2), "Bob", "Carol")
         keystore.set_break_glass(["Gina"], "Bob", "Carol")
         keystore.break_glass("Gina", ["c.png"], "C-9", "a child is missing", "police act 12")
         keystore.enrol_approver("Gina", "legal", gone.public_line, "Bob", "Carol")
@@ -98,7 +103,8 @@ def make_scene(template: Path, work: Path) -> Scene:
         make.approve(keystore, approved, "Bob")
         shown = keystore.show(approved)
         keystore.approve(approved, "Erin", shown.digest, own.sign(shown, keystore.audit_vkey, utc_now()))
-        return Scene(path, backup, approved, released, keystore.checkpoint(), keystore.audit_vkey)
+        kept = (keystore.checkpoint(), keystore.audit_vkey)
+        return Scene(path, backup, approved, released, *kept, {"Erin": own, "Finn": other})
 
 
 def edit(path: Path, *statements: str, **values: Any) -> None:
@@ -163,7 +169,8 @@ def _drop_entries(scene: Scene, kind: str) -> None:
 
 
 def _drop_the_release(scene: Scene) -> None:
-    edit(scene.path, "DELETE FROM releases", "UPDATE requests SET state = 'approved' WHERE state = 'released'")
+    """As if the next change of the policy had ended the request, its grant unused."""
+    edit(scene.path, "DELETE FROM releases", "UPDATE requests SET state = 'denied' WHERE state = 'released'")
     _drop_entries(scene, "release")
 
 
@@ -214,6 +221,28 @@ def _erase_an_approver(scene: Scene) -> None:
     with Keystore.open(scene.path) as keystore, keystore._ledger.transaction("test", None, None) as (connection, log):
         by = keystore._people.find_or_add(connection, "Bob")
         keystore._people.erase(connection, log, keystore._keys.keyring, "Finn", by)
+
+
+def _policy_and_back(scene: Scene, *, ends_open: bool) -> None:
+    """Approvers change the policy and change it back, in a program that keeps open what it should end, and that is released."""
+    older = ("keystore.decisions.stored_policy.write", Helpers.write_older_policy)
+    name, instead = ("keystore.decisions.stored_policy.void_open", lambda *_: None) if ends_open else older
+    blind = patch("keystore.governed.logged_decisions", lambda *of: ([], logged_decisions(*of)[1]))
+    with patch(name, instead), blind, Keystore.open(scene.path) as keystore:
+        before = keystore.policy()
+        for policy in (before.model_copy(update={"max_images": 1}), before):
+            Helpers.agree(keystore, keystore.set_policy(policy, "Bob"), **scene.keys)
+        Helpers.take(keystore, scene.approved)
+
+
+def _ask_too_much(scene: Scene, *images: str, **asked: timedelta) -> None:
+    """A request that the policy does not allow, and a grant that lives as long as it."""
+    lax = patch("keystore.decisions.lifecycle.grant_expiry", lambda life, *_: life.expires_at)
+    blind = patch.object(RequestDesk, "_check_policy", lambda *_: None)
+    with lax, blind, Keystore.open(scene.path) as keystore:
+        request_id = Helpers.request(keystore, *images, **asked).request_id
+        Helpers.approve(keystore, request_id, "Bob")
+        Helpers.sign(keystore, request_id, Erin=scene.keys["Erin"])
 
 
 def _exchange_a_change(scene: Scene) -> None:
@@ -386,6 +415,16 @@ TAMPERINGS: dict[tuple[str, str], Callable[[Scene], None]] = {
     (KEK, "the same enrolment, and the log written and signed anew without the entry from which approvers sign changes"):
         _enrol_before_signatures,
     (KEK, "an identity is bound to a second person, in an entry that is signed"): _bind_to_a_second_person,
+    (KEK, "a policy is changed and changed back, in entries that are signed, and what was approved before stays open"):
+        lambda scene: _policy_and_back(scene, ends_open=True),
+    (KEK, "the same, in entries that do not say that they end what is open, as older versions wrote them"):
+        lambda scene: _policy_and_back(scene, ends_open=False),
+    (KEK, "a request for more images than the policy allows is granted, in entries that are signed"):
+        lambda scene: _ask_too_much(scene, "a.png", "b.png", "c.png"),
+    (KEK, "a request that stands for longer than the policy allows is granted, in entries that are signed"):
+        lambda scene: _ask_too_much(scene, "b.png", expires=timedelta(days=8)),
+    (KEK, "a grant lives longer than the policy allows, in an entry that is signed"):
+        lambda scene: _ask_too_much(scene, "b.png", expires=timedelta(days=2)),
     (KEK, "the log is written anew under another audit key, audit.pub exchanged"): _exchange_the_key,
     (BACKUPS, "the database of before the release is put back"): _put_back_database,
     (BACKUPS, "database and witness of before the release are put back"): _put_back_everything,

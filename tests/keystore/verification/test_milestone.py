@@ -6,6 +6,7 @@ import sqlite3
 from pathlib import Path
 
 import pytest
+from sqlalchemy import select
 
 from keystore import ledger
 from keystore.audit.merkle import Frontier, leaf_hash
@@ -13,7 +14,14 @@ from keystore.embedded import Keystore
 from keystore.errors import ApprovalError, AuditError
 from keystore.storage import schema
 from keystore.verification import verify
-from keystore.verification.milestone import LABEL, Milestone, believed_milestone, last_milestone, store_milestone
+from keystore.verification.milestone import (
+    LABEL,
+    OLD_LABEL,
+    Milestone,
+    believed_milestone,
+    last_milestone,
+    store_milestone,
+)
 from keystore.verification.replay_decisions import LoggedDecisions, LoggedRequest
 from keystore.verification.verify import log_problems, verify_audit
 
@@ -191,6 +199,21 @@ def test_one_that_is_not_signed_is_not_believed(
         assert verify_audit(released.path).problems == []
 
 
+def test_an_older_versions_is_passed_over_until_there_is_another(
+    released: Keystore, make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not say what requests are held against."""
+    with released._database.write() as connection:
+        document = connection.execute(select(schema.milestone.c.document)).scalar_one()
+        signature = released._keys.signer.sign_message(OLD_LABEL + document)
+        connection.execute(schema.milestone.update().values(signature=signature))
+    assert milestone_of(released) is None
+    assert entries_read(released, monkeypatch) == list(range(len(released.audit_entries())))
+    assert verify_audit(released.path).problems == []
+    make.take(released, make.approved(released, "c.png"))
+    assert milestone_of(released) is not None and verify_audit(released.path).problems == []
+
+
 def test_a_keystore_without_one_opens_and_releases(released: Keystore, make) -> None:
     edit(released, "DELETE FROM milestone")
     assert make.take(released, make.approved(released, "c.png"))
@@ -237,18 +260,19 @@ def test_a_checkpoint_of_this_size_can_not_stand_for_one(released: Keystore) -> 
 
 
 def test_it_comes_back_as_it_was() -> None:
-    request = LoggedRequest("alice", "d1", 2, "t50", 2, 3, "denied", "dora")
+    request = LoggedRequest("alice", "d1", 2, "t50", 2, "p1", 3, "denied", "dora")
     request.approvals = {("d1", "bob"): "by bob", ("d0", "carol"): "by carol"}
     request.grants = {"d0": ("g", "t40")}
     decisions = LoggedDecisions(
         created={"vkey": "k", "seq": 0},
         own_keys="o",
         policies=["p1", "p2"],
-        approvals_of_policy=2,
+        policy={"approvals": 2},
+        ends_open_from=1,
         mentioned={"alice", "bob"},
         erased_people={"eve"},
         enrolled={"bob": "key"},
-        requests={"r": request, "s": LoggedRequest("alice", "d3", 1, "t60", 2, 1)},
+        requests={"r": request, "s": LoggedRequest("alice", "d3", 1, "t60", 2, "p2", 1)},
         releases={"g": "recipient"},
         weaknesses=["one person"],
     )

@@ -10,9 +10,9 @@ import pytest
 from keystore.crypto.canonical import canonical_json, sha256_hex
 from keystore.verification.replay import LoggedState, replay
 
-POLICY = {"approvals": 2}
+POLICY = {"approvals": 2, "grant_lifetime_seconds": 35, "max_images": 2, "max_lifetime_seconds": 40}
 POLICY_DIGEST = sha256_hex(canonical_json(POLICY))
-WEAK = {"approvals": 1}
+WEAK = POLICY | {"approvals": 1}
 Leaf = dict[str, Any]
 
 
@@ -59,6 +59,7 @@ def deny(**changes: Any) -> Leaf:
 
 
 def policy(document: Leaf, *by: str) -> Leaf:
+    """As older versions wrote it."""
     return {
         "type": "policy",
         "policy": document,
@@ -67,14 +68,28 @@ def policy(document: Leaf, *by: str) -> Leaf:
     }
 
 
+def ending(document: Leaf, *by: str) -> Leaf:
+    """A policy as this version sets it."""
+    return policy(document, *by) | {"ends_open": True}
+
+
 START = [{"type": "created", "keystore": "k", "own_keys": "o"}, policy(POLICY)]
+NEW = [START[0], ending(POLICY)]
+AND_BACK = [ending(POLICY | {"max_images": 1}, "olga", "pia"), ending(POLICY, "olga", "pia")]
 BOTH = [approve("bob"), approve("carol")]
 LAWFUL = [*START, request(), *BOTH, grant(), release()]
 
 
+def at(second: str) -> str:
+    """The time that a test calls t10, t11, ..."""
+    return f"2026-11-22T10:00:{second[1:]}.000000Z"
+
+
 def log_of(leaves: list[Leaf]) -> list[bytes]:
     """Number and date leaves that do not say their own number and time: t10, t11, ..."""
-    return [canonical_json({"seq": seq, "time": f"t{seq + 10}"} | leaf) for seq, leaf in enumerate(leaves)]
+    said = [{"seq": seq, "time": f"t{seq + 10}"} | leaf for seq, leaf in enumerate(leaves)]
+    times = ("expires_at", "time")
+    return [canonical_json(leaf | {name: at(leaf[name]) for name in times if name in leaf}) for leaf in said]
 
 
 def told(*leaves: Leaf) -> LoggedState:
@@ -87,7 +102,7 @@ def test_a_lawful_log_has_no_problem_and_leads_to_its_state() -> None:
     logged = state.requests["r"]
     assert (logged.state, logged.records, logged.denied_by) == ("released", 1, None)
     assert logged.approvals == {("d1", "bob"): "by bob", ("d1", "carol"): "by carol"}
-    assert logged.grants == {"d1": ("g", "t40")}
+    assert logged.grants == {"d1": ("g", at("t40"))}
     assert state.releases == {"g": "k"}
     assert state.policies == [POLICY_DIGEST]
     assert state.mentioned == {"alice", "bob", "carol"}
@@ -108,16 +123,19 @@ LAWFUL_TOO = {
     ],
     "a denial of a pending one": [*START, request(), deny()],
     "a denial of an approved one": [*START, request(), *BOTH, grant(), deny()],
-    "a policy and back": [
+    "a policy and back, as older versions had it": [
         *START,
         request(),
-        policy({"approvals": 3}, "olga", "pia"),
+        policy(POLICY | {"approvals": 3}, "olga", "pia"),
         policy(POLICY, "olga", "pia"),
         *BOTH,
         grant(),
         release(),
     ],
-    "a policy by two": [*START, policy({"approvals": 3}, "olga", "pia")],
+    "a request under a policy that came back": [*NEW, *AND_BACK, *LAWFUL[2:]],
+    "what is expired stays so": [*NEW, request(expires_at="t13"), *AND_BACK],
+    "as much as the policy allows": [*NEW, request(records=2, expires_at="t52"), *BOTH, grant(expires_at="t50")],
+    "a policy by two": [*START, policy(POLICY | {"approvals": 3}, "olga", "pia")],
     "records listed, as once": [*START, request(records=["one"])],
     "a release in the last moment": [*START, request(), *BOTH, grant(), release(time="t39")],
     "a grant as long as its request": [*START, request(), *BOTH, grant(expires_at="t50"), release(time="t49")],
@@ -144,8 +162,9 @@ BROKEN = {
     "unknown type": ([*START, {"type": "sudo"}], "unknown type 'sudo'"),
     "no type": ([*START, {"kind": "request"}], "malformed"),
     "policy shown is not the one set": ([START[0], policy(POLICY) | {"digest": "d"}], "another policy than the one"),
-    "policy by one": ([*START, policy({"approvals": 3}, "olga")], "by one person alone"),
-    "policy by one, twice": ([*START, policy({"approvals": 3}, "olga", "olga")], "by one person alone"),
+    "a policy that is none": ([START[0], policy(POLICY) | {"policy": []}], "malformed"),
+    "policy by one": ([*START, policy(POLICY | {"approvals": 3}, "olga")], "by one person alone"),
+    "policy by one, twice": ([*START, policy(POLICY | {"approvals": 3}, "olga", "olga")], "by one person alone"),
     "enrolled twice": ([*START, *([{"type": "enrol", "person": "bob", "public_key": "k"}] * 2)], "a second time"),
     "requested twice": ([*START, request(), request()], "makes request r twice"),
     "changed before it was made": ([*START, change()], "changes one that was never made"),
@@ -157,7 +176,7 @@ BROKEN = {
     "revision repeated": ([*START, request(), change(revision=1)], "not the next revision"),
     "under no policy": ([START[0], request()], "malformed"),
     "under an older policy": (
-        [*START, policy({"approvals": 3}, "olga", "pia"), request()],
+        [*START, policy(POLICY | {"approvals": 3}, "olga", "pia"), request()],
         "not under the policy of its time",
     ),
     "fewer approvals than the policy": ([*START, request(approvals_required=1)], "not under the policy"),
@@ -168,17 +187,52 @@ BROKEN = {
     "approved at the expiry": ([*START, request(), approve("bob", time="t50")], "after the request ended"),
     "approved when denied": ([*START, request(), deny(), approve("bob")], "after the request ended"),
     "approved under an older policy": (
-        [*START, request(), policy({"approvals": 3}, "olga", "pia"), approve("bob")],
+        [*START, request(), policy(POLICY | {"approvals": 3}, "olga", "pia"), approve("bob")],
         "after the policy that it was made under was changed",
     ),
     "granted under an older policy": (
-        [*START, request(), *BOTH, policy({"approvals": 3}, "olga", "pia"), grant()],
+        [*START, request(), *BOTH, policy(POLICY | {"approvals": 3}, "olga", "pia"), grant()],
         "after the policy that it was made under was changed",
     ),
     "released under an older policy": (
-        [*START, request(), *BOTH, grant(), policy({"approvals": 2, "own_keys": True}, "olga", "pia"), release()],
+        [*START, request(), *BOTH, grant(), policy(POLICY | {"own_keys": True}, "olga", "pia"), release()],
         "after the policy that it was made under was changed",
     ),
+    "approved under a policy that came back": ([*NEW, request(), *AND_BACK, BOTH[0]], "after the request ended"),
+    "granted under a policy that came back": ([*NEW, request(), *BOTH, *AND_BACK, grant()], "after the request ended"),
+    "released under a policy that came back": (
+        [*NEW, *LAWFUL[2:-1], *AND_BACK, release()],
+        "after the request ended",
+    ),
+    "changed under a policy that came back": ([*NEW, request(), *AND_BACK, change()], "after it ended"),
+    "a policy that ends nothing, in a new keystore": (
+        [*NEW, policy(POLICY, "olga", "pia")],
+        "ends no open request, and every change of the policy does since entry 1",
+    ),
+    "a policy that ends nothing, in an older keystore after one that did": (
+        [*START, *AND_BACK[:1], policy(POLICY, "olga", "pia") | {"ends_open": False}],
+        "does since entry 2",
+    ),
+    "released under a policy that came back and ended nothing": (
+        [*NEW, *LAWFUL[2:-1], *(policy(one["policy"], *one["by"]) for one in AND_BACK), release()],
+        "after the request ended",
+    ),
+    "approved under a policy of fewer images": (
+        [*START, request(records=2), policy(POLICY | {"max_images": 1}, "olga", "pia"), approve("bob")],
+        "after the policy that it was made under was changed",
+    ),
+    "released under a policy of shorter grants": (
+        [*LAWFUL[:-1], policy(POLICY | {"grant_lifetime_seconds": 1}, "olga", "pia"), release()],
+        "after the policy that it was made under was changed",
+    ),
+    "more images than the policy": ([*START, request(records=3)], "more images than the policy"),
+    "changed to more images than the policy": ([*START, request(), change(records=3)], "more images than the policy"),
+    "standing for longer than the policy": ([*START, request(expires_at="t53")], "longer than the policy of its time"),
+    "granted for longer than the policy": (
+        [*START, request(expires_at="t52"), *BOTH, grant(expires_at="t51")],
+        "longer than the policy lets a grant",
+    ),
+    "standing until no time": ([*START, request() | {"expires_at": "t5 "}], "malformed"),
     "granted on one approval": ([*START, request(), BOTH[0], grant()], "before enough people agreed"),
     "granted on approvals of other content": (
         [*START, request(), *BOTH, change(), grant(digest="d2")],
@@ -207,7 +261,7 @@ BROKEN = {
     "approved by an erased person": ([*START, OLGA_ERASED, request(), approve("olga")], "erased before it"),
     "requested by an erased person": ([*START, OLGA_ERASED, request(requester="olga")], "erased before it"),
     "policy with an erased person": (
-        [*START, OLGA_ERASED, policy({"approvals": 3}, "olga", "pia")],
+        [*START, OLGA_ERASED, policy(POLICY | {"approvals": 3}, "olga", "pia")],
         "erased before it",
     ),
     "records that did not open": (
