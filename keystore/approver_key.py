@@ -24,6 +24,7 @@ from keystore.audit.checkpoint import parse_verifier_key
 from keystore.audit.signers import origin_of
 from keystore.crypto.canonical import timestamp
 from keystore.crypto.envelope import KEY_BYTES, EnvelopeError, open_envelope, seal
+from keystore.decisions.changes import check_name_of_key
 from keystore.decisions.content import shown_digest
 from keystore.decisions.signatures import OwnSignature, key_id_of, own_approval_message, public_line
 from keystore.decisions.views import RequestView
@@ -63,7 +64,8 @@ class ApproverKey:
     def sign(self, shown: RequestView, vkey: str, now: datetime, grant_seconds: int | None = None) -> OwnSignature:
         """Approve a request as it is shown by the keystore that is known by `vkey`, its grant for `grant_seconds` at most.
 
-        Raises TamperedError: its digest is that of something else, or it is another keystore's.
+        Raises TamperedError: its digest is that of something else, it is another keystore's, or a change to put a key on the list
+        that has another id than is shown.
         """
         name, _ = parse_verifier_key(vkey)
         if name != origin_of(shown.keystore):
@@ -77,6 +79,7 @@ class ApproverKey:
                 f"request {shown.request_id} is not what its digest stands for: whoever showed it altered one of the two. "
                 "Nothing was signed; tell the keystore's operator and auditor"
             )
+        check_name_of_key(shown.change)
         approved_at = timestamp(now)
         message = own_approval_message(
             shown.keystore, shown.request_id, digest, self.key_id, approved_at, grant_seconds

@@ -18,6 +18,7 @@ from starlette.responses import Response
 from keystore.console.gate import Form, Visit
 from keystore.crypto.canonical import timestamp, utc_now
 from keystore.decisions import passkeys
+from keystore.decisions.changes import check_name_of_key
 from keystore.decisions.passkeys import MAX_CREDENTIAL_CHARACTERS, MAX_PART_BYTES, Assertion, Passkey
 from keystore.decisions.signatures import key_id_of, own_approval_message, parse_public_line, passkey_line
 from keystore.decisions.views import ApproverView
@@ -44,7 +45,11 @@ def own_key(visit: Visit) -> ApproverView | None:
 
 
 def challenges(request: SeenRequest, key: ApproverView, times: list[int]) -> Asked:
-    """Return what this key is to sign to approve a request as it is shown, for each time that may be chosen."""
+    """Return what this key is to sign to approve a request as it is shown, for each time that may be chosen.
+
+    Raises TamperedError: a change to put a key on the list that has another id than is shown.
+    """
+    check_name_of_key(request.change)
     approved_at = timestamp(utc_now())
     of = (request.keystore, request.request_id, request.digest, key.key, approved_at)
     # The longest time is the policy's: who takes that one chose none.

@@ -22,6 +22,7 @@ more have keys than the policy asks for, a key that its holder still has can be 
 from __future__ import annotations
 
 import base64
+import contextlib
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Final
@@ -34,7 +35,7 @@ from keystore.decisions import approvers, stored_policy
 from keystore.decisions.break_glass import check_unreviewed
 from keystore.decisions.policy import MIN_APPROVALS, Policy
 from keystore.decisions.signatures import OwnKey, key_id_of
-from keystore.errors import ApprovalError
+from keystore.errors import ApprovalError, TamperedError
 from keystore.storage import schema
 
 LIFETIME: Final = timedelta(days=7)  # within which a change is signed
@@ -86,6 +87,25 @@ def of_review(request_id: str, who: str, breaks: Breaks) -> Change:
 def made_by(leaf: Mapping[str, Any]) -> Change:
     """Return the change that an entry of the log makes, without what was before. Raises LookupError: it makes none."""
     return {"kind": leaf["type"], **{name: leaf[name] for name in _FIELDS[leaf["type"]] if name in leaf}}
+
+
+def has_key_of_its_name(change: Mapping[str, Any]) -> bool:
+    """Return whether the key that a change puts on the list, if it does, has the id that people are shown. Raises ValueError,
+    LookupError: it is no change."""
+    if change["kind"] not in ("enrol-approver", "replace-approver"):
+        return True
+    return bool(change["key"] == key_id_of(base64.b64decode(change["public_key"], validate=True)))
+
+
+def check_name_of_key(change: Mapping[str, Any] | None) -> None:
+    """Raise TamperedError where a change calls the key that it puts on the list by the id of another, which people would sign."""
+    with contextlib.suppress(ValueError, LookupError, TypeError, AttributeError):
+        if change is None or has_key_of_its_name(change):
+            return
+    raise TamperedError(
+        "the key that this change puts on the list has another id than is shown: whoever filed or showed it altered one of the "
+        "two. Nothing was signed; tell the keystore's operator and auditor"
+    )
 
 
 def people_of(change: Mapping[str, Any]) -> set[str]:

@@ -163,6 +163,7 @@ class RequestDesk:
                 f"the policy changed since request {request_id} was made; its requester must change or renew it",
             )
         change = change_of(row.change)
+        changes.check_name_of_key(change)
         if grant_seconds is not None and change is not None:
             raise ApprovalError("grant-time", "a change has no grant: choose no time for one")
         if grant_seconds is not None and not MIN_GRANT_SECONDS <= grant_seconds <= policy.grant_lifetime_seconds:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from keystore.crypto.canonical import canonical_json, sha256_hex
-from keystore.decisions.changes import benefits, made_by, people_of
+from keystore.decisions.changes import benefits, has_key_of_its_name, made_by, people_of
 from keystore.decisions.content import request_digest
 from keystore.decisions.policy import MIN_APPROVALS
 
@@ -23,6 +23,8 @@ def check_filed(state: LoggedDecisions, leaf: dict[str, Any]) -> None:
     keystore_id = "" if state.created is None else state.created["keystore"]
     if request_digest(keystore_id, row, []) != leaf["digest"]:
         state.problems.append(f"entry {leaf['seq']} files another change than its digest stands for")
+    if not has_key_of_its_name(leaf["change"]):
+        state.problems.append(f"entry {leaf['seq']} files a change that calls a key by another's name")
 
 
 def check_agreed(state: LoggedDecisions, leaf: dict[str, Any]) -> None:

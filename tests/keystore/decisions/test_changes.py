@@ -10,13 +10,16 @@ from typing import Any
 import pytest
 
 from keystore.approver_key import ApproverKey
+from keystore.console.passkey import challenges
 from keystore.crypto.canonical import canonical_json, timestamp
 from keystore.decisions import changes
+from keystore.decisions.content import shown_digest
 from keystore.decisions.lifecycle import State
 from keystore.decisions.policy import Policy
 from keystore.decisions.signatures import OwnSignature, parse_public_line
 from keystore.emergency import EmergencyKeystore
 from keystore.errors import AuditError, GrantError, PolicyError, Refusal, TamperedError
+from keystore.service.messages import SeenRequest
 from keystore.verification.milestone import Milestone
 from keystore.verification.replay import replay
 from keystore.verification.replay_decisions import LoggedDecisions, apply_decision
@@ -218,6 +221,38 @@ def test_nothing_is_signed_that_is_not_the_change_that_is_shown(governed, keys: 
     for change in (other, None, {**shown.change, "was": shown.change["policy"]}):
         with pytest.raises(TamperedError, match="Nothing was signed"):
             keys["bob"].sign(shown.model_copy(update={"change": change}), governed.audit_vkey, governed._clock())
+
+
+def test_nobody_signs_for_a_key_under_the_id_of_another(governed, keys: Keys, monkeypatch) -> None:
+    """The keystore's owner files their own key under an id that its approver would recognise."""
+    named, filed = ApproverKey.generate().key_id, changes.of_enrolment
+    with monkeypatch.context() as mallory:
+        mallory.setattr(changes, "of_enrolment", lambda *of: filed(*of) | {"key": named})
+        request_id = governed.enrol_approver("erin", "dpo", ApproverKey.generate().public_line, *OTHERS)
+    shown = governed.show(request_id)
+    assert shown.digest == shown_digest(shown) and named in str(changes.described(shown.change, {}))
+    key = next(one for one in governed.approvers() if one.person == "bob")
+    for call in (
+        lambda: keys["bob"].sign(shown, governed.audit_vkey, governed._clock()),
+        lambda: challenges(SeenRequest(**shown.model_dump(), count=0), key, []),
+    ):
+        with pytest.raises(TamperedError, match="another id than is shown"):
+            call()
+    entry = leaves(governed)[-1]
+    assert f"entry {entry['seq']} files a change that calls a key by another's name" in " ".join(
+        problems(leaves(governed))
+    )
+    with pytest.raises(AuditError, match="by another's name"):
+        governed.approve(request_id, "bob", shown.digest)
+
+
+@pytest.mark.parametrize("altered", [{"public_key": "no base64"}, {"public_key": None}, {"key": None}])
+def test_a_change_without_the_key_that_it_names_is_not_signed(altered: Leaf) -> None:
+    change = changes.of_enrolment("erin", "dpo", parse_public_line(ApproverKey.generate().public_line))
+    changes.check_name_of_key(change)
+    for one in (change | altered, {name: said for name, said in change.items() if name not in altered}):
+        with pytest.raises(TamperedError):
+            changes.check_name_of_key(one)
 
 
 def test_lost_keys_lead_back_to_names_and_every_audit_says_so(governed, make, keys: Keys, caplog) -> None:

@@ -245,6 +245,15 @@ def _ask_too_much(scene: Scene, *images: str, **asked: timedelta) -> None:
         Helpers.sign(keystore, request_id, Erin=scene.keys["Erin"])
 
 
+def _file_under_another_id(scene: Scene) -> None:
+    named, filed = ApproverKey.generate().key_id, changes.of_enrolment
+    with (
+        patch.object(changes, "of_enrolment", lambda *of: filed(*of) | {"key": named}),
+        Keystore.open(scene.path) as keystore,
+    ):
+        keystore.enrol_approver("Ivan", "dpo", ApproverKey.generate().public_line, "Bob")
+
+
 def _exchange_a_change(scene: Scene) -> None:
     other = canonical_json({**changes.of_policy(Policy(max_images=100_000)), "was": Policy().content()})
     edit(scene.path, "UPDATE requests SET change = :other WHERE state = 'pending' AND change IS NOT NULL", other=other)
@@ -425,6 +434,8 @@ TAMPERINGS: dict[tuple[str, str], Callable[[Scene], None]] = {
         lambda scene: _ask_too_much(scene, "b.png", expires=timedelta(days=8)),
     (KEK, "a grant lives longer than the policy allows, in an entry that is signed"):
         lambda scene: _ask_too_much(scene, "b.png", expires=timedelta(days=2)),
+    (KEK, "a key is filed for approvers to enrol under the id of another, in an entry that is signed"):
+        _file_under_another_id,
     (KEK, "the log is written anew under another audit key, audit.pub exchanged"): _exchange_the_key,
     (BACKUPS, "the database of before the release is put back"): _put_back_database,
     (BACKUPS, "database and witness of before the release are put back"): _put_back_everything,
