@@ -648,6 +648,8 @@ def test_whatever_people_do_the_keystore_does_what_the_model_does(filled_templat
     common |= {"approvers", "enrolled", "unknown-key"}
     common |= {"release of own keys", "release of roles", "filed", "applied", "broken"}
     common |= {"reviewed", "release of broken glass", "denied under a policy that came back"}
-    if database == "postgresql":  # seen a few times only
-        common = {"release"}
-    assert common <= {name for name, times in seen.items() if times}, seen  # or the machine went nowhere
+    walked = {name for name, times in seen.items() if times}
+    if database == "postgresql":  # of so few steps no single thing is sure
+        assert walked & {"release", "applied"}, seen
+    else:
+        assert common <= walked, seen  # or the machine went nowhere
