@@ -3,10 +3,8 @@
 import contextlib
 import io
 import pickle
-import threading
 from collections.abc import Iterator
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -24,6 +22,7 @@ from keystore.embedded import Keystore
 from keystore.ingest_opening import IngestOpening
 from keystore.intake.ingest_key import IngestKey
 from keystore.service import inbox_client
+from tests.jobs.answering import QuietHandler, serving
 from tests.jobs.conftest import MakeConfig
 from tests.jobs.publishing import Place, block
 from tests.jobs.run.stand_in import FIRST, Stopped, Workers
@@ -199,7 +198,7 @@ def test_a_run_goes_on_with_a_renewed_key_by_its_new_pin_and_with_no_other(
 def answering(status: int, body: bytes = b"", **headers: str) -> Iterator[str]:
     """The address of a server that answers everything so."""
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(QuietHandler):
         def do_GET(self) -> None:
             assert "Authorization" not in self.headers and "#" not in self.path
             self.send_response(status)
@@ -209,18 +208,8 @@ def answering(status: int, body: bytes = b"", **headers: str) -> Iterator[str]:
             with contextlib.suppress(OSError):  # who asked has had enough
                 self.wfile.write(body)
 
-        def log_message(self, format: str, *arguments: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with serving(Handler) as url:
+        yield url
 
 
 def test_nobody_who_answers_for_an_address_chooses_the_key(

@@ -2,9 +2,7 @@
 
 import contextlib
 import errno
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
@@ -12,6 +10,7 @@ from jobs.errors import MachineError
 from jobs.faults import FaultKind, kind_of_writing
 from jobs.storage import connections
 from jobs.storage.s3 import S3Store
+from tests.jobs.answering import QuietHandler, serving
 from tests.jobs.seaweed import BUCKET, KEY, SECRET
 
 
@@ -19,7 +18,7 @@ from tests.jobs.seaweed import BUCKET, KEY, SECRET
 def answering(status: int, code: str) -> Iterator[str]:
     """The address of a server that answers everything so."""
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(QuietHandler):
         def do_PUT(self) -> None:
             self.rfile.read(int(self.headers["Content-Length"]))
             body = f"<Error><Code>{code}</Code><Message>m</Message></Error>".encode()
@@ -28,18 +27,8 @@ def answering(status: int, code: str) -> Iterator[str]:
             self.end_headers()
             self.wfile.write(body)
 
-        def log_message(self, format: str, *arguments: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with serving(Handler) as url:
+        yield url
 
 
 @pytest.fixture(autouse=True)

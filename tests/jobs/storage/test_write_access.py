@@ -1,9 +1,7 @@
 """Whether a bucket may be written shows without writing there: on a real S3 server, and on small ones that misbehave."""
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -13,6 +11,7 @@ from jobs.run.plan import check_writable
 from jobs.storage.connections import forget_clients
 from jobs.storage.s3 import S3Store
 from jobs.storage.write_access import may_put
+from tests.jobs.answering import QuietHandler, serving
 from tests.jobs.seaweed import BUCKET, INBOX, PUTTER_KEY, PUTTER_SECRET, READER_KEY, READER_SECRET, Seaweed
 
 
@@ -44,7 +43,7 @@ def test_who_may_put_is_told_from_who_may_not_and_nothing_is_written(
 def answering(put: int, calls: list[str]) -> Iterator[str]:
     """A server that answers each put so, whatever it says."""
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(QuietHandler):
         def answer(self, status: int) -> None:
             calls.append(self.command)
             self.rfile.read(int(self.headers.get("Content-Length", 0)))
@@ -59,15 +58,8 @@ def answering(put: int, calls: list[str]) -> Iterator[str]:
         def do_DELETE(self) -> None:
             self.answer(204)
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
+    with serving(Handler) as url:
+        yield url
 
 
 def test_a_server_that_takes_what_it_must_refuse_is_refused_and_one_that_does_not_tell_is_not_judged(
