@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate, chain
 from typing import Final
@@ -19,17 +18,9 @@ from jobs.errors import SourceError
 from jobs.names import NO_TEXT, as_text, is_text
 from jobs.sources.config import InputConfig
 from jobs.sources.given_faces import GivenInput, check_column
-from jobs.sources.ids import ROWS_AT_ONCE, CountedIds, DigestPlaces, Ids, ListedIds, OfFiles
-from jobs.sources.parquet_rows import (
-    NAMED_PICTURE,
-    PATH_FIELD,
-    Columns,
-    RowGroup,
-    WantedRow,
-    paths_of,
-    read_group,
-    texts,
-)
+from jobs.sources.ids import CountedIds, DigestPlaces, Ids, ListedIds, OfFiles
+from jobs.sources.parquet_names import Looked, column_of_names, is_text_type, look, texts_of
+from jobs.sources.parquet_rows import NAMED_PICTURE, Columns, RowGroup, WantedRow, read_group
 from jobs.sources.partitions import Partitions, partitions_of, with_partitions
 from jobs.sources.references import References
 from jobs.sources.source import (
@@ -83,7 +74,7 @@ class ParquetSource(Source):
                     self._check(path, columns, partitions, schema, config, given)
                     info = filesystem.get_file_info(path)
                     _check_rows(file, path, info.size)
-                    names = _names(file, columns, config.image_column)
+                    names = column_of_names(file, columns, config.image_column)
                     if schema is None:
                         schema, self._references = columns, _references(names, config, filesystem, root, path)
                     self._check_names(path, names, config)
@@ -91,12 +82,12 @@ class ParquetSource(Source):
                     if config.id_column is None:
                         self._check_file_name(*files[-1], rows)
                     else:
-                        for at, said in _texts_of(file, path, config.id_column):
+                        for at, said in texts_of(file, path, config.id_column):
                             ids_are_text = ids_are_text and all(one is None or is_text(one) for one in said)
                             ids.append(self._named(said, rows, at, below))
                     looked = None
                     if self._references is not None and names is not None:
-                        looked = _look(self._references, file, path, names, config.max_file_bytes)
+                        looked = look(self._references, file, path, names, config.max_file_bytes)
                     self._add_groups(file, path, partitions, looked)
             except (OSError, ValueError, pa.ArrowException) as error:
                 raise SourceError(
@@ -241,7 +232,7 @@ class ParquetSource(Source):
         for at, first in places.repeated(usable):
             self._failures[at] = f"duplicate_id: row {first} has the same id"
 
-    def _add_groups(self, file: pq.ParquetFile, path: str, partitions: Partitions, looked: "_Looked | None") -> None:
+    def _add_groups(self, file: pq.ParquetFile, path: str, partitions: Partitions, looked: Looked | None) -> None:
         start = 0
         for index in range(file.metadata.num_row_groups):
             group = file.metadata.row_group(index)
@@ -252,40 +243,6 @@ class ParquetSource(Source):
             start += rows
 
 
-@dataclass(frozen=True)
-class _Looked:
-    """What is there of the pictures that a file names, by its rows. failures: why some can not be read."""
-
-    versions: npt.NDArray[np.int32]
-    sizes: npt.NDArray[np.int64]
-    failures: dict[int, str]
-
-
-def _names(file: pq.ParquetFile, columns: pa.Schema, image: str) -> str | None:
-    """The column that names a file's pictures; None where the image column holds some of them.
-
-    A struct of bytes and path, as Hugging Face data sets have it, names them when no bytes are there; the footer says so.
-    """
-    kind = columns.field(image).type
-    if _is_text(kind):
-        return image
-    if not pt.is_struct(kind) or {part.name for part in kind} != {BYTES_FIELD, PATH_FIELD}:
-        return None
-    if not _is_text(kind.field(PATH_FIELD).type):
-        return None
-    has_bytes, has_path = (_has_some(file, f"{image}.{name}") for name in (BYTES_FIELD, PATH_FIELD))
-    return f"{image}.{PATH_FIELD}" if has_path and not has_bytes else None
-
-
-def _has_some(file: pq.ParquetFile, leaf: str) -> bool:
-    """Whether a column may have values that are not null."""
-    metadata = file.metadata
-    at = next(at for at in range(metadata.num_columns) if metadata.schema.column(at).path == leaf)
-    groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
-    counted = [(group.num_rows, group.column(at).statistics) for group in groups]
-    return any(said is None or not said.has_null_count or said.null_count < rows for rows, said in counted)
-
-
 def _references(
     names: str | None, config: InputConfig, filesystem: pafs.FileSystem, root: str, path: str
 ) -> References | None:
@@ -293,30 +250,6 @@ def _references(
     if names is None:
         return None
     return References.of(config, filesystem, root.rpartition("/")[0] if root == path else root)
-
-
-def _look(references: References, file: pq.ParquetFile, path: str, column: str, max_bytes: int) -> _Looked:
-    rows, folder = file.metadata.num_rows, path.rpartition("/")[0]
-    versions, sizes = np.empty(rows, np.int32), np.empty(rows, np.int64)
-    failures: dict[int, str] = {}
-    for start, names in _texts_of(file, path, column):
-        for at, found in enumerate(references.look_all(names, folder), start):
-            versions[at], sizes[at] = found.version, min(found.size, max_bytes)
-            if found.failure:
-                failures[at] = found.failure
-    return _Looked(versions, sizes, failures)
-
-
-def _texts_of(file: pq.ParquetFile, path: str, name: str) -> Iterator[tuple[int, list[str | None]]]:
-    """A column whose values are names, in parts: in which row each begins, and the names; nothing else is read."""
-    found, rows = 0, file.metadata.num_rows
-    for batch in file.iter_batches(ROWS_AT_ONCE, columns=[name]):
-        values = batch.column(0)
-        if found + len(values) <= rows:
-            yield found, texts(paths_of(pa.chunked_array([values])))
-        found += len(values)
-    if found != rows:
-        raise SourceError(f"{path} is damaged: {name!r} of {found} rows out of {rows}; repair it")
 
 
 def _check_rows(file: pq.ParquetFile, path: str, size_bytes: int) -> None:
@@ -365,19 +298,15 @@ def _holds_pictures(kind: pa.DataType) -> bool:
     if pt.is_struct(kind):
         at = kind.get_field_index(BYTES_FIELD)
         return at >= 0 and _is_binary(kind.field(at).type)
-    return _is_binary(kind) or _is_text(kind)
+    return _is_binary(kind) or is_text_type(kind)
 
 
 def _is_binary(kind: pa.DataType) -> bool:
     return bool(pt.is_binary(kind) or pt.is_large_binary(kind))
 
 
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(pt.is_string(kind) or pt.is_large_string(kind))
-
-
 def _is_name(kind: pa.DataType) -> bool:
-    return _is_text(kind) or bool(pt.is_integer(kind))
+    return is_text_type(kind) or bool(pt.is_integer(kind))
 
 
 def _below(root: str, path: str) -> str:
