@@ -39,3 +39,7 @@ class NotReversibleError(KeyanonError):
 
 class SidecarError(KeyanonError):
     """A sidecar is missing, malformed, or belongs to another picture."""
+
+
+class EvaluationError(KeyanonError):
+    """A figure can not be computed from what was given, or a package for it is missing; says what would do."""
