@@ -46,6 +46,7 @@ import typer
 from keyanon_core.errors import PictureError
 from keyanon_core.evaluation import cheek_typology_angle, skin_tone
 from keyanon_core.faces import Face, FaceModels, load_face_models
+from keyanon_core.faces.mirrored import mirrored_view
 from keyanon_core.formats.published import FixedFormat
 from keyanon_core.imaging import decode_picture
 from keyanon_core.methods.exact import COARSE_SHARE
@@ -101,7 +102,7 @@ class NotingGate(AnonymityGate):
 
     def measure(self, faces: Sequence[FaceAtWork]) -> None:
         views = [(face.picture.result, face.detected) for face in faces]
-        seen = self.recognizer.embed(views + [_mirrored(*view) for view in views])
+        seen = self.recognizer.embed(views + [mirrored_view(*view) for view in views])
         for position, face in enumerate(faces):
             self.results[id(face)].append(seen[position])
             self.mirrored[id(face)].append(seen[len(faces) + position])
@@ -220,14 +221,6 @@ def _make(subjects: Sequence[Subject], prior: Prior, models: FaceModels, keys: i
     attempts.checks = dict.fromkeys(range(1, settings.steps), 0.0)
     attempts.run(list(faces.values()))
     return {image_id: gate.made(face) for image_id, face in faces.items()}
-
-
-def _mirrored(pixels: npt.NDArray[np.uint8], face: Face) -> tuple[npt.NDArray[np.uint8], Face]:
-    """A picture and its face seen in a mirror; the landmarks keep their order, image-left first."""
-    width = pixels.shape[1]
-    landmarks = face.landmarks[[1, 0, 2, 4, 3]] * [-1, 1] + [width - 1, 0]
-    x0, y0, x1, y1 = face.box
-    return np.ascontiguousarray(pixels[:, ::-1]), Face((width - 1 - x1, y0, width - 1 - x0, y1), landmarks, face.score)
 
 
 @dataclass(frozen=True)

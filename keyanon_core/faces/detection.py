@@ -86,13 +86,26 @@ class FaceParser(Protocol):
         ...
 
 
-class Recognizer(Protocol):
-    """Tells whether two faces are the same person's; `threshold` is the distance below which they are."""
+class Embedder(Protocol):
+    """Makes vectors of faces, the nearer the more the faces look like one person's. `name` and `digest` as a detector's."""
 
     @property
     def name(self) -> str: ...
     @property
     def digest(self) -> str: ...
+
+    def embed(self, views: Sequence[tuple[Pixels, Face]]) -> npt.NDArray[np.float32]:
+        """(n, d) float32 identity vectors of n faces, each given with its picture. Neighbours matter by rounding at most."""
+        ...
+
+    def distance(self, first: npt.NDArray[np.float32], second: npt.NDArray[np.float32]) -> float:
+        """Distance of two identity vectors (d,), in this embedder's own units."""
+        ...
+
+
+class Recognizer(Embedder, Protocol):
+    """Tells whether two faces are the same person's; `threshold` is the distance below which they are."""
+
     @property
     def threshold(self) -> float: ...
 
@@ -100,10 +113,6 @@ class Recognizer(Protocol):
         """(n, d) float32 identity vectors of n faces, each given with its picture. coarse: a hundredth of strangers' distance
         does not matter.
         """
-        ...
-
-    def distance(self, first: npt.NDArray[np.float32], second: npt.NDArray[np.float32]) -> float:
-        """Distance of two identity vectors (d,)."""
         ...
 
     def stranger_distance(self, embedding: npt.NDArray[np.float32]) -> float:

@@ -1,6 +1,8 @@
-"""Fully convolutional networks in ONNX Runtime, on the CPU: shown a picture of any size, they answer with maps of cells."""
+"""Networks in ONNX Runtime, on the CPU. An `OnnxModel` is fully convolutional: shown a picture of any size, it answers with maps
+of cells.
+"""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -23,15 +25,7 @@ class OnnxModel:
     """One network. Its one input is (1, 3, H, W) float32 RGB in [0, 255]; `outputs` are the names of its maps."""
 
     def __init__(self, model: "onnx.ModelProto", outputs: list[str], threads: int) -> None:
-        import onnxruntime
-
-        onnxruntime.set_default_logger_severity(3)  # it warns about every unused initialiser
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-        _declare_weights_constant(model.graph)
-        self.session = onnxruntime.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        self.session = open_session(model, threads)
         self._outputs = outputs
 
     def __call__(self, pixels: Pixels) -> list[Map]:
@@ -42,6 +36,19 @@ class OnnxModel:
         blob = np.ascontiguousarray(padded.transpose(2, 0, 1))[None]
         (name,) = (value.name for value in self.session.get_inputs())
         return [answer[0] for answer in self.session.run(self._outputs, {name: blob})]
+
+
+def open_session(model: "onnx.ModelProto", threads: int) -> Any:
+    """An onnxruntime.InferenceSession of a model, on so many threads of the CPU; the model's inputs become those that are given.
+    Raises what ONNX Runtime raises of a model that it can not run.
+    """
+    import onnxruntime
+
+    onnxruntime.set_default_logger_severity(3)  # it warns about every unused initialiser
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    _declare_weights_constant(model.graph)
+    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
 def peaks(heat: Map, lowest: float) -> tuple[Cells, Cells]:
