@@ -44,11 +44,14 @@ def open_session(model: "onnx.ModelProto", threads: int) -> Any:
     """
     import onnxruntime
 
-    onnxruntime.set_default_logger_severity(3)  # it warns about every unused initialiser
+    onnxruntime.set_default_logger_severity(4)  # it warns about every unused initialiser; errors are raised
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     _declare_weights_constant(model.graph)
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    weights, providers = model.SerializeToString(), ["CPUExecutionProvider"]
+    return onnxruntime.InferenceSession(
+        weights, options, providers, enable_fallback=0
+    )  # it would print, and try the same again
 
 
 def peaks(heat: Map, lowest: float) -> tuple[Cells, Cells]:

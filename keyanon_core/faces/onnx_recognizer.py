@@ -27,6 +27,7 @@ ARCFACE_TEMPLATE: npt.NDArray[np.float64] = np.array(
 )
 """(5, 2) px: where the landmarks lie in ArcFace's 112 x 112 crop, insightface's `arcface_dst`; 8 px further right at 128."""
 TEMPLATE_SIDE: Final = 112  # px
+MAX_SIDE: Final = 1024  # px; what asks for larger crops is damaged
 WIDE_SIDE, WIDE_SHIFT = 128, 8.0  # px; the larger crop that the same file of insightface's knows, and its margin
 FACENET_MARGIN: Final = 14 / 160  # of the crop, both sides together: facenet-pytorch's evaluation on LFW
 GREY: Final = 127.5
@@ -82,9 +83,10 @@ class OnnxRecognizer:
         self._scales_itself = self._preset.own_scale and _begins_with_scaling(model)
         try:
             self._session = open_session(model, threads)
+            inputs = [_Input(one.name, one.type, one.shape) for one in self._session.get_inputs()]
         except Exception as error:
             raise self._refusal(f"ONNX Runtime can not run it: {error}") from error
-        self._input, self._side, self._channels_first = self._read_input()
+        self._input, self._side, self._channels_first = self._fitting(inputs)
         patterns = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), np.uint8)
         size = (self._side, self._side)
         seen = np.stack([self._vector(np.asarray(cv2.resize(pattern, size), np.uint8)) for pattern in patterns])
@@ -146,28 +148,36 @@ class OnnxRecognizer:
             raise self._refusal("its weights are in other files; save it with them in one")
         return model
 
-    def _read_input(self) -> tuple[str, int, bool]:
+    def _fitting(self, inputs: "list[_Input]") -> tuple[str, int, bool]:
         """Name of the one input, side of its pictures in px, and whether the channels come before the rows."""
-        inputs = self._session.get_inputs()
-        if len(inputs) != 1 or inputs[0].type != "tensor(float)" or len(inputs[0].shape) != 4:
-            found = ", ".join(f"{one.name} {one.type} {one.shape}" for one in inputs)
+        if len(inputs) != 1 or inputs[0].kind != "tensor(float)" or len(inputs[0].shape) != 4:
+            found = ", ".join(f"{one.name} {one.kind} {one.shape}" for one in inputs)
             raise self._refusal(
                 f"one input of pictures is needed, float32 (n, 3, h, w) or (n, h, w, 3); it has {found}"
             )
         batch, *shape = (size if isinstance(size, int) and size > 0 else None for size in inputs[0].shape)
         channels_first = shape[0] == 3
         sides = shape[1:] if channels_first else shape[:2]
-        fits = batch in (None, 1) and (channels_first or shape[2] == 3) and sides[0] == sides[1]
         side = sides[0] or self._preset.side
+        fits = batch in (None, 1) and (channels_first or shape[2] == 3) and sides[0] == sides[1] and side <= MAX_SIDE
         if not fits or (self._preset.placed == "landmarks" and side % TEMPLATE_SIDE and side % WIDE_SIDE):
-            wanted = "a multiple of 112 or 128" if self._preset.placed == "landmarks" else "any one number"
+            wanted = "a multiple of 112 or 128" if self._preset.placed == "landmarks" else "one number"
             raise self._refusal(
-                f"its input is {inputs[0].shape}; needed is (1 or any, 3, s, s) or (1 or any, s, s, 3) with s {wanted}"
+                f"its input is {inputs[0].shape}; needed: (1 or any, 3, s, s) or (1 or any, s, s, 3), s {wanted} up to {MAX_SIDE}"
             )
         return inputs[0].name, side, channels_first
 
     def _refusal(self, what: str) -> FaceModelError:
         return FaceModelError(f"recognizer {self.name} of {self._file}: {what}")
+
+
+@dataclass(frozen=True)
+class _Input:
+    """What a network says of one of its inputs. kind: as ONNX Runtime writes it. shape: a number, or a name where any will do."""
+
+    name: str
+    kind: str
+    shape: list[int | str | None]
 
 
 def refuse_sameness(name: str, vectors: Vectors, apart: float = HARDLY_APART) -> None:

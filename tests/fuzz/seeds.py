@@ -5,8 +5,10 @@ import io
 import json
 import struct
 import tarfile
+import tempfile
 from datetime import UTC, datetime
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +25,7 @@ from keystore.intake.ingest_key import IngestKey
 from keystore.intake.records import FaceRecord, KeyRecord
 from keystore.intake.sealing import seal_record, split_head
 from keystore.intake.shards import SHARD_MAGIC
+from tests.keyanon_core.faces.tiny_recognizers import tiny_recognizer
 
 FACE = {"box": [3.5, 4.0, 40.25, 60.0], "landmarks": [[10, 20], [30, 20], [20, 30], [12, 44], [28, 44]], "score": 0.9}
 
@@ -231,3 +234,10 @@ def _tar(kind: int) -> bytes:
 def face_text() -> str:
     """A face as JSON."""
     return json.dumps(FACE)
+
+
+@cache
+def recognizer() -> bytes:
+    """A network that reduces a face to 64 tiles."""
+    with tempfile.TemporaryDirectory() as folder:
+        return tiny_recognizer(Path(folder) / "network.onnx", 160, pool=20).read_bytes()

@@ -20,6 +20,7 @@ from jobs.sources.source import open_source
 from keyanon_core.errors import FaceModelError, PictureError, SidecarError
 from keyanon_core.faces.detection import Face
 from keyanon_core.faces.masks import PictureMask
+from keyanon_core.faces.onnx_recognizer import OnnxRecognizer
 from keyanon_core.formats.opening import open_source as open_picture
 from keyanon_core.imaging import decode_picture
 from keyanon_core.sidecar import Sidecar
@@ -212,7 +213,39 @@ def tar(data: bytes) -> bool:
         return read_listed(path, rows_at_once=2)
 
 
+def recognizer(data: bytes) -> bool:
+    """An ONNX file is a recognizer that answers with a vector of length 1, or a FaceModelError."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "network.onnx"
+        path.write_bytes(data)
+        with little_memory():
+            try:
+                loaded = OnnxRecognizer("name", path, "facenet")
+            except FaceModelError as error:
+                str(error).encode()
+                return False
+            (vector,) = loaded.embed(
+                [(np.full((90, 80, 3), 77, np.uint8), Face((9.0, 9.0, 60.0, 80.0), np.zeros((5, 2)), 1.0))]
+            )
+    assert abs(float(np.linalg.norm(vector)) - 1) < 1e-3
+    return True
+
+
 TARGETS: dict[str, Callable[[bytes], bool]] = {
     made.__name__: made
-    for made in (picture, republished, inspected, sidecar, mask, face, record, sealed, shard, ingest_key, parquet, tar)
+    for made in (
+        picture,
+        republished,
+        inspected,
+        sidecar,
+        mask,
+        face,
+        record,
+        sealed,
+        shard,
+        ingest_key,
+        parquet,
+        tar,
+        recognizer,
+    )
 }

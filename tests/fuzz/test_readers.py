@@ -42,6 +42,7 @@ def seeds_are_accepted() -> list[tuple[str, bytes]]:
         ("shard", seeds.shard_of(seeds.shard())),
         ("ingest_key", seeds.ingest_key()),
         ("parquet", seeds.parquet()),
+        ("recognizer", seeds.recognizer()),
         *(("tar", data) for data in seeds.tars().values()),
     ]
 
@@ -86,7 +87,7 @@ def test_pictures_with_broken_metadata(kind: str, exif: bytes, profile: bytes | 
 @searched
 @given(data=st.binary(max_size=200))
 def test_any_bytes_are_read_or_refused_by_every_reader(data: bytes) -> None:
-    for name in ("picture", "sidecar", "mask", "face", "record", "sealed", "shard", "ingest_key"):
+    for name in ("picture", "sidecar", "mask", "face", "record", "sealed", "shard", "ingest_key", "recognizer"):
         targets.TARGETS[name](data)
 
 
@@ -178,6 +179,12 @@ def test_ingest_keys_with_broken_bytes(data: bytes) -> None:
 @given(data=mutated(seeds.parquet()))
 def test_parquet_files_with_broken_bytes(data: bytes) -> None:
     targets.parquet(data)
+
+
+@searched
+@given(data=mutated(seeds.recognizer()))
+def test_recognizers_with_broken_bytes(data: bytes) -> None:
+    targets.recognizer(data)
 
 
 @searched

@@ -161,6 +161,7 @@ REFUSED = {
     "four channels": (lambda file: write(file, [node("Flatten")], ["n", 112, 112, 4]), "input is .*112, 4"),
     "not square": (lambda file: write(file, [node("Flatten")], ["n", 3, 112, 96]), "112, 96"),
     "another size": (lambda file: write(file, [node("Flatten")], ["n", 3, 96, 96]), "96, 96"),
+    "huge": (lambda file: write(file, [node("Flatten")], ["n", 3, 112000, 112000]), "up to 1024"),
     "eight at once": (lambda file: write(file, [node("Flatten")], [8, 3, 112, 112]), "input is .8, 3"),
     "a map": (lambda file: write(file, [node("Relu")], PICTURES), r"float32 \(1, 3, 112, 112\), not float"),
     "one number": (lambda file: write(file, [node("ReduceMax", keepdims=0)], PICTURES), r"no vector"),
