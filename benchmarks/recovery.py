@@ -21,14 +21,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import typer
-from PIL import Image
 
 from keyanon_core.device import usable_device
 from keyanon_core.errors import ConvergenceError
 from keyanon_core.evaluation import STORAGES, RecoveryFigures, measure_recovery, measure_sidecar
+from keyanon_core.evaluation.baselines import encrypted_crop
 from keyanon_core.evaluation.recovery import psnr
 from keyanon_core.faces import FaceModels, load_face_models
-from keyanon_core.imaging import decode_picture, encode_image, encode_picture
+from keyanon_core.imaging import decode_picture, encode_picture
 from keyanon_core.pictures.anonymizer import PictureAnonymizer
 from keyanon_core.pictures.crops import Crop, align_faces, cut_crop
 from keyanon_core.pictures.key import PictureKey
@@ -42,7 +42,6 @@ TABLES = ("crops", "bits", "photographs", "lossless", "jpeg")
 JPEG_QUALITIES = (95, 85, 75)  # of Pillow, colour not subsampled
 BITS = (10.0, 11.0, 11.5, 12.0, 13.0, 14.0)
 ENCRYPTED_QUALITIES = (80, 95, 100)  # of WebP
-OVERHEAD = 16 + 12  # bytes of an AES-GCM tag and nonce
 BATCH = 8  # faces measured together
 Row = dict[str, float | str]
 Pixels = npt.NDArray[np.uint8]
@@ -144,11 +143,10 @@ def _encrypted(crops: list[Crop], quality: int) -> Row:
     """The source's crop, grey outside the mask, as WebP of this quality, encrypted."""
     sizes, psnrs = [], []
     for crop in crops:
-        inside = np.where(crop.mask, crop.values, 0.0)
-        pixels = np.rint((inside.transpose(1, 2, 0) + 1) * 127.5).astype(np.uint8)
-        encoded = encode_image(Image.fromarray(pixels), "WEBP", quality=quality)
-        sizes.append(len(encoded) + OVERHEAD)
-        shown = decode_picture(encoded).transpose(2, 0, 1) / 127.5 - 1
+        pixels = np.rint((crop.values.transpose(1, 2, 0) + 1) * 127.5).astype(np.uint8)
+        size, back = encrypted_crop(pixels, crop.mask, quality)
+        sizes.append(size)
+        shown = back.transpose(2, 0, 1) / 127.5 - 1
         psnrs.append(float(psnr(shown[None], crop.values[None], crop.mask[None])[0]))
     return _priced(f"encrypted crop, WebP {quality}", np.array(sizes), np.array(psnrs))
 

@@ -28,9 +28,9 @@ def mean_absolute_error(first: Pixels, second: Pixels, mask: Bits | None = None)
 
 
 def structural_similarity(first: Pixels, second: Pixels, mask: Bits | None = None) -> float:
-    """Mean of the SSIM map over the pixels, 1 for equal ones: Wang, Bovik, Sheikh, Simoncelli, IEEE Trans. Image Processing 13(4),
-    2004, by scikit-image, uniform window, mean over channels. Raises ValueError for pictures that do not fit, EvaluationError for
-    one below 3 px a side, and without scikit-image.
+    """Mean of the SSIM map over the pixels, 1 for equal ones: Wang, Bovik, Sheikh, Simoncelli, IEEE Trans. Image Processing
+    13(4), 2004, by scikit-image, uniform window, mean over channels. Raises ValueError for pictures that do not fit,
+    EvaluationError for one below 3 px a side, and without scikit-image.
     """
     try:
         from skimage.metrics import structural_similarity as of_pictures
@@ -40,7 +40,9 @@ def structural_similarity(first: Pixels, second: Pixels, mask: Bits | None = Non
     window = min(SSIM_WINDOW, *first.shape[:2])
     window -= 1 - window % 2
     if window < 3:
-        raise EvaluationError(f"a picture of {first.shape[1]} x {first.shape[0]} px is too small for structural similarity")
+        raise EvaluationError(
+            f"a picture of {first.shape[1]} x {first.shape[0]} px is too small for structural similarity"
+        )
     value, whole = of_pictures(first, second, win_size=window, channel_axis=2, data_range=LEVELS, full=True)
     return float(value) if mask is None else float(np.asarray(whole).mean(2)[mask].mean())
 
@@ -50,6 +52,8 @@ def _difference(first: Pixels, second: Pixels, mask: Bits | None) -> npt.NDArray
     if first.shape != second.shape or first.dtype != np.uint8 or second.dtype != np.uint8 or first.ndim != 3:
         raise ValueError(f"two (H, W, 3) uint8 pictures of one size are needed, got {first.shape} and {second.shape}")
     if mask is not None and (mask.shape != first.shape[:2] or mask.dtype != np.bool_ or not mask.any()):
-        raise ValueError(f"a mask of {mask.shape} {mask.dtype} that is not empty does not fit pictures of {first.shape}")
+        raise ValueError(
+            f"a mask of {mask.shape} {mask.dtype} that is not empty does not fit pictures of {first.shape}"
+        )
     difference = first.astype(np.float64) - second
     return difference.reshape(-1, first.shape[2]) if mask is None else difference[mask]

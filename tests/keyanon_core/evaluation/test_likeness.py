@@ -35,7 +35,9 @@ def test_the_extremes() -> None:
     assert (peak_signal_to_noise(BLACK, white), mean_absolute_error(BLACK, white)) == (0, 2)
     assert (peak_signal_to_noise(white, white), mean_absolute_error(white, white)) == (math.inf, 0)
     assert structural_similarity(white, white) == structural_similarity(white, white, MASK) == 1
-    assert structural_similarity(BLACK, white) == pytest.approx(0.01**2 / (1 + 0.01**2), rel=1e-3), "means alone: C1 / (1 + C1)"
+    assert structural_similarity(BLACK, white) == pytest.approx(0.01**2 / (1 + 0.01**2), rel=1e-3), (
+        "means alone: C1 / (1 + C1)"
+    )
 
 
 def test_structure_is_compared_where_the_mask_is() -> None:
