@@ -53,13 +53,12 @@ from PIL import Image
 from keyanon_core.errors import ConvergenceError, FaceModelError, PictureError
 from keyanon_core.evaluation import (
     EdgeContrast,
-    cheek_typology_angle,
     edge_contrast,
     frechet_distance,
     landmarks_inside,
     measure_recovery,
-    skin_tone,
 )
+from keyanon_core.evaluation.groups import skin_tone_of
 from keyanon_core.faces import Face, FaceModels, PictureMask, load_face_models
 from keyanon_core.faces.alignment import chip
 from keyanon_core.faces.detection import box_iou
@@ -270,7 +269,7 @@ def _subject(
             edge_contrast(pixels, mask, _band(mask)),
             recognizer.embed(views)[0],
             recognizer.features(views)[0],
-            {"skin": skin_tone(cheek_typology_angle(pixels, faces[0].landmarks)), "group": group},
+            {"skin": skin_tone_of(pixels, faces[0].landmarks), "group": group},
         )
     except (PictureError, FaceModelError) as error:
         skipped[getattr(error, "reason", "unusable")] += 1
