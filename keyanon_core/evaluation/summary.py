@@ -1,0 +1,249 @@
+"""From what was measured of each face to the figures of a report."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from keyanon_core.evaluation.faces import GEOMETRY, SOURCE, TEXTURE
+from keyanon_core.evaluation.intervals import Estimate, mean_of, median_of, proportion
+from keyanon_core.evaluation.linkability import MIN_SCORES, linkability
+from keyanon_core.evaluation.metrics import BY_NAME
+from keyanon_core.evaluation.quality import frechet_distance
+from keyanon_core.evaluation.rehearsal import OTHER_KEY, REHEARSAL
+from keyanon_core.evaluation.verification import equal_error_rate, identification, tar_at_far
+
+BETWEEN_KEYS: Final = "between-keys"  # version of figures that compare two anonymizations of a face
+UNTOUCHED_BELOW: Final = 0.1  # share of a face's pixels that changed
+MAX_PAIRS: Final = 2_000_000  # of different people, drawn without replacement where there are more
+FALSE_ACCEPT_RATES: Final = {"tar_far_1": 0.01, "tar_far_01": 0.001}
+SMALLEST_GROUP: Final = 10  # faces, below which a group has no figures of its own
+MEDIANS: Final = (*GEOMETRY.values(), "psnr_face", "ssim_face", "mae_face", "psnr_picture", "seam_colour")
+GROUPED: Final = ("untouched", "accepted", "found", "psnr_face")
+
+Vectors = npt.NDArray[np.float32]
+Values = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class FaceTable:
+    """Rows of faces in versions, column by column.
+
+    face: (n,) int64, the same number for one face in all its versions. version, tone: (n,) of text. values: (n,) float64 by
+    metric, NaN where unknown. vectors: (n, d) float32 by recognizer, rows of NaN where it saw no face.
+    """
+
+    face: npt.NDArray[np.int64]
+    version: npt.NDArray[np.str_]
+    tone: npt.NDArray[np.str_]
+    values: Mapping[str, Values]
+    vectors: Mapping[str, Vectors]
+
+    def of(self, version: str) -> "FaceTable":
+        """The rows of one version, in the order of their faces."""
+        rows = np.flatnonzero(self.version == version)
+        return self.rows(rows[np.argsort(self.face[rows], kind="stable")])
+
+    def rows(self, which: npt.NDArray[Any]) -> "FaceTable":
+        """Some rows, by index or by a mask."""
+        return FaceTable(
+            self.face[which],
+            self.version[which],
+            self.tone[which],
+            {name: column[which] for name, column in self.values.items()},
+            {name: column[which] for name, column in self.vectors.items()},
+        )
+
+    @property
+    def versions(self) -> list[str]:
+        """All but the source, in the order in which they first stand."""
+        names, first = np.unique(self.version, return_index=True)
+        return [str(name) for name in names[np.argsort(first)] if name != SOURCE]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One number of a report. metric: a name of METRICS. recognizer, group: "" where it is of none. chance: what a method that
+    leaves nothing would show, where that is known."""
+
+    version: str
+    metric: str
+    estimate: Estimate
+    recognizer: str = ""
+    group: str = ""
+    chance: float | None = None
+
+    @property
+    def key(self) -> str:
+        """As `--fail-under` names it: `anonymized.rank1.dlib-resnet-v1`, `recovered.psnr_face[dark]`."""
+        recognizer = f".{self.recognizer}" if self.recognizer else ""
+        return f"{self.version}.{self.metric}{recognizer}{f'[{self.group}]' if self.group else ''}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON types; numbers that are none are null."""
+        return {
+            "key": self.key,
+            "version": self.version,
+            "metric": self.metric,
+            "recognizer": self.recognizer or None,
+            "group": self.group or None,
+            **self.estimate.to_dict(),
+            "chance": self.chance,
+            "unit": BY_NAME[self.metric].unit,
+            "better": BY_NAME[self.metric].better_for(self.version),
+        }
+
+
+def summarize(table: FaceTable) -> list[Figure]:
+    """Every figure that the table gives, version by version. Deterministic."""
+    sources = table.of(SOURCE)
+    return [figure for version in table.versions for figure in _of_version(table.of(version), sources, table, version)]
+
+
+def _of_version(faces: FaceTable, sources: FaceTable, table: FaceTable, version: str) -> Iterator[Figure]:
+    own = sources.rows(np.searchsorted(sources.face, faces.face))
+    yield from _of_values(faces, version)
+    for group in np.unique(faces.tone):
+        members = faces.rows(faces.tone == group)
+        if SMALLEST_GROUP <= len(members.face) < len(faces.face):
+            yield from (one for one in _of_values(members, version, str(group)) if one.metric in GROUPED)
+    for recognizer in sorted(sources.vectors):
+        if recognizer == TEXTURE:
+            yield from _of_texture(faces, own, version)
+        else:
+            yield from _of_identity(faces, sources, version, recognizer)
+    if version == OTHER_KEY:
+        first = table.of(REHEARSAL)
+        for recognizer in sorted(set(sources.vectors) - {TEXTURE}):
+            yield from _between_keys(faces, first, recognizer)
+
+
+def _of_values(faces: FaceTable, version: str, group: str = "") -> Iterator[Figure]:
+    """What needs no other face."""
+    statistics: dict[str, tuple[str, Callable[[Values], Estimate]]] = {
+        "untouched": ("changed_face", lambda known: proportion(int((known < UNTOUCHED_BELOW).sum()), len(known))),
+        "found": ("found", lambda known: proportion(int(known.sum()), len(known))),
+        "same_outside": ("same_outside", mean_of),
+    }
+    for metric in MEDIANS:
+        statistics[metric] = (metric, median_of)
+    for metric, (column, statistic) in statistics.items():
+        values = faces.values[column]
+        known = values[~np.isnan(values)]
+        if len(known):
+            yield Figure(version, metric, statistic(known), group=group)
+    for column, values in faces.values.items():
+        kind, _, recognizer = column.partition(":")
+        known = values[~np.isnan(values)]
+        if kind == "accepted" and len(known):
+            yield Figure(version, kind, proportion(int(known.sum()), len(known)), recognizer, group)
+
+
+def _of_identity(faces: FaceTable, sources: FaceTable, version: str, recognizer: str) -> Iterator[Figure]:
+    seen, gallery = _seen(faces, recognizer), _seen(sources, recognizer)
+    seen = seen.rows(np.isin(seen.face, gallery.face))
+    if not len(seen.face) or len(gallery.face) < 2:
+        return
+    probes, known = seen.vectors[recognizer], gallery.vectors[recognizer]
+    own = np.searchsorted(gallery.face, seen.face)
+    cosines = (_unit(probes) * _unit(known[own])).sum(1)
+    yield Figure(version, "cosine", mean_of(cosines), recognizer, chance=_mean_cosine(known))
+    found = identification(probes, known, own)
+    yield Figure(version, "rank1", found.rank1, recognizer, chance=1 / len(known))
+    yield Figure(version, "mean_rank", found.mean_rank_over_middle, recognizer, chance=1.0)
+    mated = _distances(probes, known[own])
+    strangers = _between(known, known, np.arange(len(known)))
+    for metric, rate in FALSE_ACCEPT_RATES.items():
+        if rate * len(strangers) >= 1:
+            estimate, _ = tar_at_far(mated, strangers, rate)
+            yield Figure(version, metric, estimate, recognizer, chance=rate)
+    yield Figure(version, "eer", equal_error_rate(mated, strangers), recognizer, chance=0.5)
+    yield from _linked(version, recognizer, probes, known, own)
+
+
+def _between_keys(faces: FaceTable, first: FaceTable, recognizer: str) -> Iterator[Figure]:
+    """Two anonymizations of one face under two keys, against those of different faces."""
+    one, other = _seen(first, recognizer), _seen(faces, recognizer)
+    other = other.rows(np.isin(other.face, one.face))
+    if len(other.face) < 2:
+        return
+    own = np.searchsorted(one.face, other.face)
+    gallery, probes = one.vectors[recognizer], other.vectors[recognizer]
+    yield from _linked(BETWEEN_KEYS, recognizer, probes, gallery, own)
+
+
+def _linked(
+    version: str, recognizer: str, probes: Vectors, gallery: Vectors, own: npt.NDArray[np.int64]
+) -> Iterator[Figure]:
+    """Of each probe one mated and one other distance: scores that share a face are not independent."""
+    if len(probes) >= MIN_SCORES:
+        other = (own + np.random.default_rng(0).integers(1, len(gallery), len(own))) % len(gallery)
+        found = linkability(_distances(probes, gallery[own]), _distances(probes, gallery[other]))
+        yield Figure(version, "linkability", found.d_sys, recognizer, chance=found.chance_d_sys)
+
+
+def _of_texture(faces: FaceTable, own: FaceTable, version: str) -> Iterator[Figure]:
+    both = ~np.isnan(faces.vectors[TEXTURE]).any(1) & ~np.isnan(own.vectors[TEXTURE]).any(1)
+    count = int(both.sum())
+    if count >= 2:
+        value = frechet_distance(faces.vectors[TEXTURE][both], own.vectors[TEXTURE][both])
+        yield Figure(version, "texture_distance", Estimate(value, -math.inf, math.inf, count))
+
+
+def _seen(faces: FaceTable, recognizer: str) -> FaceTable:
+    return faces.rows(np.flatnonzero(~np.isnan(faces.vectors[recognizer]).any(1)))
+
+
+def _unit(vectors: Vectors) -> Values:
+    return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12), np.float64)
+
+
+def _mean_cosine(vectors: Vectors) -> float:
+    """Of all pairs of different ones, (n, d) with n >= 2."""
+    unit = _unit(vectors)
+    return float((np.square(unit.sum(0)).sum() - len(unit)) / (len(unit) * (len(unit) - 1)))
+
+
+def _distances(first: Vectors, second: Vectors) -> Values:
+    return np.asarray(np.linalg.norm(first.astype(np.float64) - second.astype(np.float64), axis=1), np.float64)
+
+
+def _between(probes: Vectors, gallery: Vectors, own: npt.NDArray[np.int64]) -> Values:
+    """Distances of probes to sources that are not their own, at most MAX_PAIRS of them."""
+    n, m = len(probes), len(gallery)
+    every = n * m <= MAX_PAIRS
+    pairs = np.arange(n * m) if every else np.unique(np.random.default_rng(0).integers(0, n * m, MAX_PAIRS))
+    rows, columns = pairs // m, pairs % m
+    strangers = columns != own[rows]
+    rows, columns = rows[strangers], columns[strangers]
+    parts = [
+        _distances(probes[rows[start : start + 100_000]], gallery[columns[start : start + 100_000]])
+        for start in range(0, len(rows), 100_000)
+    ]
+    return np.concatenate(parts) if parts else np.zeros(0)
+
+
+def stranger_distances(table: FaceTable, recognizer: str) -> Values:
+    """Distances between sources of different pictures or faces, as many as MAX_PAIRS at most."""
+    sources = _seen(table.of(SOURCE), recognizer)
+    known = sources.vectors[recognizer]
+    return _between(known, known, np.arange(len(known)))
+
+
+def beyond_limits(
+    values: Mapping[str, float | None], under: Mapping[str, float], over: Mapping[str, float]
+) -> list[str]:
+    """What is said of each figure that lies below its limit in `under`, or above that in `over`; without a value it does.
+
+    values: of the figures by their keys, those of the limits among them.
+    """
+    said = []
+    for limits, word, sign in ((under, "under", 1), (over, "over", -1)):
+        for name, limit in limits.items():
+            value = values[name]
+            if value is None or not sign * value >= sign * limit:
+                said.append(f"{name} is {'unknown' if value is None else format(value, '.4g')}, {word} {limit:g}")
+    return said

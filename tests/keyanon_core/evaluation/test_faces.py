@@ -1,0 +1,99 @@
+"""What is measured of faces: on a photograph of one face, against what was done to it."""
+
+import cv2
+import numpy as np
+import pytest
+
+from keyanon_core.errors import PictureError
+from keyanon_core.evaluation.faces import (
+    EXACT_DB,
+    FACE_METRICS,
+    SOURCE,
+    VIEW_SIDE,
+    FaceInVersion,
+    FaceMeasurer,
+    face_view,
+)
+from keyanon_core.faces import Face, FaceModels
+from keyanon_core.faces.detection import Pixels
+from keyanon_core.faces.mirrored import Mirrored
+from keyanon_core.imaging import decode_picture
+
+
+@pytest.fixture(scope="module")
+def measured(models: FaceModels, astronaut: Pixels) -> dict[str, FaceInVersion]:
+    """The same picture; one whose face is grey; one that is a little brighter everywhere; one of noise."""
+    measurer = FaceMeasurer(models, [Mirrored(models.recognizer)])
+    faces, masks = measurer.faces_of(astronaut)
+    grey = astronaut.copy()
+    x0, y0, x1, y1 = masks[0].window
+    grey[y0:y1, x0:x1][masks[0].bits] = 128
+    versions = {
+        "same": astronaut,
+        "grey": grey,
+        "brighter": np.clip(astronaut.astype(int) + 3, 0, 255).astype(np.uint8),
+        "noise": np.random.default_rng(0).integers(0, 255, astronaut.shape).astype(np.uint8),
+    }
+    found = measurer.measure(astronaut, faces, masks, versions)
+    assert [one.version for one in found] == [SOURCE, *versions], "one face, in every version"
+    return {one.version: one for one in found}
+
+
+def test_a_picture_that_is_its_source_changes_nothing(measured: dict[str, FaceInVersion]) -> None:
+    values = measured["same"].values
+    assert set(FACE_METRICS) <= set(values)
+    expected = {"found": 1, "landmark_shift": 0, "landmark_shift_68": 0, "yaw": 0, "mask_iou": 1, "changed_face": 0}
+    expected |= {"same_outside": 1, "mae_face": 0, "ssim_face": 1, "seam_colour": 1}
+    assert {name: values[name] for name in expected} == pytest.approx(expected)
+    assert (values["psnr_face"], values["psnr_picture"]) == (EXACT_DB, EXACT_DB)
+    assert (values["distance:dlib-resnet-v1"], values["accepted:dlib-resnet-v1"]) == (0, 1)
+
+
+def test_a_face_that_is_gone_is_not_found_and_all_around_it_stays(measured: dict[str, FaceInVersion]) -> None:
+    values = measured["grey"].values
+    assert (values["found"], values["same_outside"]) == (0, 1)
+    assert np.isnan([values["landmark_shift"], values["yaw"], values["mask_iou"]]).all(), (
+        "not found: nothing is known of it"
+    )
+    assert values["changed_face"] > 0.9 and values["psnr_face"] < 20 < values["psnr_picture"] + 5
+    assert values["accepted:dlib-resnet-v1"] == 0
+
+
+def test_a_picture_that_only_looks_stored_anew_left_its_face_as_it_was(measured: dict[str, FaceInVersion]) -> None:
+    values = measured["brighter"].values
+    assert values["changed_face"] == 0 and values["same_outside"] < 0.2
+    assert values["psnr_face"] == pytest.approx(20 * np.log10(255 / 3), abs=0.1)
+
+
+def test_a_recognizer_beside_that_of_the_models_gives_distances_and_no_verdict(
+    measured: dict[str, FaceInVersion],
+) -> None:
+    values = measured["grey"].values
+    assert values["distance:dlib-resnet-v1-mirrored"] > 0.6
+    assert "accepted:dlib-resnet-v1-mirrored" not in values, "its threshold is not known"
+    assert set(measured["grey"].vectors) == {"dlib-resnet-v1", "dlib-resnet-v1-mirrored", "texture"}
+
+
+def test_the_source_has_vectors_and_no_values(measured: dict[str, FaceInVersion]) -> None:
+    assert measured[SOURCE].values == {} and measured[SOURCE].tone == "light"
+    assert decode_picture(measured[SOURCE].view).shape == (VIEW_SIDE, VIEW_SIDE, 3)
+
+
+def test_what_can_not_be_measured_is_said(models: FaceModels, astronaut: Pixels, coffee: Pixels) -> None:
+    measurer = FaceMeasurer(models)
+    with pytest.raises(PictureError, match="no face was found"):
+        measurer.faces_of(coffee)
+    faces, masks = measurer.faces_of(astronaut)
+    with pytest.raises(PictureError, match="smaller is 256 x 256 px and the source 512 x 512"):
+        measurer.measure(astronaut, faces, masks, {"smaller": astronaut[::2, ::2]})
+
+
+def test_a_view_shows_the_face_where_the_picture_ends_too(astronaut: Pixels) -> None:
+    """A large face is reduced, a small one enlarged; what lies beyond the border is grey."""
+    corner = Face((-40.0, -40.0, 40.0, 40.0), np.zeros((5, 2)), 1.0)
+    view = decode_picture(face_view(astronaut, corner))
+    assert np.abs(view[:20, :20].astype(int) - 128).max() < 8
+    half = 256 / 1.7  # with its margins, the whole picture
+    large = Face((256 - half, 256 - half, 256 + half, 256 + half), np.zeros((5, 2)), 1.0)
+    whole = cv2.resize(astronaut, (VIEW_SIDE, VIEW_SIDE), interpolation=cv2.INTER_AREA).astype(int)
+    assert np.abs(decode_picture(face_view(astronaut, large)) - whole).mean() < 6

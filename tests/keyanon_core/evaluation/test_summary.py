@@ -1,0 +1,180 @@
+"""Figures from a table of faces that is written down by hand."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from keyanon_core.evaluation.faces import SOURCE, TEXTURE
+from keyanon_core.evaluation.metrics import BY_NAME, METRICS
+from keyanon_core.evaluation.rehearsal import OTHER_KEY, REHEARSAL
+from keyanon_core.evaluation.summary import (
+    BETWEEN_KEYS,
+    SMALLEST_GROUP,
+    FaceTable,
+    Figure,
+    beyond_limits,
+    stranger_distances,
+    summarize,
+)
+
+PEOPLE = 40
+COLUMNS = ("changed_face", "found", "same_outside", "psnr_face", "landmark_shift")
+
+
+def table(**versions: np.ndarray) -> FaceTable:
+    """Sources on a circle of PEOPLE directions, and versions whose identity vectors are given, (PEOPLE, 2)."""
+    angle = 2 * np.pi * np.arange(PEOPLE) / PEOPLE
+    vectors = {SOURCE: np.stack([np.cos(angle), np.sin(angle)], 1), **versions}
+    count = len(vectors) * PEOPLE
+    of_versions = np.tile(np.arange(PEOPLE), len(vectors))
+    values = {name: np.where(np.arange(count) < PEOPLE, np.nan, 0.5) for name in COLUMNS}
+    rest = {name: np.full(count, np.nan) for name in set(BY_NAME) - set(COLUMNS)}
+    return FaceTable(
+        of_versions,
+        np.repeat(np.array(list(vectors)), PEOPLE),
+        np.where(of_versions < SMALLEST_GROUP - 1, "dark", "light"),
+        {**rest, **values},
+        {"eye": np.concatenate(list(vectors.values())).astype(np.float32)},
+    )
+
+
+def figures(of: FaceTable) -> dict[str, Figure]:
+    return {figure.key: figure for figure in summarize(of)}
+
+
+def turned(vectors: np.ndarray, places: int) -> np.ndarray:
+    return np.roll(vectors, places, axis=0)
+
+
+SOURCES = table().vectors["eye"]
+
+
+def test_faces_that_are_their_sources_are_known_and_those_across_the_circle_are_not() -> None:
+    found = figures(table(recovered=SOURCES, anonymized=turned(SOURCES, PEOPLE // 2)))
+    near, far = ("recovered", "anonymized")
+    assert found[f"{near}.rank1.eye"].estimate.value == 1 and found[f"{far}.rank1.eye"].estimate.value == 0
+    assert found[f"{near}.rank1.eye"].chance == 1 / PEOPLE
+    assert found[f"{near}.cosine.eye"].estimate.value == pytest.approx(1)
+    assert found[f"{far}.cosine.eye"].estimate.value == pytest.approx(-1)
+    assert found[f"{near}.cosine.eye"].chance == pytest.approx(-1 / (PEOPLE - 1)), (
+        "of directions that add up to nothing"
+    )
+    assert found[f"{near}.tar_far_1.eye"].estimate.value == 1 and found[f"{far}.tar_far_1.eye"].estimate.value == 0
+    assert found[f"{near}.eer.eye"].estimate.value == 0
+    assert found[f"{near}.linkability.eye"].estimate.value == 1
+    assert found[f"{far}.mean_rank.eye"].estimate.value == pytest.approx(2 * PEOPLE / (PEOPLE + 1)), "the last of all"
+
+
+def test_a_version_of_some_faces_is_held_against_its_own_sources() -> None:
+    """The faces of a version need not be the first ones, nor in order."""
+    whole = table(recovered=SOURCES)
+    some = np.concatenate([np.arange(PEOPLE), PEOPLE + np.array([31, 7, 12, 3])])
+    assert figures(whole.rows(some))["recovered.rank1.eye"].estimate.value == 1
+    assert figures(whole.rows(some))["recovered.rank1.eye"].estimate.n == 4
+
+
+def test_a_face_that_a_recognizer_did_not_see_is_in_none_of_its_figures() -> None:
+    seen = table(recovered=SOURCES)
+    seen.vectors["eye"][PEOPLE + 3] = np.nan  # of the version
+    seen.vectors["eye"][5] = np.nan  # of the source: neither probe nor gallery
+    found = figures(seen)["recovered.rank1.eye"]
+    assert (found.estimate.n, found.chance) == (PEOPLE - 2, 1 / (PEOPLE - 1))
+    assert len(stranger_distances(seen, "eye")) == (PEOPLE - 1) * (PEOPLE - 2)
+
+
+def test_two_keys_are_compared_with_each_other() -> None:
+    other = np.random.default_rng(0).normal(size=(PEOPLE, 2)).astype(np.float32)
+    linked = figures(table(**{REHEARSAL: other, OTHER_KEY: other}))[f"{BETWEEN_KEYS}.linkability.eye"]
+    apart = figures(table(**{REHEARSAL: other, OTHER_KEY: other[::-1]}))[f"{BETWEEN_KEYS}.linkability.eye"]
+    assert linked.estimate.value > 0.9 > apart.estimate.value
+    assert BETWEEN_KEYS + ".linkability.eye" not in figures(table(**{OTHER_KEY: other})), "without a first key"
+
+
+def test_untouched_faces_are_those_below_a_tenth() -> None:
+    of = table(anonymized=SOURCES)
+    of.values["changed_face"][PEOPLE : PEOPLE + 4] = [0.0, 0.0999, 0.1, math.nan]
+    found = figures(of)["anonymized.untouched"].estimate
+    assert (found.value, found.n) == (2 / (PEOPLE - 1), PEOPLE - 1)
+
+
+def test_a_group_has_figures_from_ten_faces_on() -> None:
+    keys = set(figures(table(anonymized=SOURCES)))
+    assert "anonymized.found[light]" in keys and "anonymized.found[dark]" not in keys
+    assert "anonymized.landmark_shift[light]" not in keys, "only of what a person may be hurt by"
+    larger = replace(table(anonymized=SOURCES), tone=np.where(np.arange(2 * PEOPLE) % PEOPLE < 10, "dark", "light"))
+    assert "anonymized.found[dark]" in figures(larger)
+
+
+def test_textures_have_a_distance_and_no_identity() -> None:
+    of = table(anonymized=SOURCES)
+    vectors = {"eye": of.vectors["eye"], TEXTURE: np.concatenate([SOURCES, SOURCES + 1])}
+    keys = figures(replace(of, vectors=vectors))
+    assert keys["anonymized.texture_distance"].estimate.value == pytest.approx(2, rel=1e-3), (
+        "the means' squared distance"
+    )
+    assert not any(TEXTURE in figure.recognizer for figure in keys.values())
+
+
+def test_every_figure_is_of_a_metric_and_has_a_json_form() -> None:
+    said = [figure.to_dict() for figure in summarize(table(anonymized=SOURCES))]
+    assert {one["metric"] for one in said} <= set(BY_NAME) and len(BY_NAME) == len(METRICS)
+    assert not any(isinstance(value, float) and not math.isfinite(value) for one in said for value in one.values())
+
+
+def test_what_is_wished_of_a_recovered_face_is_that_it_is_known() -> None:
+    rank = BY_NAME["rank1"]
+    assert [rank.better_for(version) for version in ("anonymized", "recovered", "rehearsal-recovered")] == [
+        "lower",
+        "higher",
+        "higher",
+    ]
+    assert BY_NAME["mean_rank"].better_for("recovered") == "lower"
+    assert BY_NAME["psnr_face"].better_for("recovered") == "higher", "likeness is what it is"
+
+
+def test_limits_are_not_passed_by_what_lies_on_them_and_are_by_what_is_not_known() -> None:
+    values = {"a": 0.5, "b": None}
+    assert beyond_limits(values, {"a": 0.5}, {"a": 0.5}) == []
+    assert beyond_limits(values, {"a": 0.6}, {"a": 0.4}) == ["a is 0.5, under 0.6", "a is 0.5, over 0.4"]
+    assert beyond_limits(values, {"b": 0}, {"b": 1}) == ["b is unknown, under 0", "b is unknown, over 1"]
+    with pytest.raises(KeyError):
+        beyond_limits(values, {"c": 0}, {})
+
+
+def test_few_faces_give_the_figures_that_few_can() -> None:
+    """One pair has no stranger, a hundred pairs one in a hundred, twenty scores of a kind a linkability."""
+    whole = table(recovered=SOURCES)
+
+    def of(people: int) -> set[str]:
+        return {key.split(".")[1] for key in figures(whole.rows(np.flatnonzero(whole.face < people))) if ".eye" in key}
+
+    always = {"cosine", "rank1", "mean_rank", "eer"}
+    assert [of(1), of(2), of(10)] == [set(), always, always]
+    assert of(11) == always | {"tar_far_1"}, "110 ordered pairs"
+    assert of(19) == always | {"tar_far_1"} and of(20) == always | {"tar_far_1", "linkability"}
+    assert of(32) == of(20) and of(33) == of(20) | {"tar_far_01"}
+
+
+def test_a_version_in_which_nobody_is_seen_has_no_identity() -> None:
+    unseen = table(
+        anonymized=np.full((PEOPLE, 2), np.nan), **{OTHER_KEY: SOURCES, REHEARSAL: np.full((PEOPLE, 2), np.nan)}
+    )
+    keys = figures(unseen)
+    assert "anonymized.found" in keys and not any(key.startswith(("anonymized.rank1", BETWEEN_KEYS)) for key in keys)
+
+
+def test_of_too_many_pairs_some_are_drawn_the_same_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    every = stranger_distances(table(), "eye")
+    assert len(every) == PEOPLE * (PEOPLE - 1)
+    monkeypatch.setattr("keyanon_core.evaluation.summary.MAX_PAIRS", PEOPLE * PEOPLE - 1)
+    some = stranger_distances(table(), "eye")
+    assert PEOPLE * PEOPLE / 2 < len(some) < len(every) and (some > 0).all(), "never a source and itself"
+    assert np.array_equal(some, stranger_distances(table(), "eye"))
+
+
+def test_a_figure_names_its_group_and_recognizer_in_json() -> None:
+    said = {one["key"]: one for one in (figure.to_dict() for figure in summarize(table(anonymized=SOURCES)))}
+    grouped, told = said["anonymized.found[light]"], said["anonymized.rank1.eye"]
+    assert (grouped["group"], grouped["recognizer"], told["group"], told["recognizer"]) == ("light", None, None, "eye")
