@@ -18,6 +18,7 @@ from jobs.commands import (
     approval,
     approver_key,
     audit,
+    evaluate,
     export,
     inspect,
     keystore_admin,
@@ -43,7 +44,8 @@ app = typer.Typer(
     name="keyanon",
     help="Anonymize the faces in a data set of images; restore one only with the approval of several people.",
     epilog="Exit codes: 0 done, 1 defect, 2 usage, 3 input, 4 refused by the keystore, 5 wrong key or tampered, "
-    "6 not converged, 7 rows quarantined (--strict, --max-failure-rate), 75 try again, 130 interrupted.",
+    "6 not converged, 7 rows quarantined (--strict, --max-failure-rate), 8 a figure beyond its limit, "
+    "75 try again, 130 interrupted.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     pretty_exceptions_show_locals=False,
@@ -79,6 +81,7 @@ app.command("deny")(approval.deny)
 app.command("requests")(approval.requests)
 app.command("show")(approval.show)
 app.command("recover")(recover.recover)
+app.command("evaluate")(evaluate.evaluate)
 app.command("train-prior")(train_prior.train_prior)
 app.command("inspect")(inspect.inspect)
 app.add_typer(quarantine.app, name="quarantine")

@@ -111,7 +111,7 @@ def test_dependencies_are_those_of_the_project_at_pinned_versions(steps: list[di
     listed = partial(subprocess.run, [sys.executable, "-c", lines[1]], cwd=ROOT, capture_output=True, text=True)
     made = listed(env={**os.environ, "EXTRAS": extras}, check=True).stdout
     optional = PROJECT["optional-dependencies"]
-    wanted = [one for name in ("cluster", "heif", "postgresql") for one in optional[name]]
+    wanted = [one for name in ("cluster", "evaluation", "heif", "postgresql") for one in optional[name]]
     assert made.splitlines() == [*PROJECT["dependencies"], *wanted], "HEIC is read, and PostgreSQL reached"
     assert listed(env={**os.environ, "EXTRAS": "cluster,none-such"}).returncode != 0
     pinned = {

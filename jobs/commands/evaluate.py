@@ -1,0 +1,221 @@
+"""`keyanon evaluate`: what a run, or any tool's pictures, protects and gives back."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from jobs.commands.options import EndpointUrl, Json, Quiet, Verbose, output_of
+from jobs.commands.printing import facts, table
+from jobs.exit_codes import ExitCode
+
+if TYPE_CHECKING:
+    from jobs.evaluate.run import Progress, Subject
+
+SHOWN = ("untouched", "accepted", "rank1", "mean_rank", "found", "psnr_face", "same_outside")  # figures on the terminal
+_OTHERS = "Pictures of any tool, in the place of RUN"
+
+
+def evaluate(
+    context: typer.Context,
+    run: Annotated[
+        str | None, typer.Argument(metavar="[RUN]", help="Output of a run: directory or s3://bucket/prefix.")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="OUT", help="New directory for the report, which shows people in clear."
+        ),
+    ] = None,
+    source: Annotated[
+        str | None,
+        typer.Option(metavar="PHOTOS", help="Where the sources are now.", show_default="as the run had them"),
+    ] = None,
+    anonymized: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="Anonymized pictures of the sources' names.", rich_help_panel=_OTHERS),
+    ] = None,
+    recovered: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Recovered pictures, as `keyanon recover` writes them.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Measure so many pictures, evenly spread.")
+    ] = None,
+    rehearsed: Annotated[
+        int | None,
+        typer.Option(
+            "--rehearse",
+            metavar="N",
+            min=0,
+            help="Of so many pictures: anonymize them anew by the run's settings under keys that are thrown away, recover them, "
+            "and treat them by blur and the like.",
+            show_default="64",
+        ),
+    ] = None,
+    recognizers: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--recognizer",
+            metavar="NAME=FILE[:PRESET]",
+            help="One more that tells people apart, from a local ONNX file; PRESET arcface, adaface or facenet. May be repeated.",
+        ),
+    ] = None,
+    prior: Annotated[
+        str | None, typer.Option(help="Where the run's prior is now.", show_default="as the run had it")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Processes.", show_default="one for each CPU")
+    ] = None,
+    under: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--fail-under",
+            metavar="FIGURE=VALUE",
+            help=f"Exit with {int(ExitCode.BEYOND_LIMIT)} where a figure lies below; such as recovered.psnr_face=45.",
+        ),
+    ] = None,
+    over: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--fail-over", metavar="FIGURE=VALUE", help="The same where it lies above; such as anonymized.untouched=0."
+        ),
+    ] = None,
+    endpoint_url: EndpointUrl = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Measure the pictures of RUN against their sources: one page, one JSON, one Parquet of values by face.
+
+    The run's keys stay in their keystore: what is recovered, and what a wrong key shows, is told of the same pictures anonymized
+    anew. The same command again goes on where it was stopped.
+    """
+    from jobs.evaluate.run import FACES, PAGE, REPORT
+
+    limits = {"under": _limits("--fail-under", under), "over": _limits("--fail-over", over)}
+    subject = _subject(run, output, {**context.params, "endpoint_url": endpoint_url})
+    report = _with_progress(subject, quiet)
+    beyond = _beyond(report, limits)
+    folder = subject.config.output
+    output_of(context).result(
+        {**report, "output": str(folder), "beyond_limits": beyond},
+        facts(
+            f"evaluation of {run or anonymized}",
+            {
+                "pictures": f"{report['pictures']} measured of {report['chosen_pictures']}",
+                "faces": report["faces"],
+                **({"not measured": _counted(report["unmeasured"])} if report["unmeasured"] else {}),
+                "page": folder / PAGE,
+                "figures": folder / REPORT,
+                "values by face": folder / FACES,
+            },
+        ),
+        table("in short; all figures are in the page", ("version", *SHOWN), _in_short(report["figures"])),
+        *(
+            [table("to be looked at", ("finding", "faces", "first"), map(_finding, report["findings"]))]
+            if report["findings"]
+            else []
+        ),
+        *([table("beyond their limits", ("figure",), [[one] for one in beyond])] if beyond else []),
+    )
+    if beyond:
+        raise typer.Exit(ExitCode.BEYOND_LIMIT)
+
+
+def _subject(run: str | None, output: Path | None, given: dict[str, Any]) -> "Subject":
+    from jobs.evaluate.config import EvaluateConfig
+    from jobs.evaluate.run import subject_of_folders, subject_of_run
+    from jobs.storage.place import as_place
+
+    if output is None:
+        raise typer.BadParameter("the report needs a new directory", param_hint="--output")
+    if (run is None) == (given["anonymized"] is None):
+        raise typer.BadParameter("give RUN, or --source and --anonymized, and not both", param_hint="RUN")
+    names = ("recovered", "limit", "rehearsed", "prior", "workers", "recognizers", "endpoint_url")
+    changes = {name: given[name] for name in names if given[name] is not None}
+    for name in ("recovered", "anonymized"):
+        if given[name] is not None:
+            changes[name] = as_place(given[name])
+    changes |= {"output": output, **({"photos": given["source"]} if given["source"] else {})}
+    if run is not None:
+        return subject_of_run(as_place(run), changes)
+    if given["source"] is None:
+        raise typer.BadParameter("pictures of another tool need their sources", param_hint="--source")
+    return subject_of_folders(EvaluateConfig.load(None, changes))
+
+
+def _with_progress(subject: "Subject", quiet: bool) -> dict[str, Any]:
+    """With a bar where stderr is a terminal, a line for each tenth elsewhere."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    from jobs.evaluate.run import run_evaluation
+
+    if quiet:
+        return run_evaluation(subject)
+    if not sys.stderr.isatty():
+        return run_evaluation(subject, _lines())
+    columns = TextColumn("measuring"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("measuring", total=None)
+        return run_evaluation(subject, lambda done, of: bar.update(task, completed=done, total=of))
+
+
+def _lines() -> "Progress":
+    """A line for each tenth."""
+    told = -1
+
+    def tell(done: int, of: int) -> None:
+        nonlocal told
+        tenth = 10 * done // max(of, 1)
+        if tenth > told:
+            told = tenth
+            sys.stderr.write(f"measured {done} of {of} pictures\n")
+
+    return tell
+
+
+def _limits(option: str, given: list[str] | None) -> dict[str, float]:
+    limits = {}
+    for one in given or ():
+        name, _, value = one.rpartition("=")
+        try:
+            limits[name] = float(value)
+        except ValueError:
+            limits[name] = float("nan")
+        if not name or limits[name] != limits[name]:
+            raise typer.BadParameter(f"{one!r} is not FIGURE=VALUE with a number", param_hint=option)
+    return limits
+
+
+def _beyond(report: dict[str, Any], limits: dict[str, dict[str, float]]) -> list[str]:
+    from keyanon_core.evaluation.summary import beyond_limits
+
+    values = {one["key"]: one["value"] for one in report["figures"]}
+    unknown = sorted({*limits["under"], *limits["over"]} - values.keys())
+    if unknown:
+        raise typer.BadParameter(
+            f"no figure is called {', '.join(unknown)}; there are {', '.join(sorted(values))}",
+            param_hint="--fail-under, --fail-over",
+        )
+    return beyond_limits(values, limits["under"], limits["over"])
+
+
+def _in_short(figures: list[dict[str, Any]]) -> list[tuple[str, ...]]:
+    """SHOWN of each version, by the first recognizer that gives them."""
+    known: dict[str, dict[str, str]] = {}
+    for one in figures:
+        if one["group"] is None and one["metric"] in SHOWN and one["value"] is not None:
+            known.setdefault(one["version"], {}).setdefault(one["metric"], f"{one['value']:.4g}")
+    return [(version, *(cells.get(name, "-") for name in SHOWN)) for version, cells in known.items()]
+
+
+def _counted(reasons: dict[str, int]) -> str:
+    return ", ".join(f"{count} {code}" for code, count in reasons.items())
+
+
+def _finding(finding: dict[str, Any]) -> tuple[str, str, str]:
+    first = finding["faces"][0]
+    return finding["finding"], f"{finding['count']} of {finding['of']}", f"{first['image_id']}, face {first['face']}"

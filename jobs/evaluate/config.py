@@ -1,0 +1,71 @@
+"""The settings of one evaluation."""
+
+import hashlib
+from pathlib import Path
+from typing import Any, Final, Literal, Self
+
+from pydantic import Field, model_validator
+
+from jobs.config import AnonymizeConfig
+from jobs.sources.config import InputConfig
+from jobs.storage.place import Place, holds
+from keyanon_core.faces.recognizers import EMBEDDED, RecognizerChoice, chosen_recognizers
+from keystore.crypto.canonical import canonical_json
+
+DEFAULT_REHEARSED: Final = 64  # pictures
+_NEUTRAL: Final = frozenset({"photos", "image_root", "output", "endpoint_url", "workers"})
+_OF_INPUT: Final = frozenset(InputConfig.model_fields) - {"output", "photos", "endpoint_url"}
+
+
+class EvaluateConfig(InputConfig):
+    """photos: the sources. output: a directory for the report, which shows people in clear."""
+
+    output: Path
+    run: Place | None = Field(default=None, description="output of a run, whose pictures are measured")
+    anonymized: Place | None = Field(default=None, description="folder of any tool's pictures, in the place of a run")
+    recovered: Place | None = Field(default=None, description="folder of recovered pictures, of the same names")
+    limit: int | None = Field(default=None, ge=1, description="pictures, evenly spread; all by default")
+    rehearsed: int = Field(
+        default=DEFAULT_REHEARSED, ge=0, description="pictures that the run's settings anonymize anew, see `Rehearsal`"
+    )
+    face_models: Literal["embedded", "facexlib"] = "embedded"
+    face_weights: Path | None = None
+    recognizers: tuple[str, ...] = Field(
+        default=(), description="NAME=FILE[:PRESET], beside the embedded one and its mirrored view"
+    )
+    prior: str | None = Field(default=None, description="where the run's prior is now; None: as the run had it")
+    workers: int = Field(default=0, ge=0, description="processes; 0: as many as there are CPUs")
+
+    @model_validator(mode="after")
+    def _one_thing_is_measured(self) -> Self:
+        if (self.run is None) == (self.anonymized is None):
+            raise ValueError("give either the output of a run or a folder of anonymized pictures, and not both")
+        return self
+
+    @model_validator(mode="after")
+    def _is_apart(self) -> Self:
+        for name in ("run", "anonymized", "recovered"):
+            place = getattr(self, name)
+            if place is not None and (holds(place, self.output) or holds(self.output, place)):
+                raise ValueError(
+                    f"output {self.output} and {name} {place} overlap; a report shows sources: give it its own place"
+                )
+        return self
+
+    @classmethod
+    def of_run(cls, recorded: AnonymizeConfig, changes: dict[str, Any]) -> Self:
+        """The pictures of a run, read as the run read them."""
+        read = {name: getattr(recorded, name) for name in _OF_INPUT}
+        models = {"face_models": recorded.face_models, "face_weights": recorded.face_weights}
+        given = {name: value for name, value in changes.items() if value is not None}
+        return cls.load(None, {"photos": recorded.photos, **read, **models, **given})
+
+    def recognizer_choices(self) -> list[RecognizerChoice]:
+        """Those beside that of the face models, each holding on to its file as it is now. Raises FaceModelError."""
+        return [one.pinned() for one in chosen_recognizers(self.recognizers) if one.name != EMBEDDED]
+
+    def digest(self, listing: str) -> str:
+        """sha256 over what decides the figures: a stopped evaluation goes on only if it is the same. listing: the source's."""
+        meant = {name: value for name, value in self.model_dump(mode="json").items() if name not in _NEUTRAL}
+        recognizers = [one.expected for one in self.recognizer_choices()]
+        return hashlib.sha256(canonical_json({**meant, "listing": listing, "recognizers": recognizers})).hexdigest()

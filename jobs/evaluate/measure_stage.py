@@ -1,0 +1,177 @@
+"""The measuring stage, a Ray Data actor: pictures in, numbers, identity vectors and thumbnails of their faces out."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import pyarrow as pa
+
+from jobs.blocks import ENCODED, FAILURE, ID, ROW
+from jobs.evaluate.counterparts import Counterparts
+from jobs.faults import FaultKind, kind_of, reason_of
+from jobs.run.detect_stage import FaceModelChoice
+from jobs.run.progress import Monitor
+from jobs.run.rows_in_hand import RowsInHand
+from keyanon_core.errors import PriorError
+from keyanon_core.evaluation.baselines import BASELINES, blur
+from keyanon_core.evaluation.faces import SOURCE, FaceInVersion, FaceMeasurer
+from keyanon_core.evaluation.rehearsal import Rehearsal
+from keyanon_core.faces.detection import Pixels
+from keyanon_core.faces.masks import PictureMask
+from keyanon_core.faces.recognizers import RecognizerChoice
+from keyanon_core.imaging import decode_picture
+from keyanon_core.pictures.settings import AnonymizeSettings
+from keyanon_core.priors import Prior, load_prior
+
+MEASURED: Final = "anonymized"
+RECOVERED: Final = "recovered"
+PICTURE: Final = "picture"  # kind of a row that tells what became of a picture; all others are of faces
+FACE: Final = "face"
+
+
+@dataclass(frozen=True)
+class RehearsalChoice:
+    """What an actor rehearses with: the run's prior and settings. prior_digest: None where the run did not say."""
+
+    prior: str
+    prior_digest: str | None
+    precision: str
+    settings: AnonymizeSettings
+
+    def load_prior(self) -> Prior:
+        """Raises PriorError."""
+        prior = load_prior(self.prior, precision=self.precision)
+        if self.prior_digest not in (None, prior.digest):
+            raise PriorError(
+                f"prior {self.prior} has digest {prior.digest}, and the run's was {self.prior_digest}; name that by --prior"
+            )
+        return prior
+
+
+class MeasurePictures:
+    """Measures each picture of a block; one that can not be measured gets a reason."""
+
+    def __init__(
+        self,
+        models: FaceModelChoice,
+        recognizers: Sequence[RecognizerChoice],
+        versions: Mapping[str, Counterparts],
+        rehearsal: RehearsalChoice | None,
+        rehearsed: frozenset[int],
+        max_pixels: int,
+        monitor: Monitor,
+    ) -> None:
+        """recognizers: beside that of the models. versions: the pictures beside each source, MEASURED among them. rehearsed: rows
+        whose pictures are treated by baselines, and by `rehearsal` where there is one. Raises FaceModelError, PriorError,
+        MachineError."""
+        self._versions, self._rehearsed, self._max_pixels = versions, rehearsed, max_pixels
+        self._hands = RowsInHand[dict[str, Any], list[dict[str, Any]]](
+            "measure", monitor, work=self._measure, quarantine=_failed, is_witness=lambda found: not found[0]["reason"]
+        )
+        with self._hands.reporting_faults():
+            loaded = models.load(threads=1)
+            self._measurer = FaceMeasurer(loaded, [one.load() for one in recognizers])
+            self._rehearse = None
+            if rehearsal is not None:
+                self._rehearse = Rehearsal(rehearsal.load_prior(), loaded, rehearsal.settings)
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        with self._hands.reporting_faults():
+            rows = {row[ROW]: row for row in table.select([ROW, ID, ENCODED, FAILURE]).to_pylist()}
+            measured = self._hands.work_through({number: row for number, row in rows.items() if not row[FAILURE]})
+            found = [measured.get(number) or _failed(row, row[FAILURE]) for number, row in rows.items()]
+            return pa.Table.from_pylist([line for lines in found for line in lines], schema=PORTION_SCHEMA)
+
+    def _measure(self, rows: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+        return [self._measure_one(row) for row in rows]
+
+    def _measure_one(self, row: dict[str, Any]) -> list[dict[str, Any]]:
+        try:
+            return self._of_picture(row)
+        except Exception as error:
+            if kind_of(error) is not FaultKind.ROW:
+                raise
+            return _failed(row, reason_of(error))  # any defect met by one picture costs that picture only
+
+    def _of_picture(self, row: dict[str, Any]) -> list[dict[str, Any]]:
+        encoded = row[ENCODED]
+        source = decode_picture(encoded, self._max_pixels)
+        files = {
+            name: counterparts.read(row[ID])
+            for name, counterparts in self._versions.items()
+            if counterparts.has(row[ID])
+        }
+        versions: dict[str, Pixels] = {name: decode_picture(file, self._max_pixels) for name, file in files.items()}
+        faces, masks = self._measurer.faces_of(source)
+        missing: dict[str, str] = {}
+        stored = {name: len(file) for name, file in {SOURCE: encoded, **files}.items()}
+        if row[ROW] in self._rehearsed:
+            treated, beside = _treated(source, masks)
+            versions, stored = versions | treated, stored | beside
+            if self._rehearse is not None:
+                again = self._rehearse(encoded)
+                versions |= again.versions
+                missing = again.missing
+                stored |= again.stored_bytes
+        found = self._measurer.measure(source, faces, masks, versions)
+        reasons = [f"{name}: {why}" for name, why in missing.items()]
+        told = {"kind": PICTURE, "reason": "", "missing": reasons, "bytes": list(stored.items())}
+        return [{**_about(row), **told}, *({**_about(row), **_line(face)} for face in found)]
+
+
+def _treated(source: Pixels, masks: Sequence[PictureMask]) -> tuple[dict[str, Pixels], dict[str, int]]:
+    """What other tools make of the faces, and what comes back of that with a key; bytes stored beside the picture."""
+    versions, beside = dict[str, Pixels](), dict[str, int]()
+    for name, baseline in BASELINES.items():
+        version = name.replace(" ", "-")
+        if (
+            baseline.apply is not blur or version == "blur"
+        ):  # an encrypted crop lies beside a blurred face: it is measured once
+            versions[version] = baseline.apply(source, masks)
+        if baseline.restore is not None:
+            restored = baseline.restore(source, masks)
+            versions[f"{version}-{RECOVERED}"] = restored.pixels
+            beside[f"{version}-beside"] = int(restored.sizes.sum())
+    return versions, beside
+
+
+def _about(row: dict[str, Any]) -> dict[str, Any]:
+    return {"row": row[ROW], "image_id": row[ID]}
+
+
+def _failed(row: dict[str, Any], reason: str) -> list[dict[str, Any]]:
+    """A picture that can not be measured, for a reason."""
+    return [{**_about(row), "kind": PICTURE, "reason": reason}]
+
+
+def _line(face: FaceInVersion) -> dict[str, Any]:
+    return {
+        "kind": FACE,
+        "face": face.face,
+        "version": face.version,
+        "tone": face.tone,
+        "view": face.view,
+        "values": list(face.values.items()),
+        "vectors": [(name, vector.tolist()) for name, vector in face.vectors.items()],
+    }
+
+
+PORTION_SCHEMA: Final = pa.schema(
+    [
+        ("row", pa.int64()),
+        ("image_id", pa.string()),
+        ("kind", pa.string()),
+        # Of a picture
+        ("reason", pa.string()),
+        ("missing", pa.list_(pa.string())),
+        ("bytes", pa.map_(pa.string(), pa.int64())),
+        # Of a face in a version
+        ("face", pa.int32()),
+        ("version", pa.string()),
+        ("tone", pa.string()),
+        ("view", pa.binary()),
+        ("values", pa.map_(pa.string(), pa.float64())),
+        ("vectors", pa.map_(pa.string(), pa.list_(pa.float32()))),
+    ]
+)
+"""Of the blocks that come out, and of the portions that they are kept in until the report is written."""

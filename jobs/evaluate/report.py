@@ -1,0 +1,216 @@
+"""The report of an evaluation: JSON for programs, Parquet for statisticians, one page for people."""
+
+import base64
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+
+from jobs.evaluate.measure_stage import MEASURED, RECOVERED
+from jobs.evaluate.portions import Measured, Portions
+from jobs.storage.json_files import to_json
+from keyanon_core.evaluation.faces import TEXTURE
+from keyanon_core.evaluation.intervals import median_of
+from keyanon_core.evaluation.metrics import BY_NAME, METRICS
+from keyanon_core.evaluation.rehearsal import RECOVERED as REHEARSAL_RECOVERED
+from keyanon_core.evaluation.summary import UNTOUCHED_BELOW, stranger_distances, summarize
+from keystore.storage import durable
+
+REPORT: Final = "report.json"
+FACES: Final = "faces.parquet"
+PAGE: Final = "index.html"
+MOST_NAMED: Final = 100  # faces that a finding lists
+SHOWN_EACH: Final = 4  # faces for each rule of the page
+BINS: Final = 40
+PLOT: Final = (640, 200)  # px
+
+RULES: Final = (
+    (MEASURED, "distance", "from its source, by the recognizer", True),
+    (RECOVERED, "psnr_face", "PSNR of what was recovered", False),
+    (REHEARSAL_RECOVERED, "psnr_face", "PSNR of what the rehearsal recovered", False),
+)
+"""Which faces the page shows: by the value of a version, and whether a small one is bad because it hides little."""
+
+
+def report_of(found: Measured, circumstances: Mapping[str, Any]) -> dict[str, Any]:
+    """What REPORT holds: JSON types only, no source's vectors."""
+    figures = summarize(found.faces)
+    return {
+        "kind": "evaluation",
+        **circumstances,
+        "pictures": found.pictures,
+        "faces": len(found.images),
+        "unmeasured": dict(found.unmeasured),
+        "unmeasured_examples": found.examples,
+        "missing": dict(found.missing),
+        "stored_bytes": _stored(found.stored_bytes),
+        "figures": [figure.to_dict() for figure in figures],
+        "findings": _findings(found),
+    }
+
+
+def _stored(sizes: Mapping[str, Sequence[int]]) -> dict[str, Any]:
+    """Median bytes of what was stored of a picture, by what it is."""
+    return {name: median_of(np.array(values, np.float64)).to_dict() for name, values in sizes.items()}
+
+
+def _findings(found: Measured) -> list[dict[str, Any]]:
+    """What a person must look at, face by face, worst first: at most MOST_NAMED of each kind, all of them counted."""
+    faces = found.faces.of(MEASURED)
+    indices = _indices(found)
+    findings: list[dict[str, Any]] = []
+
+    def name(what: str, says: str, bad: npt.NDArray[np.bool_], values: npt.NDArray[np.float64]) -> None:
+        if not bad.any():
+            return
+        order = np.flatnonzero(bad)[np.argsort(values[bad], kind="stable")][:MOST_NAMED]
+        listed = [
+            {"image_id": found.images[face], "face": indices[face], "value": float(value)}
+            for face, value in zip(faces.face[order].tolist(), values[order].tolist(), strict=True)
+        ]
+        findings.append({"finding": what, "says": says, "count": int(bad.sum()), "of": len(bad), "faces": listed})
+
+    changed = faces.values["changed_face"]
+    name("untouched", BY_NAME["untouched"].definition, changed < UNTOUCHED_BELOW, changed)
+    for column, accepted in faces.values.items():
+        if column.startswith("accepted:"):
+            recognizer = column.partition(":")[2]
+            says = f"{recognizer} takes them for their own source."
+            name(f"accepted.{recognizer}", says, accepted == 1, faces.values[f"distance:{recognizer}"])
+    return findings
+
+
+def _indices(found: Measured) -> list[int]:
+    """Of each face by its number: its index among its picture's faces."""
+    seen: dict[str, int] = {}
+    indices = []
+    for image in found.images:  # numbered picture by picture, in the order of their faces
+        indices.append(seen.get(image, 0))
+        seen[image] = indices[-1] + 1
+    return indices
+
+
+def write_report(output: Path, report: Mapping[str, Any], found: Measured, portions: Portions) -> None:
+    """Write all three; REPORT last: where it lies the evaluation is finished. Readable by their owner only. Raises OSError."""
+    buffer = pa.BufferOutputStream()
+    pq.write_table(found.lines, buffer, compression="zstd")
+    durable.replace(output / FACES, buffer.getvalue().to_pybytes(), durable.SECRET_MODE)
+    durable.replace(output / PAGE, _page(report, found, portions).encode(), durable.SECRET_MODE)
+    durable.replace(output / REPORT, to_json(dict(report)), durable.SECRET_MODE)
+
+
+def _page(report: Mapping[str, Any], found: Measured, portions: Portions) -> str:
+    environment = Environment(
+        loader=PackageLoader("jobs.evaluate", "."),
+        autoescape=select_autoescape(["html", "j2"]),
+        undefined=StrictUndefined,
+    )
+    environment.filters["figure"] = _said
+    figures = report["figures"]
+    versions = found.faces.versions
+    recognizers = [name for name in sorted(found.faces.vectors) if name != TEXTURE]
+    plain = [metric for metric in METRICS if any(f["metric"] == metric.name and not f["recognizer"] for f in figures)]
+    told = [metric for metric in METRICS if any(f["metric"] == metric.name and f["recognizer"] for f in figures)]
+    return environment.get_template("page.html.j2").render(
+        report=report,
+        versions=versions,
+        between=[f for f in figures if f["version"] not in versions],
+        plain=plain,
+        identity=[(recognizer, told) for recognizer in recognizers],
+        by_key={figure["key"]: figure for figure in figures},
+        chances=_chances(figures),
+        groups=[figure for figure in figures if figure["group"]],
+        metrics=METRICS,
+        shown=_shown(found, portions, recognizers),
+        plots=[(name, _plot(found, name)) for name in recognizers],
+        size=PLOT,
+    )
+
+
+def _chances(figures: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], str]:
+    """What would be seen of faces that tell nothing of their source, by metric and recognizer; of the largest version."""
+    told: dict[tuple[str, str], str] = {}
+    for figure in sorted(figures, key=lambda one: -int(one["n"])):
+        if figure["chance"] is not None:
+            shown = _said({**figure, "value": figure["chance"], "low": None, "high": None})
+            told.setdefault((figure["metric"], figure["recognizer"]), shown)
+    return told
+
+
+def _shown(found: Measured, portions: Portions, recognizers: Sequence[str]) -> list[tuple[str, list[dict[str, Any]]]]:
+    """Faces by rule, worst, middle and best, in all their versions."""
+    chosen: list[tuple[str, list[tuple[int, float, str]]]] = []
+    for version, column, what, _ in RULES:
+        faces = found.faces.of(version)
+        name = f"{column}:{recognizers[0]}" if column == "distance" else column
+        values = faces.values.get(name, np.zeros(0))
+        known = np.flatnonzero(~np.isnan(values)) if len(faces.face) else np.zeros(0, np.int64)
+        if not len(known):
+            continue
+        order = known[np.argsort(values[known], kind="stable")]
+        middle = max(len(order) // 2 - SHOWN_EACH // 2, 0)
+        for rule, part in (
+            ("lowest", order[:SHOWN_EACH]),
+            ("middle", order[middle : middle + SHOWN_EACH]),
+            ("highest", order[-SHOWN_EACH:]),
+        ):
+            chosen.append(
+                (f"{version}: {rule} {what}", [(int(faces.face[at]), float(values[at]), rule) for at in part.tolist()])
+            )
+    indices = _indices(found)
+    views = portions.views({(found.images[face], indices[face]) for _, part in chosen for face, _, _ in part})
+    return [
+        (
+            title,
+            [
+                {
+                    "image_id": found.images[face],
+                    "face": indices[face],
+                    "value": value,
+                    "views": [
+                        (n, base64.b64encode(v).decode()) for n, v in views[found.images[face], indices[face]].items()
+                    ],
+                }
+                for face, value, _ in part
+            ],
+        )
+        for title, part in chosen
+    ]
+
+
+def _plot(found: Measured, recognizer: str) -> list[tuple[str, str]]:
+    """Polylines of how distances are spread: of strangers' sources, and of faces from their own in some versions."""
+    series = {"strangers": stranger_distances(found.faces, recognizer)}
+    for version in (MEASURED, RECOVERED, REHEARSAL_RECOVERED):
+        values = found.faces.of(version).values.get(f"distance:{recognizer}", np.zeros(0))
+        series[version] = values[~np.isnan(values)]
+    most = max((float(values.max()) for values in series.values() if len(values)), default=1.0) or 1.0
+    shares = {name: _histogram(values, most) for name, values in series.items() if len(values)}
+    highest = max(float(share.max()) for share in shares.values())
+    return [(name, _points(share / highest)) for name, share in shares.items()]
+
+
+def _histogram(values: npt.NDArray[np.float64], most: float) -> npt.NDArray[np.float64]:
+    counts, _ = np.histogram(values, BINS, (0, most))
+    return np.asarray(counts / len(values), np.float64)
+
+
+def _points(heights: Iterable[float]) -> str:
+    width, height = PLOT
+    return " ".join(f"{(at + 0.5) * width / BINS:.1f},{height * (1 - value):.1f}" for at, value in enumerate(heights))
+
+
+def _said(figure: Mapping[str, Any] | None) -> str:
+    """A figure with its interval, for people."""
+    if figure is None or figure["value"] is None:
+        return ""
+    scale, unit = (100.0, " %") if figure["unit"] == "share" else (1.0, "")
+    value = f"{figure['value'] * scale:.3g}{unit}"
+    if figure["low"] is None or figure["high"] is None:
+        return value
+    return f"{value} ({figure['low'] * scale:.3g} to {figure['high'] * scale:.3g})"
