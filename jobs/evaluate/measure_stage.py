@@ -25,6 +25,7 @@ from keyanon_core.priors import Prior, load_prior
 
 MEASURED: Final = "anonymized"
 RECOVERED: Final = "recovered"
+BESIDE: Final = "-beside"  # how bytes are called that lie beside a picture, for its faces to come back
 PICTURE: Final = "picture"  # kind of a row that tells what became of a picture; all others are of faces
 FACE: Final = "face"
 
@@ -131,7 +132,7 @@ def _treated(source: Pixels, masks: Sequence[PictureMask]) -> tuple[dict[str, Pi
         if baseline.restore is not None:
             restored = baseline.restore(source, masks)
             versions[f"{version}-{RECOVERED}"] = restored.pixels
-            beside[f"{version}-beside"] = int(restored.sizes.sum())
+            beside[f"{version}{BESIDE}"] = int(restored.sizes.sum())
     return versions, beside
 
 

@@ -11,14 +11,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
-from jobs.evaluate.measure_stage import MEASURED, RECOVERED
+from jobs.evaluate.measure_stage import BESIDE, MEASURED, RECOVERED
 from jobs.evaluate.portions import Measured, Portions
 from jobs.storage.json_files import to_json
 from keyanon_core.evaluation.faces import TEXTURE
 from keyanon_core.evaluation.intervals import median_of
 from keyanon_core.evaluation.metrics import BY_NAME, METRICS
 from keyanon_core.evaluation.rehearsal import RECOVERED as REHEARSAL_RECOVERED
-from keyanon_core.evaluation.summary import UNTOUCHED_BELOW, stranger_distances, summarize
+from keyanon_core.evaluation.rehearsal import SIDECAR
+from keyanon_core.evaluation.summary import UNTOUCHED_BELOW, Figure, stranger_distances, summarize
 from keystore.storage import durable
 
 REPORT: Final = "report.json"
@@ -49,6 +50,7 @@ def report_of(found: Measured, circumstances: Mapping[str, Any]) -> dict[str, An
         "unmeasured_examples": found.examples,
         "missing": dict(found.missing),
         "stored_bytes": _stored(found.stored_bytes),
+        "db_per_kb": _decibel_per_kilobyte(found, figures),
         "figures": [figure.to_dict() for figure in figures],
         "findings": _findings(found),
     }
@@ -57,6 +59,19 @@ def report_of(found: Measured, circumstances: Mapping[str, Any]) -> dict[str, An
 def _stored(sizes: Mapping[str, Sequence[int]]) -> dict[str, Any]:
     """Median bytes of what was stored of a picture, by what it is."""
     return {name: median_of(np.array(values, np.float64)).to_dict() for name, values in sizes.items()}
+
+
+def _decibel_per_kilobyte(found: Measured, figures: Sequence[Figure]) -> dict[str, float]:
+    """What each thousand bytes that lie beside a picture buy of its faces, by the version that comes back: medians of both."""
+    likeness = {
+        figure.version: figure.estimate.value for figure in figures if figure.metric == "psnr_face" and not figure.group
+    }
+    beside = {
+        REHEARSAL_RECOVERED: SIDECAR,
+        **{f"{name[: -len(BESIDE)]}-{RECOVERED}": name for name in found.stored_bytes},
+    }
+    sizes = {version: float(np.median(found.stored_bytes.get(name, [0]))) for version, name in beside.items()}
+    return {version: likeness[version] / (sizes[version] / 1000) for version in likeness if sizes.get(version)}
 
 
 def _findings(found: Measured) -> list[dict[str, Any]]:

@@ -23,9 +23,11 @@ RECOVERED: Final = "rehearsal-recovered"
 WRONG_KEY: Final = "rehearsal-wrong-key"
 OTHER_KEY: Final = "rehearsal-other-key"
 SIDECAR: Final = "rehearsal-sidecar"
-REHEARSED: Final = (REHEARSAL, RECOVERED, WRONG_KEY, OTHER_KEY)
-"""Versions of a picture: anonymized; recovered from that with the right key; with a wrong one, its refusal overridden; anonymized
-again under another key."""
+COPY: Final = "rehearsal-jpeg-75-recovered"
+COPY_QUALITY: Final = 75
+REHEARSED: Final = (REHEARSAL, RECOVERED, COPY, WRONG_KEY, OTHER_KEY)
+"""Versions of a picture: anonymized; recovered from that with the right key; from a JPEG copy of it; with a wrong key, its
+refusal overridden; anonymized again under another key."""
 
 
 @dataclass(frozen=True)
@@ -61,13 +63,14 @@ class Rehearsal:
         key, sidecar = result.key, result.sidecar
         if key is None or sidecar is None:
             missing |= dict.fromkeys(
-                (RECOVERED, WRONG_KEY), "permanent: the run keeps no key, and nothing is recovered"
+                (RECOVERED, COPY, WRONG_KEY), "permanent: the run keeps no key, and nothing is recovered"
             )
         else:
             stranger = replace(key, image_key=new_image_key())
-            for name, tried in ((RECOVERED, key), (WRONG_KEY, stranger)):
+            copy = encode_picture(versions[REHEARSAL], "jpeg", COPY_QUALITY)
+            for name, stored, tried in ((RECOVERED, picture, key), (COPY, copy, key), (WRONG_KEY, picture, stranger)):
                 try:
-                    versions[name] = self._recovered(picture, sidecar, tried, checked=tried is key)
+                    versions[name] = self._recovered(stored, sidecar, tried, checked=tried is key)
                 except (ConvergenceError, SidecarError) as error:  # a wrong key shows nothing of a lossless JPEG
                     missing[name] = str(error)
         return Rehearsed(versions, {REHEARSAL: len(picture), SIDECAR: len(sidecar or b"")}, missing)

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from keyanon_core.evaluation.faces import GEOMETRY, SOURCE, TEXTURE
+from keyanon_core.evaluation.groups import MIN_FACES
 from keyanon_core.evaluation.intervals import Estimate, mean_of, median_of, proportion
 from keyanon_core.evaluation.linkability import MIN_SCORES, linkability
 from keyanon_core.evaluation.metrics import BY_NAME
@@ -20,7 +21,6 @@ BETWEEN_KEYS: Final = "between-keys"  # version of figures that compare two anon
 UNTOUCHED_BELOW: Final = 0.1  # share of a face's pixels that changed
 MAX_PAIRS: Final = 2_000_000  # of different people, drawn without replacement where there are more
 FALSE_ACCEPT_RATES: Final = {"tar_far_1": 0.01, "tar_far_01": 0.001}
-SMALLEST_GROUP: Final = 10  # faces, below which a group has no figures of its own
 MEDIANS: Final = (*GEOMETRY.values(), "psnr_face", "ssim_face", "mae_face", "psnr_picture", "seam_colour")
 GROUPED: Final = ("untouched", "accepted", "found", "psnr_face")
 
@@ -108,7 +108,7 @@ def _of_version(faces: FaceTable, sources: FaceTable, table: FaceTable, version:
     yield from _of_values(faces, version)
     for group in np.unique(faces.tone):
         members = faces.rows(faces.tone == group)
-        if SMALLEST_GROUP <= len(members.face) < len(faces.face):
+        if MIN_FACES <= len(members.face) < len(faces.face):
             yield from (one for one in _of_values(members, version, str(group)) if one.metric in GROUPED)
     for recognizer in sorted(sources.vectors):
         if recognizer == TEXTURE:
@@ -182,7 +182,7 @@ def _linked(
     if len(probes) >= MIN_SCORES:
         other = (own + np.random.default_rng(0).integers(1, len(gallery), len(own))) % len(gallery)
         found = linkability(_distances(probes, gallery[own]), _distances(probes, gallery[other]))
-        yield Figure(version, "linkability", found.d_sys, recognizer, chance=found.chance_d_sys)
+        yield Figure(version, "linkability", found.d_sys, recognizer, chance=0.0)
 
 
 def _of_texture(faces: FaceTable, own: FaceTable, version: str) -> Iterator[Figure]:

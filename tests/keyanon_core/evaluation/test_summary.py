@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from keyanon_core.evaluation.faces import SOURCE, TEXTURE
+from keyanon_core.evaluation.groups import MIN_FACES
 from keyanon_core.evaluation.metrics import BY_NAME, METRICS
 from keyanon_core.evaluation.rehearsal import OTHER_KEY, REHEARSAL
 from keyanon_core.evaluation.summary import (
     BETWEEN_KEYS,
-    SMALLEST_GROUP,
     FaceTable,
     Figure,
     beyond_limits,
@@ -34,7 +34,7 @@ def table(**versions: np.ndarray) -> FaceTable:
     return FaceTable(
         of_versions,
         np.repeat(np.array(list(vectors)), PEOPLE),
-        np.where(of_versions < SMALLEST_GROUP - 1, "dark", "light"),
+        np.where(of_versions < MIN_FACES - 1, "dark", "light"),
         {**rest, **values},
         {"eye": np.concatenate(list(vectors.values())).astype(np.float32)},
     )
@@ -99,11 +99,13 @@ def test_untouched_faces_are_those_below_a_tenth() -> None:
     assert (found.value, found.n) == (2 / (PEOPLE - 1), PEOPLE - 1)
 
 
-def test_a_group_has_figures_from_ten_faces_on() -> None:
+def test_a_small_group_has_no_figures() -> None:
     keys = set(figures(table(anonymized=SOURCES)))
     assert "anonymized.found[light]" in keys and "anonymized.found[dark]" not in keys
     assert "anonymized.landmark_shift[light]" not in keys, "only of what a person may be hurt by"
-    larger = replace(table(anonymized=SOURCES), tone=np.where(np.arange(2 * PEOPLE) % PEOPLE < 10, "dark", "light"))
+    larger = replace(
+        table(anonymized=SOURCES), tone=np.where(np.arange(2 * PEOPLE) % PEOPLE < MIN_FACES, "dark", "light")
+    )
     assert "anonymized.found[dark]" in figures(larger)
 
 
