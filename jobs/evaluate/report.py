@@ -130,13 +130,13 @@ def _page(report: Mapping[str, Any], found: Measured, portions: Portions) -> str
     versions = found.faces.versions
     recognizers = [name for name in sorted(found.faces.vectors) if name != TEXTURE]
     plain = [metric for metric in METRICS if any(f["metric"] == metric.name and not f["recognizer"] for f in figures)]
-    told = [metric for metric in METRICS if any(f["metric"] == metric.name and f["recognizer"] for f in figures)]
+    told = {(figure["metric"], figure["recognizer"]) for figure in figures}
     return environment.get_template("page.html.j2").render(
         report=report,
         versions=versions,
         between=[f for f in figures if f["version"] not in versions],
         plain=plain,
-        identity=[(recognizer, told) for recognizer in recognizers],
+        identity=[(one, [metric for metric in METRICS if (metric.name, one) in told]) for one in recognizers],
         by_key={figure["key"]: figure for figure in figures},
         chances=_chances(figures),
         groups=[figure for figure in figures if figure["group"]],
@@ -152,7 +152,7 @@ def _chances(figures: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], str]
     told: dict[tuple[str, str], str] = {}
     for figure in sorted(figures, key=lambda one: -int(one["n"])):
         if figure["chance"] is not None:
-            shown = _said({**figure, "value": figure["chance"], "low": None, "high": None})
+            shown, _ = _said({**figure, "value": figure["chance"], "low": None, "high": None})
             told.setdefault((figure["metric"], figure["recognizer"]), shown)
     return told
 
@@ -220,12 +220,12 @@ def _points(heights: Iterable[float]) -> str:
     return " ".join(f"{(at + 0.5) * width / BINS:.1f},{height * (1 - value):.1f}" for at, value in enumerate(heights))
 
 
-def _said(figure: Mapping[str, Any] | None) -> str:
-    """A figure with its interval, for people."""
+def _said(figure: Mapping[str, Any] | None) -> tuple[str, str]:
+    """A figure and its interval, for people; "" for what is not known."""
     if figure is None or figure["value"] is None:
-        return ""
+        return "", ""
     scale, unit = (100.0, " %") if figure["unit"] == "share" else (1.0, "")
     value = f"{figure['value'] * scale:.3g}{unit}"
     if figure["low"] is None or figure["high"] is None:
-        return value
-    return f"{value} ({figure['low'] * scale:.3g} to {figure['high'] * scale:.3g})"
+        return value, ""
+    return value, f"({figure['low'] * scale:.3g} to {figure['high'] * scale:.3g})"
