@@ -6,11 +6,12 @@ import cv2
 import numpy as np
 import pytest
 
-from keyanon_core.errors import FaceModelError
+from keyanon_core.errors import EvaluationError, FaceModelError
 from keyanon_core.evaluation import (
     cheek_typology_angle,
     edge_contrast,
     frechet_distance,
+    kernel_distance,
     landmarks_inside,
     nearest,
     quality,
@@ -265,3 +266,64 @@ def test_landmarks_inside_a_mask():
     assert landmarks_inside(beyond, PictureMask.from_full(full), full.shape) == 1.0, (
         "what lies beyond the border counts at the border"
     )
+
+
+def cubic(a, b):
+    return (a @ b / len(a) + 1) ** 3
+
+
+def test_kernel_distance_is_the_unbiased_discrepancy_worked_out_term_by_term():
+    random = np.random.default_rng(3)
+    first, second = random.normal(size=(31, 5)), 1.5 * random.normal(size=(24, 5)) + 0.3
+    inside = [
+        np.mean([cubic(x, y) for i, x in enumerate(one) for j, y in enumerate(one) if i != j])
+        for one in (first, second)
+    ]
+    across = np.mean([cubic(x, y) for x in first for y in second])
+    found = kernel_distance(first, second)
+    assert found.value == pytest.approx(sum(inside) - 2 * across, rel=1e-9) and found.n == 24
+    assert kernel_distance(second, first).value == pytest.approx(found.value)
+    pairs = np.mean([cubic(x, y) for i, x in enumerate(first) for j, y in enumerate(first + 1) if i != j])
+    assert kernel_distance(first, first, paired=True).value == pytest.approx(0, abs=1e-12)
+    moved = np.mean([cubic(x, y) for i, x in enumerate(first + 1) for j, y in enumerate(first + 1) if i != j])
+    assert kernel_distance(first, first + 1, paired=True).value == pytest.approx(inside[0] + moved - 2 * pairs)
+
+
+def test_kernel_distance_of_sets_of_one_kind_is_at_zero_however_few_and_its_interval_says_so():
+    random = np.random.default_rng(5)
+    few, covered = [], []
+    for _ in range(60):
+        found = kernel_distance(random.normal(size=(30, 8)), random.normal(size=(40, 8)))
+        few.append(found.value)
+        covered.append(found.low <= 0 <= found.high)
+    spread = np.std(few)
+    assert abs(np.mean(few)) < 3 * spread / math.sqrt(60) and min(few) < 0
+    assert np.mean(covered) >= 0.9
+    apart = [kernel_distance(random.normal(size=(60, 8)), random.normal(size=(60, 8)) + 0.7) for _ in range(30)]
+    truth = np.mean([one.value for one in apart])
+    assert all(one.low > 0 for one in apart) and np.mean([one.low <= truth <= one.high for one in apart]) >= 0.9
+
+
+def test_pairs_that_are_alike_do_not_bring_two_sets_together():
+    """A face and its recovered face: the rows are nearly equal, and the sets are of one kind all the same."""
+    random = np.random.default_rng(6)
+    plain, paired = [], []
+    for _ in range(30):
+        first = 2 * random.normal(size=(20, 4))
+        second = first + 0.1 * random.normal(size=(20, 4))
+        plain.append(kernel_distance(first, second).value)
+        paired.append(kernel_distance(first, second, paired=True).value)
+    assert np.mean(plain) < -1 < -0.1 < np.mean(paired) < 0.1
+
+
+def test_kernel_distance_of_too_few_or_of_what_does_not_fit():
+    rows = np.random.default_rng(0).normal(size=(6, 3))
+    assert not kernel_distance(rows[:3], rows).bounded and kernel_distance(rows[:4], rows).bounded
+    with pytest.raises(ValueError, match="two rows or more"):
+        kernel_distance(rows[:1], rows)
+    with pytest.raises(ValueError, match="two rows or more"):
+        kernel_distance(rows, rows[:, :2])
+    with pytest.raises(ValueError, match="of one size"):
+        kernel_distance(rows[:5], rows, paired=True)
+    with pytest.raises(EvaluationError):
+        kernel_distance(rows, np.where(rows > 0, np.nan, rows))
