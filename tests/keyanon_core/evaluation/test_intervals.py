@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keyanon_core.errors import EvaluationError
@@ -123,6 +123,7 @@ def test_an_estimate_that_contradicts_itself_is_refused(figures: tuple[float, fl
         Estimate(*figures)
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=40))
 def test_the_figure_lies_in_its_interval(values: list[float]) -> None:
     for estimate in (mean_of(values), median_of(values)):

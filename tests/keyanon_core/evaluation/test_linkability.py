@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.integrate import quad
@@ -27,6 +27,7 @@ def test_shares_by_hand() -> None:
     assert d_sys(mated, mated) == 0 and maximal_linkability(mated, mated) == pytest.approx(0)
 
 
+@settings(deadline=None)
 @given(arrays(np.float64, (2, 6), elements=st.floats(0.0, 1.0)).filter(lambda both: both.sum(1).min() > 0.1))
 def test_one_measure_bounds_the_other(both: np.ndarray) -> None:
     mated, non_mated = both / both.sum(1, keepdims=True)

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keyanon_core.errors import EvaluationError
@@ -104,6 +104,7 @@ def test_equal_error_rates_of_two_normal_distributions() -> None:
     assert held >= 55
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.integers(0, 12), min_size=1, max_size=12),
     st.lists(st.integers(0, 12), min_size=1, max_size=12),
