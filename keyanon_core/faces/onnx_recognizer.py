@@ -31,8 +31,7 @@ MAX_SIDE: Final = 1024  # px; what asks for larger crops is damaged
 WIDE_SIDE, WIDE_SHIFT = 128, 8.0  # px; the larger crop that the same file of insightface's knows, and its margin
 FACENET_MARGIN: Final = 14 / 160  # of the crop, both sides together: facenet-pytorch's evaluation on LFW
 GREY: Final = 127.5
-SAME: Final = 1e-6  # how much shorter than 1 the mean of vectors may be that are one vector, rounded
-HARDLY_APART: Final = 0.02  # the same of strangers' vectors: about a mean cosine of 0.96, where 0 to 0.3 is usual
+SAME: Final = 1e-6  # cosine distance up to which two vectors are one, rounded
 FIRST_NODES: Final = 8  # among which insightface looks for a network's own normalisation
 
 Vectors = npt.NDArray[np.float32]
@@ -73,7 +72,8 @@ class OnnxRecognizer:
         """Raises FaceModelError, naming the file, when it is missing, is no ONNX, or is no network that tells faces apart."""
         if preset not in PRESETS:
             raise FaceModelError(f"recognizer {name}: unknown preset {preset!r}; choose {', '.join(PRESETS)}")
-        self.name, self._file, self._preset = f"{name}:{preset}", file, PRESETS[preset]
+        self.name = name if name == preset else f"{name}:{preset}"
+        self._file, self._preset = file, PRESETS[preset]
         try:
             weights = file.read_bytes()
         except OSError as error:
@@ -91,7 +91,8 @@ class OnnxRecognizer:
         size = (self._side, self._side)
         seen = np.stack([self._vector(np.asarray(cv2.resize(pattern, size), np.uint8)) for pattern in patterns])
         self._size = seen.shape[1]
-        refuse_sameness(self.name, seen, SAME)
+        if self.distance(*seen) < SAME:
+            raise self._refusal("it answers every picture with one vector, and would find everybody hidden")
 
     def embed(self, views: Sequence[tuple[Pixels, Face]]) -> Vectors:
         """(n, d) float32 of length 1, of n faces, each given with its (H, W, 3) uint8 picture. Raises PictureError
@@ -178,18 +179,6 @@ class _Input:
     name: str
     kind: str
     shape: list[int | str | None]
-
-
-def refuse_sameness(name: str, vectors: Vectors, apart: float = HARDLY_APART) -> None:
-    """Raise FaceModelError when the vectors (n, d) of different people's faces, each of length 1, have a mean longer than
-    1 - apart, and so are hardly apart: such a network finds everybody hidden. Of fewer than two faces nothing is said.
-    """
-    mean = vectors.astype(np.float64).mean(0)
-    if len(vectors) > 1 and float(np.linalg.norm(mean)) > 1 - apart:
-        raise FaceModelError(
-            f"recognizer {name}: it has one vector for all of {len(vectors)} faces; the file is damaged, or needs another preset "
-            f"({', '.join(PRESETS)})"
-        )
 
 
 def _template(side: int) -> npt.NDArray[np.float64]:
