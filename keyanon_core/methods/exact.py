@@ -11,7 +11,7 @@ given up before the last.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -113,7 +113,7 @@ class Walk:
         return solve_fixed_point(g, start, self.coordinates, limits, where=f"{where} step from timestep {s} to {t}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Walker:
     """A batch of faces on its way through Phi, from keyed noise to the clean end of the grid.
 
@@ -128,7 +128,7 @@ class Walker:
     clean: Tensor
     scale: Tensor
     noise_rms: Tensor
-    noise: Tensor | None = field(repr=False)
+    noise: Tensor | None
 
     def of(self, faces: Tensor) -> "Walker":
         """Some faces of the batch; faces: (n,) int64 indices."""

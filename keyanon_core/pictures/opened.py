@@ -1,4 +1,6 @@
-"""A picture while it is worked on: its source, its result so far, and its faces on their way through the prior. Secret."""
+"""A picture while it is worked on: its source, its result so far, and its faces on their way through the prior. Secret, so that
+nothing of it shows in a repr.
+"""
 
 import uuid
 from dataclasses import dataclass, field
@@ -19,7 +21,7 @@ from keyanon_core.pictures.settings import PictureTask
 BESIDE = 33  # px: a pixel shares a JPEG's block with one that is at most so far away, or lies beside such a block
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class FaceAtWork:
     """One face on its way through the prior.
 
@@ -34,18 +36,18 @@ class FaceAtWork:
 
     aligned: AlignedFace
     index: int
-    picture: "OpenedPicture" = field(repr=False)
+    picture: "OpenedPicture"
     attempt: int = 0
     first_attempt: int = 0
-    surroundings: bytes = field(default=b"", repr=False)
-    latents: tuple[torch.Tensor, torch.Tensor] | None = field(default=None, repr=False)
-    latent: npt.NDArray[np.float64] | None = field(default=None, repr=False)
+    surroundings: bytes = b""
+    latents: tuple[torch.Tensor, torch.Tensor] | None = None
+    latent: npt.NDArray[np.float64] | None = None
     scale: float = 1.0
     noise_rms: float = 0.0
-    noise: torch.Tensor | None = field(default=None, repr=False)
-    walker: Walker | None = field(default=None, repr=False)
+    noise: torch.Tensor | None = None
+    walker: Walker | None = None
     distance: float = float("nan")
-    source_embedding: npt.NDArray[np.float32] | None = field(default=None, repr=False)
+    source_embedding: npt.NDArray[np.float32] | None = None
 
     @property
     def keys_tried(self) -> int:
@@ -116,7 +118,7 @@ class FaceAtWork:
         self.first_attempt = self.attempt
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class OpenedPicture:
     """One decoded picture. source (H, W, 3) uint8 stays untouched; faces are pasted into result, of the same shape.
 
@@ -127,14 +129,14 @@ class OpenedPicture:
     """
 
     task: PictureTask
-    source: npt.NDArray[np.uint8] = field(repr=False)
-    result: npt.NDArray[np.uint8] = field(repr=False)
-    file: SourceFile = field(repr=False)
+    source: npt.NDArray[np.uint8]
+    result: npt.NDArray[np.uint8]
+    file: SourceFile
     fidelity: str
-    encoded: bytes = field(default=b"", repr=False)
-    shown: npt.NDArray[np.uint8] | None = field(default=None, repr=False)
-    changed: npt.NDArray[np.bool_] | None = field(default=None, repr=False)
-    image_key: bytes = field(default_factory=new_image_key, repr=False)
+    encoded: bytes = b""
+    shown: npt.NDArray[np.uint8] | None = None
+    changed: npt.NDArray[np.bool_] | None = None
+    image_key: bytes = field(default_factory=new_image_key)
     record_id: str = field(default_factory=lambda: str(uuid.uuid4()))
     faces: list[FaceAtWork] = field(default_factory=list)
     kept: list[Face] = field(default_factory=list)

@@ -207,6 +207,7 @@ def test_phi_walked_in_pieces_beside_others_is_phi_in_one(priors: dict[str, Prio
     assert walker.taken == 2
     last, first = (walker.of(torch.tensor(faces)).advance(4) for faces in ([2], [0, 1]))
     walker = exact.Walker.together([last, first]).advance(STEPS)
+    assert "tensor" not in repr(walker), "its noise may be the source"
     done = walker.finish(whole.nfe)
     for part in ("latent", "clean", "scale", "noise_rms"):
         difference = getattr(done, part) - getattr(whole, part)[[2, 0, 1]]

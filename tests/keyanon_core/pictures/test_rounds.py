@@ -15,6 +15,7 @@ from keyanon_core.faces.given import GivenFaces
 from keyanon_core.keys import source_hmac
 from keyanon_core.pictures import anonymizer as module
 from keyanon_core.pictures.anonymizer import MAX_ROUNDS, PictureAnonymizer
+from keyanon_core.pictures.opened import OpenedPicture
 from keyanon_core.pictures.recoverer import PictureRecoverer
 from keyanon_core.pictures.settings import PictureResult, PictureTask
 from keyanon_core.priors import Prior, load_prior
@@ -192,6 +193,20 @@ def test_a_result_names_what_it_was_made_from_and_what_it_became(run: Run) -> No
     assert result.source_hmac == source_hmac(key.image_key, a_picture(1))
     assert result.metrics["attempts"] == 2.0 and result.metrics["min_distance"] == 1.0
     assert result.metrics["max_enlargement"] > 1 and result.metrics["mean_noise_rms"] > 0
+
+
+def test_neither_a_picture_nor_what_is_measured_of_it_shows_in_a_repr(prior: Prior, run: Run) -> None:
+    told = Told({1: [LEFT]})
+    (task,) = tasks(1)
+    anonymizer = PictureAnonymizer(prior, FaceModels(told, told, told), settings(steps=1, fidelity="lossless"))
+    picture = anonymizer._open(task)
+    assert isinstance(picture, OpenedPicture)
+    anonymizer.attempts.run(picture.faces)
+    assert picture.faces[0].latent is not None
+    assert "=" not in repr([picture, *picture.faces]), "no field at all"
+    (result,) = run(told, [task])
+    for secret in ("encoded=", "sidecar=", "metrics="):
+        assert secret not in repr([task, result])
 
 
 @pytest.mark.parametrize("by_task", [True, False])
