@@ -100,11 +100,9 @@ def solve_fixed_point(
 def _anderson_step(points: Tensor, values: Tensor) -> Tensor:
     """The next iterate from the last m + 1 points and their images, (B, m + 1, D) each.
 
-    `g_k - dG gamma` with `gamma = argmin |f_k - dF gamma|`, where f = g - w and d takes successive differences.
+    `g_k - dG gamma` with `gamma = argmin |f_k - dF gamma|`, where f = g - w and d takes successive differences; of one point,
+    which has none, its image.
     """
-    newest = values[:, -1]
-    if points.shape[1] == 1:
-        return newest
     f = values - points
     df, dg = f[:, 1:] - f[:, :-1], values[:, 1:] - values[:, :-1]
     normal = df @ df.mT
@@ -115,5 +113,5 @@ def _anderson_step(points: Tensor, values: Tensor) -> Tensor:
     scaled = scaled + _RELATIVE_RIDGE * torch.eye(scaled.shape[1], dtype=f.dtype, device=f.device)
     right = (df @ f[:, -1, :, None]) / size[:, :, None]
     gamma = torch.linalg.solve(scaled, right) / size[:, :, None]
-    accelerated: Tensor = newest - (gamma.mT @ dg)[:, 0]
+    accelerated: Tensor = values[:, -1] - (gamma.mT @ dg)[:, 0]
     return accelerated
