@@ -144,12 +144,11 @@ class PictureAnonymizer:
             reason = "kept: every face that was found is to be left alone; the picture is published, re-encoded"
             kept = len(picture.kept)
             return PictureResult(task.image_id, "no_face", reason, picture.encoded, kept=kept)
-        passes = picture is not None and self.settings.no_face == "pass"
         return PictureResult(
             task.image_id,
             "no_face",
             "no_face: no face was found; such a picture is published, re-encoded, only with --no-face pass",
-            encoded=picture.encoded if passes and picture is not None else None,
+            encoded=picture.encoded if picture is not None and self.settings.no_face == "pass" else None,
         )
 
     def _finish(self, picture: OpenedPicture) -> PictureResult:

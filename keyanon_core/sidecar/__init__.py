@@ -6,11 +6,10 @@ encrypted source, `parts` reads the pictures among them.
 
 from keyanon_core.sidecar.coding import MAX_CODE, pack, unpack
 from keyanon_core.sidecar.container import MAX_FACES, MAX_HEADER_BYTES, MAX_SIDECAR_BYTES, Sidecar, SidecarFace
-from keyanon_core.sidecar.sealed_source import LOSSLESS_NONCE, open_source, seal_source
+from keyanon_core.sidecar.sealed_source import open_source, seal_source
 from keyanon_core.sidecar.surroundings import decode_surroundings, encode_surroundings
 
 __all__ = [
-    "LOSSLESS_NONCE",
     "MAX_CODE",
     "MAX_FACES",
     "MAX_HEADER_BYTES",
