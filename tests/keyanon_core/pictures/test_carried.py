@@ -76,6 +76,7 @@ def fidelity(prior: Prior, result: PictureResult, source: bytes) -> str:
     ("source", "changes", "expected"),
     [
         ({}, {}, "image"),
+        ({"width": 110}, {}, "image"),  # higher than wide
         ({"format": "JPEG"}, {}, "image"),  # what counts is the format of the published picture
         ({"mode": "L"}, {}, "image"),
         ({}, {"output_format": "webp"}, "image"),
@@ -91,7 +92,7 @@ def fidelity(prior: Prior, result: PictureResult, source: bytes) -> str:
     ],
 )
 def test_a_picture_carries_its_face_where_its_format_shows_every_pixel(
-    prior: Prior, source: dict[str, str], changes: dict[str, object], expected: str
+    prior: Prior, source: dict[str, Any], changes: dict[str, object], expected: str
 ) -> None:
     encoded = photograph(**source)
     result = anonymized(prior, Told({1: [LARGE]}), encoded, **changes)

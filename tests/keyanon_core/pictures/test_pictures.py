@@ -54,6 +54,7 @@ def test_lossless_recovery_is_pixel_exact(group: bytes, anonymized_group: Pictur
     assert recovered.exact
     assert recovered.picture_intact
     assert np.array_equal(recovered.pixels, pixels_of(group))
+    assert (len(recovered.crops), recovered.solver, recovered.nfe) == (0, [], 0)
 
 
 def test_latent_recovery_survives_a_jpeg_copy(prior: Prior, models: FaceModels, astronaut: bytes) -> None:
@@ -159,7 +160,8 @@ def test_a_changed_sidecar_another_picture_and_another_prior_are_refused(
     recoverer = PictureRecoverer(None)
     with pytest.raises(SidecarError, match="changed after it was published"):
         recoverer.recover(encoded, tampered, key)
-    with pytest.raises(SidecarError, match="published size"):
+    sizes = "the picture is 600 x 400, the sidecar belongs to {1} x {0};".format(*parsed.shape)
+    with pytest.raises(SidecarError, match=f"{sizes} give the picture in its published size"):
         recoverer.recover(coffee, sidecar, key)
     (other,) = in_mid_run(prior, models)([PictureTask("a", astronaut)])
     with pytest.raises(SidecarError, match="belongs to record"):

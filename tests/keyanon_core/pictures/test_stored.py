@@ -88,3 +88,16 @@ def test_bits_that_bring_no_face_back_or_hold_nothing_more_are_refused(bits: flo
         AnonymizeSettings(sidecar_bits=edge)
     with pytest.raises(KeyanonError, match="sidecar_bits must be from 10 to 16"):
         AnonymizeSettings(sidecar_bits=bits)
+
+
+def test_settings_that_no_run_can_use_are_refused_by_name() -> None:
+    counts = ("max_attempts", "check_every", "face_batch", "max_pixels")
+    AnonymizeSettings(**dict.fromkeys(counts, 1))  # type: ignore[arg-type]
+    for name in counts:
+        with pytest.raises(KeyanonError, match=f"{name} must be at least 1, not 0"):
+            AnonymizeSettings(**{name: 0})  # type: ignore[arg-type]
+    for name in ("fidelity", "faces"):
+        with pytest.raises(KeyanonError, match=f"{name} 'best' is unknown; choose one of "):
+            AnonymizeSettings(**{name: "best"})  # type: ignore[arg-type]
+    with pytest.raises(KeyanonError, match="method"):
+        AnonymizeSettings(method="best")

@@ -8,7 +8,7 @@ from keyanon_core.errors import SidecarError, WrongKeyError
 from keyanon_core.faces.masks import PictureMask
 from keyanon_core.imaging import encode_picture
 from keyanon_core.keys import face_key, new_image_key, subkey
-from keyanon_core.sidecar import LOSSLESS_NONCE, open_source, seal_source
+from keyanon_core.sidecar import open_source, seal_source
 
 
 def _sealed() -> tuple[np.ndarray, PictureMask, bytes, bytes]:
@@ -49,4 +49,4 @@ def test_authentic_pixels_that_do_not_fit_the_face_are_a_sidecar_error() -> None
         encode_picture(np.zeros((50, 50, 3), np.uint8), "png"),
     ):
         with pytest.raises(SidecarError, match="stored pixels"):
-            open_source(cipher.encrypt(LOSSLESS_NONCE, plain, b"keyanon-sidecar/1\nrecord\n0"), mask, key, "record", 0)
+            open_source(cipher.encrypt(bytes(12), plain, b"keyanon-sidecar/1\nrecord\n0"), mask, key, "record", 0)

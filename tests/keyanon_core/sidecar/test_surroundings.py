@@ -35,6 +35,16 @@ def test_they_depend_on_nothing_inside_the_mask(crop: np.ndarray) -> None:
     assert encode_surroundings(crop, disc()) != encode_surroundings(np.clip(brighter, -1, 1), disc())
 
 
+@pytest.mark.parametrize("axis", [1, 2])
+def test_the_filling_takes_its_colour_from_near(axis: int) -> None:
+    ramp = np.broadcast_to(np.linspace(-1, 1, SIDE).reshape([-1, 1] if axis == 1 else [1, -1]), (3, SIDE, SIDE))
+    square = np.zeros((SIDE, SIDE), np.bool_)
+    square[32:96, 32:96] = True
+    again = decode_surroundings(encode_surroundings(ramp, square), SIDE)
+    for edge in (32, 95):
+        assert np.abs(again - ramp).take(edge, axis)[:, 32:96].max() < 0.15
+
+
 @pytest.mark.parametrize("mask", [np.ones((SIDE, SIDE), np.bool_), np.zeros((SIDE, SIDE), np.bool_)])
 def test_a_crop_without_surroundings_and_one_without_a_face(crop: np.ndarray, mask: np.ndarray) -> None:
     again = decode_surroundings(encode_surroundings(crop, mask), SIDE)
