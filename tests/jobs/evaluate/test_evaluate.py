@@ -21,6 +21,7 @@ from jobs.evaluate.run import run_evaluation, subject_of_folders, subject_of_run
 from jobs.exit_codes import ExitCode
 from jobs.run.anonymize import run_anonymize
 from tests.jobs.conftest import FIDELITY, MakeConfig
+from tests.keyanon_core.faces.tiny_recognizers import tiny_recognizer
 
 pytestmark = pytest.mark.slow
 
@@ -75,6 +76,7 @@ def evaluate(capsys: pytest.CaptureFixture[str], *arguments: object) -> Told:
 
 def test_what_another_tool_left_is_named(ray_cluster: Path, folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
     place = ["--source", folders / "photos", "--anonymized", folders / "anonymized", "-o", folders / "report"]
+    place += ["--recognizer", f"mine={tiny_recognizer(folders / 'mine.onnx', pool=14)}:arcface"]
     limits = ["--fail-over", "anonymized.untouched=0", "--fail-under", "anonymized.found=0.4"]
     told = evaluate(capsys, *place, *limits)
     assert told.code == ExitCode.BEYOND_LIMIT
@@ -86,6 +88,8 @@ def test_what_another_tool_left_is_named(ray_cluster: Path, folders: Path, capsy
     assert named == {"untouched": ["grace.jpg"], "accepted.dlib-resnet-v1": ["grace.jpg"]}
     assert told.figure("anonymized.psnr_face") < 60 and told.figure("anonymized.found") == 0.5
     assert told.figure("blur.same_outside") == 1, "baselines, on the same faces"
+    recognizers = ("dlib-resnet-v1", "dlib-resnet-v1-mirrored", "mine:arcface")
+    assert all(0.5 <= told.figure(f"anonymized.rank1.{name}") <= 1 for name in recognizers), "grace.jpg is as it was"
 
     files = {path.name: path for path in (folders / "report").iterdir() if path.name != "lease"}
     assert set(files) == {"evaluation.json", "report.json", "faces.parquet", "index.html"}, "no vectors are left"
