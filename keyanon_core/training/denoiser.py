@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from keyanon_core.errors import PriorError
 from keyanon_core.priors import Prior
 from keyanon_core.priors.networks import Denoiser, predict_unet
-from keyanon_core.priors.schedules import NoiseSchedule
 from keyanon_core.training.settings import PriorSettings
 
 NORM_GROUPS = 16
@@ -115,7 +114,7 @@ def as_prior(network: nn.Module, settings: PriorSettings, name: str) -> Prior:
         name=name,
         denoiser=denoiser,
         autoencoder=None,
-        schedule=NoiseSchedule(settings.alpha_bar, settings.prediction),
+        schedule=settings.schedule,
         declaration=settings.declaration(name),
         digest="",
         files={},

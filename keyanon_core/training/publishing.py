@@ -33,15 +33,7 @@ def write_prior(network: nn.Module, settings: PriorSettings, directory: Path, na
         half.half().save_pretrained(made / "unet")
         for weights in (made / "unet").glob("*.safetensors"):
             weights.chmod(0o644)  # written readable by its owner only; a prior holds no secret
-        DDIMScheduler(
-            num_train_timesteps=settings.timesteps,
-            beta_start=settings.beta_start,
-            beta_end=settings.beta_end,
-            beta_schedule="scaled_linear",
-            prediction_type=settings.prediction,
-            set_alpha_to_one=False,
-            clip_sample=False,
-        ).save_pretrained(made / "scheduler")
+        DDIMScheduler(**settings.scheduler).save_pretrained(made / "scheduler")
         declared = settings.declaration(name, licence).to_json()
         (made / DECLARATION_FILE).write_text(json.dumps(declared, indent=2) + "\n", encoding="utf-8")
         if directory.exists():

@@ -1,13 +1,14 @@
 """What a trained prior is, and how it is trained: values that both the parts of training and the job read."""
 
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from keyanon_core.priors.declaration import Conditioning, Declaration
+from keyanon_core.priors.schedules import NoiseSchedule, read_schedule
 
 Prediction = Literal["sample", "v_prediction"]
 
@@ -46,10 +47,27 @@ class PriorSettings:
     template: tuple[tuple[float, float], ...] = FACE_TEMPLATE
 
     @property
+    def scheduler(self) -> dict[str, Any]:
+        """What diffusers' DDIMScheduler is told."""
+        return {
+            "num_train_timesteps": self.timesteps,
+            "beta_start": self.beta_start,
+            "beta_end": self.beta_end,
+            "beta_schedule": "scaled_linear",
+            "prediction_type": self.prediction,
+            "set_alpha_to_one": False,
+            "clip_sample": False,
+        }
+
+    @property
+    def schedule(self) -> NoiseSchedule:
+        """The same as the prior will have it. Raises PriorError."""
+        return read_schedule({"_class_name": "DDIMScheduler", **self.scheduler}, "the settings of a training")
+
+    @property
     def alpha_bar(self) -> torch.Tensor:
         """(T,) float64."""
-        root = torch.linspace(self.beta_start**0.5, self.beta_end**0.5, self.timesteps, dtype=torch.float64)
-        return torch.cumprod(1 - root**2, 0)
+        return self.schedule.alpha_bar
 
     @property
     def bank_side(self) -> int:

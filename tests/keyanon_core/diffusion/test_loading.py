@@ -17,7 +17,9 @@ from keyanon_core.errors import PriorError
 from keyanon_core.known_path import KnownPath
 from keyanon_core.priors import Prior, load_prior
 from keyanon_core.priors.declaration import Declaration, parse_declaration
+from keyanon_core.priors.schedules import read_schedule
 from tests.keyanon_core.diffusion.tiny_priors import (
+    SCHEDULER,
     declare,
     dit_prior,
     kl_prior,
@@ -311,9 +313,18 @@ def test_damaged_weights_are_refused(pixel: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("said", "clean"), [({}, 1.0), ({"set_alpha_to_one": True}, 1.0), ({"set_alpha_to_one": False}, None)]
+)
+def test_a_clean_end_without_noise_is_for_method_paper_alone(said: dict[str, bool], clean: float | None) -> None:
+    config = {name: value for name, value in SCHEDULER.items() if name != "set_alpha_to_one"}
+    schedule, usual = read_schedule({**config, **said}, "here"), read_schedule(SCHEDULER, "there")
+    assert torch.equal(schedule.alpha_bar, usual.alpha_bar)
+    assert float(schedule.as_diffusers.clean) == (clean or float(usual.as_diffusers.alpha_bar[0])) > 0.998
+
+
+@pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"set_alpha_to_one": True}, "set_alpha_to_one.*no inverse"),
         ({"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr"),
         ({"prediction_type": "flow"}, "prediction_type 'flow'"),
         ({"_class_name": "EulerDiscreteScheduler"}, "EulerDiscreteScheduler"),
@@ -321,6 +332,7 @@ def test_damaged_weights_are_refused(pixel: Path) -> None:
         ({"trained_betas": [0.0, 0.1, 0.2]}, r"from 1\.0"),
         ({"trained_betas": [0.1, 0.2, 1.0]}, r"to 0\.0"),
         ({"beta_start": "x"}, "betas"),
+        ({"clip_sample": True, "clip_sample_range": "x"}, "betas"),
     ],
 )
 def test_schedules_without_an_inverse_are_refused(pixel: Path, changes: dict[str, Any], message: str) -> None:
