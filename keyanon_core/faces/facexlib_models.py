@@ -50,6 +50,7 @@ REGION_LABELS = {
     "lips": (12, 13),
 }
 FACE_LABELS = (1, 2, 3, 4, 5, 6, 10, 11, 12, 13)
+PAPER_LABELS = (*range(1, 9), *range(10, 15))  # of method `paper`: no earring, and 14, the neck
 MIN_FACE_COVER = 0.5  # share of the landmarks' hull that must be labelled as face for a parse to be believed
 
 
@@ -151,6 +152,15 @@ class BiSeNetParser:
         with torch.no_grad():
             scores = self._network((values - mean) / std)[0]
         return np.asarray(scores[0].argmax(0).cpu().numpy(), np.int64)
+
+
+def paper_mask(labels: npt.NDArray[np.int64], cells: int) -> npt.NDArray[np.bool_]:
+    """The mask of a latent (cells, cells) that the authors of method `paper` make of BiSeNet's classes of a picture (512, 512):
+    PAPER_LABELS shrunk with antialiasing, and every cell that anything of them reaches.
+    """
+    chosen = torch.from_numpy(np.isin(labels, PAPER_LABELS))[None, None].to(torch.float32)
+    reached = torch.nn.functional.interpolate(chosen, (cells, cells), mode="bilinear", antialias=True)[0, 0] > 0
+    return np.asarray(reached.numpy(), np.bool_)
 
 
 def _to_picture(chosen: npt.NDArray[np.bool_], affine: npt.NDArray[np.float64], shape: tuple[int, ...]) -> PictureMask:

@@ -17,7 +17,7 @@ from keyanon_core.errors import FaceModelError
 from keyanon_core.evaluation import landmarks_inside
 from keyanon_core.faces import facexlib_models
 from keyanon_core.faces.alignment import UPRIGHT_TEMPLATE, reduction, similarity
-from keyanon_core.faces.facexlib_models import BISENET, RETINAFACE, BiSeNetParser, RetinaFaceDetector
+from keyanon_core.faces.facexlib_models import BISENET, RETINAFACE, BiSeNetParser, RetinaFaceDetector, paper_mask
 from keyanon_core.faces.parsing import DEFAULT_REGIONS
 
 pytest.importorskip("facexlib")
@@ -179,3 +179,21 @@ def test_a_download_that_fails_is_explained_and_one_that_comes_is_digest_checked
     monkeypatch.setattr(facexlib.utils, "load_file_from_url", lambda *a, **k: str(tmp_path / "parsing_bisenet.pth"))
     with pytest.raises(FaceModelError, match="never opened"):
         BiSeNetParser(None)
+
+
+def test_the_papers_mask_takes_every_cell_that_its_classes_reach_and_no_other_class():
+    side, cells, reach = 512, 64, 4  # a triangle over 16 px, of which a cell's own 8 are the middle
+    drawn = np.random.default_rng(5)
+    for label in range(19):
+        labels = np.zeros((side, side), np.int64)
+        row, column = drawn.integers(0, side, 2)
+        labels[row, column] = label
+        hit = [
+            [
+                8 * y - reach <= row < 8 * (y + 1) + reach and 8 * x - reach <= column < 8 * (x + 1) + reach
+                for x in range(cells)
+            ]
+            for y in range(cells)
+        ]
+        face = label in (1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 12, 13, 14)  # skin to ears, nose to neck
+        assert np.array_equal(paper_mask(labels, cells), np.array(hit) & face)
