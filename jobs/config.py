@@ -31,13 +31,15 @@ from keyanon_core.pictures.settings import (
 from keyanon_core.procedure import (
     DEFAULT_METHOD,
     DEFAULT_STEPS,
-    DEFAULT_TRANSFORM,
     EMBEDDED,
+    EMBEDDED_CONDITIONING,
     INVERSIONS,
     Inversion,
     Method,
     Transform,
     chosen_inversion,
+    chosen_steps,
+    chosen_transform,
 )
 from keystore.crypto.canonical import canonical_json
 
@@ -120,10 +122,13 @@ class AnonymizeConfig(InputConfig):
     # The algorithm
     prior: str = Field(default=EMBEDDED, description="'embedded', directory or hub id in diffusers format")
     method: Method = DEFAULT_METHOD
-    transform: Transform = DEFAULT_TRANSFORM
+    transform: Transform = Field(default="rotation", description="sign by default with the paper's methods")
     inversion: Inversion = Field(default="none", description="before the transform; ddim where it is needed")
     steps: int = Field(
-        default=DEFAULT_STEPS["none"], ge=1, le=1000, description="one way; the inversion's own by default"
+        default=DEFAULT_STEPS["none"],
+        ge=1,
+        le=1000,
+        description="one way; the method's or the inversion's own by default",
     )
     precision: Literal["float32", "tf32", "bfloat16", "auto"] = Field(
         default="auto", description="what the denoiser's coarse steps multiply in; recovery is strict float32 always"
@@ -215,10 +220,11 @@ class AnonymizeConfig(InputConfig):
     def _procedure_is_chosen(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
-        asked = (values.get(name, cls.model_fields[name].default) for name in ("method", "transform"))
-        inversion = values.get("inversion") or chosen_inversion(*asked)
-        steps = DEFAULT_STEPS[inversion] if inversion in INVERSIONS else DEFAULT_STEPS["none"]
-        return {"steps": steps, **values, "inversion": inversion}
+        method = values.get("method", DEFAULT_METHOD)
+        transform = values.get("transform") or chosen_transform(method)
+        inversion = values.get("inversion") or chosen_inversion(method, transform)
+        steps = chosen_steps(method, inversion if inversion in INVERSIONS else "none")
+        return {"steps": steps, **values, "transform": transform, "inversion": inversion}
 
     @model_validator(mode="after")
     def _settings_fit_each_other(self) -> Self:
@@ -226,7 +232,7 @@ class AnonymizeConfig(InputConfig):
             settings = self.settings()
             # Other priors say what they need in their declaration, which is read where they are loaded.
             if self.prior == EMBEDDED:
-                settings.check_steps({}, self.prior)
+                settings.check_prior({}, EMBEDDED_CONDITIONING, self.prior)
         except KeyanonError as error:
             raise ValueError(str(error)) from error
         return self

@@ -7,10 +7,15 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Final, Literal, get_args
 
+from keyanon_core.errors import PriorError
+
 EMBEDDED: Final = "embedded"
 """Name of the prior in the package, a run's unless it chooses another."""
 
-Method = Literal["exact", "paper"]
+EMBEDDED_CONDITIONING: Final = "inpaint"
+"""What `keyanon_prior.json` in the package says of it."""
+
+Method = Literal["exact", "paper", "paper-inpaint"]
 Transform = Literal["rotation", "sign"]
 Inversion = Literal["none", "ddim"]
 """What comes before the keyed transform: nothing, or DDIM from the clean to the noisy end of the grid (Psi)."""
@@ -19,10 +24,15 @@ METHODS: Final[tuple[Method, ...]] = get_args(Method)
 TRANSFORMS: Final[tuple[Transform, ...]] = get_args(Transform)
 INVERSIONS: Final[tuple[Inversion, ...]] = get_args(Inversion)
 DEFAULT_METHOD: Final[Method] = "exact"
-DEFAULT_TRANSFORM: Final[Transform] = "rotation"
+
+CONDITIONING: Final = {"paper": "none", "paper-inpaint": "inpaint"}
+"""What a method's prior is conditioned on; `exact` runs on every prior."""
 
 DEFAULT_STEPS: Final = {"none": 4, "ddim": 12}
-"""DDIM steps one way. A face costs as many evaluations of the denoiser (NFE) without Psi, twice as many with it."""
+"""By the inversion: DDIM steps one way. A face costs as many evaluations of the denoiser (NFE), twice as many with Psi."""
+
+PAPER_STEPS: Final = 50
+"""Those of the paper's authors, for method `paper`."""
 
 GRID_POWER: Final = {"none": 0.7, "ddim": 1.0}
 """See `lambda_grid`. Psi is inverted on the uniform grid only; Phi alone looks better, and is inverted with fewer evaluations, on
@@ -40,11 +50,36 @@ SHOWN_NOISE: Final = 0.025
 7 with the embedded prior. Less is seen less and carries less: of 24 photographs, at 0.02 the median face came back at 43 dB."""
 
 
+def chosen_transform(method: str) -> str:
+    """The transform of a run that asks for none by name: that of the paper's for the methods that are named after it."""
+    return "rotation" if method == "exact" else "sign"
+
+
+def chosen_steps(method: str, inversion: str) -> int:
+    """The steps of a run that does not say how many. Raises KeyError for an inversion that is none."""
+    return PAPER_STEPS if method == "paper" else DEFAULT_STEPS[inversion]
+
+
+def is_of_paper(grid: tuple[int, ...]) -> bool:
+    """Whether timesteps are those of method `paper`: the clean end, which has none, stands for the first of them."""
+    return len(grid) > 1 and grid[0] == grid[1]
+
+
+def check_conditioning(method: str, conditioning: str, prior: str) -> None:
+    """Raise PriorError for a prior that a method is not for. conditioning: of the prior. prior: its name."""
+    if conditioning != CONDITIONING.get(method, conditioning):
+        other = next(name for name, of_prior in CONDITIONING.items() if of_prior == conditioning)
+        raise PriorError(
+            f"method {method} is not for prior {prior}, whose conditioning is {conditioning!r} and not "
+            f"{CONDITIONING[method]!r}; use method {other}, which is for such priors, or exact, or another prior"
+        )
+
+
 def chosen_inversion(method: str, transform: str) -> str:
     """The inversion of a run that asks for none by name.
 
     A dense rotation makes noise of any vector, so `exact` needs no inversion under it. Signs flipped on the source itself would
-    show it, and `paper` is its authors' procedure.
+    show it, and the paper's methods begin with one.
     """
     return "none" if (method, transform) == ("exact", "rotation") else "ddim"
 
@@ -53,13 +88,14 @@ def chosen_inversion(method: str, transform: str) -> str:
 class Procedure:
     """Method, keyed transform, inversion before it, and steps one way.
 
-    inversion "", steps 0: chosen here. grid: the steps + 1 timesteps that are walked, from the clean to the noisy end; () for the
-    prior's own grid of so many steps. clean_noise: standard deviation of the noise at its clean end, where no network is
-    evaluated without an inversion; None for the schedule's.
+    transform "", inversion "", steps 0: chosen here. grid: the steps + 1 timesteps that are walked, from the clean to the noisy
+    end; () for the prior's own grid of so many steps. Those of `paper` begin with the same one twice, see `is_of_paper`.
+    clean_noise: standard deviation of the noise at the grid's clean end, where no network is evaluated without an inversion; None
+    for the schedule's.
     """
 
     method: str = DEFAULT_METHOD
-    transform: str = DEFAULT_TRANSFORM
+    transform: str = ""
     inversion: str = ""
     steps: int = 0
     grid: tuple[int, ...] = ()
@@ -67,6 +103,8 @@ class Procedure:
 
     def __post_init__(self) -> None:
         """Raise ValueError for names that are none, and for a procedure that would not hide a face."""
+        if not self.transform:
+            object.__setattr__(self, "transform", chosen_transform(self.method))
         for name, allowed in (("method", METHODS), ("transform", TRANSFORMS)):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"unknown {name} {getattr(self, name)!r}; choose from {', '.join(allowed)}")
@@ -82,11 +120,16 @@ class Procedure:
         if self.clean_noise is not None and (self.inversion != "none" or not 0 < self.clean_noise < 1):
             raise ValueError(f"noise of {self.clean_noise} at the clean end is for inversion none, and between 0 and 1")
         if not self.steps:
-            object.__setattr__(self, "steps", len(self.grid) - 1 if self.grid else DEFAULT_STEPS[self.inversion])
-        rises = all(s < t for s, t in pairwise(self.grid)) and (not self.grid or self.grid[0] >= 0)
+            chosen = chosen_steps(self.method, self.inversion)
+            object.__setattr__(self, "steps", len(self.grid) - 1 if self.grid else chosen)
+        of_paper = self.method == "paper" and bool(self.grid)
+        walked = self.grid[1:] if of_paper else self.grid
+        rises = all(s < t for s, t in pairwise(walked)) and (not self.grid or self.grid[0] >= 0)
+        rises = rises and is_of_paper(self.grid) == of_paper
         if self.steps < 1 or (self.grid and len(self.grid) != self.steps + 1) or not rises:
             raise ValueError(
-                f"{self.steps} steps do not walk the timesteps {self.grid}: they must rise, one more than steps"
+                f"{self.steps} steps of method {self.method} do not walk the timesteps {self.grid}: they must rise, one more "
+                "than steps; those of method paper begin with the same one twice"
             )
 
     def shown(self) -> "Procedure":

@@ -1,4 +1,4 @@
-"""The noise schedule and the grid of timesteps on which both methods walk.
+"""The noise schedule and the grids of timesteps on which the methods walk.
 
 Everything is float64: `alpha_bar` enters as differences of square roots, and recovery undoes what anonymizing did.
 """
@@ -24,7 +24,7 @@ class StepCoefficients:
 
 
 def ddim_coefficients(alpha_bar: Tensor, s: int, t: int) -> StepCoefficients:
-    """Coefficients of the DDIM step from timestep `s` to `t` (the paper's Eq. 4 for t < s, Eq. 5 for t > s)."""
+    """Coefficients of the DDIM step from timestep `s` to `t`, either way."""
     ab_s, ab_t = float(alpha_bar[s]), float(alpha_bar[t])
     a = math.sqrt(ab_t / ab_s)
     return StepCoefficients(a, math.sqrt(1 - ab_t) - a * math.sqrt(1 - ab_s))
@@ -76,6 +76,19 @@ def lambda_grid(
         # Neighbours may round to one timestep at the clean end; keep room for the steps still to come.
         grid.append(min(max(t, grid[-1] + 1), last - (steps - position)))
     return grid
+
+
+def leading_grid(timesteps: int, steps: int) -> list[int]:
+    """`steps + 1` timesteps of method `paper`: 0, 20 .. 980 for 50 of 1,000, and before them 0 once more for the clean end, which
+    comes before the first timestep and has none of its own ("leading" in Lin et al. 2024, table 2, as diffusers rounds it).
+
+    Raises ValueError when `steps` timesteps do not fit into the schedule.
+    """
+    if not MIN_STEPS <= steps <= min(MAX_STEPS, timesteps):
+        raise ValueError(
+            f"{steps} steps do not fit into a schedule of {timesteps}; choose from {MIN_STEPS} to {timesteps}"
+        )
+    return [0, *range(0, steps * (timesteps // steps), timesteps // steps)]
 
 
 def backwards(grid: Sequence[int]) -> list[tuple[int, int]]:

@@ -153,21 +153,31 @@ def anonymize(
         Path | None, _option(False, "CSV of file,subject: whose picture it is, beside a folder.", _FACES)
     ] = None,
     prior: Annotated[str | None, _option("embedded", "Directory or hub id in diffusers format.", _ALGORITHM)] = None,
-    method: Annotated[Literal["exact", "paper"] | None, _option("exact", "Diffusion method.", _ALGORITHM)] = None,
+    method: Annotated[
+        Literal["exact", "paper", "paper-inpaint"] | None,
+        _option(
+            "exact", "paper: the reference, for unconditional priors; paper-inpaint: the like for others.", _ALGORITHM
+        ),
+    ] = None,
     transform: Annotated[
         Literal["rotation", "sign"] | None,
-        _option("rotation", "Keyed transform of the face or of its noise latent.", _ALGORITHM),
+        _option(
+            "rotation", "Keyed transform of the face or its noise latent; sign with the paper's methods.", _ALGORITHM
+        ),
     ] = None,
     inversion: Annotated[
         Literal["none", "ddim"] | None,
         _option(
             "none",
-            "DDIM inversion before the transform; ddim by itself with sign and paper.",
+            "DDIM inversion before the transform; ddim by itself with sign and the paper's methods.",
             _ALGORITHM,
         ),
     ] = None,
     steps: Annotated[
-        int | None, _option("4", "DDIM steps one way: evaluations a face; 12 and twice as many with ddim.", _ALGORITHM)
+        int | None,
+        _option(
+            "4", "DDIM steps one way: evaluations a face; 12, with paper 50, and twice as many with ddim.", _ALGORITHM
+        ),
     ] = None,
     precision: Annotated[
         Literal["float32", "tf32", "bfloat16", "auto"] | None,

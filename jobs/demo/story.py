@@ -34,7 +34,7 @@ from keystore.verification.verify import verify_audit
 REQUESTED = "astronaut.png"  # the picture the demo's investigator asks for
 REQUESTER, APPROVERS = "ines.investigator", ("dora.dpo", "carl.counsel")
 GRANT_LIFETIME = timedelta(hours=2)
-COMPARED = (Procedure(), Procedure(inversion="ddim"), Procedure("paper", "sign"))
+COMPARED = (Procedure(), Procedure(inversion="ddim"), Procedure("paper-inpaint"))
 FACES_COMPARED = 3  # of the demo's photographs, the first ones
 JPEG_QUALITY = 90  # of the re-encoded copy that fidelity `image` and `latent` are tried on
 

@@ -15,6 +15,7 @@ from jobs.output.layout import LEASE, MANIFEST, RUN_DIRECTORY, SEGMENTS
 from jobs.sources.source import Source
 from jobs.storage.json_files import to_json
 from jobs.storage.store import ChangedError, Store
+from keyanon_core.procedure import EMBEDDED
 
 FORMAT_VERSION: Final = 2
 RUNNING: Final = "running"
@@ -242,7 +243,15 @@ def _manifest(name: str, document: dict[str, Any], version: str) -> Manifest:
         raise PublishError(
             f"{name} says what this keyanon does not know ({', '.join(unknown)}); go on with the later keyanon that wrote it"
         )
-    return Manifest(**document, seen=version)
+    manifest = Manifest(**document, seen=version)
+    manifest.config = _as_named_now(manifest.config)
+    return manifest
+
+
+def _as_named_now(config: dict[str, Any]) -> dict[str, Any]:
+    """A run's settings by the names of now: `paper` on the embedded prior, an inpainting one, was what is `paper-inpaint` now."""
+    older = (config.get("method"), config.get("prior")) == ("paper", EMBEDDED)
+    return {**config, "method": "paper-inpaint"} if older else config
 
 
 def code_version() -> str:

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import torch
 
 from keyanon_core.keys import face_key, new_image_key
-from keyanon_core.methods import Anonymized, SolverStep, anonymize, recover
+from keyanon_core.methods import Anonymized, SolverStep, anonymize, decode, recover
 from keyanon_core.pictures.settings import DEFAULT_SIDECAR_BITS
 from keyanon_core.pictures.stored import known_latent, levels_of, packed, rounded
 from keyanon_core.priors import Prior
@@ -86,7 +86,7 @@ def measure_sidecar(
     """
     kept = _keep(prior, crops, masks, procedure, bits)
     back = recover(prior, kept.latent, kept.mask, kept.keys, kept.done.scale, procedure)
-    return kept.sizes, psnr(prior.decode(back.latent).cpu().numpy(), crops, masks)
+    return kept.sizes, psnr(decode(prior, back.latent, procedure).cpu().numpy(), crops, masks)
 
 
 def measure_recovery(
@@ -100,7 +100,7 @@ def measure_recovery(
     kept = _keep(prior, crops, masks, procedure, bits)
     done = kept.done
     wrong = [face_key(secrets.token_bytes(len(key)), 0, 0, procedure.transform) for key in kept.keys]
-    anonymized = prior.decode(done.latent).cpu().numpy()
+    anonymized = decode(prior, done.latent, procedure).cpu().numpy()
     reencoded = prior.encode(torch.from_numpy(eight_bit(anonymized)).to(kept.mask.device))
     stored = {
         "float": done.latent,
@@ -110,7 +110,7 @@ def measure_recovery(
 
     def restore(latent: torch.Tensor, with_keys: list[bytes]) -> tuple[Crops, list[SolverStep], int]:
         result = recover(prior, latent, kept.mask, with_keys, done.scale, procedure)
-        return prior.decode(result.latent).cpu().numpy(), result.steps, result.nfe
+        return decode(prior, result.latent, procedure).cpu().numpy(), result.steps, result.nfe
 
     restored = {storage: restore(latent, kept.keys) for storage, latent in stored.items()}
     false_face, _, _ = restore(stored["sidecar"], wrong)

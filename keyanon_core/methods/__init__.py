@@ -1,18 +1,32 @@
-"""The two methods behind one pair of functions: `exact` (the default) and `paper` (the reference)."""
+"""The methods behind one pair of functions: `exact` (the default), `paper` (the reference), and `paper-inpaint`, which is what
+becomes of the reference on an inpainting prior.
+"""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from keyanon_core.errors import PriorError
 from keyanon_core.known_path import KnownPath
-from keyanon_core.methods import exact, paper
+from keyanon_core.methods import exact, paper, paper_inpaint
 from keyanon_core.methods.results import Anonymized, Recovered, SolverStep
 from keyanon_core.priors import Prior
-from keyanon_core.procedure import METHODS, Procedure
+from keyanon_core.procedure import METHODS, Procedure, check_conditioning
 from keyanon_core.solver import DEFAULT_MAX_ITERATIONS
 
-__all__ = ["METHODS", "Anonymized", "KnownPath", "Procedure", "Recovered", "SolverStep", "anonymize", "recover"]
+__all__ = [
+    "METHODS",
+    "Anonymized",
+    "KnownPath",
+    "Procedure",
+    "Recovered",
+    "SolverStep",
+    "anonymize",
+    "check_prior",
+    "decode",
+    "recover",
+]
 
 DEFAULT = Procedure()
 
@@ -34,12 +48,17 @@ def anonymize(
     mask: (B, 1, h, w) of {0, 1}, its own for each face, none empty. face_keys: B keys of 32 bytes.
     noise: (B, C, h, w) float64, what an earlier call returned of the same faces under other keys; saves half the evaluations.
     Results are on the prior's device, whatever the device of the arguments.
-    Raises ValueError for arguments that do not fit together and for masks that are too small to hide what they hold.
+    Raises ValueError for arguments that do not fit together and for masks that are too small to hide what they hold, PriorError
+    as `check_prior`.
     """
+    check_prior(prior, procedure.method)
     _check(prior, mask, face_keys, z, z_known, *([] if noise is None else [noise]))
     of_faces = (prior, _moved(prior, z), _moved(prior, z_known), _moved(prior, mask), face_keys, procedure)
     if noise is None:
-        return exact.anonymize(*of_faces) if procedure.method == "exact" else paper.anonymize(*of_faces)
+        if procedure.method == "exact":
+            return exact.anonymize(*of_faces)
+        made_by = paper.anonymize if procedure.method == "paper" else paper_inpaint.anonymize
+        return made_by(*of_faces)
     if (procedure.method, procedure.inversion, prior.conditioning) != ("exact", "ddim", "inpaint"):
         raise ValueError(
             "the noise latent serves for another key with method exact, inversion ddim and an inpainting prior only"
@@ -72,9 +91,26 @@ def recover(
         raise ValueError(f"timestep {procedure.grid[-1]} is not in the prior's schedule of {len(prior.alpha_bar)}")
     of_faces = (prior, _moved(prior, latent), _moved(prior, mask), face_keys, scale.double(), procedure)
     with prior.networks.strict():
-        if procedure.method == "paper":
-            return paper.recover(*of_faces)
-        return exact.recover(*of_faces, tolerance, max_iterations)
+        if procedure.method == "exact":
+            return exact.recover(*of_faces, tolerance, max_iterations)
+        undone_by = paper.recover if procedure.method == "paper" else paper_inpaint.recover
+        return undone_by(*of_faces)
+
+
+def decode(prior: Prior, latent: Tensor, procedure: Procedure) -> Tensor:
+    """Latent (B, C, h, w) -> crop (B, 3, S, S) float64, not clamped, as a procedure shows it: `paper` through the codebook."""
+    return prior.decode(latent, snapped=procedure.method == "paper")
+
+
+def check_prior(prior: Prior, method: str) -> None:
+    """Raise PriorError for a prior that a method can not run on."""
+    check_conditioning(method, prior.conditioning, prior.name)
+    schedule = prior.schedule
+    if method == "paper" and schedule.prediction_type == "sample" and float(schedule.as_diffusers.clean) == 1:
+        raise PriorError(
+            f"method paper inverts from alpha_bar = 1, where the noise in a face that prior {prior.name} predicts without noise "
+            "(prediction_type sample) is 0 / 0; use a prior of another prediction_type or with set_alpha_to_one false, or exact"
+        )
 
 
 def _moved(prior: Prior, tensor: Tensor) -> Tensor:

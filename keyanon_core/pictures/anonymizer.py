@@ -22,6 +22,7 @@ from keyanon_core.faces.missed import missed_faces
 from keyanon_core.formats.opening import open_source
 from keyanon_core.formats.published import SourceFile
 from keyanon_core.keys import commitment, source_hmac
+from keyanon_core.methods import check_prior
 from keyanon_core.pictures.attempts import Attempts
 from keyanon_core.pictures.carried import has_room, is_carried, may_be_carried
 from keyanon_core.pictures.crops import AlignedFace, align_faces
@@ -44,9 +45,10 @@ class PictureAnonymizer:
     """Holds a prior and the face models; call it with a list of pictures, get one result for each, in order."""
 
     def __init__(self, prior: Prior, models: FaceModels, settings: AnonymizeSettings) -> None:
-        """Raises PriorError for settings under which the prior can not be inverted."""
+        """Raises PriorError for settings under which the prior can not be inverted, and for a method that is not for it."""
         self.prior, self.models, self.settings = prior, models, settings
-        settings.check_steps(prior.min_steps, prior.name)
+        settings.check_prior(prior.min_steps, prior.conditioning, prior.name)
+        check_prior(prior, settings.method)
         gate = AnonymityGate(models.recognizer, settings.gate_threshold, settings.max_attempts)
         self.attempts = Attempts(prior, gate, settings)
         self.way_back = WayBack(prior, settings)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from keyanon_core.methods import Anonymized, anonymize
+from keyanon_core.methods import Anonymized, anonymize, decode
 from keyanon_core.methods.exact import Walker, begin
 from keyanon_core.pictures.gate import EARLY_CHECKS, AnonymityGate
 from keyanon_core.pictures.opened import FaceAtWork, OpenedPicture
@@ -67,7 +67,7 @@ class Attempts:
         """Take a batch, all of one stage and kind, to the next. Returns the faces that are to go on."""
         if not batch:
             return []
-        if self.settings.method == "paper":
+        if self.settings.method != "exact":
             return self._judge(batch, anonymize(self.prior, *self._problem(batch), self._procedure(batch)))
         walkers = [face.walker for face in batch if face.walker is not None]
         walker = Walker.together(walkers) if walkers else self._begin(batch)
@@ -137,7 +137,7 @@ class Attempts:
         alone = _alone(batch)
         if not alone:
             latent, shown = rounded(latent, self.prior.latent_mask(self._masked(batch)), self.levels), done.clean
-        decoded = self.prior.decode(shown).clamp(-1, 1).cpu().numpy()
+        decoded = decode(self.prior, shown, self.settings.procedure).clamp(-1, 1).cpu().numpy()
         for position, face in enumerate(batch):
             stored = latent[position].cpu().numpy()
             if not np.isfinite(decoded[position]).all() or not is_storable(stored, self.levels):
@@ -168,10 +168,10 @@ def _alone(batch: list[FaceAtWork]) -> bool:
 
 
 def _early_checks(settings: AnonymizeSettings, threshold: float) -> dict[int, float]:
-    """Steps taken at each early check -> its margin, in order. None for method `paper`, nor where no distance is too small."""
+    """Steps taken at each early check -> its margin, in order. Of method `exact` alone, and where a distance is too small."""
     looks = [(share, margin) for share, margin in EARLY_CHECKS[settings.inversion] if margin < threshold]
     checks = {max(round(share * settings.steps), 1): margin for share, margin in looks}
-    return {} if settings.method == "paper" else {at: checks[at] for at in sorted(checks) if at < settings.steps}
+    return {at: checks[at] for at in sorted(checks) if at < settings.steps} if settings.method == "exact" else {}
 
 
 def _next_batch(waiting: Waiting, size: int) -> list[FaceAtWork]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from keyanon_core.faces.masks import PictureMask
 from keyanon_core.keys import face_key
-from keyanon_core.procedure import Procedure
+from keyanon_core.procedure import Procedure, is_of_paper
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,12 @@ class PictureKey:
 
     @property
     def procedure(self) -> Procedure:
-        """How the faces were made."""
-        return Procedure(self.method, self.transform, self.inversion, self.steps, self.grid)
+        """How the faces were made. Until `paper` was its authors' procedure it meant what is `paper-inpaint` now, on every prior:
+        the grid tells which.
+        """
+        older = self.method == "paper" and not is_of_paper(self.grid)
+        method = "paper-inpaint" if older else self.method
+        return Procedure(method, self.transform, self.inversion, self.steps, self.grid)
 
     def face_key(self, face: FaceGeometry) -> bytes:
         """The 32-byte key that made this face."""

@@ -12,7 +12,7 @@ from keyanon_core.errors import PriorError, SidecarError
 from keyanon_core.faces.drawing import paste
 from keyanon_core.formats.published import published_pixels
 from keyanon_core.keys import verify_commitment
-from keyanon_core.methods import SolverStep, recover
+from keyanon_core.methods import SolverStep, decode, recover
 from keyanon_core.pictures.crops import Crop, cut_crop
 from keyanon_core.pictures.key import FaceGeometry, PictureKey
 from keyanon_core.pictures.pasting import with_rim
@@ -164,7 +164,7 @@ class PictureRecoverer:
             torch.tensor([face.scale for face in faces], dtype=torch.float64),
             procedure,
         )
-        return prior.decode(done.latent).clamp(-1, 1).cpu().numpy(), done.steps, done.nfe
+        return decode(prior, done.latent, procedure).clamp(-1, 1).cpu().numpy(), done.steps, done.nfe
 
 
 def _stored(

@@ -12,10 +12,9 @@ from keyanon_core.imaging import DEFAULT_JPEG_QUALITY, DEFAULT_MAX_PIXELS
 from keyanon_core.pictures.key import PictureKey
 from keyanon_core.procedure import (
     DEFAULT_METHOD,
-    DEFAULT_TRANSFORM,
     UNDECLARED_MIN_STEPS,
     Procedure,
-    chosen_inversion,
+    check_conditioning,
 )
 
 LOSSLESS_FORMATS = ("png", "webp")  # that show every pixel as it was meant, whatever the source is
@@ -37,7 +36,7 @@ DEFAULT_FACE_BATCH = 8  # faces in one denoiser call
 class AnonymizeSettings:
     """The algorithm's settings.
 
-    method, transform, inversion, steps: see `Procedure`. inversion "" and steps 0 are chosen.
+    method, transform, inversion, steps: see `Procedure`. transform "", inversion "" and steps 0 are chosen.
     fidelity: `auto` is decided picture by picture: `image` where the picture alone brings its faces back, else `latent`.
     sidecar_bits: how finely a sidecar holds a face: bits of a latent's range from -1 to 1, whole or not; each costs 6 dB.
     gate_threshold: see `gate`; the least distance of a face from its source, as a share of the one that strangers have.
@@ -46,7 +45,7 @@ class AnonymizeSettings:
     """
 
     method: str = DEFAULT_METHOD
-    transform: str = DEFAULT_TRANSFORM
+    transform: str = ""
     inversion: str = ""
     steps: int = 0
     fidelity: str = DEFAULT_FIDELITY
@@ -79,17 +78,17 @@ class AnonymizeSettings:
                 "fidelity image recovers from the picture alone, which a JPEG does not hold well enough; choose output format "
                 f"png or webp instead of {self.output_format}"
             )
-        if self.reversible and self.fidelity == "auto" and self.method == "paper":
+        if self.reversible and self.fidelity == "auto" and self.method != "exact":
             raise KeyanonError(
-                "fidelity auto is for faces that come back nearly exactly, which those of method paper never do; choose latent"
+                f"fidelity auto is for faces that come back nearly exactly, which those of method {self.method} never do; choose "
+                "latent"
             )
-        inversion = self.inversion or chosen_inversion(self.method, self.transform)
         try:
-            procedure = Procedure(self.method, self.transform, inversion, self.steps)
+            procedure = Procedure(self.method, self.transform, self.inversion, self.steps)
         except ValueError as error:
             raise KeyanonError(str(error)) from error
-        object.__setattr__(self, "inversion", procedure.inversion)
-        object.__setattr__(self, "steps", procedure.steps)
+        for name in ("transform", "inversion", "steps"):
+            object.__setattr__(self, name, getattr(procedure, name))
 
     @property
     def procedure(self) -> Procedure:
@@ -100,12 +99,14 @@ class AnonymizeSettings:
         """How a face is made that is to come back at a fidelity, one but `auto`."""
         return self.procedure.shown() if fidelity == "image" else self.procedure
 
-    def check_steps(self, declared: Mapping[str, int], prior: str) -> None:
-        """Raise PriorError when recovery could not invert so few steps of the prior. declared: its own limits by inversion.
+    def check_prior(self, declared: Mapping[str, int], conditioning: str, prior: str) -> None:
+        """Raise PriorError when the method is not for such a prior, or recovery could not invert so few steps of it. declared:
+        its own limits by inversion.
 
-        `lossless` stores the source, `paper` inverts nothing, of permanent pictures nothing is recovered: they may take as few
-        as they like.
+        `lossless` stores the source, the paper's methods solve nothing, of permanent pictures nothing is recovered: they may
+        take as few as they like.
         """
+        check_conditioning(self.method, conditioning, prior)
         least = declared.get(self.inversion, UNDECLARED_MIN_STEPS[self.inversion])
         inverted = self.reversible and self.method == "exact" and self.fidelity != "lossless"
         if inverted and self.steps < least:

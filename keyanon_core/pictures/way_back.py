@@ -12,7 +12,7 @@ What must come back depends on what was stored:
 - `image`: the crop, to IMAGE_PSNR; to TRUSTED_PSNR where `auto` took the picture for one that carries its faces. Only faces count
   that the picture holds at the crop's size or larger: in a smaller one there is no room for what recovery reads, whatever the
   prior. Of larger ones the embedded prior gives 38 dB and more, and an autoencoder that loses too much is refused.
-- method `paper`, which is inexact by nature, and at `image` faces with more beyond black and white than a picture can show: a
+- the paper's methods, inexact by nature, and at `image` faces with more beyond black and white than a picture can show: a
   crop nearer to the source than the anonymized one is, by GAIN. They were seen to gain 9 dB and more, the crop that a wrong key
   gives 1.
 
@@ -28,6 +28,7 @@ import torch
 
 from keyanon_core.errors import KeyanonError, NotReversibleError
 from keyanon_core.faces.alignment import reduction
+from keyanon_core.methods import decode
 from keyanon_core.pictures.carried import CARRIED_PSNR, HELD_ERROR, read_error
 from keyanon_core.pictures.key import PictureKey
 from keyanon_core.pictures.opened import FaceAtWork, OpenedPicture
@@ -108,7 +109,7 @@ class WayBack:
 
     def _wanted(self, face: FaceAtWork, anonymized: float) -> float:
         """What PSNR a face must come back at. anonymized: that of what the picture shows now."""
-        if self.settings.method == "paper":
+        if self.settings.method != "exact":
             return anonymized + GAIN
         if not face.picture.alone:
             return LATENT_PSNR
@@ -123,7 +124,8 @@ class WayBack:
         stored = torch.from_numpy(face.latent)[None]
         inside = self.prior.latent_mask(torch.from_numpy(face.crop.mask)[None, None])
         source = inside * self.prior.encode(torch.from_numpy(face.crop.values)[None]) + (1 - inside) * stored
-        shown, anonymized = self.prior.decode(torch.cat([source, stored])).clamp(-1, 1).cpu().numpy()
+        both = decode(self.prior, torch.cat([source, stored]), self.settings.procedure)
+        shown, anonymized = both.clamp(-1, 1).cpu().numpy()
         return shown, anonymized
 
 

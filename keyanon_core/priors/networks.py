@@ -146,11 +146,13 @@ def predict_unet(unet: nn.Module, x: Tensor, timesteps: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Autoencoder:
-    """Pixels to latent and back, deterministic, float32; factor: pixels per latent cell."""
+    """Pixels to latent and back, deterministic, float32; factor: pixels per latent cell. decode_snapped: through the codebook,
+    where there is one."""
 
     network: nn.Module
     encode: Callable[[Tensor], Tensor]
     decode: Callable[[Tensor], Tensor]
+    decode_snapped: Callable[[Tensor], Tensor]
     factor: int
     latent_channels: int
 
@@ -172,15 +174,22 @@ def build_autoencoder(files: PriorFiles, folder: str, scaling: float | None) -> 
             lambda pixels: network.encode(pixels).latents * vq_scale,
             # The codebook would snap a recovered latent to its nearest codes.
             lambda latent: network.decode(latent / vq_scale, force_not_quantize=True).sample,
+            lambda latent: network.decode(latent / vq_scale).sample,
             factor,
             int(channels),
         )
     scale = float(config.scaling_factor) if scaling is None else scaling
     shift = float(getattr(config, "shift_factor", None) or 0.0)
+
+    def decode(latent: Tensor) -> Tensor:
+        pixels: Tensor = network.decode(latent / scale + shift).sample
+        return pixels
+
     return Autoencoder(
         network,
         lambda pixels: (network.encode(pixels).latent_dist.mode() - shift) * scale,
-        lambda latent: network.decode(latent / scale + shift).sample,
+        decode,
+        decode,
         factor,
         int(config.latent_channels),
     )

@@ -15,7 +15,7 @@ from keyanon_core.priors.networks import Autoencoder, Denoiser
 from keyanon_core.priors.running import RunningNetworks
 from keyanon_core.priors.schedules import NoiseSchedule
 from keyanon_core.procedure import GRID_POWER, Procedure
-from keyanon_core.schedule import lambda_grid
+from keyanon_core.schedule import lambda_grid, leading_grid
 
 CPU = torch.device("cpu")
 
@@ -64,19 +64,24 @@ class Prior:
         self.nfe = 0
 
     def grid(self, procedure: Procedure) -> tuple[int, ...]:
-        """The timesteps that a procedure walks: its own, or those for its steps. Raises ValueError as `lambda_grid`."""
-        power = GRID_POWER[procedure.inversion]
-        return procedure.grid or tuple(lambda_grid(self.alpha_bar, procedure.steps, *self.grid_ends, power))
+        """The timesteps that a procedure walks: its own, or those for its steps. Raises ValueError where they do not fit."""
+        if procedure.grid:
+            return procedure.grid
+        if procedure.method == "paper":
+            return tuple(leading_grid(len(self.alpha_bar), procedure.steps))
+        return tuple(lambda_grid(self.alpha_bar, procedure.steps, *self.grid_ends, GRID_POWER[procedure.inversion]))
 
     def encode(self, crop: Tensor) -> Tensor:
         """Crop (B, 3, S, S) in [-1, 1] -> latent (B, C, h, w) float64; the crop itself for a pixel-space prior."""
         self._check("crop", crop, (3, self.side, self.side))
         return self.networks.encode(crop)
 
-    def decode(self, latent: Tensor) -> Tensor:
-        """Latent (B, C, h, w) float64 -> crop (B, 3, S, S) float64, not clamped."""
+    def decode(self, latent: Tensor, *, snapped: bool = False) -> Tensor:
+        """Latent (B, C, h, w) float64 -> crop (B, 3, S, S) float64, not clamped. snapped: to the nearest codes first, where the
+        autoencoder has any, as it was trained; nothing comes back exactly through them.
+        """
         self._check("latent", latent, self.latent_shape)
-        return self.networks.decode(latent)
+        return self.networks.decode(latent, snapped=snapped)
 
     def eps(self, w: Tensor, t: int, known: KnownPath, mask: Tensor, *, coarse: bool = False) -> Tensor:
         """Predicted noise (B, C, h, w) float64 at timestep t.
@@ -94,6 +99,15 @@ class Prior:
         eps = self.schedule.eps(z, t, self.networks.predict(z, t, beside, coarse=coarse))
         self.nfe += len(w)
         return eps * inside if inpaints else eps
+
+    def predicted(self, z: Tensor, t: int) -> Tensor:
+        """What the network itself says (B, C, h, w) float64 of a whole noisy latent z at timestep t: noise, x0 or v. Of an
+        unconditional prior.
+        """
+        self._check("latent", z, self.latent_shape)
+        said = self.networks.predict(z, t, self.networks.beside(z, z[:, :1]))
+        self.nfe += len(z)
+        return said
 
     def shown(self, known: KnownPath, mask: Tensor) -> KnownPath:
         """The known region with what the network is shown of it prepared, for a walk of many evaluations. Arguments of `eps`."""

@@ -108,9 +108,11 @@ class RunningNetworks:
         """Crop (B, 3, S, S) -> latent (B, C, h, w) float64."""
         return crop.to(torch.float64) if self.autoencoder is None else self._strictly(self.autoencoder.encode, crop)
 
-    def decode(self, latent: Tensor) -> Tensor:
-        """Latent (B, C, h, w) -> crop (B, 3, S, S) float64."""
-        return latent.to(torch.float64) if self.autoencoder is None else self._strictly(self.autoencoder.decode, latent)
+    def decode(self, latent: Tensor, *, snapped: bool = False) -> Tensor:
+        """Latent (B, C, h, w) -> crop (B, 3, S, S) float64. snapped: as in `Prior.decode`."""
+        if self.autoencoder is None:
+            return latent.to(torch.float64)
+        return self._strictly(self.autoencoder.decode_snapped if snapped else self.autoencoder.decode, latent)
 
     def _denoiser_in(self, precision: Precision) -> Denoiser:
         return self._in_bfloat16 if precision == "bfloat16" else self.denoiser

@@ -6,7 +6,8 @@ import pytest
 from jobs.config import AnonymizeConfig
 from jobs.errors import ConfigError
 from jobs.train.config import TrainConfig
-from keyanon_core.procedure import INVERSIONS, UNDECLARED_MIN_STEPS
+from keyanon_core.priors import load_prior
+from keyanon_core.procedure import EMBEDDED, EMBEDDED_CONDITIONING, INVERSIONS, UNDECLARED_MIN_STEPS
 
 PLACES = {"photos": "p", "output": "o", "keystore": "k"}
 
@@ -70,7 +71,7 @@ def test_fidelity_auto_takes_every_format_and_no_method_that_brings_no_face_back
     chosen = {**PLACES, "fidelity": "auto", "output_format": output_format}
     assert AnonymizeConfig.load(None, chosen).settings().fidelity == "auto"
     with pytest.raises(ConfigError, match=r"fidelity auto .* method paper"):
-        AnonymizeConfig.load(None, {**chosen, "method": "paper"})
+        AnonymizeConfig.load(None, {**chosen, "method": "paper", "prior": "some/where"})
     with pytest.raises(ConfigError, match="leave out fidelity auto"):
         AnonymizeConfig.load(None, {"photos": "p", "output": "o", "keys": "discard", "fidelity": "auto"})
 
@@ -87,7 +88,7 @@ def test_steps_that_recovery_could_not_invert_are_refused_unless_the_source_is_s
     assert AnonymizeConfig.load(None, {**PLACES, "inversion": inversion, "steps": least}).steps == least
     with pytest.raises(ConfigError, match="can not be inverted"):
         AnonymizeConfig.load(None, {**PLACES, "inversion": inversion, "steps": least - 1})
-    for change in ({"fidelity": "lossless"}, {"method": "paper"}):
+    for change in ({"fidelity": "lossless"}, {"method": "paper-inpaint"}):
         assert AnonymizeConfig.load(None, {**PLACES, "steps": 2, **change}).steps == 2
 
 
@@ -102,7 +103,8 @@ def test_what_another_prior_needs_is_left_to_its_declaration() -> None:
         ({"fidelity": "lossless"}, "none", 4),
         ({"fidelity": "image", "output_format": "png"}, "none", 4),
         ({"transform": "sign"}, "ddim", 12),
-        ({"method": "paper"}, "ddim", 12),
+        ({"method": "paper", "prior": "some/where"}, "ddim", 50),
+        ({"method": "paper-inpaint"}, "ddim", 12),
         ({"inversion": "ddim"}, "ddim", 12),
         ({"inversion": "ddim", "fidelity": "image", "output_format": "png"}, "ddim", 12),
         ({"steps": 9}, "none", 9),
@@ -120,7 +122,20 @@ def test_the_inversion_and_its_steps_are_chosen_where_they_are_not_given_and_sai
     assert AnonymizeConfig.model_validate(config.model_dump()) == config
 
 
-@pytest.mark.parametrize("asked", [{"transform": "sign"}, {"method": "paper"}])
+@pytest.mark.parametrize(("method", "transform"), [("exact", "rotation"), ("paper", "sign"), ("paper-inpaint", "sign")])
+def test_the_transform_is_the_methods_own_where_it_is_not_given(method: str, transform: str) -> None:
+    asked = {**PLACES, "prior": "some/where", "method": method}
+    assert AnonymizeConfig.load(None, asked).transform == transform
+    assert AnonymizeConfig.load(None, {**asked, "transform": "rotation"}).transform == "rotation"
+
+
+def test_method_paper_is_not_for_the_embedded_prior_and_says_which_is() -> None:
+    assert load_prior(EMBEDDED).conditioning == EMBEDDED_CONDITIONING
+    with pytest.raises(ConfigError, match=r"method paper is not for prior embedded.* use method paper-inpaint"):
+        AnonymizeConfig.load(None, {**PLACES, "method": "paper"})
+
+
+@pytest.mark.parametrize("asked", [{"transform": "sign"}, {"method": "paper-inpaint"}])
 def test_a_face_is_never_keyed_without_inversion_by_what_would_show_it(asked: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match="dense rotation"):
         AnonymizeConfig.load(None, {**PLACES, **asked, "inversion": "none"})

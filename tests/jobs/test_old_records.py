@@ -2,6 +2,8 @@
 
 `record_of_version_1` holds what the last version that wrote such records made of one photograph, at its defaults: method exact,
 rotation, 12 steps there and back, under an image key that anybody can make (`IMAGE_KEY`), so that no key need be stored.
+`record_of_paper_before` holds what the last version whose method `paper` was not its authors' made of the same, without the
+picture, of which recovery needs the size alone.
 """
 
 import base64
@@ -19,8 +21,10 @@ from jobs.demo.photographs import ASTRONAUT, packaged_picture
 from jobs.run.key_records import to_key_record, to_picture_key
 from keyanon_core.evaluation import psnr
 from keyanon_core.pictures.crops import cut_crop
-from keyanon_core.pictures.recoverer import PictureRecoverer
+from keyanon_core.pictures.key import PictureKey
+from keyanon_core.pictures.recoverer import PictureRecoverer, RecoveredPicture
 from keyanon_core.priors import Prior, load_prior
+from keyanon_core.procedure import Procedure
 from keystore.crypto.canonical import canonical_json
 from keystore.crypto.hybrid import HybridPrivateKey
 from keystore.errors import InvalidRecordError
@@ -29,6 +33,10 @@ from keystore.intake.sealing import open_record, seal_record
 
 STORED = Path(__file__).parent / "record_of_version_1"
 IMAGE_KEY = hashlib.sha256(b"keyanon: the image key of the stored record of version 1").digest()
+PAPER = Path(__file__).parent / "record_of_paper_before"
+KEY_OF_PAPER = hashlib.sha256(
+    b"keyanon: the image key of the stored record of method paper, before it was its authors'"
+).digest()
 CUT = (slice(40, 184), slice(150, 300))  # of the packaged photograph: its source
 
 
@@ -59,10 +67,41 @@ def test_a_record_of_version_1_is_recovered_as_it_was_made(prior: Prior) -> None
     back = PictureRecoverer(prior).recover(encoded, sidecar, key)
     assert back.picture_intact and back.sidecar_intact
     assert [step.phase for step in back.solver] == ["phi"] * 12 + ["psi"] * 12
+    assert came_back_at(back, key, prior) > 65
+
+
+def came_back_at(back: RecoveredPicture, key: PictureKey, prior: Prior) -> float:
+    """dB of the recovered face against the source's."""
     source = np.asarray(Image.open(packaged_picture(ASTRONAUT)).convert("RGB"))[CUT]
     (face,) = key.faces
     cut = cut_crop(source, np.reshape(face.affine, (2, 3)), face.mask, [], prior.side)
-    assert psnr(back.crops, cut.values[None], cut.mask[None])[0] > 65
+    return float(psnr(back.crops, cut.values[None], cut.mask[None])[0])
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_face_of_method_paper_before_it_was_its_authors_is_recovered_as_it_was_made(
+    prior: Prior, version: int
+) -> None:
+    document = json.loads((PAPER / "record.json").read_bytes())
+    document["image_key"] = base64.b64encode(KEY_OF_PAPER).decode()
+    if version == 1:  # whose grid was the prior's own, as here, and not said
+        document = {name: value for name, value in document.items() if name not in ("grid", "inversion")} | {
+            "version": 1
+        }
+    key = to_picture_key(KeyRecord.from_canonical_bytes(canonical_json(document)))
+    assert (key.method, key.procedure.method, key.steps) == ("paper", "paper-inpaint", 12)
+    picture, sidecar = (STORED / "astronaut.png").read_bytes(), (PAPER / "astronaut.png.keyanon").read_bytes()
+    back = PictureRecoverer(prior).recover(picture, sidecar, key)
+    assert back.nfe == 24
+    assert came_back_at(back, key, prior) == pytest.approx(26.729, abs=0.01)  # as by the version that made it
+
+
+def test_what_the_papers_method_made_is_told_by_the_grid_of_its_record() -> None:
+    grid = (0, 0, 333, 666)
+    made = {**vars(to_picture_key(old_record())), "method": "paper", "transform": "sign", "steps": 3, "grid": grid}
+    record = to_key_record(PictureKey(**made), run_id="run-1", dataset="photos")
+    again = to_picture_key(KeyRecord.from_canonical_bytes(record.canonical_bytes()))
+    assert again.procedure == Procedure("paper", "sign", "ddim", 3, grid)
 
 
 def test_a_record_of_version_1_is_sealed_and_stored_to_the_byte_as_it_was() -> None:

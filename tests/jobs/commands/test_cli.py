@@ -32,7 +32,7 @@ def test_shells_complete_commands_options_and_choices() -> None:
     assert completed("keyanon an", 1) == {"anonymize"}
     assert completed("keyanon quarantine ", 2) == {"list", "retry"}
     assert "--keystore" in completed("keyanon anonymize --ke", 2)
-    assert completed("keyanon anonymize --method ", 3) == {"exact", "paper"}
+    assert completed("keyanon anonymize --method ", 3) == {"exact", "paper", "paper-inpaint"}
 
 
 @pytest.mark.parametrize("name", ["run.yaml", "RUN.YML"])

@@ -8,6 +8,7 @@ import pytest
 
 from jobs.errors import PublishError
 from jobs.output.manifest import COMPLETE, RUNNING, Manifest, code_version, read_existing
+from jobs.run.recorded import recorded_config
 from jobs.sources.source import open_source
 from jobs.storage.opening import open_store
 from tests.jobs.conftest import MakeConfig
@@ -55,6 +56,20 @@ def test_an_output_of_another_version_is_refused(manifest: Manifest, tmp_path: P
     path.write_text("[]")
     with pytest.raises(PublishError, match="can not be used"):
         read_existing(open_store(tmp_path / "out"))
+
+
+def test_a_run_of_method_paper_on_the_embedded_prior_goes_on_by_the_name_that_its_method_has_now(
+    manifest: Manifest, tmp_path: Path, make_config: MakeConfig
+) -> None:
+    manifest.config |= {"method": "paper", "transform": "rotation", "inversion": "ddim", "steps": 12}
+    manifest.config_digest, manifest.versions = "0" * 64, ["0.0.1"]
+    store = open_store(tmp_path / "out")
+    manifest.write(store)
+    read = read_existing(store)
+    assert read is not None
+    config = recorded_config(read, tmp_path / "out", {"accept_version": code_version()})
+    assert (config.method, config.transform, config.steps) == ("paper-inpaint", "rotation", 12)
+    read.check_same_run(store, config, open_source(config))
 
 
 def test_rows_that_only_their_positions_name_need_the_very_same_listing(

@@ -1,4 +1,4 @@
-"""Both methods on both kinds of prior: what recovery gives back, what it costs, and what it does not depend on."""
+"""The methods on the kinds of prior they are for: what recovery gives back, what it costs, and what it does not depend on."""
 
 import itertools
 import re
@@ -10,7 +10,7 @@ import torch
 from keyanon_core.errors import ConvergenceError
 from keyanon_core.keys import KeyStream, subkey
 from keyanon_core.known_path import KnownPath
-from keyanon_core.methods import Anonymized, anonymize, exact, recover
+from keyanon_core.methods import Anonymized, anonymize, exact, paper_inpaint, recover
 from keyanon_core.methods.exact import TOLERANCES
 from keyanon_core.priors import Prior, load_prior
 from keyanon_core.procedure import SHOWN_NOISE, Procedure
@@ -56,6 +56,11 @@ def problem(prior: Prior, batch: int = 2) -> tuple[torch.Tensor, torch.Tensor, t
     return z, z * (1 - mask), mask, [a_key(i) for i in range(batch)]
 
 
+def of_paper(prior: Prior) -> str:
+    """That of the paper's methods which is for a prior."""
+    return "paper-inpaint" if prior.conditioning == "inpaint" else "paper"
+
+
 def run(
     prior: Prior, method: str, transform: str, steps: int = STEPS, inversion: str = ""
 ) -> tuple[Anonymized, torch.Tensor, torch.Tensor]:
@@ -88,18 +93,20 @@ def test_exact_recovers_every_kind_of_prior_to_float_precision(
 
 
 @pytest.mark.parametrize(
-    ("method", "inversion", "nfe"), [("exact", "none", 12), ("exact", "ddim", 24), ("paper", "ddim", 24)]
+    ("method", "inversion", "nfe"), [("exact", "none", 12), ("exact", "ddim", 24), ("the paper's", "ddim", 24)]
 )
 @pytest.mark.parametrize("kind", KINDS)
 def test_anonymizing_costs_an_evaluation_a_step_and_leaves_the_known_region(
     priors: dict[str, Prior], kind: str, method: str, inversion: str, nfe: int
 ) -> None:
     prior = priors[kind]
+    method = "exact" if method == "exact" else of_paper(prior)
     before = prior.nfe
     done, z, mask = run(prior, method, "rotation", steps=12, inversion=inversion)
     assert done.nfe == nfe
     assert prior.nfe - before == nfe * len(z)
-    assert torch.allclose(done.latent * (1 - mask), z * (1 - mask), rtol=0, atol=1e-12)
+    rounding = 1e-7 if method == "paper" else 1e-12  # it runs in float32
+    assert torch.allclose(done.latent * (1 - mask), z * (1 - mask), rtol=0, atol=rounding)
     assert done.scale.shape == done.noise_rms.shape == (2,)
     gain = Procedure(method, inversion=inversion, steps=12).gain
     assert (gain > 1) == (inversion == "none")
@@ -108,20 +115,21 @@ def test_anonymizing_costs_an_evaluation_a_step_and_leaves_the_known_region(
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("transform", ["sign", "rotation"])
-def test_paper_runs_on_every_kind_and_recovers_less_than_exact(
+def test_the_papers_methods_run_on_every_kind_and_recover_less_than_exact(
     priors: dict[str, Prior], kind: str, transform: str
 ) -> None:
     prior = priors[kind]
-    done, z, mask = run(prior, "paper", transform)
+    done, z, mask = run(prior, of_paper(prior), transform)
     keys = [a_key(0), a_key(1)]
-    again = recover(prior, done.latent, mask, keys, done.scale, Procedure("paper", transform, steps=STEPS))
+    again = recover(prior, done.latent, mask, keys, done.scale, Procedure(of_paper(prior), transform, steps=STEPS))
     assert bool(torch.isfinite(again.latent).all())
     assert again.nfe == 2 * STEPS and again.steps == []
     assert psnr(done.latent, z, mask) + 1 < psnr(again.latent, z, mask) < 100
 
 
-def test_paper_is_its_equations_written_out(priors: dict[str, Prior]) -> None:
-    """Eq. 5 up, Eq. 3 and 6 at the top, Eq. 4 down with Eq. 7 after each step, for one face, in plain loops."""
+def test_what_paper_was_before_is_its_equations_written_out(priors: dict[str, Prior]) -> None:
+    """Eq. 5 up, Eq. 3 and 6 at the top, Eq. 4 down with Eq. 7 after each step, for one face, in plain loops. Of such faces there
+    are records, on unconditional priors, too."""
     prior = priors["ldm"]
     z, known, mask, keys = (x[:1] for x in problem(prior))
     nothing = KnownPath(torch.zeros_like(z), None, prior.alpha_bar)
@@ -137,8 +145,11 @@ def test_paper_is_its_equations_written_out(priors: dict[str, Prior]) -> None:
         k = ddim_coefficients(prior.alpha_bar, grid[i], grid[i - 1])
         x = k.a * x + k.c * prior.eps(x, grid[i], nothing, mask)
         x = mask * x + (1 - mask) * trail[i - 1]
-    done = anonymize(prior, z, known, mask, keys, Procedure("paper", "sign", steps=5))
+    procedure = Procedure("paper-inpaint", "sign", steps=5)
+    done = paper_inpaint.anonymize(prior, z, known, mask, keys, procedure)
     assert torch.allclose(done.latent, x, atol=1e-9)
+    again = recover(prior, done.latent, mask, keys, done.scale, procedure)
+    assert psnr(done.latent, z, mask) + 1 < psnr(again.latent, z, mask)
 
 
 @pytest.mark.parametrize("kind", ["pixel", "inpaint"])
@@ -285,7 +296,12 @@ def test_another_key_needs_the_noise_latent_only_once(priors: dict[str, Prior]) 
 
 @pytest.mark.parametrize(
     ("kind", "method", "inversion"),
-    [("pixel", "exact", "ddim"), ("inpaint", "paper", "ddim"), ("inpaint", "exact", "none")],
+    [
+        ("pixel", "exact", "ddim"),
+        ("pixel", "paper", "ddim"),
+        ("inpaint", "paper-inpaint", "ddim"),
+        ("inpaint", "exact", "none"),
+    ],
 )
 def test_noise_that_depends_on_the_key_or_is_the_source_does_not_serve_for_another(
     priors: dict[str, Prior], kind: str, method: str, inversion: str

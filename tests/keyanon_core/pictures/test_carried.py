@@ -232,7 +232,8 @@ def test_a_face_is_read_from_its_own_cells(prior: Prior, monkeypatch: pytest.Mon
     assert not carried.is_carried(face, shown, "none"), "of a face that was not made nothing is known"
 
 
-def test_the_paper_whose_faces_never_come_back_so_well_is_refused() -> None:
-    with pytest.raises(KeyanonError, match=r"fidelity auto .* method paper .* choose latent"):
-        settings(fidelity="auto", method="paper")
-    settings(fidelity="auto", method="paper", reversible=False)
+@pytest.mark.parametrize("method", ["paper", "paper-inpaint"])
+def test_the_paper_whose_faces_never_come_back_so_well_is_refused(method: str) -> None:
+    with pytest.raises(KeyanonError, match=rf"fidelity auto .* method {method} .* choose latent"):
+        settings(fidelity="auto", method=method)
+    settings(fidelity="auto", method=method, reversible=False)

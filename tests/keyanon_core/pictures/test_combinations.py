@@ -17,10 +17,11 @@ import numpy as np
 import pytest
 import torch
 
-from keyanon_core.errors import KeyanonError, NotReversibleError, SidecarError, WrongKeyError
+from keyanon_core.errors import KeyanonError, NotReversibleError, PriorError, SidecarError, WrongKeyError
 from keyanon_core.evaluation import psnr
 from keyanon_core.faces import FaceModels
 from keyanon_core.formats.opening import open_source
+from keyanon_core.methods import decode
 from keyanon_core.pictures.anonymizer import PictureAnonymizer
 from keyanon_core.pictures.crops import cut_crop
 from keyanon_core.pictures.recoverer import PictureRecoverer
@@ -34,8 +35,9 @@ from tests.keyanon_core.diffusion.tiny_priors import SMOOTH, kl_prior, ldm_prior
 from tests.keyanon_core.pictures.told_models import Told, face_at, plain_photograph
 
 Make = Callable[[Path, float], Path]  # of a directory, and the scale of the denoiser's last layer
+INPAINTING = "pixels, inpainting"
 KINDS: dict[str, Make] = {
-    "pixels, inpainting": lambda root, output: pixel_prior(root, "inpaint", output=output),
+    INPAINTING: lambda root, output: pixel_prior(root, "inpaint", output=output),
     "pixels": lambda root, output: pixel_prior(root, "none", output=output),
     "VQ": lambda root, output: ldm_prior(root, output=output),
     "KL": lambda root, output: kl_prior(root, output=output),
@@ -51,8 +53,9 @@ FORMATS = ("same", "png", "webp", "jpeg")
 
 BEFORE = "refused before the run starts"
 BY_THE_WAY_BACK = "refused when the first face does not come back"
+BY_THE_PRIOR = "refused by a prior that the method is not for"
 NEARER = "nearer to the source than the anonymized face, by GAIN, or refused when the first face is not"
-Outcome = float | str  # dB inside the mask at the least, inf for bit for bit; or one of these three
+Outcome = float | str  # dB inside the mask at the least, inf for bit for bit; or one of these four
 
 TABLE: dict[tuple[str, str, str], Outcome] = {
     # prior        method   fidelity
@@ -60,10 +63,12 @@ TABLE: dict[tuple[str, str, str], Outcome] = {
     ("pixels", "exact", "lossless"): math.inf,
     ("pixels", "exact", "image"): 45.0,
     ("pixels", "exact", "auto"): 45.0,
-    ("pixels", "paper", "latent"): 20.0,
+    ("pixels", "paper", "latent"): NEARER,
     ("pixels", "paper", "lossless"): math.inf,
-    ("pixels", "paper", "image"): 20.0,
-    ("pixels", "paper", "auto"): BEFORE,
+    ("pixels", "paper", "image"): NEARER,
+    ("pixels", "paper-inpaint", "latent"): 20.0,
+    ("pixels", "paper-inpaint", "lossless"): math.inf,
+    ("pixels", "paper-inpaint", "image"): 20.0,
     # What comes back is compared with what the autoencoder shows of the source. Through its encoder nothing comes back.
     ("autoencoder", "exact", "latent"): 45.0,
     ("autoencoder", "exact", "lossless"): math.inf,
@@ -72,7 +77,6 @@ TABLE: dict[tuple[str, str, str], Outcome] = {
     ("autoencoder", "paper", "latent"): NEARER,
     ("autoencoder", "paper", "lossless"): math.inf,
     ("autoencoder", "paper", "image"): NEARER,
-    ("autoencoder", "paper", "auto"): BEFORE,
 }
 
 STORED: dict[tuple[str, str], str] = {
@@ -87,9 +91,15 @@ STORED: dict[tuple[str, str], str] = {
 
 
 def outcome(kind: str, method: str, transform: str, inversion: str, fidelity: str) -> Outcome:
-    """What TABLE says of a combination. Only a dense rotation of method `exact` makes noise without an inversion."""
+    """What TABLE says of a combination. Only a dense rotation of method `exact` makes noise without an inversion; the paper's
+    methods never bring a face back so well that `auto` could take it, and each is for priors of one conditioning.
+    """
     if inversion == "none" and (method, transform) != ("exact", "rotation"):
         return BEFORE
+    if fidelity == "auto" and method != "exact":
+        return BEFORE
+    if method == ("paper" if kind == INPAINTING else "paper-inpaint"):
+        return BY_THE_PRIOR
     return TABLE["pixels" if kind.startswith("pixels") else "autoencoder", method, fidelity]
 
 
@@ -146,8 +156,9 @@ def comes_back_at(prior: Prior, result: PictureResult, source: bytes, options: d
     if not alone:
         around = known_latent(prior, [stored.surroundings or b""], masked)
         latent = stored_latent(prior, stored, before.mask, Sidecar.from_bytes(result.sidecar).levels)
-        published = prior.decode(torch.from_numpy(latent)[None])
-    shown = prior.decode(inside * prior.encode(torch.from_numpy(before.values)[None]) + around).clamp(-1, 1).numpy()
+        published = decode(prior, torch.from_numpy(latent)[None], result.key.procedure)
+    source_latent = inside * prior.encode(torch.from_numpy(before.values)[None]) + around
+    shown = decode(prior, source_latent, result.key.procedure).clamp(-1, 1).numpy()
     of_both = (psnr(crops, shown, before.mask[None])[0] for crops in (recovered.crops, published.numpy()))
     came_back, anonymized = (float(value) for value in of_both)
     return came_back, anonymized
@@ -168,6 +179,10 @@ def test_every_procedure_fidelity_and_precision_on_every_kind_of_prior(
             AnonymizeSettings(**options)
         return
     source, own = a_source(), prior(kind, SMOOTH, precision)
+    if wanted == BY_THE_PRIOR:
+        with pytest.raises(PriorError, match=rf"method {method} is not for prior"):
+            run(own, source, **options)
+        return
     if wanted == BY_THE_WAY_BACK:
         with pytest.raises(NotReversibleError, match=r"where 30.0 dB is wanted"):
             run(own, source, **options)
@@ -184,12 +199,14 @@ def test_every_procedure_fidelity_and_precision_on_every_kind_of_prior(
 @pytest.mark.parametrize("fidelity", ["latent", "image"])
 @pytest.mark.parametrize(
     ("method", "transform", "inversion"),
-    [("exact", "rotation", "none"), ("exact", "rotation", "ddim"), ("paper", "sign", "ddim")],
+    [("exact", "rotation", "none"), ("exact", "rotation", "ddim"), ("the paper's", "sign", "ddim")],
 )
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_prior_as_rough_as_its_initialisation_brings_faces_back_or_stops_the_run(
     prior: Priors, kind: str, method: str, transform: str, inversion: str, fidelity: str
 ) -> None:
+    if method != "exact":
+        method = "paper-inpaint" if kind == INPAINTING else "paper"
     options = {"method": method, "transform": transform, "inversion": inversion, "fidelity": fidelity}
     options |= {"output_format": "png", **steps(inversion)}
     source, own = a_source(), prior(kind, 1.0)
@@ -200,7 +217,7 @@ def test_a_prior_as_rough_as_its_initialisation_brings_faces_back_or_stops_the_r
         return
     came_back, anonymized = comes_back_at(own, result, source, options)
     least = {"latent": LATENT_PSNR, "image": IMAGE_PSNR}[result.key.fidelity]  # type: ignore[union-attr]
-    assert came_back >= (anonymized + GAIN - 1 if method == "paper" else least)
+    assert came_back >= (least if method == "exact" else anonymized + GAIN - 1)
 
 
 @pytest.mark.parametrize(("name", "output_format"), [("png", "png"), ("jpeg", "same"), ("png", "jpeg")])

@@ -222,7 +222,7 @@ def test_batches_stay_full_while_keys_are_given_up(
         ({"steps": 4}, 0.06, {3: 0.021}),
         ({"steps": 2, "fidelity": "lossless"}, 0.935, {1: 0.070}),
         ({"steps": 1, "fidelity": "lossless"}, 0.935, {}),
-        ({"steps": 12, "method": "paper"}, 0.935, {}),
+        ({"steps": 12, "method": "paper-inpaint"}, 0.935, {}),
         ({"steps": 12}, 0.0, {}),
     ],
 )

@@ -173,8 +173,8 @@ def test_a_face_smaller_than_its_crop_is_not_tried_from_the_picture_alone(
         ({"fidelity": "image"}, 30.0),
         ({"fidelity": "auto"}, 42.0),
         ({"fidelity": "auto", "output_format": "jpeg"}, 45.0),
-        ({"method": "paper"}, 15.0),
-        ({"method": "paper", "fidelity": "image"}, 15.0),
+        ({"method": "paper-inpaint"}, 15.0),
+        ({"method": "paper-inpaint", "fidelity": "image"}, 15.0),
     ],
 )
 def test_what_must_come_back_is_more_the_better_it_is_stored(
@@ -256,7 +256,7 @@ def test_fewer_steps_than_a_prior_declares_are_refused(tmp_path: Path, models: F
     prior = load_prior(root)
     with pytest.raises(PriorError, match="at least 10"):
         PictureAnonymizer(prior, models, settings(steps=9))
-    for change in ({"steps": 10}, {"fidelity": "lossless"}, {"method": "paper"}):
+    for change in ({"steps": 10}, {"fidelity": "lossless"}, {"method": "paper-inpaint"}):
         PictureAnonymizer(prior, models, settings(**{"steps": 9, **change}))
 
 
