@@ -13,7 +13,7 @@ class Anonymized:
     """latent (B, C, h, w) float64: anonymized inside the mask, the known region outside; what recovery needs.
 
     clean (B, C, h, w) float64: the same without the noise of the grid's clean end, as the last step predicts it; what is
-    worth showing when the latent is stored beside the picture (`paper`: the latent itself).
+    worth showing when the latent is stored beside the picture (of the paper's methods: the latent itself).
     scale (B,) float64 belongs to the key: what the transform divided out.
     noise_rms (B,): rms of the masked noise latent before the transform (1 for a face that the prior finds typical).
     nfe: denoiser evaluations for one face.
@@ -53,7 +53,7 @@ class SolverStep:
 
 @dataclass(frozen=True)
 class Recovered:
-    """latent (B, C, h, w) float64; steps: empty for `paper`, which solves nothing.
+    """latent (B, C, h, w) float64; steps: empty for the paper's methods, which solve nothing.
 
     nfe: denoiser evaluations of the face that needed most.
     """
