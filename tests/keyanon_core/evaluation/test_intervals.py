@@ -111,6 +111,7 @@ def test_an_estimate_goes_into_json_and_says_what_it_is() -> None:
     "figures",
     [
         (math.nan, 0, 1, 3),
+        (math.nan, math.nan, math.nan, 3),
         (0.5, 0, 1, 0),
         (0.5, math.nan, 1, 3),
         (0.5, 0, math.nan, 3),

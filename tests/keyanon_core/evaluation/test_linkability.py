@@ -108,6 +108,8 @@ def test_equal_scores_stay_together() -> None:
     found = linkability(mated, non_mated)
     assert found.plain_d_sys == pytest.approx(0.7 * (0.7 - 0.4) / (0.7 + 0.4))
     assert found.plain_maximal == pytest.approx(math.log2(1.3))
+    # shares of the two scores: 0.45 and 0.55, whose middles, 0.225 and 0.725, lie in the third and the eighth of ten bins
+    assert np.flatnonzero(found.local).tolist() == [7] and len(found.local) == 10
     constant = linkability(np.ones(50), np.ones(50))
     assert constant.plain_d_sys == constant.d_sys.value == constant.chance_d_sys == 0 and constant.p_value == 1
     assert (constant.d_sys.low, constant.d_sys.high) == (0, proportion(0, 50).high)
