@@ -7,7 +7,7 @@ key shows, is measured on the same pictures anonymized anew: same prior, same se
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from keyanon_core.errors import ConvergenceError, PictureError, SidecarError
+from keyanon_core.errors import ConvergenceError, NotReversibleError, SidecarError
 from keyanon_core.faces import FaceModels
 from keyanon_core.faces.detection import Face, Pixels
 from keyanon_core.imaging import decode_picture, encode_picture
@@ -15,7 +15,7 @@ from keyanon_core.keys import new_image_key
 from keyanon_core.pictures.anonymizer import PictureAnonymizer
 from keyanon_core.pictures.key import PictureKey
 from keyanon_core.pictures.recoverer import PictureRecoverer
-from keyanon_core.pictures.settings import AnonymizeSettings, PictureResult, PictureTask
+from keyanon_core.pictures.settings import AnonymizeSettings, PictureTask
 from keyanon_core.priors import Prior
 
 REHEARSAL: Final = "rehearsal"
@@ -32,9 +32,8 @@ refusal overridden; anonymized again under another key."""
 
 @dataclass(frozen=True)
 class Rehearsed:
-    """versions: by the names of REHEARSED, (H, W, 3) uint8. stored_bytes: of the published picture and of its
-    sidecar, by REHEARSAL and SIDECAR. missing: why a
-    version is not there, by its name."""
+    """versions: by the names of REHEARSED, (H, W, 3) uint8. stored_bytes: of the published picture and of its sidecar, by
+    REHEARSAL and SIDECAR. missing: why a version is not there, by its name."""
 
     versions: dict[str, Pixels]
     stored_bytes: dict[str, int]
@@ -51,10 +50,15 @@ class Rehearsal:
         self._recoverer = PictureRecoverer(prior)
 
     def __call__(self, encoded: bytes, faces: list[Face] | None = None) -> Rehearsed:
-        """One encoded picture. faces: that were found in it. Raises PictureError, its `reason` a run's, where nothing would be
-        published; NotReversibleError."""
-        result, again = self._anonymizer([PictureTask(name, encoded, faces) for name in (REHEARSAL, OTHER_KEY)])
-        picture = _published(result)
+        """One encoded picture. faces: that were found in it. Where nothing would be published no version is there, for the reason
+        that a run would give."""
+        try:
+            result, again = self._anonymizer([PictureTask(name, encoded, faces) for name in (REHEARSAL, OTHER_KEY)])
+        except NotReversibleError as error:  # would end a run; here it is what was to be found out
+            return Rehearsed({}, {}, dict.fromkeys(REHEARSED, str(error)))
+        picture = result.encoded
+        if picture is None or result.status != "anonymized":
+            return Rehearsed({}, {}, dict.fromkeys(REHEARSED, result.reason or result.status))
         versions, missing = {REHEARSAL: self._shown(picture)}, dict[str, str]()
         if again.encoded is None:
             missing[OTHER_KEY] = again.reason
@@ -85,11 +89,3 @@ class Rehearsal:
 
     def _shown(self, encoded: bytes) -> Pixels:
         return decode_picture(encoded, self._settings.max_pixels)
-
-
-def _published(result: PictureResult) -> bytes:
-    """Raises PictureError."""
-    if result.encoded is None or result.status != "anonymized":
-        code, _, explanation = result.reason.partition(": ")
-        raise PictureError(code or result.status, explanation or "nothing was anonymized")
-    return result.encoded
