@@ -1,6 +1,7 @@
 """The settings of one evaluation."""
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Literal, Self
 
@@ -64,8 +65,11 @@ class EvaluateConfig(InputConfig):
         """Those beside that of the face models, each holding on to its file as it is now. Raises FaceModelError."""
         return [one.pinned() for one in chosen_recognizers(self.recognizers) if one.name != EMBEDDED]
 
-    def digest(self, listing: str) -> str:
-        """sha256 over what decides the figures: a stopped evaluation goes on only if it is the same. listing: the source's."""
+    def digest(self, listings: Mapping[str, str]) -> str:
+        """sha256 over what decides the figures: a stopped evaluation goes on only if it is the same. listings: digests of the
+        source and of the other pictures."""
         meant = {name: value for name, value in self.model_dump(mode="json").items() if name not in _NEUTRAL}
         recognizers = [one.expected for one in self.recognizer_choices()]
-        return hashlib.sha256(canonical_json({**meant, "listing": listing, "recognizers": recognizers})).hexdigest()
+        return hashlib.sha256(
+            canonical_json({**meant, "listings": dict(listings), "recognizers": recognizers})
+        ).hexdigest()

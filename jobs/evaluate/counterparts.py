@@ -12,7 +12,7 @@ from jobs.errors import SourceError
 from jobs.names import suffix_of
 from jobs.output.pictures import PublishedPictures
 from jobs.output.reader import OutputError, Row, read_rows
-from jobs.sources.source import PICTURE_SUFFIXES
+from jobs.sources.source import PICTURE_SUFFIXES, listing_digest
 from jobs.storage.store import Store
 from keyanon_core.errors import PictureError
 
@@ -27,6 +27,14 @@ class Counterparts(ABC):
     @abstractmethod
     def read(self, image_id: str) -> bytes:
         """The encoded picture. Raises PictureError ("unreadable"), MachineError."""
+
+    @abstractmethod
+    def digest(self) -> str:
+        """sha256 over what tells these pictures from others in the same place."""
+
+    def made_of(self, image_id: str) -> int | None:
+        """The `version_of` the file that a picture was made of; None where nobody wrote it down."""
+        return None
 
 
 @dataclass(frozen=True)
@@ -65,6 +73,12 @@ class OfRun(Counterparts):
         except OutputError as error:
             raise PictureError("unreadable", str(error)) from error
 
+    def digest(self) -> str:
+        return listing_digest(f"{image_id}\0{row.record_id}\0{row.output}" for image_id, row in self.rows.items())
+
+    def made_of(self, image_id: str) -> int | None:
+        return self.rows[image_id].source_version
+
     @cached_property
     def _pictures(self) -> PublishedPictures:
         return PublishedPictures(self.store)
@@ -75,26 +89,32 @@ class OfRun(Counterparts):
 
 @dataclass(frozen=True)
 class OfFolder(Counterparts):
-    """Pictures of any tool. names: of files by what they may be a picture of, see `_known_as`."""
+    """Pictures of any tool. names: of files by what they may be a picture of, see `_known_as`. listing: digest of names and
+    sizes."""
 
     store: Store
     names: Mapping[str, tuple[str, ...]] = field(repr=False)
     max_bytes: int
+    listing: str
 
     @classmethod
     def of(cls, store: Store, max_bytes: int) -> Self:
         """List a folder and those below it. Raises SourceError where no picture lies there, OSError, MachineError."""
         names: defaultdict[str, list[str]] = defaultdict(list)
-        for name, _ in store.sizes(""):
-            if suffix_of(name) in PICTURE_SUFFIXES:
-                for called in _known_as(name):
-                    names[called].append(name)
+        listed = [(name, size) for name, size in store.sizes("") if suffix_of(name) in PICTURE_SUFFIXES]
+        for name, _ in listed:
+            for called in _known_as(name):
+                names[called].append(name)
         if not names:
             raise SourceError(f"{store} holds no picture; is this the right folder?")
-        return cls(store, {called: tuple(found) for called, found in names.items()}, max_bytes)
+        digest = listing_digest(f"{name}\0{size}" for name, size in sorted(listed))
+        return cls(store, {called: tuple(found) for called, found in names.items()}, max_bytes, digest)
 
     def has(self, image_id: str) -> bool:
         return bool(self._files(image_id))
+
+    def digest(self) -> str:
+        return self.listing
 
     def read(self, image_id: str) -> bytes:
         files = self._files(image_id)

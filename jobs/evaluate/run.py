@@ -38,7 +38,7 @@ from jobs.run.reading import read_pictures
 from jobs.run.recorded import manifest_of, recorded_config
 from jobs.run.task_sizes import TaskSizes
 from jobs.run.usable_cpus import usable_cpus
-from jobs.sources.source import Source, open_source
+from jobs.sources.source import NO_FILE, Source, open_source
 from jobs.storage.json_files import read_json, to_json
 from jobs.storage.opening import open_store
 from jobs.storage.place import Place
@@ -46,6 +46,8 @@ from keyanon_core.errors import EvaluationError
 from keystore.storage import durable
 
 MANIFEST: Final = "evaluation.json"
+CHANGED: Final = "changed_source"
+_IS_ANOTHER: Final = "the file has another size or modification time than when the run read it"
 PICTURES_PER_TASK: Final = 4  # of which each may be anonymized anew: a task is a minute of one CPU at most
 
 Progress = Callable[[int, int], None]  # pictures measured, and pictures in all
@@ -116,37 +118,63 @@ def run_evaluation(subject: Subject, progress: Progress | None = None) -> dict[s
     config = subject.config
     output = config.output.absolute()
     source = open_source(config)
-    chosen = _chosen(source, subject.versions[MEASURED], config.limit)
-    digest = config.digest(source.digest)
+    there, changed = _there(source, subject)
+    chosen = _spread(there, config.limit)
+    digest = config.digest({"source": source.digest, **{name: one.digest() for name, one in subject.versions.items()}})
     try:
         durable.make_directory(output)
         with Lease(output):
             _claim(output, digest)
             if (output / REPORT).is_file():
+                _forget(output)  # where the end was killed
                 return read_json(output / REPORT)
             portions = Portions(output)
             _measure(subject, source, chosen, portions, progress or (lambda done, of: None))
             found = gathered(portions)
+            if len(changed):
+                found.unmeasured[CHANGED] = len(changed)
+                found.examples[CHANGED] = f"{source.ids[int(changed[0])]}: {CHANGED}: {_IS_ANOTHER}"
             if not len(found.faces.face):
                 raise SourceError(f"not one face could be measured: {'; '.join(found.examples.values())}")
             report = report_of(found, {**subject.facts, **_circumstances(config, source, len(chosen))})
             write_report(output, report, found, portions)
-            shutil.rmtree(output / FOLDER)  # it holds identity vectors
+            _forget(output)
             return report
     except OSError as error:
         raise unwritable(output, error) from error
 
 
-def _chosen(source: Source, anonymized: Counterparts, limit: int | None) -> npt.NDArray[np.int64]:
-    """Positions of the sources that have a counterpart, at most `limit` of them, evenly spread. Raises SourceError."""
-    ids = (image_id for part in source.ids.parts() for image_id in part)
+def _forget(output: Path) -> None:
+    """Remove the portions: they hold identity vectors, and people in clear. Raises OSError."""
+    if (output / FOLDER).is_dir():
+        shutil.rmtree(output / FOLDER)
+
+
+def _there(source: Source, subject: Subject) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Positions of the sources that have an anonymized picture; and of those whose file has changed since it was made.
+
+    Where --source names copies their times may be other ones altogether: only where most are as they were, the others have
+    changed. Raises SourceError.
+    """
+    anonymized = subject.versions[MEASURED]
+    ids = [image_id for part in source.ids.parts() for image_id in part]
     there = np.array([position for position, image_id in enumerate(ids) if anonymized.has(image_id)], np.int64)
     if not len(there):
         raise SourceError(
             f"none of the {source.total} source pictures has an anonymized one of its name (the first source is "
             f"{source.ids[0]!r}); give the sources of these pictures"
         )
-    return _spread(there, limit)
+    then = [anonymized.made_of(ids[position]) for position in there.tolist()]
+    now = source.versions[there].tolist()
+    changed = np.array([was not in (None, NO_FILE, is_) for was, is_ in zip(then, now, strict=True)])
+    elsewhere = subject.recorded is None or subject.recorded.photos != subject.config.photos
+    if elsewhere and changed.mean() > 1 / 2:
+        changed[:] = False
+    if changed.all():
+        raise SourceError(
+            f"{ids[there[0]]} and all other sources of the run: {_IS_ANOTHER}; name the sources by --source"
+        )
+    return there[~changed], there[changed]
 
 
 def _spread(positions: npt.NDArray[np.int64], most: int | None) -> npt.NDArray[np.int64]:
@@ -161,7 +189,9 @@ def _claim(output: Path, digest: str) -> None:
     path = output / MANIFEST
     if path.is_file():
         if read_json(path).get("digest") != digest:
-            raise PublishError(f"output {output} belongs to another evaluation; give another output")
+            raise PublishError(
+                f"output {output} belongs to an evaluation of other pictures or by other settings; give another output"
+            )
     elif any(entry.name != LEASE_FILE for entry in output.iterdir()):
         raise PublishError(f"output {output} is not empty and no evaluation wrote it; give an empty directory")
     else:

@@ -1,14 +1,22 @@
 """Which file is a source's anonymized picture, and what is said where that is not clear."""
 
+import os
 import pickle
+import shutil
 from pathlib import Path
 
 import pytest
 
 from jobs.errors import SourceError
-from jobs.evaluate.counterparts import OfFolder
+from jobs.evaluate.config import EvaluateConfig
+from jobs.evaluate.counterparts import Counterparts, OfFolder, OfRun
+from jobs.evaluate.measure_stage import MEASURED
+from jobs.evaluate.run import Subject, _there
+from jobs.output.reader import Row
+from jobs.sources.source import Source, open_source
 from jobs.storage.opening import open_store
 from keyanon_core.errors import PictureError
+from tests.jobs.conftest import MakeConfig
 
 
 def folder(root: Path, *names: str) -> OfFolder:
@@ -60,3 +68,54 @@ def test_a_file_that_is_gone_or_too_large_costs_its_picture_only(tmp_path: Path)
 
 def test_it_travels(tmp_path: Path) -> None:
     assert pickle.loads(pickle.dumps(folder(tmp_path, "a.jpg"))).read("a.jpg") == b"a.jpg"
+
+
+def test_other_pictures_in_the_same_place_have_another_digest(tmp_path: Path) -> None:
+    before = folder(tmp_path, "a.jpg").digest()
+    assert folder(tmp_path).digest() == before
+    assert folder(tmp_path, "b.jpg").digest() != before
+    (tmp_path / "b.jpg").unlink()
+    (tmp_path / "a.jpg").write_bytes(b"another")
+    assert folder(tmp_path).digest() != before
+
+
+def made_of(place: Path, source: Source) -> OfRun:
+    """What a run of these sources would have published."""
+    rows = {
+        name: Row(
+            name, "anonymized", "", f"record of {name}", name, None, 1, 0, False, None, "", 0, int(source.versions[at])
+        )
+        for at, name in enumerate(next(iter(source.ids.parts())))
+    }
+    return OfRun(open_store(place), rows, {})
+
+
+def test_a_source_that_changed_since_the_run_is_not_held_against_what_the_run_made_of_it(
+    tmp_path: Path, make_config: MakeConfig
+) -> None:
+    config = make_config()
+    photos = Path(config.photos)
+    folder(photos, "a.jpg", "b.jpg", "c.jpg")
+    run = made_of(tmp_path, open_source(config))
+
+    def there(place: Path) -> tuple[list[int], list[int]]:
+        changes = {"run": tmp_path / "run", "output": tmp_path / "report", "photos": str(place)}
+        evaluated = EvaluateConfig.of_run(config, changes)
+        versions: dict[str, Counterparts] = {MEASURED: run}
+        found, changed = _there(open_source(evaluated), Subject(evaluated, versions, config, {}))
+        return found.tolist(), changed.tolist()
+
+    assert there(photos) == ([0, 1, 2], [])
+    (photos / "b.jpg").write_bytes(b"somebody else")
+    assert there(photos) == ([0, 2], [1])
+    copies = tmp_path / "copies"
+    folder(copies, "a.jpg", "b.jpg", "c.jpg")
+    assert there(copies) == ([0, 1, 2], []), "copied without their times: nothing is known"
+    for name in ("a.jpg", "c.jpg"):
+        shutil.copy2(photos / name, copies / name)
+    assert there(copies) == ([0, 2], [1])
+    folder(photos, "a.jpg", "c.jpg")
+    for name in ("a.jpg", "c.jpg"):
+        os.utime(photos / name, (0, 0))
+    with pytest.raises(SourceError, match=r"a\.jpg and all other sources .* name the sources by --source"):
+        there(photos)

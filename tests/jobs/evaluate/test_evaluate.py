@@ -99,12 +99,16 @@ def test_what_another_tool_left_is_named(ray_cluster: Path, folders: Path, capsy
     page = files["index.html"].read_text()
     assert "grace.jpg" in page and "<script" not in page and "http" not in page
 
+    (folders / "report" / FOLDER).mkdir()  # as where the end was killed
     again = evaluate(capsys, *place)
+    assert not (folders / "report" / FOLDER).exists()
     assert again.code == ExitCode.OK and again.report["figures"] == told.report["figures"], (
         "told again, not measured again"
     )
     assert evaluate(capsys, *place, "--fail-over", "anonymized.nothing=1").code == ExitCode.USAGE
     assert evaluate(capsys, *place, "--limit", 1).code == ExitCode.INPUT, "another evaluation's output"
+    (folders / "anonymized" / "alone.png").write_bytes(b"a picture more")
+    assert evaluate(capsys, *place).code == ExitCode.INPUT, "of other pictures"
 
 
 def test_an_evaluation_goes_on_where_it_was_stopped(
