@@ -33,6 +33,7 @@ VIEW_MARGIN: Final = 0.35  # of the box, on each side
 VIEW_QUALITY: Final = 85
 CHANGED_LEVELS: Final = 8  # of 255, in one channel: by less a pixel only looks re-encoded
 EXACT_DB: Final = 100.0  # stands for equal pixels
+MIN_SIMILAR: Final = 3  # px of a mask's window, below which there is no structure
 SEAM_WIDTH: Final = 4  # px of the bands on either side of a mask's edge
 GEOMETRY: Final = {
     "landmarks_5": "landmark_shift",
@@ -168,7 +169,9 @@ class FaceMeasurer:
         return {
             **values,
             "psnr_face": _decibel(peak_signal_to_noise(before, after, mask.bits)),
-            "ssim_face": structural_similarity(before, after, mask.bits),
+            "ssim_face": (
+                structural_similarity(before, after, mask.bits) if min(mask.bits.shape) >= MIN_SIMILAR else math.nan
+            ),
             "mae_face": mean_absolute_error(before, after, mask.bits),
             "changed_face": float((difference[y0:y1, x0:x1][mask.bits] > CHANGED_LEVELS).mean()),
             "seam_colour": contrast[0] / contrast[1] if contrast[1] > 0 else math.nan,
@@ -235,11 +238,12 @@ def face_view(pixels: Pixels, face: Face) -> bytes:
     side = (1 + 2 * VIEW_MARGIN) * max(x1 - x0, y1 - y0)
     scale = VIEW_SIDE / side
     left, top = (x0 + x1 - side) / 2, (y0 + y1 - side) / 2
+    column, row = max(math.floor(left) - 1, 0), max(math.floor(top) - 1, 0)
+    reduced = pixels[row : math.ceil(top + side) + 1, column : math.ceil(left + side) + 1]
+    left, top = left - column, top - row
     if scale < 1:  # area averaging first, else a reduced face is all aliasing
-        reduced = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        reduced = cv2.resize(reduced, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
         left, top, scale = left * scale, top * scale, 1.0
-    else:
-        reduced = pixels
     affine = np.array([[scale, 0, -left * scale], [0, scale, -top * scale]])
     view = cv2.warpAffine(reduced, affine, (VIEW_SIDE, VIEW_SIDE), flags=cv2.INTER_LINEAR, borderValue=(128, 128, 128))
     buffer = io.BytesIO()

@@ -16,6 +16,7 @@ from keyanon_core.evaluation.faces import (
 )
 from keyanon_core.faces import Face, FaceModels
 from keyanon_core.faces.detection import Pixels
+from keyanon_core.faces.masks import PictureMask
 from keyanon_core.faces.mirrored import Mirrored
 from keyanon_core.imaging import decode_picture
 
@@ -86,6 +87,16 @@ def test_what_can_not_be_measured_is_said(models: FaceModels, astronaut: Pixels,
     faces, masks = measurer.faces_of(astronaut)
     with pytest.raises(PictureError, match="smaller is 256 x 256 px and the source 512 x 512"):
         measurer.measure(astronaut, faces, masks, {"smaller": astronaut[::2, ::2]})
+
+
+def test_of_a_sliver_of_a_face_all_is_told_that_can_be(models: FaceModels, astronaut: Pixels) -> None:
+    """A face behind another one, or cut by the border, costs no other face of its picture its figures."""
+    measurer = FaceMeasurer(models)
+    faces, masks = measurer.faces_of(astronaut)
+    x0, y0, _, _ = masks[0].window
+    sliver = PictureMask((x0, y0, x0 + 2, y0 + 20), np.ones((20, 2), np.bool_))
+    values = measurer.measure(astronaut, faces, [sliver], {"same": astronaut})[1].values
+    assert np.isnan(values["ssim_face"]) and (values["psnr_face"], values["changed_face"]) == (EXACT_DB, 0)
 
 
 def test_a_view_shows_the_face_where_the_picture_ends_too(astronaut: Pixels) -> None:
