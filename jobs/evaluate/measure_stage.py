@@ -26,8 +26,6 @@ from keyanon_core.priors import Prior, load_prior
 MEASURED: Final = "anonymized"
 RECOVERED: Final = "recovered"
 BESIDE: Final = "-beside"  # how bytes are called that lie beside a picture, for its faces to come back
-PICTURE: Final = "picture"  # kind of a row that tells what became of a picture; all others are of faces
-FACE: Final = "face"
 
 
 @dataclass(frozen=True)
@@ -66,8 +64,8 @@ class MeasurePictures:
         whose pictures are treated by baselines, and by `rehearsal` where there is one. Raises FaceModelError, PriorError,
         MachineError."""
         self._versions, self._rehearsed, self._max_pixels = versions, rehearsed, max_pixels
-        self._hands = RowsInHand[dict[str, Any], list[dict[str, Any]]](
-            "measure", monitor, work=self._measure, quarantine=_failed, is_witness=lambda found: not found[0]["reason"]
+        self._hands = RowsInHand[dict[str, Any], dict[str, Any]](
+            "measure", monitor, work=self._measure, quarantine=_failed, is_witness=lambda found: not found["reason"]
         )
         with self._hands.reporting_faults():
             loaded = models.load(threads=1)
@@ -81,12 +79,12 @@ class MeasurePictures:
             rows = {row[ROW]: row for row in table.select([ROW, ID, ENCODED, FAILURE]).to_pylist()}
             measured = self._hands.work_through({number: row for number, row in rows.items() if not row[FAILURE]})
             found = [measured.get(number) or _failed(row, row[FAILURE]) for number, row in rows.items()]
-            return pa.Table.from_pylist([line for lines in found for line in lines], schema=PORTION_SCHEMA)
+            return pa.Table.from_pylist(found, schema=PORTION_SCHEMA)
 
-    def _measure(self, rows: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    def _measure(self, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         return [self._measure_one(row) for row in rows]
 
-    def _measure_one(self, row: dict[str, Any]) -> list[dict[str, Any]]:
+    def _measure_one(self, row: dict[str, Any]) -> dict[str, Any]:
         try:
             return self._of_picture(row)
         except Exception as error:
@@ -94,7 +92,7 @@ class MeasurePictures:
                 raise
             return _failed(row, reason_of(error))  # any defect met by one picture costs that picture only
 
-    def _of_picture(self, row: dict[str, Any]) -> list[dict[str, Any]]:
+    def _of_picture(self, row: dict[str, Any]) -> dict[str, Any]:
         encoded = row[ENCODED]
         source = decode_picture(encoded, self._max_pixels)
         files = {
@@ -116,8 +114,13 @@ class MeasurePictures:
                 stored |= again.stored_bytes
         found = self._measurer.measure(source, faces, masks, versions)
         reasons = [f"{name}: {why}" for name, why in missing.items()]
-        told = {"kind": PICTURE, "reason": "", "missing": reasons, "bytes": list(stored.items())}
-        return [{**_about(row), **told}, *({**_about(row), **_line(face)} for face in found)]
+        told = {
+            "reason": "",
+            "missing": reasons,
+            "bytes": list(stored.items()),
+            "faces": [_line(face) for face in found],
+        }
+        return {**_about(row), **told}
 
 
 def _treated(source: Pixels, masks: Sequence[PictureMask]) -> tuple[dict[str, Pixels], dict[str, int]]:
@@ -140,14 +143,13 @@ def _about(row: dict[str, Any]) -> dict[str, Any]:
     return {"row": row[ROW], "image_id": row[ID]}
 
 
-def _failed(row: dict[str, Any], reason: str) -> list[dict[str, Any]]:
+def _failed(row: dict[str, Any], reason: str) -> dict[str, Any]:
     """A picture that can not be measured, for a reason."""
-    return [{**_about(row), "kind": PICTURE, "reason": reason}]
+    return {**_about(row), "reason": reason, "missing": [], "bytes": [], "faces": []}
 
 
 def _line(face: FaceInVersion) -> dict[str, Any]:
     return {
-        "kind": FACE,
         "face": face.face,
         "version": face.version,
         "tone": face.tone,
@@ -161,18 +163,18 @@ PORTION_SCHEMA: Final = pa.schema(
     [
         ("row", pa.int64()),
         ("image_id", pa.string()),
-        ("kind", pa.string()),
-        # Of a picture
-        ("reason", pa.string()),
+        ("reason", pa.string()),  # "" of a picture that was measured
         ("missing", pa.list_(pa.string())),
         ("bytes", pa.map_(pa.string(), pa.int64())),
-        # Of a face in a version
-        ("face", pa.int32()),
-        ("version", pa.string()),
-        ("tone", pa.string()),
-        ("view", pa.binary()),
-        ("values", pa.map_(pa.string(), pa.float64())),
-        ("vectors", pa.map_(pa.string(), pa.list_(pa.float32()))),
+        ("faces", pa.list_(pa.struct([
+            ("face", pa.int32()),
+            ("version", pa.string()),
+            ("tone", pa.string()),
+            ("view", pa.binary()),
+            ("values", pa.map_(pa.string(), pa.float64())),
+            ("vectors", pa.map_(pa.string(), pa.list_(pa.float32()))),
+        ]))),
     ]
-)
-"""Of the blocks that come out, and of the portions that they are kept in until the report is written."""
+)  # fmt: skip
+"""Of the blocks that come out, and of the portions that they are kept in until the report is written: a row for each picture,
+which Ray never divides, whatever the size of its blocks. faces: each in each version."""

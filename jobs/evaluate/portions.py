@@ -1,7 +1,7 @@
 """What is measured so far, in the output: each block a file, so that a stopped evaluation goes on where it was."""
 
-from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -9,10 +9,10 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from jobs.errors import PublishError
-from jobs.evaluate.measure_stage import FACE, PICTURE
 from keyanon_core.evaluation.faces import SOURCE
 from keyanon_core.evaluation.summary import FaceTable
 from keystore.storage import durable
@@ -35,13 +35,16 @@ class Portions:
         first = min(table.column("row").to_pylist())
         durable.replace(self.folder / f"{first:012d}{_SUFFIX}", buffer.getvalue().to_pybytes(), durable.SECRET_MODE)
 
-    def views(self, wanted: Collection[tuple[str, int]]) -> dict[tuple[str, int], dict[str, bytes]]:
-        """The views of some faces, by version. wanted: id of the picture, and the face's index in it."""
-        found: dict[tuple[str, int], dict[str, bytes]] = {face: {} for face in wanted}
-        for table in self.tables(["image_id", "kind", "face", "version", "view"]):
-            for row in table.to_pylist():
-                if row["kind"] == FACE and (face := (row["image_id"], row["face"])) in found:
-                    found[face][row["version"]] = row["view"]
+    def views(self, wanted: Collection[tuple[int, int]]) -> dict[tuple[int, int], dict[str, bytes]]:
+        """The views of some faces, by version. wanted: row of the picture, and the face's index in it."""
+        found: dict[tuple[int, int], dict[str, bytes]] = {face: {} for face in wanted}
+        for table in self.tables(["row", "faces"]):
+            rows, faces = _faces(table)
+            indices, versions = (pc.struct_field(faces, name).to_pylist() for name in ("face", "version"))
+            views = pc.struct_field(faces, "view")
+            for at, face in enumerate(zip(rows.tolist(), indices, strict=True)):
+                if face in found:
+                    found[face][versions[at]] = views[at].as_py()
         return found
 
     def done(self) -> set[int]:
@@ -63,75 +66,98 @@ class Portions:
 class Measured:
     """All that was measured.
 
-    images: id of each face's picture, by the face's number in `faces`. lines: what is published of each face in each version.
-    unmeasured: pictures by the code of the reason, with an example of each. missing: versions that pictures lack, by the reason.
-    stored_bytes: of each measured picture, by what was stored.
+    images: id of each face's picture, by the face's number in `faces`; rows, indices: row of that picture, and which of its faces
+    it is. unmeasured: pictures by the code of the reason, with an example of each. missing: versions that pictures lack, by the
+    reason. stored_bytes: of each measured picture, by what was stored.
     """
 
     faces: FaceTable
     images: list[str]
-    lines: pa.Table = field(repr=False)
-    pictures: int
+    rows: list[int]
+    indices: list[int]
+    pictures: int = 0
     unmeasured: Counter[str] = field(default_factory=Counter)
     examples: dict[str, str] = field(default_factory=dict)
     missing: Counter[str] = field(default_factory=Counter)
     stored_bytes: dict[str, list[int]] = field(default_factory=dict)
 
+    @property
+    def lines(self) -> pa.Table:
+        """One row for each face in each version, without what tells people apart: no vectors, no views."""
+        shown = self.faces.rows(self.faces.version != SOURCE)
+        columns = {"image_id": pa.array(self.images), "face": pa.array(self.indices, pa.int32())}
+        return pa.table(
+            {
+                **{name: column.take(pa.array(shown.face)) for name, column in columns.items()},
+                "version": shown.version,
+                "tone": shown.tone,
+                **{name: pa.array(values, from_pandas=True) for name, values in shown.values.items()},
+            }
+        )
+
 
 def gathered(portions: Portions) -> Measured:
     """Read everything but the views. Raises PublishError."""
-    unmeasured, missing, examples = Counter[str](), Counter[str](), dict[str, str]()
-    stored: defaultdict[str, list[int]] = defaultdict(list)
-    numbers: dict[tuple[int, int], int] = {}
-    images: list[str] = []
-    lines: list[dict[str, Any]] = []
-    pictures = 0
-    columns = ["row", "image_id", "kind", "reason", "missing", "bytes", "face", "version", "tone", "values", "vectors"]
-    for table in portions.tables(columns):
-        for row in table.to_pylist():
-            if row["kind"] == PICTURE and row["reason"]:
-                code = row["reason"].split(":")[0]
-                unmeasured[code] += 1
-                examples.setdefault(code, f"{row['image_id']}: {row['reason']}")
-            elif row["kind"] == PICTURE:
-                pictures += 1
-                missing.update(row["missing"] or ())
-                for name, size in row["bytes"]:
-                    stored[name].append(size)
-            elif row["kind"] == FACE:
-                at = (row["row"], row["face"])
-                if at not in numbers:
-                    numbers[at] = len(images)
-                    images.append(row["image_id"])
-                vectors = {name: np.asarray(vector, np.float32) for name, vector in row["vectors"]}
-                lines.append({**row, "number": numbers[at], "values": dict(row["values"]), "vectors": vectors})
-    table = _face_table(lines)
-    return Measured(table, images, _published(lines), pictures, unmeasured, examples, missing, dict(stored))
+    found = Measured(FaceTable.joined([]), [], [], [])
+    parts: list[FaceTable] = []
+    for table in portions.tables():
+        for row in table.drop_columns("faces").to_pylist():
+            _count(found, row)
+        parts.append(_face_table(table, found))
+    found.faces = FaceTable.joined(parts)
+    return found
 
 
-def _face_table(lines: list[dict[str, Any]]) -> FaceTable:
-    names = sorted({name for line in lines for name in line["values"]})
-    kinds = {name: len(vector) for line in lines for name, vector in line["vectors"].items()}
-    vectors: dict[str, npt.NDArray[np.float32]] = {}
-    for name, size in sorted(kinds.items()):
-        vectors[name] = np.full((len(lines), size), np.nan, np.float32)
-        for at, line in enumerate(lines):
-            if name in line["vectors"]:
-                vectors[name][at] = line["vectors"][name]
+def _count(found: Measured, row: Mapping[str, Any]) -> None:
+    """Add what is told of one picture."""
+    if row["reason"]:
+        code = row["reason"].split(":")[0]
+        found.unmeasured[code] += 1
+        found.examples.setdefault(code, f"{row['image_id']}: {row['reason']}")
+        return
+    found.pictures += 1
+    found.missing.update(row["missing"])
+    for name, size in row["bytes"]:
+        found.stored_bytes.setdefault(name, []).append(size)
+
+
+def _face_table(table: pa.Table, found: Measured) -> FaceTable:
+    """The faces of some pictures, which are numbered after those that `found` has, and added to them."""
+    rows, faces = _faces(table)
+    indices = pc.struct_field(faces, "face").to_numpy()
+    of_each, numbers = np.unique(rows << 32 | indices, return_inverse=True)
+    first = len(found.images)
+    ids = dict(zip(table.column("row").to_pylist(), table.column("image_id").to_pylist(), strict=True))
+    found.rows += (of_each >> 32).tolist()
+    found.indices += (of_each & 0xFFFFFFFF).tolist()
+    found.images += [ids[row] for row in found.rows[first:]]
     return FaceTable(
-        np.array([line["number"] for line in lines], np.int64),
-        np.array([line["version"] for line in lines], np.str_),
-        np.array([line["tone"] for line in lines], np.str_),
-        {name: np.array([line["values"].get(name, np.nan) for line in lines], np.float64) for name in names},
-        vectors,
+        first + numbers,
+        *(np.array(pc.struct_field(faces, name).to_pylist(), np.str_) for name in ("version", "tone")),
+        {
+            name: held.to_numpy(zero_copy_only=False).astype(np.float64)
+            for name, held in _by_name(pc.struct_field(faces, "values"))
+        },
+        {name: _stacked(held) for name, held in _by_name(pc.struct_field(faces, "vectors"))},
     )
 
 
-def _published(lines: list[dict[str, Any]]) -> pa.Table:
-    """One row for each face in each version, without what tells people apart: no vectors, no views."""
-    names = sorted({name for line in lines for name in line["values"]})
-    columns: dict[str, list[Any]] = {name: [] for name in ("image_id", "face", "version", "tone")}
-    shown = [line for line in lines if line["version"] != SOURCE]
-    for name in columns:
-        columns[name] = [line[name] for line in shown]
-    return pa.table({**columns, **{name: [line["values"].get(name) for line in shown] for name in names}})
+def _faces(table: pa.Table) -> tuple[npt.NDArray[np.int64], pa.StructArray]:
+    """Row of the picture of each face in each version, and what is told of it."""
+    column = table.column("faces").combine_chunks()
+    return table.column("row").to_numpy()[pc.list_parent_indices(column).to_numpy()], pc.list_flatten(column)
+
+
+def _by_name(maps: pa.MapArray) -> Iterator[tuple[str, pa.Array]]:
+    """What maps hold by each of their names, null where they do not."""
+    for name in sorted(pc.unique(maps.keys).to_pylist()):
+        yield name, pc.map_lookup(maps, pa.scalar(name), "first")
+
+
+def _stacked(held: pa.ListArray) -> npt.NDArray[np.float32]:
+    """Vectors (n, d), of NaN where there is none."""
+    there = held.is_valid().to_numpy(zero_copy_only=False)
+    vectors = pc.list_flatten(held).to_numpy().reshape(int(there.sum()), -1)
+    stacked = np.full((len(held), vectors.shape[1]), np.nan, np.float32)
+    stacked[there] = vectors
+    return stacked

@@ -77,7 +77,6 @@ def _decibel_per_kilobyte(found: Measured, figures: Sequence[Figure]) -> dict[st
 def _findings(found: Measured) -> list[dict[str, Any]]:
     """What a person must look at, face by face, worst first: at most MOST_NAMED of each kind, all of them counted."""
     faces = found.faces.of(MEASURED)
-    indices = _indices(found)
     findings: list[dict[str, Any]] = []
 
     def name(what: str, says: str, bad: npt.NDArray[np.bool_], values: npt.NDArray[np.float64]) -> None:
@@ -85,7 +84,7 @@ def _findings(found: Measured) -> list[dict[str, Any]]:
             return
         order = np.flatnonzero(bad)[np.argsort(values[bad], kind="stable")][:MOST_NAMED]
         listed = [
-            {"image_id": found.images[face], "face": indices[face], "value": float(value)}
+            {"image_id": found.images[face], "face": found.indices[face], "value": float(value)}
             for face, value in zip(faces.face[order].tolist(), values[order].tolist(), strict=True)
         ]
         findings.append({"finding": what, "says": says, "count": int(bad.sum()), "of": len(bad), "faces": listed})
@@ -98,16 +97,6 @@ def _findings(found: Measured) -> list[dict[str, Any]]:
             says = f"{recognizer} takes them for their own source."
             name(f"accepted.{recognizer}", says, accepted == 1, faces.values[f"distance:{recognizer}"])
     return findings
-
-
-def _indices(found: Measured) -> list[int]:
-    """Of each face by its number: its index among its picture's faces."""
-    seen: dict[str, int] = {}
-    indices = []
-    for image in found.images:  # numbered picture by picture, in the order of their faces
-        indices.append(seen.get(image, 0))
-        seen[image] = indices[-1] + 1
-    return indices
 
 
 def write_report(output: Path, report: Mapping[str, Any], found: Measured, portions: Portions) -> None:
@@ -177,18 +166,18 @@ def _shown(found: Measured, portions: Portions, recognizers: Sequence[str]) -> l
             chosen.append(
                 (f"{version}: {rule} {what}", [(int(faces.face[at]), float(values[at]), rule) for at in part.tolist()])
             )
-    indices = _indices(found)
-    views = portions.views({(found.images[face], indices[face]) for _, part in chosen for face, _, _ in part})
+    views = portions.views({(found.rows[face], found.indices[face]) for _, part in chosen for face, _, _ in part})
     return [
         (
             title,
             [
                 {
                     "image_id": found.images[face],
-                    "face": indices[face],
+                    "face": found.indices[face],
                     "value": value,
                     "views": [
-                        (n, base64.b64encode(v).decode()) for n, v in views[found.images[face], indices[face]].items()
+                        (n, base64.b64encode(v).decode())
+                        for n, v in views[found.rows[face], found.indices[face]].items()
                     ],
                 }
                 for face, value, _ in part

@@ -1,7 +1,7 @@
 """From what was measured of each face to the figures of a report."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -57,6 +57,26 @@ class FaceTable:
             {name: column[which] for name, column in self.vectors.items()},
         )
 
+    @classmethod
+    def joined(cls, parts: Sequence["FaceTable"]) -> "FaceTable":
+        """The rows of all parts, NaN in the columns that a part lacks."""
+
+        def column(name: str, of: Sequence[Mapping[str, npt.NDArray[Any]]]) -> npt.NDArray[Any]:
+            like = next(columns[name] for columns in of if name in columns)
+            lacking = (np.full((len(part.face), *like.shape[1:]), np.nan, like.dtype) for part in parts)
+            return np.concatenate([columns.get(name, gap) for columns, gap in zip(of, lacking, strict=True)])
+
+        values, vectors = [part.values for part in parts], [part.vectors for part in parts]
+        return cls(
+            np.concatenate([np.zeros(0, np.int64), *(part.face for part in parts)]),
+            *(
+                np.concatenate([np.zeros(0, np.str_), *one])
+                for one in ((p.version for p in parts), (p.tone for p in parts))
+            ),
+            {name: column(name, values) for name in sorted(set().union(*values))},
+            {name: column(name, vectors) for name in sorted(set().union(*vectors))},
+        )
+
     @property
     def versions(self) -> list[str]:
         """All but the source, in the order in which they first stand."""
@@ -100,10 +120,17 @@ class Figure:
 def summarize(table: FaceTable) -> list[Figure]:
     """Every figure that the table gives, version by version. Deterministic."""
     sources = table.of(SOURCE)
-    return [figure for version in table.versions for figure in _of_version(table.of(version), sources, table, version)]
+    strangers = {name: stranger_distances(table, name) for name in sources.vectors if name != TEXTURE}
+    return [
+        figure
+        for version in table.versions
+        for figure in _of_version(table.of(version), sources, strangers, table, version)
+    ]
 
 
-def _of_version(faces: FaceTable, sources: FaceTable, table: FaceTable, version: str) -> Iterator[Figure]:
+def _of_version(
+    faces: FaceTable, sources: FaceTable, strangers: Mapping[str, Values], table: FaceTable, version: str
+) -> Iterator[Figure]:
     own = sources.rows(np.searchsorted(sources.face, faces.face))
     yield from _of_values(faces, version)
     for group in np.unique(faces.tone):
@@ -114,7 +141,7 @@ def _of_version(faces: FaceTable, sources: FaceTable, table: FaceTable, version:
         if recognizer == TEXTURE:
             yield from _of_texture(faces, own, version)
         else:
-            yield from _of_identity(faces, sources, version, recognizer)
+            yield from _of_identity(faces, sources, strangers[recognizer], version, recognizer)
     if version == OTHER_KEY:
         first = table.of(REHEARSAL)
         for recognizer in sorted(set(sources.vectors) - {TEXTURE}):
@@ -142,7 +169,9 @@ def _of_values(faces: FaceTable, version: str, group: str = "") -> Iterator[Figu
             yield Figure(version, kind, proportion(int(known.sum()), len(known)), recognizer, group)
 
 
-def _of_identity(faces: FaceTable, sources: FaceTable, version: str, recognizer: str) -> Iterator[Figure]:
+def _of_identity(
+    faces: FaceTable, sources: FaceTable, strangers: Values, version: str, recognizer: str
+) -> Iterator[Figure]:
     seen, gallery = _seen(faces, recognizer), _seen(sources, recognizer)
     seen = seen.rows(np.isin(seen.face, gallery.face))
     if not len(seen.face) or len(gallery.face) < 2:
@@ -155,7 +184,6 @@ def _of_identity(faces: FaceTable, sources: FaceTable, version: str, recognizer:
     yield Figure(version, "rank1", found.rank1, recognizer, chance=1 / len(known))
     yield Figure(version, "mean_rank", found.mean_rank_over_middle, recognizer, chance=1.0)
     mated = _distances(probes, known[own])
-    strangers = _between(known, known, np.arange(len(known)))
     for metric, rate in FALSE_ACCEPT_RATES.items():
         if rate * len(strangers) >= 1:
             estimate, _ = tar_at_far(mated, strangers, rate)
@@ -211,26 +239,19 @@ def _distances(first: Vectors, second: Vectors) -> Values:
     return np.asarray(np.linalg.norm(first.astype(np.float64) - second.astype(np.float64), axis=1), np.float64)
 
 
-def _between(probes: Vectors, gallery: Vectors, own: npt.NDArray[np.int64]) -> Values:
-    """Distances of probes to sources that are not their own, at most MAX_PAIRS of them."""
-    n, m = len(probes), len(gallery)
-    every = n * m <= MAX_PAIRS
-    pairs = np.arange(n * m) if every else np.unique(np.random.default_rng(0).integers(0, n * m, MAX_PAIRS))
-    rows, columns = pairs // m, pairs % m
-    strangers = columns != own[rows]
-    rows, columns = rows[strangers], columns[strangers]
+def stranger_distances(table: FaceTable, recognizer: str) -> Values:
+    """Distances between sources of different pictures or faces, as many as MAX_PAIRS at most."""
+    known = _seen(table.of(SOURCE), recognizer).vectors[recognizer]
+    n = len(known)
+    every = n * n <= MAX_PAIRS
+    pairs = np.arange(n * n) if every else np.unique(np.random.default_rng(0).integers(0, n * n, MAX_PAIRS))
+    rows, columns = pairs // max(n, 1), pairs % max(n, 1)
+    rows, columns = rows[rows != columns], columns[rows != columns]
     parts = [
-        _distances(probes[rows[start : start + 100_000]], gallery[columns[start : start + 100_000]])
+        _distances(known[rows[start : start + 100_000]], known[columns[start : start + 100_000]])
         for start in range(0, len(rows), 100_000)
     ]
     return np.concatenate(parts) if parts else np.zeros(0)
-
-
-def stranger_distances(table: FaceTable, recognizer: str) -> Values:
-    """Distances between sources of different pictures or faces, as many as MAX_PAIRS at most."""
-    sources = _seen(table.of(SOURCE), recognizer)
-    known = sources.vectors[recognizer]
-    return _between(known, known, np.arange(len(known)))
 
 
 def beyond_limits(
