@@ -20,6 +20,7 @@ from keyanon_core.evaluation.metrics import BY_NAME, METRICS
 from keyanon_core.evaluation.rehearsal import RECOVERED as REHEARSAL_RECOVERED
 from keyanon_core.evaluation.rehearsal import SIDECAR
 from keyanon_core.evaluation.summary import UNTOUCHED_BELOW, Figure, stranger_distances, summarize
+from keystore.decisions.plain_text import visible
 from keystore.storage import durable
 
 REPORT: Final = "report.json"
@@ -113,6 +114,7 @@ def _page(report: Mapping[str, Any], found: Measured, portions: Portions) -> str
         loader=PackageLoader("jobs.evaluate", "."),
         autoescape=select_autoescape(["html", "j2"]),
         undefined=StrictUndefined,
+        finalize=_inert,
     )
     environment.filters["figure"] = _said
     figures = report["figures"]
@@ -134,6 +136,11 @@ def _page(report: Mapping[str, Any], found: Measured, portions: Portions) -> str
         plots=[(name, _plot(found, name)) for name in recognizers],
         size=PLOT,
     )
+
+
+def _inert(shown: Any) -> Any:
+    """Names come from other people: what would turn a line round, or can not be seen, is shown as an escape."""
+    return visible(shown) if type(shown) is str else shown
 
 
 def _chances(figures: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], str]:

@@ -1,0 +1,129 @@
+"""What was measured comes back from its portions: every face under its picture, with what is known of it and without the rest."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from jobs.errors import PublishError
+from jobs.evaluate.measure_stage import PORTION_SCHEMA
+from jobs.evaluate.portions import FOLDER, Portions, gathered
+from jobs.evaluate.report import FACES, PAGE, REPORT, report_of, write_report
+from keyanon_core.evaluation.faces import FACE_METRICS
+
+
+def face(index: int, version: str, values: dict[str, float], vector: list[float] | None) -> dict[str, Any]:
+    return {
+        "face": index,
+        "version": version,
+        "tone": "dark",
+        "view": f"{index} {version}".encode(),
+        "values": list(values.items()),
+        "vectors": [] if vector is None else [("eye", vector)],
+    }
+
+
+def picture(row: int, image_id: str, *faces: dict[str, Any], reason: str = "") -> dict[str, Any]:
+    sizes = [] if reason else [("source", 10 + row)]
+    return {"row": row, "image_id": image_id, "reason": reason, "missing": [], "bytes": sizes, "faces": list(faces)}
+
+
+@pytest.fixture
+def portions(tmp_path: Path) -> Portions:
+    """Two files; two pictures of one id; one face that the recognizer did not see; a version that one picture alone has."""
+    first = [
+        picture(
+            2, "b", face(0, "source", {}, [1, 2]), face(0, "anonymized", {"found": 1, "psnr_face": np.nan}, [3, 4])
+        ),
+        picture(0, "a", reason="no_face: none was found"),
+    ]
+    second = [
+        picture(
+            1,
+            "b",
+            face(0, "source", {}, None),
+            face(1, "source", {}, [5, 6]),
+            face(0, "anonymized", {"found": 0}, None),
+            face(1, "anonymized", {"found": 1}, [7, 8]),
+            face(1, "blur", {"found": 1, "roll": 3}, None),
+        ),
+        picture(3, "c", reason="no_face: nor here"),
+    ]
+    kept = Portions(tmp_path)
+    for rows in (first, second):
+        kept.add(pa.Table.from_pylist(rows, schema=PORTION_SCHEMA))
+    return kept
+
+
+def test_every_face_is_under_its_picture_and_version(portions: Portions) -> None:
+    found = gathered(portions)
+    assert (found.images, found.rows, found.indices) == (["b", "b", "b"], [2, 1, 1], [0, 0, 1])
+    assert found.faces.face.tolist() == [0, 0, 1, 2, 1, 2, 2]
+    assert found.faces.versions == ["anonymized", "blur"] and set(found.faces.tone) == {"dark"}
+    anonymized = found.faces.of("anonymized")
+    assert anonymized.values["found"].tolist() == [1, 0, 1]
+    assert np.isnan(anonymized.values["roll"]).all() and np.isnan(anonymized.values["psnr_face"]).all()
+    np.testing.assert_array_equal(anonymized.vectors["eye"], [[3, 4], [np.nan, np.nan], [7, 8]])
+    assert found.faces.of("blur").values["roll"].tolist() == [3]
+    assert (found.pictures, found.unmeasured, found.stored_bytes) == (2, {"no_face": 2}, {"source": [12, 11]})
+    assert found.examples == {"no_face": "a: no_face: none was found"}
+
+
+def test_what_is_published_of_faces_holds_no_vector_no_view_and_no_number_that_is_none(portions: Portions) -> None:
+    lines = gathered(portions).lines
+    assert lines.column_names == ["image_id", "face", "version", "tone", "found", "psnr_face", "roll"]
+    assert lines.column("version").to_pylist() == ["anonymized", "anonymized", "anonymized", "blur"]
+    assert lines.column("face").to_pylist() == [0, 0, 1, 1]
+    assert lines.column("psnr_face").null_count == 4 and lines.column("roll").to_pylist() == [None, None, None, 3]
+
+
+def test_views_are_those_of_a_picture_and_not_of_another_one_of_its_id(portions: Portions) -> None:
+    assert portions.views({(2, 0), (1, 1)}) == {
+        (2, 0): {"source": b"0 source", "anonymized": b"0 anonymized"},
+        (1, 1): {version: f"1 {version}".encode() for version in ("source", "anonymized", "blur")},
+    }
+
+
+def test_what_is_done_is_known_and_of_its_owner_only(portions: Portions) -> None:
+    assert portions.done() == {0, 1, 2, 3}
+    assert portions.folder.name == FOLDER and portions.folder.stat().st_mode & 0o777 == 0o700
+    assert {path.stat().st_mode & 0o777 for path in portions.folder.iterdir()} == {0o600}
+
+
+def test_a_damaged_portion_is_named(portions: Portions) -> None:
+    damaged = sorted(portions.folder.iterdir())[0]
+    damaged.write_bytes(b"PAR1")
+    with pytest.raises(PublishError, match=f"{damaged.name} can not be read .* remove it"):
+        gathered(portions)
+
+
+def test_of_pictures_without_a_face_there_is_an_empty_table(tmp_path: Path) -> None:
+    portions = Portions(tmp_path)
+    portions.add(pa.Table.from_pylist([picture(0, "a", reason="no_face: none")], schema=PORTION_SCHEMA))
+    found = gathered(portions)
+    assert (len(found.faces.face), found.images, found.faces.versions, found.unmeasured) == (0, [], [], {"no_face": 1})
+
+
+def test_a_name_that_is_code_or_turns_lines_round_is_shown_as_what_it_is(tmp_path: Path) -> None:
+    hostile = "<script>alert(1)</script>\u202egpj.exe\x1b[31m\u200b'\".jpg"
+    values = dict.fromkeys(FACE_METRICS, 0.0) | {"distance:eye": 0.1, "accepted:eye": 1.0}
+    faces = [face(0, "source", {}, [1, 2]), face(0, "anonymized", values, [1, 2])]
+    portions = Portions(tmp_path / "kept")
+    portions.add(pa.Table.from_pylist([picture(0, hostile, *faces), picture(1, hostile, reason=f"other_size: {hostile}")],
+                                      schema=PORTION_SCHEMA))  # fmt: skip
+    found = gathered(portions)
+    told = dict.fromkeys(("made", "by", "machine", "sources"), hostile) | {
+        "source_pictures": 2,
+        "chosen_pictures": 2,
+    }
+    report = report_of(found, told)
+    write_report(tmp_path, report, found, portions)
+    page = (tmp_path / PAGE).read_text()
+    assert "<script" not in page and not set(page) & set("\u202e\x1b\u200b")
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;\\u202egpj.exe\\x1b[31m\\u200b&#39;&#34;.jpg" in page
+    assert json.loads((tmp_path / REPORT).read_bytes())["findings"][0]["faces"][0]["image_id"] == hostile
+    assert pq.read_table(tmp_path / FACES).column("image_id").to_pylist() == [hostile]
