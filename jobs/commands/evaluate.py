@@ -23,7 +23,7 @@ def evaluate(
         str | None, typer.Argument(metavar="[RUN]", help="Output of a run: directory or s3://bucket/prefix.")
     ] = None,
     output: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             "--output", "-o", metavar="OUT", help="New directory for the report, which shows people in clear."
         ),
@@ -123,13 +123,16 @@ def evaluate(
         raise typer.Exit(ExitCode.BEYOND_LIMIT)
 
 
-def _subject(run: str | None, output: Path | None, given: dict[str, Any]) -> "Subject":
+def _subject(run: str | None, output: str | None, given: dict[str, Any]) -> "Subject":
     from jobs.evaluate.config import EvaluateConfig
     from jobs.evaluate.run import subject_of_folders, subject_of_run
     from jobs.storage.place import as_place
 
     if output is None:
         raise typer.BadParameter("the report needs a new directory", param_hint="--output")
+    folder = as_place(output)
+    if not isinstance(folder, Path):
+        raise typer.BadParameter("a report is written to a local directory, not to S3", param_hint="--output")
     if (run is None) == (given["anonymized"] is None):
         raise typer.BadParameter("give RUN, or --source and --anonymized, and not both", param_hint="RUN")
     names = ("recovered", "limit", "rehearsed", "prior", "workers", "recognizers", "endpoint_url")
@@ -137,7 +140,7 @@ def _subject(run: str | None, output: Path | None, given: dict[str, Any]) -> "Su
     for name in ("recovered", "anonymized"):
         if given[name] is not None:
             changes[name] = as_place(given[name])
-    changes |= {"output": output, **({"photos": given["source"]} if given["source"] else {})}
+    changes |= {"output": folder, **({"photos": given["source"]} if given["source"] else {})}
     if run is not None:
         return subject_of_run(as_place(run), changes)
     if given["source"] is None:

@@ -2,8 +2,8 @@
 
 from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Self
 from urllib.parse import quote
@@ -31,6 +31,10 @@ class Counterparts(ABC):
     @abstractmethod
     def digest(self) -> str:
         """sha256 over what tells these pictures from others in the same place."""
+
+    def among(self, ids: Collection[str]) -> "Counterparts":
+        """The same, of these sources: what has the very name of one of them is no other one's."""
+        return self
 
     def made_of(self, image_id: str) -> int | None:
         """The `version_of` the file that a picture was made of; None where nobody wrote it down."""
@@ -112,6 +116,13 @@ class OfFolder(Counterparts):
 
     def has(self, image_id: str) -> bool:
         return bool(self._files(image_id))
+
+    def among(self, ids: Collection[str]) -> "OfFolder":
+        names = {
+            called: tuple(name for name in found if name == called or name not in ids)
+            for called, found in self.names.items()
+        }
+        return replace(self, names=names)
 
     def digest(self) -> str:
         return self.listing

@@ -133,7 +133,8 @@ def _face_table(table: pa.Table, found: Measured) -> FaceTable:
     found.images += [ids[row] for row in found.rows[first:]]
     return FaceTable(
         first + numbers,
-        *(np.array(pc.struct_field(faces, name).to_pylist(), np.str_) for name in ("version", "tone")),
+        np.array(pc.struct_field(faces, "version").to_pylist(), np.str_),
+        np.array(pc.struct_field(faces, "tone").to_pylist(), np.str_),
         {
             name: held.to_numpy(zero_copy_only=False).astype(np.float64)
             for name, held in _by_name(pc.struct_field(faces, "values"))

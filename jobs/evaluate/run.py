@@ -8,7 +8,7 @@ import platform
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
@@ -118,6 +118,8 @@ def run_evaluation(subject: Subject, progress: Progress | None = None) -> dict[s
     config = subject.config
     output = config.output.absolute()
     source = open_source(config)
+    ids = frozenset(image_id for part in source.ids.parts() for image_id in part)
+    subject = replace(subject, versions={name: one.among(ids) for name, one in subject.versions.items()})
     there, changed = _there(source, subject)
     chosen = _spread(there, config.limit)
     digest = config.digest({"source": source.digest, **{name: one.digest() for name, one in subject.versions.items()}})

@@ -63,16 +63,18 @@ class FaceTable:
 
         def column(name: str, of: Sequence[Mapping[str, npt.NDArray[Any]]]) -> npt.NDArray[Any]:
             like = next(columns[name] for columns in of if name in columns)
-            lacking = (np.full((len(part.face), *like.shape[1:]), np.nan, like.dtype) for part in parts)
-            return np.concatenate([columns.get(name, gap) for columns, gap in zip(of, lacking, strict=True)])
+            return np.concatenate(
+                [
+                    columns[name] if name in columns else np.full((len(part.face), *like.shape[1:]), np.nan, like.dtype)
+                    for columns, part in zip(of, parts, strict=True)
+                ]
+            )
 
         values, vectors = [part.values for part in parts], [part.vectors for part in parts]
         return cls(
             np.concatenate([np.zeros(0, np.int64), *(part.face for part in parts)]),
-            *(
-                np.concatenate([np.zeros(0, np.str_), *one])
-                for one in ((p.version for p in parts), (p.tone for p in parts))
-            ),
+            np.concatenate([np.zeros(0, np.str_), *(part.version for part in parts)]),
+            np.concatenate([np.zeros(0, np.str_), *(part.tone for part in parts)]),
             {name: column(name, values) for name in sorted(set().union(*values))},
             {name: column(name, vectors) for name in sorted(set().union(*vectors))},
         )

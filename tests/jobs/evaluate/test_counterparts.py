@@ -51,6 +51,12 @@ def test_the_same_name_wins_over_another_suffix(tmp_path: Path) -> None:
     assert folder(tmp_path, "a.jpg", "a.png", "a.jpg.png").read("a.jpg") == b"a.jpg"
 
 
+def test_a_file_of_one_sources_very_name_is_not_taken_for_anothers(tmp_path: Path) -> None:
+    """As where a tool did not publish a.jpg, beside which a.png is another picture."""
+    found = folder(tmp_path, "a.png", "b.png").among({"a.jpg", "a.png", "b.jpg"})
+    assert not found.has("a.jpg") and found.read("a.png") == b"a.png" and found.read("b.jpg") == b"b.png"
+
+
 def test_two_that_may_be_meant_are_refused_by_name(tmp_path: Path) -> None:
     found = folder(tmp_path, "a.webp", "a.png")
     with pytest.raises(PictureError, match=r"must hold one picture of a\.jpg, and holds a\.png, a\.webp"):

@@ -151,6 +151,8 @@ def test_what_can_not_be_evaluated_is_refused_before_ray_starts(
     assert evaluate(capsys, anonymized, "-o", folders / "r").code == ExitCode.INPUT, "no run"
     inside = evaluate(capsys, "--source", photos, "--anonymized", anonymized, "-o", anonymized / "r")
     assert (inside.code, "overlap" in inside.report["message"]) == (ExitCode.USAGE, True)
+    remote = evaluate(capsys, "--source", photos, "--anonymized", anonymized, "-o", "s3://bucket/r")
+    assert (remote.code, "local directory" in remote.report["message"]) == (ExitCode.USAGE, True)
     bad = evaluate(capsys, "--source", photos, "--anonymized", anonymized, "-o", folders / "r", "--fail-under", "x=nan")
     assert bad.code == ExitCode.USAGE
     strange = evaluate(
