@@ -84,6 +84,7 @@ def subject_of_run(run: Place, changes: Mapping[str, Any]) -> Subject:
         "prior_digest": manifest.prior_digest,
         "keyanon": manifest.code_version,
         "not_published": dict(published.unpublished),
+        "kept_faces": sum(row.kept for row in published.rows.values()),
     }
     return Subject(config, _with_recovered(config, published), recorded, facts, manifest.prior_digest)
 
