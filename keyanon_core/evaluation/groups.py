@@ -11,9 +11,8 @@ from keyanon_core.evaluation.intervals import Estimate
 from keyanon_core.evaluation.quality import cheek_typology_angle, skin_tone
 from keyanon_core.faces.detection import Landmarks, Pixels
 
-MIN_FACES: Final = (
-    20  # of a group; of fewer no figure is given: it would say little of the group, and much of its people
-)
+MIN_FACES: Final = 20
+"""Of a group. Of fewer no figure is given: it would say little of the group, and much of its people."""
 UNKNOWN: Final = "unknown"
 
 Values = npt.NDArray[Any]
