@@ -63,6 +63,9 @@ def test_bytes_for_another_mask_are_refused() -> None:
     packed = pack(np.random.default_rng(3).integers(-500, 500, (3, 64, 64)), mask)
     smaller, larger = mask.copy(), mask.copy()
     smaller[32, 32], larger[0, 0] = False, True
+    one = np.ones((1, 1), np.bool_)
+    zero = pack(np.zeros((1, 1, 1), np.int64), one)[1:]
+    assert unpack(bytes([16]) + bytes(2) + zero, 1, one) == 0
     for data, channels, where in (
         (packed, 3, smaller),
         (packed, 3, larger),
@@ -73,6 +76,7 @@ def test_bytes_for_another_mask_are_refused() -> None:
         (packed + b"\0", 3, mask),
         (b"", 3, mask),
         (bytes([17]) + packed[1:], 3, mask),
+        (bytes([17]) + bytes(3) + zero, 1, one),  # right but for more low bits than there may be
     ):
         with pytest.raises(SidecarError, match="latent"):
             unpack(data, channels, where)
