@@ -119,8 +119,9 @@ def test_a_detected_face_without_a_pixel_of_its_own_quarantines_the_picture(run:
     assert result.reason == "empty_mask: face 1 has no pixel of its own to anonymize"
 
 
-def test_only_faces_whose_crops_a_new_one_changes_are_made_again_under_another_key(run: Run) -> None:
-    beside = face_at(92, 50)  # its mask lies in the crop of the left face alone
+@pytest.mark.parametrize("across", [92, 100])  # at the rim of the left face's mask, and beyond it in its crop
+def test_only_faces_whose_crops_a_new_one_changes_are_made_again_under_another_key(run: Run, across: int) -> None:
+    beside = face_at(across, 50)  # its mask lies in the crop of the left face alone
     told = Told({1: [LEFT, AWAY]}, {1: [[beside], []]})
     (result,) = run(told, tasks(1))
     assert result.key is not None

@@ -158,12 +158,16 @@ def test_a_face_smaller_than_its_crop_is_not_tried_from_the_picture_alone(
     prior = load_prior(make(tmp_path))
     tried: list[str] = []
     monkeypatch.setattr(WayBack, "_try", lambda self, face, e, s, key: tried.append(key.image_id))
-    for name, share in (("small", 0.5), ("large", 1.1)):
-        told = Told({1: [as_large_as_its_crop(prior, share)]})
+    for name, share in (("small", 0.5), ("large", 1.1), ("as large", 1.1)):
+        face = as_large_as_its_crop(prior, share)
+        if name == "as large":
+            just = reduction(similarity(face.landmarks, prior.landmark_template))
+            monkeypatch.setattr(way_back, "HOLDING_REDUCTION", just)
+        told = Told({1: [face]})
         run = PictureAnonymizer(prior, FaceModels(told, told, told), settings(fidelity="image", output_format="png"))
         (result,) = run([PictureTask(name, photograph())])
         assert result.status == "anonymized"
-    assert tried == ["large"]
+    assert tried == ["large", "as large"]
 
 
 @pytest.mark.parametrize(
