@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from keyanon_core.errors import PriorError
+from keyanon_core.errors import ConvergenceError, PriorError
 from keyanon_core.known_path import KnownPath
 from keyanon_core.methods import exact, paper, paper_inpaint
 from keyanon_core.methods.results import Anonymized, Recovered, SolverStep
@@ -25,10 +25,13 @@ __all__ = [
     "anonymize",
     "check_prior",
     "decode",
+    "entering",
+    "noise_of",
     "recover",
 ]
 
 DEFAULT = Procedure()
+WITHOUT_KEY = 1e-4  # tolerance of a step that an attacker solves: half of what a sidecar's rounding leaves
 
 
 def anonymize(
@@ -111,6 +114,38 @@ def check_prior(prior: Prior, method: str) -> None:
             f"method paper inverts from alpha_bar = 1, where the noise in a face that prior {prior.name} predicts without noise "
             "(prediction_type sample) is 0 / 0; use a prior of another prediction_type or with set_alpha_to_one false, or exact"
         )
+
+
+def noise_of(prior: Prior, latent: Tensor, mask: Tensor, procedure: Procedure = DEFAULT) -> Tensor:
+    """The noise that published faces were made from, as anybody finds it who has the prior and no key: (B, C, h, w) float64, zero
+    outside the masks.
+
+    latent: (B, C, h, w) float64, as stored; mask: (B, 1, h, w). By the solver where it converges, in strict float32, else (and
+    for the paper's methods, which solve nothing) by explicit DDIM steps.
+    """
+    _check(prior, mask, [b""] * len(latent), latent)
+    latent, mask = _moved(prior, latent), _moved(prior, mask)
+    with prior.networks.strict():
+        if procedure.method == "exact":
+            try:
+                return exact.noise_of(prior, latent, mask, procedure, WITHOUT_KEY)
+            except ConvergenceError:
+                if len(latent) > 1:
+                    each = [noise_of(prior, latent[i : i + 1], mask[i : i + 1], procedure) for i in range(len(latent))]
+                    return torch.cat(each)
+        return exact.explicit_noise_of(prior, latent, mask, procedure)
+
+
+def entering(prior: Prior, z: Tensor, z_known: Tensor, mask: Tensor, procedure: Procedure = DEFAULT) -> Tensor:
+    """What the keyed transform is given of source faces, (B, C, h, w) float64: the latent itself, whole, without an inversion;
+    else its noise inside the masks. Takes no key, as `noise_of`. Arguments as in `anonymize`.
+    """
+    _check(prior, mask, [b""] * len(z), z, z_known)
+    if procedure.inversion == "none":
+        return _moved(prior, z)
+    whole = mask * z + (1 - mask) * z_known
+    with prior.networks.strict():
+        return exact.explicit_noise_of(prior, _moved(prior, whole), _moved(prior, mask), procedure)
 
 
 def _moved(prior: Prior, tensor: Tensor) -> Tensor:

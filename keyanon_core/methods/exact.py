@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from keyanon_core.keys import KeyStream, subkey
+from keyanon_core.keys import FACE_KEY_BYTES, KeyStream, subkey
 from keyanon_core.known_path import KnownPath
 from keyanon_core.methods.results import Anonymized, Phase, Recovered, SolverStep
 from keyanon_core.priors import Prior
@@ -254,6 +254,22 @@ def recover(
         steps,
         nfe=max(sum(face) for face in zip(*(s.per_face_iterations for s in steps), strict=True)),
     )
+
+
+def noise_of(prior: Prior, latent: Tensor, mask: Tensor, procedure: Procedure, tolerance: float) -> Tensor:
+    """Phi^-1 alone, which takes no key: (B, C, h, w) float64, the noise that published faces were made from.
+
+    Beside a known region that must be noisy, whose noise the keys draw, it is an attacker's guess. Raises ConvergenceError.
+    """
+    walk = Walk.around(prior, latent, mask, [bytes(FACE_KEY_BYTES)] * len(latent), procedure)
+    limits = [SolverLimits(tolerance)] * procedure.steps
+    return _undo(walk, latent * mask, "phi", limits)[0]
+
+
+def explicit_noise_of(prior: Prior, latent: Tensor, mask: Tensor, procedure: Procedure) -> Tensor:
+    """The same to first order, by DDIM from the clean to the noisy end: what becomes of the latent under Psi."""
+    walk = Walk.around(prior, latent, mask, [bytes(FACE_KEY_BYTES)] * len(latent), procedure)
+    return walk.psi(latent * mask)
 
 
 def _undo(walk: Walk, v: Tensor, phase: Phase, limits: Sequence[SolverLimits]) -> tuple[Tensor, list[SolverStep]]:
