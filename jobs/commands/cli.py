@@ -17,6 +17,7 @@ from jobs.commands import (
     anonymize,
     approval,
     approver_key,
+    attack,
     audit,
     evaluate,
     export,
@@ -44,7 +45,7 @@ app = typer.Typer(
     name="keyanon",
     help="Anonymize the faces in a data set of images; restore one only with the approval of several people.",
     epilog="Exit codes: 0 done, 1 defect, 2 usage, 3 input, 4 refused by the keystore, 5 wrong key or tampered, "
-    "6 not converged, 7 rows quarantined (--strict, --max-failure-rate), 8 a figure beyond its limit, "
+    "6 not converged, 7 rows quarantined (--strict, --max-failure-rate), 8 a figure beyond its limit, or an attack that won, "
     "75 try again, 130 interrupted.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -74,6 +75,7 @@ app.command("resume")(resume.resume)
 app.command("status")(status.status)
 app.command("verify")(verify.verify)
 app.command("export")(export.export)
+app.command("attack")(attack.attack)
 app.command("reconcile")(reconcile.reconcile)
 app.command("request")(approval.request)
 app.command("approve")(approval.approve)

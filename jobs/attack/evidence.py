@@ -1,0 +1,245 @@
+"""What attacks on a run start from: some of its published pictures beside their sources, and the faces in them.
+
+Nothing here opens a keystore. Masks and crops are found again in the sources, as the run found them.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+
+from jobs.blocks import ENCODED, GIVEN, ID
+from jobs.config import AnonymizeConfig
+from jobs.errors import JobError
+from jobs.output.pictures import PublishedPictures
+from jobs.output.reader import OutputError, Row, read_rows
+from jobs.output.row_sets import RowSet
+from jobs.sources.source import Source, open_source
+from jobs.storage.store import Store
+from keyanon_core.errors import KeyanonError, SidecarError
+from keyanon_core.evaluation.published import PublishedPicture
+from keyanon_core.evaluation.trial import MIN_FACES, Stack, Trial, make_trial
+from keyanon_core.faces import FaceModels
+from keyanon_core.faces.detection import Face, Pixels, mirrored
+from keyanon_core.faces.given import GivenFaces, choose_faces, is_kept
+from keyanon_core.formats.published import published_pixels
+from keyanon_core.imaging import decode_picture
+from keyanon_core.pictures.crops import AlignedFace, align_faces, cut_crop
+from keyanon_core.pictures.stored import known_latent, stored_latent
+from keyanon_core.priors import Prior
+from keyanon_core.sidecar import Sidecar, SidecarFace, encode_surroundings
+from keyanon_core.transforms import MIN_COORDINATES
+
+PICTURE_BYTES: Final = "bytes of the picture"
+SIDECAR_BYTES: Final = "bytes of the sidecar"
+
+Note = Callable[[str], None]
+
+
+class AttackError(JobError):
+    """A run has too little for attacks to be tried on."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """pictures: those that could be used. left_out: the others by their ids, with the reason."""
+
+    pictures: tuple[PublishedPicture, ...]
+    left_out: dict[str, str]
+
+
+def gather(config: AnonymizeConfig, store: Store, models: FaceModels, prior: Prior, faces: int, note: Note) -> Evidence:
+    """Up to so many anonymized pictures of a run, evenly spread over its rows, beside their sources.
+
+    Raises OutputError, SourceError, MachineError; AttackError for a run without an anonymized picture.
+    """
+    rows = _spread(store, faces)
+    if not rows:
+        raise AttackError(f"{store} has no anonymized picture; there is nothing to attack")
+    source = open_source(config, config.given())
+    sources = _sources(source, [row.image_id for row in rows])
+    published = PublishedPictures(store)
+    pictures, left_out = [], {}
+    for at, row in enumerate(rows, 1):
+        note(f"reading picture {at} of {len(rows)}")
+        try:
+            if row.image_id not in sources:
+                raise OutputError("its source is not in the input any more")
+            encoded, given = sources[row.image_id]
+            pictures.append(_picture(row, encoded, given, published, config, models, prior))
+        except KeyanonError as error:
+            left_out[row.image_id] = str(error)
+    return Evidence(tuple(pictures), left_out)
+
+
+def trial_of(
+    evidence: Evidence, config: AnonymizeConfig, models: FaceModels, prior: Prior, rng: np.random.Generator, note: Note
+) -> Trial:
+    """The largest face of each picture, as published. Raises AttackError for fewer than MIN_FACES."""
+    chosen = _alike([_attackable(at, picture, prior) for at, picture in enumerate(evidence.pictures)])
+    if len(chosen) < MIN_FACES:
+        raise AttackError(
+            f"{len(chosen)} of {len(evidence.pictures)} pictures have a face that can be attacked, and at least {MIN_FACES} are "
+            "needed: with fewer nothing can be told from chance; give a run with more pictures, or more --faces"
+        )
+    alone = chosen[0].alone
+    settings = config.settings()
+    return make_trial(
+        prior,
+        models.recognizer,
+        np.stack([one.face.crop.values for one in chosen]),
+        np.stack([one.face.crop.mask for one in chosen]),
+        settings.procedure_at("image" if alone else "latent"),
+        rng,
+        bits=settings.sidecar_bits,
+        published=np.stack([one.published for one in chosen]),
+        read_back=np.stack([one.read_back for one in chosen]),
+        pictures=evidence.pictures,
+        origins=[one.picture for one in chosen],
+        note=note,
+    )
+
+
+def _spread(store: Store, count: int) -> list[Row]:
+    total = sum(row.status == "anonymized" for row in read_rows(store))
+    wanted = (
+        set(np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(int)).tolist()) if total else set()
+    )
+    anonymized = (row for row in read_rows(store) if row.status == "anonymized")
+    return [row for at, row in enumerate(anonymized) if at in wanted]
+
+
+def _sources(source: Source, image_ids: Sequence[str]) -> dict[str, tuple[bytes, str | None]]:
+    """Encoded picture, and what the user says of its faces, by id; without those that are not there or can not be read."""
+    places = source.ids.places()
+    found = places.find(pa.array(image_ids, pa.string()))
+    there = found[found >= 0]
+    others = np.ones(source.total, np.bool_)
+    others[places.positions(there, np.zeros(len(there), np.int64))] = False
+    units = source.units(RowSet.of(others), lambda left: max(min(left, len(there)), 1)) if len(there) else ()
+    read: dict[str, tuple[bytes, str | None]] = {}
+    for table in (table for unit in units for table in unit.read()):
+        columns = [table.column(name).to_pylist() for name in (ID, ENCODED, GIVEN)]
+        read |= {name: (encoded, given) for name, encoded, given in zip(*columns, strict=True) if encoded is not None}
+    return read
+
+
+def _picture(
+    row: Row,
+    encoded: bytes,
+    given: str | None,
+    published: PublishedPictures,
+    config: AnonymizeConfig,
+    models: FaceModels,
+    prior: Prior,
+) -> PublishedPicture:
+    source = decode_picture(encoded, config.max_pixels)
+    picture = published.picture(row)
+    shown = published_pixels(picture, config.max_pixels)[0]
+    stored = None if row.permanent or row.record_id is None else published.sidecar(row)
+    said = GivenFaces() if given is None else GivenFaces.from_json(given)
+    chosen = choose_faces(source, models.detector, said, config.faces)
+    aligned = align_faces(
+        source,
+        chosen.faces,
+        models.parser,
+        config.regions,
+        prior,
+        aligned_crop=config.faces == "aligned",
+        inner=row.fidelity == "image",
+    )
+    searched = [face for face in _searched(source, models) if not is_kept(face, said.keep, chosen.kept)]
+    sidecar = None if stored is None else Sidecar.from_bytes(stored)
+    fields = {PICTURE_BYTES: len(picture), "faces": row.faces, **_numbers(sidecar, stored)}
+    return PublishedPicture(
+        row.image_id,
+        source,
+        shown,
+        sidecar,
+        tuple(aligned),
+        tuple(searched),
+        row.faces,
+        {k: float(v) for k, v in fields.items()},
+    )
+
+
+def _searched(source: Pixels, models: FaceModels) -> list[Face]:
+    """What another search sees: `look_again`, of the mirrored picture."""
+    found = models.detector.look_again(np.ascontiguousarray(source[:, ::-1]))
+    faces = []
+    for face in found:
+        box, landmarks = mirrored(np.array(face.box).reshape(2, 2), face.landmarks, source.shape[1])
+        x0, y0, x1, y1 = box.ravel().tolist()
+        faces.append(Face((x0, y0, x1, y1), landmarks, face.score))
+    return faces
+
+
+def _numbers(sidecar: Sidecar | None, stored: bytes | None) -> dict[str, int]:
+    if sidecar is None or stored is None:
+        return {}
+    parts: dict[str, int] = {SIDECAR_BYTES: len(stored)}
+    for name in ("surroundings", "codes", "source"):
+        held: list[Any] = [getattr(face, name) for face in sidecar.faces]
+        if any(one is not None for one in held):
+            parts[f"bytes of the {name}"] = sum(len(one or b"") for one in held)
+    return parts
+
+
+@dataclass(frozen=True)
+class _Face:
+    """picture: its number. alone: recovery has the picture only. published, read_back: (C, h, w) float64."""
+
+    picture: int
+    face: AlignedFace
+    alone: bool
+    published: Stack
+    read_back: Stack
+
+
+def _attackable(at: int, picture: PublishedPicture, prior: Prior) -> _Face | None:
+    """The largest face of a picture; None where none can be read as the run wrote it."""
+    usable = [
+        (one, number)
+        for number, one in enumerate(picture.faces)
+        if prior.geometry.coordinates(one.crop.mask) >= MIN_COORDINATES
+    ]
+    if not usable or picture.shown.shape != picture.source.shape:
+        return None
+    face, number = max(usable, key=lambda pair: pair[0].mask.count)
+    stored = _stored(picture, number)
+    alone = picture.sidecar is not None and picture.sidecar.fidelity == "image"
+    others = [other.mask for other in picture.faces if other is not face]
+    crop = cut_crop(picture.shown, face.affine, face.mask, others, prior.side, inner=alone)
+    read_back = _latent(prior, crop.values, face.crop.mask)
+    if stored is None:
+        return _Face(at, face, alone, read_back, read_back)
+    levels = 0 if picture.sidecar is None else picture.sidecar.levels
+    try:
+        return _Face(at, face, alone, stored_latent(prior, stored, face.crop.mask, levels), read_back)
+    except SidecarError:  # another mask than ours made it: the run saw the face otherwise
+        return None
+
+
+def _stored(picture: PublishedPicture, number: int) -> SidecarFace | None:
+    if picture.sidecar is None or number >= len(picture.sidecar.faces):
+        return None
+    face = picture.sidecar.faces[number]
+    return None if face.codes is None and face.latent is None else face
+
+
+def _latent(prior: Prior, crop: Stack, mask: npt.NDArray[np.bool_]) -> Stack:
+    masked = torch.from_numpy(mask)[None, None]
+    known = known_latent(prior, [encode_surroundings(crop, mask)], masked)
+    inside = prior.latent_mask(masked)
+    return np.asarray((inside * prior.encode(torch.from_numpy(crop)[None]) + known)[0].cpu().numpy())
+
+
+def _alike(faces: Sequence[_Face | None]) -> list[_Face]:
+    """Those of the way back that most have: pictures alone, or sidecars."""
+    found = [face for face in faces if face is not None]
+    alone = sum(face.alone for face in found) * 2 > len(found)
+    return [face for face in found if face.alone == alone]

@@ -1,0 +1,118 @@
+"""`keyanon attack` on a real run: what it says of a sound one, what it finds in a spoilt one, and what it refuses."""
+
+import json
+import shutil
+import stat
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PIL import Image, ImageEnhance, ImageOps
+
+from jobs.blocks import SIDECAR
+from jobs.commands.cli import main
+from jobs.config import AnonymizeConfig
+from jobs.exit_codes import ExitCode
+from jobs.output.manifest import Manifest
+from jobs.output.reader import read_rows
+from jobs.sources.source import open_source
+from keyanon_core.evaluation.attacks import ATTACKS, brute_force
+from keyanon_core.faces import load_face_models
+from keyanon_core.pictures.anonymizer import PictureAnonymizer
+from keyanon_core.pictures.settings import PictureTask
+from keyanon_core.priors import load_prior
+from keystore.embedded import Keystore
+from tests.jobs.conftest import OPEN_GATE
+from tests.jobs.publishing import Place
+
+pytestmark = pytest.mark.slow
+
+COPIED, MISSING = "2-astronaut.png", "1-hopper.png"
+
+
+@pytest.fixture(scope="module")
+def finished(
+    tmp_path_factory: pytest.TempPathFactory, shared_keystore: Keystore, astronaut: Path, grace_hopper: Path
+) -> Path:
+    """photos and out of a run over eight pictures of two people, each lit and turned otherwise; published without a cluster."""
+    root = tmp_path_factory.mktemp("attacked")
+    photos = root / "photos"
+    photos.mkdir()
+    for at in range(8):
+        name = ("astronaut", "hopper")[at % 2]
+        with Image.open((astronaut, grace_hopper)[at % 2]) as picture:
+            small = picture.convert("RGB")
+        small.thumbnail((300, 300))
+        small = ImageOps.mirror(small) if at & 2 else small
+        ImageEnhance.Brightness(small).enhance(0.8 + at / 20).save(photos / f"{at}-{name}.png")
+    place = Place(root, shared_keystore)
+    config = AnonymizeConfig(photos=str(photos), output=place.out, keys="discard", gate_threshold=OPEN_GATE)
+    anonymizer = PictureAnonymizer(load_prior(), load_face_models(), replace(config.settings(), reversible=True))
+    tasks = [PictureTask(path.name, path.read_bytes()) for path in sorted(photos.iterdir())]
+    rows = []
+    for at, result in enumerate(anonymizer(tasks)):
+        assert result.encoded is not None and result.sidecar is not None, result.reason
+        rows.append({**place.result(at, result.image_id, result.encoded), SIDECAR: result.sidecar})
+    with place.attempt() as attempt:
+        Manifest.begin(place.run_id, None, config, open_source(config)).write(place.layout.store)
+        attempt.run([rows], len(rows))
+    return root
+
+
+@pytest.fixture(autouse=True)
+def few_guesses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(brute_force, "SEED_BITS", 6)
+
+
+def test_a_run_is_attacked_without_its_keys_and_what_came_of_it_is_told(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spoilt = tmp_path / "run"
+    shutil.copytree(finished, spoilt, copy_function=shutil.copy2)
+    (row,) = (row for row in read_rows(spoilt / "out") if row.image_id == COPIED)
+    assert row.output is not None
+    published = spoilt / "out" / row.output
+    published.write_bytes((spoilt / "photos" / COPIED).read_bytes())
+    (spoilt / "photos" / MISSING).unlink()
+    destination = tmp_path / "report"
+    asked = ["attack", str(spoilt / "out"), "-o", str(destination), "--source", str(spoilt / "photos")]
+    assert main([*asked, "--faces", "8", "--fail-on-win", "--json"]) == ExitCode.BEYOND_LIMIT
+
+    said = capsys.readouterr()
+    report = json.loads(said.out)
+    assert report == json.loads((destination / "attacks.json").read_text())
+    by_name = {one["name"]: one for one in report["attacks"]}
+    assert by_name.keys() == {attack.name for attack in ATTACKS} and report["not_covered"]
+    left = by_name["faces left as they were"]
+    assert left["verdict"] == "WINS" and left["details"].keys() == {COPIED}
+    won = {name for name, one in by_name.items() if one["verdict"] == "WINS"}
+    assert won == {"faces left as they were"}
+    assert report["left_out"] == {MISSING: "its source is not in the input any more"} and report["faces"] == 7
+    page = (destination / "index.html").read_text()
+    assert "1 attack won that keyanon is made to withstand" in page and "http" not in page
+    assert all(stat.S_IMODE(path.stat().st_mode) == 0o600 for path in destination.iterdir())
+    assert f"attack {len(ATTACKS)} of {len(ATTACKS)}" in said.err
+
+    assert main(asked) == ExitCode.INPUT  # a second report would take the place of the first
+    assert "is there already" in capsys.readouterr().err
+
+
+def test_what_can_not_be_attacked_is_refused_before_anything_is_computed(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(code: ExitCode, *arguments: str) -> str:
+        assert main(["attack", *arguments]) == code
+        return capsys.readouterr().err
+
+    out = str(finished / "out")
+    assert "which is published" in refused(ExitCode.USAGE, out, "-o", str(finished / "out" / "report"))
+    assert "is not the output" in refused(ExitCode.INPUT, str(tmp_path), "-o", str(tmp_path / "report"))
+    assert "does not exist" in refused(
+        ExitCode.INPUT, out, "-o", str(tmp_path / "r"), "--source", str(tmp_path / "gone")
+    )
+    few = tmp_path / "few"
+    few.mkdir()
+    for name in sorted(path.name for path in (finished / "photos").glob("*.png"))[:3]:
+        shutil.copy(finished / "photos" / name, few)
+    assert "at least 6 are needed" in refused(ExitCode.INPUT, out, "-o", str(tmp_path / "r"), "--source", str(few))
+    assert not (tmp_path / "r").exists()
