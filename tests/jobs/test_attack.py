@@ -106,7 +106,7 @@ def test_what_can_not_be_attacked_is_refused_before_anything_is_computed(
 
     out = str(finished / "out")
     assert "which is published" in refused(ExitCode.USAGE, out, "-o", str(finished / "out" / "report"))
-    assert "is not the output" in refused(ExitCode.INPUT, str(tmp_path), "-o", str(tmp_path / "report"))
+    assert "is not the output" in refused(ExitCode.INPUT, str(finished / "photos"), "-o", str(tmp_path / "r"))
     assert "does not exist" in refused(
         ExitCode.INPUT, out, "-o", str(tmp_path / "r"), "--source", str(tmp_path / "gone")
     )
