@@ -37,7 +37,9 @@ class ExitCode(IntEnum):
     QUARANTINED = (
         7  # anonymize --strict: finished, but not every row was anonymized; --max-failure-rate: stopped for that
     )
-    BEYOND_LIMIT = 8  # evaluate --fail-under, --fail-over: a figure lies beyond a limit that was given; attack --fail-on-win: one won
+    BEYOND_LIMIT = (
+        8  # evaluate --fail-under, --fail-over: a figure lies beyond a limit given; attack --fail-on-win: an attack won
+    )
     TRY_AGAIN = (
         75  # the machine failed, or another process holds the output: the same command may be run again as it is
     )

@@ -9,8 +9,8 @@ from typing import Final
 import numpy as np
 
 from keyanon_core.evaluation.attacks import planted
-from keyanon_core.evaluation.attacks.likeness import negative_distances
 from keyanon_core.evaluation.attacks.outcome import Attack, Measured, NotTriedError, Outcome, measured
+from keyanon_core.evaluation.attacks.vectors import negative_distances
 from keyanon_core.evaluation.trial import Stack, Trial
 
 

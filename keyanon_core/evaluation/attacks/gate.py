@@ -7,8 +7,8 @@ from typing import Final
 
 import numpy as np
 
-from keyanon_core.evaluation.attacks.likeness import negative_distances
 from keyanon_core.evaluation.attacks.outcome import Attack, Outcome, linked, mislabelled, own_rank
+from keyanon_core.evaluation.attacks.vectors import negative_distances
 from keyanon_core.evaluation.trial import Trial
 
 

@@ -10,8 +10,8 @@ from typing import Final
 import numpy as np
 
 from keyanon_core.evaluation.attacks import planted
-from keyanon_core.evaluation.attacks.likeness import cosines, negative_distances
 from keyanon_core.evaluation.attacks.outcome import Attack, Outcome, linked, own_rank
+from keyanon_core.evaluation.attacks.vectors import cosines, negative_distances
 from keyanon_core.evaluation.trial import Bits, Stack, Trial
 
 

@@ -11,8 +11,8 @@ from typing import Final
 import numpy as np
 
 from keyanon_core.evaluation.attacks import planted
-from keyanon_core.evaluation.attacks.likeness import cosines
 from keyanon_core.evaluation.attacks.outcome import Attack, Measured, Outcome, linked, measured
+from keyanon_core.evaluation.attacks.vectors import cosines
 from keyanon_core.evaluation.trial import Bits, Stack, Trial
 from keyanon_core.transforms import keyed_transform
 

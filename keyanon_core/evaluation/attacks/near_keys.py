@@ -9,8 +9,8 @@ from typing import Final, Protocol
 import numpy as np
 
 from keyanon_core.evaluation.attacks import planted
-from keyanon_core.evaluation.attacks.likeness import cosines
 from keyanon_core.evaluation.attacks.outcome import Attack, Measured, Outcome, linked, own_rank
+from keyanon_core.evaluation.attacks.vectors import cosines
 from keyanon_core.evaluation.trial import Stack, Trial
 from keyanon_core.keys import subkey
 from keyanon_core.transforms import Rotation, SignFlip, Vector

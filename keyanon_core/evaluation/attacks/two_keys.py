@@ -9,8 +9,8 @@ from typing import Final
 import numpy as np
 
 from keyanon_core.evaluation.attacks import planted
-from keyanon_core.evaluation.attacks.likeness import cosines
 from keyanon_core.evaluation.attacks.outcome import Attack, Outcome, linked, mislabelled, own_rank
+from keyanon_core.evaluation.attacks.vectors import cosines
 from keyanon_core.evaluation.trial import Stack, Trial
 
 
