@@ -26,6 +26,7 @@ from keyanon_core.evaluation.trial import MIN_FACES, Stack, Trial, make_trial
 from keyanon_core.faces import FaceModels
 from keyanon_core.faces.detection import Face, Pixels, mirrored
 from keyanon_core.faces.given import GivenFaces, choose_faces, is_kept
+from keyanon_core.formats import opening
 from keyanon_core.formats.published import published_pixels
 from keyanon_core.imaging import decode_picture
 from keyanon_core.pictures.crops import AlignedFace, align_faces, cut_crop
@@ -137,12 +138,13 @@ def _picture(
     models: FaceModels,
     prior: Prior,
 ) -> PublishedPicture:
-    source = decode_picture(encoded, config.max_pixels)
+    # In the numbers that the published file holds: with a profile that stays these are not those of the screen.
+    source = opening.open_source(encoded, config.output_format, config.jpeg_quality, config.max_pixels).pixels
     picture = published.picture(row)
     shown = published_pixels(picture, config.max_pixels)[0]
     stored = None if row.permanent or row.record_id is None else published.sidecar(row)
     said = GivenFaces() if given is None else GivenFaces.from_json(given)
-    chosen = choose_faces(source, models.detector, said, config.faces)
+    chosen = choose_faces(decode_picture(encoded, config.max_pixels), models.detector, said, config.faces)
     aligned = align_faces(
         source,
         chosen.faces,
