@@ -14,6 +14,7 @@ from jobs.attack.report import AttackReport, Tried, page_of
 from jobs.config import AnonymizeConfig
 from jobs.errors import ConfigError
 from jobs.output.manifest import Manifest
+from jobs.output.reader import read_manifest
 from jobs.run.detect_stage import FaceModelChoice
 from jobs.run.recorded import manifest_of, recorded_config
 from jobs.storage.opening import open_store
@@ -61,6 +62,7 @@ def attack_run(
     if importlib.util.find_spec("sklearn") is None:
         raise AttackError("attackers that learn need scikit-learn; run: pip install 'keyanon[evaluation]'")
     _check_new(destination, output)
+    read_manifest(open_store(output, endpoint_url))  # says what is wrong where no run is
     manifest = manifest_of(output, endpoint_url)
     changes = {"photos": source, "prior": prior, "endpoint_url": endpoint_url}
     config = recorded_config(manifest, output, {name: value for name, value in changes.items() if value is not None})
