@@ -272,7 +272,7 @@ def cubic(a, b):
     return (a @ b / len(a) + 1) ** 3
 
 
-def test_kernel_distance_is_the_unbiased_discrepancy_worked_out_term_by_term():
+def test_kernel_distance_is_the_unbiased_discrepancy_worked_out_term_by_term(monkeypatch):
     random = np.random.default_rng(3)
     first, second = random.normal(size=(31, 5)), 1.5 * random.normal(size=(24, 5)) + 0.3
     inside = [
@@ -283,6 +283,9 @@ def test_kernel_distance_is_the_unbiased_discrepancy_worked_out_term_by_term():
     found = kernel_distance(first, second)
     assert found.value == pytest.approx(sum(inside) - 2 * across, rel=1e-9) and found.n == 24
     assert kernel_distance(second, first).value == pytest.approx(found.value)
+    monkeypatch.setattr(quality, "MAX_DISTANCES", 4 * 31)
+    a_few_rows_at_once = kernel_distance(first, second)
+    assert (a_few_rows_at_once.value, a_few_rows_at_once.low) == pytest.approx((found.value, found.low), rel=1e-9)
     pairs = np.mean([cubic(x, y) for i, x in enumerate(first) for j, y in enumerate(first + 1) if i != j])
     assert kernel_distance(first, first, paired=True).value == pytest.approx(0, abs=1e-12)
     moved = np.mean([cubic(x, y) for i, x in enumerate(first + 1) for j, y in enumerate(first + 1) if i != j])
