@@ -48,24 +48,25 @@ class OfRun(Counterparts):
     store: Store
     rows: Mapping[str, Row] = field(repr=False)
     unpublished: Mapping[str, int]
-    """How many rows have no picture, by their status; `repeated id` counts those that share theirs with others."""
+    """How many rows have no picture, by their status; `repeated id` counts those whose picture may be another row's."""
 
     @classmethod
     def of(cls, store: Store) -> Self:
         """Raises OutputError."""
         published: dict[str, Row] = {}
         unpublished: Counter[str] = Counter()
-        ids: Counter[str] = Counter()
+        ids, pictures = Counter[str](), Counter[str]()
         for row in read_rows(store):
             ids[row.image_id] += 1
             # Pictures without a face are published with `--no-face pass`: what was missed in them is to be counted too.
             if row.status == "anonymized" or row.output is not None:
                 published[row.image_id] = row
+                pictures[row.image_id] += 1
             else:
                 unpublished[row.status] += 1
         for repeated in (image_id for image_id, count in ids.items() if count > 1 and image_id in published):
             del published[repeated]
-            unpublished["repeated id"] += ids[repeated]
+            unpublished["repeated id"] += pictures[repeated]
         return cls(store, published, dict(unpublished))
 
     def has(self, image_id: str) -> bool:

@@ -5,13 +5,17 @@ import pickle
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from jobs.blocks import SHARD_SCHEMA
 from jobs.errors import SourceError
 from jobs.evaluate.config import EvaluateConfig
 from jobs.evaluate.counterparts import Counterparts, OfFolder, OfRun
 from jobs.evaluate.measure_stage import MEASURED
 from jobs.evaluate.run import Subject, _there
+from jobs.output.layout import ROWS, shard_file
 from jobs.output.reader import Row
 from jobs.sources.source import Source, open_source
 from jobs.storage.opening import open_store
@@ -125,3 +129,26 @@ def test_a_source_that_changed_since_the_run_is_not_held_against_what_the_run_ma
         os.utime(photos / name, (0, 0))
     with pytest.raises(SourceError, match=r"a\.jpg and all other sources .* name the sources by --source"):
         there(photos)
+
+
+def test_of_a_run_the_published_pictures_are_found_and_all_others_counted(tmp_path: Path) -> None:
+    """Those that were passed without a face too; two of one id are none, for nobody knows which is which source's."""
+    rows = [
+        ("a", "anonymized", "images/a"),
+        ("twice", "anonymized", "images/twice"),
+        ("passed", "no_face", "images/passed"),
+        ("kept out", "no_face", None),
+        ("damaged", "quarantined", None),
+        ("twice", "quarantined", None),
+    ]
+    (tmp_path / ROWS).mkdir()
+    columns = [{"row": at, "image_id": i, "status": s, "output": o, "faces": 0} for at, (i, s, o) in enumerate(rows)]
+    pq.write_table(
+        pa.Table.from_pylist(columns, schema=SHARD_SCHEMA),
+        tmp_path / shard_file("000000000-0123456789abcdef-0123456789ab"),
+    )
+    found = OfRun.of(open_store(tmp_path))
+    assert {name for name, _, _ in rows if found.has(name)} == {"a", "passed"}
+    assert found.unpublished == {"repeated id": 1, "no_face": 1, "quarantined": 2}, "each row once"
+    assert OfRun(found.store, {"a": found.rows["a"]}, {}).digest() != found.digest()
+    assert pickle.loads(pickle.dumps(found)) == found
