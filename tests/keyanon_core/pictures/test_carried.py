@@ -181,6 +181,11 @@ def test_a_large_face_that_is_found_late_leaves_the_others_as_they_are(prior: Pr
     assert result.key is not None and [face.attempt for face in result.key.faces] == [0, 0]
 
 
+def test_faces_in_each_others_crops_come_back_from_the_picture_alone(prior: Prior) -> None:
+    encoded, near = photograph(width=240), face_at(148, 60, 80.0)
+    assert fidelity(prior, anonymized(prior, Told({1: [LARGE, near]}), encoded), encoded) == "image"
+
+
 def test_pictures_of_both_kinds_go_through_the_prior_together(prior: Prior, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
     eps = prior.eps
