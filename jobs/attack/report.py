@@ -39,8 +39,18 @@ class Tried:
         if not self.outcome.conclusive:
             return "inconclusive"
         if not self.outcome.measured.wins:
-            return "fails"
+            return "perhaps" if self.outcome.measured.doubtful else "fails"
         return "WINS" if self.attack.promised else "wins, as documented"
+
+    @property
+    def meaning(self) -> str:
+        """What the result means, for people."""
+        if self.outcome is None:
+            return self.why_not
+        doubt = (
+            " The interval lies above chance all the same: try it on more faces." if self.verdict == "perhaps" else ""
+        )
+        return self.outcome.sentence + doubt
 
     def to_dict(self) -> dict[str, Any]:
         known = {"family": self.attack.number, "name": self.attack.name, "holds": self.attack.holds}
@@ -53,7 +63,7 @@ class Tried:
             **known,
             **{name: figure.to_dict() for name, figure in figures.items()},
             "conclusive": one.conclusive,
-            "sentence": one.sentence,
+            "sentence": self.meaning,
             "details": dict(one.details),
         }
 

@@ -75,7 +75,7 @@ def attack(
 
 def _line(one: "Tried") -> tuple[object, ...]:
     if one.outcome is None:
-        return one.attack.number, one.attack.name, None, None, one.verdict, one.why_not
+        return one.attack.number, one.attack.name, None, None, one.verdict, one.meaning
     success, chance = one.outcome.measured.success, one.outcome.measured.chance
     return (
         one.attack.number,
@@ -83,5 +83,5 @@ def _line(one: "Tried") -> tuple[object, ...]:
         f"{100 * success.value:.1f} % [{100 * success.low:.1f}, {100 * success.high:.1f}]",
         f"{100 * chance:.1f} %",
         one.verdict,
-        one.outcome.sentence,
+        one.meaning,
     )

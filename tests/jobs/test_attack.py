@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
+from jobs.attack.report import Tried
 from jobs.blocks import SIDECAR
 from jobs.commands.cli import main
 from jobs.config import AnonymizeConfig
@@ -16,7 +17,8 @@ from jobs.exit_codes import ExitCode
 from jobs.output.manifest import Manifest
 from jobs.output.reader import read_rows
 from jobs.sources.source import open_source
-from keyanon_core.evaluation.attacks import ATTACKS, brute_force
+from keyanon_core.evaluation.attacks import ATTACKS, Outcome, brute_force
+from keyanon_core.evaluation.attacks.outcome import measured
 from keyanon_core.faces import load_face_models
 from keyanon_core.pictures.anonymizer import PictureAnonymizer
 from keyanon_core.pictures.settings import PictureTask
@@ -95,6 +97,18 @@ def test_a_run_is_attacked_without_its_keys_and_what_came_of_it_is_told(
 
     assert main(asked) == ExitCode.INPUT  # a second report would take the place of the first
     assert "is there already" in capsys.readouterr().err
+
+
+def test_what_lies_above_chance_and_does_not_win_is_not_called_a_failure() -> None:
+    found, nothing = measured(58, 58, 1 / 29), measured(2, 58, 1 / 29)
+    attack = ATTACKS[0]
+
+    def verdict(successes: int) -> str:
+        return Tried(attack, Outcome(measured(successes, 58, 1 / 29), nothing, found, "It says so.")).verdict
+
+    assert [verdict(successes) for successes in (2, 8, 30)] == ["fails", "perhaps", "WINS"]
+    assert Tried(attack, Outcome(found, found, found, "")).verdict == "inconclusive"
+    assert Tried(attack, None, "no sidecars").meaning == "no sidecars"
 
 
 def test_what_can_not_be_attacked_is_refused_before_anything_is_computed(

@@ -30,6 +30,11 @@ class Measured:
     chance: float
     wins: bool
 
+    @property
+    def doubtful(self) -> bool:
+        """Not won, but with chance below the interval: it may be the one time in forty, or a weak effect that more tries show."""
+        return not self.wins and self.success.low > self.chance
+
     def __str__(self) -> str:
         low, high = 100 * self.success.low, 100 * self.success.high
         return f"{100 * self.success.value:.1f} % [{low:.1f}, {high:.1f}], chance {100 * self.chance:.1f} %"
