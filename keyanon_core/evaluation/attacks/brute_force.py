@@ -70,8 +70,8 @@ def _run(trial: Trial, rng: np.random.Generator) -> Outcome:
     result = measured(sum(map(bool, ways)), len(ways), 0.0)
     years = 2.0**KEY_BITS / 2 / GUESSES_PER_SECOND / SECONDS_PER_YEAR
     sentence = (
-        f"None of {len(targets)} keys tried is one of {1 << SEED_BITS} seeds. Keys have {KEY_BITS} random bits: at {GUESSES_PER_SECOND:.0e} "
-        f"guesses a second half of them take {years:.0e} years; that is an argument, which no test can replace."
+        f"None of {len(targets)} keys tried is one of {1 << SEED_BITS} seeds. Keys have {KEY_BITS} random bits: half take "
+        f"{years:.0e} years at {GUESSES_PER_SECOND:.0e} guesses a second; that is an argument, which no test can replace."
     )
     if result.wins:
         sentence = f"Keys were guessed: each is made of a seed of {SEED_BITS} bits ({max(ways)})."
