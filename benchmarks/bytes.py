@@ -23,6 +23,7 @@ import numpy as np
 import torch
 import typer
 from PIL import Image
+from shared import photographs
 
 from keyanon_core.faces import PictureMask, load_face_models
 from keyanon_core.formats.jpeg_header import CoefficientsError, read_header
@@ -33,7 +34,6 @@ from keyanon_core.pictures.anonymizer import PictureAnonymizer
 from keyanon_core.pictures.settings import AnonymizeSettings, PictureTask
 from keyanon_core.priors import load_prior
 
-PICTURES = {".jpg", ".jpeg", ".png", ".webp"}
 SETTINGS = {"steps": 6, "fidelity": "lossless", "gate_threshold": 0.0, "check_every": 10**9}
 MAX_PIXELS = 10**8
 
@@ -58,7 +58,7 @@ def main(
 ) -> None:
     """Measure and print."""
     torch.set_num_threads(1)
-    paths = [path for path in sorted(photos.iterdir()) if path.suffix.lower() in PICTURES][:limit]
+    paths = photographs(photos, limit)
     anonymized = list(_anonymized(paths))
     typer.echo(f"{len(anonymized)} photographs with a face of {len(paths)}")
     typer.echo("| source | format | bytes | median | image data | outside, % | face, dB | worst | ms |\n|" + "---|" * 9)

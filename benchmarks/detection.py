@@ -29,6 +29,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import typer
+from shared import photographs
 
 from keyanon_core.faces import Face, FaceModels, load_face_models
 from keyanon_core.imaging import decode_picture
@@ -61,7 +62,6 @@ BACKGROUNDS = (
     "gravel.png",
     "brick.png",
 )
-PICTURES = {".jpg", ".jpeg", ".png", ".webp"}
 
 
 @dataclass
@@ -158,7 +158,7 @@ def _read(path: Path) -> Pixels:
 
 def _portraits(photos: Path | None, models: FaceModels) -> Iterator[Portrait]:
     paths = (
-        [path for path in sorted(photos.iterdir()) if path.suffix.lower() in PICTURES]
+        photographs(photos)
         if photos is not None
         else [
             _packaged("skimage", "data/astronaut.png"),

@@ -20,6 +20,7 @@ from typing import Annotated, Final
 
 import typer
 from scaling import cpu_seconds, descendants, title_of
+from shared import photographs
 
 LOOK_SECONDS: Final = 0.2
 TOO_LONG_SECONDS: Final = 600.0
@@ -44,11 +45,11 @@ def main(
 ) -> None:
     """Measure and print."""
     trees = [Path(one).resolve() for one in tree.split(",") if one] or [Path(__file__).resolve().parent.parent]
-    paths = sorted(path for path in photos.iterdir() if path.suffix.lower() in {".jpg", ".jpeg", ".png", ".webp"})
+    paths = photographs(photos, limit)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "photos"
         folder.mkdir()
-        for path in paths[:limit]:
+        for path in paths:
             shutil.copy(path, folder)
         for _ in range(repeat):
             for version in trees:

@@ -28,7 +28,6 @@ last.
 check) and under the default, in turns: keys, evaluations, CPU seconds and quarantined. Ctrl-C prints what was done so far.
 """
 
-import csv
 import math
 import time
 from collections import Counter, defaultdict
@@ -42,9 +41,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import typer
+from shared import groups_by_id, only_face, photographs, print_table, read
 
 from keyanon_core.errors import PictureError
-from keyanon_core.evaluation import cheek_typology_angle, skin_tone
+from keyanon_core.evaluation.groups import skin_tone_of
 from keyanon_core.faces import Face, FaceModels, load_face_models
 from keyanon_core.faces.mirrored import mirrored_view
 from keyanon_core.formats.published import FixedFormat
@@ -58,7 +58,6 @@ from keyanon_core.pictures.opened import FaceAtWork, OpenedPicture
 from keyanon_core.pictures.settings import DEFAULT_GATE_THRESHOLD, DEFAULT_MAX_ATTEMPTS, AnonymizeSettings, PictureTask
 from keyanon_core.priors import Prior, load_prior
 
-PICTURES = {".jpg", ".jpeg", ".png", ".webp"}
 GATHERED = 8  # photographs whose keys are made together
 ABSOLUTE, SHARES = (0.6, 0.7, 0.75, 0.8), (0.85, 0.9, 0.925, 0.935, 0.95)
 ATTEMPTS_AS_IT_WAS = 4
@@ -160,28 +159,19 @@ def main(
 
 
 def _subjects(photos: Path, models: FaceModels, groups: Sequence[Path]) -> tuple[list[Subject], Counter[str]]:
-    labels = defaultdict[str, list[str]](list)
-    for path in groups:
-        with path.open(newline="") as lines:
-            for row in csv.DictReader(lines):
-                labels[row["id"]].append(row["group"])
+    labels = groups_by_id(groups)
     subjects, skipped = list[Subject](), Counter[str]()
-    for path in sorted(photos.iterdir()):
-        if path.suffix.lower() not in PICTURES:
-            continue
+    for path in photographs(photos):
         try:
-            pixels = decode_picture(path.read_bytes())
-            faces = models.detector.detect(pixels)
-            if len(faces) != 1:
-                skipped["several faces" if faces else "no face"] += 1
-                continue
-            (identity,) = models.recognizer.embed([(pixels, faces[0])])
-            skin = skin_tone(cheek_typology_angle(pixels, faces[0].landmarks))
+            pixels = read(path)
+            face = only_face(pixels, models)
+            (identity,) = models.recognizer.embed([(pixels, face)])
+            skin = skin_tone_of(pixels, face.landmarks)
         except PictureError as error:
             skipped[error.reason] += 1
             continue
-        label = (f"skin: {skin}", *dict.fromkeys(labels[path.stem]))
-        subjects.append(Subject(path.stem, path.read_bytes(), faces[0], identity, label))
+        label = (f"skin: {skin}", *dict.fromkeys(labels.get(path.stem, ())))
+        subjects.append(Subject(path.stem, path.read_bytes(), face, identity, label))
     return subjects, skipped
 
 
@@ -302,7 +292,7 @@ def _print_checks(
                 f"{checks.cost:.0f}",
             ]
         )
-    _table(rows)
+    print_table(rows)
 
 
 def _print_rules(subjects: Sequence[Subject], made: dict[str, MadeKeys], models: FaceModels) -> None:
@@ -323,14 +313,14 @@ def _print_rules(subjects: Sequence[Subject], made: dict[str, MadeKeys], models:
         strangers = float((apart >= asked[:, None])[others].mean())
         cells = _figures(rule, [(i, one) for i, one in enumerate(subjects) if one.image_id in made], made, gallery, far)
         rows.append([rule.name, f"{strangers:.1%}", f"{-math.log2(strangers):.2f}", *cells])
-    _table(rows)
+    print_table(rows)
     default = Rule("default", share_of(DEFAULT_GATE_THRESHOLD), early=True)
     rows = [["group", "faces", *_COLUMNS]]
     for group in sorted({group for one in subjects for group in one.groups}):
         members = [(i, one) for i, one in enumerate(subjects) if group in one.groups and one.image_id in made]
         if members:
             rows.append([group, str(len(members)), *_figures(default, members, made, gallery, far)])
-    _table(rows)
+    print_table(rows)
 
 
 _COLUMNS = (
@@ -473,7 +463,7 @@ def _print_runs(part: Sequence[Subject], subjects: Sequence[Subject], prior: Pri
         figures = [f"{run.keys / max(published, 1):.2f}", f"{run.evaluations / len(run.ranks):.0f}"]
         figures.append(f"{run.seconds / len(run.ranks):.2f}")
         rows.append([name, str(len(part)), *figures, *run.ranked(len(subjects), range(len(part)))])
-    _table(rows)
+    print_table(rows)
     rows = [
         ["group", "photographs", *(f"{name}: {what}" for name in runs for what in ("quarantined", "rank", "first"))]
     ]
@@ -481,13 +471,7 @@ def _print_runs(part: Sequence[Subject], subjects: Sequence[Subject], prior: Pri
         members = [place for place, one in enumerate(part) if group in one.groups]
         cells = [cell for run in runs.values() for cell in run.ranked(len(subjects), members)]
         rows.append([group, str(len(members)), *cells])
-    _table(rows)
-
-
-def _table(rows: list[list[str]]) -> None:
-    for index, row in enumerate(rows):
-        typer.echo("| " + " | ".join(row) + " |" + ("\n|" + "---|" * len(row) if index == 0 else ""))
-    typer.echo("")
+    print_table(rows)
 
 
 if __name__ == "__main__":

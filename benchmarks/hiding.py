@@ -15,16 +15,13 @@ from typing import Annotated
 
 import numpy as np
 import typer
+from shared import crops, photographs, print_table
 
 from keyanon_core.evaluation.hiding import Sampler, distance_from_sphere, hard_sources, keyed, sphere, traces
 from keyanon_core.faces import load_face_models
-from keyanon_core.imaging import decode_picture
-from keyanon_core.pictures.crops import align_faces
-from keyanon_core.pictures.settings import AnonymizeSettings
 from keyanon_core.priors import load_prior
 from keyanon_core.transforms import MIN_COORDINATES
 
-PICTURES = {".jpg", ".jpeg", ".png", ".webp"}
 SIDES = (4, 16, 48)  # cells of a box
 FEW = (1, 2, 4, 8, 16, 24, 48, 96)  # coordinates
 CHANCE = 1.36  # times sqrt(2 / n): the distance of two samples of n that chance exceeds once in twenty
@@ -58,7 +55,7 @@ def main(
         for name, sampler in SAMPLERS.items():
             found = traces(sources, (3, side, side), sampler, keys)
             rows.append([f"{side} x {side}", name, *(f"{value:.3f}" for value in vars(found).values())])
-    _table(rows)
+    print_table(rows)
     rows = [["coordinates", "worst distance over chance's", "of"]]
     for n in FEW:
         distances = {
@@ -67,26 +64,17 @@ def main(
         }
         worst = max(distances, key=lambda name: distances[name])
         rows.append([str(n), f"{distances[worst] / (CHANCE * np.sqrt(2 / directions)):.2f}", worst])
-    _table(rows)
+    print_table(rows)
     typer.echo(f"a face is anonymized with {MIN_COORDINATES} coordinates at least")
 
 
 def _crops(photos: Path, limit: int) -> list[np.ndarray]:
     prior, models = load_prior("embedded"), load_face_models("embedded")
     found: list[np.ndarray] = []
-    for path in sorted(photos.iterdir()):
-        if path.suffix.lower() in PICTURES and len(found) < limit:
-            pixels = decode_picture(path.read_bytes())
-            detected = models.detector.detect(pixels)
-            aligned = align_faces(pixels, detected, models.parser, AnonymizeSettings().regions, prior)
-            found += [face.crop.values for face in aligned]
+    for path in photographs(photos):
+        if len(found) < limit:
+            found += [crop.values for crop in crops(path, prior, models)]
     return found[:limit]
-
-
-def _table(rows: list[list[str]]) -> None:
-    for index, row in enumerate(rows):
-        typer.echo("| " + " | ".join(row) + " |" + ("\n|" + "---|" * len(row) if index == 0 else ""))
-    typer.echo("")
 
 
 if __name__ == "__main__":

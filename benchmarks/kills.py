@@ -33,10 +33,10 @@ from kills_claims import Claim, claims
 from kills_scene import POLL_SECONDS, VICTIMS, Scene
 from rich.console import Console
 from rich.table import Table
+from shared import photographs
 
 from jobs.errors import JobError
 
-PICTURES = {".jpg", ".jpeg", ".png", ".webp"}
 QUICK = ("--steps", "1", "--fidelity", "lossless", "--gate-threshold", "0.1")
 LAST_SHARE = 0.8  # of the pictures, that may be visible when the last kill is due
 MORE_SECONDS = 2.0  # at most, that a kill waits beyond
@@ -118,7 +118,7 @@ def main(
 
 def _put_photographs(scene: Scene, photos: Path, count: int) -> dict[str, bytes]:
     """Pictures by their ids, in the bucket."""
-    paths = sorted(path for path in photos.iterdir() if path.suffix.lower() in PICTURES)
+    paths = photographs(photos)
     repeated = -(-count // len(paths))
     if repeated > 1:
         typer.echo(f"{len(paths)} photographs, each up to {repeated} times under other names, {count} in all")

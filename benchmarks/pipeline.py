@@ -23,6 +23,7 @@ from typing import Annotated, Any
 
 import torch
 import typer
+from shared import photographs
 
 import jobs.run.anonymize
 from jobs.config import AnonymizeConfig
@@ -41,7 +42,6 @@ from keyanon_core.priors import Prior, load_prior
 from keystore.embedded import Keystore
 from keystore.intake.sealing import seal_record
 
-PICTURES = {".jpg", ".jpeg", ".png", ".webp"}
 PARTS_PHOTOGRAPHS = 16  # measured stage by stage
 
 
@@ -75,7 +75,7 @@ def main(
     actors: Annotated[str, typer.Option(help="Actors that share the GPU, with commas.")] = "1,2,4",
 ) -> None:
     """Measure and print."""
-    paths = [path for path in sorted(photos.iterdir()) if path.suffix.lower() in PICTURES][:limit]
+    paths = photographs(photos, limit)
     cpu, gpu = print_stages(paths[:PARTS_PHOTOGRAPHS], ms)
     typer.echo(
         f"{cpu / gpu:.1f} CPUs keep a GPU of {gpu:.1f} ms a face busy; this machine has {usable_cpus()}, with a "

@@ -29,17 +29,13 @@ fidelity latent, the job's gate, fresh keys:
 Recovering takes most of the time; --recovered bounds the faces it is measured on.
 """
 
-import csv
 import io
-import json
 import math
 import os
-import platform
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -49,6 +45,16 @@ import pyarrow.parquet as pq
 import torch
 import typer
 from PIL import Image
+from shared import (
+    groups_by_id,
+    only_face,
+    photographs,
+    print_facts,
+    print_json,
+    print_records,
+    print_table,
+    when_and_where,
+)
 
 from keyanon_core.errors import ConvergenceError, FaceModelError, PictureError
 from keyanon_core.evaluation import (
@@ -80,7 +86,6 @@ BAND = 0.03  # width of the bands along the edge, of the square root of the mask
 MIN_BAND = 2  # px
 SAME_PLACE = 0.5  # share of landmarks in the mask, or overlap of boxes, as in the job's second detection pass
 TIMED_SECONDS, TIMED_ROUNDS = 2.0, 3  # for each prior and round
-PICTURES = {".jpg", ".jpeg", ".png", ".webp"}
 PAGE_FACES, PAGE_TILES_A_ROW, TILE = 64, 8, 112  # tiles in px
 BACKDROP = 128  # grey
 PAGE_MARGIN = 1.35  # side of a tile over the long side of the mask
@@ -173,12 +178,12 @@ def main(
     models, recognizer = load_face_models("embedded"), DlibRecognizer()
     priors = [load_prior(name, precision="auto") for name in prior or ["embedded"]]
     skipped: Counter[str] = Counter()
-    group_of = _groups(groups)
+    group_of = groups_by_id([groups] if groups else [])
     subjects: list[Subject] = []
     for image_id, encoded in _pictures(photos, portraits, ids, skipped):
         if len(subjects) == limit:
             break
-        subject = _subject(image_id, encoded, models, recognizer, group_of.get(image_id, "no group"), skipped)
+        subject = _subject(image_id, encoded, models, recognizer, group_of.get(image_id, ["no group"])[-1], skipped)
         subjects += [subject] if subject else []
     if not subjects:
         raise typer.BadParameter(f"no picture with exactly one face; skipped: {dict(skipped)}")
@@ -213,8 +218,7 @@ def main(
         if cutouts and index == 0:
             _write_page(cutouts, [outcome.cutout for outcome in outcomes if outcome.cutout is not None])
     facts = {
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} of {os.cpu_count()} cores, torch {torch.__version__}",
+        **when_and_where(),
         "faces": len(subjects),
         "skipped pictures": dict(skipped),
     }
@@ -226,9 +230,8 @@ def _pictures(
 ) -> Iterator[tuple[str, bytes]]:
     """Ids and encoded pictures, photographs first. Ids that no Parquet row has are counted when all rows were read."""
     if photos is not None:
-        for path in sorted(photos.iterdir()):
-            if path.suffix.lower() in PICTURES:
-                yield path.stem, path.read_bytes()
+        for path in photographs(photos):
+            yield path.stem, path.read_bytes()
     if portraits is None:
         return
     wanted = set(ids.read_text().split()) if ids is not None else None
@@ -242,34 +245,24 @@ def _pictures(
         skipped["id not in the Parquet files"] += len(wanted)
 
 
-def _groups(path: Path | None) -> dict[str, str]:
-    if path is None:
-        return {}
-    with path.open(newline="") as lines:
-        return {row["id"]: row["group"] for row in csv.DictReader(lines)}
-
-
 def _subject(
     image_id: str, encoded: bytes, models: FaceModels, recognizer: DlibRecognizer, group: str, skipped: Counter[str]
 ) -> Subject | None:
     """A picture with its one face outlined and measured; None, counted in `skipped`, when it has none or several."""
     try:
         pixels = decode_picture(encoded)
-        faces = models.detector.detect(pixels)
-        if len(faces) != 1:
-            skipped["several faces" if faces else "no face"] += 1
-            return None
-        mask = models.parser.mask(pixels, faces[0], SETTINGS.regions)
-        views = [(pixels, faces[0])]
+        face = only_face(pixels, models)
+        mask = models.parser.mask(pixels, face, SETTINGS.regions)
+        views = [(pixels, face)]
         return Subject(
             image_id,
             encoded,
-            faces[0],
+            face,
             mask,
             edge_contrast(pixels, mask, _band(mask)),
             recognizer.embed(views)[0],
             recognizer.features(views)[0],
-            {"skin": skin_tone_of(pixels, faces[0].landmarks), "group": group},
+            {"skin": skin_tone_of(pixels, face.landmarks), "group": group},
         )
     except (PictureError, FaceModelError) as error:
         skipped[getattr(error, "reason", "unusable")] += 1
@@ -496,43 +489,20 @@ def _print(
 ) -> None:
     """One column for each prior, one row for each measure; then the groups."""
     if as_json:
-        typer.echo(json.dumps(_without_nan({**facts, "priors": columns, "groups": by_group})))
+        print_json({**facts, "priors": columns, "groups": by_group})
         return
-    typer.echo(" · ".join(f"{name} {value}" for name, value in facts.items()))
+    print_facts(facts)
     measures = [name for name in columns[0] if name not in ("prior", "reasons")]
     rows = [["", "wanted", *(column["prior"] for column in columns)]]
-    rows += [[name, WANTED.get(name, ""), *(_cell(column[name]) for column in columns)] for name in measures]
-    _table(rows)
+    rows += [[name, WANTED.get(name, ""), *(column[name] for column in columns)] for name in measures]
+    print_table(rows)
     for column in columns:
         if column["reasons"]:
             typer.echo(f"quarantined by {column['prior']}: {column['reasons']}")
     for kind in ("skin", "group"):
         part = [row for row in by_group if kind in row]
         if part:
-            typer.echo("")
-            _table([list(part[0]), *([_cell(value) for value in row.values()] for row in part)])
-
-
-def _table(rows: list[list[str]]) -> None:
-    for index, row in enumerate(rows):
-        typer.echo("| " + " | ".join(row) + " |" + ("\n|" + "---|" * len(row) if index == 0 else ""))
-
-
-def _without_nan(value: Any) -> Any:
-    """JSON has no NaN."""
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _cell(value: float | str) -> str:
-    if isinstance(value, str):
-        return value
-    if isinstance(value, float) and math.isnan(value):
-        return "-"
-    return f"{value:.0e}" if 0 < abs(value) < 1e-3 else f"{value:.4g}"
+            print_records(part)
 
 
 if __name__ == "__main__":

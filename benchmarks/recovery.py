@@ -10,17 +10,14 @@ by WebP and encrypted. The third shows what a run publishes: the photograph with
 through two resamplings that the 8-bit crop has not. The last shows what is left of `image` in a JPEG, which the job refuses.
 """
 
-import json
-import platform
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
-import torch
 import typer
+from shared import Cell, crops, photographs, print_facts, print_json, print_records, when_and_where
 
 from keyanon_core.device import usable_device
 from keyanon_core.errors import ConvergenceError
@@ -30,7 +27,7 @@ from keyanon_core.evaluation.recovery import psnr
 from keyanon_core.faces import FaceModels, load_face_models
 from keyanon_core.imaging import decode_picture, encode_picture
 from keyanon_core.pictures.anonymizer import PictureAnonymizer
-from keyanon_core.pictures.crops import Crop, align_faces, cut_crop
+from keyanon_core.pictures.crops import Crop, cut_crop
 from keyanon_core.pictures.key import PictureKey
 from keyanon_core.pictures.recoverer import PictureRecoverer, RecoveredPicture
 from keyanon_core.pictures.settings import AnonymizeSettings, PictureTask
@@ -43,9 +40,8 @@ JPEG_QUALITIES = (95, 85, 75)  # of Pillow, colour not subsampled
 BITS = (10.0, 11.0, 11.5, 12.0, 13.0, 14.0)
 ENCRYPTED_QUALITIES = (80, 95, 100)  # of WebP
 BATCH = 8  # faces measured together
-Row = dict[str, float | str]
+Row = dict[str, Cell]
 Pixels = npt.NDArray[np.uint8]
-PICTURES = {".jpg", ".jpeg", ".png", ".webp"}
 
 
 def main(
@@ -60,17 +56,17 @@ def main(
 ) -> None:
     """Measure and print."""
     loaded, models = load_prior(prior, usable_device(device), precision), load_face_models("embedded")
-    paths = [path for path in sorted(photos.iterdir()) if path.suffix.lower() in PICTURES][:limit]
-    crops = [crop for path in paths for crop in _crops(path, loaded, models)]
-    if not crops:
+    paths = photographs(photos, limit)
+    found = [crop for path in paths for crop in crops(path, loaded, models)]
+    if not found:
         raise typer.BadParameter(f"no face found in {len(paths)} pictures of {photos}")
     if unknown := set(tables.split(",")) - set(TABLES):
         raise typer.BadParameter(f"no table is called {min(unknown)!r}; choose from {', '.join(TABLES)}")
     wanted: dict[str, Callable[[], list[Row]]] = {
-        "crops": lambda: [_measure(loaded, crops, procedure) for procedure in _procedures(loaded, steps)],
+        "crops": lambda: [_measure(loaded, found, procedure) for procedure in _procedures(loaded, steps)],
         "bits": lambda: [
-            *(_with_bits(loaded, crops, Procedure(steps=steps), bits) for bits in BITS),
-            *(_encrypted(crops, quality) for quality in ENCRYPTED_QUALITIES),
+            *(_with_bits(loaded, found, Procedure(steps=steps), bits) for bits in BITS),
+            *(_encrypted(found, quality) for quality in ENCRYPTED_QUALITIES),
         ],
         "photographs": lambda: [
             _photographed(paths, loaded, models, steps, name) for name in ("image", "latent", "auto")
@@ -80,35 +76,24 @@ def main(
     }
     made = {name: make() for name, make in wanted.items() if name in tables.split(",")}
     facts = {
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
+        **when_and_where(),
         "prior": f"{loaded.name} {loaded.digest[:16]}",
         "coarse steps in": f"{loaded.networks.precision} on {loaded.networks.device}",
         "photographs": len(paths),
-        "faces": len(crops),
+        "faces": len(found),
     }
     if as_json:
-        typer.echo(json.dumps({**facts, **made}))
+        print_json({**facts, **made})
         return
-    typer.echo(" · ".join(f"{name} {value}" for name, value in facts.items()))
+    print_facts(facts)
     for table in made.values():
-        columns = list(table[0])
-        typer.echo("| " + " | ".join(columns) + " |\n|" + "---|" * len(columns))
-        for row in table:
-            typer.echo("| " + " | ".join(_cell(row.get(column, "")) for column in columns) + " |")
+        print_records(table)
 
 
 def _procedures(prior: Prior, steps: int) -> list[Procedure]:
     """`exact`, and that of the paper's methods which is for such a prior."""
     of_paper = next(method for method, conditioning in CONDITIONING.items() if conditioning == prior.conditioning)
     return [Procedure(*names, steps) for names in (*EXACT, (of_paper, "sign", "ddim"))]
-
-
-def _crops(path: Path, prior: Prior, models: FaceModels) -> Iterator[Crop]:
-    pixels = decode_picture(path.read_bytes(), max_pixels=AnonymizeSettings().max_pixels)
-    faces = models.detector.detect(pixels)
-    for face in align_faces(pixels, faces, models.parser, AnonymizeSettings().regions, prior):
-        yield face.crop
 
 
 def _measure(prior: Prior, crops: list[Crop], procedure: Procedure) -> Row:
@@ -278,12 +263,6 @@ def _lossless(paths: list[Path], prior: Prior, models: FaceModels, steps: int) -
         "pixel-exact": exact,
         "keys tried per photograph": keys / max(anonymized, 1),
     }
-
-
-def _cell(value: float | str) -> str:
-    if isinstance(value, str):
-        return value
-    return f"{value:.0e}" if 0 < abs(value) < 1e-3 else f"{value:.4g}"
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from typing import Annotated
 
 import torch
 import typer
+from shared import photographs
 
 from jobs.recovery import at_once
 from keyanon_core.api import Keyanon
@@ -25,8 +26,6 @@ from keyanon_core.pictures.recoverer import PictureRecoverer
 from keyanon_core.pictures.settings import DEFAULT_FACE_BATCH, PictureResult
 from keyanon_core.precision import STRICT, multiplying
 from keyanon_core.priors import load_prior
-
-PICTURES = {".jpg", ".jpeg", ".png", ".webp"}
 
 
 @dataclass
@@ -50,7 +49,7 @@ def main(
 ) -> None:
     """Measure and print."""
     keyanon, made = Keyanon(), list[PictureResult]()
-    for path in sorted(path for path in photos.iterdir() if path.suffix.lower() in PICTURES):
+    for path in photographs(photos):
         done = keyanon.anonymize(path.read_bytes())
         made += [done] if done.key is not None else []
         if len(made) > limit:  # the first one warms up

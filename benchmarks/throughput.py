@@ -19,6 +19,7 @@ from typing import Annotated, Any
 import pyarrow.parquet as pq
 import torch
 import typer
+from shared import photographs
 
 from jobs.config import AnonymizeConfig
 from jobs.run.anonymize import run_anonymize
@@ -35,7 +36,6 @@ from keyanon_core.priors import Prior, load_prior
 
 BARE_SECONDS = 30.0  # of denoising, before and again after the run
 PARTS_PHOTOGRAPHS = 48  # measured part by part
-PICTURES = {".jpg", ".jpeg", ".png", ".webp"}
 
 
 def main(
@@ -53,7 +53,7 @@ def main(
     with tempfile.TemporaryDirectory() as scratch:
         chosen = Path(scratch) / "photos"
         chosen.mkdir()
-        for path in [path for path in sorted(photos.iterdir()) if path.suffix.lower() in PICTURES][:limit]:
+        for path in photographs(photos, limit):
             for copy in range(repeat):
                 (chosen / f"{copy:04d}-{path.name}").write_bytes(path.read_bytes())
         layout = {
