@@ -25,12 +25,14 @@ from keyanon_core.faces.landmarks import ShapePredictor
 from keyanon_core.faces.masks import PictureMask, disjoint_masks
 from keyanon_core.faces.parsing import DEFAULT_REGIONS
 from keyanon_core.faces.recognition import DlibRecognizer
+from keyanon_core.imaging import encode_image
 
 SOURCE: Final = "source"  # the version that all others are compared with
 TEXTURE: Final = "texture"  # among the vectors: features of the embedded recognizer that tell no people apart
 VIEW_SIDE: Final = 112  # px of a face's thumbnail
 VIEW_MARGIN: Final = 0.35  # of the box, on each side
 VIEW_QUALITY: Final = 85
+GREY: Final = 128  # where there is nothing to be seen
 CHANGED_LEVELS: Final = 8  # of 255, in one channel: by less a pixel only looks re-encoded
 EXACT_DB: Final = 100.0  # stands for equal pixels
 MIN_SIMILAR: Final = 3  # px of a mask's window, below which there is no structure
@@ -245,7 +247,30 @@ def face_view(pixels: Pixels, face: Face) -> bytes:
         reduced = cv2.resize(reduced, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
         left, top, scale = left * scale, top * scale, 1.0
     affine = np.array([[scale, 0, -left * scale], [0, scale, -top * scale]])
-    view = cv2.warpAffine(reduced, affine, (VIEW_SIDE, VIEW_SIDE), flags=cv2.INTER_LINEAR, borderValue=(128, 128, 128))
+    view = cv2.warpAffine(reduced, affine, (VIEW_SIDE, VIEW_SIDE), flags=cv2.INTER_LINEAR, borderValue=(GREY,) * 3)
     buffer = io.BytesIO()
     Image.fromarray(view).save(buffer, "JPEG", quality=VIEW_QUALITY)
     return buffer.getvalue()
+
+
+def masked_view(pixels: Pixels, face: Face, mask: PictureMask) -> bytes:
+    """The face as in `face_view` inside its mask alone, grey around it: of a result, no pixel of its source."""
+    inside = mask.full(pixels.shape)[..., None]
+    return face_view(np.where(inside, pixels, np.uint8(GREY)), face)
+
+
+def sheet(tiles: Sequence[Pixels], a_row: int, most_bytes: int) -> bytes:
+    """A JPEG of tiles of one size (h, w, 3), none left out, so many a row on white; as good as `most_bytes` allow, to quality 40.
+    Raises ValueError without a tile, or for tiles of several sizes.
+    """
+    blank = np.full_like(tiles[0], 255) if tiles else None
+    if blank is None or any(tile.shape != blank.shape for tile in tiles):
+        raise ValueError(f"a sheet is of tiles of one size, not of {sorted({tile.shape for tile in tiles})}")
+    across = min(len(tiles), a_row)
+    filled = [*tiles, *[blank] * (-len(tiles) % across)]
+    canvas = np.vstack([np.hstack(filled[start : start + across]) for start in range(0, len(filled), across)])
+    picture = Image.fromarray(canvas)
+    for quality in range(90, 39, -5):
+        if len(jpeg := encode_image(picture, "JPEG", quality=quality)) <= most_bytes:
+            break
+    return jpeg

@@ -20,6 +20,8 @@ from keyanon_core.faces.masks import Bits, PictureMask
 SECTORS: Final = 24  # pieces of a mask's edge, by direction from its centre
 SOBEL_SCALE: Final = 1 / 8  # makes the 3 x 3 kernels differences per px
 MIN_BAND_PIXELS: Final = 4  # on either side; a piece with fewer says nothing
+SEAM_SHARE: Final = 0.03  # width of the bands, of the square root of the mask's pixels
+MIN_SEAM_WIDTH: Final = 2  # px
 CHEEK_RADIUS: Final = 0.13  # of the distance between the eyes
 MIN_CHROMA: Final = 5.0  # CIELAB units; skin below it is a grey photograph's, and has no typology angle
 MAX_DISTANCES: Final = 4_000_000  # held at once by `nearest`: 8 bytes each
@@ -105,6 +107,11 @@ def _gradient_and_step(lab: npt.NDArray[np.float32], inside: Bits) -> tuple[floa
     return float(gradient.mean()), float(np.concatenate(steps).mean())
 
 
+def seam_width(mask: PictureMask) -> int:
+    """px of the bands along an edge that fit a face of this size: SEAM_SHARE of the root of its pixels."""
+    return max(MIN_SEAM_WIDTH, round(SEAM_SHARE * math.sqrt(mask.count)))
+
+
 def landmarks_inside(face: Face, mask: PictureMask, shape: Sequence[int]) -> float:
     """Share of a face's five landmarks that fall on a pixel of the mask, in [0, 1]. shape: the picture's (H, W, ...).
 
@@ -139,6 +146,30 @@ def frechet_distance(first: Features, second: Features) -> float:
     shared = np.sqrt(np.maximum(eigenvalues, 0.0)).sum()
     mean = np.square(a.mean(0) - b.mean(0)).sum()
     return max(float(mean + np.trace(covariance_a) + np.trace(covariance_b) - 2 * shared), 0.0)
+
+
+@dataclass(frozen=True)
+class FrechetDistances:
+    """Squared Frechet distances of results to the sources they were made of.
+
+    whole: of all to all. halves: of each half's results to the other half's sources, mean of both ways, so that no result meets
+    its own source. floor: of the sources' two halves, which no method is expected to stay below.
+    """
+
+    whole: float
+    halves: float
+    floor: float
+
+
+def frechet_distances(results: Features, sources: Features) -> FrechetDistances:
+    """Both (n, d), row by row of the same faces, n >= 4. The halves are the even and the odd rows. Raises ValueError."""
+    if results.shape != sources.shape or len(results) < 4:
+        raise ValueError(
+            f"four results or more and the source of each are needed, got {results.shape}, {sources.shape}"
+        )
+    crossed = [frechet_distance(results[half::2], sources[1 - half :: 2]) for half in (0, 1)]
+    floor = frechet_distance(sources[::2], sources[1::2])
+    return FrechetDistances(frechet_distance(results, sources), sum(crossed) / 2, floor)
 
 
 def _square_root(symmetric: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -1,14 +1,17 @@
 """What a method, a transform and a way of storing do to the same aligned crops: the figures of reports and benchmarks."""
 
 import secrets
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from keyanon_core.errors import ConvergenceError
 from keyanon_core.keys import face_key, new_image_key
 from keyanon_core.methods import Anonymized, SolverStep, anonymize, decode, recover
+from keyanon_core.pictures.crops import Crop
 from keyanon_core.pictures.settings import DEFAULT_SIDECAR_BITS
 from keyanon_core.pictures.stored import known_latent, levels_of, packed, rounded
 from keyanon_core.priors import Prior
@@ -128,3 +131,26 @@ def measure_recovery(
         wrong_key_psnr=psnr(false_face, crops, masks),
         solver=restored["sidecar"][1],
     )
+
+
+def measure_crops(
+    prior: Prior, crops: Sequence[Crop], procedure: Procedure, together: int = 8
+) -> Iterator[tuple[range, RecoveryFigures]]:
+    """`measure_recovery` of any number of crops, so many together: the places of those that were measured, and their figures.
+
+    A crop that can not be solved, under its own key or the wrong one, is in no places, and costs no other crop its figures.
+    """
+    for start in range(0, len(crops), together):
+        places = range(start, min(start + together, len(crops)))
+        yield from _solvable(prior, crops, places, procedure)
+
+
+def _solvable(
+    prior: Prior, crops: Sequence[Crop], places: range, procedure: Procedure
+) -> list[tuple[range, RecoveryFigures]]:
+    values, masks = (np.stack([getattr(crops[place], name) for place in places]) for name in ("values", "mask"))
+    try:
+        return [(places, measure_recovery(prior, values, masks, procedure))]
+    except ConvergenceError:
+        alone = [range(place, place + 1) for place in places] if len(places) > 1 else []
+        return [solved for one in alone for solved in _solvable(prior, crops, one, procedure)]

@@ -13,6 +13,8 @@ from keyanon_core.evaluation.faces import (
     FaceInVersion,
     FaceMeasurer,
     face_view,
+    masked_view,
+    sheet,
 )
 from keyanon_core.faces import Face, FaceModels
 from keyanon_core.faces.detection import Pixels
@@ -108,3 +110,30 @@ def test_a_view_shows_the_face_where_the_picture_ends_too(astronaut: Pixels) -> 
     large = Face((256 - half, 256 - half, 256 + half, 256 + half), np.zeros((5, 2)), 1.0)
     whole = cv2.resize(astronaut, (VIEW_SIDE, VIEW_SIDE), interpolation=cv2.INTER_AREA).astype(int)
     assert np.abs(decode_picture(face_view(astronaut, large)) - whole).mean() < 6
+
+
+def test_a_view_inside_the_mask_shows_nothing_of_what_lies_around_it() -> None:
+    random = np.random.default_rng(0)
+    first, second, third = random.integers(0, 256, (3, 200, 160, 3), np.uint8)
+    inside = np.zeros((200, 160), np.bool_)
+    inside[70:120, 50:100] = True
+    first[inside] = second[inside]
+    face, mask = Face((40.0, 60.0, 110.0, 130.0), np.zeros((5, 2)), 1.0), PictureMask.from_full(inside)
+    views = [masked_view(pixels, face, mask) for pixels in (first, second, third)]
+    assert views[0] == views[1] != views[2]
+    assert abs(decode_picture(views[0])[:5].astype(int) - 128).max() <= 2
+
+
+def test_a_sheet_has_all_its_tiles_row_by_row_and_is_as_large_as_it_may_be() -> None:
+    tiles = [np.full((16, 32, 3), 30 * index, np.uint8) for index in range(1, 6)]
+    shown = decode_picture(sheet(tiles, 3, 100_000))
+    assert shown.shape == (32, 96, 3)
+    means = shown.reshape(2, 16, 3, 32, 3).mean((1, 3, 4)).ravel()
+    np.testing.assert_allclose(means, [30, 60, 90, 120, 150, 255], atol=2)
+    assert decode_picture(sheet(tiles[:2], 3, 100_000)).shape == (16, 64, 3)
+    noise = [np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)]
+    best, least = sheet(noise, 1, 100_000), sheet(noise, 1, 0)
+    assert len(least) < len(best) and len(least) <= len(sheet(noise, 1, len(best) - 1)) < len(best)
+    for wrong in ([], [tiles[0], noise[0]]):
+        with pytest.raises(ValueError, match="tiles of one size"):
+            sheet(wrong, 3, 1000)

@@ -11,10 +11,12 @@ from keyanon_core.evaluation import (
     cheek_typology_angle,
     edge_contrast,
     frechet_distance,
+    frechet_distances,
     kernel_distance,
     landmarks_inside,
     nearest,
     quality,
+    seam_width,
     skin_tone,
 )
 from keyanon_core.faces import Face, PictureMask
@@ -78,6 +80,26 @@ def test_frechet_distance_of_gaussians_whose_axes_differ():
     first, second = with_moments([0, 0], a), with_moments([0, 0], b)
     assert frechet_distance(first, second) == pytest.approx(expected, rel=1e-9)
     assert frechet_distance(second, first) == pytest.approx(expected, rel=1e-9)
+
+
+def test_frechet_distances_of_halves_cross_over_so_that_no_result_meets_its_source():
+    rows, apart = np.random.default_rng(2).standard_normal((20, 3)), np.array([3, 0, 4])
+    sources = np.empty((40, 3))
+    sources[::2], sources[1::2] = rows, rows + apart
+    copied = frechet_distances(sources.copy(), sources)
+    assert copied.whole == pytest.approx(0, abs=1e-6)
+    assert (copied.halves, copied.floor) == pytest.approx((25, 25))
+    sources[1::2] = rows
+    moved = frechet_distances(sources + 2 * apart, sources)
+    assert (moved.whole, moved.halves) == pytest.approx((100, 100)) and moved.floor == pytest.approx(0, abs=1e-6)
+    for results in (sources[:3], sources[:, :2]):
+        with pytest.raises(ValueError, match="the source of each"):
+            frechet_distances(results, sources[:3])
+
+
+def test_bands_along_an_edge_grow_with_the_face_from_two_pixels_on():
+    widths = [seam_width(PictureMask.from_full(np.ones((side, side), bool))) for side in (1, 80, 100, 400)]
+    assert widths == [2, 2, 3, 12]
 
 
 def test_frechet_distance_is_finite_with_fewer_rows_than_dimensions():
