@@ -18,13 +18,13 @@ SSIM_WINDOW = 7  # px, scikit-image's default; a smaller picture takes the large
 
 def peak_signal_to_noise(first: Pixels, second: Pixels, mask: Bits | None = None) -> float:
     """`10 log10(255^2 / mean squared error)` in dB; infinity for equal pixels. Raises ValueError for pictures that do not fit."""
-    error = float(np.square(_difference(first, second, mask)).mean())
+    error = float(np.square(_difference(first, second, mask), dtype=np.int32).mean(dtype=np.float64))
     return math.inf if error == 0 else 10 * math.log10(LEVELS**2 / error)
 
 
 def mean_absolute_error(first: Pixels, second: Pixels, mask: Bits | None = None) -> float:
     """Mean absolute difference with pixels scaled to [-1, 1], as in Labarbarie et al. (2025): 0 to 2. Raises ValueError."""
-    return float(np.abs(_difference(first, second, mask)).mean()) * 2 / LEVELS
+    return float(np.abs(_difference(first, second, mask)).mean(dtype=np.float64)) * 2 / LEVELS
 
 
 def structural_similarity(first: Pixels, second: Pixels, mask: Bits | None = None) -> float:
@@ -47,13 +47,13 @@ def structural_similarity(first: Pixels, second: Pixels, mask: Bits | None = Non
     return float(value) if mask is None else float(np.asarray(whole).mean(2)[mask].mean())
 
 
-def _difference(first: Pixels, second: Pixels, mask: Bits | None) -> npt.NDArray[np.float64]:
-    """(n, 3) differences of the pixels of a mask, or of all."""
+def _difference(first: Pixels, second: Pixels, mask: Bits | None) -> npt.NDArray[np.int16]:
+    """(n, 3) differences of the pixels of a mask, or of all; whole numbers, for pictures may be large."""
     if first.shape != second.shape or first.dtype != np.uint8 or second.dtype != np.uint8 or first.ndim != 3:
         raise ValueError(f"two (H, W, 3) uint8 pictures of one size are needed, got {first.shape} and {second.shape}")
     if mask is not None and (mask.shape != first.shape[:2] or mask.dtype != np.bool_ or not mask.any()):
         raise ValueError(
             f"a mask of {mask.shape} {mask.dtype} that is not empty does not fit pictures of {first.shape}"
         )
-    difference = first.astype(np.float64) - second
+    difference = first.astype(np.int16) - second
     return difference.reshape(-1, first.shape[2]) if mask is None else difference[mask]
