@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
+import random
 import re
 import shutil
 import socket
@@ -28,9 +30,7 @@ class ServedConsole(Served):
     """The same command, with `--console`."""
 
     def __init__(self, path: Path, tls: Path) -> None:
-        with socket.socket() as taken:  # the origin must be known before the process listens
-            taken.bind(("127.0.0.1", 0))
-            port = taken.getsockname()[1]
+        port = _free_port()  # the origin must be known before the process listens
         self.origin = f"https://localhost:{port}"
         self.known_port = port
         super().__init__(path, tls)
@@ -49,6 +49,15 @@ class ServedConsole(Served):
                 return person
             self._people[key] = person
         return self._people[key]
+
+
+def _free_port() -> int:
+    """One below those that systems give to outgoing connections, so that hardly anybody takes it before the server does."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with socket.socket() as tried, contextlib.suppress(OSError):
+            tried.bind(("127.0.0.1", port))
+            return port
 
 
 class Person:
