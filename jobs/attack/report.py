@@ -1,19 +1,16 @@
 """What attacks on a run came to, as JSON and as one page that needs nothing beside it."""
 
-import base64
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
-from PIL import Image
-
+from jobs.pages import data_uri, page_environment
 from keyanon_core.evaluation.attacks import NOT_COVERED, Attack, Outcome
 from keyanon_core.evaluation.attacks.outcome import FALSE_ALARMS, LOOKS
 from keyanon_core.evaluation.trial import Trial, pictures_of
+from keyanon_core.faces.detection import Pixels
+from keyanon_core.imaging import encode_picture
 
 FORMAT: Final = "keyanon-attacks/1"
 SHOWN: Final = 12  # faces in the page
@@ -119,19 +116,12 @@ class AttackReport:
 
 def page_of(report: AttackReport, trial: Trial) -> bytes:
     """The page: HTML with everything in it. It shows faces of the sources."""
-    environment = Environment(
-        loader=PackageLoader("jobs.attack", "."),
-        autoescape=select_autoescape(["html", "j2"]),
-        undefined=StrictUndefined,
-    )
     rows = (("source", trial.sources), ("published", trial.published.crops))
-    shown = [(name, [_embed(pixels) for pixels in pictures_of(crops[:SHOWN])]) for name, crops in rows]
-    template = environment.get_template("attacks.html.j2")
+    shown = [(name, [_shown(pixels) for pixels in pictures_of(crops[:SHOWN])]) for name, crops in rows]
+    template = page_environment("jobs.attack").get_template("attacks.html.j2")
     page = template.render(report=report, rows=shown, not_covered=NOT_COVERED, false_alarms=FALSE_ALARMS, looks=LOOKS)
     return page.encode()
 
 
-def _embed(pixels: np.ndarray[Any, Any]) -> str:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+def _shown(pixels: Pixels) -> str:
+    return data_uri(encode_picture(pixels, "png"), "png")

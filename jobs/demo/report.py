@@ -1,6 +1,5 @@
 """The demo's page: every picture embedded, every number under the picture it belongs to."""
 
-import base64
 import math
 import platform
 from collections.abc import Iterable
@@ -10,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from PIL import Image
 
 from jobs.demo.story import FidelityRow, Story, WrongKey
+from jobs.pages import data_uri, page_environment
 from keyanon_core.evaluation import STORAGES, RecoveryFigures
 from keyanon_core.priors import Prior
 
@@ -32,9 +31,7 @@ def write_report(
     figures: list[RecoveryFigures],
 ) -> None:
     """Render the page to `path`. crops: (n, 3, S, S) float64 in [-1, 1], the faces `figures` were measured on."""
-    environment = Environment(
-        loader=PackageLoader("jobs.demo", "."), autoescape=select_autoescape(["html", "j2"]), undefined=StrictUndefined
-    )
+    environment = page_environment("jobs.demo")
     environment.filters["decibel"] = decibel
     source, output = story.sources[requested], story.outputs[requested]
     pictures = [
@@ -115,4 +112,4 @@ def _photograph(pixels: npt.NDArray[np.uint8]) -> str:
 def _embed(picture: Image.Image) -> str:
     buffer = BytesIO()
     picture.save(buffer, "PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return data_uri(buffer.getvalue(), "png")

@@ -1,6 +1,5 @@
 """The report of an evaluation: JSON for programs, Parquet for statisticians, one page for people."""
 
-import base64
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -9,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from jobs.evaluate.measure_stage import BESIDE, MEASURED, RECOVERED
 from jobs.evaluate.portions import Measured, Portions
+from jobs.pages import data_uri, page_environment
 from jobs.storage.json_files import to_json
 from keyanon_core.evaluation.faces import TEXTURE
 from keyanon_core.evaluation.intervals import median_of
@@ -20,7 +19,6 @@ from keyanon_core.evaluation.metrics import BY_NAME, METRICS
 from keyanon_core.evaluation.rehearsal import RECOVERED as REHEARSAL_RECOVERED
 from keyanon_core.evaluation.rehearsal import SIDECAR
 from keyanon_core.evaluation.summary import UNTOUCHED_BELOW, Figure, stranger_distances, summarize
-from keystore.decisions.plain_text import visible
 from keystore.storage import durable
 
 REPORT: Final = "report.json"
@@ -32,11 +30,11 @@ BINS: Final = 40
 PLOT: Final = (640, 200)  # px
 
 RULES: Final = (
-    (MEASURED, "distance", "from its source, by the recognizer", True),
-    (RECOVERED, "psnr_face", "PSNR of what was recovered", False),
-    (REHEARSAL_RECOVERED, "psnr_face", "PSNR of what the rehearsal recovered", False),
+    (MEASURED, "distance", "from its source, by the recognizer"),
+    (RECOVERED, "psnr_face", "PSNR of what was recovered"),
+    (REHEARSAL_RECOVERED, "psnr_face", "PSNR of what the rehearsal recovered"),
 )
-"""Which faces the page shows: by the value of a version, and whether a small one is bad because it hides little."""
+"""Which faces the page shows: a version, and the value by which its lowest, middle and highest are chosen."""
 
 
 def report_of(found: Measured, circumstances: Mapping[str, Any]) -> dict[str, Any]:
@@ -110,12 +108,7 @@ def write_report(output: Path, report: Mapping[str, Any], found: Measured, porti
 
 
 def _page(report: Mapping[str, Any], found: Measured, portions: Portions) -> str:
-    environment = Environment(
-        loader=PackageLoader("jobs.evaluate", "."),
-        autoescape=select_autoescape(["html", "j2"]),
-        undefined=StrictUndefined,
-        finalize=_inert,
-    )
+    environment = page_environment("jobs.evaluate")
     environment.filters["figure"] = _said
     figures = report["figures"]
     versions = found.faces.versions
@@ -138,11 +131,6 @@ def _page(report: Mapping[str, Any], found: Measured, portions: Portions) -> str
     )
 
 
-def _inert(shown: Any) -> Any:
-    """Names come from other people: what would turn a line round, or can not be seen, is shown as an escape."""
-    return visible(shown) if type(shown) is str else shown
-
-
 def _chances(figures: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], str]:
     """What would be seen of faces that tell nothing of their source, by metric and recognizer; of the largest version."""
     told: dict[tuple[str, str], str] = {}
@@ -155,8 +143,8 @@ def _chances(figures: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], str]
 
 def _shown(found: Measured, portions: Portions, recognizers: Sequence[str]) -> list[tuple[str, list[dict[str, Any]]]]:
     """Faces by rule, worst, middle and best, in all their versions."""
-    chosen: list[tuple[str, list[tuple[int, float, str]]]] = []
-    for version, column, what, _ in RULES:
+    chosen: list[tuple[str, list[tuple[int, float]]]] = []
+    for version, column, what in RULES:
         faces = found.faces.of(version)
         name = f"{column}:{recognizers[0]}" if column == "distance" else column
         values = faces.values.get(name, np.zeros(0))
@@ -171,9 +159,9 @@ def _shown(found: Measured, portions: Portions, recognizers: Sequence[str]) -> l
             ("highest", order[-SHOWN_EACH:]),
         ):
             chosen.append(
-                (f"{version}: {rule} {what}", [(int(faces.face[at]), float(values[at]), rule) for at in part.tolist()])
+                (f"{version}: {rule} {what}", [(int(faces.face[at]), float(values[at])) for at in part.tolist()])
             )
-    views = portions.views({(found.rows[face], found.indices[face]) for _, part in chosen for face, _, _ in part})
+    views = portions.views({(found.rows[face], found.indices[face]) for _, part in chosen for face, _ in part})
     return [
         (
             title,
@@ -183,11 +171,11 @@ def _shown(found: Measured, portions: Portions, recognizers: Sequence[str]) -> l
                     "face": found.indices[face],
                     "value": value,
                     "views": [
-                        (n, base64.b64encode(v).decode())
-                        for n, v in views[found.rows[face], found.indices[face]].items()
+                        (version, data_uri(view, "jpeg"))
+                        for version, view in views[found.rows[face], found.indices[face]].items()
                     ],
                 }
-                for face, value, _ in part
+                for face, value in part
             ],
         )
         for title, part in chosen

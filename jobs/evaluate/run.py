@@ -6,8 +6,7 @@ A stopped evaluation goes on when the same command is run again; a finished one 
 import os
 import platform
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.util import find_spec
@@ -16,7 +15,6 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from ray.exceptions import RayError
 
 from jobs.config import AnonymizeConfig
 from jobs.errors import PublishError, SourceError
@@ -30,7 +28,7 @@ from jobs.output.lease import Lease
 from jobs.output.manifest import code_version
 from jobs.output.row_sets import RowSet
 from jobs.output.unwritable import unwritable
-from jobs.run.cluster import machines, ray_cluster, reported_cause
+from jobs.run.cluster import explaining, machines, ray_cluster
 from jobs.run.detect_stage import FaceModelChoice
 from jobs.run.pools import PROCESS_RESTARTS, Pool
 from jobs.run.progress import Monitor
@@ -62,7 +60,6 @@ class Subject:
     versions: Mapping[str, Counterparts]
     recorded: AnonymizeConfig | None
     facts: Mapping[str, Any]
-    prior_digest: str | None = None
 
 
 def subject_of_run(run: Place, changes: Mapping[str, Any]) -> Subject:
@@ -86,7 +83,7 @@ def subject_of_run(run: Place, changes: Mapping[str, Any]) -> Subject:
         "not_published": dict(published.unpublished),
         "kept_faces": sum(row.kept for row in published.rows.values()),
     }
-    return Subject(config, _with_recovered(config, published), recorded, facts, manifest.prior_digest)
+    return Subject(config, _with_recovered(config, published), recorded, facts)
 
 
 def subject_of_folders(config: EvaluateConfig) -> Subject:
@@ -119,9 +116,10 @@ def run_evaluation(subject: Subject, progress: Progress | None = None) -> dict[s
     config = subject.config
     output = config.output.absolute()
     source = open_source(config)
-    ids = frozenset(image_id for part in source.ids.parts() for image_id in part)
-    subject = replace(subject, versions={name: one.among(ids) for name, one in subject.versions.items()})
-    there, changed = _there(source, subject)
+    ids = [image_id for part in source.ids.parts() for image_id in part]
+    known = frozenset(ids)
+    subject = replace(subject, versions={name: one.among(known) for name, one in subject.versions.items()})
+    there, changed = _there(source, ids, subject)
     chosen = _spread(there, config.limit)
     digest = config.digest({"source": source.digest, **{name: one.digest() for name, one in subject.versions.items()}})
     try:
@@ -153,14 +151,14 @@ def _forget(output: Path) -> None:
         shutil.rmtree(output / FOLDER)
 
 
-def _there(source: Source, subject: Subject) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Positions of the sources that have an anonymized picture; and of those whose file has changed since it was made.
+def _there(source: Source, ids: Sequence[str], subject: Subject) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Positions of the sources that have an anonymized picture; and of those whose file has changed since it was made. ids: of
+    all sources.
 
     Where --source names copies their times may be other ones altogether: only where most are as they were, the others have
     changed. Raises SourceError.
     """
     anonymized = subject.versions[MEASURED]
-    ids = [image_id for part in source.ids.parts() for image_id in part]
     there = np.array([position for position, image_id in enumerate(ids) if anonymized.has(image_id)], np.int64)
     if not len(there):
         raise SourceError(
@@ -235,7 +233,7 @@ def _measure(
             num_cpus=0,
             max_restarts=PROCESS_RESTARTS,
         )
-        with _explained(monitor):
+        with explaining(monitor, "measuring"):
             measured = len(chosen) - len(left)
             for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
                 portions.add(table)
@@ -247,16 +245,9 @@ def _rehearsal(subject: Subject) -> RehearsalChoice | None:
     if subject.recorded is None:
         return None
     prior = subject.config.prior or subject.recorded.prior
-    return RehearsalChoice(prior, subject.prior_digest, subject.recorded.precision, subject.recorded.settings())
-
-
-@contextmanager
-def _explained(monitor: Monitor) -> Iterator[None]:
-    """Why there are no more blocks. Raises JobError, and what a worker reported."""
-    try:
-        yield
-    except RayError as error:
-        raise reported_cause(error, monitor, "measuring") from error
+    return RehearsalChoice(
+        prior, subject.facts["prior_digest"], subject.recorded.precision, subject.recorded.settings()
+    )
 
 
 def _circumstances(config: EvaluateConfig, source: Source, chosen: int) -> dict[str, Any]:

@@ -184,6 +184,15 @@ def reported_cause(error: BaseException, monitor: Monitor, work: str) -> Excepti
     return failure or cause_of(error, work)
 
 
+@contextlib.contextmanager
+def explaining(monitor: Monitor, work: str) -> Iterator[None]:
+    """Around the reading of a pipeline's blocks: why there are no more. Raises JobError, and what a worker reported."""
+    try:
+        yield
+    except RayError as error:
+        raise reported_cause(error, monitor, work) from error
+
+
 def cause_of(error: BaseException, work: str) -> Exception:
     """What ended `work`, out of Ray's wrappings: the error that a worker raised on purpose; a DefectError for one that
     nobody did; else a MachineError that says what Ray says."""

@@ -3,7 +3,7 @@
 import hashlib
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -11,12 +11,11 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from ray.exceptions import RayError
 
 from jobs.blocks import ENCODED, FAILURE, ID, ROW, SUBJECT
 from jobs.errors import SourceError
 from jobs.faults import FaultKind, kind_of, reason_of
-from jobs.run.cluster import machines, reported_cause
+from jobs.run.cluster import explaining, machines
 from jobs.run.detect_stage import FaceModelChoice
 from jobs.run.pools import PROCESS_RESTARTS, Pool
 from jobs.run.progress import Monitor
@@ -169,8 +168,8 @@ def _cut(
     reasons: Counter[str] = Counter()
     subjects: list[str] = []
     done = 0
-    with FaceBankWriter(folder, prior.bank_side) as writer:
-        for table in _reporting(dataset.iter_batches(batch_size=None, batch_format="pyarrow"), monitor):
+    with FaceBankWriter(folder, prior.bank_side) as writer, explaining(monitor, "cutting of faces"):
+        for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
             for row in table.to_pylist():
                 done += 1
                 if row[FAILURE]:
@@ -202,14 +201,6 @@ def _cut(
         int(alike.sum()),
         dict(reasons),
     )
-
-
-def _reporting(tables: Iterable[pa.Table], monitor: Monitor) -> Iterator[pa.Table]:
-    """The tables, or why there are no more. Raises JobError, FaceModelError."""
-    try:
-        yield from tables
-    except RayError as error:
-        raise reported_cause(error, monitor, "cutting of faces") from error
 
 
 def _stored(row: dict[str, Any], side: int) -> StoredFace:

@@ -1,6 +1,5 @@
 """The page of a training: its numbers, its loss curve, and pictures of what the prior makes of faces it is not shown."""
 
-import base64
 import io
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -9,9 +8,9 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from PIL import Image
 
+from jobs.pages import data_uri, page_environment
 from keystore.storage import durable
 
 PAGE_FILE: Final = "index.html"
@@ -44,19 +43,18 @@ class PageWriter:
         if rows:
             durable.replace(folder / f"step-{step:08d}.jpg", _encode(_sheet(rows)))
         pictures = sorted(folder.glob("step-*.jpg"), reverse=True)[:SHOWN_EARLIER]
-        environment = Environment(
-            loader=PackageLoader("jobs.train", "."),
-            autoescape=select_autoescape(["html", "j2"]),
-            undefined=StrictUndefined,
-        )
-        page = environment.get_template("page.html.j2").render(
-            name=self._name,
-            made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-            last=next((entry for entry in reversed(entries) if "loss" in entry), None),
-            measures=[entry for entry in reversed(entries) if "held_out_loss" in entry],
-            curve=curve([(entry["step"], entry["loss"]) for entry in entries if "loss" in entry]),
-            size=CURVE_SIZE,
-            pictures=[(path.stem, base64.b64encode(path.read_bytes()).decode()) for path in pictures],
+        page = (
+            page_environment("jobs.train")
+            .get_template("page.html.j2")
+            .render(
+                name=self._name,
+                made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+                last=next((entry for entry in reversed(entries) if "loss" in entry), None),
+                measures=[entry for entry in reversed(entries) if "held_out_loss" in entry],
+                curve=curve([(entry["step"], entry["loss"]) for entry in entries if "loss" in entry]),
+                size=CURVE_SIZE,
+                pictures=[(path.stem, data_uri(path.read_bytes(), "jpeg")) for path in pictures],
+            )
         )
         durable.replace(self._output / PAGE_FILE, page.encode())
 

@@ -17,8 +17,9 @@ from PIL import Image
 
 from keyanon_core.errors import PictureError
 from keyanon_core.evaluation.geometry import face_change
+from keyanon_core.evaluation.groups import skin_tone_of
 from keyanon_core.evaluation.likeness import mean_absolute_error, peak_signal_to_noise, structural_similarity
-from keyanon_core.evaluation.quality import cheek_typology_angle, edge_contrast, skin_tone
+from keyanon_core.evaluation.quality import edge_contrast
 from keyanon_core.faces import FaceModels
 from keyanon_core.faces.detection import Embedder, Face, Pixels, same_face
 from keyanon_core.faces.landmarks import ShapePredictor
@@ -67,10 +68,10 @@ Look = Callable[[Sequence[tuple[Pixels, Face]]], npt.NDArray[np.float32]]
 class FaceInVersion:
     """One face of a picture in one version of it.
 
-    face: its index among the picture's faces. tone: of the source's skin, see `skin_tone`. values: by the names of FACE_METRICS,
-    NaN for what can not be told, `distance:` of each recognizer, and `accepted:` of the models' own, whose threshold is known;
-    empty for the source. vectors: by the recognizer's name, without those that saw no face, and TEXTURE. view: JPEG of the face,
-    VIEW_SIDE px high.
+    face: its index among the picture's faces. tone: of the source's skin, see `skin_tone_of`. values: by the names of
+    FACE_METRICS, NaN for what can not be told, `distance:` of each recognizer, and `accepted:` of the models' own, whose bound
+    is known; empty for the source. vectors: by the recognizer's name, without those that saw no face, and TEXTURE. view: JPEG of
+    the face, VIEW_SIDE px high.
     """
 
     face: int
@@ -118,7 +119,7 @@ class FaceMeasurer:
                     f"{name} is {pixels.shape[1]} x {pixels.shape[0]} px and the source {source.shape[1]} x {source.shape[0]}; "
                     "figures are of pictures of one size",
                 )
-        tones = [skin_tone(cheek_typology_angle(source, face.landmarks)) for face in faces]
+        tones = [skin_tone_of(source, face.landmarks) for face in faces]
         everywhere = {SOURCE: source, **versions}
         vectors = self._vectors(everywhere, faces)
         found = []

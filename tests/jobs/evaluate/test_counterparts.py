@@ -112,7 +112,9 @@ def test_a_source_that_changed_since_the_run_is_not_held_against_what_the_run_ma
         changes = {"run": tmp_path / "run", "output": tmp_path / "report", "photos": str(place)}
         evaluated = EvaluateConfig.of_run(config, changes)
         versions: dict[str, Counterparts] = {MEASURED: run}
-        found, changed = _there(open_source(evaluated), Subject(evaluated, versions, config, {}))
+        source = open_source(evaluated)
+        ids = [image_id for part in source.ids.parts() for image_id in part]
+        found, changed = _there(source, ids, Subject(evaluated, versions, config, {}))
         return found.tolist(), changed.tolist()
 
     assert there(photos) == ([0, 1, 2], [])
