@@ -11,7 +11,8 @@ from jobs.commands.printing import facts, table
 from jobs.exit_codes import ExitCode
 
 if TYPE_CHECKING:
-    from jobs.evaluate.run import Progress, Subject
+    from jobs.evaluate.measuring import Progress
+    from jobs.evaluate.run import Subject
 
 SHOWN = ("untouched", "accepted", "rank1", "mean_rank", "found", "psnr_face", "same_outside")  # figures on the terminal
 _OTHERS = "Pictures of any tool, in the place of RUN"

@@ -1,54 +1,32 @@
-"""The driver of an evaluation: pictures through Ray Data into portions, portions into a report.
+"""The driver of an evaluation: which pictures are measured, of a run or of any tool, and how that is told."""
 
-A stopped evaluation goes on when the same command is run again; a finished one only tells again what it found.
-"""
-
-import os
-import platform
-import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from jobs.config import AnonymizeConfig
-from jobs.errors import PublishError, SourceError
+from jobs.errors import SourceError
 from jobs.evaluate.config import EvaluateConfig
 from jobs.evaluate.counterparts import Counterparts, OfFolder, OfRun
 from jobs.evaluate.measure_stage import MEASURED, RECOVERED, MeasurePictures, RehearsalChoice
-from jobs.evaluate.portions import FOLDER, Portions, gathered
+from jobs.evaluate.measuring import Measuring, Progress, made_here, measure_and_tell, spread
+from jobs.evaluate.portions import Portions, gathered
 from jobs.evaluate.report import FACES, PAGE, REPORT, report_of, write_report
-from jobs.output.layout import LEASE_FILE
-from jobs.output.lease import Lease
 from jobs.output.manifest import code_version
-from jobs.output.row_sets import RowSet
-from jobs.output.unwritable import unwritable
-from jobs.run.cluster import explaining, machines, ray_cluster
 from jobs.run.detect_stage import FaceModelChoice
-from jobs.run.pools import PROCESS_RESTARTS, Pool
-from jobs.run.progress import Monitor
-from jobs.run.reading import read_pictures
 from jobs.run.recorded import manifest_of, recorded_config
-from jobs.run.task_sizes import TaskSizes
-from jobs.run.usable_cpus import usable_cpus
 from jobs.sources.source import NO_FILE, Source, open_source
-from jobs.storage.json_files import read_json, to_json
 from jobs.storage.opening import open_store
 from jobs.storage.place import Place
 from keyanon_core.errors import EvaluationError
-from keystore.storage import durable
 
-MANIFEST: Final = "evaluation.json"
 CHANGED: Final = "changed_source"
 _IS_ANOTHER: Final = "the file has another size or modification time than when the run read it"
 PICTURES_PER_TASK: Final = 4  # of which each may be anonymized anew: a task is a minute of one CPU at most
-
-Progress = Callable[[int, int], None]  # pictures measured, and pictures in all
 
 
 @dataclass(frozen=True)
@@ -114,41 +92,44 @@ def run_evaluation(subject: Subject, progress: Progress | None = None) -> dict[s
     if find_spec("skimage") is None:
         raise EvaluationError("measuring takes scikit-image; install keyanon[evaluation]")
     config = subject.config
-    output = config.output.absolute()
     source = open_source(config)
     ids = [image_id for part in source.ids.parts() for image_id in part]
     known = frozenset(ids)
     subject = replace(subject, versions={name: one.among(known) for name, one in subject.versions.items()})
     there, changed = _there(source, ids, subject)
-    chosen = _spread(there, config.limit)
-    digest = config.digest({"source": source.digest, **{name: one.digest() for name, one in subject.versions.items()}})
-    try:
-        durable.make_directory(output)
-        with Lease(output):
-            _claim(output, digest)
-            if (output / REPORT).is_file():
-                _forget(output)  # where the end was killed
-                return read_json(output / REPORT)
-            portions = Portions(output)
-            _measure(subject, source, chosen, portions, progress or (lambda done, of: None))
-            found = gathered(portions)
-            if len(changed):
-                found.unmeasured[CHANGED] = len(changed)
-                found.examples[CHANGED] = f"{source.ids[int(changed[0])]}: {CHANGED}: {_IS_ANOTHER}"
-            if not len(found.faces.face):
-                raise SourceError(f"not one face could be measured: {'; '.join(found.examples.values())}")
-            report = report_of(found, {**subject.facts, **_circumstances(config, source, len(chosen))})
-            write_report(output, report, found, portions)
-            _forget(output)
-            return report
-    except OSError as error:
-        raise unwritable(output, error) from error
+    chosen = spread(there, config.limit)
+    listings = {"source": source.digest, **{name: one.digest() for name, one in subject.versions.items()}}
+    rehearsed = frozenset(spread(chosen, config.rehearsed).tolist())
+    work = Measuring(
+        output=config.output,
+        digest=config.digest(listings),
+        source=source,
+        chosen=chosen,
+        stage=MeasurePictures,
+        arguments={
+            "models": FaceModelChoice(config.face_models, config.face_weights),
+            "recognizers": config.recognizer_choices(),
+            "versions": dict(subject.versions),
+            "rehearsal": _rehearsal(subject) if len(rehearsed) else None,
+            "rehearsed": rehearsed,
+            "max_pixels": config.max_pixels,
+        },
+        rows=PICTURES_PER_TASK,
+        workers=config.workers,
+    )
 
+    def tell(portions: Portions) -> dict[str, Any]:
+        found = gathered(portions)
+        if len(changed):
+            found.unmeasured[CHANGED] = len(changed)
+            found.examples[CHANGED] = f"{source.ids[int(changed[0])]}: {CHANGED}: {_IS_ANOTHER}"
+        if not len(found.faces.face):
+            raise SourceError(f"not one face could be measured: {'; '.join(found.examples.values())}")
+        report = report_of(found, {**subject.facts, **_circumstances(config, source, len(chosen))})
+        write_report(config.output.absolute(), report, found, portions)
+        return report
 
-def _forget(output: Path) -> None:
-    """Remove the portions: they hold identity vectors, and people in clear. Raises OSError."""
-    if (output / FOLDER).is_dir():
-        shutil.rmtree(output / FOLDER)
+    return measure_and_tell(work, tell, progress)
 
 
 def _there(source: Source, ids: Sequence[str], subject: Subject) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -178,69 +159,6 @@ def _there(source: Source, ids: Sequence[str], subject: Subject) -> tuple[npt.ND
     return there[~changed], there[changed]
 
 
-def _spread(positions: npt.NDArray[np.int64], most: int | None) -> npt.NDArray[np.int64]:
-    """At most so many, the first and the last among them."""
-    if most is None or most >= len(positions):
-        return positions
-    return positions[np.linspace(0, len(positions) - 1, most).round().astype(np.int64)] if most else positions[:0]
-
-
-def _claim(output: Path, digest: str) -> None:
-    """Make the output this evaluation's, or see that it is. Raises PublishError."""
-    path = output / MANIFEST
-    if path.is_file():
-        if read_json(path).get("digest") != digest:
-            raise PublishError(
-                f"output {output} belongs to an evaluation of other pictures or by other settings; give another output"
-            )
-    elif any(entry.name != LEASE_FILE for entry in output.iterdir()):
-        raise PublishError(f"output {output} is not empty and no evaluation wrote it; give an empty directory")
-    else:
-        durable.replace(path, to_json({"digest": digest}), durable.SECRET_MODE)
-
-
-def _measure(
-    subject: Subject, source: Source, chosen: npt.NDArray[np.int64], portions: Portions, progress: Progress
-) -> None:
-    config = subject.config
-    done = portions.done()
-    left = np.setdiff1d(chosen, np.array(sorted(done), np.int64))
-    progress(len(chosen) - len(left), len(chosen))
-    if not len(left):
-        return
-    workers = min(config.workers or usable_cpus(), -(-len(left) // PICTURES_PER_TASK))
-    rehearsed = frozenset(_spread(chosen, config.rehearsed).tolist())
-    skipped = RowSet.of(~np.isin(np.arange(source.total), left))
-    with ray_cluster(workers):
-        monitor = Monitor()
-        if not config.workers:
-            workers = min(max(int(sum(one.usable_cpus for one in machines())), 1), -(-len(left) // PICTURES_PER_TASK))
-        sizes = TaskSizes(PICTURES_PER_TASK, PICTURES_PER_TASK, workers)
-        dataset = read_pictures(source, list(source.units(skipped, sizes.next)), PICTURES_PER_TASK).map_batches(
-            MeasurePictures,
-            fn_constructor_kwargs={
-                "models": FaceModelChoice(config.face_models, config.face_weights),
-                "recognizers": config.recognizer_choices(),
-                "versions": dict(subject.versions),
-                "rehearsal": _rehearsal(subject) if len(rehearsed) else None,
-                "rehearsed": rehearsed,
-                "max_pixels": config.max_pixels,
-                "monitor": monitor,
-            },
-            batch_size=None,
-            batch_format="pyarrow",
-            compute=Pool(workers, workers).strategy(),
-            num_cpus=0,
-            max_restarts=PROCESS_RESTARTS,
-        )
-        with explaining(monitor, "measuring"):
-            measured = len(chosen) - len(left)
-            for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
-                portions.add(table)
-                measured += table.num_rows
-                progress(measured, len(chosen))
-
-
 def _rehearsal(subject: Subject) -> RehearsalChoice | None:
     if subject.recorded is None:
         return None
@@ -253,9 +171,7 @@ def _rehearsal(subject: Subject) -> RehearsalChoice | None:
 def _circumstances(config: EvaluateConfig, source: Source, chosen: int) -> dict[str, Any]:
     """Where, when and of what the figures are."""
     return {
-        "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}",
-        "by": f"keyanon {code_version()}",
+        **made_here(),
         "sources": config.photos,
         "source_pictures": source.total,
         "chosen_pictures": chosen,
