@@ -35,6 +35,7 @@ DOWNLOAD_DIRECTORY = Path("~/.cache/keyanon/facexlib")
 FIRST = Search(shown=16.0, tile=1536, mirrored=False, gamma=1.0, sure=0.7, doubt=0.2, confirmed=0.7)
 SECOND = Search(shown=22.6, tile=1280, mirrored=True, gamma=0.5, sure=0.7, doubt=0.1, confirmed=0.6)
 NMS_IOU = 0.75  # of facexlib's own suppression, within one look; `same_face` decides about what overlaps less
+PLAIN_NMS_IOU = 0.4  # facexlib's default
 PARSER_SIDE = 512  # px; BiSeNet's input, an FFHQ-aligned crop
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLASSES = 19
@@ -100,15 +101,35 @@ class RetinaFaceDetector:
         return self._search(pixels, SECOND)
 
     def _search(self, pixels: Pixels, search: Search) -> list[Face]:
-        network = lightened(self._see, search.gamma)
+        network = lightened(self.seen, search.gamma)
         return confirmed(pixels, network, search, look(pixels, network, search, self.min_face), self.min_face)
 
-    def _see(self, pixels: Pixels, lowest: float) -> Candidates:
+    def seen(self, pixels: Pixels, lowest: float, most_overlap: float = NMS_IOU) -> Candidates:
+        """What the network says in one look at an (H, W, 3) uint8 RGB picture as it is: all of a score above `lowest`, but for what
+        overlaps a better one's box by more than `most_overlap` (IoU).
+        """
         blue_green_red = np.ascontiguousarray(pixels[..., ::-1])
         with torch.no_grad():
-            rows = self._network.detect_faces(blue_green_red, lowest, NMS_IOU)
+            rows = self._network.detect_faces(blue_green_red, lowest, most_overlap)
         rows = np.asarray(rows, np.float64).reshape(-1, 15)
         return Candidates(rows[:, :4], rows[:, 5:].reshape(-1, 5, 2), rows[:, 4])
+
+
+class PlainRetinaFace:
+    """RetinaFace's answer to one look at a whole picture, for figures that are to be held against others' figures: no tiles, no
+    enlargement, no second look at what it doubts.
+    """
+
+    def __init__(self, detector: RetinaFaceDetector, score: float) -> None:
+        """score: from which on it is a face."""
+        self._seen, self._score, self.digest = detector.seen, score, detector.digest
+        self.name = f"retinaface-resnet50@{score:g}"
+
+    def detect(self, pixels: Pixels) -> list[Face]:
+        """Faces of an (H, W, 3) uint8 RGB picture, in a stable order."""
+        found = self._seen(pixels, self._score, PLAIN_NMS_IOU)
+        rows = zip(found.boxes.tolist(), found.landmarks, found.scores.tolist(), strict=True)
+        return in_order([Face((x0, y0, x1, y1), landmarks, score) for (x0, y0, x1, y1), landmarks, score in rows])
 
 
 class BiSeNetParser:
@@ -144,9 +165,20 @@ class BiSeNetParser:
             chosen |= core
         return _to_picture(chosen, affine, pixels.shape)
 
+    def classes(self, pixels: Pixels) -> npt.NDArray[np.int64]:
+        """Class (512, 512) of every place of a whole square picture (s, s, 3) uint8, which is brought to that side bilinearly and
+        not rounded.
+        """
+        if pixels.shape[0] != pixels.shape[1]:
+            raise ValueError(f"a picture that is parsed as a whole is square, not {pixels.shape}")
+        return self._labels(pixels)
+
     def _labels(self, view: Pixels) -> npt.NDArray[np.int64]:
         """Class of every pixel of a (512, 512, 3) uint8 crop."""
-        values = torch.from_numpy(view).to(self._device, torch.float32).permute(2, 0, 1)[None] / 255
+        values = (
+            torch.from_numpy(np.ascontiguousarray(view)).to(self._device, torch.float32).permute(2, 0, 1)[None] / 255
+        )
+        values = torch.nn.functional.interpolate(values, (PARSER_SIDE,) * 2, mode="bilinear", antialias=True)
         mean = torch.tensor(IMAGENET_MEAN, device=self._device)[:, None, None]
         std = torch.tensor(IMAGENET_STD, device=self._device)[:, None, None]
         with torch.no_grad():

@@ -17,7 +17,14 @@ from keyanon_core.errors import FaceModelError
 from keyanon_core.evaluation import landmarks_inside
 from keyanon_core.faces import facexlib_models
 from keyanon_core.faces.alignment import UPRIGHT_TEMPLATE, reduction, similarity
-from keyanon_core.faces.facexlib_models import BISENET, RETINAFACE, BiSeNetParser, RetinaFaceDetector, paper_mask
+from keyanon_core.faces.facexlib_models import (
+    BISENET,
+    RETINAFACE,
+    BiSeNetParser,
+    PlainRetinaFace,
+    RetinaFaceDetector,
+    paper_mask,
+)
 from keyanon_core.faces.parsing import DEFAULT_REGIONS
 
 pytest.importorskip("facexlib")
@@ -67,11 +74,47 @@ def test_retinaface_loads_records_its_digest_and_answers_in_picture_pixels(weigh
     monkeypatch.setattr(detector._network, "detect_faces", lambda *args: np.zeros((0, 15)))
     assert detector.detect(astronaut) == []
 
+    asked = []
+    plain = PlainRetinaFace(detector, 0.5)
+    monkeypatch.setattr(
+        detector._network, "detect_faces", lambda image, *args: asked.append((image, *args)) or np.array([row])
+    )
+    (face,) = plain.detect(astronaut)
+    assert face.box == (20.0, 30.0, 120.0, 150.0) and plain.digest == detector.digest and plain.name.endswith("@0.5")
+    ((image, *thresholds),) = asked
+    assert thresholds == [0.5, 0.4] and np.array_equal(image, astronaut[..., ::-1]), "one look, at the picture as it is"
+
 
 def test_bisenet_loads_and_labels(parser, weights, astronaut):
     assert parser.digest == hashlib.sha256((weights / f"{BISENET.stem}.safetensors").read_bytes()).hexdigest()
     labels = parser._labels(astronaut)
     assert labels.shape == (512, 512) and labels.min() >= 0 and labels.max() < 19
+    assert np.array_equal(parser.classes(astronaut), labels)
+
+
+def test_a_whole_picture_is_parsed_at_the_networks_side(parser, monkeypatch):
+    shown = []
+
+    def answer(values):
+        shown.append(
+            values * torch.tensor([0.229, 0.224, 0.225])[:, None, None]
+            + torch.tensor([0.485, 0.456, 0.406])[:, None, None]
+        )
+        return [torch.nn.functional.one_hot((values[:, 0] > 0).long(), 19).permute(0, 3, 1, 2).float()]
+
+    monkeypatch.setattr(parser, "_network", answer)
+    picture = np.zeros((256, 256, 3), np.uint8)
+    picture[:, 128:] = (255, 102, 0)
+    labels = parser.classes(picture)
+    assert labels.shape == (512, 512) and not labels[:, :255].any() and labels[:, 257:].all()
+    (seen,) = shown
+    assert seen.shape == (1, 3, 512, 512)
+    assert seen[0, :, 9, 300].tolist() == pytest.approx([1, 0.4, 0], abs=1e-6)
+    assert seen[0, 0, 9, 254:258].tolist() == pytest.approx([0, 0.25, 0.75, 1], abs=1e-6), (
+        "between 8-bit values, not rounded"
+    )
+    with pytest.raises(ValueError, match="square"):
+        parser.classes(picture[:100])
 
 
 def test_labels_become_the_regions_of_the_picture(parser, models, astronaut, monkeypatch, turned):
