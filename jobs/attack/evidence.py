@@ -18,6 +18,7 @@ from jobs.errors import JobError
 from jobs.output.pictures import PublishedPictures
 from jobs.output.reader import OutputError, Row, read_rows
 from jobs.output.row_sets import RowSet
+from jobs.sources.again import IS_ANOTHER, changed_since, spread
 from jobs.sources.source import Source, open_source
 from jobs.storage.store import Store
 from keyanon_core.errors import KeyanonError, SidecarError
@@ -53,21 +54,32 @@ class Evidence:
     left_out: dict[str, str]
 
 
-def gather(config: AnonymizeConfig, store: Store, models: FaceModels, prior: Prior, faces: int, note: Note) -> Evidence:
+def gather(
+    config: AnonymizeConfig,
+    store: Store,
+    models: FaceModels,
+    prior: Prior,
+    faces: int,
+    note: Note,
+    *,
+    elsewhere: bool = False,
+) -> Evidence:
     """Up to so many anonymized pictures of a run, evenly spread over its rows, beside their sources.
 
-    Raises OutputError, SourceError, MachineError; AttackError for a run without an anonymized picture.
+    elsewhere: the input is not where the run read it. Raises OutputError, SourceError (all sources have changed since, too),
+    MachineError; AttackError for a run without an anonymized picture.
     """
-    rows = _spread(store, faces)
+    rows = _rows(store, faces)
     if not rows:
         raise AttackError(f"{store} has no anonymized picture; there is nothing to attack")
-    source = open_source(config, config.given())
-    sources = _sources(source, [row.image_id for row in rows])
+    sources, changed = _sources(open_source(config, config.given()), rows, elsewhere)
     published = PublishedPictures(store)
     pictures, left_out = [], {}
     for at, row in enumerate(rows, 1):
         note(f"reading picture {at} of {len(rows)}")
         try:
+            if row.image_id in changed:
+                raise OutputError(IS_ANOTHER)
             if row.image_id not in sources:
                 raise OutputError("its source is not in the input any more")
             encoded, given = sources[row.image_id]
@@ -105,28 +117,34 @@ def trial_of(
     )
 
 
-def _spread(store: Store, count: int) -> list[Row]:
+def _rows(store: Store, count: int) -> list[Row]:
+    """Of anonymized pictures, evenly spread."""
     total = sum(row.status == "anonymized" for row in read_rows(store))
-    wanted = (
-        set(np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(int)).tolist()) if total else set()
-    )
+    wanted = set(spread(np.arange(total), count).tolist())
     anonymized = (row for row in read_rows(store) if row.status == "anonymized")
     return [row for at, row in enumerate(anonymized) if at in wanted]
 
 
-def _sources(source: Source, image_ids: Sequence[str]) -> dict[str, tuple[bytes, str | None]]:
-    """Encoded picture, and what the user says of its faces, by id; without those that are not there or can not be read."""
+def _sources(
+    source: Source, rows: Sequence[Row], elsewhere: bool
+) -> tuple[dict[str, tuple[bytes, str | None]], set[str]]:
+    """Encoded picture, and what the user says of its faces, by id, without those that are not there or can not be read; and the
+    ids of those that have changed since the run. Raises SourceError.
+    """
     places = source.ids.places()
-    found = places.find(pa.array(image_ids, pa.string()))
-    there = found[found >= 0]
+    found = places.find(pa.array([row.image_id for row in rows], pa.string()))
+    there = [row for row, place in zip(rows, found.tolist(), strict=True) if place >= 0]
+    positions = places.positions(found[found >= 0], np.zeros(len(there), np.int64))
+    changed = changed_since(source, positions, [row.source_version for row in there], elsewhere=elsewhere)
     others = np.ones(source.total, np.bool_)
-    others[places.positions(there, np.zeros(len(there), np.int64))] = False
-    units = source.units(RowSet.of(others), lambda left: max(min(left, len(there)), 1)) if len(there) else ()
+    others[positions[~changed]] = False
+    left = int((~changed).sum())
+    units = source.units(RowSet.of(others), lambda rest: max(min(rest, left), 1)) if left else ()
     read: dict[str, tuple[bytes, str | None]] = {}
     for table in (table for unit in units for table in unit.read()):
         columns = [table.column(name).to_pylist() for name in (ID, ENCODED, GIVEN)]
         read |= {name: (encoded, given) for name, encoded, given in zip(*columns, strict=True) if encoded is not None}
-    return read
+    return read, {row.image_id for row, is_ in zip(there, changed.tolist(), strict=True) if is_}
 
 
 def _picture(

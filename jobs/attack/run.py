@@ -11,18 +11,15 @@ import numpy as np
 
 from jobs.attack.evidence import AttackError, gather, trial_of
 from jobs.attack.report import AttackReport, Tried, page_of
-from jobs.config import AnonymizeConfig
 from jobs.errors import ConfigError
-from jobs.output.manifest import Manifest
 from jobs.output.reader import read_manifest
 from jobs.run.detect_stage import FaceModelChoice
 from jobs.run.recorded import manifest_of, recorded_config
 from jobs.storage.opening import open_store
 from jobs.storage.place import Place, holds
 from keyanon_core.device import AUTO, usable_device
-from keyanon_core.errors import PriorError
 from keyanon_core.evaluation.attacks import ATTACKS, NotTriedError
-from keyanon_core.priors import Prior, load_prior
+from keyanon_core.priors import load_prior
 from keystore.errors import StorageError
 from keystore.storage import durable
 
@@ -62,16 +59,18 @@ def attack_run(
     if importlib.util.find_spec("sklearn") is None:
         raise AttackError("attackers that learn need scikit-learn; run: pip install 'keyanon[evaluation]'")
     _check_new(destination, output)
-    read_manifest(open_store(output, endpoint_url))  # says what is wrong where no run is
+    store = open_store(output, endpoint_url)
+    read_manifest(store)  # says what is wrong where no run is
     manifest = manifest_of(output, endpoint_url)
     changes = {"photos": source, "prior": prior, "endpoint_url": endpoint_url}
     config = recorded_config(manifest, output, {name: value for name, value in changes.items() if value is not None})
     note("loading the prior and the face models")
-    loaded = _load_prior(config, manifest, device)
+    loaded = load_prior(config.prior, device, expected=manifest.prior_digest)
     choice = FaceModelChoice(config.face_models, config.face_weights, config.min_face, manifest.face_models)
     models = choice.load(threads, str(usable_device(device)))
     rng = np.random.default_rng(seed)
-    evidence = gather(config, open_store(output, endpoint_url), models, loaded, faces, note)
+    elsewhere = config.photos != manifest.config["photos"]
+    evidence = gather(config, store, models, loaded, faces, note, elsewhere=elsewhere)
     trial = trial_of(evidence, config, models, loaded, rng, note)
     tried = []
     for number, (attack, own) in enumerate(zip(ATTACKS, rng.spawn(len(ATTACKS)), strict=True), 1):
@@ -94,16 +93,6 @@ def attack_run(
     )
     _write(destination, {PAGE_FILE: page_of(report, trial), REPORT_FILE: report.to_json()})
     return report
-
-
-def _load_prior(config: AnonymizeConfig, manifest: Manifest, device: str) -> Prior:
-    prior = load_prior(config.prior, usable_device(device))
-    if manifest.prior_digest not in (None, prior.digest):
-        raise PriorError(
-            f"the run was made with the prior of digest {manifest.prior_digest}, and {config.prior} has {prior.digest}; give "
-            "that one with --prior"
-        )
-    return prior
 
 
 def _check_new(destination: Path, output: Place) -> None:

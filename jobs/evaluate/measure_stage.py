@@ -12,7 +12,6 @@ from jobs.faults import FaultKind, kind_of, reason_of
 from jobs.run.detect_stage import FaceModelChoice
 from jobs.run.progress import Monitor
 from jobs.run.rows_in_hand import RowsInHand
-from keyanon_core.errors import PriorError
 from keyanon_core.evaluation.baselines import BASELINES, blur
 from keyanon_core.evaluation.faces import SOURCE, FaceInVersion, FaceMeasurer
 from keyanon_core.evaluation.rehearsal import Rehearsal
@@ -39,12 +38,7 @@ class RehearsalChoice:
 
     def load_prior(self) -> Prior:
         """Raises PriorError."""
-        prior = load_prior(self.prior, precision=self.precision)
-        if self.prior_digest not in (None, prior.digest):
-            raise PriorError(
-                f"prior {self.prior} has digest {prior.digest}, and the run's was {self.prior_digest}; name that by --prior"
-            )
-        return prior
+        return load_prior(self.prior, precision=self.precision, expected=self.prior_digest)
 
 
 class MeasurePictures:

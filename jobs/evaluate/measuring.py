@@ -87,13 +87,6 @@ def measure_and_tell(
         raise unwritable(output, error) from error
 
 
-def spread(positions: npt.NDArray[np.int64], most: int | None) -> npt.NDArray[np.int64]:
-    """At most so many, the first and the last among them."""
-    if most is None or most >= len(positions):
-        return positions
-    return positions[np.linspace(0, len(positions) - 1, most).round().astype(np.int64)] if most else positions[:0]
-
-
 def made_here() -> dict[str, str]:
     """When, on what and by which version a report is made."""
     return {

@@ -13,19 +13,19 @@ from jobs.errors import SourceError
 from jobs.evaluate.config import EvaluateConfig
 from jobs.evaluate.counterparts import Counterparts, OfFolder, OfRun
 from jobs.evaluate.measure_stage import MEASURED, RECOVERED, MeasurePictures, RehearsalChoice
-from jobs.evaluate.measuring import Measuring, Progress, made_here, measure_and_tell, spread
+from jobs.evaluate.measuring import Measuring, Progress, made_here, measure_and_tell
 from jobs.evaluate.portions import Portions, gathered
 from jobs.evaluate.report import FACES, PAGE, REPORT, report_of, write_report
 from jobs.output.manifest import code_version
 from jobs.run.detect_stage import FaceModelChoice
 from jobs.run.recorded import manifest_of, recorded_config
-from jobs.sources.source import NO_FILE, Source, open_source
+from jobs.sources.again import IS_ANOTHER, changed_since, spread
+from jobs.sources.source import Source, open_source
 from jobs.storage.opening import open_store
 from jobs.storage.place import Place
 from keyanon_core.errors import EvaluationError
 
 CHANGED: Final = "changed_source"
-_IS_ANOTHER: Final = "the file has another size or modification time than when the run read it"
 PICTURES_PER_TASK: Final = 4  # of which each may be anonymized anew: a task is a minute of one CPU at most
 
 
@@ -122,7 +122,7 @@ def run_evaluation(subject: Subject, progress: Progress | None = None) -> dict[s
         found = gathered(portions)
         if len(changed):
             found.unmeasured[CHANGED] = len(changed)
-            found.examples[CHANGED] = f"{source.ids[int(changed[0])]}: {CHANGED}: {_IS_ANOTHER}"
+            found.examples[CHANGED] = f"{source.ids[int(changed[0])]}: {CHANGED}: {IS_ANOTHER}"
         if not len(found.faces.face):
             raise SourceError(f"not one face could be measured: {'; '.join(found.examples.values())}")
         report = report_of(found, {**subject.facts, **_circumstances(config, source, len(chosen))})
@@ -134,10 +134,7 @@ def run_evaluation(subject: Subject, progress: Progress | None = None) -> dict[s
 
 def _there(source: Source, ids: Sequence[str], subject: Subject) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Positions of the sources that have an anonymized picture; and of those whose file has changed since it was made. ids: of
-    all sources.
-
-    Where --source names copies their times may be other ones altogether: only where most are as they were, the others have
-    changed. Raises SourceError.
+    all sources. Raises SourceError.
     """
     anonymized = subject.versions[MEASURED]
     there = np.array([position for position, image_id in enumerate(ids) if anonymized.has(image_id)], np.int64)
@@ -147,15 +144,8 @@ def _there(source: Source, ids: Sequence[str], subject: Subject) -> tuple[npt.ND
             f"{source.ids[0]!r}); give the sources of these pictures"
         )
     then = [anonymized.made_of(ids[position]) for position in there.tolist()]
-    now = source.versions[there].tolist()
-    changed = np.array([was not in (None, NO_FILE, is_) for was, is_ in zip(then, now, strict=True)])
     elsewhere = subject.recorded is None or subject.recorded.photos != subject.config.photos
-    if elsewhere and changed.mean() > 1 / 2:
-        changed[:] = False
-    if changed.all():
-        raise SourceError(
-            f"{ids[there[0]]} and all other sources of the run: {_IS_ANOTHER}; name the sources by --source"
-        )
+    changed = changed_since(source, there, then, elsewhere=elsewhere)
     return there[~changed], there[changed]
 
 

@@ -45,7 +45,6 @@ from jobs.run.key_records import to_key_record
 from jobs.run.measures import device_here
 from jobs.run.progress import ANONYMIZING_STAGE, Monitor
 from jobs.run.rows_in_hand import RowsInHand
-from keyanon_core.errors import PriorError
 from keyanon_core.faces import FaceModels
 from keyanon_core.faces.detection import Face
 from keyanon_core.faces.given import GivenFaces
@@ -121,12 +120,7 @@ class AnonymizeFaces:
 
         torch.set_num_threads(compute.threads)
         with self.hands.reporting_faults():
-            loaded = load_prior(prior, compute.device, compute.precision)
-            if expected_prior not in (None, loaded.digest):
-                raise PriorError(
-                    f"prior {prior} has digest {loaded.digest}, and the run that is resumed used {expected_prior}; "
-                    "give that prior, or an empty output"
-                )
+            loaded = load_prior(prior, compute.device, compute.precision, expected=expected_prior)
             face_models = models.load(compute.threads, compute.device)
             loaded.networks.physical_batch = settings.face_batch
             if compute.compiled:

@@ -27,6 +27,7 @@ def load_prior(
     device: torch.device | str = "cpu",
     precision: str = STRICT,
     *,
+    expected: str | None = None,
     cache_dir: Path | None = None,
     offline: bool = False,
 ) -> Prior:
@@ -34,7 +35,7 @@ def load_prior(
 
     Only JSON and safetensors are read; weights on disk in half precision become float32.
     device: of `usable_device`. precision: of the denoiser's coarse steps, by `chosen_precision`.
-    offline: look a hub id up in the local cache only.
+    expected: digest of the one that a run was made with, None for any. offline: look a hub id up in the local cache only.
     Raises PriorError naming the file and the remedy, DeviceError.
     """
     place = usable_device(device)
@@ -54,7 +55,7 @@ def load_prior(
     autoencoder = None
     if autoencoder_folder is not None:
         autoencoder = build_autoencoder(files, autoencoder_folder, declaration.latent_scaling)
-    return Prior(
+    prior = Prior(
         name=str(source) if not Path(source).is_dir() else root.resolve().name,
         denoiser=denoiser,
         autoencoder=autoencoder,
@@ -65,6 +66,12 @@ def load_prior(
         device=place,
         precision=precision,
     )
+    if expected not in (None, prior.digest):
+        raise PriorError(
+            f"prior {source} has digest {prior.digest}, and the run was made with {expected}; give that prior (--prior), or, to "
+            "anonymize with this one, an empty output"
+        )
+    return prior
 
 
 def _components(files: PriorFiles) -> tuple[str, str | None, str]:

@@ -10,12 +10,13 @@ import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
 from jobs.attack.report import Tried
-from jobs.blocks import SIDECAR
+from jobs.blocks import SIDECAR, VERSION
 from jobs.commands.cli import main
 from jobs.config import AnonymizeConfig
 from jobs.exit_codes import ExitCode
 from jobs.output.manifest import Manifest
 from jobs.output.reader import read_rows
+from jobs.sources.again import IS_ANOTHER
 from jobs.sources.source import open_source
 from keyanon_core.evaluation.attacks import ATTACKS, Outcome, brute_force
 from keyanon_core.evaluation.attacks.outcome import measured
@@ -29,7 +30,7 @@ from tests.jobs.publishing import Place
 
 pytestmark = pytest.mark.slow
 
-COPIED, MISSING = "2-astronaut.png", "1-hopper.png"
+COPIED, MISSING, CHANGED = "2-astronaut.png", "1-hopper.png", "3-hopper.png"
 
 
 @pytest.fixture(scope="module")
@@ -51,12 +52,14 @@ def finished(
     config = AnonymizeConfig(photos=str(photos), output=place.out, keys="discard", gate_threshold=OPEN_GATE)
     anonymizer = PictureAnonymizer(load_prior(), load_face_models(), replace(config.settings(), reversible=True))
     tasks = [PictureTask(path.name, path.read_bytes()) for path in sorted(photos.iterdir())]
+    source = open_source(config)
     rows = []
     for at, result in enumerate(anonymizer(tasks)):
         assert result.encoded is not None and result.sidecar is not None, result.reason
-        rows.append({**place.result(at, result.image_id, result.encoded), SIDECAR: result.sidecar})
+        made = {SIDECAR: result.sidecar, VERSION: int(source.versions[at])}
+        rows.append({**place.result(at, result.image_id, result.encoded), **made})
     with place.attempt() as attempt:
-        Manifest.begin(place.run_id, None, config, open_source(config)).write(place.layout.store)
+        Manifest.begin(place.run_id, None, config, source).write(place.layout.store)
         attempt.run([rows], len(rows))
     return root
 
@@ -76,6 +79,7 @@ def test_a_run_is_attacked_without_its_keys_and_what_came_of_it_is_told(
     published = spoilt / "out" / row.output
     published.write_bytes((spoilt / "photos" / COPIED).read_bytes())
     (spoilt / "photos" / MISSING).unlink()
+    shutil.copy(spoilt / "photos" / COPIED, spoilt / "photos" / CHANGED)
     destination = tmp_path / "report"
     asked = ["attack", str(spoilt / "out"), "-o", str(destination), "--source", str(spoilt / "photos")]
     assert main([*asked, "--faces", "8", "--fail-on-win", "--json"]) == ExitCode.BEYOND_LIMIT
@@ -89,7 +93,8 @@ def test_a_run_is_attacked_without_its_keys_and_what_came_of_it_is_told(
     assert left["verdict"] == "WINS" and left["details"].keys() == {COPIED}
     won = {name for name, one in by_name.items() if one["verdict"] == "WINS"}
     assert won == {"faces left as they were"}
-    assert report["left_out"] == {MISSING: "its source is not in the input any more"} and report["faces"] == 7
+    assert report["left_out"] == {MISSING: "its source is not in the input any more", CHANGED: IS_ANOTHER}
+    assert report["faces"] == 6
     page = (destination / "index.html").read_text()
     assert "1 attack won that keyanon is made to withstand" in page and "http" not in page
     assert all(stat.S_IMODE(path.stat().st_mode) == 0o600 for path in destination.iterdir())

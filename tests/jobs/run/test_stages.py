@@ -223,7 +223,7 @@ def test_memory_that_runs_out_while_faces_are_searched_is_no_verdict_on_a_pictur
 
 def test_a_resumed_run_refuses_another_prior(monitor: Monitor, ingest_key: bytes) -> None:
     target = SealingTarget(RUN, DATASET, ingest_key)
-    with pytest.raises(PriorError, match="the run that is resumed used"):
+    with pytest.raises(PriorError, match="the run was made with"):
         AnonymizeFaces(
             "embedded", FaceModelChoice("embedded"), AnonymizeSettings(), target, Compute(), "0" * 64, monitor
         )
