@@ -8,10 +8,8 @@ numbers. Either way the digest of the very bytes that were parsed goes into the 
 import contextlib
 import hashlib
 import io
-import pickle  # for the name of its error only
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -29,6 +27,7 @@ from keyanon_core.faces.landmarks import mean_shape_at, with_usable_landmarks
 from keyanon_core.faces.looks import DEFAULT_MIN_FACE, Candidates, Search, check_min_face, lightened, look
 from keyanon_core.faces.masks import PictureMask
 from keyanon_core.faces.parsing import check_regions, fill_polygons, landmark_hull, region_polygons
+from keyanon_core.published_weights import PublishedWeights, fill
 
 DOWNLOAD_DIRECTORY = Path("~/.cache/keyanon/facexlib")
 # scores are RetinaFace's face probability
@@ -55,21 +54,12 @@ PAPER_LABELS = (*range(1, 9), *range(10, 15))  # of method `paper`: no earring, 
 MIN_FACE_COVER = 0.5  # share of the landmarks' hull that must be labelled as face for a parse to be believed
 
 
-@dataclass(frozen=True)
-class _Weights:
-    """A published weight file."""
-
-    stem: str
-    url: str
-    sha256: str
-
-
-RETINAFACE = _Weights(
+RETINAFACE = PublishedWeights(
     "detection_Resnet50_Final",
     "https://github.com/xinntao/facexlib/releases/download/v0.1.0/detection_Resnet50_Final.pth",
     "6d1de9c2944f2ccddca5f5e010ea5ae64a39845a86311af6fdf30841b0a5a16d",
 )
-BISENET = _Weights(
+BISENET = PublishedWeights(
     "parsing_bisenet",
     "https://github.com/xinntao/facexlib/releases/download/v0.2.0/parsing_bisenet.pth",
     "468e13ca13a9b43cc0881a9f99083a430e9c0a38abd935431d1c28ee94b26567",
@@ -223,40 +213,24 @@ def _facexlib() -> Iterator[None]:
         raise FaceModelError(f"RetinaFace and BiSeNet need {error.name}: pip install 'keyanon[facexlib]'") from error
 
 
-def _load(network: torch.nn.Module, weights: _Weights, directory: Path | None) -> str:
+def _load(network: torch.nn.Module, weights: PublishedWeights, directory: Path | None) -> str:
     """Fill a network from a weight file, set it to evaluation, and return the file's sha256."""
     path = _find(weights, directory) if directory is not None else _download(weights)
-    content = path.read_bytes()
-    digest = hashlib.sha256(content).hexdigest()
     if path.suffix == ".pth":
-        if digest != weights.sha256:
-            raise FaceModelError(
-                f"{path.name}: sha256 {digest} is not the published {weights.sha256}, and a pickle with another "
-                f"digest is never opened; fetch it again from {weights.url}, or convert it to {weights.stem}.safetensors"
-            )
-        try:
-            state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-            raise FaceModelError(f"{path.name} holds more than numbers, or is broken") from error
+        digest, state = weights.sha256, weights.read(path)
     else:
+        content = path.read_bytes()
+        digest = hashlib.sha256(content).hexdigest()
         try:
             state = safetensors.torch.load(content)
         except safetensors.SafetensorError as error:
             raise FaceModelError(f"{path.name} is not a safetensors file: {error}") from error
     # the published RetinaFace was saved from DataParallel
-    state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
-    try:
-        network.load_state_dict(state, strict=True)
-    except RuntimeError as error:
-        first = str(error).splitlines()[:2]
-        raise FaceModelError(f"{path.name} does not fit {type(network).__name__}: {' '.join(first)[:300]}") from error
-    if not all(torch.isfinite(tensor).all() for tensor in network.state_dict().values()):
-        raise FaceModelError(f"{path.name} holds numbers that are not finite")
-    network.eval()
+    fill(network, {name.removeprefix("module."): tensor for name, tensor in state.items()}, path.name)
     return digest
 
 
-def _find(weights: _Weights, directory: Path) -> Path:
+def _find(weights: PublishedWeights, directory: Path) -> Path:
     """The safetensors conversion if there is one, else the published file."""
     for suffix in (".safetensors", ".pth"):
         path = directory / (weights.stem + suffix)
@@ -268,7 +242,7 @@ def _find(weights: _Weights, directory: Path) -> Path:
     )
 
 
-def _download(weights: _Weights) -> Path:
+def _download(weights: PublishedWeights) -> Path:
     """The published file through facexlib's own download, kept in DOWNLOAD_DIRECTORY."""
     with _facexlib():
         from facexlib.utils import load_file_from_url

@@ -26,6 +26,7 @@ from keyanon_core.faces.facexlib_models import (
     paper_mask,
 )
 from keyanon_core.faces.parsing import DEFAULT_REGIONS
+from keyanon_core.published_weights import PublishedWeights
 
 pytest.importorskip("facexlib")
 
@@ -170,13 +171,13 @@ def test_a_pickle_with_the_published_digest_is_read_weights_only(tmp_path, parse
     out = io.BytesIO()
     torch.save(parser._network.state_dict(), out)
     (tmp_path / f"{BISENET.stem}.pth").write_bytes(out.getvalue())
-    published = facexlib_models._Weights(BISENET.stem, BISENET.url, hashlib.sha256(out.getvalue()).hexdigest())
+    published = PublishedWeights(BISENET.stem, BISENET.url, hashlib.sha256(out.getvalue()).hexdigest())
     monkeypatch.setattr(facexlib_models, "BISENET", published)
     assert BiSeNetParser(tmp_path).digest == published.sha256
     bomb = pickle.dumps(Bomb())
     (tmp_path / f"{BISENET.stem}.pth").write_bytes(bomb)
     monkeypatch.setattr(
-        facexlib_models, "BISENET", facexlib_models._Weights(BISENET.stem, "", hashlib.sha256(bomb).hexdigest())
+        facexlib_models, "BISENET", PublishedWeights(BISENET.stem, "", hashlib.sha256(bomb).hexdigest())
     )
     with pytest.raises(FaceModelError):
         BiSeNetParser(tmp_path)
