@@ -36,6 +36,10 @@ class Counterparts(ABC):
         """The same, of these sources: what has the very name of one of them is no other one's."""
         return self
 
+    @abstractmethod
+    def of_none(self, ids: Collection[str]) -> list[str]:
+        """The names of those that are of none of these sources: nobody measures them."""
+
     def made_of(self, image_id: str) -> int | None:
         """The `version_of` the file that a picture was made of; None where nobody wrote it down."""
         return None
@@ -80,6 +84,9 @@ class OfRun(Counterparts):
 
     def digest(self) -> str:
         return listing_digest(f"{image_id}\0{row.record_id}\0{row.output}" for image_id, row in self.rows.items())
+
+    def of_none(self, ids: Collection[str]) -> list[str]:
+        return [image_id for image_id in self.rows if image_id not in ids]
 
     def made_of(self, image_id: str) -> int | None:
         return self.rows[image_id].source_version
@@ -127,6 +134,10 @@ class OfFolder(Counterparts):
 
     def digest(self) -> str:
         return self.listing
+
+    def of_none(self, ids: Collection[str]) -> list[str]:
+        taken = {name for image_id in ids for name in self._files(image_id)}
+        return sorted({name for found in self.names.values() for name in found} - taken)
 
     def read(self, image_id: str) -> bytes:
         files = self._files(image_id)

@@ -96,7 +96,7 @@ class MeasurePictures:
         }
         versions: dict[str, Pixels] = {name: decode_picture(file, self._max_pixels) for name, file in files.items()}
         faces, masks = self._measurer.faces_of(source)
-        missing: dict[str, str] = {}
+        missing = {name: "there is no picture of its name" for name in self._versions if name not in files}
         stored = {name: len(file) for name, file in {SOURCE: encoded, **files}.items()}
         if row[ROW] in self._rehearsed:
             treated, beside = _treated(source, masks)
@@ -104,7 +104,7 @@ class MeasurePictures:
             if self._rehearse is not None:
                 again = self._rehearse(encoded)
                 versions |= again.versions
-                missing = again.missing
+                missing |= again.missing
                 stored |= again.stored_bytes
         found = self._measurer.measure(source, faces, masks, versions)
         reasons = [f"{name}: {why}" for name, why in missing.items()]

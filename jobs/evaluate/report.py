@@ -30,7 +30,7 @@ BINS: Final = 40
 PLOT: Final = (640, 200)  # px
 
 RULES: Final = (
-    (MEASURED, "distance", "from its source, by the recognizer"),
+    (MEASURED, "distance", "distance from its source"),
     (RECOVERED, "psnr_face", "PSNR of what was recovered"),
     (REHEARSAL_RECOVERED, "psnr_face", "PSNR of what the rehearsal recovered"),
 )
@@ -65,10 +65,10 @@ def _decibel_per_kilobyte(found: Measured, figures: Sequence[Figure]) -> dict[st
     likeness = {
         figure.version: figure.estimate.value for figure in figures if figure.metric == "psnr_face" and not figure.group
     }
-    beside = {
-        REHEARSAL_RECOVERED: SIDECAR,
-        **{f"{name[: -len(BESIDE)]}-{RECOVERED}": name for name in found.stored_bytes},
-    }
+    beside = {REHEARSAL_RECOVERED: SIDECAR}
+    for name in found.stored_bytes:
+        if name.endswith(BESIDE):
+            beside[f"{name.removesuffix(BESIDE)}-{RECOVERED}"] = name
     sizes = {version: float(np.median(found.stored_bytes.get(name, [0]))) for version, name in beside.items()}
     return {version: likeness[version] / (sizes[version] / 1000) for version in likeness if sizes.get(version)}
 
@@ -145,10 +145,12 @@ def _shown(found: Measured, portions: Portions, recognizers: Sequence[str]) -> l
     """Faces by rule, worst, middle and best, in all their versions."""
     chosen: list[tuple[str, list[tuple[int, float]]]] = []
     for version, column, what in RULES:
+        if column == "distance":
+            recognizer = next(iter(recognizers), "")
+            column, what = f"{column}:{recognizer}", f"{what} by {recognizer}"
         faces = found.faces.of(version)
-        name = f"{column}:{recognizers[0]}" if column == "distance" else column
-        values = faces.values.get(name, np.zeros(0))
-        known = np.flatnonzero(~np.isnan(values)) if len(faces.face) else np.zeros(0, np.int64)
+        values = faces.values.get(column, np.zeros(0))
+        known = np.flatnonzero(~np.isnan(values))
         if not len(known):
             continue
         order = known[np.argsort(values[known], kind="stable")]
@@ -190,7 +192,7 @@ def _plot(found: Measured, recognizer: str) -> list[tuple[str, str]]:
         series[version] = values[~np.isnan(values)]
     most = max((float(values.max()) for values in series.values() if len(values)), default=1.0) or 1.0
     shares = {name: _histogram(values, most) for name, values in series.items() if len(values)}
-    highest = max(float(share.max()) for share in shares.values())
+    highest = max((float(share.max()) for share in shares.values()), default=1.0)
     return [(name, _points(share / highest)) for name, share in shares.items()]
 
 

@@ -26,6 +26,7 @@ from jobs.storage.place import Place
 from keyanon_core.errors import EvaluationError
 
 CHANGED: Final = "changed_source"
+NO_SOURCE: Final = "no_source"
 PICTURES_PER_TASK: Final = 4  # of which each may be anonymized anew: a task is a minute of one CPU at most
 
 
@@ -120,9 +121,14 @@ def run_evaluation(subject: Subject, progress: Progress | None = None) -> dict[s
 
     def tell(portions: Portions) -> dict[str, Any]:
         found = gathered(portions)
-        if len(changed):
-            found.unmeasured[CHANGED] = len(changed)
-            found.examples[CHANGED] = f"{source.ids[int(changed[0])]}: {CHANGED}: {IS_ANOTHER}"
+        left = (
+            (CHANGED, [ids[at] for at in changed.tolist()], IS_ANOTHER),
+            (NO_SOURCE, subject.versions[MEASURED].of_none(known), "there is no source of its name"),
+        )
+        for code, names, why in left:
+            if names:
+                found.unmeasured[code] = len(names)
+                found.examples[code] = f"{names[0]}: {code}: {why}"
         if not len(found.faces.face):
             raise SourceError(f"not one face could be measured: {'; '.join(found.examples.values())}")
         report = report_of(found, {**subject.facts, **_circumstances(config, source, len(chosen))})

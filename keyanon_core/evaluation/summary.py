@@ -137,8 +137,9 @@ def _of_version(
     yield from _of_values(faces, version)
     for group in np.unique(faces.tone):
         members = faces.rows(faces.tone == group)
-        if MIN_FACES <= len(members.face) < len(faces.face):
-            yield from (one for one in _of_values(members, version, str(group)) if one.metric in GROUPED)
+        if len(members.face) < len(faces.face):
+            told = (one for one in _of_values(members, version, str(group)) if one.metric in GROUPED)
+            yield from (one for one in told if one.estimate.n >= MIN_FACES)
     for recognizer in sorted(sources.vectors):
         if recognizer == TEXTURE:
             yield from _of_texture(faces, own, version)
@@ -198,8 +199,6 @@ def _between_keys(faces: FaceTable, first: FaceTable, recognizer: str) -> Iterat
     """Two anonymizations of one face under two keys, against those of different faces."""
     one, other = _seen(first, recognizer), _seen(faces, recognizer)
     other = other.rows(np.isin(other.face, one.face))
-    if len(other.face) < 2:
-        return
     own = np.searchsorted(one.face, other.face)
     gallery, probes = one.vectors[recognizer], other.vectors[recognizer]
     yield from _linked(BETWEEN_KEYS, recognizer, probes, gallery, own)

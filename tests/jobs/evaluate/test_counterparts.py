@@ -61,6 +61,14 @@ def test_a_file_of_one_sources_very_name_is_not_taken_for_anothers(tmp_path: Pat
     assert not found.has("a.jpg") and found.read("a.png") == b"a.png" and found.read("b.jpg") == b"b.png"
 
 
+def test_pictures_of_no_source_are_known(tmp_path: Path) -> None:
+    """Renamed ones may be anybody: an evaluation says that it measured none of them."""
+    ids = frozenset({"a.jpg", "a.png", "b.jpg", "c.jpg"})
+    found = folder(tmp_path, "a.png", "b.jpg.png", "c.png", "c.webp", "d.jpg", "sub/b.jpg").among(ids)
+    assert found.of_none(ids) == ["d.jpg", "sub/b.jpg"], "two that may both be c.jpg's are refused elsewhere"
+    assert found.of_none(ids - {"a.png", "b.jpg"}) == ["a.png", "b.jpg.png", "d.jpg", "sub/b.jpg"]
+
+
 def test_two_that_may_be_meant_are_refused_by_name(tmp_path: Path) -> None:
     found = folder(tmp_path, "a.webp", "a.png")
     with pytest.raises(PictureError, match=r"must hold one picture of a\.jpg, and holds a\.png, a\.webp"):
@@ -151,6 +159,7 @@ def test_of_a_run_the_published_pictures_are_found_and_all_others_counted(tmp_pa
     )
     found = OfRun.of(open_store(tmp_path))
     assert {name for name, _, _ in rows if found.has(name)} == {"a", "passed"}
+    assert found.of_none({"a", "damaged"}) == ["passed"]
     assert found.unpublished == {"repeated id": 1, "no_face": 1, "quarantined": 2}, "each row once"
     assert OfRun(found.store, {"a": found.rows["a"]}, {}).digest() != found.digest()
     assert pickle.loads(pickle.dumps(found)) == found

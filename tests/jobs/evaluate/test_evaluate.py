@@ -50,7 +50,7 @@ def grey(encoded: bytes) -> bytes:
 
 @pytest.fixture
 def folders(tmp_path: Path, face_png: bytes, face_jpeg: bytes, faceless_png: bytes) -> Path:
-    """Another tool's work: one face is hidden, one picture is published as it was, one is damaged, one has another size."""
+    """Another tool's work: one face is hidden, one picture is as it was, one is damaged, two have another size or name."""
     contents = {
         "astronaut.png": (face_png, grey(face_png)),
         "grace.jpg": (face_jpeg, face_jpeg),
@@ -58,6 +58,7 @@ def folders(tmp_path: Path, face_png: bytes, face_jpeg: bytes, faceless_png: byt
         "damaged.png": (face_png, b"no picture"),
         "resized.png": (face_png, faceless_png),
         "alone.png": (face_png, None),
+        "renamed.png": (None, face_png),
     }
     for name, (source, anonymized) in contents.items():
         for place, content in (("photos", source), ("anonymized", anonymized)):
@@ -77,13 +78,19 @@ def evaluate(capsys: pytest.CaptureFixture[str], *arguments: object) -> Told:
 def test_what_another_tool_left_is_named(ray_cluster: Path, folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
     place = ["--source", folders / "photos", "--anonymized", folders / "anonymized", "-o", folders / "report"]
     place += ["--recognizer", f"mine={tiny_recognizer(folders / 'mine.onnx', pool=14)}:arcface"]
+    (folders / "recovered").mkdir()
+    shutil.copy(folders / "photos" / "grace.jpg", folders / "recovered")
+    place += ["--recovered", folders / "recovered"]
     limits = ["--fail-over", "anonymized.untouched=0", "--fail-under", "anonymized.found=0.4"]
     told = evaluate(capsys, *place, *limits)
     assert told.code == ExitCode.BEYOND_LIMIT
     assert told.report["beyond_limits"] == ["anonymized.untouched is 0.5, over 0"]
     assert (told.report["pictures"], told.report["faces"], told.report["chosen_pictures"]) == (2, 2, 5)
-    assert told.report["unmeasured"] == {"no_face": 1, "not_an_image": 1, "other_size": 1}
+    assert told.report["unmeasured"] == {"no_face": 1, "not_an_image": 1, "other_size": 1, "no_source": 1}
     assert "resized.png" in told.report["unmeasured_examples"]["other_size"]
+    assert told.report["unmeasured_examples"]["no_source"].startswith("renamed.png: no_source: ")
+    assert told.report["missing"] == {"recovered: there is no picture of its name": 1}
+    assert told.figure("recovered.psnr_face") == 100
     named = {one["finding"]: [face["image_id"] for face in one["faces"]] for one in told.report["findings"]}
     assert named == {"untouched": ["grace.jpg"], "accepted.dlib-resnet-v1": ["grace.jpg"]}
     assert told.figure("anonymized.psnr_face") < 60 and told.figure("anonymized.found") == 0.5

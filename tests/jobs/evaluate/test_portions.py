@@ -1,6 +1,7 @@
 """What was measured comes back from its portions: every face under its picture, with what is known of it and without the rest."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from jobs.evaluate.portions import FOLDER, Portions, gathered
 from jobs.evaluate.report import FACES, PAGE, REPORT, report_of, write_report
 from keyanon_core.evaluation.faces import FACE_METRICS
 
+TOLD = dict.fromkeys(("made", "by", "machine", "sources"), "-") | {"source_pictures": 2, "chosen_pictures": 2}
+
 
 def face(index: int, version: str, values: dict[str, float], vector: list[float] | None) -> dict[str, Any]:
     return {
@@ -28,7 +31,7 @@ def face(index: int, version: str, values: dict[str, float], vector: list[float]
 
 
 def picture(row: int, image_id: str, *faces: dict[str, Any], reason: str = "") -> dict[str, Any]:
-    sizes = [] if reason else [("source", 10 + row)]
+    sizes = [] if reason else [("source", 10 + row), ("rehearsal-sidecar", 2000), ("crop-beside", 500)]
     return {"row": row, "image_id": image_id, "reason": reason, "missing": [], "bytes": sizes, "faces": list(faces)}
 
 
@@ -69,7 +72,7 @@ def test_every_face_is_under_its_picture_and_version(portions: Portions) -> None
     assert np.isnan(anonymized.values["roll"]).all() and np.isnan(anonymized.values["psnr_face"]).all()
     np.testing.assert_array_equal(anonymized.vectors["eye"], [[3, 4], [np.nan, np.nan], [7, 8]])
     assert found.faces.of("blur").values["roll"].tolist() == [3]
-    assert (found.pictures, found.unmeasured, found.stored_bytes) == (2, {"no_face": 2}, {"source": [12, 11]})
+    assert (found.pictures, found.unmeasured, found.stored_bytes["source"]) == (2, {"no_face": 2}, [12, 11])
     assert found.examples == {"no_face": "a: no_face: none was found"}
 
 
@@ -116,14 +119,57 @@ def test_a_name_that_is_code_or_turns_lines_round_is_shown_as_what_it_is(tmp_pat
     portions.add(pa.Table.from_pylist([picture(0, hostile, *faces), picture(1, hostile, reason=f"other_size: {hostile}")],
                                       schema=PORTION_SCHEMA))  # fmt: skip
     found = gathered(portions)
-    told = dict.fromkeys(("made", "by", "machine", "sources"), hostile) | {
-        "source_pictures": 2,
-        "chosen_pictures": 2,
-    }
-    report = report_of(found, told)
+    report = report_of(found, TOLD | dict.fromkeys(("made", "by", "machine", "sources"), hostile))
     write_report(tmp_path, report, found, portions)
     page = (tmp_path / PAGE).read_text()
     assert "<script" not in page and not set(page) & set("\u202e\x1b\u200b")
     assert "&lt;script&gt;alert(1)&lt;/script&gt;\\u202egpj.exe\\x1b[31m\\u200b&#39;&#34;.jpg" in page
     assert json.loads((tmp_path / REPORT).read_bytes())["findings"][0]["faces"][0]["image_id"] == hostile
     assert pq.read_table(tmp_path / FACES).column("image_id").to_pylist() == [hostile]
+
+
+def reported(place: Path, *faces: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """The report of one picture's faces, and its page."""
+    portions = Portions(place)
+    portions.add(pa.Table.from_pylist([picture(0, "a", *faces)], schema=PORTION_SCHEMA))
+    found = gathered(portions)
+    report = report_of(found, TOLD)
+    write_report(place, report, found, portions)
+    return report, (place / PAGE).read_text()
+
+
+def test_what_must_be_looked_at_is_named_worst_first_and_all_of_it_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobs.evaluate.report.MOST_NAMED", 2)
+    changed = [0.5, 0.05, 0.0, np.nan, 0.09, 0.1]
+    accepted = [1, 0, 0, 1, 0, 0]
+    faces = []
+    for at, (share, taken) in enumerate(zip(changed, accepted, strict=True)):
+        values = dict.fromkeys(FACE_METRICS, 1.0) | {"changed_face": share, "accepted:eye": taken}
+        values |= {"distance:eye": (6 - at) / 10, "psnr_face": at}
+        faces += [face(at, "source", {}, [at, 1]), face(at, "anonymized", values, [at, 2])]
+        faces += [face(at, version, values, [at, 1]) for version in ("rehearsal-recovered", "crop-recovered")]
+    report, page = reported(tmp_path, *faces)
+    told = {one["finding"]: one for one in report["findings"]}
+    assert [one["face"] for one in told["untouched"]["faces"]] == [2, 1]
+    assert [one["face"] for one in told["accepted.eye"]["faces"]] == [3, 0]
+    assert [(one["count"], one["of"]) for one in told.values()] == [(3, 6), (2, 6)]
+    assert report["db_per_kb"] == {"rehearsal-recovered": 2.5 / 2, "crop-recovered": 2.5 / 0.5}
+    shown = re.findall(r"<h3>([^<]*)</h3>|face (\d): (\S+)<br>", page)
+    titles = [title for title, _, _ in shown if title]
+    assert titles[2:5] == [
+        f"anonymized: {rule} distance from its source by eye" for rule in ("lowest", "middle", "highest")
+    ]
+    assert [(int(index), value) for title, index, value in shown if not title][:12] == [
+        *((5, "0.1"), (4, "0.2"), (3, "0.3"), (2, "0.4")),
+        *((4, "0.2"), (3, "0.3"), (2, "0.4"), (1, "0.5")),
+        *((3, "0.3"), (2, "0.4"), (1, "0.5"), (0, "0.6")),
+    ]
+
+
+@pytest.mark.parametrize("seen", [[1, 2], None])
+def test_where_no_recognizer_sees_a_face_all_else_is_reported(tmp_path: Path, seen: list[float] | None) -> None:
+    values = dict.fromkeys(FACE_METRICS, 0.0)
+    report, page = reported(tmp_path, face(0, "source", {}, seen), face(0, "anonymized", values, None))
+    assert [one["finding"] for one in report["findings"]] == ["untouched"] and "a, face 0 (0)" in page

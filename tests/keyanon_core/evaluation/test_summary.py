@@ -107,6 +107,9 @@ def test_a_small_group_has_no_figures() -> None:
         table(anonymized=SOURCES), tone=np.where(np.arange(2 * PEOPLE) % PEOPLE < MIN_FACES, "dark", "light")
     )
     assert "anonymized.found[dark]" in figures(larger)
+    larger.values["found"][PEOPLE] = np.nan
+    known = {key for key in figures(larger) if "[dark]" in key}
+    assert known == {"anonymized.untouched[dark]", "anonymized.psnr_face[dark]"}, "as many of whom it is known"
 
 
 def test_textures_have_a_distance_and_no_identity() -> None:
