@@ -3,8 +3,8 @@
 Nothing here opens a keystore. Masks and crops are found again in the sources, as the run found them.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
-from jobs.blocks import ENCODED, GIVEN, ID
+from jobs.blocks import ENCODED, GIVEN, ID, SUBJECT
 from jobs.config import AnonymizeConfig
 from jobs.errors import JobError
 from jobs.output.pictures import PublishedPictures
@@ -38,6 +38,7 @@ from keyanon_core.transforms import MIN_COORDINATES
 
 PICTURE_BYTES: Final = "bytes of the picture"
 SIDECAR_BYTES: Final = "bytes of the sidecar"
+READ_FOR_PEOPLE: Final = 2  # times the pictures that are asked for, of which one of each person is taken
 
 Note = Callable[[str], None]
 
@@ -64,15 +65,19 @@ def gather(
     *,
     elsewhere: bool = False,
 ) -> Evidence:
-    """Up to so many anonymized pictures of a run, evenly spread over its rows, beside their sources.
+    """Up to so many anonymized pictures of a run, evenly spread over its rows, beside their sources; where the run knows whom
+    they show, one of each person.
 
     elsewhere: the input is not where the run read it. Raises OutputError, SourceError (all sources have changed since, too),
     MachineError; AttackError for a run without an anonymized picture.
     """
-    rows = _rows(store, faces)
+    subjects = config.subjects is not None or config.subject_column is not None
+    rows = _rows(store, faces * (READ_FOR_PEOPLE if subjects else 1))
     if not rows:
         raise AttackError(f"{store} has no anonymized picture; there is nothing to attack")
     sources, changed = _sources(open_source(config, config.given()), rows, elsewhere)
+    if subjects:
+        rows = _one_of_each(rows, {name: one.subject for name, one in sources.items()}, faces)
     published = PublishedPictures(store)
     pictures, left_out = [], {}
     for at, row in enumerate(rows, 1):
@@ -82,8 +87,7 @@ def gather(
                 raise OutputError(IS_ANOTHER)
             if row.image_id not in sources:
                 raise OutputError("its source is not in the input any more")
-            encoded, given = sources[row.image_id]
-            pictures.append(_picture(row, encoded, given, published, config, models, prior))
+            pictures.append(_picture(row, sources[row.image_id], published, config, models, prior))
         except KeyanonError as error:
             left_out[row.image_id] = str(error)
     return Evidence(tuple(pictures), left_out)
@@ -125,11 +129,28 @@ def _rows(store: Store, count: int) -> list[Row]:
     return [row for at, row in enumerate(anonymized) if at in wanted]
 
 
-def _sources(
-    source: Source, rows: Sequence[Row], elsewhere: bool
-) -> tuple[dict[str, tuple[bytes, str | None]], set[str]]:
-    """Encoded picture, and what the user says of its faces, by id, without those that are not there or can not be read; and the
-    ids of those that have changed since the run. Raises SourceError.
+def _one_of_each(rows: Sequence[Row], subjects: Mapping[str, str | None], count: int) -> list[Row]:
+    """At most so many, evenly spread, no two of one subject; pictures without a subject are each another person's."""
+    first: dict[str, Row] = {}
+    for row in rows:
+        subject = subjects.get(row.image_id)
+        first.setdefault(f"id {row.image_id}" if subject is None else f"subject {subject}", row)
+    found = list(first.values())
+    return [found[at] for at in spread(np.arange(len(found)), count).tolist()]
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A picture's file, what the user says of the faces in it, and whom it is said to show."""
+
+    encoded: bytes = field(repr=False)
+    given: str | None
+    subject: str | None
+
+
+def _sources(source: Source, rows: Sequence[Row], elsewhere: bool) -> tuple[dict[str, _Source], set[str]]:
+    """By id, without those that are not there or can not be read; and the ids of those that have changed since the run. Raises
+    SourceError.
     """
     places = source.ids.places()
     found = places.find(pa.array([row.image_id for row in rows], pa.string()))
@@ -140,29 +161,30 @@ def _sources(
     others[positions[~changed]] = False
     left = int((~changed).sum())
     units = source.units(RowSet.of(others), lambda rest: max(min(rest, left), 1)) if left else ()
-    read: dict[str, tuple[bytes, str | None]] = {}
+    read: dict[str, _Source] = {}
     for table in (table for unit in units for table in unit.read()):
-        columns = [table.column(name).to_pylist() for name in (ID, ENCODED, GIVEN)]
-        read |= {name: (encoded, given) for name, encoded, given in zip(*columns, strict=True) if encoded is not None}
+        columns = [table.column(name).to_pylist() for name in (ID, ENCODED, GIVEN, SUBJECT)]
+        read |= {
+            name: _Source(encoded, *said) for name, encoded, *said in zip(*columns, strict=True) if encoded is not None
+        }
     return read, {row.image_id for row, is_ in zip(there, changed.tolist(), strict=True) if is_}
 
 
 def _picture(
     row: Row,
-    encoded: bytes,
-    given: str | None,
+    read: _Source,
     published: PublishedPictures,
     config: AnonymizeConfig,
     models: FaceModels,
     prior: Prior,
 ) -> PublishedPicture:
     # In the numbers that the published file holds: with a profile that stays these are not those of the screen.
-    source = opening.open_source(encoded, config.output_format, config.jpeg_quality, config.max_pixels).pixels
+    source = opening.open_source(read.encoded, config.output_format, config.jpeg_quality, config.max_pixels).pixels
     picture = published.picture(row)
     shown = published_pixels(picture, config.max_pixels)[0]
     stored = None if row.permanent or row.record_id is None else published.sidecar(row)
-    said = GivenFaces() if given is None else GivenFaces.from_json(given)
-    chosen = choose_faces(decode_picture(encoded, config.max_pixels), models.detector, said, config.faces)
+    said = GivenFaces() if read.given is None else GivenFaces.from_json(read.given)
+    chosen = choose_faces(decode_picture(read.encoded, config.max_pixels), models.detector, said, config.faces)
     aligned = align_faces(
         source,
         chosen.faces,

@@ -40,6 +40,14 @@ def evaluate(
     recovered: Annotated[
         str | None, typer.Option(metavar="DIR", help="Recovered pictures, as `keyanon recover` writes them.")
     ] = None,
+    subjects: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="CSV of file,subject beside a folder: whom its pictures show. Of Parquet the run's subject column says so.",
+            show_default="as the run had it",
+        ),
+    ] = None,
     limit: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Measure so many pictures, evenly spread.")
     ] = None,
@@ -136,7 +144,7 @@ def _subject(run: str | None, output: str | None, given: dict[str, Any]) -> "Sub
         raise typer.BadParameter("a report is written to a local directory, not to S3", param_hint="--output")
     if (run is None) == (given["anonymized"] is None):
         raise typer.BadParameter("give RUN, or --source and --anonymized, and not both", param_hint="RUN")
-    names = ("recovered", "limit", "rehearsed", "prior", "workers", "recognizers", "endpoint_url")
+    names = ("recovered", "subjects", "limit", "rehearsed", "prior", "workers", "recognizers", "endpoint_url")
     changes = {name: given[name] for name in names if given[name] is not None}
     for name in ("recovered", "anonymized"):
         if given[name] is not None:

@@ -9,12 +9,16 @@ from pydantic import Field, model_validator
 
 from jobs.config import AnonymizeConfig
 from jobs.sources.config import InputConfig
+from jobs.sources.given_faces import GivenInput
 from jobs.storage.place import Place, holds
 from keyanon_core.faces.recognizers import EMBEDDED, RecognizerChoice, chosen_recognizers
 from keystore.crypto.canonical import canonical_json
 
 DEFAULT_REHEARSED: Final = 64  # pictures
-_NEUTRAL: Final = frozenset({"photos", "image_root", "output", "endpoint_url", "workers"})
+# A file of subjects is in the digest of the sources.
+_NEUTRAL: Final = frozenset(
+    {"photos", "image_root", "output", "endpoint_url", "workers", "subjects", "subjects_of_gone"}
+)
 _OF_INPUT: Final = frozenset(InputConfig.model_fields) - {"output", "photos", "endpoint_url"}
 
 
@@ -25,6 +29,8 @@ class EvaluateConfig(InputConfig):
     run: Place | None = Field(default=None, description="output of a run, whose pictures are measured")
     anonymized: Place | None = Field(default=None, description="folder of any tool's pictures, in the place of a run")
     recovered: Place | None = Field(default=None, description="folder of recovered pictures, of the same names")
+    subjects: Path | None = Field(default=None, description="CSV of file,subject beside a folder: whom pictures show")
+    subjects_of_gone: bool = Field(default=False, description="it may name pictures that are there no more")
     limit: int | None = Field(default=None, ge=1, description="pictures, evenly spread; all by default")
     rehearsed: int = Field(
         default=DEFAULT_REHEARSED, ge=0, description="pictures that the run's settings anonymize anew, see `Rehearsal`"
@@ -59,7 +65,13 @@ class EvaluateConfig(InputConfig):
         read = {name: getattr(recorded, name) for name in _OF_INPUT}
         models = {"face_models": recorded.face_models, "face_weights": recorded.face_weights}
         given = {name: value for name, value in changes.items() if value is not None}
-        return cls.load(None, {"photos": recorded.photos, **read, **models, **given})
+        # The run has held its own file against its pictures, some of which may be gone or elsewhere now.
+        people = {"subjects": recorded.subjects, "subjects_of_gone": "subjects" not in given}
+        return cls.load(None, {"photos": recorded.photos, **read, **models, **people, **given})
+
+    def given(self) -> GivenInput:
+        """Where it is said whom the pictures show."""
+        return GivenInput(subjects=self.subjects, of_gone=self.subjects_of_gone)
 
     def recognizer_choices(self) -> list[RecognizerChoice]:
         """Those beside that of the face models, each holding on to its file as it is now. Raises FaceModelError."""

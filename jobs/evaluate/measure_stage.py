@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from jobs.blocks import ENCODED, FAILURE, ID, ROW
+from jobs.blocks import ENCODED, FAILURE, ID, ROW, SUBJECT
 from jobs.evaluate.counterparts import Counterparts
 from jobs.faults import FaultKind, kind_of, reason_of
 from jobs.run.detect_stage import FaceModelChoice
@@ -70,7 +70,7 @@ class MeasurePictures:
 
     def __call__(self, table: pa.Table) -> pa.Table:
         with self._hands.reporting_faults():
-            rows = {row[ROW]: row for row in table.select([ROW, ID, ENCODED, FAILURE]).to_pylist()}
+            rows = {row[ROW]: row for row in table.select([ROW, ID, SUBJECT, ENCODED, FAILURE]).to_pylist()}
             measured = self._hands.work_through({number: row for number, row in rows.items() if not row[FAILURE]})
             found = [measured.get(number) or _failed(row, row[FAILURE]) for number, row in rows.items()]
             return pa.Table.from_pylist(found, schema=PORTION_SCHEMA)
@@ -134,7 +134,7 @@ def _treated(source: Pixels, masks: Sequence[PictureMask]) -> tuple[dict[str, Pi
 
 
 def _about(row: dict[str, Any]) -> dict[str, Any]:
-    return {"row": row[ROW], "image_id": row[ID]}
+    return {"row": row[ROW], "image_id": row[ID], "subject": row[SUBJECT]}
 
 
 def _failed(row: dict[str, Any], reason: str) -> dict[str, Any]:
@@ -157,6 +157,7 @@ PORTION_SCHEMA: Final = pa.schema(
     [
         ("row", pa.int64()),
         ("image_id", pa.string()),
+        ("subject", pa.string()),  # whose picture it is said to be
         ("reason", pa.string()),  # "" of a picture that was measured
         ("missing", pa.list_(pa.string())),
         ("bytes", pa.map_(pa.string(), pa.int64())),

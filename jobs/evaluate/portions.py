@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from jobs.errors import PublishError
 from keyanon_core.evaluation.faces import SOURCE
+from keyanon_core.evaluation.people import People
 from keyanon_core.evaluation.summary import FaceTable
 from keystore.storage import durable
 
@@ -68,7 +69,8 @@ class Measured:
 
     images: id of each face's picture, by the face's number in `faces`; rows, indices: row of that picture, and which of its faces
     it is. unmeasured: pictures by the code of the reason, with an example of each. missing: versions that pictures lack, by the
-    reason. stored_bytes: of each measured picture, by what was stored.
+    reason. stored_bytes: of each measured picture, by what was stored. people: whom pictures are said to show, each with the
+    number that `faces` has for them.
     """
 
     faces: FaceTable
@@ -80,6 +82,7 @@ class Measured:
     examples: dict[str, str] = field(default_factory=dict)
     missing: Counter[str] = field(default_factory=Counter)
     stored_bytes: dict[str, list[int]] = field(default_factory=dict)
+    people: dict[str, int] = field(default_factory=dict)
 
     @property
     def lines(self) -> pa.Table:
@@ -131,6 +134,11 @@ def _face_table(table: pa.Table, found: Measured) -> FaceTable:
     found.rows += (of_each >> 32).tolist()
     found.indices += (of_each & 0xFFFFFFFF).tolist()
     found.images += [ids[row] for row in found.rows[first:]]
+    of_picture, their_faces = np.unique(found.rows[first:], return_counts=True)
+    shown, alone = _subjects(table, found), dict(zip(of_picture.tolist(), (their_faces == 1).tolist(), strict=True))
+    people = People(
+        np.array([shown[row] for row in rows.tolist()], np.int64), np.array([alone[row] for row in rows.tolist()])
+    )
     return FaceTable(
         first + numbers,
         np.array(pc.struct_field(faces, "version").to_pylist(), np.str_),
@@ -140,7 +148,19 @@ def _face_table(table: pa.Table, found: Measured) -> FaceTable:
             for name, held in _by_name(pc.struct_field(faces, "values"))
         },
         {name: _stacked(held) for name, held in _by_name(pc.struct_field(faces, "vectors"))},
+        people,
     )
+
+
+def _subjects(table: pa.Table, found: Measured) -> dict[int, int]:
+    """The number of the person whom each picture is said to show, by its row; -1 where nothing is said, or was not kept by older
+    versions."""
+    rows = table.column("row").to_pylist()
+    said = table.column("subject").to_pylist() if "subject" in table.column_names else [None] * len(rows)
+    return {
+        row: -1 if subject is None else found.people.setdefault(subject, len(found.people))
+        for row, subject in zip(rows, said, strict=True)
+    }
 
 
 def _faces(table: pa.Table) -> tuple[npt.NDArray[np.int64], pa.StructArray]:

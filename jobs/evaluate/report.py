@@ -13,7 +13,7 @@ from jobs.evaluate.measure_stage import BESIDE, MEASURED, RECOVERED
 from jobs.evaluate.portions import Measured, Portions
 from jobs.pages import data_uri, page_environment
 from jobs.storage.json_files import to_json
-from keyanon_core.evaluation.faces import TEXTURE
+from keyanon_core.evaluation.faces import SOURCE, TEXTURE
 from keyanon_core.evaluation.intervals import median_of
 from keyanon_core.evaluation.metrics import BY_NAME, METRICS
 from keyanon_core.evaluation.rehearsal import RECOVERED as REHEARSAL_RECOVERED
@@ -45,6 +45,7 @@ def report_of(found: Measured, circumstances: Mapping[str, Any]) -> dict[str, An
         **circumstances,
         "pictures": found.pictures,
         "faces": len(found.images),
+        "people": _people(found),
         "unmeasured": dict(found.unmeasured),
         "unmeasured_examples": found.examples,
         "missing": dict(found.missing),
@@ -52,6 +53,17 @@ def report_of(found: Measured, circumstances: Mapping[str, Any]) -> dict[str, An
         "db_per_kb": _decibel_per_kilobyte(found, figures),
         "figures": [figure.to_dict() for figure in figures],
         "findings": _findings(found),
+    }
+
+
+def _people(found: Measured) -> dict[str, int]:
+    """Of how many faces it is known whose they are, of how many people, and how many of these faces have another photograph."""
+    people = found.faces.of(SOURCE).people
+    known = people.person[people.known]
+    return {
+        "faces": len(known),
+        "people": len(np.unique(known)),
+        "with_another_photo": int((people.others() >= 0).sum()),
     }
 
 
@@ -118,7 +130,7 @@ def _page(report: Mapping[str, Any], found: Measured, portions: Portions) -> str
     return environment.get_template("page.html.j2").render(
         report=report,
         versions=versions,
-        between=[f for f in figures if f["version"] not in versions],
+        between=[f for f in figures if f["version"] not in (SOURCE, *versions)],
         plain=plain,
         identity=[(one, [metric for metric in METRICS if (metric.name, one) in told]) for one in recognizers],
         by_key={figure["key"]: figure for figure in figures},

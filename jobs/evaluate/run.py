@@ -44,12 +44,14 @@ class Subject:
 def subject_of_run(run: Place, changes: Mapping[str, Any]) -> Subject:
     """The pictures of a run, complete or not. changes: settings of EvaluateConfig, None for those that stay.
 
-    Raises OutputError, PublishError, ConfigError, MachineError.
+    Raises OutputError, PublishError, SourceError, ConfigError, MachineError.
     """
     endpoint = changes.get("endpoint_url")
     manifest = manifest_of(run, endpoint)
     recorded = recorded_config(manifest, run, {"accept_version": code_version()})
     config = EvaluateConfig.of_run(recorded, {**changes, "run": run, "endpoint_url": endpoint or recorded.endpoint_url})
+    if config.subjects is not None and not config.subjects.is_file():
+        raise SourceError(f"the file of subjects {config.subjects} is not there; name the one of the run by --subjects")
     published = OfRun.of(open_store(run, config.endpoint_url))
     facts = {
         "run": manifest.run_id,
@@ -93,7 +95,7 @@ def run_evaluation(subject: Subject, progress: Progress | None = None) -> dict[s
     if find_spec("skimage") is None:
         raise EvaluationError("measuring takes scikit-image; install keyanon[evaluation]")
     config = subject.config
-    source = open_source(config)
+    source = open_source(config, config.given())
     ids = [image_id for part in source.ids.parts() for image_id in part]
     known = frozenset(ids)
     subject = replace(subject, versions={name: one.among(known) for name, one in subject.versions.items()})

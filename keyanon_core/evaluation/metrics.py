@@ -103,6 +103,33 @@ METRICS: Final = (
         of_people=True,
     ),
     Metric(
+        "other_photo_rank1",
+        "another photograph of the person is the nearest",
+        "share",
+        "lower",
+        "Share of faces to which another photograph of their person is the nearest in the gallery of all sources but the own: an "
+        "attacker seldom has the very source. Only of people whom the data set shows twice; of `source`, what the recognizer "
+        "reaches where nobody is protected.",
+        "ISO/IEC 19795-1, rank-1 identification rate",
+        of_people=True,
+    ),
+    *(
+        Metric(
+            name,
+            f"another photograph, TAR at FAR {share}",
+            "share",
+            "lower",
+            f"Share of faces nearer to the next photograph of their person than all but one in a {word} pairs of different "
+            "people's sources are to each other.",
+            "ISO/IEC 19795-1",
+            of_people=True,
+        )
+        for name, share, word in (
+            ("other_photo_tar_far_1", "1 %", "hundred"),
+            ("other_photo_tar_far_01", "0.1 %", "thousand"),
+        )
+    ),
+    Metric(
         "linkability",
         "linkability D_sys",
         "",

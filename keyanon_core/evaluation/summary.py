@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
@@ -13,6 +13,7 @@ from keyanon_core.evaluation.groups import MIN_FACES
 from keyanon_core.evaluation.intervals import Estimate, mean_of, median_of, proportion
 from keyanon_core.evaluation.linkability import MIN_SCORES, linkability
 from keyanon_core.evaluation.metrics import BY_NAME
+from keyanon_core.evaluation.people import People
 from keyanon_core.evaluation.quality import frechet_distance
 from keyanon_core.evaluation.rehearsal import OTHER_KEY, REHEARSAL
 from keyanon_core.evaluation.verification import equal_error_rate, identification, tar_at_far
@@ -20,6 +21,7 @@ from keyanon_core.evaluation.verification import equal_error_rate, identificatio
 BETWEEN_KEYS: Final = "between-keys"  # version of figures that compare two anonymizations of a face
 UNTOUCHED_BELOW: Final = 0.1  # share of a face's pixels that changed
 MAX_PAIRS: Final = 2_000_000  # of different people, drawn without replacement where there are more
+DRAWS: Final = 50  # for somebody else's face where the first one drawn is of the same person
 FALSE_ACCEPT_RATES: Final = {"tar_far_1": 0.01, "tar_far_01": 0.001}
 MEDIANS: Final = (*GEOMETRY.values(), "psnr_face", "ssim_face", "mae_face", "psnr_picture", "seam_colour")
 GROUPED: Final = ("untouched", "accepted", "found", "psnr_face")
@@ -33,7 +35,8 @@ class FaceTable:
     """Rows of faces in versions, column by column.
 
     face: (n,) int64, the same number for one face in all its versions. version, tone: (n,) of text. values: (n,) float64 by
-    metric, NaN where unknown. vectors: (n, d) float32 by recognizer, rows of NaN where it saw no face.
+    metric, NaN where unknown. vectors: (n, d) float32 by recognizer, rows of NaN where it saw no face. people: whom the n faces
+    show, by default nobody that is known.
     """
 
     face: npt.NDArray[np.int64]
@@ -41,6 +44,13 @@ class FaceTable:
     tone: npt.NDArray[np.str_]
     values: Mapping[str, Values]
     vectors: Mapping[str, Vectors]
+    people: People = field(default_factory=lambda: People.unknown(0))
+
+    def __post_init__(self) -> None:
+        if not len(self.people.person):
+            object.__setattr__(self, "people", People.unknown(len(self.face)))
+        if len(self.people.person) != len(self.face):
+            raise ValueError(f"people of {len(self.people.person)} faces, and {len(self.face)} faces")
 
     def of(self, version: str) -> "FaceTable":
         """The rows of one version, in the order of their faces."""
@@ -55,6 +65,7 @@ class FaceTable:
             self.tone[which],
             {name: column[which] for name, column in self.values.items()},
             {name: column[which] for name, column in self.vectors.items()},
+            self.people.rows(which),
         )
 
     @classmethod
@@ -77,6 +88,7 @@ class FaceTable:
             np.concatenate([np.zeros(0, np.str_), *(part.tone for part in parts)]),
             {name: column(name, values) for name in sorted(set().union(*values))},
             {name: column(name, vectors) for name in sorted(set().union(*vectors))},
+            People.joined([part.people for part in parts]),
         )
 
     @property
@@ -120,10 +132,16 @@ class Figure:
 
 
 def summarize(table: FaceTable) -> list[Figure]:
-    """Every figure that the table gives, version by version. Deterministic."""
+    """Every figure that the table gives, version by version; what other photographs of people tell of the sources first.
+    Deterministic."""
     sources = table.of(SOURCE)
-    strangers = {name: stranger_distances(table, name) for name in sources.vectors if name != TEXTURE}
-    return [
+    strangers = {name: stranger_distances(table, name) for name in sorted(sources.vectors) if name != TEXTURE}
+    unprotected = [
+        figure
+        for name, distances in strangers.items()
+        for figure in _by_other_photos(_seen(sources, name), _seen(sources, name), distances, SOURCE, name)
+    ]
+    return unprotected + [
         figure
         for version in table.versions
         for figure in _of_version(table.of(version), sources, strangers, table, version)
@@ -182,17 +200,38 @@ def _of_identity(
     probes, known = seen.vectors[recognizer], gallery.vectors[recognizer]
     own = np.searchsorted(gallery.face, seen.face)
     cosines = (_unit(probes) * _unit(known[own])).sum(1)
-    yield Figure(version, "cosine", mean_of(cosines), recognizer, chance=_mean_cosine(known))
-    found = identification(probes, known, own)
-    yield Figure(version, "rank1", found.rank1, recognizer, chance=1 / len(known))
+    yield Figure(version, "cosine", mean_of(cosines), recognizer, chance=_mean_cosine(known, gallery.people))
+    found = identification(probes, known, own, gallery.people)
+    yield Figure(version, "rank1", found.rank1, recognizer, chance=found.chance)
     yield Figure(version, "mean_rank", found.mean_rank_over_middle, recognizer, chance=1.0)
     mated = _distances(probes, known[own])
+    yield from _accepted(mated, strangers, version, recognizer)
+    yield Figure(version, "eer", equal_error_rate(mated, strangers), recognizer, chance=0.5)
+    yield from _linked(version, recognizer, probes, gallery, own)
+    yield from _by_other_photos(seen, gallery, strangers, version, recognizer)
+
+
+def _accepted(mated: Values, strangers: Values, version: str, recognizer: str, of: str = "") -> Iterator[Figure]:
+    """How many pairs of one person are nearer than all but a share of those of strangers, where there are enough of these."""
     for metric, rate in FALSE_ACCEPT_RATES.items():
         if rate * len(strangers) >= 1:
             estimate, _ = tar_at_far(mated, strangers, rate)
-            yield Figure(version, metric, estimate, recognizer, chance=rate)
-    yield Figure(version, "eer", equal_error_rate(mated, strangers), recognizer, chance=0.5)
-    yield from _linked(version, recognizer, probes, known, own)
+            yield Figure(version, of + metric, estimate, recognizer, chance=rate)
+
+
+def _by_other_photos(
+    faces: FaceTable, gallery: FaceTable, strangers: Values, version: str, recognizer: str
+) -> Iterator[Figure]:
+    """Faces against other photographs of their people, each of whose own sources is in the gallery."""
+    own = np.searchsorted(gallery.face, faces.face)
+    other = gallery.people.others()[own]
+    some = np.flatnonzero(other >= 0)
+    if not len(some):
+        return
+    probes, known, own, other = faces.vectors[recognizer][some], gallery.vectors[recognizer], own[some], other[some]
+    found = identification(probes, known, own, gallery.people, by_others=True)
+    yield Figure(version, "other_photo_rank1", found.rank1, recognizer, chance=found.chance)
+    yield from _accepted(_distances(probes, known[other]), strangers, version, recognizer, "other_photo_")
 
 
 def _between_keys(faces: FaceTable, first: FaceTable, recognizer: str) -> Iterator[Figure]:
@@ -200,17 +239,23 @@ def _between_keys(faces: FaceTable, first: FaceTable, recognizer: str) -> Iterat
     one, other = _seen(first, recognizer), _seen(faces, recognizer)
     other = other.rows(np.isin(other.face, one.face))
     own = np.searchsorted(one.face, other.face)
-    gallery, probes = one.vectors[recognizer], other.vectors[recognizer]
-    yield from _linked(BETWEEN_KEYS, recognizer, probes, gallery, own)
+    yield from _linked(BETWEEN_KEYS, recognizer, other.vectors[recognizer], one, own)
 
 
 def _linked(
-    version: str, recognizer: str, probes: Vectors, gallery: Vectors, own: npt.NDArray[np.int64]
+    version: str, recognizer: str, probes: Vectors, gallery: FaceTable, own: npt.NDArray[np.int64]
 ) -> Iterator[Figure]:
-    """Of each probe one mated and one other distance: scores that share a face are not independent."""
-    if len(probes) >= MIN_SCORES:
-        other = (own + np.random.default_rng(0).integers(1, len(gallery), len(own))) % len(gallery)
-        found = linkability(_distances(probes, gallery[own]), _distances(probes, gallery[other]))
+    """Of each probe one mated and one other distance, to somebody else's face: scores that share a face are not independent."""
+    if len(probes) < MIN_SCORES:
+        return
+    rng, n, known = np.random.default_rng(0), len(gallery.face), gallery.vectors[recognizer]
+    other = (own + rng.integers(1, n, len(own))) % n
+    for _ in range(DRAWS):
+        again = np.flatnonzero(~gallery.people.apart(own, other))
+        other[again] = (own[again] + rng.integers(1, n, len(again))) % n
+    apart = gallery.people.apart(own, other)
+    if apart.sum() >= MIN_SCORES:
+        found = linkability(_distances(probes, known[own]), _distances(probes[apart], known[other[apart]]))
         yield Figure(version, "linkability", found.d_sys, recognizer, chance=0.0)
 
 
@@ -230,10 +275,17 @@ def _unit(vectors: Vectors) -> Values:
     return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12), np.float64)
 
 
-def _mean_cosine(vectors: Vectors) -> float:
-    """Of all pairs of different ones, (n, d) with n >= 2."""
+def _mean_cosine(vectors: Vectors, people: People) -> float | None:
+    """Of all pairs of two people, (n, d); None without one."""
     unit = _unit(vectors)
-    return float((np.square(unit.sum(0)).sum() - len(unit)) / (len(unit) * (len(unit) - 1)))
+    persons, of = np.unique(people.person, return_inverse=True)
+    sums = np.zeros((len(persons), unit.shape[1]))
+    np.add.at(sums, of, unit)
+    within, counts = np.square(sums).sum(1), np.bincount(of)
+    pairs = np.where(persons < 0, counts, counts**2)  # of one person, a face with itself among them
+    within[persons < 0] = counts[persons < 0]
+    apart = len(unit) ** 2 - int(pairs.sum())
+    return float((np.square(unit.sum(0)).sum() - within.sum()) / apart) if apart else None
 
 
 def _distances(first: Vectors, second: Vectors) -> Values:
@@ -241,13 +293,14 @@ def _distances(first: Vectors, second: Vectors) -> Values:
 
 
 def stranger_distances(table: FaceTable, recognizer: str) -> Values:
-    """Distances between sources of different pictures or faces, as many as MAX_PAIRS at most."""
-    known = _seen(table.of(SOURCE), recognizer).vectors[recognizer]
-    n = len(known)
+    """Distances between sources of different people, as many as MAX_PAIRS at most."""
+    seen = _seen(table.of(SOURCE), recognizer)
+    known, n = seen.vectors[recognizer], len(seen.face)
     every = n * n <= MAX_PAIRS
     pairs = np.arange(n * n) if every else np.unique(np.random.default_rng(0).integers(0, n * n, MAX_PAIRS))
     rows, columns = pairs // max(n, 1), pairs % max(n, 1)
-    rows, columns = rows[rows != columns], columns[rows != columns]
+    apart = (rows != columns) & seen.people.apart(rows, columns)
+    rows, columns = rows[apart], columns[apart]
     parts = [
         _distances(known[rows[start : start + 100_000]], known[columns[start : start + 100_000]])
         for start in range(0, len(rows), 100_000)

@@ -24,6 +24,7 @@ from keyanon_core.evaluation.intervals import (
     proportion,
     share_of,
 )
+from keyanon_core.evaluation.people import People
 
 MAX_DISTANCES: Final = 4_000_000  # held at once by `identification`: 8 bytes each, a few times over
 ROUNDING: Final = 1e-12  # of squared lengths; squared distances nearer than this are equal
@@ -92,20 +93,32 @@ def equal_error_rate(genuine: Values, impostor: Values) -> Estimate:
 class Identification:
     """Where the own person of each probe stands among all of a gallery, in order of distance.
 
-    ranks: (n,) float64, 1 is the nearest; equally near ones share the mean of their ranks. rank1: share of probes whose own
-    person is alone the nearest; 1 / m is chance. mean_rank_over_middle: mean rank over (m + 1) / 2, which is chance.
+    ranks: (n,) float64, of the nearest picture of the own person among those of others, 1 is the nearest; equally near ones share
+    the mean of their ranks. rank1: share of probes whose own person is alone the nearest; chance: what that is by chance, 1 / m
+    where each person has one of m pictures. mean_rank_over_middle: mean of the ranks, each over what it is by chance, which is
+    (m + 1) / 2 then.
     """
 
     rank1: Estimate
     mean_rank_over_middle: Estimate
     ranks: npt.NDArray[np.float64]
+    chance: float
 
 
-def identification(probes: Vectors, gallery: Vectors, own: npt.NDArray[np.integer]) -> Identification:
-    """Search each probe in a gallery with one picture of every person (closed set).
+def identification(
+    probes: Vectors,
+    gallery: Vectors,
+    own: npt.NDArray[np.integer],
+    people: People | None = None,
+    *,
+    by_others: bool = False,
+) -> Identification:
+    """Search each probe in a gallery (closed set).
 
-    probes: (n, d); gallery: (m, d), m >= 1; own: (n,), the row of the gallery that shows the probe's person. Distances are
-    Euclidean: of vectors of one length, in the order of their cosines. Raises ValueError for sets that do not fit together,
+    probes: (n, d); gallery: (m, d), m >= 1; own: (n,), the row of the gallery that shows the probe's person. people: whom the m
+    rows show; None for m people. A row that may be of the probe's person or not is passed over. by_others: that row is taken out,
+    and the person found by other rows only. Distances are Euclidean: of vectors of one length, in the order of their cosines.
+    Raises ValueError for sets that do not fit together or, with by_others, a probe whose person has no other row,
     EvaluationError for vectors that are not finite.
     """
     if probes.ndim != 2 or gallery.ndim != 2 or probes.shape[1] != gallery.shape[1] or len(gallery) == 0:
@@ -114,23 +127,36 @@ def identification(probes: Vectors, gallery: Vectors, own: npt.NDArray[np.intege
         raise ValueError(f"of {len(probes)} probes the own rows are (n,) integers, not {own.shape} {own.dtype}")
     if len(own) and not 0 <= own.min() <= own.max() < len(gallery):
         raise ValueError(f"own rows are those of the gallery, 0 to {len(gallery) - 1}, not {own.min()} to {own.max()}")
-    found = list(_ranks(finite(probes, rows=True), finite(gallery, rows=True), own))
-    ranks = np.concatenate(found) if found else np.zeros(0)
+    shown = People.unknown(len(gallery)) if people is None else people
+    found = list(_ranks(finite(probes, rows=True), finite(gallery, rows=True), own, shown, by_others))
+    ranks, mine, others = np.concatenate(found, axis=1) if found else np.zeros((3, 0))
     rank1 = proportion(int((ranks == 1).sum()), len(ranks))
-    return Identification(rank1, mean_of(ranks).times(2 / (len(gallery) + 1)), ranks)
+    middle = (mine + others + 1) / (mine + 1)
+    chance = float((mine / (mine + others)).mean()) if len(ranks) else math.nan
+    return Identification(rank1, mean_of(ranks / middle), ranks, chance)
 
 
 def _ranks(
-    probes: npt.NDArray[np.float64], gallery: npt.NDArray[np.float64], own: npt.NDArray[np.integer]
+    probes: npt.NDArray[np.float64],
+    gallery: npt.NDArray[np.float64],
+    own: npt.NDArray[np.integer],
+    people: People,
+    by_others: bool,
 ) -> Iterator[npt.NDArray[np.float64]]:
-    """So many probes at a time that their distances are no more than MAX_DISTANCES."""
+    """(3, k): ranks, and how many rows show the own person and others; so many probes at a time that their distances are no more
+    than MAX_DISTANCES."""
     squares = np.square(gallery).sum(1)
     rows = max(MAX_DISTANCES // len(gallery), 1)
     for start in range(0, len(probes), rows):
-        asked, mine = probes[start : start + rows], own[start : start + rows]
+        asked, places = probes[start : start + rows], own[start : start + rows]
+        mine, others = people.related(places)
+        if by_others:
+            mine[np.arange(len(asked)), places] = False
+            if not mine.any(1).all():
+                raise ValueError("a probe's person has no other row in the gallery")
         # The probe's own square is the same for all of the gallery. What is left loses small differences to rounding.
         distances = squares - 2 * (asked @ gallery.T)
-        distances -= distances[np.arange(len(asked)), mine][:, None]
+        distances -= np.where(mine, distances, np.inf).min(1, keepdims=True)
         tolerance = ROUNDING * (np.square(asked).sum(1) + squares.max())[:, None]
-        nearer, equal = (distances < -tolerance).sum(1), (np.abs(distances) <= tolerance).sum(1)
-        yield nearer + (equal + 1) / 2
+        nearer, equal = ((distances < -tolerance) & others).sum(1), ((np.abs(distances) <= tolerance) & others).sum(1)
+        yield np.stack([1 + nearer + equal / 2, mine.sum(1), others.sum(1)])

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
+from jobs.attack.evidence import gather
 from jobs.attack.report import Tried
 from jobs.blocks import SIDECAR, VERSION
 from jobs.commands.cli import main
@@ -16,8 +17,10 @@ from jobs.config import AnonymizeConfig
 from jobs.exit_codes import ExitCode
 from jobs.output.manifest import Manifest
 from jobs.output.reader import read_rows
+from jobs.run.recorded import manifest_of, recorded_config
 from jobs.sources.again import IS_ANOTHER
 from jobs.sources.source import open_source
+from jobs.storage.opening import open_store
 from keyanon_core.evaluation.attacks import ATTACKS, Outcome, brute_force
 from keyanon_core.evaluation.attacks.outcome import measured
 from keyanon_core.faces import load_face_models
@@ -102,6 +105,17 @@ def test_a_run_is_attacked_without_its_keys_and_what_came_of_it_is_told(
 
     assert main(asked) == ExitCode.INPUT  # a second report would take the place of the first
     assert "is there already" in capsys.readouterr().err
+
+
+def test_of_a_person_whom_the_run_knows_one_picture_is_attacked(finished: Path) -> None:
+    recorded = recorded_config(manifest_of(finished / "out", None), finished / "out", {})
+    lines = ["file,subject", *(f"{at}-{('astronaut', 'hopper')[at % 2]}.png,person {at % 2}" for at in range(5))]
+    said = finished / "subjects.csv"
+    said.write_text("\n".join(lines))
+    config = recorded.model_copy(update={"subjects": said})
+    store = open_store(finished / "out")
+    found = gather(config, store, load_face_models(), load_prior(), 8, lambda text: None)
+    assert [one.image_id[0] for one in found.pictures] == ["0", "1", "5", "6", "7"] and not found.left_out
 
 
 def test_what_lies_above_chance_and_does_not_win_is_not_called_a_failure() -> None:

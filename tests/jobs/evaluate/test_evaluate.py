@@ -181,8 +181,9 @@ def test_a_run_is_measured_and_rehearsed_under_keys_of_its_own(
     ray_cluster: Path, make_config: MakeConfig, tmp_path: Path, face_png: bytes, faceless_png: bytes
 ) -> None:
     """Of a run in which one published picture was put back to its source by somebody."""
-    config = make_config()
+    config = make_config(subjects=tmp_path / "subjects.csv")
     Path(config.photos).mkdir()
+    (tmp_path / "subjects.csv").write_text("file,subject\na.png,subject 7\nb.png,subject 7\n")
     for name, content in (("a.png", face_png), ("b.png", face_png), ("c.png", faceless_png)):
         (Path(config.photos) / name).write_bytes(content)
     run_anonymize(config)
@@ -192,6 +193,12 @@ def test_a_run_is_measured_and_rehearsed_under_keys_of_its_own(
     assert (report["pictures"], report["not_published"], report["fidelity"]) == (2, {"no_face": 1}, FIDELITY)
     (untouched, _) = report["findings"]
     assert (untouched["finding"], untouched["count"], untouched["faces"][0]["image_id"]) == ("untouched", 1, "b.png")
+    assert report["people"] == {"faces": 2, "people": 1, "with_another_photo": 2}
+    assert figures["source.other_photo_rank1.dlib-resnet-v1"] == 1 and figures["anonymized.rank1.dlib-resnet-v1"] == 1
+    assert "subject 7" not in (tmp_path / "report" / "index.html").read_text() + json.dumps(report)
+    (tmp_path / "subjects.csv").unlink()
+    with pytest.raises(SourceError, match=r"subjects\.csv is not there; name the one of the run by --subjects"):
+        subject_of_run(config.output, {"output": tmp_path / "report"})
     assert figures["rehearsal-recovered.psnr_face"] == 100, "lossless"
     assert figures["rehearsal.psnr_face"] < 20 and "rehearsal-other-key.psnr_face" in figures
     assert {"source", "anonymized", "rehearsal", "rehearsal-sidecar"} < set(report["stored_bytes"])

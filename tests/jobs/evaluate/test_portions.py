@@ -76,6 +76,23 @@ def test_every_face_is_under_its_picture_and_version(portions: Portions) -> None
     assert found.examples == {"no_face": "a: no_face: none was found"}
 
 
+def test_whom_a_picture_shows_is_known_of_its_one_face_and_numbered_through_all_portions(portions: Portions) -> None:
+    assert gathered(portions).faces.people.person.tolist() == [-1] * 7, "nothing is said"
+    said = {2: "eva", 1: "eva", 3: None, 0: "adam"}
+    for path in portions.folder.iterdir():
+        table = pq.read_table(path)
+        column = pa.array([said[row] for row in table.column("row").to_pylist()], pa.string())
+        at = table.column_names.index("subject")
+        pq.write_table(table.set_column(at, "subject", column), path)
+    found = gathered(portions)
+    people = found.faces.of("source").people
+    assert (people.person.tolist(), people.alone.tolist()) == ([0, 0, 0], [True, False, False])
+    assert "eva" not in str(found.lines.to_pylist())
+    for path in portions.folder.iterdir():  # as older versions kept them
+        pq.write_table(pq.read_table(path).drop_columns("subject"), path)
+    assert gathered(portions).faces.people.person.tolist() == [-1] * 7
+
+
 def test_what_is_published_of_faces_holds_no_vector_no_view_and_no_number_that_is_none(portions: Portions) -> None:
     lines = gathered(portions).lines
     assert lines.column_names == ["image_id", "face", "version", "tone", "found", "psnr_face", "roll"]

@@ -9,6 +9,7 @@ import pytest
 from keyanon_core.evaluation.faces import SOURCE, TEXTURE
 from keyanon_core.evaluation.groups import MIN_FACES
 from keyanon_core.evaluation.metrics import BY_NAME, METRICS
+from keyanon_core.evaluation.people import People
 from keyanon_core.evaluation.rehearsal import OTHER_KEY, REHEARSAL
 from keyanon_core.evaluation.summary import (
     BETWEEN_KEYS,
@@ -80,7 +81,7 @@ def test_a_face_that_a_recognizer_did_not_see_is_in_none_of_its_figures() -> Non
     seen.vectors["eye"][PEOPLE + 3] = np.nan  # of the version
     seen.vectors["eye"][5] = np.nan  # of the source: neither probe nor gallery
     found = figures(seen)["recovered.rank1.eye"]
-    assert (found.estimate.n, found.chance) == (PEOPLE - 2, 1 / (PEOPLE - 1))
+    assert (found.estimate.n, found.chance) == (PEOPLE - 2, pytest.approx(1 / (PEOPLE - 1)))
     assert len(stranger_distances(seen, "eye")) == (PEOPLE - 1) * (PEOPLE - 2)
 
 
@@ -183,3 +184,83 @@ def test_a_figure_names_its_group_and_recognizer_in_json() -> None:
     said = {one["key"]: one for one in (figure.to_dict() for figure in summarize(table(anonymized=SOURCES)))}
     grouped, told = said["anonymized.found[light]"], said["anonymized.rank1.eye"]
     assert (grouped["group"], grouped["recognizer"], told["group"], told["recognizer"]) == ("light", None, None, "eye")
+
+
+def known(of: FaceTable, person: np.ndarray, alone: np.ndarray | None = None) -> FaceTable:
+    """The same faces, of whom it is known whose they are. person, alone: (PEOPLE,)."""
+    alone = np.ones(PEOPLE, np.bool_) if alone is None else alone
+    return replace(of, people=People(person[of.face].astype(np.int64), alone[of.face]))
+
+
+COUPLES = np.arange(PEOPLE) // 2  # neighbours on the circle are one person
+NEXT = np.arange(PEOPLE).reshape(-1, 2)[:, ::-1].ravel()  # the other photograph of each
+
+
+def test_two_photographs_of_one_person_are_no_strangers_and_either_is_that_person() -> None:
+    """Each face here is the other photograph of its person: by the picture it is not known again, by the person it is."""
+    swapped = table(anonymized=SOURCES[NEXT])
+    alone, told = figures(swapped), figures(known(swapped, COUPLES))
+    rank, chance = told["anonymized.rank1.eye"], 2 / PEOPLE
+    assert (alone["anonymized.rank1.eye"].estimate.value, rank.estimate.value) == (0, 1)
+    assert (alone["anonymized.rank1.eye"].chance, rank.chance) == (1 / PEOPLE, pytest.approx(chance))
+    assert told["anonymized.mean_rank.eye"].estimate.value == pytest.approx(3 / (PEOPLE + 1)), (
+        "two of so many are theirs"
+    )
+    strangers = stranger_distances(known(swapped, COUPLES), "eye")
+    assert len(strangers) == PEOPLE * (PEOPLE - 2)
+    apart = np.array([a @ b for a, i in zip(SOURCES, COUPLES, strict=True)
+                      for b, j in zip(SOURCES, COUPLES, strict=True) if i != j])  # fmt: skip
+    assert told["anonymized.cosine.eye"].chance == pytest.approx(apart.mean(), abs=1e-6)
+    assert np.sort(strangers**2) == pytest.approx(np.sort(2 - 2 * apart), abs=1e-5)
+
+
+def test_a_face_is_held_against_another_photograph_of_its_person_where_there_is_one() -> None:
+    near = SOURCES.copy()
+    near[1::2] = 0.7 * near[::2] + 0.3 * near[1::2]
+    of = table(anonymized=turned(near, PEOPLE // 2), recovered=near)
+    of.vectors["eye"][:PEOPLE] = near
+    told = figures(known(of, COUPLES))
+    ranks = {version: told[f"{version}.other_photo_rank1.eye"] for version in (SOURCE, "recovered", "anonymized")}
+    assert {version: rank.estimate.n for version, rank in ranks.items()} == dict.fromkeys(ranks, PEOPLE)
+    assert ranks["anonymized"].estimate.value == 0 and ranks["anonymized"].chance == pytest.approx(1 / (PEOPLE - 1))
+    assert ranks[SOURCE] == replace(ranks["recovered"], version=SOURCE), "unprotected"
+    assert ranks[SOURCE].estimate.value == 1
+    assert told["anonymized.other_photo_tar_far_1.eye"].estimate.value == 0
+    triples = known(table(recovered=SOURCES), np.arange(PEOPLE) // 3)
+    assert figures(triples)[f"{SOURCE}.other_photo_rank1.eye"].estimate.n == PEOPLE - 1, "the last one has no other"
+    assert not any("other_photo" in key for key in figures(known(table(recovered=SOURCES), np.arange(PEOPLE))))
+    assert not any("other_photo" in key for key in figures(table(recovered=SOURCES)))
+
+
+def test_a_face_beside_others_in_a_picture_of_somebody_is_neither_theirs_nor_a_strangers() -> None:
+    together = np.arange(PEOPLE) >= 2  # the first picture of two is one of several faces
+    of = known(table(recovered=SOURCES), COUPLES, together)
+    assert len(stranger_distances(of, "eye")) == PEOPLE * (PEOPLE - 2)
+    told = figures(of)
+    assert told[f"{SOURCE}.other_photo_rank1.eye"].estimate.n == PEOPLE - 2
+    assert told["recovered.rank1.eye"].chance == pytest.approx((2 / (PEOPLE - 1) + (PEOPLE - 2) * 2 / PEOPLE) / PEOPLE)
+
+
+def test_of_one_person_alone_nothing_is_told_of_strangers() -> None:
+    told = figures(known(table(recovered=SOURCES), np.zeros(PEOPLE)))
+    assert told["recovered.rank1.eye"].estimate.value == 1 == told["recovered.rank1.eye"].chance
+    assert told["recovered.cosine.eye"].to_dict()["chance"] is None
+    assert not {"recovered.linkability.eye", "recovered.tar_far_1.eye"} & told.keys()
+    assert told["recovered.eer.eye"].to_dict()["value"] is None
+
+
+def test_links_are_held_against_other_people_alone() -> None:
+    """Of two people: half of what is drawn at first is of the same one."""
+    half = np.arange(PEOPLE) * 2 // PEOPLE
+    places = np.stack([half, np.zeros(PEOPLE)], 1)
+    told = figures(known(table(recovered=places), half))["recovered.linkability.eye"]
+    of = table(recovered=places)
+    of.vectors["eye"][:PEOPLE] = places
+    clear = figures(known(of, half))["recovered.linkability.eye"]
+    assert clear.estimate.value == 1 > told.estimate.value
+    assert figures(of)["recovered.linkability.eye"].estimate.value < 0.7
+
+
+def test_people_of_other_faces_are_refused() -> None:
+    with pytest.raises(ValueError, match="people of 3 faces, and 80 faces"):
+        replace(table(anonymized=SOURCES), people=People.unknown(3))
