@@ -144,7 +144,7 @@ class FaceMeasurer:
             x0, y0, x1, y1 = mask.window
             outside[y0:y1, x0:x1][mask.bits] = False
         picture = {
-            "psnr_picture": _decibel(peak_signal_to_noise(source, version)),
+            "psnr_picture": decibel(peak_signal_to_noise(source, version)),
             "same_outside": float(same[outside].mean()) if outside.any() else math.nan,
         }
         seen = self.models.detector.detect(version)
@@ -171,7 +171,7 @@ class FaceMeasurer:
         contrast = edge_contrast(version, mask, SEAM_WIDTH).colour, edge_contrast(source, mask, SEAM_WIDTH).colour
         return {
             **values,
-            "psnr_face": _decibel(peak_signal_to_noise(before, after, mask.bits)),
+            "psnr_face": decibel(peak_signal_to_noise(before, after, mask.bits)),
             "ssim_face": (
                 structural_similarity(before, after, mask.bits) if min(mask.bits.shape) >= MIN_SIMILAR else math.nan
             ),
@@ -213,24 +213,24 @@ class FaceMeasurer:
         if isinstance(self.models.recognizer, DlibRecognizer):
             looks[TEXTURE] = self.models.recognizer.features
         for name, look in looks.items():
-            for place, vector in zip(at, _embedded(look, views), strict=True):
+            for place, vector in zip(at, embedded(look, views), strict=True):
                 if vector is not None:
                     found[place][name] = vector
         return found
 
 
-def _embedded(look: Look, views: Sequence[tuple[Pixels, Face]]) -> list[Vector | None]:
+def embedded(look: Look, views: Sequence[tuple[Pixels, Face]]) -> list[Vector | None]:
     """Vectors of faces; None where a recognizer can make nothing of one."""
     try:
         vectors = list(look(views))
     except PictureError:
         if len(views) == 1:
             return [None]
-        return [_embedded(look, [view])[0] for view in views]
+        return [embedded(look, [view])[0] for view in views]
     return [vector if np.isfinite(vector).all() else None for vector in vectors]
 
 
-def _decibel(value: float) -> float:
+def decibel(value: float) -> float:
     """EXACT_DB for infinity: medians of what comes back exactly are to be numbers."""
     return min(value, EXACT_DB)
 

@@ -95,7 +95,7 @@ class RetinaFaceDetector:
         return confirmed(pixels, network, search, look(pixels, network, search, self.min_face), self.min_face)
 
     def seen(self, pixels: Pixels, lowest: float, most_overlap: float = NMS_IOU) -> Candidates:
-        """What the network says in one look at an (H, W, 3) uint8 RGB picture as it is: all of a score above `lowest`, but for what
+        """What the network says in one look at an (H, W, 3) uint8 RGB picture as it is: all of a score above `lowest`, but what
         overlaps a better one's box by more than `most_overlap` (IoU).
         """
         blue_green_red = np.ascontiguousarray(pixels[..., ::-1])

@@ -1,92 +1,28 @@
-"""What the protocol does to a picture and measures of it: method `paper` as its authors run it, and `exact` beside it.
+"""The protocol, picture by picture: what is made of it by `making`, and what is measured of each version.
 
-The pictures are `pictures.lfw_view`s and `celeba_view`s. Keys are drawn here and thrown away: they never made anything that was
-published.
+The pictures are `pictures.lfw_view`s and `celeba_view`s.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Final, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from keyanon_core.errors import PictureError
-from keyanon_core.evaluation.faces import FaceInVersion
-from keyanon_core.evaluation.paper.versions import QUALITIES
-from keyanon_core.faces.detection import Embedder, Face, Pixels
-from keyanon_core.priors import Prior
+from keyanon_core.evaluation.faces import SOURCE, FaceInVersion, Vector, decibel, embedded, face_view
+from keyanon_core.evaluation.geometry import mask_overlap
+from keyanon_core.evaluation.likeness import mean_absolute_error, peak_signal_to_noise, structural_similarity
+from keyanon_core.evaluation.paper.making import Made, Maker
+from keyanon_core.evaluation.paper.models import PaperModels, load_paper_models
+from keyanon_core.evaluation.paper.pictures import SIDE
+from keyanon_core.evaluation.paper.versions import EXACT, FEATURES, OTHER, PAPER, QUALITIES, recovered_of
+from keyanon_core.faces.detection import Face, Pixels, same_face
+from keyanon_core.faces.facexlib_models import paper_mask
+from keyanon_core.faces.masks import PictureMask
 from keyanon_core.procedure import PAPER_STEPS
+from keyanon_core.transforms import MIN_COORDINATES
 
-DETECTOR_SCORE: Final = 0.5
-
-
-class WholePictureParser(Protocol):
-    """Labels every pixel of a picture. `name` and `digest` as a detector's."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def digest(self) -> str: ...
-
-    def classes(self, pixels: Pixels) -> npt.NDArray[np.int64]:
-        """BiSeNet's classes (512, 512) of a whole square picture (s, s, 3) uint8."""
-        ...
-
-
-class FaceDetector(Protocol):
-    """Finds faces. `name` and `digest` as a detector's."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def digest(self) -> str: ...
-
-    def detect(self, pixels: Pixels) -> list[Face]:
-        """All faces of an (H, W, 3) uint8 RGB picture, in a stable order."""
-        ...
-
-
-class PictureFeatures(Protocol):
-    """Vectors of whole pictures, of which a Frechet distance is taken: of Inception's 2048 it is the FID."""
-
-    @property
-    def name(self) -> str: ...
-
-    def __call__(self, pictures: Sequence[Pixels]) -> npt.NDArray[np.float32]:
-        """(n, d) float32 of n pictures (H, W, 3) uint8."""
-        ...
-
-
-@dataclass(frozen=True)
-class PaperModels:
-    """prior: unconditional, with an autoencoder, its pictures 256 px a side. parser: BiSeNet. recognizers: no two of one name.
-    detector: RetinaFace at DETECTOR_SCORE. features: Inception's 2048 for the FID, None without its weights.
-    """
-
-    prior: Prior
-    parser: WholePictureParser
-    recognizers: Sequence[Embedder]
-    detector: FaceDetector
-    features: PictureFeatures | None = None
-
-    def digests(self) -> dict[str, str]:
-        """Name and sha256 of every model's weights, as `FaceModels.digests`."""
-        raise NotImplementedError
-
-
-def load_paper_models(
-    prior: Prior,
-    weights: Path | None,
-    recognizers: Sequence[Embedder],
-    features: PictureFeatures | None = None,
-    device: str = "cpu",
-) -> PaperModels:
-    """With facexlib's BiSeNet and RetinaFace. weights: the directory of their files, as `load_face_models`' for facexlib. Raises
-    FaceModelError, DeviceError, and what `PaperProtocol` does.
-    """
-    raise NotImplementedError
+__all__ = ["Asked", "Made", "PaperModels", "PaperProtocol", "load_paper_models"]
 
 
 @dataclass(frozen=True)
@@ -106,17 +42,16 @@ class PaperProtocol:
     def __init__(
         self, models: PaperModels, steps: int = PAPER_STEPS, degraded_qualities: Sequence[int] = QUALITIES
     ) -> None:
-        """steps: DDIM steps one way of method `paper`. Raises PriorError for a prior that is conditional, has no autoencoder or
-        another side, EvaluationError for recognizers of one name.
-        """
-        self.models, self.steps, self.degraded_qualities = models, steps, tuple(degraded_qualities)
+        """steps: DDIM steps one way of method `paper`. degraded_qualities: of JPEG, in the order of the versions."""
+        self.models, self._maker = models, Maker(models, steps, degraded_qualities)
 
     def measure(self, picture: Pixels, other: Pixels | None = None, *, degraded: bool = False) -> list[FaceInVersion]:
         """The face of a picture in every version, face 0 without a tone: of `faces.SOURCE`, OTHER where it is given, PAPER and
         EXACT, `recovered_of` each, and `wrong_key_of` each where `degraded`. Arguments as in `Asked`.
 
         values: found, mask_iou, mask_dice, psnr_picture, ssim_picture, mae_picture, `distance:` of each recognizer, all against
-        the source. vectors: by the recognizer's name, and `versions.FEATURES` + the features' name. Raises PictureError
+        the source, and solved of what `exact` recovers; of OTHER the distances only. vectors: by the recognizer's name, and of
+        whole pictures, JPEG copies and wrong keys left out, `versions.FEATURES` + the features' name. Raises PictureError
         ("other_size", "no_face").
         """
         (found,) = self.measure_all([Asked(picture, other, degraded)])
@@ -128,4 +63,97 @@ class PaperProtocol:
         """`measure` of several pictures, whose faces go through the prior together, which a GPU is much faster at. One that can
         not be measured costs the others nothing.
         """
-        raise NotImplementedError
+        return [made if isinstance(made, PictureError) else self._measured(made) for made in self.make_all(asked)]
+
+    def make_all(self, asked: Sequence[Asked]) -> list[Made | PictureError]:
+        """The versions of several pictures, as in `measure_all`."""
+        begun = [self._begun(one) for one in asked]
+        works = [(one, made) for one, made in zip(asked, begun, strict=True) if isinstance(made, Made)]
+        if works:
+            degraded = [at for at, (one, _) in enumerate(works) if one.degraded]
+            self._maker.make([made for _, made in works], degraded)
+        return begun
+
+    def _begun(self, asked: Asked) -> Made | PictureError:
+        """The source alone, and the person's other picture."""
+        given = {SOURCE: asked.picture} | ({} if asked.other is None else {OTHER: asked.other})
+        faces = {}
+        for name, pixels in given.items():
+            if pixels.shape != (SIDE, SIDE, 3) or pixels.dtype != np.uint8:
+                what = f"{pixels.shape} {pixels.dtype}, not ({SIDE}, {SIDE}, 3) uint8"
+                return PictureError("other_size", f"the {name} picture is {what}")
+            faces[name] = self.models.detector.detect(pixels)
+            if not faces[name]:
+                return PictureError("no_face", f"{self.models.detector.name} finds no face in the {name} picture")
+        classes = self.models.parser.classes(asked.picture)
+        if (seen := self._maker.coordinates(classes)) < MIN_COORDINATES:
+            return PictureError(
+                "no_face",
+                f"{self.models.parser.name} outlines {seen} coordinates of a face in the {SOURCE} picture; "
+                f"{MIN_COORDINATES} are needed",
+            )
+        return Made(_largest(faces[SOURCE]), given, {SOURCE: classes}, {})
+
+    def _measured(self, made: Made) -> list[FaceInVersion]:
+        stands, found = {}, {}
+        for name, pixels in made.versions.items():
+            seen = self.models.detector.detect(pixels)
+            again = seen if name == OTHER else [one for one in seen if same_face(made.face, one)]
+            stands[name], found[name] = _largest(again) if again else made.face, bool(again)
+        vectors = self._vectors(made, stands)
+        return [
+            FaceInVersion(
+                0,
+                name,
+                "",
+                self._values(made, name, found[name], vectors),
+                vectors[name],
+                face_view(pixels, stands[name]),
+            )
+            for name, pixels in made.versions.items()
+        ]
+
+    def _vectors(self, made: Made, stands: Mapping[str, Face]) -> dict[str, dict[str, Vector]]:
+        views = [(pixels, stands[name]) for name, pixels in made.versions.items()]
+        found: dict[str, dict[str, Vector]] = {name: {} for name in made.versions}
+        for recognizer in self.models.recognizers:
+            for name, vector in zip(made.versions, embedded(recognizer.embed, views), strict=True):
+                if vector is not None:
+                    found[name][recognizer.name] = vector
+        if self.models.features is not None:
+            whole = [one for one in (SOURCE, PAPER, EXACT, recovered_of(PAPER), recovered_of(EXACT)) if one in found]
+            of_pictures = self.models.features([made.versions[name] for name in whole])
+            for name, vector in zip(whole, of_pictures, strict=True):
+                found[name][FEATURES + self.models.features.name] = vector
+        return found
+
+    def _values(
+        self, made: Made, name: str, found: bool, vectors: Mapping[str, Mapping[str, Vector]]
+    ) -> dict[str, float]:
+        if name == SOURCE:
+            return {}
+        before, after = vectors[SOURCE], vectors[name]
+        distances = {
+            f"distance:{one.name}": one.distance(before[one.name], after[one.name])
+            for one in self.models.recognizers
+            if one.name in before and one.name in after
+        }
+        if name == OTHER:
+            return distances
+        source, pixels = made.versions[SOURCE], made.versions[name]
+        overlap = mask_overlap(*(PictureMask.from_full(paper_mask(made.classes[one], SIDE)) for one in (SOURCE, name)))
+        return {
+            "found": float(found),
+            "mask_iou": overlap.iou,
+            "mask_dice": overlap.dice,
+            "psnr_picture": decibel(peak_signal_to_noise(source, pixels)),
+            "ssim_picture": structural_similarity(source, pixels),
+            "mae_picture": mean_absolute_error(source, pixels),
+            **({"solved": float(made.solved[name])} if name in made.solved else {}),
+            **distances,
+        }
+
+
+def _largest(faces: Sequence[Face]) -> Face:
+    """Of some faces that with the largest box: what facenet-pytorch's MTCNN takes a picture for that shows several."""
+    return max(faces, key=lambda face: (face.box[2] - face.box[0]) * (face.box[3] - face.box[1]))

@@ -87,9 +87,11 @@ def pixel_prior(
     return root
 
 
-def ldm_prior(root: Path, prediction: str = "epsilon", output: float = SMOOTH) -> Path:
-    """The shape of CompVis/ldm-celebahq-256 in small: `unet`, `vqvae`, `scheduler`, no keyanon_prior.json, old config keys."""
-    tiny_unet(root / "unet", 3, 3, 8, output)
+def ldm_prior(root: Path, prediction: str = "epsilon", output: float = SMOOTH, cells: int = 8) -> Path:
+    """The shape of CompVis/ldm-celebahq-256 in small: `unet`, `vqvae`, `scheduler`, no keyanon_prior.json, old config keys.
+    cells: of the latent, a quarter of the picture's side.
+    """
+    tiny_unet(root / "unet", 3, 3, cells, output)
     save(
         VQModel,
         root / "vqvae",
