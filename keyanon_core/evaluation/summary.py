@@ -22,6 +22,7 @@ BETWEEN_KEYS: Final = "between-keys"  # version of figures that compare two anon
 UNTOUCHED_BELOW: Final = 0.1  # share of a face's pixels that changed
 MAX_PAIRS: Final = 2_000_000  # of different people, drawn without replacement where there are more
 DRAWS: Final = 50  # for somebody else's face where the first one drawn is of the same person
+AT_ONCE: Final = 100_000  # pairs whose vectors are held
 FALSE_ACCEPT_RATES: Final = {"tar_far_1": 0.01, "tar_far_01": 0.001}
 MEDIANS: Final = (*GEOMETRY.values(), "psnr_face", "ssim_face", "mae_face", "psnr_picture", "seam_colour")
 GROUPED: Final = ("untouched", "accepted", "found", "psnr_face")
@@ -298,14 +299,12 @@ def stranger_distances(table: FaceTable, recognizer: str) -> Values:
     known, n = seen.vectors[recognizer], len(seen.face)
     every = n * n <= MAX_PAIRS
     pairs = np.arange(n * n) if every else np.unique(np.random.default_rng(0).integers(0, n * n, MAX_PAIRS))
-    rows, columns = pairs // max(n, 1), pairs % max(n, 1)
+    rows, columns = np.divmod(pairs, n)
     apart = (rows != columns) & seen.people.apart(rows, columns)
     rows, columns = rows[apart], columns[apart]
-    parts = [
-        _distances(known[rows[start : start + 100_000]], known[columns[start : start + 100_000]])
-        for start in range(0, len(rows), 100_000)
-    ]
-    return np.concatenate(parts) if parts else np.zeros(0)
+    parts = max(len(rows) // AT_ONCE, 1)
+    pairs_of = zip(np.array_split(rows, parts), np.array_split(columns, parts), strict=True)
+    return np.concatenate([_distances(known[first], known[second]) for first, second in pairs_of])
 
 
 def beyond_limits(

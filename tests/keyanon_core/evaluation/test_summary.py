@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.spatial.distance import pdist
 
 from keyanon_core.evaluation.faces import SOURCE, TEXTURE
 from keyanon_core.evaluation.groups import MIN_FACES
@@ -173,7 +174,11 @@ def test_a_version_in_which_nobody_is_seen_has_no_identity() -> None:
 
 def test_of_too_many_pairs_some_are_drawn_the_same_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
     every = stranger_distances(table(), "eye")
+    np.testing.assert_allclose(np.sort(every)[::2], np.sort(pdist(SOURCES.astype(np.float64))), atol=1e-6)
     assert len(every) == PEOPLE * (PEOPLE - 1)
+    monkeypatch.setattr("keyanon_core.evaluation.summary.AT_ONCE", PEOPLE)
+    assert np.array_equal(every, stranger_distances(table(), "eye")), "however many are held at once"
+    assert not any(len(stranger_distances(table().rows(np.arange(people)), "eye")) for people in (0, 1))
     monkeypatch.setattr("keyanon_core.evaluation.summary.MAX_PAIRS", PEOPLE * PEOPLE - 1)
     some = stranger_distances(table(), "eye")
     assert PEOPLE * PEOPLE / 2 < len(some) < len(every) and (some > 0).all(), "never a source and itself"
@@ -264,3 +269,15 @@ def test_links_are_held_against_other_people_alone() -> None:
 def test_people_of_other_faces_are_refused() -> None:
     with pytest.raises(ValueError, match="people of 3 faces, and 80 faces"):
         replace(table(anonymized=SOURCES), people=People.unknown(3))
+
+
+def test_what_one_part_does_not_know_is_not_known_of_its_faces_alone() -> None:
+    """As where a recognizer sees nobody in one block of pictures."""
+    whole = table(anonymized=SOURCES)
+    first, second = (whole.rows(np.flatnonzero(whole.face % 2 == at)) for at in (0, 1))
+    values = {name: column for name, column in second.values.items() if name != "psnr_face"}
+    joined = FaceTable.joined([first, replace(second, values=values, vectors={})]).of("anonymized")
+    known = joined.face % 2 == 0
+    assert np.array_equal(~np.isnan(joined.values["psnr_face"]), known) and (joined.values["found"] == 0.5).all()
+    np.testing.assert_array_equal(joined.vectors["eye"][known], SOURCES[::2])
+    assert np.isnan(joined.vectors["eye"][~known]).all()
