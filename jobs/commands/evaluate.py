@@ -70,6 +70,13 @@ def evaluate(
             help="One more that tells people apart, from a local ONNX file; PRESET arcface, adaface or facenet. May be repeated.",
         ),
     ] = None,
+    inception: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Tell FID and KID of the faces, by these weights: pt_inception-2015-12-05-6726825d.pth, as it is published.",
+        ),
+    ] = None,
     prior: Annotated[
         str | None, typer.Option(help="Where the run's prior is now.", show_default="as the run had it")
     ] = None,
@@ -144,7 +151,17 @@ def _subject(run: str | None, output: str | None, given: dict[str, Any]) -> "Sub
         raise typer.BadParameter("a report is written to a local directory, not to S3", param_hint="--output")
     if (run is None) == (given["anonymized"] is None):
         raise typer.BadParameter("give RUN, or --source and --anonymized, and not both", param_hint="RUN")
-    names = ("recovered", "subjects", "limit", "rehearsed", "prior", "workers", "recognizers", "endpoint_url")
+    names = (
+        "recovered",
+        "subjects",
+        "limit",
+        "rehearsed",
+        "prior",
+        "workers",
+        "recognizers",
+        "inception",
+        "endpoint_url",
+    )
     changes = {name: given[name] for name in names if given[name] is not None}
     for name in ("recovered", "anonymized"):
         if given[name] is not None:

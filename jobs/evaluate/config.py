@@ -11,7 +11,9 @@ from jobs.config import AnonymizeConfig
 from jobs.sources.config import InputConfig
 from jobs.sources.given_faces import GivenInput
 from jobs.storage.place import Place, holds
+from keyanon_core.evaluation import inception
 from keyanon_core.faces.recognizers import EMBEDDED, RecognizerChoice, chosen_recognizers
+from keyanon_core.published_weights import PublishedWeights
 from keystore.crypto.canonical import canonical_json
 
 DEFAULT_REHEARSED: Final = 64  # pictures
@@ -40,6 +42,7 @@ class EvaluateConfig(InputConfig):
     recognizers: tuple[str, ...] = Field(
         default=(), description="NAME=FILE[:PRESET], beside the embedded one and its mirrored view"
     )
+    inception: Path | None = Field(default=None, description="weights for FID and KID, see `Inception`")
     prior: str | None = Field(default=None, description="where the run's prior is now; None: as the run had it")
     workers: int = Field(default=0, ge=0, description="processes; 0: as many as there are CPUs")
 
@@ -76,6 +79,11 @@ class EvaluateConfig(InputConfig):
     def recognizer_choices(self) -> list[RecognizerChoice]:
         """Those beside that of the face models, each holding on to its file as it is now. Raises FaceModelError."""
         return [one.pinned() for one in chosen_recognizers(self.recognizers) if one.name != EMBEDDED]
+
+    def weight_files(self) -> dict[str, tuple[Path, PublishedWeights]]:
+        """Files of the user's that take the place of a download, by the network that they are of, with what they have to be."""
+        given = {"inception": (self.inception, inception.WEIGHTS)}
+        return {name: (file.absolute(), weights) for name, (file, weights) in given.items() if file is not None}
 
     def digest(self, listings: Mapping[str, str]) -> str:
         """sha256 over what decides the figures: a stopped evaluation goes on only if it is the same. listings: digests of the

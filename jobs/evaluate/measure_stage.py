@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
@@ -14,6 +15,7 @@ from jobs.run.progress import Monitor
 from jobs.run.rows_in_hand import RowsInHand
 from keyanon_core.evaluation.baselines import BASELINES, blur
 from keyanon_core.evaluation.faces import SOURCE, FaceInVersion, FaceMeasurer
+from keyanon_core.evaluation.inception import Inception
 from keyanon_core.evaluation.rehearsal import Rehearsal
 from keyanon_core.faces.detection import Pixels
 from keyanon_core.faces.masks import PictureMask
@@ -21,6 +23,7 @@ from keyanon_core.faces.recognizers import RecognizerChoice
 from keyanon_core.imaging import decode_picture
 from keyanon_core.pictures.settings import AnonymizeSettings
 from keyanon_core.priors import Prior, load_prior
+from keyanon_core.published_weights import PublishedWeights
 
 MEASURED: Final = "anonymized"
 RECOVERED: Final = "recovered"
@@ -48,22 +51,24 @@ class MeasurePictures:
         self,
         models: FaceModelChoice,
         recognizers: Sequence[RecognizerChoice],
+        weights: Mapping[str, tuple[Path, PublishedWeights]],
         versions: Mapping[str, Counterparts],
         rehearsal: RehearsalChoice | None,
         rehearsed: frozenset[int],
         max_pixels: int,
         monitor: Monitor,
     ) -> None:
-        """recognizers: beside that of the models. versions: the pictures beside each source, MEASURED among them. rehearsed: rows
-        whose pictures are treated by baselines, and by `rehearsal` where there is one. Raises FaceModelError, PriorError,
-        MachineError."""
+        """recognizers: beside that of the models. weights: as of `EvaluateConfig.weight_files`. versions: the pictures beside
+        each source, MEASURED among them. rehearsed: rows whose pictures are treated by baselines, and by `rehearsal` where there
+        is one. Raises FaceModelError, PriorError, EvaluationError, MachineError."""
         self._versions, self._rehearsed, self._max_pixels = versions, rehearsed, max_pixels
         self._hands = RowsInHand[dict[str, Any], dict[str, Any]](
             "measure", monitor, work=self._measure, quarantine=_failed, is_witness=lambda found: not found["reason"]
         )
         with self._hands.reporting_faults():
             loaded = models.load(threads=1)
-            self._measurer = FaceMeasurer(loaded, [one.load() for one in recognizers])
+            inception = Inception(*weights["inception"]) if "inception" in weights else None
+            self._measurer = FaceMeasurer(loaded, [one.load() for one in recognizers], inception)
             self._rehearse = None
             if rehearsal is not None:
                 self._rehearse = Rehearsal(rehearsal.load_prior(), loaded, rehearsal.settings)

@@ -13,7 +13,7 @@ from jobs.evaluate.measure_stage import BESIDE, MEASURED, RECOVERED
 from jobs.evaluate.portions import Measured, Portions
 from jobs.pages import data_uri, page_environment
 from jobs.storage.json_files import to_json
-from keyanon_core.evaluation.faces import SOURCE, TEXTURE
+from keyanon_core.evaluation.faces import FEATURES, SOURCE
 from keyanon_core.evaluation.intervals import median_of
 from keyanon_core.evaluation.metrics import BY_NAME, METRICS
 from keyanon_core.evaluation.rehearsal import RECOVERED as REHEARSAL_RECOVERED
@@ -124,7 +124,7 @@ def _page(report: Mapping[str, Any], found: Measured, portions: Portions) -> str
     environment.filters["figure"] = _said
     figures = report["figures"]
     versions = found.faces.versions
-    recognizers = [name for name in sorted(found.faces.vectors) if name != TEXTURE]
+    recognizers = [name for name in sorted(found.faces.vectors) if name not in FEATURES]
     plain = [metric for metric in METRICS if any(f["metric"] == metric.name and not f["recognizer"] for f in figures)]
     told = {(figure["metric"], figure["recognizer"]) for figure in figures}
     return environment.get_template("page.html.j2").render(

@@ -92,9 +92,13 @@ def run_evaluation(subject: Subject, progress: Progress | None = None) -> dict[s
         MachineError: its disk is full. EvaluationError: a package is missing. PriorError, FaceModelError: a model can not be
         used. JobError: Ray failed; the same command goes on.
     """
-    if find_spec("skimage") is None:
-        raise EvaluationError("measuring takes scikit-image; install keyanon[evaluation]")
     config = subject.config
+    files = config.weight_files()
+    for package, network in (("skimage", None), ("torch_fidelity", "inception")):
+        if (network is None or network in files) and find_spec(package) is None:
+            raise EvaluationError(f"measuring takes {package}; install keyanon[evaluation]")
+    for file, weights in files.values():
+        weights.check(file)
     source = open_source(config, config.given())
     ids = [image_id for part in source.ids.parts() for image_id in part]
     known = frozenset(ids)
@@ -112,6 +116,7 @@ def run_evaluation(subject: Subject, progress: Progress | None = None) -> dict[s
         arguments={
             "models": FaceModelChoice(config.face_models, config.face_weights),
             "recognizers": config.recognizer_choices(),
+            "weights": files,
             "versions": dict(subject.versions),
             "rehearsal": _rehearsal(subject) if len(rehearsed) else None,
             "rehearsed": rehearsed,

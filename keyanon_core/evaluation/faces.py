@@ -30,7 +30,10 @@ from keyanon_core.imaging import encode_image
 
 SOURCE: Final = "source"  # the version that all others are compared with
 TEXTURE: Final = "texture"  # among the vectors: features of the embedded recognizer that tell no people apart
+INCEPTION: Final = "inception:2048"  # the same of `Inception`, by a name that no recognizer can have
+FEATURES: Final = (TEXTURE, INCEPTION)
 VIEW_SIDE: Final = 112  # px of a face's thumbnail
+CROP_SIDE: Final = 299  # px of what a network sees of a face
 VIEW_MARGIN: Final = 0.35  # of the box, on each side
 VIEW_QUALITY: Final = 85
 GREY: Final = 128  # where there is nothing to be seen
@@ -62,6 +65,7 @@ FACE_METRICS: Final = (
 
 Vector = npt.NDArray[np.float32]
 Look = Callable[[Sequence[tuple[Pixels, Face]]], npt.NDArray[np.float32]]
+Features = Callable[[Sequence[Pixels]], npt.NDArray[np.float32]]  # (n, d) of n pictures
 
 
 @dataclass(frozen=True)
@@ -70,8 +74,8 @@ class FaceInVersion:
 
     face: its index among the picture's faces. tone: of the source's skin, see `skin_tone_of`. values: by the names of
     FACE_METRICS, NaN for what can not be told, `distance:` of each recognizer, and `accepted:` of the models' own, whose bound
-    is known; empty for the source. vectors: by the recognizer's name, without those that saw no face, and TEXTURE. view: JPEG of
-    the face, VIEW_SIDE px high.
+    is known; empty for the source. vectors: by the recognizer's name, without those that saw no face, and of FEATURES. view: JPEG
+    of the face, VIEW_SIDE px high.
     """
 
     face: int
@@ -85,10 +89,11 @@ class FaceInVersion:
 class FaceMeasurer:
     """Finds faces in sources, and measures them in the versions of their pictures."""
 
-    def __init__(self, models: FaceModels, others: Sequence[Embedder] = ()) -> None:
-        """others: recognizers beside that of the models, no two of one name."""
+    def __init__(self, models: FaceModels, others: Sequence[Embedder] = (), inception: Features | None = None) -> None:
+        """others: recognizers beside that of the models, no two of one name. inception: `Inception`, which is shown crops of
+        CROP_SIDE px."""
         self.models, self.recognizers = models, [models.recognizer, *others]
-        self._predictor = ShapePredictor()
+        self._predictor, self._inception = ShapePredictor(), inception
 
     def faces_of(self, source: Pixels) -> tuple[list[Face], list[PictureMask]]:
         """The faces found in a picture (H, W, 3) uint8, and their pixels. Raises PictureError ("no_face")."""
@@ -216,6 +221,11 @@ class FaceMeasurer:
             for place, vector in zip(at, embedded(look, views), strict=True):
                 if vector is not None:
                     found[place][name] = vector
+        if self._inception is not None:
+            for name, pixels in pictures.items():
+                crops = [face_crop(pixels, face, CROP_SIDE) for face in faces]
+                for index, vector in enumerate(self._inception(crops)):
+                    found[name, index][INCEPTION] = vector
         return found
 
 
@@ -236,10 +246,19 @@ def decibel(value: float) -> float:
 
 
 def face_view(pixels: Pixels, face: Face) -> bytes:
-    """A JPEG of a face with some surroundings, VIEW_SIDE px high; grey where the picture ends."""
+    """A JPEG of a face as in `face_crop`, VIEW_SIDE px high."""
+    buffer = io.BytesIO()
+    Image.fromarray(face_crop(pixels, face, VIEW_SIDE)).save(buffer, "JPEG", quality=VIEW_QUALITY)
+    return buffer.getvalue()
+
+
+def face_crop(pixels: Pixels, face: Face, crop_side: int) -> Pixels:
+    """The square around a face's box, VIEW_MARGIN wider on each side, as (crop_side, crop_side, 3); grey where the picture ends.
+    Averaged where it is reduced, bilinear where it is enlarged.
+    """
     x0, y0, x1, y1 = face.box
     side = (1 + 2 * VIEW_MARGIN) * max(x1 - x0, y1 - y0)
-    scale = VIEW_SIDE / side
+    scale = crop_side / side
     left, top = (x0 + x1 - side) / 2, (y0 + y1 - side) / 2
     column, row = max(math.floor(left) - 1, 0), max(math.floor(top) - 1, 0)
     reduced = pixels[row : math.ceil(top + side) + 1, column : math.ceil(left + side) + 1]
@@ -248,10 +267,8 @@ def face_view(pixels: Pixels, face: Face) -> bytes:
         reduced = cv2.resize(reduced, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
         left, top, scale = left * scale, top * scale, 1.0
     affine = np.array([[scale, 0, -left * scale], [0, scale, -top * scale]])
-    view = cv2.warpAffine(reduced, affine, (VIEW_SIDE, VIEW_SIDE), flags=cv2.INTER_LINEAR, borderValue=(GREY,) * 3)
-    buffer = io.BytesIO()
-    Image.fromarray(view).save(buffer, "JPEG", quality=VIEW_QUALITY)
-    return buffer.getvalue()
+    size = (crop_side, crop_side)
+    return np.asarray(cv2.warpAffine(reduced, affine, size, flags=cv2.INTER_LINEAR, borderValue=(GREY,) * 3), np.uint8)
 
 
 def masked_view(pixels: Pixels, face: Face, mask: PictureMask) -> bytes:

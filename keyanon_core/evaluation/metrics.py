@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 RECOVERED: Final = "recovered"  # how versions end that are to be their source
+MIN_FID_FACES: Final = 2049  # one more than there are features, as its authors ask for
 Better = Literal["lower", "higher", "neither"]
 
 
@@ -237,6 +238,35 @@ METRICS: Final = (
         "lower",
         "Squared Frechet distance of texture features of the faces to the sources'; no FID: its features are not Inception's.",
         "Heusel et al. 2017, Dowson and Landau 1982",
+    ),
+    Metric(
+        "texture_kernel_distance",
+        "kernel distance of textures",
+        "",
+        "lower",
+        "Squared maximum mean discrepancy of the same features under (x y / d + 1)^3, a face and its own source left out: at one "
+        "level for few faces and for many, and 0 for sets of one kind, below it by chance. No KID.",
+        "Binkowski et al. 2018",
+    ),
+    Metric(
+        "fid",
+        "FID of the faces",
+        "",
+        "lower",
+        "Squared Frechet distance of Inception's 2048 features of the faces to the sources', by the weights of 2015-12-05: each "
+        "the square around the face's box, 35 % of it wider on every side, at 299 px. So it compares with figures of keyanon "
+        "evaluate alone, and of as many faces, for it falls as they become more. There is none of fewer than "
+        f"{MIN_FID_FACES:,}: of no more faces than features no covariance is known.",
+        "Heusel et al. 2017; Inception of torch-fidelity",
+    ),
+    Metric(
+        "kid",
+        "KID of the faces",
+        "",
+        "lower",
+        "Squared maximum mean discrepancy of the same features under (x y / 2048 + 1)^3, of all faces at once, a face and its "
+        "own source left out: at one level for few faces and for many, and 0 for sets of one kind, below it by chance.",
+        "Binkowski et al. 2018; Inception of torch-fidelity",
     ),
 )
 BY_NAME: Final = {metric.name: metric for metric in METRICS}

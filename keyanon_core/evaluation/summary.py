@@ -8,13 +8,13 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from keyanon_core.evaluation.faces import GEOMETRY, SOURCE, TEXTURE
+from keyanon_core.evaluation.faces import FEATURES, GEOMETRY, INCEPTION, SOURCE, TEXTURE
 from keyanon_core.evaluation.groups import MIN_FACES
-from keyanon_core.evaluation.intervals import Estimate, mean_of, median_of, proportion
+from keyanon_core.evaluation.intervals import NOTHING, Estimate, mean_of, median_of, proportion
 from keyanon_core.evaluation.linkability import MIN_SCORES, linkability
-from keyanon_core.evaluation.metrics import BY_NAME
+from keyanon_core.evaluation.metrics import BY_NAME, MIN_FID_FACES
 from keyanon_core.evaluation.people import People
-from keyanon_core.evaluation.quality import frechet_distance
+from keyanon_core.evaluation.quality import frechet_distance, kernel_distance
 from keyanon_core.evaluation.rehearsal import OTHER_KEY, REHEARSAL
 from keyanon_core.evaluation.verification import equal_error_rate, identification, tar_at_far
 
@@ -25,6 +25,12 @@ DRAWS: Final = 50  # for somebody else's face where the first one drawn is of th
 AT_ONCE: Final = 100_000  # pairs whose vectors are held
 FALSE_ACCEPT_RATES: Final = {"tar_far_1": 0.01, "tar_far_01": 0.001}
 MEDIANS: Final = (*GEOMETRY.values(), "psnr_face", "ssim_face", "mae_face", "psnr_picture", "seam_colour")
+DISTANCES: Final = {
+    TEXTURE: ("texture_distance", "texture_kernel_distance", 2),
+    INCEPTION: ("fid", "kid", MIN_FID_FACES),
+}
+"""Of two sets of features, by these: the Frechet distance, the kernel distance, and the faces that the former takes."""
+
 GROUPED: Final = ("untouched", "accepted", "found", "psnr_face")
 
 Vectors = npt.NDArray[np.float32]
@@ -136,7 +142,7 @@ def summarize(table: FaceTable) -> list[Figure]:
     """Every figure that the table gives, version by version; what other photographs of people tell of the sources first.
     Deterministic."""
     sources = table.of(SOURCE)
-    strangers = {name: stranger_distances(table, name) for name in sorted(sources.vectors) if name != TEXTURE}
+    strangers = {name: stranger_distances(table, name) for name in sorted(sources.vectors) if name not in FEATURES}
     unprotected = [
         figure
         for name, distances in strangers.items()
@@ -160,13 +166,13 @@ def _of_version(
             told = (one for one in _of_values(members, version, str(group)) if one.metric in GROUPED)
             yield from (one for one in told if one.estimate.n >= MIN_FACES)
     for recognizer in sorted(sources.vectors):
-        if recognizer == TEXTURE:
-            yield from _of_texture(faces, own, version)
+        if recognizer in DISTANCES:
+            yield from _of_features(faces, own, version, recognizer)
         else:
             yield from _of_identity(faces, sources, strangers[recognizer], version, recognizer)
     if version == OTHER_KEY:
         first = table.of(REHEARSAL)
-        for recognizer in sorted(set(sources.vectors) - {TEXTURE}):
+        for recognizer in sorted(set(sources.vectors) - {*FEATURES}):
             yield from _between_keys(faces, first, recognizer)
 
 
@@ -260,12 +266,16 @@ def _linked(
         yield Figure(version, "linkability", found.d_sys, recognizer, chance=0.0)
 
 
-def _of_texture(faces: FaceTable, own: FaceTable, version: str) -> Iterator[Figure]:
-    both = ~np.isnan(faces.vectors[TEXTURE]).any(1) & ~np.isnan(own.vectors[TEXTURE]).any(1)
-    count = int(both.sum())
+def _of_features(faces: FaceTable, own: FaceTable, version: str, space: str) -> Iterator[Figure]:
+    """How far the faces of a version are, all together, from their sources; no figure where too few are known."""
+    frechet, kernel, least = DISTANCES[space]
+    both = ~np.isnan(faces.vectors[space]).any(1) & ~np.isnan(own.vectors[space]).any(1)
+    count, results, originals = int(both.sum()), faces.vectors[space][both], own.vectors[space][both]
     if count >= 2:
-        value = frechet_distance(faces.vectors[TEXTURE][both], own.vectors[TEXTURE][both])
-        yield Figure(version, "texture_distance", Estimate(value, -math.inf, math.inf, count))
+        enough = count >= least
+        value = frechet_distance(results, originals) if enough else math.nan
+        yield Figure(version, frechet, Estimate(value, -math.inf, math.inf, count) if enough else NOTHING)
+        yield Figure(version, kernel, kernel_distance(results, originals, paired=True), chance=0.0)
 
 
 def _seen(faces: FaceTable, recognizer: str) -> FaceTable:

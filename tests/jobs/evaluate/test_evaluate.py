@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+import jobs.evaluate.config
 import jobs.evaluate.run
 from jobs.commands.cli import main
 from jobs.errors import PublishError, SourceError
@@ -21,6 +22,7 @@ from jobs.evaluate.run import run_evaluation, subject_of_folders, subject_of_run
 from jobs.exit_codes import ExitCode
 from jobs.run.anonymize import run_anonymize
 from tests.jobs.conftest import FIDELITY, MakeConfig
+from tests.keyanon_core.evaluation.random_networks import random_inception
 from tests.keyanon_core.faces.tiny_recognizers import tiny_recognizer
 
 pytestmark = pytest.mark.slow
@@ -121,7 +123,9 @@ def test_what_another_tool_left_is_named(ray_cluster: Path, folders: Path, capsy
 def test_an_evaluation_goes_on_where_it_was_stopped(
     ray_cluster: Path, folders: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As by a killed driver: what was measured lies in portions, one of which was never whole."""
+    """As by a killed driver: what was measured lies in portions, one of which was never whole. With weights of the user's."""
+    inception = folders / "inception.pth"
+    monkeypatch.setattr(jobs.evaluate.config.inception, "WEIGHTS", random_inception(inception))
     config = EvaluateConfig.load(
         None,
         {
@@ -129,6 +133,7 @@ def test_an_evaluation_goes_on_where_it_was_stopped(
             "anonymized": folders / "anonymized",
             "output": folders / "report",
             "rehearsed": 0,
+            "inception": inception,
         },
     )
 
@@ -147,6 +152,8 @@ def test_an_evaluation_goes_on_where_it_was_stopped(
     begun: list[int] = []
     report = run_evaluation(subject_of_folders(config), lambda done, of: begun.append(done))
     assert begun[0] == 1 and begun[-1] == 5 and report["pictures"] == 2
+    figures = {one["key"]: one["value"] for one in report["figures"]}
+    assert figures["anonymized.kid"] is not None and figures["anonymized.fid"] is None, "of two faces"
 
 
 def test_what_can_not_be_evaluated_is_refused_before_ray_starts(
@@ -166,6 +173,10 @@ def test_what_can_not_be_evaluated_is_refused_before_ray_starts(
         capsys, "--source", photos, "--anonymized", anonymized, "-o", folders / "r", "--recognizer", "x=/none"
     )
     assert strange.code == ExitCode.INPUT
+    other = evaluate(
+        capsys, "--source", photos, "--anonymized", anonymized, "-o", folders / "r", "--inception", photos / "alone.png"
+    )
+    assert (other.code, "alone.png: sha256" in other.report["message"]) == (ExitCode.INPUT, True)
     (folders / "elsewhere").mkdir()
     shutil.copy(photos / "coffee.png", folders / "elsewhere" / "tea.png")
     config = EvaluateConfig.load(None, {"photos": photos, "anonymized": folders / "elsewhere", "output": folders / "r"})

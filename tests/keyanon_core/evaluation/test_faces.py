@@ -1,13 +1,18 @@
 """What is measured of faces: on a photograph of one face, against what was done to it."""
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from keyanon_core.errors import PictureError
 from keyanon_core.evaluation.faces import (
+    CROP_SIDE,
     EXACT_DB,
     FACE_METRICS,
+    INCEPTION,
     SOURCE,
     VIEW_SIDE,
     FaceInVersion,
@@ -25,8 +30,14 @@ from keyanon_core.imaging import decode_picture
 
 @pytest.fixture(scope="module")
 def measured(models: FaceModels, astronaut: Pixels) -> dict[str, FaceInVersion]:
-    """The same picture; one whose face is grey; one that is a little brighter everywhere; one of noise."""
-    measurer = FaceMeasurer(models, [Mirrored(models.recognizer)])
+    """The same picture; one whose face is grey; one that is a little brighter everywhere; one of noise. The place of Inception is
+    taken by the mean colour of what it is shown.
+    """
+
+    def mean_colours(crops: Sequence[Pixels]) -> npt.NDArray[np.float32]:
+        return np.stack(crops).reshape(len(crops), CROP_SIDE**2, 3).mean(1).astype(np.float32)
+
+    measurer = FaceMeasurer(models, [Mirrored(models.recognizer)], mean_colours)
     faces, masks = measurer.faces_of(astronaut)
     grey = astronaut.copy()
     x0, y0, x1, y1 = masks[0].window
@@ -74,7 +85,14 @@ def test_a_recognizer_beside_that_of_the_models_gives_distances_and_no_verdict(
     values = measured["grey"].values
     assert values["distance:dlib-resnet-v1-mirrored"] > 0.6
     assert "accepted:dlib-resnet-v1-mirrored" not in values, "its threshold is not known"
-    assert set(measured["grey"].vectors) == {"dlib-resnet-v1", "dlib-resnet-v1-mirrored", "texture"}
+    assert set(measured["grey"].vectors) == {"dlib-resnet-v1", "dlib-resnet-v1-mirrored", "texture", INCEPTION}
+
+
+def test_features_are_of_the_face_with_its_surroundings(measured: dict[str, FaceInVersion]) -> None:
+    colours = {name: face.vectors[INCEPTION] for name, face in measured.items()}
+    np.testing.assert_array_equal(colours["same"], colours[SOURCE])
+    np.testing.assert_allclose(colours["brighter"] - colours[SOURCE], 3, atol=1)
+    assert np.abs(colours["grey"] - colours[SOURCE]).max() > 5
 
 
 def test_the_source_has_vectors_and_no_values(measured: dict[str, FaceInVersion]) -> None:

@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import pdist
 
-from keyanon_core.evaluation.faces import SOURCE, TEXTURE
+from keyanon_core.evaluation.faces import INCEPTION, SOURCE, TEXTURE
 from keyanon_core.evaluation.groups import MIN_FACES
 from keyanon_core.evaluation.metrics import BY_NAME, METRICS
 from keyanon_core.evaluation.people import People
 from keyanon_core.evaluation.rehearsal import OTHER_KEY, REHEARSAL
 from keyanon_core.evaluation.summary import (
     BETWEEN_KEYS,
+    DISTANCES,
     FaceTable,
     Figure,
     beyond_limits,
@@ -121,7 +122,23 @@ def test_textures_have_a_distance_and_no_identity() -> None:
     assert keys["anonymized.texture_distance"].estimate.value == pytest.approx(2, rel=1e-3), (
         "the means' squared distance"
     )
+    kernel = keys["anonymized.texture_kernel_distance"]
+    assert kernel.estimate.low > 0 and kernel.chance == 0, "moved, whatever chance does"
     assert not any(TEXTURE in figure.recognizer for figure in keys.values())
+
+
+def test_fid_is_the_frechet_distance_of_enough_faces_and_no_number_of_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three times as wide and one to the side: with v the variance of either axis, 2 axes * (1 + v + 9 v - 2 sqrt(9 v v))."""
+    of = table(anonymized=SOURCES)
+    of = replace(of, vectors={**of.vectors, INCEPTION: np.concatenate([SOURCES, 3 * SOURCES + 1])})
+    few = figures(of)
+    assert few["anonymized.fid"].estimate.n == 0 and few["anonymized.fid"].to_dict()["value"] is None
+    assert beyond_limits({"anonymized.fid": None}, {}, {"anonymized.fid": 50}) == ["anonymized.fid is unknown, over 50"]
+    assert few["anonymized.kid"].estimate.n == PEOPLE and few["anonymized.kid"].estimate.low > 0
+    assert not any(figure.recognizer == INCEPTION for figure in few.values())
+    monkeypatch.setitem(DISTANCES, INCEPTION, ("fid", "kid", PEOPLE))
+    variance = float(SOURCES[:, 0].var(ddof=1))
+    assert figures(of)["anonymized.fid"].estimate.value == pytest.approx(2 * (1 + 4 * variance), rel=1e-4)
 
 
 def test_every_figure_is_of_a_metric_and_has_a_json_form() -> None:
