@@ -17,6 +17,7 @@ from keyanon_core.evaluation.faces import (
     VIEW_SIDE,
     FaceInVersion,
     FaceMeasurer,
+    embedded,
     face_view,
     masked_view,
     sheet,
@@ -119,15 +120,28 @@ def test_of_a_sliver_of_a_face_all_is_told_that_can_be(models: FaceModels, astro
     assert np.isnan(values["ssim_face"]) and (values["psnr_face"], values["changed_face"]) == (EXACT_DB, 0)
 
 
+def test_a_face_that_a_recognizer_refuses_costs_no_other_one_its_vector(astronaut: Pixels) -> None:
+    def look(views: Sequence[tuple[Pixels, Face]]) -> npt.NDArray[np.float32]:
+        scores = np.array([face.score for _, face in views], np.float32)
+        if (scores < 0).any():
+            raise PictureError("degenerate_landmarks", "no face")
+        return np.stack([scores, 1 / scores], axis=1)
+
+    faces = [Face((0.0, 0.0, 9.0, 9.0), np.zeros((5, 2)), score) for score in (1.0, -1.0, 0.0, 2.0)]
+    with np.errstate(divide="ignore"):
+        found = embedded(look, [(astronaut, face) for face in faces])
+    assert [None if one is None else one.tolist() for one in found] == [[1, 1], None, None, [2, 0.5]]
+
+
 def test_a_view_shows_the_face_where_the_picture_ends_too(astronaut: Pixels) -> None:
     """A large face is reduced, a small one enlarged; what lies beyond the border is grey."""
     corner = Face((-40.0, -40.0, 40.0, 40.0), np.zeros((5, 2)), 1.0)
     view = decode_picture(face_view(astronaut, corner))
     assert np.abs(view[:20, :20].astype(int) - 128).max() < 8
-    half = 256 / 1.7  # with its margins, the whole picture
-    large = Face((256 - half, 256 - half, 256 + half, 256 + half), np.zeros((5, 2)), 1.0)
-    whole = cv2.resize(astronaut, (VIEW_SIDE, VIEW_SIDE), interpolation=cv2.INTER_AREA).astype(int)
-    assert np.abs(decode_picture(face_view(astronaut, large)) - whole).mean() < 6
+    half = 112 / 1.7  # with its margins, 224 px
+    large = Face((300 - half, 180 - half, 300 + half, 180 + half), np.zeros((5, 2)), 1.0)
+    reduced = cv2.resize(astronaut[68:292, 188:412], (VIEW_SIDE, VIEW_SIDE), interpolation=cv2.INTER_AREA).astype(int)
+    assert np.abs(decode_picture(face_view(astronaut, large)) - reduced).mean() < 6
 
 
 def test_a_view_inside_the_mask_shows_nothing_of_what_lies_around_it() -> None:
