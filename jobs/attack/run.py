@@ -73,10 +73,10 @@ def attack_run(
     evidence = gather(config, store, models, loaded, faces, note, elsewhere=elsewhere)
     trial = trial_of(evidence, config, models, loaded, rng, note)
     tried = []
-    for number, (attack, own) in enumerate(zip(ATTACKS, rng.spawn(len(ATTACKS)), strict=True), 1):
+    for number, attack in enumerate(ATTACKS, 1):
         note(f"attack {number} of {len(ATTACKS)}: {attack.name}")
         try:
-            tried.append(Tried(attack, attack.run(trial, own)))
+            tried.append(Tried(attack, attack.run(trial, _drawing(seed, attack.name))))
         except NotTriedError as reason:
             tried.append(Tried(attack, None, str(reason)))
     report = AttackReport(
@@ -93,6 +93,11 @@ def attack_run(
     )
     _write(destination, {PAGE_FILE: page_of(report, trial), REPORT_FILE: report.to_json()})
     return report
+
+
+def _drawing(seed: int, name: str) -> np.random.Generator:
+    """What an attack draws from, which no other one moves."""
+    return np.random.default_rng([seed, *name.encode()])
 
 
 def _check_new(destination: Path, output: Place) -> None:

@@ -21,7 +21,7 @@ from jobs.run.recorded import manifest_of, recorded_config
 from jobs.sources.again import IS_ANOTHER
 from jobs.sources.source import open_source
 from jobs.storage.opening import open_store
-from keyanon_core.evaluation.attacks import ATTACKS, Outcome, brute_force
+from keyanon_core.evaluation.attacks import ATTACKS, Outcome, brute_force, climbing
 from keyanon_core.evaluation.attacks.outcome import measured
 from keyanon_core.faces import load_face_models
 from keyanon_core.pictures.anonymizer import PictureAnonymizer
@@ -68,8 +68,9 @@ def finished(
 
 
 @pytest.fixture(autouse=True)
-def few_guesses(monkeypatch: pytest.MonkeyPatch) -> None:
+def few_tries(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(brute_force, "SEED_BITS", 6)
+    monkeypatch.setattr(climbing, "STEPS", 2)
 
 
 def test_a_run_is_attacked_without_its_keys_and_what_came_of_it_is_told(

@@ -5,6 +5,7 @@ from typing import Final
 from keyanon_core.evaluation.attacks import (
     attributes,
     brute_force,
+    climbing,
     detection,
     fields,
     gate,
@@ -26,6 +27,7 @@ _FAMILIES: Final = (
     linkage,
     known_pairs,
     near_keys,
+    climbing,
     brute_force,
     recognition,
     learned,
@@ -44,7 +46,7 @@ ATTACKS: Final[tuple[Attack, ...]] = tuple(
 """All of them, by the number of their family."""
 
 NOT_COVERED: Final = (
-    "4. hill climbing on the transform with recognizer and realism oracles",
+    "hill climbing on realism where a run inverts faces to noise first",
     "attackers with networks trained on large sets of faces, and with other recognizers than the run's",
     "other photographs of the same people: galleries hold the source photographs",
     "age, gender and other attributes than the tone of the skin",

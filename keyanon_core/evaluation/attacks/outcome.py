@@ -88,11 +88,17 @@ class Attack:
     promised: bool = True
 
 
-def linked(scores: npt.NDArray[np.float64], rng: np.random.Generator) -> Measured:
-    """How often the best of a row's m scores is its own, column i of row i; among equals one is drawn. scores: (n, m), n <= m."""
+def linked(
+    scores: npt.NDArray[np.float64], rng: np.random.Generator, *, anyway: float = 0.0, looks: int = 1
+) -> Measured:
+    """How often the best of a row's m scores is its own, column i of row i; among equals one is drawn. scores: (n, m), n <= m.
+
+    anyway: share that is found without what is attacked; chance where that is more. looks: this is the best of so many.
+    """
     best = scores == scores.max(axis=1, keepdims=True)
     chosen = np.where(best, rng.random(scores.shape), -1.0).argmax(1)
-    return measured(int((chosen == np.arange(len(scores))).sum()), len(scores), 1 / scores.shape[1])
+    hits = int((chosen == np.arange(len(scores))).sum())
+    return measured(hits, len(scores), max(1 / scores.shape[1], anyway), looks)
 
 
 def own_rank(scores: npt.NDArray[np.float64]) -> str:

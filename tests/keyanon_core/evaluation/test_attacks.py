@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from keyanon_core.evaluation.attacks import ATTACKS, NotTriedError, Outcome, brute_force, missed
+from keyanon_core.evaluation.attacks import ATTACKS, NotTriedError, Outcome, brute_force, climbing, missed
 from keyanon_core.evaluation.attacks.outcome import LOOKS, linked, measured
 from keyanon_core.evaluation.published import PublishedPicture
 from keyanon_core.evaluation.trial import Keyed, Seen, Stack, Trial, pictures_of
@@ -94,6 +94,7 @@ def test_no_attack_wins_on_sound_faces_and_every_one_would_on_a_weakness(
     sound: Trial, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(brute_force, "SEED_BITS", 8)  # of 16, one by one, takes seconds, and has a test of its own
+    monkeypatch.setattr(climbing, "STEPS", 2)
     assert 3 * len(ATTACKS) <= LOOKS
     needs_pictures = set()
     for attack in ATTACKS:
@@ -129,6 +130,20 @@ def test_sign_flips_are_found_by_the_magnitudes_they_keep(sound: Trial) -> None:
         values = sound.sources[i][:, mask].ravel()
         noise[i][:, mask] = SignFlip(secrets.token_bytes(32), len(values)).forward(values)[0].reshape(3, -1)
     assert tried(with_noise(sound, noise), "gallery linkage by sorted magnitudes, from the sidecar").measured.wins
+
+
+def test_sign_flips_are_undone_by_climbing_towards_what_is_real_and_towards_suspects(
+    sound: Trial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(climbing, "STEPS", 2)
+    signs = np.random.default_rng(7).choice([-1.0, 1.0], sound.sources.shape)
+    noise = sound.sources * signs * sound.masks[:, None]
+    practice = replace(sound.practice, seen=replace(sound.practice.seen, noise=noise), scale=np.ones(N))
+    assert tried(replace(sound, practice=practice), "hill climbing on realism").measured.wins
+    assert tried(with_noise(sound, noise), "hill climbing towards suspects").measured.wins
+    inverting = replace(sound, procedure=Procedure(inversion="ddim"))
+    with pytest.raises(NotTriedError, match="before the transform"):
+        tried(inverting, "hill climbing on realism")
 
 
 def test_few_keyed_coordinates_are_found_by_projections(sound: Trial) -> None:
