@@ -14,7 +14,7 @@ from jobs.evaluate.portions import Measured, Portions
 from jobs.pages import data_uri, page_environment
 from jobs.storage.json_files import to_json
 from keyanon_core.evaluation.faces import FEATURES, SOURCE
-from keyanon_core.evaluation.intervals import median_of
+from keyanon_core.evaluation.intervals import median_of, proportion
 from keyanon_core.evaluation.metrics import BY_NAME, METRICS
 from keyanon_core.evaluation.rehearsal import RECOVERED as REHEARSAL_RECOVERED
 from keyanon_core.evaluation.rehearsal import SIDECAR
@@ -26,6 +26,7 @@ FACES: Final = "faces.parquet"
 PAGE: Final = "index.html"
 MOST_NAMED: Final = 100  # faces that a finding lists
 SHOWN_EACH: Final = 4  # faces for each rule of the page
+NO_FACE: Final = "no_face"  # the reason of a picture that shows none, as far as this search sees
 BINS: Final = 40
 PLOT: Final = (640, 200)  # px
 
@@ -39,7 +40,7 @@ RULES: Final = (
 
 def report_of(found: Measured, circumstances: Mapping[str, Any]) -> dict[str, Any]:
     """What REPORT holds: JSON types only, no source's vectors."""
-    figures = summarize(found.faces)
+    figures = [_measured(found), *summarize(found.faces)]
     return {
         "kind": "evaluation",
         **circumstances,
@@ -54,6 +55,12 @@ def report_of(found: Measured, circumstances: Mapping[str, Any]) -> dict[str, An
         "figures": [figure.to_dict() for figure in figures],
         "findings": _findings(found),
     }
+
+
+def _measured(found: Measured) -> Figure:
+    """Of whom figures speak: a gate that nobody came to is no gate that all passed."""
+    left = sum(count for code, count in found.unmeasured.items() if code != NO_FACE)
+    return Figure(MEASURED, "measured", proportion(found.pictures, found.pictures + left))
 
 
 def _people(found: Measured) -> dict[str, int]:

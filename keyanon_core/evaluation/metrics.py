@@ -30,6 +30,15 @@ class Metric:
 
 METRICS: Final = (
     Metric(
+        "measured",
+        "pictures measured",
+        "share",
+        "higher",
+        "Share of the pictures that could be measured, without those in whose source no face was found. No other figure speaks of "
+        "the rest: a limit on this one says how many they may be.",
+        "keyanon",
+    ),
+    Metric(
         "untouched",
         "faces left as they were",
         "share",

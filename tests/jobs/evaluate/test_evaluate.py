@@ -93,6 +93,7 @@ def test_what_another_tool_left_is_named(ray_cluster: Path, folders: Path, capsy
     assert told.report["unmeasured_examples"]["no_source"].startswith("renamed.png: no_source: ")
     assert told.report["missing"] == {"recovered: there is no picture of its name": 1}
     assert told.figure("recovered.psnr_face") == 100
+    assert told.figure("anonymized.measured") == 2 / 5, "but for the picture that shows nobody"
     named = {one["finding"]: [face["image_id"] for face in one["faces"]] for one in told.report["findings"]}
     assert named == {"untouched": ["grace.jpg"], "accepted.dlib-resnet-v1": ["grace.jpg"]}
     assert told.figure("anonymized.psnr_face") < 60 and told.figure("anonymized.found") == 0.5

@@ -138,6 +138,7 @@ def test_a_name_that_is_code_or_turns_lines_round_is_shown_as_what_it_is(tmp_pat
     found = gathered(portions)
     report = report_of(found, TOLD | dict.fromkeys(("made", "by", "machine", "sources"), hostile))
     write_report(tmp_path, report, found, portions)
+    assert {one["key"]: one["value"] for one in report["figures"]}["anonymized.measured"] == 0.5
     page = (tmp_path / PAGE).read_text()
     assert "<script" not in page and not set(page) & set("\u202e\x1b\u200b")
     assert "&lt;script&gt;alert(1)&lt;/script&gt;\\u202egpj.exe\\x1b[31m\\u200b&#39;&#34;.jpg" in page
