@@ -68,7 +68,7 @@ def gather(
     """Up to so many anonymized pictures of a run, evenly spread over its rows, beside their sources; where the run knows whom
     they show, one of each person.
 
-    elsewhere: the input is not where the run read it. Raises OutputError, SourceError (all sources have changed since, too),
+    elsewhere: as in `changed_since`. Raises OutputError, SourceError (also where all sources have changed),
     MachineError; AttackError for a run without an anonymized picture.
     """
     subjects = config.subjects is not None or config.subject_column is not None

@@ -69,8 +69,7 @@ def attack_run(
     choice = FaceModelChoice(config.face_models, config.face_weights, config.min_face, manifest.face_models)
     models = choice.load(threads, str(usable_device(device)))
     rng = np.random.default_rng(seed)
-    elsewhere = config.photos != manifest.config["photos"]
-    evidence = gather(config, store, models, loaded, faces, note, elsewhere=elsewhere)
+    evidence = gather(config, store, models, loaded, faces, note, elsewhere=source is not None)
     trial = trial_of(evidence, config, models, loaded, rng, note)
     tried = []
     for number, attack in enumerate(ATTACKS, 1):

@@ -33,12 +33,13 @@ PICTURES_PER_TASK: Final = 4  # of which each may be anonymized anew: a task is 
 @dataclass(frozen=True)
 class Subject:
     """What is evaluated. versions: the pictures beside each source. recorded: settings of the run, None for pictures of other
-    tools. facts: of the run, for the report."""
+    tools. facts: of the run, for the report. elsewhere: its sources are named anew, and may be copies."""
 
     config: EvaluateConfig
     versions: Mapping[str, Counterparts]
     recorded: AnonymizeConfig | None
     facts: Mapping[str, Any]
+    elsewhere: bool = False
 
 
 def subject_of_run(run: Place, changes: Mapping[str, Any]) -> Subject:
@@ -64,7 +65,8 @@ def subject_of_run(run: Place, changes: Mapping[str, Any]) -> Subject:
         "not_published": dict(published.unpublished),
         "kept_faces": sum(row.kept for row in published.rows.values()),
     }
-    return Subject(config, _with_recovered(config, published), recorded, facts)
+    elsewhere = changes.get("photos") is not None
+    return Subject(config, _with_recovered(config, published), recorded, facts, elsewhere)
 
 
 def subject_of_folders(config: EvaluateConfig) -> Subject:
@@ -157,8 +159,7 @@ def _there(source: Source, ids: Sequence[str], subject: Subject) -> tuple[npt.ND
             f"{source.ids[0]!r}); give the sources of these pictures"
         )
     then = [anonymized.made_of(ids[position]) for position in there.tolist()]
-    elsewhere = subject.recorded is None or subject.recorded.photos != subject.config.photos
-    changed = changed_since(source, there, then, elsewhere=elsewhere)
+    changed = changed_since(source, there, then, elsewhere=subject.elsewhere)
     return there[~changed], there[changed]
 
 

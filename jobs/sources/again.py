@@ -18,8 +18,8 @@ def changed_since(
     """(n,): which of n rows have another file now. then: the `version_of` the file of each that a run wrote down, None where none
     did.
 
-    elsewhere: the source is not where it was. The times of copies may be other ones altogether: only where most are as they were,
-    the others have changed. Raises SourceError where all have.
+    elsewhere: the source was named anew. The times of copies may be other ones altogether: only where most are as they were, the
+    others have changed. Raises SourceError where all have.
     """
     now = source.versions[positions].tolist()
     changed = np.array([was not in (None, NO_FILE, is_) for was, is_ in zip(then, now, strict=True)], np.bool_)
@@ -27,7 +27,8 @@ def changed_since(
         changed[:] = False
     if len(changed) and changed.all():
         raise SourceError(
-            f"{source.ids[int(positions[0])]} and all other sources of the run: {IS_ANOTHER}; name the sources by --source"
+            f"{source.ids[int(positions[0])]} and all other sources of the run: {IS_ANOTHER}; where these are its pictures all "
+            "the same, or copies of them, name them by --source"
         )
     return changed
 
