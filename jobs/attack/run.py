@@ -2,6 +2,7 @@
 
 import importlib.util
 import logging
+import os
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -54,7 +55,7 @@ def attack_run(
     Raises:
         OutputError, PublishError: `output` is no run's. SourceError: its input is not where it was. AttackError: too few faces,
         or scikit-learn is missing. PriorError: the prior is not the one of the run. StorageError: `destination` has a report
-        already. ConfigError: it lies in the output.
+        already, or can not be written. ConfigError: it lies in the output.
     """
     if importlib.util.find_spec("sklearn") is None:
         raise AttackError("attackers that learn need scikit-learn; run: pip install 'keyanon[evaluation]'")
@@ -90,7 +91,7 @@ def attack_run(
         tried,
         evidence.left_out,
     )
-    _write(destination, {PAGE_FILE: page_of(report, trial), REPORT_FILE: report.to_json()})
+    write_report(destination, {PAGE_FILE: page_of(report, trial), REPORT_FILE: report.to_json()})
     return report
 
 
@@ -109,12 +110,20 @@ def _check_new(destination: Path, output: Place) -> None:
             raise StorageError(
                 f"{destination / name} is there already; name another folder, or remove that report first"
             )
+    there = next(one for one in (destination.absolute(), *destination.absolute().parents) if one.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise StorageError(f"{there} can not be written; name a folder that can")
 
 
-def _write(destination: Path, files: dict[str, bytes]) -> None:
+def write_report(destination: Path, files: dict[str, bytes]) -> None:
+    """All or none of them: part of a report would stand in the way of the next. Raises StorageError."""
+    written = []
     try:
         durable.make_directory(destination)
         for name, content in files.items():
             durable.write_new(destination / name, content, durable.SECRET_MODE)
+            written.append(destination / name)
     except OSError as error:
+        for path in written:
+            path.unlink()
         raise StorageError(f"{destination} can not be written ({error.strerror}); name a folder that can") from error

@@ -11,6 +11,7 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from jobs.attack.evidence import gather
 from jobs.attack.report import Tried
+from jobs.attack.run import PAGE_FILE, REPORT_FILE, write_report
 from jobs.blocks import SIDECAR, VERSION
 from jobs.commands.cli import main
 from jobs.config import AnonymizeConfig
@@ -28,6 +29,7 @@ from keyanon_core.pictures.anonymizer import PictureAnonymizer
 from keyanon_core.pictures.settings import PictureTask
 from keyanon_core.priors import load_prior
 from keystore.embedded import Keystore
+from keystore.errors import StorageError
 from tests.jobs.conftest import OPEN_GATE
 from tests.jobs.publishing import Place
 
@@ -131,6 +133,13 @@ def test_what_lies_above_chance_and_does_not_win_is_not_called_a_failure() -> No
     assert Tried(attack, None, "no sidecars").meaning == "no sidecars"
 
 
+def test_of_a_report_that_can_not_be_written_whole_nothing_stands_in_the_way_of_the_next(tmp_path: Path) -> None:
+    (tmp_path / REPORT_FILE).mkdir()
+    with pytest.raises(StorageError, match="can not be written"):
+        write_report(tmp_path, {PAGE_FILE: b"page", REPORT_FILE: b"report"})
+    assert [path.name for path in tmp_path.iterdir()] == [REPORT_FILE]
+
+
 def test_what_can_not_be_attacked_is_refused_before_anything_is_computed(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -140,6 +149,7 @@ def test_what_can_not_be_attacked_is_refused_before_anything_is_computed(
 
     out = str(finished / "out")
     assert "which is published" in refused(ExitCode.USAGE, out, "-o", str(finished / "out" / "report"))
+    assert "can not be written" in refused(ExitCode.INPUT, out, "-o", str(finished / "photos" / COPIED / "report"))
     assert "is not the output" in refused(ExitCode.INPUT, str(finished / "photos"), "-o", str(tmp_path / "r"))
     assert "does not exist" in refused(
         ExitCode.INPUT, out, "-o", str(tmp_path / "r"), "--source", str(tmp_path / "gone")
