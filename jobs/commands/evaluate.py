@@ -77,6 +77,13 @@ def evaluate(
             help="Tell FID and KID of the faces, by these weights: pt_inception-2015-12-05-6726825d.pth, as it is published.",
         ),
     ] = None,
+    lpips: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Tell LPIPS of the faces, by these weights: torchvision's alexnet-owt-7be5be79.pth, as it is published.",
+        ),
+    ] = None,
     prior: Annotated[
         str | None, typer.Option(help="Where the run's prior is now.", show_default="as the run had it")
     ] = None,
@@ -160,6 +167,7 @@ def _subject(run: str | None, output: str | None, given: dict[str, Any]) -> "Sub
         "workers",
         "recognizers",
         "inception",
+        "lpips",
         "endpoint_url",
     )
     changes = {name: given[name] for name in names if given[name] is not None}

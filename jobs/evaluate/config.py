@@ -11,7 +11,7 @@ from jobs.config import AnonymizeConfig
 from jobs.sources.config import InputConfig
 from jobs.sources.given_faces import GivenInput
 from jobs.storage.place import Place, holds
-from keyanon_core.evaluation import inception
+from keyanon_core.evaluation import inception, perceptual
 from keyanon_core.faces.recognizers import EMBEDDED, RecognizerChoice, chosen_recognizers
 from keyanon_core.published_weights import PublishedWeights
 from keystore.crypto.canonical import canonical_json
@@ -43,6 +43,7 @@ class EvaluateConfig(InputConfig):
         default=(), description="NAME=FILE[:PRESET], beside the embedded one and its mirrored view"
     )
     inception: Path | None = Field(default=None, description="weights for FID and KID, see `Inception`")
+    lpips: Path | None = Field(default=None, description="weights for LPIPS, see `Lpips`")
     prior: str | None = Field(default=None, description="where the run's prior is now; None: as the run had it")
     workers: int = Field(default=0, ge=0, description="processes; 0: as many as there are CPUs")
 
@@ -82,7 +83,7 @@ class EvaluateConfig(InputConfig):
 
     def weight_files(self) -> dict[str, tuple[Path, PublishedWeights]]:
         """Files of the user's that take the place of a download, by the network that they are of, with what they have to be."""
-        given = {"inception": (self.inception, inception.WEIGHTS)}
+        given = {"inception": (self.inception, inception.WEIGHTS), "lpips": (self.lpips, perceptual.WEIGHTS)}
         return {name: (file.absolute(), weights) for name, (file, weights) in given.items() if file is not None}
 
     def digest(self, listings: Mapping[str, str]) -> str:

@@ -16,6 +16,7 @@ from jobs.run.rows_in_hand import RowsInHand
 from keyanon_core.evaluation.baselines import BASELINES, blur
 from keyanon_core.evaluation.faces import SOURCE, FaceInVersion, FaceMeasurer
 from keyanon_core.evaluation.inception import Inception
+from keyanon_core.evaluation.perceptual import Lpips
 from keyanon_core.evaluation.rehearsal import Rehearsal
 from keyanon_core.faces.detection import Pixels
 from keyanon_core.faces.masks import PictureMask
@@ -68,7 +69,8 @@ class MeasurePictures:
         with self._hands.reporting_faults():
             loaded = models.load(threads=1)
             inception = Inception(*weights["inception"]) if "inception" in weights else None
-            self._measurer = FaceMeasurer(loaded, [one.load() for one in recognizers], inception)
+            lpips = Lpips(*weights["lpips"]) if "lpips" in weights else None
+            self._measurer = FaceMeasurer(loaded, [one.load() for one in recognizers], inception, lpips)
             self._rehearse = None
             if rehearsal is not None:
                 self._rehearse = Rehearsal(rehearsal.load_prior(), loaded, rehearsal.settings)

@@ -96,7 +96,7 @@ def run_evaluation(subject: Subject, progress: Progress | None = None) -> dict[s
     """
     config = subject.config
     files = config.weight_files()
-    for package, network in (("skimage", None), ("torch_fidelity", "inception")):
+    for package, network in (("skimage", None), ("torch_fidelity", "inception"), ("lpips", "lpips")):
         if (network is None or network in files) and find_spec(package) is None:
             raise EvaluationError(f"measuring takes {package}; install keyanon[evaluation]")
     for file, weights in files.values():

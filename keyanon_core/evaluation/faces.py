@@ -65,6 +65,7 @@ FACE_METRICS: Final = (
 
 Vector = npt.NDArray[np.float32]
 Look = Callable[[Sequence[tuple[Pixels, Face]]], npt.NDArray[np.float32]]
+Distance = Callable[[Sequence[Pixels], Sequence[Pixels]], npt.NDArray[np.float64]]  # (n,) of n pairs of pictures
 Features = Callable[[Sequence[Pixels]], npt.NDArray[np.float32]]  # (n, d) of n pictures
 
 
@@ -73,9 +74,9 @@ class FaceInVersion:
     """One face of a picture in one version of it.
 
     face: its index among the picture's faces. tone: of the source's skin, see `skin_tone_of`. values: by the names of
-    FACE_METRICS, NaN for what can not be told, `distance:` of each recognizer, and `accepted:` of the models' own, whose bound
-    is known; empty for the source. vectors: by the recognizer's name, without those that saw no face, and of FEATURES. view: JPEG
-    of the face, VIEW_SIDE px high.
+    FACE_METRICS, NaN for what can not be told, `lpips_face` where it is asked for, `distance:` of each recognizer, and
+    `accepted:` of the models' own, whose bound is known; empty for the source. vectors: by the recognizer's name, without those
+    that saw no face, and of FEATURES. view: JPEG of the face, VIEW_SIDE px high.
     """
 
     face: int
@@ -89,11 +90,17 @@ class FaceInVersion:
 class FaceMeasurer:
     """Finds faces in sources, and measures them in the versions of their pictures."""
 
-    def __init__(self, models: FaceModels, others: Sequence[Embedder] = (), inception: Features | None = None) -> None:
-        """others: recognizers beside that of the models, no two of one name. inception: `Inception`, which is shown crops of
-        CROP_SIDE px."""
+    def __init__(
+        self,
+        models: FaceModels,
+        others: Sequence[Embedder] = (),
+        inception: Features | None = None,
+        lpips: Distance | None = None,
+    ) -> None:
+        """others: recognizers beside that of the models, no two of one name. inception, lpips: `Inception` and `Lpips`, which are
+        shown crops of CROP_SIDE px."""
         self.models, self.recognizers = models, [models.recognizer, *others]
-        self._predictor, self._inception = ShapePredictor(), inception
+        self._predictor, self._inception, self._lpips = ShapePredictor(), inception, lpips
 
     def faces_of(self, source: Pixels) -> tuple[list[Face], list[PictureMask]]:
         """The faces found in a picture (H, W, 3) uint8, and their pixels. Raises PictureError ("no_face")."""
@@ -153,10 +160,15 @@ class FaceMeasurer:
             "same_outside": float(same[outside].mean()) if outside.any() else math.nan,
         }
         seen = self.models.detector.detect(version)
-        return [
+        values = [
             {**picture, **self._of_face(source, version, difference, face, mask, seen)}
             for face, mask in zip(faces, masks, strict=True)
         ]
+        if self._lpips is not None:
+            distances = self._lpips(_crops(source, faces), _crops(version, faces))
+            for of_face, distance in zip(values, distances.tolist(), strict=True):
+                of_face["lpips_face"] = distance
+        return values
 
     def _of_face(
         self,
@@ -223,8 +235,7 @@ class FaceMeasurer:
                     found[place][name] = vector
         if self._inception is not None:
             for name, pixels in pictures.items():
-                crops = [face_crop(pixels, face, CROP_SIDE) for face in faces]
-                for index, vector in enumerate(self._inception(crops)):
+                for index, vector in enumerate(self._inception(_crops(pixels, faces))):
                     found[name, index][INCEPTION] = vector
         return found
 
@@ -243,6 +254,11 @@ def embedded(look: Look, views: Sequence[tuple[Pixels, Face]]) -> list[Vector | 
 def decibel(value: float) -> float:
     """EXACT_DB for infinity: medians of what comes back exactly are to be numbers."""
     return min(value, EXACT_DB)
+
+
+def _crops(pixels: Pixels, faces: Sequence[Face]) -> list[Pixels]:
+    """What a network sees of faces."""
+    return [face_crop(pixels, face, CROP_SIDE) for face in faces]
 
 
 def face_view(pixels: Pixels, face: Face) -> bytes:

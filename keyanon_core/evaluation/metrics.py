@@ -222,6 +222,15 @@ METRICS: Final = (
         "Labarbarie et al.",
     ),
     Metric(
+        "lpips_face",
+        "LPIPS of the face",
+        "",
+        "lower",
+        "Distance of the face and its source as people see it: of the square around the face's box, 35 % of it wider on every "
+        "side, at 299 px, by AlexNet and the heads of version 0.1; median over faces.",
+        "Zhang et al. 2018, by their package lpips",
+    ),
+    Metric(
         "psnr_picture", "PSNR of the picture", "dB", "higher", "Over all pixels of the picture; median over faces.", ""
     ),
     Metric(

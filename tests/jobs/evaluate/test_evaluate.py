@@ -22,7 +22,7 @@ from jobs.evaluate.run import run_evaluation, subject_of_folders, subject_of_run
 from jobs.exit_codes import ExitCode
 from jobs.run.anonymize import run_anonymize
 from tests.jobs.conftest import FIDELITY, MakeConfig
-from tests.keyanon_core.evaluation.random_networks import random_inception
+from tests.keyanon_core.evaluation.random_networks import random_alexnet, random_inception
 from tests.keyanon_core.faces.tiny_recognizers import tiny_recognizer
 
 pytestmark = pytest.mark.slow
@@ -125,8 +125,9 @@ def test_an_evaluation_goes_on_where_it_was_stopped(
     ray_cluster: Path, folders: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As by a killed driver: what was measured lies in portions, one of which was never whole. With weights of the user's."""
-    inception = folders / "inception.pth"
+    inception, alexnet = folders / "inception.pth", folders / "alexnet.pth"
     monkeypatch.setattr(jobs.evaluate.config.inception, "WEIGHTS", random_inception(inception))
+    monkeypatch.setattr(jobs.evaluate.config.perceptual, "WEIGHTS", random_alexnet(alexnet))
     config = EvaluateConfig.load(
         None,
         {
@@ -135,6 +136,7 @@ def test_an_evaluation_goes_on_where_it_was_stopped(
             "output": folders / "report",
             "rehearsed": 0,
             "inception": inception,
+            "lpips": alexnet,
         },
     )
 
@@ -155,6 +157,7 @@ def test_an_evaluation_goes_on_where_it_was_stopped(
     assert begun[0] == 1 and begun[-1] == 5 and report["pictures"] == 2
     figures = {one["key"]: one["value"] for one in report["figures"]}
     assert figures["anonymized.kid"] is not None and figures["anonymized.fid"] is None, "of two faces"
+    assert figures["anonymized.lpips_face"] > 0
 
 
 def test_what_can_not_be_evaluated_is_refused_before_ray_starts(

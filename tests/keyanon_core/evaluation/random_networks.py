@@ -25,3 +25,17 @@ def random_inception(file: Path) -> PublishedWeights:
         network = FeatureExtractorInceptionV3("random", ["2048"], feature_extractor_weights_path=str(file))
     scaled = {name: one * 6**0.5 if one.ndim == 4 else one for name, one in network.state_dict().items()}
     return saved(scaled, file)  # as He et al. do, so that no layer fades away
+
+
+def random_alexnet(file: Path) -> PublishedWeights:
+    """Weights for the convolutions of torchvision's AlexNet, without the layers behind them. 10 MB."""
+    torch.manual_seed(0)
+    shapes = {0: (64, 3, 11, 11), 3: (192, 64, 5, 5), 6: (384, 192, 3, 3), 8: (256, 384, 3, 3), 10: (256, 256, 3, 3)}
+    state = {}
+    for layer, shape in shapes.items():
+        spread = (2 / torch.Size(shape[1:]).numel()) ** 0.5
+        state |= {
+            f"features.{layer}.weight": torch.randn(shape) * spread,
+            f"features.{layer}.bias": torch.zeros(shape[0]),
+        }
+    return saved(state, file)

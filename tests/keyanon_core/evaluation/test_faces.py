@@ -32,13 +32,16 @@ from keyanon_core.imaging import decode_picture
 @pytest.fixture(scope="module")
 def measured(models: FaceModels, astronaut: Pixels) -> dict[str, FaceInVersion]:
     """The same picture; one whose face is grey; one that is a little brighter everywhere; one of noise. The place of Inception is
-    taken by the mean colour of what it is shown.
+    taken by the mean colour of what it is shown, that of LPIPS by how far two of these lie apart.
     """
 
     def mean_colours(crops: Sequence[Pixels]) -> npt.NDArray[np.float32]:
         return np.stack(crops).reshape(len(crops), CROP_SIDE**2, 3).mean(1).astype(np.float32)
 
-    measurer = FaceMeasurer(models, [Mirrored(models.recognizer)], mean_colours)
+    def between(first: Sequence[Pixels], second: Sequence[Pixels]) -> npt.NDArray[np.float64]:
+        return np.abs(mean_colours(first) - mean_colours(second)).max(1).astype(np.float64)
+
+    measurer = FaceMeasurer(models, [Mirrored(models.recognizer)], mean_colours, between)
     faces, masks = measurer.faces_of(astronaut)
     grey = astronaut.copy()
     x0, y0, x1, y1 = masks[0].window
@@ -94,6 +97,8 @@ def test_features_are_of_the_face_with_its_surroundings(measured: dict[str, Face
     np.testing.assert_array_equal(colours["same"], colours[SOURCE])
     np.testing.assert_allclose(colours["brighter"] - colours[SOURCE], 3, atol=1)
     assert np.abs(colours["grey"] - colours[SOURCE]).max() > 5
+    distances = {name: face.values["lpips_face"] for name, face in measured.items() if name != SOURCE}
+    assert distances["same"] == 0 and distances["grey"] == np.abs(colours["grey"] - colours[SOURCE]).max()
 
 
 def test_the_source_has_vectors_and_no_values(measured: dict[str, FaceInVersion]) -> None:
