@@ -161,6 +161,8 @@ def test_of_a_run_the_published_pictures_are_found_and_all_others_counted(tmp_pa
     found = OfRun.of(open_store(tmp_path))
     assert {name for name, _, _ in rows if found.has(name)} == {"a", "passed"}
     assert found.of_none({"a", "damaged"}) == ["passed"]
+    with pytest.raises(PictureError, match="images/a"):
+        found.read("a")
     assert found.unpublished == {"repeated id": 1, "no_face": 1, "quarantined": 2}, "each row once"
     assert OfRun(found.store, {"a": found.rows["a"]}, {}).digest() != found.digest()
     assert pickle.loads(pickle.dumps(found)) == found

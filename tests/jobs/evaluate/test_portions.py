@@ -32,7 +32,8 @@ def face(index: int, version: str, values: dict[str, float], vector: list[float]
 
 def picture(row: int, image_id: str, *faces: dict[str, Any], reason: str = "") -> dict[str, Any]:
     sizes = [] if reason else [("source", 10 + row), ("rehearsal-sidecar", 2000), ("crop-beside", 500)]
-    return {"row": row, "image_id": image_id, "reason": reason, "missing": [], "bytes": sizes, "faces": list(faces)}
+    missing = [] if reason else ["recovered: none"]
+    return {"row": row, "image_id": image_id, "reason": reason, "missing": missing, "bytes": sizes, "faces": list(faces)}
 
 
 @pytest.fixture
@@ -73,7 +74,7 @@ def test_every_face_is_under_its_picture_and_version(portions: Portions) -> None
     np.testing.assert_array_equal(anonymized.vectors["eye"], [[3, 4], [np.nan, np.nan], [7, 8]])
     assert found.faces.of("blur").values["roll"].tolist() == [3]
     assert (found.pictures, found.unmeasured, found.stored_bytes["source"]) == (2, {"no_face": 2}, [12, 11])
-    assert found.examples == {"no_face": "a: no_face: none was found"}
+    assert found.examples == {"no_face": "a: no_face: none was found"} and found.missing == {"recovered: none": 2}
 
 
 def test_whom_a_picture_shows_is_known_of_its_one_face_and_numbered_through_all_portions(portions: Portions) -> None:
@@ -174,6 +175,10 @@ def test_what_must_be_looked_at_is_named_worst_first_and_all_of_it_counted(
     assert [one["face"] for one in told["accepted.eye"]["faces"]] == [3, 0]
     assert [(one["count"], one["of"]) for one in told.values()] == [(3, 6), (2, 6)]
     assert report["db_per_kb"] == {"rehearsal-recovered": 2.5 / 2, "crop-recovered": 2.5 / 0.5}
+    strangers = re.findall(r'class="s0" points="([^"]*)"', page)[0].split()
+    assert "source is the nearest of all</th>" in page and "TAR at FAR 1 %</th>" not in page, "30 pairs are too few"
+    assert "Two anonymizations" not in page, "without a second key"
+    assert (strangers[0], strangers[8], strangers[-1]) == ("8.0,200.0", "136.0,0.0", "632.0,160.0"), "0, 10 and 2 of 30"
     shown = re.findall(r"<h3>([^<]*)</h3>|face (\d): (\S+)<br>", page)
     titles = [title for title, _, _ in shown if title]
     assert titles[2:5] == [
@@ -189,5 +194,8 @@ def test_what_must_be_looked_at_is_named_worst_first_and_all_of_it_counted(
 @pytest.mark.parametrize("seen", [[1, 2], None])
 def test_where_no_recognizer_sees_a_face_all_else_is_reported(tmp_path: Path, seen: list[float] | None) -> None:
     values = dict.fromkeys(FACE_METRICS, 0.0)
-    report, page = reported(tmp_path, face(0, "source", {}, seen), face(0, "anonymized", values, None))
+    others = [face(0, "anonymized", values, None), face(0, "blur", {"found": 0.5}, None)]
+    report, page = reported(tmp_path, face(0, "source", {}, seen), *others)
     assert [one["finding"] for one in report["findings"]] == ["untouched"] and "a, face 0 (0)" in page
+    (cells,) = re.findall(r"PSNR in the face, dB</th>\s*<td[^>]*>(.*?)</td>\s*<td[^>]*>(.*?)</td>", page)
+    assert cells == ("0", ""), "of one face no interval, of a version that is not known nothing"
