@@ -27,10 +27,11 @@ def mean_absolute_error(first: Pixels, second: Pixels, mask: Bits | None = None)
     return float(np.abs(_difference(first, second, mask)).mean(dtype=np.float64)) * 2 / LEVELS
 
 
-def structural_similarity(first: Pixels, second: Pixels, mask: Bits | None = None) -> float:
+def structural_similarity(first: Pixels, second: Pixels, mask: Bits | None = None, *, gaussian: bool = False) -> float:
     """Mean of the SSIM map over the pixels, 1 for equal ones: Wang, Bovik, Sheikh, Simoncelli, IEEE Trans. Image Processing
-    13(4), 2004, by scikit-image, uniform window, mean over channels. Raises ValueError for pictures that do not fit,
-    EvaluationError for one below 3 px a side, and without scikit-image.
+    13(4), 2004, by scikit-image, mean over channels; uniform window. gaussian: theirs instead, of 11 px and a sigma of 1.5,
+    as torchmetrics has it; of pictures of 11 px a side or more. Raises ValueError for pictures that do not fit, EvaluationError
+    for one below 3 px a side, and without scikit-image.
     """
     try:
         from skimage.metrics import structural_similarity as of_pictures
@@ -43,7 +44,8 @@ def structural_similarity(first: Pixels, second: Pixels, mask: Bits | None = Non
         raise EvaluationError(
             f"a picture of {first.shape[1]} x {first.shape[0]} px is too small for structural similarity"
         )
-    value, whole = of_pictures(first, second, win_size=window, channel_axis=2, data_range=LEVELS, full=True)
+    seen = {"gaussian_weights": True, "use_sample_covariance": False} if gaussian else {"win_size": window}
+    value, whole = of_pictures(first, second, channel_axis=2, data_range=LEVELS, full=True, **seen)
     return float(value) if mask is None else float(np.asarray(whole).mean(2)[mask].mean())
 
 

@@ -44,15 +44,21 @@ def threshold_at_far(impostor: Values, far: float) -> float:
     show it, and a threshold below all of them would pass for one.
     """
     distances = np.sort(finite(impostor))
+    allowed = false_accepts(far, len(distances))
+    return math.inf if allowed == len(distances) else float(distances[allowed])
+
+
+def false_accepts(far: float, pairs: int) -> int:
+    """How many of so many impostor pairs are a share `far` of them at most. Raises EvaluationError where that is none."""
     if not 0 < far <= 1:
         raise ValueError(f"a FAR is a share above 0 and at most 1, not {far}")
-    allowed = math.floor(far * len(distances) * (1 + 1e-9))  # 0.29 * 100 is below 29 in floating point
+    allowed = math.floor(far * pairs * (1 + 1e-9))  # 0.29 * 100 is below 29 in floating point
     if allowed < 1:
         raise EvaluationError(
-            f"a FAR of {far:g} can not be measured with {len(distances)} impostor pairs:"
-            f" it takes {math.ceil(1 / far * (1 - 1e-9))} or more, or a FAR of {1 / max(len(distances), 1):.2g} or above"
+            f"a FAR of {far:g} can not be measured with {pairs} impostor pairs:"
+            f" it takes {math.ceil(1 / far * (1 - 1e-9))} or more, or a FAR of {1 / max(pairs, 1):.2g} or above"
         )
-    return math.inf if allowed == len(distances) else float(distances[allowed])
+    return allowed
 
 
 def tar_at_far(genuine: Values, impostor: Values, far: float) -> tuple[Estimate, float]:

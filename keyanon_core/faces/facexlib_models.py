@@ -155,16 +155,16 @@ class BiSeNetParser:
             chosen |= core
         return _to_picture(chosen, affine, pixels.shape)
 
-    def classes(self, pixels: Pixels) -> npt.NDArray[np.int64]:
-        """Class (512, 512) of every place of a whole square picture (s, s, 3) uint8, which is brought to that side bilinearly and
-        not rounded.
+    def classes(self, pixels: Pixels | npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+        """Class (512, 512) of every place of a whole square picture (s, s, 3), which is brought to that side bilinearly and not
+        rounded. pixels: uint8, or float64 on the same scale, which may go beyond it.
         """
         if pixels.shape[0] != pixels.shape[1]:
             raise ValueError(f"a picture that is parsed as a whole is square, not {pixels.shape}")
         return self._labels(pixels)
 
-    def _labels(self, view: Pixels) -> npt.NDArray[np.int64]:
-        """Class of every pixel of a (512, 512, 3) uint8 crop."""
+    def _labels(self, view: Pixels | npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+        """As `classes`."""
         values = (
             torch.from_numpy(np.ascontiguousarray(view)).to(self._device, torch.float32).permute(2, 0, 1)[None] / 255
         )

@@ -3,7 +3,8 @@
 Keys are drawn here and thrown away: they never made anything that was published.
 
 `paper`: the whole picture, without alignment; the mask is of BiSeNet's classes; recovery is given the anonymized picture in
-floating point, not clamped, encodes it again, and outlines it again as it looks in 8 bits. `exact` has the same picture and mask,
+floating point, not clamped, encodes it again and outlines it again. A JPEG copy is encoded again, too, and has that same outline.
+`exact` has the same picture and mask,
 and does with them what keyanon does: it sees the surroundings without the face, keeps the latent in a sidecar, pastes inside the
 mask alone, and recovers from the sidecar, which no JPEG touches.
 """
@@ -40,8 +41,9 @@ from keyanon_core.sidecar import encode_surroundings
 class Made:
     """A picture and what was made of it.
 
-    face: where the source's stands. versions: (256, 256, 3) uint8, by name, SOURCE first. classes: BiSeNet's of each. solved: of
-    those that `exact` recovers, whether its steps could be solved; where not, the picture is the anonymized one as it was.
+    face: where the source's stands. versions: (256, 256, 3) uint8, by name, SOURCE first. classes: BiSeNet's of what is outlined.
+    solved: of those that `exact` recovers, whether its steps could be solved; where not, the picture is the anonymized one as
+    it was.
     """
 
     face: Face
@@ -75,7 +77,9 @@ class Maker:
         keys = _fresh_keys(len(works), procedure)
         z = prior.encode(_crops([made.versions[SOURCE] for made in works]))
         shown = decode(prior, anonymize(prior, z, z, self._outlined(works, SOURCE), keys, procedure).latent, procedure)
-        self._add(works, PAPER, _pictures(shown))
+        _add(works, PAPER, _pictures(shown))
+        for made, crop in zip(works, shown.cpu().numpy(), strict=True):
+            made.classes[PAPER] = self._parser.classes((crop.transpose(1, 2, 0) + 1) * 127.5)
 
         def back(latent: Tensor, mask: Tensor, with_keys: list[bytes]) -> list[Pixels]:
             unscaled = torch.ones(len(latent), dtype=torch.float64)
@@ -84,15 +88,14 @@ class Maker:
             )
 
         again, mask = prior.encode(shown), self._outlined(works, PAPER)
-        self._add(works, recovered_of(PAPER), back(again, mask, keys))
+        _add(works, recovered_of(PAPER), back(again, mask, keys))
         if not degraded:
             return
         some, at, own = [works[one] for one in degraded], list(degraded), [keys[one] for one in degraded]
         for quality in self._qualities:
-            copies = [_jpeg(made.versions[PAPER], quality) for made in some]
-            outlined = self._mask([self._parser.classes(copy) for copy in copies])
-            self._add(some, recovered_of(PAPER, quality), back(prior.encode(_crops(copies)), outlined, own))
-        self._add(some, wrong_key_of(PAPER), back(again[at], mask[at], _fresh_keys(len(at), procedure)))
+            copies = _crops([_jpeg(made.versions[PAPER], quality) for made in some])
+            _add(some, recovered_of(PAPER, quality), back(prior.encode(copies), mask[at], own))
+        _add(some, wrong_key_of(PAPER), back(again[at], mask[at], _fresh_keys(len(at), procedure)))
 
     def _by_exact(self, works: Sequence[Made], degraded: Sequence[int]) -> None:
         prior, procedure = self._prior, self._exact
@@ -106,7 +109,9 @@ class Maker:
             _pasted(made.versions[SOURCE], face, where, RIM)
             for made, face, where in zip(works, _pictures(decode(prior, done.clean, procedure)), inside, strict=True)
         ]
-        self._add(works, EXACT, pasted)
+        _add(works, EXACT, pasted)
+        for made in works:
+            made.classes[EXACT] = self._parser.classes(made.versions[EXACT])
         stored = rounded(done.latent, mask.to(done.latent), levels_of(DEFAULT_SIDECAR_BITS))
         sidecars = _Sidecars(prior, procedure, stored, mask, done.scale)
 
@@ -115,7 +120,7 @@ class Maker:
                 picture if face is None else _pasted(picture, face, inside[at])
                 for at, picture, face in zip(of, pictures, faces, strict=True)
             ]
-            self._add([works[at] for at in of], version, shown)
+            _add([works[at] for at in of], version, shown)
             for at, face in zip(of, faces, strict=True):
                 works[at].solved[version] = face is not None
 
@@ -128,11 +133,6 @@ class Maker:
         for quality in self._qualities:
             add(recovered_of(EXACT, quality), at, [_jpeg(picture, quality) for picture in shown], own)
         add(wrong_key_of(EXACT), at, shown, sidecars.recovered(at, _fresh_keys(len(at), procedure)))
-
-    def _add(self, works: Sequence[Made], version: str, pictures: Sequence[Pixels]) -> None:
-        for made, picture in zip(works, pictures, strict=True):
-            made.versions[version] = picture
-            made.classes[version] = self._parser.classes(picture)
 
     def _outlined(self, works: Sequence[Made], version: str) -> Tensor:
         return self._mask([made.classes[version] for made in works])
@@ -164,6 +164,11 @@ class _Sidecars:
         return [*_pictures(decode(self.prior, back.latent, self.procedure))]
 
 
+def _add(works: Sequence[Made], version: str, pictures: Sequence[Pixels]) -> None:
+    for made, picture in zip(works, pictures, strict=True):
+        made.versions[version] = picture
+
+
 def _fresh_keys(count: int, procedure: Procedure) -> list[bytes]:
     return [face_key(new_image_key(), 0, 0, procedure.transform) for _ in range(count)]
 
@@ -179,7 +184,7 @@ def _pictures(crops: Tensor) -> list[Pixels]:
 
 
 def _jpeg(pixels: Pixels, quality: int) -> Pixels:
-    """A copy through a JPEG as Pillow writes it unless told otherwise: colour at half the resolution."""
+    """A copy through a JPEG with colour at half the resolution, as Pillow and torchvision write it unless told otherwise."""
     return decode_picture(encode_image(Image.fromarray(pixels), "JPEG", quality=quality))
 
 

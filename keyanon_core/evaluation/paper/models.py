@@ -28,8 +28,10 @@ class WholePictureParser(Protocol):
     @property
     def digest(self) -> str: ...
 
-    def classes(self, pixels: Pixels) -> Classes:
-        """BiSeNet's classes (512, 512) of a whole square picture (s, s, 3) uint8."""
+    def classes(self, pixels: Pixels | npt.NDArray[np.float64]) -> Classes:
+        """BiSeNet's classes (512, 512) of a whole square picture (s, s, 3): uint8, or float64 on the same scale, beyond which it
+        may go.
+        """
         ...
 
 

@@ -1,7 +1,7 @@
 """How the protocol's pictures are cut: 256 x 256 px, the whole of it, without alignment.
 
-Known of the authors' code are the sizes and their order. Its filter is not: here it is Pillow's bilinear one, which averages when
-it reduces (antialiasing), with 8 bits after each step, as torchvision's transforms do of a Pillow picture unless told otherwise.
+Sizes, their order and the filter are the authors': torchvision's `Resize` of a Pillow picture, which is Pillow's bilinear
+filter. It averages where it reduces (antialiasing) and rounds to 8 bits after each step. Refusing other sizes is ours.
 """
 
 from typing import Final

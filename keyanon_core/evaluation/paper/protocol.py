@@ -49,10 +49,10 @@ class PaperProtocol:
         """The face of a picture in every version, face 0 without a tone: of `faces.SOURCE`, OTHER where it is given, PAPER and
         EXACT, `recovered_of` each, and `wrong_key_of` each where `degraded`. Arguments as in `Asked`.
 
-        values: found, mask_iou, mask_dice, psnr_picture, ssim_picture, mae_picture, `distance:` of each recognizer, all against
-        the source, and solved of what `exact` recovers; of OTHER the distances only. vectors: by the recognizer's name, and of
-        whole pictures, JPEG copies and wrong keys left out, `versions.FEATURES` + the features' name. Raises PictureError
-        ("other_size", "no_face").
+        values: detected, found, psnr_picture, ssim_picture, mae_picture and `distance:` of each recognizer, all against the
+        source; mask_iou and mask_dice of what is anonymized, solved of what `exact` recovers; of OTHER the distances only.
+        vectors: by the recognizer's name, and of whole pictures, JPEG copies and wrong keys left out, `versions.FEATURES` + the
+        features' name. Raises PictureError ("other_size", "no_face").
         """
         (found,) = self.measure_all([Asked(picture, other, degraded)])
         if isinstance(found, PictureError):
@@ -92,21 +92,22 @@ class PaperProtocol:
                 f"{self.models.parser.name} outlines {seen} coordinates of a face in the {SOURCE} picture; "
                 f"{MIN_COORDINATES} are needed",
             )
-        return Made(_largest(faces[SOURCE]), given, {SOURCE: classes}, {})
+        return Made(_chosen(faces[SOURCE]), given, {SOURCE: classes}, {})
 
     def _measured(self, made: Made) -> list[FaceInVersion]:
-        stands, found = {}, {}
-        for name, pixels in made.versions.items():
-            seen = self.models.detector.detect(pixels)
-            again = seen if name == OTHER else [one for one in seen if same_face(made.face, one)]
-            stands[name], found[name] = _largest(again) if again else made.face, bool(again)
+        seen = {name: self.models.detector.detect(pixels) for name, pixels in made.versions.items()}
+        again = {
+            name: faces if name == OTHER else [one for one in faces if same_face(made.face, one)]
+            for name, faces in seen.items()
+        }
+        stands = {name: _chosen(faces) if faces else made.face for name, faces in again.items()}
         vectors = self._vectors(made, stands)
         return [
             FaceInVersion(
                 0,
                 name,
                 "",
-                self._values(made, name, found[name], vectors),
+                self._values(made, name, (seen[name], again[name]), vectors),
                 vectors[name],
                 face_view(pixels, stands[name]),
             )
@@ -128,8 +129,13 @@ class PaperProtocol:
         return found
 
     def _values(
-        self, made: Made, name: str, found: bool, vectors: Mapping[str, Mapping[str, Vector]]
+        self,
+        made: Made,
+        name: str,
+        faces: tuple[Sequence[Face], Sequence[Face]],
+        vectors: Mapping[str, Mapping[str, Vector]],
     ) -> dict[str, float]:
+        """faces: anywhere in the version, and where the source's stood."""
         if name == SOURCE:
             return {}
         before, after = vectors[SOURCE], vectors[name]
@@ -141,19 +147,29 @@ class PaperProtocol:
         if name == OTHER:
             return distances
         source, pixels = made.versions[SOURCE], made.versions[name]
-        overlap = mask_overlap(*(PictureMask.from_full(paper_mask(made.classes[one], SIDE)) for one in (SOURCE, name)))
-        return {
-            "found": float(found),
-            "mask_iou": overlap.iou,
-            "mask_dice": overlap.dice,
+        values = {
+            "detected": float(bool(faces[0])),
+            "found": float(bool(faces[1])),
             "psnr_picture": decibel(peak_signal_to_noise(source, pixels)),
-            "ssim_picture": structural_similarity(source, pixels),
+            "ssim_picture": structural_similarity(source, pixels, gaussian=True),
             "mae_picture": mean_absolute_error(source, pixels),
-            **({"solved": float(made.solved[name])} if name in made.solved else {}),
-            **distances,
         }
+        if name in made.classes:
+            masks = [PictureMask.from_full(paper_mask(made.classes[one], SIDE)) for one in (SOURCE, name)]
+            overlap = mask_overlap(*masks)
+            values |= {"mask_iou": overlap.iou, "mask_dice": overlap.dice}
+        if name in made.solved:
+            values["solved"] = float(made.solved[name])
+        return values | distances
 
 
-def _largest(faces: Sequence[Face]) -> Face:
-    """Of some faces that with the largest box: what facenet-pytorch's MTCNN takes a picture for that shows several."""
-    return max(faces, key=lambda face: (face.box[2] - face.box[0]) * (face.box[3] - face.box[1]))
+def _chosen(faces: Sequence[Face]) -> Face:
+    """Whom a picture is taken for that shows several: by the size of the box less what it is off the middle, as the authors have
+    facenet-pytorch's MTCNN choose ("center_weighted_size").
+    """
+
+    def weight(face: Face) -> float:
+        x0, y0, x1, y1 = face.box
+        return (x1 - x0) * (y1 - y0) - 2 * (((x0 + x1 - SIDE) / 2) ** 2 + ((y0 + y1 - SIDE) / 2) ** 2)
+
+    return max(faces, key=weight)

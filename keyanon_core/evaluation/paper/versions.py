@@ -2,8 +2,11 @@
 
 from typing import Final
 
+from keyanon_core.evaluation.metrics import CLEAN
+
+__all__ = ["CLEAN", "EXACT", "FEATURES", "OTHER", "PAPER", "QUALITIES", "recovered_of", "wrong_key_of"]
+
 OTHER: Final = "other"  # version: another picture of the person, LFW's first of the pair
-CLEAN: Final = "clean"  # version of figures of two clean pictures of a person
 PAPER: Final = "paper"  # version: anonymized by the paper's method
 EXACT: Final = "exact"  # the same by keyanon's own
 QUALITIES: Final = (100, 90, 75, 50)  # of JPEG

@@ -48,6 +48,9 @@ def test_structure_is_compared_where_the_mask_is() -> None:
     left = np.zeros_like(MASK)
     left[:, :12] = True
     assert structural_similarity(noise, changed, left) == pytest.approx(1)
+    assert structural_similarity(noise, changed, left, gaussian=True) < 1 - 1e-9, "5 px on either side instead of 3"
+    left[:, 11] = False
+    assert structural_similarity(noise, changed, left, gaussian=True) == pytest.approx(1)
 
 
 def test_what_does_not_fit_is_refused() -> None:

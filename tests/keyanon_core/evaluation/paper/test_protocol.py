@@ -14,6 +14,7 @@ from keyanon_core.evaluation.paper import making
 from keyanon_core.evaluation.paper.models import PaperModels
 from keyanon_core.evaluation.paper.pictures import celeba_view
 from keyanon_core.evaluation.paper.protocol import Asked, Made, PaperProtocol
+from keyanon_core.faces.detection import Face
 from keyanon_core.faces.facexlib_models import paper_mask
 from keyanon_core.faces.onnx_recognizer import OnnxRecognizer
 from keyanon_core.methods import Recovered
@@ -35,13 +36,13 @@ DISTANCES = {"distance:eye:arcface", "distance:net:facenet"}
 
 
 class Outliner:
-    """A face in the middle of each picture, as long as the picture is bright."""
+    """A face in the middle of each picture, the longer the brighter it is, and broader beyond what 8 bits hold."""
 
     name, digest = "outliner", "0" * 64
 
     def classes(self, pixels):
         labels = np.zeros((512, 512), np.int64)
-        labels[130 : 300 + int(pixels.mean()) % 64, 150:370] = 1
+        labels[130 : 300 + int(pixels.mean()) % 64, 150 : 370 if pixels.max() <= 255 else 402] = 1
         labels[:60] = 17  # hair
         return labels
 
@@ -106,12 +107,13 @@ def test_every_version_is_measured_under_its_name(paper_models, pictures, watche
     protocol = PaperProtocol(paper_models, steps=2, degraded_qualities=QUALITIES)
     unlike = {"paper": pictures[0], "exact": np.roll(pictures[0], 90, axis=1)}
     shown = {SOURCE: pictures[0], **unlike}
-    classes = {name: Outliner().classes(pixels) for name, pixels in shown.items()}
+    classes = {name: Outliner().classes(pictures[0]) for name in shown}
     by_hand = Made(watched[0][0].face, shown, classes, {})
     monkeypatch.setattr(protocol, "make_all", lambda asked: [*watched[0], by_hand])
     full, short, (_, same, elsewhere) = protocol.measure_all([])
-    assert same.values | dict.fromkeys(DISTANCES, 0.0) == {
+    assert same.values == {
         **{
+            "detected": 1.0,
             "found": 1.0,
             "mask_iou": 1.0,
             "mask_dice": 1.0,
@@ -119,9 +121,9 @@ def test_every_version_is_measured_under_its_name(paper_models, pictures, watche
             "ssim_picture": 1.0,
             "mae_picture": 0.0,
         },
-        **dict.fromkeys(DISTANCES, 0.0),
+        **{name: pytest.approx(0, abs=1e-6) for name in DISTANCES},
     }
-    assert elsewhere.values["found"] == 0.0, "a face that stands where the source's did not"
+    assert (elsewhere.values["detected"], elsewhere.values["found"]) == (1.0, 0.0), "where the source's did not stand"
     assert elsewhere.view != same.view, "what stands where the face was"
     assert [face.version for face in full] == VERSIONS
     assert [face.version for face in short] == [SOURCE, "paper", "paper-recovered", "exact", "exact-recovered"]
@@ -130,19 +132,19 @@ def test_every_version_is_measured_under_its_name(paper_models, pictures, watche
     assert all((face.face, face.tone) == (0, "") and face.view[:2] == b"\xff\xd8" for face in full)
     for name in VERSIONS[2:]:
         face, shown = by_name[name], watched[0][0].versions[name]
-        solved = {"solved"} if name.startswith("exact-") else set()
-        assert set(face.values) == DISTANCES | solved | {
-            *("found", "mask_iou", "mask_dice", "psnr_picture", "ssim_picture", "mae_picture")
-        }
+        told = {"detected", "found", "psnr_picture", "ssim_picture", "mae_picture"}
+        told |= {"solved"} if name.startswith("exact-") else set()
+        told |= {"mask_iou", "mask_dice"} if name in ("paper", "exact") else set()
+        assert set(face.values) == DISTANCES | told
         assert face.values["psnr_picture"] == pytest.approx(peak_signal_to_noise(pictures[0], shown))
-        masks = [inside(one, 256) for one in (pictures[0], shown)]
-        assert face.values["mask_iou"] == (masks[0] & masks[1]).sum() / (masks[0] | masks[1]).sum()
         vectors = {"eye:arcface", "net:facenet"}
         whole = name in ("paper", "exact", "paper-recovered", "exact-recovered")
         assert set(face.vectors) == vectors | ({"features:means"} if whole else set())
         assert face.vectors["eye:arcface"] @ by_name[SOURCE].vectors["eye:arcface"] == pytest.approx(
             1 - face.values["distance:eye:arcface"], abs=1e-6
         )
+    masks = [inside(one, 256) for one in (pictures[0], watched[0][0].versions["exact"])]
+    assert by_name["exact"].values["mask_iou"] == (masks[0] & masks[1]).sum() / (masks[0] | masks[1]).sum()
     np.testing.assert_allclose(by_name["paper"].vectors["features:means"], watched[0][0].versions["paper"].mean((0, 1)))
 
 
@@ -161,11 +163,16 @@ def test_recovery_by_the_paper_has_the_float_picture_and_outlines_it_again(paper
     assert again[2] == keys and again[3].tolist() == [1, 1]
     anonymized = made.versions["paper"]
     assert np.array_equal(anonymized, np.rint((shown[0].clamp(-1, 1).numpy().transpose(1, 2, 0) + 1) * 127.5))
-    assert torch.equal(again[1][0, 0], torch.from_numpy(inside(anonymized, 64)).double())
+    seen = (shown[0].numpy().transpose(1, 2, 0) + 1) * 127.5
+    assert torch.equal(again[1][0, 0], torch.from_numpy(inside(seen, 64)).double())
+    assert not np.array_equal(inside(seen, 64), inside(anonymized, 64)), "nor is it for the parser"
     assert not torch.equal(again[1], mask), "the two outlines differ"
     (fine, coarse, wrong) = degraded
     assert fine[2] == coarse[2] == keys[:1] and wrong[2][0] not in keys
-    assert torch.equal(wrong[0], again[0][:1]) and torch.equal(wrong[1], again[1][:1])
+    assert all(torch.equal(one[1], again[1][:1]) for one in degraded), (
+        "copies are recovered by the outline of the picture"
+    )
+    assert torch.equal(wrong[0], again[0][:1])
     off = [(one[0] - again[0][:1]).abs().mean().item() for one in (fine, coarse)]
     assert 0 < off[0] < off[1], "from copies, the coarser further off"
 
@@ -199,7 +206,17 @@ def test_what_can_not_be_measured_or_solved_costs_no_other_picture(paper_models,
         def classes(self, pixels):
             return super().classes(pixels) * (not np.array_equal(pixels, hidden))
 
-    protocol = PaperProtocol(replace(paper_models, parser=Blind(), features=None), steps=1)
+    class Crowded:
+        """Somebody stands in the corner, larger than the one whom the picture is of."""
+
+        name, digest = "crowded", "2" * 64
+
+        def detect(self, pixels):
+            corner = Face((192.0, 192.0, 256.0, 256.0), np.zeros((5, 2)), 0.9)
+            return [corner, *found] if (found := paper_models.detector.detect(pixels)) else []
+
+    seen = replace(paper_models, parser=Blind(), detector=Crowded(), features=None)
+    protocol = PaperProtocol(seen, steps=1)
     solve, tried = making.recover, []
 
     def refusing(prior, latent, mask, keys, scale, procedure):
@@ -220,6 +237,7 @@ def test_what_can_not_be_measured_or_solved_costs_no_other_picture(paper_models,
     with pytest.raises(PictureError, match="finds no face"):
         protocol.measure(nobody)
 
+    assert [first.face.box] == [one.box for one in paper_models.detector.detect(pictures[0])]
     assert tried == [2, 1, 1], "together, then each by itself"
     assert not first.solved["exact-recovered"] and second.solved["exact-recovered"]
     assert np.array_equal(first.versions["exact-recovered"], first.versions["exact"]), "as it was published"
