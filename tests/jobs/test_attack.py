@@ -6,11 +6,12 @@ import stat
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
-from jobs.attack.evidence import gather
-from jobs.attack.report import Tried
+from jobs.attack.evidence import PICTURE_BYTES, SIDECAR_BYTES, gather
+from jobs.attack.report import AttackReport, Tried
 from jobs.attack.run import PAGE_FILE, REPORT_FILE, write_report
 from jobs.blocks import SIDECAR, VERSION
 from jobs.commands.cli import main
@@ -119,6 +120,11 @@ def test_of_a_person_whom_the_run_knows_one_picture_is_attacked(finished: Path) 
     store = open_store(finished / "out")
     found = gather(config, store, load_face_models(), load_prior(), 8, lambda text: None)
     assert [one.image_id[0] for one in found.pictures] == ["0", "1", "5", "6", "7"] and not found.left_out
+    for one in found.pictures:
+        assert {PICTURE_BYTES, SIDECAR_BYTES} < one.fields.keys(), "what is published may be a fingerprint"
+        (face,), (seen, *_) = one.faces, one.searched
+        across, down = np.reshape(seen.box, (2, 2)).mean(0).round().astype(int)
+        assert face.mask.full(one.source.shape)[down, across], "the other search names places of the picture as it is"
 
 
 def test_what_lies_above_chance_and_does_not_win_is_not_called_a_failure() -> None:
@@ -131,6 +137,20 @@ def test_what_lies_above_chance_and_does_not_win_is_not_called_a_failure() -> No
     assert [verdict(successes) for successes in (2, 8, 30)] == ["fails", "perhaps", "WINS"]
     assert Tried(attack, Outcome(found, found, found, "")).verdict == "inconclusive"
     assert Tried(attack, None, "no sidecars").meaning == "no sidecars"
+
+
+def test_a_gate_is_closed_by_what_wins_and_by_what_can_not_be_told_where_keyanon_withstands_it() -> None:
+    found, nothing = measured(58, 58, 1 / 29), measured(2, 58, 1 / 29)
+    outcomes = {
+        "wins": Outcome(found, nothing, found, ""),
+        "fails": Outcome(nothing, nothing, found, ""),
+        "unsettled": Outcome(nothing, nothing, nothing, ""),
+        "not tried": None,
+    }
+    attacks = {promised: replace(ATTACKS[0], promised=promised) for promised in (True, False)}
+    tried = [Tried(attack, outcome) for attack in attacks.values() for outcome in outcomes.values()]
+    report = AttackReport("run", "sign", "prior", "digest", 1, "now", 58, 58, tried)
+    assert (report.broken, report.unsettled) == ([tried[0]], [tried[2]])
 
 
 def test_of_a_report_that_can_not_be_written_whole_nothing_stands_in_the_way_of_the_next(tmp_path: Path) -> None:
