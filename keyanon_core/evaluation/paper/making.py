@@ -14,19 +14,18 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from keyanon_core.errors import ConvergenceError
 from keyanon_core.evaluation.faces import SOURCE
 from keyanon_core.evaluation.paper.models import Classes, PaperModels
+from keyanon_core.evaluation.paper.pictures import jpeg_copy
 from keyanon_core.evaluation.paper.versions import EXACT, PAPER, recovered_of, wrong_key_of
 from keyanon_core.evaluation.trial import pictures_of
 from keyanon_core.faces.blending import feather
 from keyanon_core.faces.detection import Face, Pixels
 from keyanon_core.faces.facexlib_models import paper_mask
 from keyanon_core.faces.masks import Bits, PictureMask
-from keyanon_core.imaging import decode_picture, encode_image
 from keyanon_core.keys import face_key, new_image_key
 from keyanon_core.methods import anonymize, decode, recover
 from keyanon_core.pictures.pasting import RIM
@@ -93,7 +92,7 @@ class Maker:
             return
         some, at, own = [works[one] for one in degraded], list(degraded), [keys[one] for one in degraded]
         for quality in self._qualities:
-            copies = _crops([_jpeg(made.versions[PAPER], quality) for made in some])
+            copies = _crops([jpeg_copy(made.versions[PAPER], quality) for made in some])
             _add(some, recovered_of(PAPER, quality), back(prior.encode(copies), mask[at], own))
         _add(some, wrong_key_of(PAPER), back(again[at], mask[at], _fresh_keys(len(at), procedure)))
 
@@ -131,7 +130,7 @@ class Maker:
             return
         at, own, shown = list(degraded), [faces[one] for one in degraded], [pasted[one] for one in degraded]
         for quality in self._qualities:
-            add(recovered_of(EXACT, quality), at, [_jpeg(picture, quality) for picture in shown], own)
+            add(recovered_of(EXACT, quality), at, [jpeg_copy(picture, quality) for picture in shown], own)
         add(wrong_key_of(EXACT), at, shown, sidecars.recovered(at, _fresh_keys(len(at), procedure)))
 
     def _outlined(self, works: Sequence[Made], version: str) -> Tensor:
@@ -181,11 +180,6 @@ def _crops(pictures: Sequence[Pixels]) -> Tensor:
 def _pictures(crops: Tensor) -> list[Pixels]:
     """(S, S, 3) uint8 of each of (B, 3, S, S)."""
     return pictures_of(crops.cpu().numpy())
-
-
-def _jpeg(pixels: Pixels, quality: int) -> Pixels:
-    """A copy through a JPEG with colour at half the resolution, as Pillow and torchvision write it unless told otherwise."""
-    return decode_picture(encode_image(Image.fromarray(pixels), "JPEG", quality=quality))
 
 
 def _pasted(picture: Pixels, face: Pixels, inside: Bits, rim: float = 0.0) -> Pixels:

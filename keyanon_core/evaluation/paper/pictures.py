@@ -1,4 +1,4 @@
-"""How the protocol's pictures are cut: 256 x 256 px, the whole of it, without alignment.
+"""How the protocol's pictures are cut, 256 x 256 px without alignment, and how they are copied through JPEG.
 
 Sizes, their order and the filter are the authors': torchvision's `Resize` of a Pillow picture, which is Pillow's bilinear
 filter. It averages where it reduces (antialiasing) and rounds to 8 bits after each step. Refusing other sizes is ours.
@@ -11,6 +11,7 @@ from PIL import Image
 
 from keyanon_core.errors import PictureError
 from keyanon_core.faces.detection import Pixels
+from keyanon_core.imaging import decode_picture, encode_image
 
 SIDE: Final = 256  # px of the protocol's pictures
 LFW_SIDE: Final = 250  # px of the data set's
@@ -37,6 +38,13 @@ def celeba_view(pixels: Pixels) -> Pixels:
             "other_size", f"a picture of CelebA-HQ is square, {SIDE} px a side or more, not {_said(pixels)}"
         )
     return _resized(pixels)
+
+
+def jpeg_copy(pixels: Pixels, quality: int) -> Pixels:
+    """A picture (H, W, 3) uint8 through a JPEG of that quality, colour at half the resolution: as Pillow writes it unless told
+    otherwise, and as the authors' torchvision does.
+    """
+    return decode_picture(encode_image(Image.fromarray(pixels), "JPEG", quality=quality))
 
 
 def _square(pixels: Pixels) -> int:

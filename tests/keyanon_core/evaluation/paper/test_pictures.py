@@ -1,8 +1,11 @@
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 from keyanon_core.errors import PictureError
-from keyanon_core.evaluation.paper.pictures import celeba_view, lfw_view
+from keyanon_core.evaluation.paper.pictures import celeba_view, jpeg_copy, lfw_view
+from keyanon_core.evaluation.paper.versions import QUALITIES
 
 
 def coordinates(side: int) -> np.ndarray:
@@ -38,3 +41,16 @@ def test_pictures_that_would_be_cut_otherwise_are_refused(view, shape):
     with pytest.raises(PictureError, match=f"{shape[1]} x {shape[0]} px") as error:
         view(np.zeros((*shape, 3), np.uint8))
     assert error.value.reason == "other_size"
+
+
+def test_views_and_jpeg_copies_are_bit_for_bit_torchvisions(astronaut):
+    transforms = pytest.importorskip("torchvision.transforms.v2")
+    picture = Image.fromarray(astronaut)
+    assert np.array_equal(celeba_view(astronaut), transforms.Resize((256, 256))(picture))
+    small = picture.resize((250, 250))
+    steps = [transforms.Resize((256, 256)), transforms.CenterCrop((200, 200)), transforms.Resize((256, 256))]
+    assert np.array_equal(lfw_view(np.array(small)), transforms.Compose(steps)(small))
+    view = celeba_view(astronaut)
+    for quality in QUALITIES:
+        copy = transforms.JPEG(quality)(torch.from_numpy(view).permute(2, 0, 1)).permute(1, 2, 0)
+        assert np.array_equal(jpeg_copy(view, quality), copy)
