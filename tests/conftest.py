@@ -22,9 +22,6 @@ settings.load_profile("repeatable")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_worker_niceness", "0")
 
-# These start clusters of their own.
-ALONE = ("tests/e2e/", "tests/infra/test_entrypoints.py", "tests/infra/test_kills.py", "tests/infra/test_spill.py")
-
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str) -> str | None:
@@ -34,9 +31,10 @@ def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str)
     return argname if isinstance(val, bytes) or (isinstance(val, str) and len(val) > 100) else None
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist's own reads the marks
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Where several processes share the tests (`make test`), each file goes to one of them, and all that start Ray to the same
-    one: a second cluster would cost its start, and the memory of what both load.
+    """Where several processes share the tests (`make test`), each file goes to one of them, so that what its tests share is made
+    once, and all that use the session's cluster to the same one: another would cost its start, and the memory of what both load.
 
     These come first, then the files with slow tests, those with many before those with few: of a long one that comes last the
     other processes would see the end with nothing to do.
@@ -45,7 +43,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return
     places = {item: item.path.relative_to(config.rootpath).as_posix() for item in items}
     on_ray = {places[item] for item in items if "ray_cluster" in getattr(item, "fixturenames", ())}
-    groups = {place: "ray" if place in on_ray or place.startswith(ALONE) else place for place in places.values()}
+    groups = {place: "ray" if place in on_ray else place for place in places.values()}
     for item, place in places.items():
         item.add_marker(pytest.mark.xdist_group(groups[place]))
     slow = {groups[places[item]] for item in items if item.get_closest_marker("slow")}
@@ -56,6 +54,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return group != "ray", group not in slow, -sizes[group]
 
     items.sort(key=turn)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Refuse to share tests whose groups xdist did not see: each would go to any process, and most of it would be made twice."""
+    if not getattr(session.config.option, "loadgroup", False):  # set in the processes that share them
+        return
+    for item in session.items:
+        mark = item.get_closest_marker("xdist_group")
+        if mark is None or not item.nodeid.endswith(f"@{mark.args[0]}"):
+            raise pytest.UsageError(f"xdist sees no group of {item.nodeid}")
 
 
 @pytest.fixture(scope="session")
