@@ -1,11 +1,13 @@
-"""`keyanon evaluate`: what a run, or any tool's pictures, protects and gives back."""
+"""`keyanon evaluate`: what a run, or any tool's pictures, protects and gives back; or the paper's tables."""
 
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from jobs.commands import evaluate_paper
 from jobs.commands.options import EndpointUrl, Json, Quiet, Verbose, output_of
 from jobs.commands.printing import facts, table
 from jobs.exit_codes import ExitCode
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 
 SHOWN = ("untouched", "accepted", "rank1", "mean_rank", "found", "psnr_face", "same_outside")  # figures on the terminal
 _OTHERS = "Pictures of any tool, in the place of RUN"
+_PAPER = "The paper's tables, in the place of RUN"
 
 
 def evaluate(
@@ -74,7 +77,8 @@ def evaluate(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Tell FID and KID of the faces, by these weights: pt_inception-2015-12-05-6726825d.pth, as it is published.",
+            help="Tell FID and KID of the faces, of --paper FID of the pictures, by these weights: "
+            "pt_inception-2015-12-05-6726825d.pth, as it is published.",
         ),
     ] = None,
     lpips: Annotated[
@@ -85,7 +89,62 @@ def evaluate(
         ),
     ] = None,
     prior: Annotated[
-        str | None, typer.Option(help="Where the run's prior is now.", show_default="as the run had it")
+        str | None,
+        typer.Option(help="Where the run's prior is now; of --paper the prior.", show_default="as the run had it"),
+    ] = None,
+    paper: Annotated[
+        bool,
+        typer.Option(
+            "--paper",
+            help="The tables of arXiv 2510.01031 in its own protocol; says what is missing when it is.",
+            rich_help_panel=_PAPER,
+        ),
+    ] = False,
+    lfw: Annotated[
+        str | None, typer.Option(metavar="DIR", help="LFW's pictures: NAME/NAME_0001.jpg.", rich_help_panel=_PAPER)
+    ] = None,
+    lfw_pairs: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="LFW's list of pairs. May be repeated.", rich_help_panel=_PAPER),
+    ] = None,
+    celeba_hq: Annotated[
+        str | None, typer.Option(metavar="DIR", help="CelebA-HQ's pictures, by number.", rich_help_panel=_PAPER)
+    ] = None,
+    celeba_hq_list: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Names of those that are meant, a line each.", rich_help_panel=_PAPER),
+    ] = None,
+    face_weights: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Directory with facexlib's weights.", rich_help_panel=_PAPER),
+    ] = None,
+    degraded: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=0,
+            help="Recover so many pictures from JPEG copies and with wrong keys, too.",
+            show_default="1000, as the protocol",
+            rich_help_panel=_PAPER,
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="DDIM steps one way; with another number the tables are not the protocol's.",
+            show_default="50, as the protocol",
+            rich_help_panel=_PAPER,
+        ),
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            help="auto: a GPU for each process where there are some; cpu, cuda.",
+            show_default="auto",
+            rich_help_panel=_PAPER,
+        ),
     ] = None,
     workers: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Processes.", show_default="one for each CPU")
@@ -114,17 +173,32 @@ def evaluate(
     The run's keys stay in their keystore: what is recovered, and what a wrong key shows, is told of the same pictures anonymized
     anew. The same command again goes on where it was stopped.
     """
-    from jobs.evaluate.run import FACES, PAGE, REPORT
+    from jobs.evaluate.run import FACES, PAGE, REPORT, run_evaluation
 
     limits = {"under": _limits("--fail-under", under), "over": _limits("--fail-over", over)}
-    subject = _subject(run, output, {**context.params, "endpoint_url": endpoint_url})
-    report = _with_progress(subject, quiet)
+    given = {**context.params, "endpoint_url": endpoint_url}
+    evaluate_paper.refuse_strangers(given, paper=paper)
+    folder = _folder(output)
+    shown = output_of(context)
+    if paper:
+        config, missing = evaluate_paper.settings_of(folder, given)
+        for piece in () if quiet else missing:
+            shown.note(f"missing: {piece}")
+        report = _with_progress(lambda progress: evaluate_paper.run(config, missing, progress), quiet)
+        tables = evaluate_paper.tables_of(report, _in_short)
+    else:
+        subject = _subject(run, folder, given)
+        report = _with_progress(lambda progress: run_evaluation(subject, progress), quiet)
+        short = _in_short(report["figures"], SHOWN)
+        tables = [table("in short; all figures are in the page", ("version", *SHOWN), short)]
+        if report["findings"]:
+            found = map(_finding, report["findings"])
+            tables.append(table("to be looked at", ("finding", "faces", "first"), found))
     beyond = _beyond(report, limits)
-    folder = subject.config.output
-    output_of(context).result(
+    shown.result(
         {**report, "output": str(folder), "beyond_limits": beyond},
         facts(
-            f"evaluation of {run or anonymized}",
+            "the paper's protocol" if paper else f"evaluation of {run or anonymized}",
             {
                 "pictures": f"{report['pictures']} measured of {report['chosen_pictures']}",
                 "faces": report["faces"],
@@ -134,21 +208,14 @@ def evaluate(
                 "values by face": folder / FACES,
             },
         ),
-        table("in short; all figures are in the page", ("version", *SHOWN), _in_short(report["figures"])),
-        *(
-            [table("to be looked at", ("finding", "faces", "first"), map(_finding, report["findings"]))]
-            if report["findings"]
-            else []
-        ),
+        *tables,
         *([table("beyond their limits", ("figure",), [[one] for one in beyond])] if beyond else []),
     )
     if beyond:
         raise typer.Exit(ExitCode.BEYOND_LIMIT)
 
 
-def _subject(run: str | None, output: str | None, given: dict[str, Any]) -> "Subject":
-    from jobs.evaluate.config import EvaluateConfig
-    from jobs.evaluate.run import subject_of_folders, subject_of_run
+def _folder(output: str | None) -> Path:
     from jobs.storage.place import as_place
 
     if output is None:
@@ -156,6 +223,14 @@ def _subject(run: str | None, output: str | None, given: dict[str, Any]) -> "Sub
     folder = as_place(output)
     if not isinstance(folder, Path):
         raise typer.BadParameter("a report is written to a local directory, not to S3", param_hint="--output")
+    return folder
+
+
+def _subject(run: str | None, folder: Path, given: dict[str, Any]) -> "Subject":
+    from jobs.evaluate.config import EvaluateConfig
+    from jobs.evaluate.run import subject_of_folders, subject_of_run
+    from jobs.storage.place import as_place
+
     if (run is None) == (given["anonymized"] is None):
         raise typer.BadParameter("give RUN, or --source and --anonymized, and not both", param_hint="RUN")
     names = (
@@ -182,22 +257,20 @@ def _subject(run: str | None, output: str | None, given: dict[str, Any]) -> "Sub
     return subject_of_folders(EvaluateConfig.load(None, changes))
 
 
-def _with_progress(subject: "Subject", quiet: bool) -> dict[str, Any]:
+def _with_progress(measure: "Callable[[Progress | None], dict[str, Any]]", quiet: bool) -> dict[str, Any]:
     """With a bar where stderr is a terminal, a line for each tenth elsewhere."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
-    from jobs.evaluate.run import run_evaluation
-
     if quiet:
-        return run_evaluation(subject)
+        return measure(None)
     if not sys.stderr.isatty():
-        return run_evaluation(subject, _lines())
+        return measure(_lines())
     columns = TextColumn("measuring"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("measuring", total=None)
-        return run_evaluation(subject, lambda done, of: bar.update(task, completed=done, total=of))
+        return measure(lambda done, of: bar.update(task, completed=done, total=of))
 
 
 def _lines() -> "Progress":
@@ -240,13 +313,13 @@ def _beyond(report: dict[str, Any], limits: dict[str, dict[str, float]]) -> list
     return beyond_limits(values, limits["under"], limits["over"])
 
 
-def _in_short(figures: list[dict[str, Any]]) -> list[tuple[str, ...]]:
-    """SHOWN of each version, by the first recognizer that gives them."""
+def _in_short(figures: list[dict[str, Any]], metrics: Sequence[str]) -> list[tuple[str, ...]]:
+    """Some metrics of each version, by the first recognizer that gives them."""
     known: dict[str, dict[str, str]] = {}
     for one in figures:
-        if one["group"] is None and one["metric"] in SHOWN and one["value"] is not None:
+        if one["group"] is None and one["metric"] in metrics and one["value"] is not None:
             known.setdefault(one["version"], {}).setdefault(one["metric"], f"{one['value']:.4g}")
-    return [(version, *(cells.get(name, "-") for name in SHOWN)) for version, cells in known.items()]
+    return [(version, *(cells.get(name, "-") for name in metrics)) for version, cells in known.items()]
 
 
 def _counted(reasons: dict[str, int]) -> str:

@@ -64,7 +64,7 @@ class MeasurePictures:
         is one. Raises FaceModelError, PriorError, EvaluationError, MachineError."""
         self._versions, self._rehearsed, self._max_pixels = versions, rehearsed, max_pixels
         self._hands = RowsInHand[dict[str, Any], dict[str, Any]](
-            "measure", monitor, work=self._measure, quarantine=_failed, is_witness=lambda found: not found["reason"]
+            "measure", monitor, work=self._measure, quarantine=failed_row, is_witness=lambda found: not found["reason"]
         )
         with self._hands.reporting_faults():
             loaded = models.load(threads=1)
@@ -79,7 +79,7 @@ class MeasurePictures:
         with self._hands.reporting_faults():
             rows = {row[ROW]: row for row in table.select([ROW, ID, SUBJECT, ENCODED, FAILURE]).to_pylist()}
             measured = self._hands.work_through({number: row for number, row in rows.items() if not row[FAILURE]})
-            found = [measured.get(number) or _failed(row, row[FAILURE]) for number, row in rows.items()]
+            found = [measured.get(number) or failed_row(row, row[FAILURE]) for number, row in rows.items()]
             return pa.Table.from_pylist(found, schema=PORTION_SCHEMA)
 
     def _measure(self, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -91,7 +91,7 @@ class MeasurePictures:
         except Exception as error:
             if kind_of(error) is not FaultKind.ROW:
                 raise
-            return _failed(row, reason_of(error))  # any defect met by one picture costs that picture only
+            return failed_row(row, reason_of(error))  # any defect met by one picture costs that picture only
 
     def _of_picture(self, row: dict[str, Any]) -> dict[str, Any]:
         encoded = row[ENCODED]
@@ -114,14 +114,7 @@ class MeasurePictures:
                 missing |= again.missing
                 stored |= again.stored_bytes
         found = self._measurer.measure(source, faces, masks, versions)
-        reasons = [f"{name}: {why}" for name, why in missing.items()]
-        told = {
-            "reason": "",
-            "missing": reasons,
-            "bytes": list(stored.items()),
-            "faces": [_line(face) for face in found],
-        }
-        return {**_about(row), **told}
+        return measured_row(row, found, [f"{name}: {why}" for name, why in missing.items()], stored)
 
 
 def _treated(source: Pixels, masks: Sequence[PictureMask]) -> tuple[dict[str, Pixels], dict[str, int]]:
@@ -140,13 +133,25 @@ def _treated(source: Pixels, masks: Sequence[PictureMask]) -> tuple[dict[str, Pi
     return versions, beside
 
 
-def _about(row: dict[str, Any]) -> dict[str, Any]:
-    return {"row": row[ROW], "image_id": row[ID], "subject": row[SUBJECT]}
+def measured_row(
+    row: Mapping[str, Any],
+    faces: Sequence[FaceInVersion],
+    missing: Sequence[str] = (),
+    stored: Mapping[str, int] | None = None,
+) -> dict[str, Any]:
+    """What PORTION_SCHEMA holds of a picture, a source's row. missing: versions that are not there, and why. stored: bytes, by
+    what they are of."""
+    told = {"missing": list(missing), "bytes": list((stored or {}).items()), "faces": list(map(_line, faces))}
+    return {**_about(row), "reason": "", **told}
 
 
-def _failed(row: dict[str, Any], reason: str) -> dict[str, Any]:
-    """A picture that can not be measured, for a reason."""
+def failed_row(row: Mapping[str, Any], reason: str) -> dict[str, Any]:
+    """The same of one that can not be measured, for a reason."""
     return {**_about(row), "reason": reason, "missing": [], "bytes": [], "faces": []}
+
+
+def _about(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {"row": row[ROW], "image_id": row[ID], "subject": row[SUBJECT]}
 
 
 def _line(face: FaceInVersion) -> dict[str, Any]:

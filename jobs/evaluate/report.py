@@ -118,17 +118,23 @@ def _findings(found: Measured) -> list[dict[str, Any]]:
 
 
 def write_report(output: Path, report: Mapping[str, Any], found: Measured, portions: Portions) -> None:
-    """Write all three; REPORT last: where it lies the evaluation is finished. Readable by their owner only. Raises OSError."""
+    """Write all three; see `write_files`."""
+    write_files(output, report, found, _page(report, found, portions))
+
+
+def write_files(output: Path, report: Mapping[str, Any], found: Measured, page: str) -> None:
+    """Values by face, page, and REPORT last: where it lies the evaluation is finished. Readable by their owner only. Raises
+    OSError."""
     buffer = pa.BufferOutputStream()
     pq.write_table(found.lines, buffer, compression="zstd")
     durable.replace(output / FACES, buffer.getvalue().to_pybytes(), durable.SECRET_MODE)
-    durable.replace(output / PAGE, _page(report, found, portions).encode(), durable.SECRET_MODE)
+    durable.replace(output / PAGE, page.encode(), durable.SECRET_MODE)
     durable.replace(output / REPORT, to_json(dict(report)), durable.SECRET_MODE)
 
 
 def _page(report: Mapping[str, Any], found: Measured, portions: Portions) -> str:
     environment = page_environment("jobs.evaluate")
-    environment.filters["figure"] = _said
+    environment.filters["figure"] = figure_text
     figures = report["figures"]
     versions = found.faces.versions
     recognizers = [name for name in sorted(found.faces.vectors) if name not in FEATURES]
@@ -144,7 +150,7 @@ def _page(report: Mapping[str, Any], found: Measured, portions: Portions) -> str
         chances=_chances(figures),
         groups=[figure for figure in figures if figure["group"]],
         metrics=METRICS,
-        shown=_shown(found, portions, recognizers),
+        shown=shown_faces(found, portions, RULES),
         plots=[(name, _plot(found, name)) for name in recognizers],
         size=PLOT,
     )
@@ -155,18 +161,20 @@ def _chances(figures: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], str]
     told: dict[tuple[str, str], str] = {}
     for figure in sorted(figures, key=lambda one: -int(one["n"])):
         if figure["chance"] is not None:
-            shown, _ = _said({**figure, "value": figure["chance"], "low": None, "high": None})
+            shown, _ = figure_text({**figure, "value": figure["chance"], "low": None, "high": None})
             told.setdefault((figure["metric"], figure["recognizer"]), shown)
     return told
 
 
-def _shown(found: Measured, portions: Portions, recognizers: Sequence[str]) -> list[tuple[str, list[dict[str, Any]]]]:
-    """Faces by rule, worst, middle and best, in all their versions."""
+def shown_faces(
+    found: Measured, portions: Portions, rules: Sequence[tuple[str, str, str]]
+) -> list[tuple[str, list[dict[str, Any]]]]:
+    """Faces by rule, worst, middle and best, in all their versions. rules: as RULES; "distance" is by the first recognizer."""
     chosen: list[tuple[str, list[tuple[int, float]]]] = []
-    for version, column, what in RULES:
+    measured_by = next((name for name in found.faces.values if name.startswith("distance:")), "distance:")
+    for version, column, what in rules:
         if column == "distance":
-            recognizer = next(iter(recognizers), "")
-            column, what = f"{column}:{recognizer}", f"{what} by {recognizer}"
+            column, what = measured_by, f"{what} by {measured_by.partition(':')[2]}"
         faces = found.faces.of(version)
         values = faces.values.get(column, np.zeros(0))
         known = np.flatnonzero(~np.isnan(values))
@@ -225,7 +233,7 @@ def _points(heights: Iterable[float]) -> str:
     return " ".join(f"{(at + 0.5) * width / BINS:.1f},{height * (1 - value):.1f}" for at, value in enumerate(heights))
 
 
-def _said(figure: Mapping[str, Any] | None) -> tuple[str, str]:
+def figure_text(figure: Mapping[str, Any] | None) -> tuple[str, str]:
     """A figure and its interval, for people; "" for what is not known."""
     if figure is None or figure["value"] is None:
         return "", ""

@@ -14,6 +14,7 @@ from jobs.storage.place import Place, as_inbox, as_ingest_key, as_place, check_e
 from keyanon_core.imaging import DEFAULT_MAX_PIXELS
 
 _T = TypeVar("_T")
+_Settings = TypeVar("_Settings", bound=BaseModel)
 
 DEFAULT_MAX_FILE_BYTES: Final = 512 * 1024 * 1024  # of one encoded picture; a larger one is quarantined unread
 MAX_CONFIG_BYTES: Final = 1024 * 1024  # of a YAML file
@@ -110,12 +111,16 @@ class InputConfig(BaseModel):
         """
         values = _read_yaml(path) if path is not None else {}
         values.update({name: value for name, value in (overrides or {}).items() if value is not None})
-        try:
-            return cls.model_validate(values)
-        except ValidationError as error:
-            problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']}" for e in error.errors())
-            origin = f"{path} with options" if path is not None else "the options"
-            raise ConfigError(f"{origin}: {problems}") from error
+        return checked(cls, values, f"{path} with options" if path is not None else "the options")
+
+
+def checked(settings: type[_Settings], values: Mapping[str, Any], origin: str = "the options") -> _Settings:
+    """Settings of these values. Raises ConfigError: origin, and each setting that is unknown, missing or out of range."""
+    try:
+        return settings.model_validate(values)
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']}" for e in error.errors())
+        raise ConfigError(f"{origin}: {problems}") from error
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

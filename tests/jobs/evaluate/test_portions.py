@@ -33,7 +33,14 @@ def face(index: int, version: str, values: dict[str, float], vector: list[float]
 def picture(row: int, image_id: str, *faces: dict[str, Any], reason: str = "") -> dict[str, Any]:
     sizes = [] if reason else [("source", 10 + row), ("rehearsal-sidecar", 2000), ("crop-beside", 500)]
     missing = [] if reason else ["recovered: none"]
-    return {"row": row, "image_id": image_id, "reason": reason, "missing": missing, "bytes": sizes, "faces": list(faces)}
+    return {
+        "row": row,
+        "image_id": image_id,
+        "reason": reason,
+        "missing": missing,
+        "bytes": sizes,
+        "faces": list(faces),
+    }
 
 
 @pytest.fixture
