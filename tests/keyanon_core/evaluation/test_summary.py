@@ -294,6 +294,7 @@ def test_what_one_part_does_not_know_is_not_known_of_its_faces_alone() -> None:
     first, second = (whole.rows(np.flatnonzero(whole.face % 2 == at)) for at in (0, 1))
     values = {name: column for name, column in second.values.items() if name != "psnr_face"}
     joined = FaceTable.joined([first, replace(second, values=values, vectors={})]).of("anonymized")
+    assert np.array_equal(joined.tone, whole.of("anonymized").tone)
     known = joined.face % 2 == 0
     assert np.array_equal(~np.isnan(joined.values["psnr_face"]), known) and (joined.values["found"] == 0.5).all()
     np.testing.assert_array_equal(joined.vectors["eye"][known], SOURCES[::2])
