@@ -7,6 +7,7 @@ from keyanon_core.errors import EvaluationError
 from keyanon_core.evaluation.faces import SOURCE
 from keyanon_core.evaluation.metrics import BY_NAME
 from keyanon_core.evaluation.paper.tables import PUBLISHED, paper_figures, strangers
+from keyanon_core.evaluation.paper.versions import PAPER, QUALITIES, recovered_of
 from keyanon_core.evaluation.people import People
 from keyanon_core.evaluation.quality import frechet_distance
 from keyanon_core.evaluation.summary import FaceTable
@@ -95,7 +96,9 @@ def test_lfw_without_the_other_pictures_and_too_few_pairs_are_told() -> None:
         figures(table({SOURCE: SOURCES, "paper": SOURCES}))
     few = table({SOURCE: SOURCES, "paper": SOURCES})
     few = few.rows(few.face < 20)  # 380 pairs
-    assert {figure.metric for figure in paper_figures(few, np.zeros(40, np.int64), "celeba-hq")} == {"cosine"}
+    (figure,) = paper_figures(few, np.zeros(40, np.int64), "celeba-hq")
+    cosines = np.cos(np.radians(SOURCES[:20, None] - SOURCES[:20]))
+    assert figure.metric == "cosine" and figure.chance == pytest.approx((cosines.sum() - 20) / 380)
     alone = few.rows(few.face < 1)
     (only,) = paper_figures(alone, np.zeros(2, np.int64), "celeba-hq")
     assert (only.metric, only.chance, only.estimate.bounded) == ("cosine", None, False)
@@ -160,6 +163,7 @@ def test_published_numbers_stand_beside_figures_that_there_are() -> None:
     told = {(one.version, one.metric, one.recognizer): one for one in PUBLISHED}
     assert len(told) == len(PUBLISHED) and {one.metric for one in PUBLISHED} <= set(BY_NAME)
     assert told["paper-recovered", "other_photo_tar_far_01", "ArcFace R50"].value == 0.7053
-    assert told["paper-jpeg-75-recovered", "other_photo_tar_far_01", "ArcFace R50"].value == 0.33
+    copies = [told[recovered_of(PAPER, q), "other_photo_tar_far_01", "ArcFace R50"].value for q in QUALITIES]
+    assert copies == [0.62, 0.52, 0.33, 0.13]
     assert told["paper", "cosine", "FaceNet VGGFace2"].value == 0.0781
     assert all(one.source and 0 <= one.value < 100 for one in PUBLISHED)
