@@ -18,6 +18,7 @@ from keyanon_core.evaluation.intervals import median_of, proportion
 from keyanon_core.evaluation.metrics import BY_NAME, METRICS
 from keyanon_core.evaluation.rehearsal import RECOVERED as REHEARSAL_RECOVERED
 from keyanon_core.evaluation.rehearsal import SIDECAR
+from keyanon_core.evaluation.rivals import RIVALS
 from keyanon_core.evaluation.summary import UNTOUCHED_BELOW, Figure, stranger_distances, summarize
 from keystore.storage import durable
 
@@ -150,6 +151,7 @@ def _page(report: Mapping[str, Any], found: Measured, portions: Portions) -> str
         chances=_chances(figures),
         groups=[figure for figure in figures if figure["group"]],
         metrics=METRICS,
+        rivals=RIVALS,
         shown=shown_faces(found, portions, RULES),
         plots=[(name, _plot(found, name)) for name in recognizers],
         size=PLOT,
