@@ -100,12 +100,12 @@ class WayBack:
         wanted = self._wanted(face, was_at)
         if came_back >= wanted:
             return ""
-        residual = max((step.residual for step in back.solver), default=math.nan)
-        iterations = max((step.iterations for step in back.solver), default=0)
-        return (
-            f"PSNR {came_back:.1f} dB where {wanted:.1f} dB is wanted (anonymized: {was_at:.1f} dB), residual {residual:.1e} "
-            f"after at most {iterations} iterations a step"
-        )
+        said = f"PSNR {came_back:.1f} dB where {wanted:.1f} dB is wanted (anonymized: {was_at:.1f} dB)"
+        if not back.solver:  # the paper's methods solve nothing
+            return said
+        residual = max(step.residual for step in back.solver)
+        iterations = max(step.iterations for step in back.solver)
+        return f"{said}, residual {residual:.1e} after at most {iterations} iterations a step"
 
     def _wanted(self, face: FaceAtWork, anonymized: float) -> float:
         """What PSNR a face must come back at. anonymized: that of what the picture shows now."""
