@@ -135,28 +135,33 @@ def write_paper_report(output: Path, report: Mapping[str, Any], found: Measured,
 
 
 def _laid_out(report: Mapping[str, Any], table: Mapping[str, Any]) -> dict[str, Any]:
-    """A table of the page: a row for each version, a column for each metric and recognizer, and what was published beneath."""
-    figures = [
+    """A table of the page, in blocks: one for each metric of recognizers, one for all others. A block has a row for each version,
+    and columns of figures by version, published ones behind ours."""
+    ours = [
         one
         for one in report["figures"]
         if (one["data_set"], one["table"]) == (table["data_set"], table["table"]) and one["group"] is None
     ]
-    columns = list(dict.fromkeys((one["metric"], one["recognizer"]) for one in figures))
     published = [
-        one
+        {**one, "recognizer": one["recognizer"] or None, "low": None, "high": None, "unit": BY_NAME[one["metric"]].unit}
         for one in report["published"]
         if one["data_set"] == table["data_set"] and table_of(one["version"], one["metric"]) == table["table"]
     ]
+    columns: dict[tuple[str, str | None, bool], dict[str, Any]] = {}
+    for figures, theirs in ((ours, False), (published, True)):
+        for one in figures:
+            columns.setdefault((one["metric"], one["recognizer"], theirs), {})[one["version"]] = one
+    order = list(dict.fromkeys(metric for metric, *_ in columns))
+    blocks: dict[str, list[Any]] = {}
+    for metric, recognizer, theirs in sorted(columns, key=lambda key: order.index(key[0])):
+        of = columns[metric, recognizer, theirs]
+        blocks.setdefault(metric if recognizer else "", []).append((BY_NAME[metric], recognizer, theirs, of))
+    versions = list(dict.fromkeys(one["version"] for one in (*ours, *published)))
     return {
         **table,
-        "columns": [(BY_NAME[metric], recognizer) for metric, recognizer in columns],
-        "rows": [
-            (version, [next((one for one in figures if _is(one, version, column)), None) for column in columns])
-            for version in dict.fromkeys(one["version"] for one in figures)
+        "blocks": [
+            (block, [version for version in versions if any(version in column for *_, column in block)])
+            for block in blocks.values()
         ],
-        "published": [(BY_NAME[one["metric"]], one) for one in published],
+        "sources": list(dict.fromkeys(one["source"] for one in published)),
     }
-
-
-def _is(figure: Mapping[str, Any], version: str, column: tuple[str, str | None]) -> bool:
-    return figure["version"] == version and (figure["metric"], figure["recognizer"]) == column
