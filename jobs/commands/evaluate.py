@@ -314,10 +314,13 @@ def _beyond(report: dict[str, Any], limits: dict[str, dict[str, float]]) -> list
 
 
 def _in_short(figures: list[dict[str, Any]], metrics: Sequence[str]) -> list[tuple[str, ...]]:
-    """Some metrics of each version, by the first recognizer that gives them."""
+    """Some metrics of each version but the forms that few pictures are tried in, by the first recognizer that gives them."""
+    from keyanon_core.evaluation.forms import TRIED
+
     known: dict[str, dict[str, str]] = {}
     for one in figures:
-        if one["group"] is None and one["metric"] in metrics and one["value"] is not None:
+        of_all = one["version"] not in TRIED and one["group"] is None
+        if of_all and one["metric"] in metrics and one["value"] is not None:
             known.setdefault(one["version"], {}).setdefault(one["metric"], f"{one['value']:.4g}")
     return [(version, *(cells.get(name, "-") for name in metrics)) for version, cells in known.items()]
 

@@ -15,6 +15,7 @@ from jobs.run.progress import Monitor
 from jobs.run.rows_in_hand import RowsInHand
 from keyanon_core.evaluation.baselines import BASELINES, blur
 from keyanon_core.evaluation.faces import SOURCE, FaceInVersion, FaceMeasurer
+from keyanon_core.evaluation.forms import BESIDE
 from keyanon_core.evaluation.inception import Inception
 from keyanon_core.evaluation.perceptual import Lpips
 from keyanon_core.evaluation.rehearsal import Rehearsal
@@ -28,7 +29,6 @@ from keyanon_core.published_weights import PublishedWeights
 
 MEASURED: Final = "anonymized"
 RECOVERED: Final = "recovered"
-BESIDE: Final = "-beside"  # how bytes are called that lie beside a picture, for its faces to come back
 
 
 @dataclass(frozen=True)
@@ -56,13 +56,15 @@ class MeasurePictures:
         versions: Mapping[str, Counterparts],
         rehearsal: RehearsalChoice | None,
         rehearsed: frozenset[int],
+        formed: frozenset[int],
         max_pixels: int,
         monitor: Monitor,
     ) -> None:
         """recognizers: beside that of the models. weights: as of `EvaluateConfig.weight_files`. versions: the pictures beside
         each source, MEASURED among them. rehearsed: rows whose pictures are treated by baselines, and by `rehearsal` where there
-        is one. Raises FaceModelError, PriorError, EvaluationError, MachineError."""
-        self._versions, self._rehearsed, self._max_pixels = versions, rehearsed, max_pixels
+        is one; formed: those of them that are tried in all forms. Raises FaceModelError, PriorError, EvaluationError,
+        MachineError."""
+        self._versions, self._rehearsed, self._formed, self._max_pixels = versions, rehearsed, formed, max_pixels
         self._hands = RowsInHand[dict[str, Any], dict[str, Any]](
             "measure", monitor, work=self._measure, quarantine=failed_row, is_witness=lambda found: not found["reason"]
         )
@@ -109,7 +111,7 @@ class MeasurePictures:
             treated, beside = _treated(source, masks)
             versions, stored = versions | treated, stored | beside
             if self._rehearse is not None:
-                again = self._rehearse(encoded)
+                again = self._rehearse(encoded, forms=row[ROW] in self._formed)
                 versions |= again.versions
                 missing |= again.missing
                 stored |= again.stored_bytes

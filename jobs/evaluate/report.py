@@ -9,11 +9,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jobs.evaluate.measure_stage import BESIDE, MEASURED, RECOVERED
+from jobs.evaluate.forms import forms_of
+from jobs.evaluate.measure_stage import MEASURED, RECOVERED
 from jobs.evaluate.portions import Measured, Portions
 from jobs.pages import data_uri, page_environment
 from jobs.storage.json_files import to_json
 from keyanon_core.evaluation.faces import FEATURES, SOURCE
+from keyanon_core.evaluation.forms import BESIDE, TRIED
 from keyanon_core.evaluation.intervals import median_of, proportion
 from keyanon_core.evaluation.metrics import BY_NAME, METRICS
 from keyanon_core.evaluation.rehearsal import RECOVERED as REHEARSAL_RECOVERED
@@ -53,6 +55,7 @@ def report_of(found: Measured, circumstances: Mapping[str, Any]) -> dict[str, An
         "missing": dict(found.missing),
         "stored_bytes": _stored(found.stored_bytes),
         "db_per_kb": _decibel_per_kilobyte(found, figures),
+        "forms": forms_of(found),
         "figures": [figure.to_dict() for figure in figures],
         "findings": _findings(found),
     }
@@ -137,14 +140,14 @@ def _page(report: Mapping[str, Any], found: Measured, portions: Portions) -> str
     environment = page_environment("jobs.evaluate")
     environment.filters["figure"] = figure_text
     figures = report["figures"]
-    versions = found.faces.versions
+    versions = [name for name in found.faces.versions if name not in TRIED]
     recognizers = [name for name in sorted(found.faces.vectors) if name not in FEATURES]
     plain = [metric for metric in METRICS if any(f["metric"] == metric.name and not f["recognizer"] for f in figures)]
     told = {(figure["metric"], figure["recognizer"]) for figure in figures}
     return environment.get_template("page.html.j2").render(
         report=report,
         versions=versions,
-        between=[f for f in figures if f["version"] not in (SOURCE, *versions)],
+        between=[f for f in figures if f["version"] not in (SOURCE, *found.faces.versions)],
         plain=plain,
         identity=[(one, [metric for metric in METRICS if (metric.name, one) in told]) for one in recognizers],
         by_key={figure["key"]: figure for figure in figures},

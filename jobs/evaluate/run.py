@@ -24,6 +24,7 @@ from jobs.sources.source import Source, open_source
 from jobs.storage.opening import open_store
 from jobs.storage.place import Place
 from keyanon_core.errors import EvaluationError
+from keyanon_core.evaluation.forms import EVERY
 
 CHANGED: Final = "changed_source"
 NO_SOURCE: Final = "no_source"
@@ -108,7 +109,7 @@ def run_evaluation(subject: Subject, progress: Progress | None = None) -> dict[s
     there, changed = _there(source, ids, subject)
     chosen = spread(there, config.limit)
     listings = {"source": source.digest, **{name: one.digest() for name, one in subject.versions.items()}}
-    rehearsed = frozenset(spread(chosen, config.rehearsed).tolist())
+    rehearsed = spread(chosen, config.rehearsed)
     work = Measuring(
         output=config.output,
         digest=config.digest(listings),
@@ -121,7 +122,8 @@ def run_evaluation(subject: Subject, progress: Progress | None = None) -> dict[s
             "weights": files,
             "versions": dict(subject.versions),
             "rehearsal": _rehearsal(subject) if len(rehearsed) else None,
-            "rehearsed": rehearsed,
+            "rehearsed": frozenset(rehearsed.tolist()),
+            "formed": frozenset(spread(rehearsed, -(-len(rehearsed) // EVERY)).tolist()),
             "max_pixels": config.max_pixels,
         },
         rows=PICTURES_PER_TASK,

@@ -4,10 +4,12 @@ The keys of a run lie in its keystore, and measuring is no reason to release one
 key shows, is measured on the same pictures anonymized anew: same prior, same settings, same code, other keys.
 """
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Any, Final
 
-from keyanon_core.errors import ConvergenceError, NotReversibleError, SidecarError
+from keyanon_core.errors import ConvergenceError, KeyanonError, NotReversibleError, SidecarError
+from keyanon_core.evaluation.forms import BESIDE, COPIES, STORED
 from keyanon_core.faces import FaceModels
 from keyanon_core.faces.detection import Face, Pixels
 from keyanon_core.imaging import decode_picture, encode_picture
@@ -15,8 +17,9 @@ from keyanon_core.keys import new_image_key
 from keyanon_core.pictures.anonymizer import PictureAnonymizer
 from keyanon_core.pictures.key import PictureKey
 from keyanon_core.pictures.recoverer import PictureRecoverer
-from keyanon_core.pictures.settings import AnonymizeSettings, PictureTask
+from keyanon_core.pictures.settings import AnonymizeSettings, PictureResult, PictureTask
 from keyanon_core.priors import Prior
+from keyanon_core.procedure import CONDITIONING
 
 REHEARSAL: Final = "rehearsal"
 RECOVERED: Final = "rehearsal-recovered"
@@ -25,6 +28,8 @@ OTHER_KEY: Final = "rehearsal-other-key"
 SIDECAR: Final = "rehearsal-sidecar"
 COPY: Final = "rehearsal-jpeg-75-recovered"
 COPY_QUALITY: Final = 75
+PERMANENT: Final = "permanent: the run keeps no key, and nothing is recovered"
+OTHER_SIZE: Final = "refused: the picture is of another size than what was published"
 REHEARSED: Final = (REHEARSAL, RECOVERED, COPY, WRONG_KEY, OTHER_KEY)
 """Versions of a picture: anonymized; recovered from that with the right key; from a JPEG copy of it; with a wrong key, its
 refusal overridden; anonymized again under another key."""
@@ -32,8 +37,9 @@ refusal overridden; anonymized again under another key."""
 
 @dataclass(frozen=True)
 class Rehearsed:
-    """versions: by the names of REHEARSED, (H, W, 3) uint8. stored_bytes: of the published picture and of its sidecar, by
-    REHEARSAL and SIDECAR. missing: why a version is not there, by its name."""
+    """versions: by the names of REHEARSED, of forms and of the paper's method, (H, W, 3) uint8. stored_bytes: of the published
+    picture and of its sidecar, by REHEARSAL and SIDECAR; of the sidecars of forms and of the paper's method, by `...-beside`.
+    missing: why a version is not there, by its name."""
 
     versions: dict[str, Pixels]
     stored_bytes: dict[str, int]
@@ -45,13 +51,16 @@ class Rehearsal:
 
     def __init__(self, prior: Prior, models: FaceModels, settings: AnonymizeSettings) -> None:
         """settings: of the run. Raises PriorError."""
-        self._settings = settings
+        self._prior, self._models, self._settings = prior, models, settings
         self._anonymizer = PictureAnonymizer(prior, models, settings)
         self._recoverer = PictureRecoverer(prior)
+        self._others: dict[str, PictureAnonymizer | str] = {}  # or why there is none
+        paper = next(method for method, conditioning in CONDITIONING.items() if conditioning == prior.conditioning)
+        self._paper = None if settings.method in CONDITIONING else paper
 
-    def __call__(self, encoded: bytes, faces: list[Face] | None = None) -> Rehearsed:
-        """One encoded picture. faces: that were found in it. Where nothing would be published no version is there, for the reason
-        that a run would give."""
+    def __call__(self, encoded: bytes, faces: list[Face] | None = None, *, forms: bool = False) -> Rehearsed:
+        """One encoded picture. faces: that were found in it. forms: try the other forms of `keyanon_core.evaluation.forms` too.
+        Where nothing would be published no version is there, for the reason that a run would give."""
         try:
             result, again = self._anonymizer([PictureTask(name, encoded, faces) for name in (REHEARSAL, OTHER_KEY)])
         except NotReversibleError as error:  # would end a run; here it is what was to be found out
@@ -59,25 +68,77 @@ class Rehearsal:
         picture = result.encoded
         if picture is None or result.status != "anonymized":
             return Rehearsed({}, {}, dict.fromkeys(REHEARSED, result.reason or result.status))
-        versions, missing = {REHEARSAL: self._shown(picture)}, dict[str, str]()
+        found = Rehearsed(
+            {REHEARSAL: self._shown(picture)}, {REHEARSAL: len(picture), SIDECAR: len(result.sidecar or b"")}
+        )
         if again.encoded is None:
-            missing[OTHER_KEY] = again.reason
+            found.missing[OTHER_KEY] = again.reason
         else:
-            versions[OTHER_KEY] = self._shown(again.encoded)
-        key, sidecar = result.key, result.sidecar
-        if key is None or sidecar is None:
-            missing |= dict.fromkeys(
-                (RECOVERED, COPY, WRONG_KEY), "permanent: the run keeps no key, and nothing is recovered"
-            )
-        else:
-            stranger = replace(key, image_key=new_image_key())
-            copy = encode_picture(versions[REHEARSAL], "jpeg", COPY_QUALITY)
-            for name, stored, tried in ((RECOVERED, picture, key), (COPY, copy, key), (WRONG_KEY, picture, stranger)):
-                try:
-                    versions[name] = self._recovered(stored, sidecar, tried, checked=tried is key)
-                except (ConvergenceError, SidecarError) as error:  # a wrong key shows nothing of a lossless JPEG
-                    missing[name] = str(error)
-        return Rehearsed(versions, {REHEARSAL: len(picture), SIDECAR: len(sidecar or b"")}, missing)
+            found.versions[OTHER_KEY] = self._shown(again.encoded)
+        shown = found.versions[REHEARSAL]
+        self._recover(found, result, [(RECOVERED, picture), (COPY, encode_picture(shown, "jpeg", COPY_QUALITY))])
+        stranger = None if result.key is None else replace(result.key, image_key=new_image_key())
+        self._recover(found, result, [(WRONG_KEY, picture)], wrong=stranger)  # which shows nothing of a lossless JPEG
+        task = PictureTask(REHEARSAL, encoded, faces)
+        if self._paper is not None:
+            # The paper has no gate: its first key stands.
+            changes = {"method": self._paper, "transform": "", "inversion": "", "steps": 0, "gate_threshold": 0.0}
+            self._made_anew(found, self._paper, task, {**changes, "fidelity": "latent", "reversible": True}, show=True)
+        if forms:
+            self._recover(found, result, ((name, copy(shown)) for name, copy in COPIES.items()))
+            for name, stored in STORED.items():
+                if self._settings.reversible:
+                    self._made_anew(found, name, task, stored)
+                else:
+                    found.missing[f"{name}-recovered"] = PERMANENT
+        return found
+
+    def _made_anew(
+        self, found: Rehearsed, name: str, task: PictureTask, changes: Mapping[str, Any], *, show: bool = False
+    ) -> None:
+        """The picture by other settings, what comes back of it, and the bytes beside it."""
+        anonymizer = self._other(name, changes)
+        if isinstance(anonymizer, str):
+            found.missing[name if show else f"{name}-recovered"] = anonymizer
+            return
+        (result,) = anonymizer([task])
+        if result.encoded is None or result.sidecar is None:
+            found.missing[name if show else f"{name}-recovered"] = result.reason or result.status
+            return
+        if show:
+            found.versions[name] = self._shown(result.encoded)
+        found.stored_bytes[f"{name}{BESIDE}"] = len(result.sidecar)
+        self._recover(found, result, [(f"{name}-recovered", result.encoded)])
+
+    def _other(self, name: str, changes: Mapping[str, Any]) -> PictureAnonymizer | str:
+        if name not in self._others:
+            try:
+                made = PictureAnonymizer(self._prior, self._models, replace(self._settings, **changes))
+                made.way_back.take_for_tried()  # it is measured here
+                self._others[name] = made
+            except KeyanonError as error:
+                self._others[name] = str(error)
+        return self._others[name]
+
+    def _recover(
+        self,
+        found: Rehearsed,
+        result: PictureResult,
+        copies: Iterable[tuple[str, bytes]],
+        wrong: PictureKey | None = None,
+    ) -> None:
+        """What comes back of a result's picture, or of copies of it, by its key or by a wrong one."""
+        for name, encoded in copies:
+            if result.key is None or result.sidecar is None:
+                found.missing[name] = PERMANENT
+                continue
+            try:
+                found.versions[name] = self._recovered(
+                    encoded, result.sidecar, wrong or result.key, checked=wrong is None
+                )
+            except (ConvergenceError, SidecarError) as error:
+                of_size = decode_picture(encoded, self._settings.max_pixels).shape == found.versions[REHEARSAL].shape
+                found.missing[name] = str(error) if of_size else OTHER_SIZE
 
     def _recovered(self, picture: bytes, sidecar: bytes, key: PictureKey, *, checked: bool) -> Pixels:
         back = self._recoverer.recover(picture, sidecar, key, check_key=checked)

@@ -217,3 +217,8 @@ def test_a_run_is_measured_and_rehearsed_under_keys_of_its_own(
     assert figures["rehearsal-recovered.psnr_face"] == 100, "lossless"
     assert figures["rehearsal.psnr_face"] < 20 and "rehearsal-other-key.psnr_face" in figures
     assert {"source", "anonymized", "rehearsal", "rehearsal-sidecar"} < set(report["stored_bytes"])
+    forms = {one["form"]: one for one in report["forms"]}
+    assert (
+        forms["rehearsal-jpeg-50-recovered"]["psnr_face"] == 100 > forms["rehearsal-jpeg-50-recovered"]["psnr_picture"]
+    )
+    assert forms["rehearsal-halved-recovered"]["faces"] == 0 and 10 < figures["paper-inpaint-recovered.psnr_face"] < 40

@@ -15,6 +15,7 @@ from jobs.evaluate.measure_stage import PORTION_SCHEMA
 from jobs.evaluate.portions import FOLDER, Portions, gathered
 from jobs.evaluate.report import FACES, PAGE, REPORT, report_of, write_report
 from keyanon_core.evaluation.faces import FACE_METRICS
+from keyanon_core.evaluation.forms import FORMS
 
 TOLD = dict.fromkeys(("made", "by", "machine", "sources"), "-") | {"source_pictures": 2, "chosen_pictures": 2}
 
@@ -134,6 +135,37 @@ def test_of_pictures_without_a_face_there_is_an_empty_table(tmp_path: Path) -> N
     portions.add(pa.Table.from_pylist([picture(0, "a", reason="no_face: none")], schema=PORTION_SCHEMA))
     found = gathered(portions)
     assert (len(found.faces.face), found.images, found.faces.versions, found.unmeasured) == (0, [], [], {"no_face": 1})
+
+
+def test_forms_are_told_of_the_same_faces_with_what_lies_beside_them(tmp_path: Path) -> None:
+    """The second face was tried in no form; the first one came back from no picture of another size."""
+
+    def told(version: str, likeness: float) -> dict[str, Any]:
+        return face(0, version, dict.fromkeys(FACE_METRICS, 0.0) | {"psnr_face": likeness}, None)
+
+    tried = picture(0, "a", face(0, "source", {}, None), told("anonymized", 9), told("rehearsal-recovered", 40),
+                    told("rehearsal-jpeg-50-recovered", 39), told("rehearsal-sidecar-16-bits-recovered", 60))  # fmt: skip
+    tried["bytes"] = [("rehearsal-sidecar", 2000), ("rehearsal-sidecar-16-bits-beside", 4000)]
+    portions = Portions(tmp_path / "kept")
+    other = picture(1, "b", face(0, "source", {}, None), told("anonymized", 9), told("rehearsal-recovered", 10))
+    portions.add(pa.Table.from_pylist([tried, other], schema=PORTION_SCHEMA))
+    found = gathered(portions)
+    report = report_of(found, dict.fromkeys(("made", "by", "machine", "sources"), "x")
+                       | {"source_pictures": 2, "chosen_pictures": 2})  # fmt: skip
+    forms = {one["form"]: one for one in report["forms"]}
+    assert list(forms) == list(FORMS)
+    said = {name: (one["faces"], one["psnr_face"], one.get("db_per_kb")) for name, one in forms.items() if one["faces"]}
+    assert said == {
+        "rehearsal-recovered": (1, 40, 20),
+        "rehearsal-jpeg-50-recovered": (1, 39, 19.5),
+        "rehearsal-sidecar-16-bits-recovered": (1, 60, 15),
+    }
+    write_report(tmp_path, report, found, portions)
+    page = (tmp_path / PAGE).read_text()
+    table = page[page.index("What a face comes back from") : page.index("<h2>Faces")]
+    assert table.count("<tr>") == 1 + len(FORMS) and "19.5" in table
+    assert "<th>rehearsal-recovered</th>" in page and "<th>rehearsal-jpeg-50-recovered</th>" not in page
+    assert gathered(Portions(tmp_path)).faces.versions == []
 
 
 def test_a_name_that_is_code_or_turns_lines_round_is_shown_as_what_it_is(tmp_path: Path) -> None:

@@ -7,10 +7,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from keyanon_core.evaluation import rehearsal
+from keyanon_core.evaluation.forms import BESIDE, COPIES, FORMS, STORED, TRIED
 from keyanon_core.evaluation.likeness import peak_signal_to_noise
 from keyanon_core.evaluation.rehearsal import (
     COPY,
     OTHER_KEY,
+    OTHER_SIZE,
+    PERMANENT,
     RECOVERED,
     REHEARSAL,
     REHEARSED,
@@ -35,27 +39,44 @@ def portrait(astronaut: Pixels) -> bytes:
     return buffer.getvalue()
 
 
+PAPER, PAPER_BACK = "paper-inpaint", "paper-inpaint-recovered"
+FEW_COPIES = ("rehearsal-jpeg-50-recovered", "rehearsal-halved-recovered", "rehearsal-cropped-recovered")
+ALONE = "rehearsal-png-alone"
+
+
 @pytest.mark.slow
-def test_a_picture_comes_back_with_its_key_and_as_noise_with_another(models: FaceModels, portrait: bytes) -> None:
-    done = Rehearsal(load_prior("embedded"), models, OPEN_GATE)(portrait)
-    assert tuple(done.versions) == (REHEARSAL, OTHER_KEY, RECOVERED, COPY, WRONG_KEY) and set(REHEARSED) == set(
-        done.versions
-    )
-    assert done.missing == {} and done.stored_bytes[REHEARSAL] > 10_000 and done.stored_bytes[SIDECAR] > 10_000
+def test_a_picture_comes_back_with_its_key_and_as_noise_with_another(
+    models: FaceModels, portrait: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And out of a copy, but none of another size; by the paper's method, not as well; and out of a picture alone."""
+    monkeypatch.setattr(rehearsal, "COPIES", {name: COPIES[name] for name in FEW_COPIES})
+    monkeypatch.setattr(rehearsal, "STORED", {ALONE: STORED[ALONE]})
+    done = Rehearsal(load_prior("embedded"), models, OPEN_GATE)(portrait, forms=True)
+    copied, *resized = FEW_COPIES
+    of_forms = {PAPER, PAPER_BACK, copied, f"{ALONE}-recovered"}
+    assert set(done.versions) == {*REHEARSED, *of_forms}
+    assert done.missing == dict.fromkeys(resized, OTHER_SIZE)
+    assert done.stored_bytes[f"{ALONE}{BESIDE}"] < 1000 < done.stored_bytes[f"{PAPER}{BESIDE}"]
+    assert done.stored_bytes[REHEARSAL] > 10_000 and done.stored_bytes[SIDECAR] > 10_000
     source = np.asarray(Image.open(io.BytesIO(portrait)))
     face = (done.versions[REHEARSAL] != source).any(2)
     likeness = {name: peak_signal_to_noise(source, pixels, face) for name, pixels in done.versions.items()}
     assert likeness[RECOVERED] > 30 > 18 > likeness[REHEARSAL] > likeness[WRONG_KEY]
     assert likeness[OTHER_KEY] < 18 and not np.array_equal(done.versions[REHEARSAL], done.versions[OTHER_KEY])
-    assert likeness[COPY] > 30, "from the sidecar, whatever became of the picture"
-    whole = {name: pixels for name, pixels in done.versions.items() if name != COPY}
+    for copy in (COPY, copied):
+        assert likeness[copy] > 30, "from the sidecar, whatever became of the picture"
+    assert likeness[RECOVERED] > likeness[PAPER_BACK] + 3 and likeness[PAPER_BACK] > likeness[PAPER] + 3
+    whole = {name: done.versions[name] for name in REHEARSED if name != COPY}
     assert all(np.array_equal(pixels[~face], source[~face]) for pixels in whole.values())
 
 
 @pytest.mark.slow
 def test_of_a_run_that_forgets_its_keys_nothing_is_recovered(models: FaceModels, portrait: bytes) -> None:
-    done = Rehearsal(load_prior("embedded"), models, replace(OPEN_GATE, reversible=False, steps=1))(portrait)
-    assert set(done.versions) == {REHEARSAL, OTHER_KEY} and set(done.missing) == {RECOVERED, COPY, WRONG_KEY}
+    done = Rehearsal(load_prior("embedded"), models, replace(OPEN_GATE, reversible=False, steps=1))(
+        portrait, forms=True
+    )
+    assert set(done.versions) == {REHEARSAL, OTHER_KEY, PAPER, PAPER_BACK}
+    assert set(done.missing) == {RECOVERED, COPY, WRONG_KEY, *TRIED} and set(done.missing.values()) == {PERMANENT}
     assert done.stored_bytes[SIDECAR] == 0
 
 
@@ -64,3 +85,19 @@ def test_a_picture_that_would_not_be_published_says_why(models: FaceModels, coff
     done = Rehearsal(load_prior("embedded"), models, OPEN_GATE)(encode_picture(coffee, "png"))
     assert (done.versions, done.stored_bytes, set(done.missing)) == ({}, {}, set(REHEARSED))
     assert all(why.startswith("no_face: ") for why in done.missing.values())
+
+
+def test_copies_are_what_they_are_called_and_each_form_is_said(astronaut: Pixels) -> None:
+    made = {name: np.asarray(Image.open(io.BytesIO(copy(astronaut)))) for name, copy in COPIES.items()}
+    height, width = astronaut.shape[:2]
+    sizes = {name: pixels.shape[:2] for name, pixels in made.items()}
+    assert sizes.pop("rehearsal-halved-recovered") == (height // 2, width // 2)
+    assert sizes.pop("rehearsal-cropped-recovered") == (height * 3 // 4, width * 3 // 4)
+    assert set(sizes.values()) == {(height, width)}
+    kept = (made["rehearsal-cropped-and-back-recovered"] == astronaut).all(2)
+    assert kept[height // 8 : -(height // 8), width // 8 : -(width // 8)].all() and kept.mean() < 0.7
+    likeness = [
+        peak_signal_to_noise(astronaut, made[f"rehearsal-jpeg-{quality}-recovered"]) for quality in (100, 90, 50)
+    ]
+    assert likeness == sorted(likeness, reverse=True)
+    assert {RECOVERED, COPY, *TRIED} == set(FORMS)
