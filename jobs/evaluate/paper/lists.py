@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from jobs.errors import SourceError
-from jobs.names import suffix_of
+from jobs.names import as_text, suffix_of
 from jobs.sources.source import PICTURE_SUFFIXES
 from jobs.storage.store import Store
 from keyanon_core.evaluation.paper.tables import CELEBA_PART, DataSet
@@ -108,7 +108,7 @@ def celeba_samples(store: Store, listed: Path | None) -> list[Sample]:
         raise SourceError(f"{store} holds no picture; is this the folder of CelebA-HQ's?")
     names = _by_number(store, sizes) if listed is None else _named(store, listed, sizes)
     return [
-        Sample(CELEBA_HQ, f"{CELEBA_HQ}/{name}", at // CELEBA_PART, at, name, None, sizes[name])
+        Sample(CELEBA_HQ, as_text(f"{CELEBA_HQ}/{name}"), at // CELEBA_PART, at, name, None, sizes[name])
         for at, name in enumerate(names)
     ]
 

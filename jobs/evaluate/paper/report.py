@@ -109,7 +109,7 @@ def _coverage(
         told = {one["table"] for one in figures if one["data_set"] == data_set}
         for name in (one for one in TABLES if one in told):
             version, of = (wrong_key_of(PAPER), DEGRADED_PICTURES) if name == DEGRADED else (PAPER, WHOLE[data_set])
-            faces = found.faces.of(version).face.tolist()
+            faces = found.faces.face[found.faces.version == version].tolist()
             measured = sum(samples[found.rows[face]].data_set == data_set for face in faces)
             reasons = [f"it lacks {what}" for table, what in lacking if table == name]
             if steps != PAPER_STEPS:

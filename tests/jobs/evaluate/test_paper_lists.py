@@ -1,5 +1,6 @@
 """The protocol's pictures are those of their makers' lists, in their order; a list that is not whole is refused by its line."""
 
+import os
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -97,6 +98,11 @@ def test_celeba_hq_is_sorted_by_number_in_parts(tmp_path: Path, monkeypatch: pyt
     listed.write_text("17.jpg\n3.jpg\n17.jpg\n")
     with pytest.raises(SourceError, match=r"line 3 names 17\.jpg again, after line 1"):
         celeba_samples(open_store(folder), listed)
+    strange = folder / os.fsdecode(b"\xff21.jpg")
+    strange.touch()
+    last = celeba_samples(open_store(folder), None)[-1]
+    assert last.picture == strange.name and last.image_id.encode(), "an id that can be written"
+    strange.unlink()
     (folder / "00017.png").touch()
     with pytest.raises(SourceError, match=r"00017\.png and 17\.jpg, which are both number 17"):
         celeba_samples(open_store(folder), None)
