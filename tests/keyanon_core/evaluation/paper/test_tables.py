@@ -125,16 +125,16 @@ def test_fid_is_the_mean_over_parts_and_called_so_of_inceptions_features_alone()
     of = table({SOURCE: SOURCES, "paper": SOURCES, "exact": SOURCES})
     features = rng.normal(size=(len(of.face), 3)).astype(np.float32) + (of.version == "paper")[:, None]
     features[of.version == "exact"] = np.nan
-    part = np.where(of.face < 12, 0, np.where(of.face < 39, 7, 9))  # the last one of a single picture
+    part = np.repeat([0, 7, 8, 9], [12, 25, 2, 1])[of.face]  # the last two of two pictures and of one
     named = {"features:inception": features, "features:means": features}
     of = FaceTable(of.face, of.version, of.tone, of.values, {**of.vectors, **named})
     found = {figure.key: figure for figure in paper_figures(of, part, "celeba-hq")}
     expected = []
-    for one in (0, 7):
+    for one in (0, 7, 8):
         rows = [np.flatnonzero((of.version == name) & (part == one)) for name in ("paper", SOURCE)]
         expected.append(frechet_distance(*(features[at[np.argsort(of.face[at])]] for at in rows)))
     fid = found["paper.picture_fid"].estimate
-    assert fid.value == pytest.approx(np.mean(expected)) and fid.n == 2 and expected[0] != pytest.approx(expected[1])
+    assert fid.value == pytest.approx(np.mean(expected)) and fid.n == 3 and expected[0] != pytest.approx(expected[1])
     assert found["paper.picture_distance.means"].estimate == fid
     assert not any("exact.picture" in key for key in found)
     whole = {figure.key: figure for figure in paper_figures(of, 0 * part, "celeba-hq")}["paper.picture_fid"].estimate
