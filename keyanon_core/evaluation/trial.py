@@ -21,7 +21,7 @@ from keyanon_core.evaluation.published import PublishedPicture
 from keyanon_core.evaluation.recovery import Crops, eight_bit
 from keyanon_core.faces.detection import Face, Pixels, Recognizer
 from keyanon_core.keys import IMAGE_KEY_BYTES, face_key
-from keyanon_core.methods import anonymize, entering, noise_of
+from keyanon_core.methods import anonymize, decode, entering, noise_of
 from keyanon_core.pictures.settings import DEFAULT_FACE_BATCH, DEFAULT_SIDECAR_BITS
 from keyanon_core.pictures.stored import known_latent, levels_of, rounded
 from keyanon_core.priors import Prior
@@ -188,7 +188,7 @@ def make_trial(
         note(f"walking {len(latent)} faces back to their noise, {what}")
         held = torch.from_numpy(latent)
         noise = torch.cat(_batches(len(held), lambda at: noise_of(prior, held[at], inside[at], procedure)))
-        return Seen(latent, noise.cpu().numpy(), prior.decode(held).cpu().numpy())
+        return Seen(latent, noise.cpu().numpy(), decode(prior, held, procedure).cpu().numpy())
 
     practice = keyed("under keys of the attacker's own")
     attacked = keyed("as a run would").seen if published is None else seen(published, "as published")

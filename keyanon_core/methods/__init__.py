@@ -121,7 +121,7 @@ def noise_of(prior: Prior, latent: Tensor, mask: Tensor, procedure: Procedure = 
     outside the masks.
 
     latent: (B, C, h, w) float64, as stored; mask: (B, 1, h, w). By the solver where it converges, in strict float32, else (and
-    for the paper's methods, which solve nothing) by explicit DDIM steps.
+    for the paper's methods, which solve nothing) by explicit DDIM steps, those of `paper` as its own recovery takes them.
     """
     _check(prior, mask, [b""] * len(latent), latent)
     latent, mask = _moved(prior, latent), _moved(prior, mask)
@@ -133,7 +133,7 @@ def noise_of(prior: Prior, latent: Tensor, mask: Tensor, procedure: Procedure = 
                 if len(latent) > 1:
                     each = [noise_of(prior, latent[i : i + 1], mask[i : i + 1], procedure) for i in range(len(latent))]
                     return torch.cat(each)
-        return exact.explicit_noise_of(prior, latent, mask, procedure)
+        return _inverted(prior, latent, mask, procedure)
 
 
 def entering(prior: Prior, z: Tensor, z_known: Tensor, mask: Tensor, procedure: Procedure = DEFAULT) -> Tensor:
@@ -145,7 +145,14 @@ def entering(prior: Prior, z: Tensor, z_known: Tensor, mask: Tensor, procedure: 
         return _moved(prior, z)
     whole = mask * z + (1 - mask) * z_known
     with prior.networks.strict():
-        return exact.explicit_noise_of(prior, _moved(prior, whole), _moved(prior, mask), procedure)
+        return _inverted(prior, _moved(prior, whole), _moved(prior, mask), procedure)
+
+
+def _inverted(prior: Prior, whole: Tensor, mask: Tensor, procedure: Procedure) -> Tensor:
+    """DDIM from the clean to the noisy end, (B, C, h, w) float64, zero outside the masks."""
+    if procedure.method == "paper":
+        return paper.invert(prior, whole, procedure)[-1].double() * mask
+    return exact.explicit_noise_of(prior, whole, mask, procedure)
 
 
 def _moved(prior: Prior, tensor: Tensor) -> Tensor:

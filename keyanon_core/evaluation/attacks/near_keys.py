@@ -48,37 +48,39 @@ def with_wrong_bit(key: bytes, rng: np.random.Generator) -> bytes:
     return (int.from_bytes(key, "little") ^ 1 << at).to_bytes(len(key), "little")
 
 
-def _restored(trial: Trial, keys: list[bytes], rng: np.random.Generator, share: float = 0.0) -> Stack:
+def restored(trial: Trial, keys: list[bytes], rng: np.random.Generator, share: float = 0.0) -> Stack:
     """(n, D): what K^-1 makes of the practice faces' noise under other keys, or under damaged transforms."""
     noise = trial.practice.seen.noise.reshape(len(trial), -1)
-    restored = np.zeros_like(noise)
-    kind = DamagedRotation if trial.procedure.transform == "rotation" else DamagedSigns
+    made = np.zeros_like(noise)
+    method, name = trial.procedure.method, trial.procedure.transform
+    kind = DamagedRotation if name == "rotation" else DamagedSigns
+    of_all = np.ones(noise.shape[1], np.bool_)  # the signs of method paper are those of the whole latent
     for i, key in enumerate(keys):
-        where = trial.cells[i]
+        where = of_all if (method, name) == ("paper", "sign") else trial.cells[i]
         transform: _Inverse = kind(subkey(key, "transform"), int(where.sum()), share, rng)
-        restored[i, where] = transform.inverse(noise[i, where], float(trial.practice.scale[i]))
-    return restored
+        made[i, where] = transform.inverse(noise[i, where], float(trial.practice.scale[i]))
+    return made
 
 
-def _found(trial: Trial, restored: Stack) -> Stack:
-    return cosines(restored, trial.cells, planted.entered(trial), trial.cells)
+def _found(trial: Trial, made: Stack) -> Stack:
+    return cosines(made, trial.cells, planted.entered(trial), trial.cells)
 
 
 def _run(trial: Trial, rng: np.random.Generator) -> Outcome:
     keys = list(trial.practice.keys)
-    own = _found(trial, _restored(trial, [with_wrong_bit(key, rng) for key in keys], rng))
+    own = _found(trial, restored(trial, [with_wrong_bit(key, rng) for key in keys], rng))
     result = linked(own, rng)
     graded: dict[str, Measured] = {}
     details = {"mean rank of the right face": own_rank(own)}
     for share in SHARES:
-        scores = _found(trial, _restored(trial, keys, rng, share))
+        scores = _found(trial, restored(trial, keys, rng, share))
         graded[f"{share:.1%}"] = found = linked(scores, rng)
         likeness = float(np.median(np.diagonal(scores)))
         details[f"{100 * share:g} % of the transform wrong"] = f"cosine {likeness:.3f}, found {found}"
     with_bit = "still leads to the person" if result.wins else "is as useless as any other key"
     return Outcome(
         result,
-        negative=linked(_found(trial, _restored(trial, [rng.bytes(32) for _ in keys], rng)), rng),
+        negative=linked(_found(trial, restored(trial, [rng.bytes(32) for _ in keys], rng)), rng),
         positive=graded[f"{SHARES[0]:.1%}"],
         sentence=f"A key with one wrong bit {with_bit}. The details say how much of the transform itself, which no key that "
         "is nearly right gives, would have to be known.",

@@ -3,27 +3,30 @@
 import secrets
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
 
-from keyanon_core.evaluation.attacks import ATTACKS, NotTriedError, Outcome, brute_force, climbing, missed
+from keyanon_core.evaluation.attacks import ATTACKS, NotTriedError, Outcome, brute_force, climbing, missed, near_keys
 from keyanon_core.evaluation.attacks.outcome import LOOKS, linked, measured
+from keyanon_core.evaluation.attacks.vectors import cosines
 from keyanon_core.evaluation.published import PublishedPicture
 from keyanon_core.evaluation.trial import Keyed, Seen, Stack, Trial, pictures_of
 from keyanon_core.faces import FaceModels
 from keyanon_core.faces.detection import Face
 from keyanon_core.faces.masks import PictureMask
-from keyanon_core.keys import commitment, face_key, subkey
-from keyanon_core.methods import anonymize, noise_of
+from keyanon_core.keys import KeyStream, commitment, face_key, subkey
+from keyanon_core.methods import anonymize, entering, noise_of
 from keyanon_core.pictures.crops import AlignedFace, Crop
 from keyanon_core.pictures.stored import levels_of, rounded
 from keyanon_core.priors import Prior, load_prior
 from keyanon_core.procedure import Procedure
 from keyanon_core.sidecar import Sidecar, SidecarFace, seal_source
 from keyanon_core.transforms import SignFlip, keyed_transform
+from tests.keyanon_core.diffusion.tiny_priors import ldm_prior
 
 N = 16
 
@@ -122,6 +125,30 @@ def test_noise_that_anybody_walks_back_to_is_what_the_transform_made(
     made, scale = turned(sources, masks, [subkey(key, "transform") for key in keys], temperature)
     assert np.sqrt(np.square(noise - made)[np.broadcast_to(masks[:, None], made.shape)].mean()) < 0.02
     assert np.allclose(scale, done.scale)
+
+
+def test_of_method_paper_the_noise_is_what_its_own_inversion_finds_and_the_signs_those_of_the_whole_latent(
+    sound: Trial, tmp_path: Path
+) -> None:
+    prior, procedure = load_prior(ldm_prior(tmp_path / "ldm")), Procedure("paper", steps=8)
+    keys = [bytes([i]) * 32 for i in range(2)]
+
+    def flipped(rows: Stack) -> Stack:
+        return rows * np.stack([KeyStream(subkey(key, "transform")).signs(rows.shape[1]) for key in keys])
+
+    z = prior.encode(torch.from_numpy(np.random.default_rng(2).uniform(-1, 1, (2, 3, prior.side, prior.side))))
+    inside = torch.zeros(2, 1, *prior.latent_shape[1:], dtype=torch.float64)
+    inside[..., 1:7, 2:7] = 1
+    done = anonymize(prior, z, z * (1 - inside), inside, keys, procedure)
+    made = flipped(entering(prior, z, z * (1 - inside), inside, procedure).numpy().reshape(2, -1))
+    seen = noise_of(prior, done.latent, inside, procedure).numpy().reshape(2, -1)
+    cells = np.broadcast_to(inside.numpy() != 0, z.shape).reshape(2, -1)
+    assert np.diagonal(cosines(seen, cells, made, cells)).min() > 0.7
+
+    given = (sound.sources * sound.masks[:, None])[:2].reshape(2, -1)
+    practice = replace(sound.practice, seen=replace(sound.practice.seen, noise=flipped(given)), scale=np.ones(2))
+    of_two = replace(sound, procedure=procedure, sources=sound.sources[:2], inside=sound.inside[:2], practice=practice)
+    assert np.array_equal(near_keys.restored(of_two, keys, np.random.default_rng(3)), given)
 
 
 def test_sign_flips_are_found_by_the_magnitudes_they_keep(sound: Trial) -> None:
