@@ -76,7 +76,7 @@ RIVALS: Final = (
         "Muhammad et al., Scientific Reports, 2026, doi:10.1038/s41598-026-39337-2",
         MappingProxyType({"recovered, PSNR and SSIM": "23.97 dB, 0.9378"}),
         "LFW and CelebA-HQ",
-        "its abstract",
+        "a page about PMC12953573, not its authors' own",
     ),
 )
 """As read from 2026-11-22 to 2026-11-28."""
