@@ -73,8 +73,17 @@ def subkey(face_key: bytes, label: str, length: int = 32) -> bytes:
 
 def commitment(face_key: bytes, image_id: str) -> bytes:
     """32 bytes that commit to a face key for one image, and reveal nothing of it (HMAC-SHA256 under its own subkey)."""
-    key = subkey(face_key, "commitment")
-    return hmac.digest(key, _info(b"keyanon v1 commitment", image_id.encode()), "sha256")
+    return committed(commitment_key(face_key), image_id)
+
+
+def commitment_key(face_key: bytes) -> bytes:
+    """The subkey that a face key's commitments are made under, whatever the image."""
+    return subkey(face_key, "commitment")
+
+
+def committed(commitment_key: bytes, image_id: str) -> bytes:
+    """The `commitment` for one image, of a `commitment_key`."""
+    return hmac.digest(commitment_key, _info(b"keyanon v1 commitment", image_id.encode()), "sha256")
 
 
 def source_hmac(image_key: bytes, encoded: bytes) -> str:

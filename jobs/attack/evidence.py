@@ -3,6 +3,7 @@
 Nothing here opens a keystore. Masks and crops are found again in the sources, as the run found them.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -33,7 +34,7 @@ from keyanon_core.imaging import decode_picture
 from keyanon_core.pictures.crops import AlignedFace, align_faces, cut_crop
 from keyanon_core.pictures.stored import known_latent, stored_latent
 from keyanon_core.priors import Prior
-from keyanon_core.sidecar import Sidecar, SidecarFace, encode_surroundings
+from keyanon_core.sidecar import Sidecar, SidecarFace, encode_surroundings, header_numbers
 from keyanon_core.transforms import MIN_COORDINATES
 
 PICTURE_BYTES: Final = "bytes of the picture"
@@ -196,7 +197,7 @@ def _picture(
     )
     searched = [face for face in _searched(source, models) if not is_kept(face, said.keep, chosen.kept)]
     sidecar = None if stored is None else Sidecar.from_bytes(stored)
-    fields = {PICTURE_BYTES: len(picture), "faces": row.faces, **_numbers(sidecar, stored)}
+    fields = {PICTURE_BYTES: len(picture), **published.numbers(row), **_numbers(sidecar, stored)}
     return PublishedPicture(
         row.image_id,
         source,
@@ -205,7 +206,7 @@ def _picture(
         tuple(aligned),
         tuple(searched),
         row.faces,
-        {k: float(v) for k, v in fields.items()},
+        {name: float(value) for name, value in fields.items() if math.isfinite(value)},
     )
 
 
@@ -223,7 +224,10 @@ def _searched(source: Pixels, models: FaceModels) -> list[Face]:
 def _numbers(sidecar: Sidecar | None, stored: bytes | None) -> dict[str, int]:
     if sidecar is None or stored is None:
         return {}
-    parts: dict[str, int] = {SIDECAR_BYTES: len(stored)}
+    parts = {
+        SIDECAR_BYTES: len(stored),
+        **{f"the sidecar's {name}": one for name, one in header_numbers(stored).items()},
+    }
     for name in ("surroundings", "codes", "source"):
         held: list[Any] = [getattr(face, name) for face in sidecar.faces]
         if any(one is not None for one in held):

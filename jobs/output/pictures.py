@@ -30,6 +30,7 @@ class PublishedPictures:
     def __init__(self, output: Place | Store) -> None:
         self.store = output if isinstance(output, Store) else open_store(output)
         self._cells, self._reading = lru_cache(SHARDS_KEPT)(self._read_cells), Lock()
+        self._numbers = lru_cache(SHARDS_KEPT)(self._read_numbers)
 
     def picture(self, row: Row) -> bytes:
         """The anonymized picture of a row, encoded as it was published. Raises OutputError when it can not be read."""
@@ -45,6 +46,16 @@ class PublishedPictures:
         if row.sidecar is not None:
             return self._read_below(row, row.sidecar, MAX_SIDECAR_BYTES)
         return bytes(self._cell(row, SIDECAR))
+
+    def numbers(self, row: Row) -> dict[str, float]:
+        """Every number that is published in a row, by its column, the user's own among them. Raises OutputError."""
+        try:
+            with self._reading:
+                table = self._numbers(row.shard)
+            found = table.slice(row.position, 1).to_pylist()[0]
+        except (OSError, ValueError, IndexError) as error:
+            raise OutputError(f"{row.image_id}: {row.shard} has no readable columns ({error})") from error
+        return {name: float(value) for name, value in found.items() if value is not None}
 
     @cached_property
     def _image_column(self) -> str:
@@ -69,6 +80,11 @@ class PublishedPictures:
         with self.store.open_parquet(shard) as opened:
             return pq.read_table(opened, columns=[self._image_column, SIDECAR])
 
+    def _read_numbers(self, shard: str) -> pa.Table:
+        """Raises OSError, ValueError."""
+        with self.store.open_parquet(shard) as opened, pq.ParquetFile(opened) as file:
+            return file.read([field.name for field in file.schema_arrow if _is_number(field.type)])
+
     def _read_below(self, row: Row, name: str, max_bytes: int | None = None) -> bytes:
         """A published file. Raises OutputError when it can not be read, or its name leaves the output, as an edited row's may;
         SidecarError when it has more than `max_bytes`.
@@ -87,3 +103,9 @@ class PublishedPictures:
             raise OutputError(
                 f"{row.image_id}: {whole} can not be read ({error.strerror}); restore it from a backup"
             ) from error
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return any(
+        is_it(kind) for is_it in (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_boolean)
+    )

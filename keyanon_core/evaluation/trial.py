@@ -92,6 +92,10 @@ class Trial:
     def __len__(self) -> int:
         return len(self.sources)
 
+    def named(self, face: int) -> str:
+        """The id of the picture that a face is in; its number where there is none."""
+        return self.pictures[self.origins[face]].image_id if self.origins else f"face {face}"
+
     @property
     def target_rms(self) -> float:
         """Rms of the noise that faces are made from, where the transform scales."""

@@ -5,7 +5,14 @@ encrypted source, `parts` reads the pictures among them.
 """
 
 from keyanon_core.sidecar.coding import MAX_CODE, pack, unpack
-from keyanon_core.sidecar.container import MAX_FACES, MAX_HEADER_BYTES, MAX_SIDECAR_BYTES, Sidecar, SidecarFace
+from keyanon_core.sidecar.container import (
+    MAX_FACES,
+    MAX_HEADER_BYTES,
+    MAX_SIDECAR_BYTES,
+    Sidecar,
+    SidecarFace,
+    header_numbers,
+)
 from keyanon_core.sidecar.sealed_source import open_source, seal_source
 from keyanon_core.sidecar.surroundings import decode_surroundings, encode_surroundings
 
@@ -18,6 +25,7 @@ __all__ = [
     "SidecarFace",
     "decode_surroundings",
     "encode_surroundings",
+    "header_numbers",
     "open_source",
     "pack",
     "seal_source",

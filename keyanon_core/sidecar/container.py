@@ -126,6 +126,17 @@ class Sidecar:
             ) from error
 
 
+def header_numbers(data: bytes) -> dict[str, int]:
+    """Every number in the header of a sidecar that was parsed, by its name: those too that this version makes nothing of."""
+    _, header = _header(data)
+    numbers = {}
+    for name, value in header.items():
+        for at, one in enumerate(value if isinstance(value, list) else [value]):
+            if isinstance(one, int):
+                numbers[f"{name} {at}" if isinstance(value, list) else name] = one
+    return numbers
+
+
 def _header(data: bytes) -> tuple[int, dict[str, Any]]:
     """The version, and the metadata of a safetensors file: 8 bytes little-endian length, then JSON (safetensors format)."""
     length = int.from_bytes(data[:8], "little")

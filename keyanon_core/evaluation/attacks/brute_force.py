@@ -8,18 +8,17 @@ sentence gives, and not of this test.
 import hashlib
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import numpy as np
 
-from keyanon_core.evaluation.attacks.outcome import Attack, Measured, Outcome, measured
+from keyanon_core.evaluation.attacks.outcome import Attack, Outcome, measured
 from keyanon_core.evaluation.trial import Trial
-from keyanon_core.keys import IMAGE_KEY_BYTES, commitment, face_key
+from keyanon_core.keys import IMAGE_KEY_BYTES, commitment, commitment_key, committed, face_key
 
 SEED_BITS: Final = 16
-FACES_TRIED: Final = 2  # of a run; what they have in common is how keys are made
-PLANTED: Final = 1  # of the controls
+PICTURES_TRIED: Final = 24  # of a run; what they have in common is how keys are made
 KEY_BITS: Final = 8 * IMAGE_KEY_BYTES
 GUESSES_PER_SECOND: Final = 1e12  # of an attacker with a data centre, for the sentence
 SECONDS_PER_YEAR: Final = 365.25 * 86400
@@ -30,60 +29,62 @@ DERIVATIONS: Final[dict[str, Callable[[int], bytes]]] = {
     "Python's random.Random": lambda seed: random.Random(seed).randbytes(IMAGE_KEY_BYTES),
 }
 
-Target = tuple[str, int, bytes]
-"""Image id, index of the face, its commitment."""
+Target = tuple[str, bytes]
+"""Image id, and the commitment of its first face."""
 
 
-def found_keys(targets: Sequence[Target], transform: str, derivations: Sequence[str] = tuple(DERIVATIONS)) -> list[str]:
-    """For each target how its key was made of a seed of SEED_BITS, "" where no guess is right. First attempts only."""
-    ways = [""] * len(targets)
+def found_keys(
+    targets: Sequence[Target], transform: str, derivations: Sequence[str] = tuple(DERIVATIONS)
+) -> tuple[set[str], str]:
+    """The images whose key is made of a seed of SEED_BITS, and how: the first way in which one is, () and "" where none is.
+
+    Of a face the first key alone is guessed, which is the published one of one face in eight: the gate asks for so many in the
+    mean. Hence many pictures, which cost next to nothing, and not many keys of each, which cost as much as the first.
+    """
     for way in derivations:
-        derive = DERIVATIONS[way]
+        found = set()
         for seed in range(1 << SEED_BITS):
-            image_key = derive(seed)
-            keys = {index: face_key(image_key, index, 0, transform) for index in {index for _, index, _ in targets}}
-            for at, (image_id, index, expected) in enumerate(targets):
-                if commitment(keys[index], image_id) == expected:
-                    ways[at] = way
-            if all(ways):
-                return ways
-    return ways
+            key = commitment_key(face_key(DERIVATIONS[way](seed), 0, 0, transform))
+            found |= {image_id for image_id, expected in targets if committed(key, image_id) == expected}
+        if found:
+            return found, way
+    return set(), ""
 
 
-def _planted(trial: Trial, keys: Sequence[bytes]) -> list[Target]:
-    transform = trial.procedure.transform
-    return [(f"{at}.jpg", 0, commitment(face_key(key, 0, 0, transform), f"{at}.jpg")) for at, key in enumerate(keys)]
+def _planted(keys: Mapping[str, bytes], transform: str) -> list[Target]:
+    return [(image_id, commitment(face_key(key, 0, 0, transform), image_id)) for image_id, key in keys.items()]
 
 
 def _run(trial: Trial, rng: np.random.Generator) -> Outcome:
     transform = trial.procedure.transform
-    targets = list(trial.commitments[:FACES_TRIED]) or _planted(trial, [rng.bytes(32) for _ in range(FACES_TRIED)])
+    published = [(image_id, expected) for image_id, index, expected in trial.commitments if index == 0]
+    targets = published[:PICTURES_TRIED] or _planted({"a.jpg": rng.bytes(IMAGE_KEY_BYTES)}, transform)
     begun = time.process_time()
-    ways = found_keys(targets, transform)
-    rate = len(DERIVATIONS) * (1 << SEED_BITS) * len(targets) / max(time.process_time() - begun, 1e-9)
-
-    def control(keys: Sequence[bytes]) -> Measured:
-        way = next(iter(DERIVATIONS))
-        hits = found_keys(_planted(trial, keys), transform, [way])
-        return measured(sum(map(bool, hits)), len(hits), 0.0)
-
-    result = measured(sum(map(bool, ways)), len(ways), 0.0)
+    found, way = found_keys(targets, transform)
+    rate = len(DERIVATIONS) * (1 << SEED_BITS) / max(time.process_time() - begun, 1e-9)
+    result = measured(len(found), len(targets), 0.0)
     years = 2.0**KEY_BITS / 2 / GUESSES_PER_SECOND / SECONDS_PER_YEAR
     sentence = (
-        f"None of {len(targets)} keys tried is one of {1 << SEED_BITS} seeds. Keys have {KEY_BITS} random bits: half take "
-        f"{years:.0e} years at {GUESSES_PER_SECOND:.0e} guesses a second; that is an argument, which no test can replace."
+        f"No key of {len(targets)} pictures is made of one of {1 << SEED_BITS} seeds. Keys have {KEY_BITS} random bits: half "
+        f"take {years:.0e} years at {GUESSES_PER_SECOND:.0e} guesses a second; that is an argument, which no test can replace."
     )
-    if result.wins:
-        sentence = f"Keys were guessed: each is made of a seed of {SEED_BITS} bits ({max(ways)})."
-    seeds = [int(seed) for seed in rng.integers(1 << SEED_BITS, size=PLANTED)]
+    if found:
+        sentence = (
+            f"Keys were guessed, of {len(found)} of {len(targets)} pictures: each is made of a seed of {SEED_BITS} bits ({way}). "
+            "Whoever has a sidecar finds its key in a minute."
+        )
+    easiest = next(iter(DERIVATIONS))
+    seed = int(rng.integers(1 << SEED_BITS))
+    controls = {"random.jpg": rng.bytes(IMAGE_KEY_BYTES), "seeded.jpg": DERIVATIONS[easiest](seed)}
+    guessed, _ = found_keys(_planted(controls, transform), transform, [easiest])
     return Outcome(
         result,
-        negative=control([rng.bytes(32) for _ in range(PLANTED)]),
-        positive=control([DERIVATIONS[next(iter(DERIVATIONS))](seed) for seed in seeds]),
+        negative=measured("random.jpg" in guessed, 1, 0.0),
+        positive=measured("seeded.jpg" in guessed, 1, 0.0),
         sentence=sentence,
         details={
-            **({} if result.wins else {"guesses a second, one core": f"{rate:.0f}"}),
-            "of the run's own faces": str(len(trial.commitments) > 0),
+            **({"keys guessed of": ", ".join(sorted(found))} if found else {"seeds a second, one core": f"{rate:.0f}"}),
+            "of the run's own faces": str(len(published) > 0),
         },
     )
 

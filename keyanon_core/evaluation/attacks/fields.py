@@ -25,15 +25,17 @@ def secrets_of(trial: Trial) -> dict[str, Stack]:
     }
 
 
-def _best(fields: dict[str, Stack], secrets: dict[str, Stack], rng: np.random.Generator) -> tuple[Measured, str]:
-    """The pair that links most, and its names. Equal values are put in a random order, so that a constant links nobody."""
+def _best(
+    fields: dict[str, Stack], secrets: dict[str, Stack], rng: np.random.Generator
+) -> tuple[Measured, tuple[str, str]]:
+    """The pair that links most, and its two names. Equal values are put in a random order, so that a constant links nobody."""
     pairs = [(name, of, values, true) for name, values in fields.items() for of, true in secrets.items()]
-    best, names = -1, ""
+    best, names = -1, ("", "")
     for name, of, values, true in pairs:
         ranks, right = (_ranks(one, rng) for one in (values, true))
         hits = int((negative_distances(ranks, right).argmax(1) == np.arange(len(right))).sum())
         if hits > best:
-            best, names = hits, f"{name} as the {of}"
+            best, names = hits, (name, of)
     return measured(best, len(next(iter(secrets.values()))), 1 / len(right), looks=len(pairs)), names
 
 
@@ -53,15 +55,20 @@ def _run(trial: Trial, rng: np.random.Generator) -> Outcome:
     if not fields:
         raise NotTriedError("no published number differs from picture to picture")
     secrets = secrets_of(trial)
-    result, pair = _best(fields, secrets, rng)
+    result, (name, secret) = _best(fields, secrets, rng)
     drawn = {name: rng.permutation(values) for name, values in fields.items()}
-    tells = f"A published number, {pair}, tells" if result.wins else "No published number tells"
+    sentence = "No published number tells whose face a picture shows by what only its source should show."
+    if result.wins:
+        sentence = (
+            f"A published number, {name}, orders the pictures by the {secret} of their sources, which only these should show: "
+            "who has the source photographs finds by it whose face it is."
+        )
     return Outcome(
         result,
         negative=_best(drawn, secrets, rng)[0],
         positive=_best({"published scale": secrets["scale"] * 2}, secrets, rng)[0],
-        sentence=f"{tells} whose face a picture shows by what only its source should show.",
-        details={"numbers": ", ".join(fields), "nearest": pair},
+        sentence=sentence,
+        details={"numbers": ", ".join(fields), "nearest": f"{name} as the {secret}"},
     )
 
 

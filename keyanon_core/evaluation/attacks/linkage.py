@@ -52,19 +52,24 @@ def _magnitudes(rows: Stack, cells: Bits) -> Stack:
     return np.stack(sorted_) / _rms(rows, cells)[:, None]
 
 
-def _attack(name: str, scores: Scores, weak: Callable[[Trial, np.random.Generator], Stack], *, sidecar: bool) -> Attack:
+Weak = Callable[[Trial, np.random.Generator], Stack]
+"""(n, D) noise that a weak way to hide the faces would have made."""
+
+
+def _attack(name: str, scores: Scores, weak: Weak, leaves: str, *, sidecar: bool) -> Attack:
+    """leaves: what a transform does against which it wins, for people."""
     held = "the published pictures and sidecars" if sidecar else "the published pictures without sidecars"
 
     def run(trial: Trial, rng: np.random.Generator) -> Outcome:
         seen, cells = (trial.published, trial.cells) if sidecar else (trial.read_back, trial.inner_cells)
         own = scores(trial, seen.noise.reshape(len(trial), -1), cells)
         result = linked(own, rng)
-        found = "finds" if result.wins else "does not find"
+        found, why = ("finds", f": the keyed transform {leaves}") if result.wins else ("does not find", "")
         return Outcome(
             result,
             negative=linked(scores(trial, planted.from_sphere(trial, rng), cells), rng),
             positive=linked(scores(trial, weak(trial, rng), cells), rng),
-            sentence=f"Who has a gallery of the source photographs {found} whose face it is by the {name} of the noise.",
+            sentence=f"Who has a gallery of the source photographs {found} whose face it is by the {name} of the noise{why}.",
             details={"mean rank of the right face": own_rank(own)},
         )
 
@@ -73,11 +78,21 @@ def _attack(name: str, scores: Scores, weak: Callable[[Trial, np.random.Generato
 
 
 ATTACKS: Final = tuple(
-    _attack(name, scores, weak, sidecar=sidecar)
+    _attack(name, scores, weak, leaves, sidecar=sidecar)
     for sidecar in (True, False)
-    for name, scores, weak in (
-        ("sorted magnitudes", by_magnitudes, planted.signs),
-        ("norm", by_norm, planted.unscaled),
-        ("projections", by_projections, planted.few_signs),
+    for name, scores, weak, leaves in (
+        ("sorted magnitudes", by_magnitudes, planted.signs, "leaves every number its size, as flipped signs do"),
+        (
+            "norm",
+            by_norm,
+            planted.unscaled,
+            "leaves the numbers of a face as large together as they were: it does not scale",
+        ),
+        (
+            "projections",
+            by_projections,
+            planted.few_signs,
+            "leaves most of a face as it was, as too few flipped signs do",
+        ),
     )
 )

@@ -12,7 +12,7 @@ import numpy as np
 from keyanon_core.evaluation.attacks.outcome import Attack, NotTriedError, Outcome, measured
 from keyanon_core.evaluation.published import PublishedPicture
 from keyanon_core.evaluation.trial import Trial
-from keyanon_core.faces.detection import Face, Pixels
+from keyanon_core.faces.detection import Face, Pixels, same_face, without_duplicates
 
 CHANGED: Final = 6.0  # grey levels, mean over a face's inner part, from which it was changed: more than encoding does
 SURE: Final = 0.5  # score of the other search from which it is a face
@@ -38,22 +38,29 @@ def _change(source: Pixels, shown: Pixels, face: Face) -> float:
 
 def findings(picture: PublishedPicture) -> list[str]:
     """What is wrong with a picture, in words; nothing for one whose faces were all replaced."""
-    found = []
     if picture.source.shape == picture.shown.shape and np.array_equal(picture.source, picture.shown):
-        found.append("the published picture is the source")
-    left = [face for face in faces_of(picture) if left_as_it_was(picture, face)]
-    if left:
-        found.append(f"{len(left)} of its faces stand there as in the source")
-    there = len(faces_of(picture))
-    if left and picture.listed < there:
-        found.append(f"its list has {picture.listed} faces, and {there} are there")
+        return ["the published picture is the source"]
+    there = faces_of(picture)
+    left = [face for face in there if left_as_it_was(picture, face)]
+    listed = [one.detected for one in picture.faces] if picture.listed >= len(picture.faces) else []
+    of_list = sum(any(same_face(face, one) for one in listed) for face in left)
+    found = []
+    if of_list:
+        found.append(f"{_stand(of_list)} as in the source although its list has them: nothing was put into their masks")
+    if of_list < len(left):
+        lacks = (
+            f"its list has {picture.listed} {'face' if picture.listed == 1 else 'faces'}, and {len(there)} are there"
+        )
+        found.append(f"{_stand(len(left) - of_list)} as in the source, of which nobody knew: {lacks}")
     return found
+
+
+def _stand(faces: int) -> str:
+    return "1 of its faces stands there" if faces == 1 else f"{faces} of its faces stand there"
 
 
 def faces_of(picture: PublishedPicture) -> list[Face]:
     """All faces of the source: those that are detected, and what another search is sure of."""
-    from keyanon_core.faces.detection import without_duplicates
-
     sure = [face for face in picture.searched if face.score >= SURE]
     return without_duplicates([*(one.detected for one in picture.faces), *sure])
 
@@ -69,7 +76,7 @@ def _run(trial: Trial, rng: np.random.Generator) -> Outcome:
     gone = sum(_change(picture.source, 255 - picture.source, face) < CHANGED for face, picture in copies)
     named = {picture.image_id: "; ".join(found) for picture in trial.pictures if (found := findings(picture))}
     sentence = (
-        f"{left} of {len(faces)} faces stand in the output as in the source: see the pictures named here."
+        f"{left} of {len(faces)} faces stand in the output as in the source: see to each picture that is named here."
         if left
         else f"None of {len(faces)} faces, searched for a second time in another way, stands in the output as in the source."
     )

@@ -29,11 +29,14 @@ def shares_a_key(first: SidecarFace, second: SidecarFace) -> bool:
 
 
 def _shared(trial: Trial, rng: np.random.Generator) -> Outcome:
-    faces = [face for picture in trial.pictures if picture.sidecar for face in picture.sidecar.faces]
+    faces = [
+        (picture.image_id, face) for picture in trial.pictures if picture.sidecar for face in picture.sidecar.faces
+    ]
     if len(faces) < 2:
         raise NotTriedError("there are no published sidecars")
     pairs = list(combinations(faces, 2))
-    result = measured(sum(shares_a_key(*pair) for pair in pairs), len(pairs), 0.0)
+    sharing = [(a, b) for (a, first), (b, second) in pairs if shares_a_key(first, second)]
+    result = measured(len(sharing), len(pairs), 0.0)
 
     def planted(keys: list[bytes]) -> list[SidecarFace]:
         mask = PictureMask.from_full(np.ones((8, 8), np.bool_))
@@ -50,12 +53,14 @@ def _shared(trial: Trial, rng: np.random.Generator) -> Outcome:
         return sum(shares_a_key(faces[0], other) for other in faces[1:])
 
     apart, same = planted([rng.bytes(32) for _ in range(PAIRS + 1)]), planted([rng.bytes(32)] * (PAIRS + 1))
-    share = "share a key, and their sidecars say so" if result.wins else "share a key by what their sidecars say"
+    share = "share a key, and their sidecars say so" if sharing else "share a key by what their sidecars say"
+    alike = sorted({image_id for pair in sharing for image_id in pair})
     return Outcome(
         result,
         negative=measured(control(apart), PAIRS, 0.0),
         positive=measured(control(same), PAIRS, 0.0),
-        sentence=f"{result.success.value * len(pairs):.0f} of {len(pairs)} pairs of faces {share}.",
+        sentence=f"{len(sharing)} of {len(pairs)} pairs of faces {share}.",
+        details={"keys shared by": ", ".join(alike)} if alike else {},
     )
 
 
