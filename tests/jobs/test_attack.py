@@ -103,7 +103,7 @@ def test_a_run_is_attacked_without_its_keys_and_what_came_of_it_is_told(
     assert report["left_out"] == {MISSING: "its source is not in the input any more", CHANGED: IS_ANOTHER}
     assert report["faces"] == 6
     page = (destination / "index.html").read_text()
-    assert "1 attack won that keyanon is made to withstand" in page and "http" not in page
+    assert "1 attack won that keyanon is made to withstand" in page and "://" not in page
     assert all(stat.S_IMODE(path.stat().st_mode) == 0o600 for path in destination.iterdir())
     assert f"attack {len(ATTACKS)} of {len(ATTACKS)}" in said.err
 

@@ -107,7 +107,7 @@ def test_what_another_tool_left_is_named(ray_cluster: Path, folders: Path, capsy
     values = pq.read_table(files["faces.parquet"]).to_pylist()
     assert {row["image_id"] for row in values} == {"astronaut.png", "grace.jpg"} and "vectors" not in values[0]
     page = files["index.html"].read_text()
-    assert "grace.jpg" in page and "<script" not in page and "http" not in page
+    assert "grace.jpg" in page and "<script" not in page and "://" not in page
 
     (folders / "report" / FOLDER).mkdir()  # as where the end was killed
     again = evaluate(capsys, *place)
