@@ -32,7 +32,8 @@ def output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[PublishedPi
     for shard in range(SHARDS):
         pictures = [{"bytes": b"p%d-%d" % (shard, at), "path": None} for at in range(ROWS_EACH - 1)]
         cells = {"photo": [*pictures, None], SIDECAR: [b"s%d-%d" % (shard, at) for at in range(ROWS_EACH)]}
-        pq.write_table(pa.table(cells), tmp_path / row_of(shard, 0).shard)
+        own = {"row": range(ROWS_EACH), "tone": [*[shard / 2] * (ROWS_EACH - 1), None], "place": ["7"] * ROWS_EACH}
+        pq.write_table(pa.table({**cells, **own}), tmp_path / row_of(shard, 0).shard)
     opened, loaded = type(store).open_parquet, type(store).read
     monkeypatch.setattr(type(store), "open_parquet", lambda *a: read.append(a[1]) or opened(*a))
     monkeypatch.setattr(type(store), "read", lambda *a: read.append(a[1]) or loaded(*a))
@@ -66,3 +67,12 @@ def test_a_row_without_a_picture_is_named(
 ) -> None:
     with pytest.raises(OutputError, match=f"0-{position}.*{says}"):
         output[0].picture(row_of(0, position))
+
+
+def test_the_numbers_of_a_row_are_those_of_all_its_columns(output: tuple[PublishedPictures, list[str]]) -> None:
+    published, read = output
+    assert published.numbers(row_of(3, 7)) == {"row": 7, "tone": 1.5}
+    assert published.numbers(row_of(3, ROWS_EACH - 1)) == {"row": ROWS_EACH - 1}
+    assert read == [row_of(3, 0).shard]
+    with pytest.raises(OutputError, match=f"0-{ROWS_EACH}: .* has no readable columns"):
+        published.numbers(row_of(0, ROWS_EACH))
