@@ -18,7 +18,7 @@ from keyanon_core.evaluation.faces import SOURCE, FaceInVersion, FaceMeasurer
 from keyanon_core.evaluation.forms import BESIDE
 from keyanon_core.evaluation.inception import Inception
 from keyanon_core.evaluation.perceptual import Lpips
-from keyanon_core.evaluation.rehearsal import Rehearsal
+from keyanon_core.evaluation.rehearsal import REHEARSAL, Rehearsal, Rehearsed
 from keyanon_core.faces.detection import Pixels
 from keyanon_core.faces.masks import PictureMask
 from keyanon_core.faces.recognizers import RecognizerChoice
@@ -107,6 +107,7 @@ class MeasurePictures:
         faces, masks = self._measurer.faces_of(source)
         missing = {name: "there is no picture of its name" for name in self._versions if name not in files}
         stored = {name: len(file) for name, file in {SOURCE: encoded, **files}.items()}
+        again: Rehearsed | None = None
         if row[ROW] in self._rehearsed:
             treated, beside = _treated(source, masks)
             versions, stored = versions | treated, stored | beside
@@ -116,6 +117,9 @@ class MeasurePictures:
                 missing |= again.missing
                 stored |= again.stored_bytes
         found = self._measurer.measure(source, faces, masks, versions)
+        for one in found:
+            if again is not None and one.version == REHEARSAL:
+                one.values["noise_p"] = again.normality_of(faces[one.face])
         return measured_row(row, found, [f"{name}: {why}" for name, why in missing.items()], stored)
 
 

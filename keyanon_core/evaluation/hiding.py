@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy import stats
 
 from keyanon_core.transforms import Vector, keyed_transform
 
@@ -86,6 +87,14 @@ def _low_frequencies(box: npt.NDArray[np.float64]) -> float:
     power = np.square(np.abs(np.fft.fft2(box, norm="ortho"))).mean(0)
     low = (np.abs(np.fft.fftfreq(height)) < 1 / 16)[:, None] & (np.abs(np.fft.fftfreq(width)) < 1 / 16)
     return float(power[low].mean() / power.mean())
+
+
+def normality(noise: Vector) -> float:
+    """p-value of D'Agostino and Pearson's test (Biometrika 60(3), 1973), by skewness and kurtosis, that the coordinates (n,), 20
+    or more, are of one normal distribution, whatever its mean and width. On the sphere it is below 1 % once in 100 times for n in
+    thousands, and twice for n = 48.
+    """
+    return float(stats.normaltest(noise).pvalue)
 
 
 def distance_from_sphere(source: Vector, sampler: Sampler, keys: int) -> float:

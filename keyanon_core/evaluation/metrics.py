@@ -5,6 +5,7 @@ from typing import Final, Literal
 
 RECOVERED: Final = "recovered"  # how versions end that are to be their source
 CLEAN: Final = "clean"  # version of figures of two pictures of a person, both as they were
+NOISE_REJECTED: Final = "noise_rejected"
 MIN_FID_FACES: Final = 2049  # one more than there are features, as its authors ask for
 Better = Literal["lower", "higher", "neither"]
 
@@ -285,6 +286,15 @@ METRICS: Final = (
         "lower",
         "CIELAB distance across the edge of the face over the source's own; median over faces.",
         "keyanon, CIE 1976",
+    ),
+    Metric(
+        NOISE_REJECTED,
+        "keyed noise that is not normal",
+        "share",
+        "lower",
+        "Share of rehearsed faces whose keyed noise, walked back to from what is published, a test of normality rejects at 1 %, "
+        "by skewness and kurtosis of its masked coordinates; chance is 1 %, and 2 % for masks of 48 coordinates.",
+        "D'Agostino and Pearson 1973, by scipy",
     ),
     Metric(
         "texture_distance",

@@ -4,19 +4,23 @@ The keys of a run lie in its keystore, and measuring is no reason to release one
 key shows, is measured on the same pictures anonymized anew: same prior, same settings, same code, other keys.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
+import numpy as np
+
 from keyanon_core.errors import ConvergenceError, KeyanonError, NotReversibleError, SidecarError
 from keyanon_core.evaluation.forms import BESIDE, COPIES, STORED
+from keyanon_core.evaluation.hiding import normality
 from keyanon_core.faces import FaceModels
 from keyanon_core.faces.detection import Face, Pixels
 from keyanon_core.imaging import decode_picture, encode_picture
 from keyanon_core.keys import new_image_key
 from keyanon_core.pictures.anonymizer import PictureAnonymizer
 from keyanon_core.pictures.key import PictureKey
-from keyanon_core.pictures.recoverer import PictureRecoverer
+from keyanon_core.pictures.recoverer import PictureRecoverer, RecoveredPicture
 from keyanon_core.pictures.settings import AnonymizeSettings, PictureResult, PictureTask
 from keyanon_core.priors import Prior
 from keyanon_core.procedure import CONDITIONING
@@ -28,6 +32,7 @@ OTHER_KEY: Final = "rehearsal-other-key"
 SIDECAR: Final = "rehearsal-sidecar"
 COPY: Final = "rehearsal-jpeg-75-recovered"
 COPY_QUALITY: Final = 75
+SAME_BOX: Final = 1.0  # px by which two boxes of one face differ at most
 PERMANENT: Final = "permanent: the run keeps no key, and nothing is recovered"
 OTHER_SIZE: Final = "refused: the picture is of another size than what was published"
 REHEARSED: Final = (REHEARSAL, RECOVERED, COPY, WRONG_KEY, OTHER_KEY)
@@ -35,15 +40,25 @@ REHEARSED: Final = (REHEARSAL, RECOVERED, COPY, WRONG_KEY, OTHER_KEY)
 refusal overridden; anonymized again under another key."""
 
 
+Box = tuple[float, float, float, float]
+
+
 @dataclass(frozen=True)
 class Rehearsed:
     """versions: by the names of REHEARSED, of forms and of the paper's method, (H, W, 3) uint8. stored_bytes: of the published
     picture and of its sidecar, by REHEARSAL and SIDECAR; of the sidecars of forms and of the paper's method, by `...-beside`.
-    missing: why a version is not there, by its name."""
+    missing: why a version is not there, by its name. normality: `hiding.normality` of the noise that each face of REHEARSAL was
+    made from, by the face's box; of none where recovery walks no way back, as at fidelity lossless."""
 
     versions: dict[str, Pixels]
     stored_bytes: dict[str, int]
     missing: dict[str, str] = field(default_factory=dict)
+    normality: dict[Box, float] = field(default_factory=dict)
+
+    def normality_of(self, face: Face) -> float:
+        """Of a face that was found in the same picture; NaN where it is not known."""
+        near = (p for box, p in self.normality.items() if np.abs(np.subtract(box, face.box)).max() < SAME_BOX)
+        return next(near, math.nan)
 
 
 class Rehearsal:
@@ -133,15 +148,17 @@ class Rehearsal:
                 found.missing[name] = PERMANENT
                 continue
             try:
-                found.versions[name] = self._recovered(
-                    encoded, result.sidecar, wrong or result.key, checked=wrong is None
-                )
+                back = self._recoverer.recover(encoded, result.sidecar, wrong or result.key, check_key=wrong is None)
+                found.versions[name] = self._in_colours(back)
             except (ConvergenceError, SidecarError) as error:
                 of_size = decode_picture(encoded, self._settings.max_pixels).shape == found.versions[REHEARSAL].shape
                 found.missing[name] = str(error) if of_size else OTHER_SIZE
+                continue
+            if name == RECOVERED and back.keyed_noise:
+                boxes = [face.box for face in result.key.faces]
+                found.normality.update(zip(boxes, map(normality, back.keyed_noise), strict=True))
 
-    def _recovered(self, picture: bytes, sidecar: bytes, key: PictureKey, *, checked: bool) -> Pixels:
-        back = self._recoverer.recover(picture, sidecar, key, check_key=checked)
+    def _in_colours(self, back: RecoveredPicture) -> Pixels:
         return (
             back.pixels
             if back.profile is None

@@ -12,7 +12,7 @@ from keyanon_core.evaluation.faces import FEATURES, GEOMETRY, INCEPTION, SOURCE,
 from keyanon_core.evaluation.groups import MIN_FACES
 from keyanon_core.evaluation.intervals import NOTHING, Estimate, mean_of, median_of, proportion
 from keyanon_core.evaluation.linkability import MIN_SCORES, linkability
-from keyanon_core.evaluation.metrics import BY_NAME, MIN_FID_FACES
+from keyanon_core.evaluation.metrics import BY_NAME, MIN_FID_FACES, NOISE_REJECTED
 from keyanon_core.evaluation.people import People
 from keyanon_core.evaluation.quality import frechet_distance, kernel_distance
 from keyanon_core.evaluation.rehearsal import OTHER_KEY, REHEARSAL
@@ -23,6 +23,7 @@ UNTOUCHED_BELOW: Final = 0.1  # share of a face's pixels that changed
 MAX_PAIRS: Final = 2_000_000  # of different people, drawn without replacement where there are more
 DRAWS: Final = 50  # for somebody else's face where the first one drawn is of the same person
 AT_ONCE: Final = 100_000  # pairs whose vectors are held
+REJECTED_BELOW: Final = 0.01  # p-value of noise that is taken for none
 FALSE_ACCEPT_RATES: Final = {"tar_far_1": 0.01, "tar_far_01": 0.001}
 MEDIANS: Final = (*GEOMETRY.values(), "psnr_face", "ssim_face", "mae_face", "lpips_face", "psnr_picture", "seam_colour")
 DISTANCES: Final = {
@@ -182,6 +183,7 @@ def _of_values(faces: FaceTable, version: str, group: str = "") -> Iterator[Figu
         "untouched": ("changed_face", lambda known: proportion(int((known < UNTOUCHED_BELOW).sum()), len(known))),
         "found": ("found", lambda known: proportion(int(known.sum()), len(known))),
         "same_outside": ("same_outside", mean_of),
+        NOISE_REJECTED: ("noise_p", lambda known: proportion(int((known < REJECTED_BELOW).sum()), len(known))),
     }
     for metric in MEDIANS:
         statistics[metric] = (metric, median_of)
@@ -189,7 +191,8 @@ def _of_values(faces: FaceTable, version: str, group: str = "") -> Iterator[Figu
         values = faces.values.get(column, np.zeros(0))  # some are told where they are asked for
         known = values[~np.isnan(values)]
         if len(known):
-            yield Figure(version, metric, statistic(known), group=group)
+            chance = REJECTED_BELOW if metric == NOISE_REJECTED else None
+            yield Figure(version, metric, statistic(known), group=group, chance=chance)
     for column, values in faces.values.items():
         kind, _, recognizer = column.partition(":")
         known = values[~np.isnan(values)]

@@ -244,8 +244,8 @@ def recover(
     limits = [SolverLimits(float(one), max_iterations) for one in np.linspace(first, last, procedure.steps)]
     walk = Walk.around(prior, latent, mask, face_keys, procedure)
     transforms = masked_transforms(procedure.transform, face_keys, mask, latent.shape[1])
-    w, steps = _undo(walk, latent * mask, "phi", limits)
-    w = apply_inverse(w, mask, transforms, scale)
+    keyed, steps = _undo(walk, latent * mask, "phi", limits)
+    w = apply_inverse(keyed, mask, transforms, scale)
     if procedure.inversion == "ddim":
         w, of_psi = _undo(walk, w, "psi", limits)
         steps += of_psi
@@ -253,6 +253,7 @@ def recover(
         w + walk.known.clean,
         steps,
         nfe=max(sum(face) for face in zip(*(s.per_face_iterations for s in steps), strict=True)),
+        keyed_noise=keyed,
     )
 
 

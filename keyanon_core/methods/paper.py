@@ -53,7 +53,7 @@ def recover(
         transforms = masked_transforms(procedure.transform, face_keys, mask, latent.shape[1])
         unkeyed = apply_inverse(z_t * mask, mask, transforms, scale)
     recovered = _generate(prior, unkeyed, trajectory, mask, procedure)
-    return Recovered(recovered, [], nfe=procedure.evaluations)
+    return Recovered(recovered, [], procedure.evaluations, keyed_noise=z_t * mask)
 
 
 def invert(prior: Prior, z_0: Tensor, procedure: Procedure) -> list[Tensor]:

@@ -52,7 +52,7 @@ def recover(
     transforms = masked_transforms(procedure.transform, face_keys, mask, latent.shape[1])
     unkeyed = apply_inverse(z_t * mask, mask, transforms, scale)
     recovered = _generate(prior, unkeyed + z_t * (1 - mask), trajectory, mask, grid)
-    return Recovered(recovered, [], nfe=procedure.evaluations)
+    return Recovered(recovered, [], procedure.evaluations, keyed_noise=z_t * mask)
 
 
 def _ddim(prior: Prior, z: Tensor, s: int, t: int, mask: Tensor) -> Tensor:

@@ -55,9 +55,11 @@ class SolverStep:
 class Recovered:
     """latent (B, C, h, w) float64; steps: empty for the paper's methods, which solve nothing.
 
-    nfe: denoiser evaluations of the face that needed most.
+    nfe: denoiser evaluations of the face that needed most. keyed_noise (B, C, h, w): what the anonymized faces were made from, as
+    it is found on the way back, zero outside the masks; whoever has the prior can find it.
     """
 
     latent: Tensor
     steps: list[SolverStep]
     nfe: int
+    keyed_noise: Tensor | None = field(default=None, repr=False)

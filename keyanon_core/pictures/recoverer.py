@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ from keyanon_core.pictures.pasting import with_rim
 from keyanon_core.pictures.stored import stored_latent
 from keyanon_core.priors import Prior
 from keyanon_core.sidecar import Sidecar, open_source
+from keyanon_core.transforms import Vector
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class RecoveredPicture:
     pixels: (H, W, 3) uint8, in the colours of `profile` (ICC), sRGB where it is None. exact: True when the source's pixels
     inside every mask were restored bit for bit and authenticated (fidelity `lossless`). crops: the recovered crops (n, 3, S,
     S) float64 in [-1, 1], empty for `lossless`. picture_intact: the anonymized picture is byte for byte the one that was
-    published (a re-encoded copy is not).
+    published (a re-encoded copy is not). keyed_noise: as in `Recovered`, of each crop its masked coordinates, channel by channel.
     """
 
     pixels: npt.NDArray[np.uint8]
@@ -39,6 +40,7 @@ class RecoveredPicture:
     solver: list[SolverStep]
     nfe: int
     profile: bytes | None = None
+    keyed_noise: tuple[Vector, ...] = field(default=(), repr=False)
 
 
 class PictureRecoverer:
@@ -75,13 +77,13 @@ class PictureRecoverer:
         result = picture.copy()
         faces = key.faces if only is None else key.faces[only : only + 1]
         exact = key.fidelity == "lossless" and check_key
-        crops, solver, nfe = np.empty((0, 3, 0, 0)), list[SolverStep](), 0
+        crops, solver, nfe, noise = np.empty((0, 3, 0, 0)), list[SolverStep](), 0, tuple[Vector, ...]()
         if exact:
             for face in faces:
                 self._restore_source(result, parsed, key, face)
         else:
             cut = self._cut(picture, parsed, key, faces)
-            crops, solver, nfe = self._solve(cut, parsed, key, faces)
+            crops, solver, nfe, noise = self._solve(cut, parsed, key, faces)
             for crop, shape, face in zip(crops, cut, faces, strict=True):
                 shown = with_rim((crop.transpose(1, 2, 0) + 1.0) * 127.5, shape.rim)
                 paste(result, shown, _affine(face), face.mask)
@@ -94,6 +96,7 @@ class PictureRecoverer:
             solver=solver,
             nfe=nfe,
             profile=profile,
+            keyed_noise=noise,
         )
 
     def _check(self, parsed: Sidecar, key: PictureKey, intact: bool) -> None:
@@ -143,8 +146,8 @@ class PictureRecoverer:
 
     def _solve(
         self, cut: Sequence[Crop], parsed: Sidecar, key: PictureKey, faces: Sequence[FaceGeometry]
-    ) -> tuple[npt.NDArray[np.float64], list[SolverStep], int]:
-        """Invert the diffusion for n faces: (n, 3, S, S) crops in [-1, 1]."""
+    ) -> tuple[npt.NDArray[np.float64], list[SolverStep], int, tuple[Vector, ...]]:
+        """Invert the diffusion for n faces: (n, 3, S, S) crops in [-1, 1], and what is told of the way."""
         prior = self._needed(key)
         crop_masks = torch.from_numpy(np.stack([crop.mask for crop in cut]))[:, None]
         mask = prior.latent_mask(crop_masks)
@@ -164,7 +167,10 @@ class PictureRecoverer:
             torch.tensor([face.scale for face in faces], dtype=torch.float64),
             procedure,
         )
-        return decode(prior, done.latent, procedure).clamp(-1, 1).cpu().numpy(), done.steps, done.nfe
+        shown = decode(prior, done.latent, procedure).clamp(-1, 1).cpu().numpy()
+        found = [] if done.keyed_noise is None else zip(done.keyed_noise.cpu().double(), mask.cpu(), strict=True)
+        noise = tuple(one[:, inside[0] > 0].numpy().ravel() for one, inside in found)
+        return shown, done.steps, done.nfe, noise
 
 
 def _stored(

@@ -16,6 +16,7 @@ from keyanon_core.priors import Prior, load_prior
 from keyanon_core.procedure import SHOWN_NOISE, Procedure
 from keyanon_core.schedule import ddim_coefficients, lambda_grid
 from keyanon_core.solver import DEFAULT_MAX_ITERATIONS
+from keyanon_core.transforms import apply_forward, masked_transforms
 from tests.keyanon_core.diffusion.tiny_priors import (
     ROUGH,
     a_key,
@@ -82,6 +83,10 @@ def test_exact_recovers_every_kind_of_prior_to_float_precision(
     assert prior.nfe - before == sum(sum(step.per_face_iterations) for step in again.steps), "nothing beside the solver"
     assert again.nfe == max(map(sum, zip(*(step.per_face_iterations for step in again.steps), strict=True)))
     assert psnr(again.latent, z, mask) > (95 if inversion == "ddim" else 80)  # what the tolerances leave
+    if inversion == "none":
+        transforms = masked_transforms(transform, [a_key(0), a_key(1)], mask, z.shape[1])
+        keyed, _ = apply_forward(z * mask, mask, transforms, prior.temperature * procedure.gain)
+        assert again.keyed_noise is not None and psnr(again.keyed_noise, keyed, mask) > 60
     assert psnr(done.latent, z, mask) < 30
     assert torch.equal(again.latent * (1 - mask), z * (1 - mask))
     phases = ["phi"] * STEPS + (["psi"] * STEPS if inversion == "ddim" else [])

@@ -1,6 +1,7 @@
 """A picture under keys that are thrown away: every version of it is there, and no key."""
 
 import io
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -66,6 +67,9 @@ def test_a_picture_comes_back_with_its_key_and_as_noise_with_another(
     for copy in (COPY, copied):
         assert likeness[copy] > 30, "from the sidecar, whatever became of the picture"
     assert likeness[RECOVERED] > likeness[PAPER_BACK] + 3 and likeness[PAPER_BACK] > likeness[PAPER] + 3
+    (seen,) = models.detector.detect(source)
+    assert done.normality_of(seen) > 1e-6, "as noise is, but for one key in a million"
+    assert math.isnan(done.normality_of(replace(seen, box=(0.0, 0.0, 9.0, 9.0))))
     whole = {name: done.versions[name] for name in REHEARSED if name != COPY}
     assert all(np.array_equal(pixels[~face], source[~face]) for pixels in whole.values())
 

@@ -102,6 +102,14 @@ def test_untouched_faces_are_those_below_a_tenth() -> None:
     assert (found.value, found.n) == (2 / (PEOPLE - 1), PEOPLE - 1)
 
 
+def test_noise_is_rejected_below_one_in_a_hundred_of_the_faces_of_which_it_is_known() -> None:
+    of = table(rehearsal=SOURCES)
+    of.values["noise_p"] = np.full(2 * PEOPLE, np.nan)
+    of.values["noise_p"][PEOPLE : PEOPLE + 4] = [0.0, 0.0099, 0.01, 0.9]
+    found = figures(of)["rehearsal.noise_rejected"]
+    assert (found.estimate.value, found.estimate.n, found.chance) == (0.5, 4, 0.01)
+
+
 def test_a_small_group_has_no_figures() -> None:
     keys = set(figures(table(anonymized=SOURCES)))
     assert "anonymized.found[light]" in keys and "anonymized.found[dark]" not in keys
