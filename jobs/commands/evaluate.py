@@ -288,15 +288,18 @@ def _lines() -> "Progress":
 
 
 def _limits(option: str, given: list[str] | None) -> dict[str, float]:
-    limits = {}
+    limits: dict[str, float] = {}
     for one in given or ():
-        name, _, value = one.rpartition("=")
+        name, _, text = one.rpartition("=")
         try:
-            limits[name] = float(value)
+            limit = float(text)
         except ValueError:
-            limits[name] = float("nan")
-        if not name or limits[name] != limits[name]:
+            limit = float("nan")
+        if not name or limit != limit:
             raise typer.BadParameter(f"{one!r} is not FIGURE=VALUE with a number", param_hint=option)
+        if name in limits:
+            raise typer.BadParameter(f"{name} has two limits; give the one that holds", param_hint=option)
+        limits[name] = limit
     return limits
 
 

@@ -87,7 +87,7 @@ def _data_sets(given: Mapping[str, Any]) -> Iterator[Missing]:
         maker = "the University of Massachusetts, vis-www.cs.umass.edu/lfw: lfw.tgz, unpacked"
         yield Missing("the pictures of LFW", why, "--lfw DIR", maker, _LFW, needed=lfw)
     if why := next(filter(None, map(_no_file, lists or (None,))), ""):
-        maker = "the same; pairsDevTrain.txt and pairsDevTest.txt have 1,100 and 500 matched pairs, the paper's number together"
+        maker = "the same; pairsDevTrain.txt and pairsDevTest.txt have 1,100 and 500 matched pairs, together as many as the paper"
         yield Missing("LFW's matched pairs", why, "--lfw-pairs FILE", maker, _LFW, needed=lfw)
     celeba, listed = given.get("celeba_hq"), given.get("celeba_hq_list")
     if why := _no_folder(celeba):

@@ -116,6 +116,8 @@ def test_what_another_tool_left_is_named(ray_cluster: Path, folders: Path, capsy
         "told again, not measured again"
     )
     assert evaluate(capsys, *place, "--fail-over", "anonymized.nothing=1").code == ExitCode.USAGE
+    twice = evaluate(capsys, *place, "--fail-over", "anonymized.found=1", "--fail-over", "anonymized.found=0")
+    assert twice.code == ExitCode.USAGE and "two limits" in twice.report["message"]
     assert evaluate(capsys, *place, "--limit", 1).code == ExitCode.INPUT, "another evaluation's output"
     (folders / "anonymized" / "alone.png").write_bytes(b"a picture more")
     assert evaluate(capsys, *place).code == ExitCode.INPUT, "of other pictures"
