@@ -51,6 +51,13 @@ def evaluate(
             show_default="as the run had it",
         ),
     ] = None,
+    groups: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="CSV of file and a column for each trait, such as file,gender,age: figures for each group, too.",
+        ),
+    ] = None,
     limit: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Measure so many pictures, evenly spread.")
     ] = None,
@@ -236,6 +243,7 @@ def _subject(run: str | None, folder: Path, given: dict[str, Any]) -> "Subject":
     names = (
         "recovered",
         "subjects",
+        "groups",
         "limit",
         "rehearsed",
         "prior",

@@ -19,7 +19,7 @@ ONLY: Final = (
     *("lfw", "lfw_pairs", "celeba_hq", "celeba_hq_list", "face_weights"),
     *("degraded", "steps", "device"),
 )
-NOT_ITS: Final = ("run", "source", "anonymized", "recovered", "rehearsed", "subjects", "lpips")
+NOT_ITS: Final = ("run", "source", "anonymized", "recovered", "rehearsed", "subjects", "groups", "lpips")
 SHOWN: Final = ("cosine", "other_photo_tar_far_01", "picture_fid", "detected", "psnr_picture", "ssim_picture")
 _ITS: Final = (*ONLY, "prior", "recognizers", "inception", "limit", "workers", "endpoint_url")
 _PLACES: Final = ("lfw", "celeba_hq")

@@ -17,9 +17,9 @@ from keyanon_core.published_weights import PublishedWeights
 from keystore.crypto.canonical import canonical_json
 
 DEFAULT_REHEARSED: Final = 64  # pictures
-# A file of subjects is in the digest of the sources.
+# A file of subjects is in the digest of the sources, one of groups among the listings.
 _NEUTRAL: Final = frozenset(
-    {"photos", "image_root", "output", "endpoint_url", "workers", "subjects", "subjects_of_gone"}
+    {"photos", "image_root", "output", "endpoint_url", "workers", "subjects", "subjects_of_gone", "groups"}
 )
 _OF_INPUT: Final = frozenset(InputConfig.model_fields) - {"output", "photos", "endpoint_url"}
 
@@ -33,6 +33,7 @@ class EvaluateConfig(InputConfig):
     recovered: Place | None = Field(default=None, description="folder of recovered pictures, of the same names")
     subjects: Path | None = Field(default=None, description="CSV of file,subject beside a folder: whom pictures show")
     subjects_of_gone: bool = Field(default=False, description="it may name pictures that are there no more")
+    groups: Path | None = Field(default=None, description="CSV of file and traits such as gender, see `read_groups`")
     limit: int | None = Field(default=None, ge=1, description="pictures, evenly spread; all by default")
     rehearsed: int = Field(
         default=DEFAULT_REHEARSED, ge=0, description="pictures that the run's settings anonymize anew, see `Rehearsal`"
@@ -88,7 +89,7 @@ class EvaluateConfig(InputConfig):
 
     def digest(self, listings: Mapping[str, str]) -> str:
         """sha256 over what decides the figures: a stopped evaluation goes on only if it is the same. listings: digests of the
-        source and of the other pictures."""
+        source, of the other pictures and of the file of groups."""
         meant = {name: value for name, value in self.model_dump(mode="json").items() if name not in _NEUTRAL}
         recognizers = [one.expected for one in self.recognizer_choices()]
         return hashlib.sha256(

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from jobs.errors import PublishError
 from keyanon_core.evaluation.faces import SOURCE
+from keyanon_core.evaluation.groups import UNKNOWN, labels_of
 from keyanon_core.evaluation.people import People
 from keyanon_core.evaluation.summary import FaceTable
 from keystore.storage import durable
@@ -84,6 +85,13 @@ class Measured:
     stored_bytes: dict[str, list[int]] = field(default_factory=dict)
     people: dict[str, int] = field(default_factory=dict)
 
+    def divide(self, traits: Mapping[str, Mapping[str, str]]) -> None:
+        """Say of each face in which groups it is. traits: by name, the group of pictures by their ids; of several faces in one
+        picture any may be who is meant, so that none is in a group."""
+        ids, alone = [self.images[face] for face in self.faces.face.tolist()], self.faces.people.alone
+        labels = {name: np.where(alone, labels_of(ids, groups), UNKNOWN) for name, groups in traits.items()}
+        self.faces = replace(self.faces, traits=labels)
+
     @property
     def lines(self) -> pa.Table:
         """One row for each face in each version, without what tells people apart: no vectors, no views."""
@@ -94,6 +102,7 @@ class Measured:
                 **{name: column.take(pa.array(shown.face)) for name, column in columns.items()},
                 "version": shown.version,
                 "tone": shown.tone,
+                **{f"group:{name}": labels for name, labels in shown.traits.items()},
                 **{name: pa.array(values, from_pandas=True) for name, values in shown.values.items()},
             }
         )

@@ -1,5 +1,6 @@
 """The report of an evaluation: JSON for programs, Parquet for statisticians, one page for people."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +17,7 @@ from jobs.pages import data_uri, page_environment
 from jobs.storage.json_files import to_json
 from keyanon_core.evaluation.faces import FEATURES, SOURCE
 from keyanon_core.evaluation.forms import BESIDE, TRIED
+from keyanon_core.evaluation.groups import UNKNOWN
 from keyanon_core.evaluation.intervals import median_of, proportion
 from keyanon_core.evaluation.metrics import BY_NAME, METRICS
 from keyanon_core.evaluation.rehearsal import RECOVERED as REHEARSAL_RECOVERED
@@ -50,6 +52,7 @@ def report_of(found: Measured, circumstances: Mapping[str, Any]) -> dict[str, An
         "pictures": found.pictures,
         "faces": len(found.images),
         "people": _people(found),
+        "traits": _traits(found),
         "unmeasured": dict(found.unmeasured),
         "unmeasured_examples": found.examples,
         "missing": dict(found.missing),
@@ -76,6 +79,12 @@ def _people(found: Measured) -> dict[str, int]:
         "people": len(np.unique(known)),
         "with_another_photo": int((people.others() >= 0).sum()),
     }
+
+
+def _traits(found: Measured) -> dict[str, dict[str, int]]:
+    """How many faces are said to be in each group, by trait."""
+    traits = found.faces.of(SOURCE).traits
+    return {name: dict(Counter(labels[labels != UNKNOWN].tolist())) for name, labels in traits.items()}
 
 
 def _stored(sizes: Mapping[str, Sequence[int]]) -> dict[str, Any]:

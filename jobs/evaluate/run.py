@@ -12,6 +12,7 @@ from jobs.config import AnonymizeConfig
 from jobs.errors import SourceError
 from jobs.evaluate.config import EvaluateConfig
 from jobs.evaluate.counterparts import Counterparts, OfFolder, OfRun
+from jobs.evaluate.given_groups import GroupFile, read_groups
 from jobs.evaluate.measure_stage import MEASURED, RECOVERED, MeasurePictures, RehearsalChoice
 from jobs.evaluate.measuring import Measuring, Progress, made_here, measure_and_tell
 from jobs.evaluate.portions import Portions, gathered
@@ -106,9 +107,12 @@ def run_evaluation(subject: Subject, progress: Progress | None = None) -> dict[s
     ids = [image_id for part in source.ids.parts() for image_id in part]
     known = frozenset(ids)
     subject = replace(subject, versions={name: one.among(known) for name, one in subject.versions.items()})
+    groups = _groups(config, known)
     there, changed = _there(source, ids, subject)
     chosen = spread(there, config.limit)
     listings = {"source": source.digest, **{name: one.digest() for name, one in subject.versions.items()}}
+    if groups is not None:
+        listings["groups"] = groups.digest
     rehearsed = spread(chosen, config.rehearsed)
     work = Measuring(
         output=config.output,
@@ -132,6 +136,8 @@ def run_evaluation(subject: Subject, progress: Progress | None = None) -> dict[s
 
     def tell(portions: Portions) -> dict[str, Any]:
         found = gathered(portions)
+        if groups is not None:
+            found.divide(groups.traits)
         left = (
             (CHANGED, [ids[at] for at in changed.tolist()], IS_ANOTHER),
             (NO_SOURCE, subject.versions[MEASURED].of_none(known), "there is no source of its name"),
@@ -163,6 +169,18 @@ def _there(source: Source, ids: Sequence[str], subject: Subject) -> tuple[npt.ND
     then = [anonymized.made_of(ids[position]) for position in there.tolist()]
     changed = changed_since(source, there, then, elsewhere=subject.elsewhere)
     return there[~changed], there[changed]
+
+
+def _groups(config: EvaluateConfig, known: frozenset[str]) -> GroupFile | None:
+    """Raises SourceError, also where none of the sources is in the file."""
+    if config.groups is None:
+        return None
+    groups = read_groups(config.groups)
+    if all(known.isdisjoint(of_trait) for of_trait in groups.traits.values()):
+        raise SourceError(
+            f"{config.groups} says nothing of any of the {len(known)} sources; name them as they are listed"
+        )
+    return groups
 
 
 def _rehearsal(subject: Subject) -> RehearsalChoice | None:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from keyanon_core.evaluation.faces import FEATURES, GEOMETRY, INCEPTION, SOURCE, TEXTURE
-from keyanon_core.evaluation.groups import MIN_FACES
+from keyanon_core.evaluation.groups import MIN_FACES, UNKNOWN
 from keyanon_core.evaluation.intervals import NOTHING, Estimate, mean_of, median_of, proportion
 from keyanon_core.evaluation.linkability import MIN_SCORES, linkability
 from keyanon_core.evaluation.metrics import BY_NAME, MIN_FID_FACES, NOISE_REJECTED
@@ -32,7 +32,7 @@ DISTANCES: Final = {
 }
 """Of two sets of features, by these: the Frechet distance, the kernel distance, and the faces that the former takes."""
 
-GROUPED: Final = ("untouched", "accepted", "found", "psnr_face")
+GROUPED: Final = ("untouched", "accepted", "found", "psnr_face")  # and rank1
 
 Vectors = npt.NDArray[np.float32]
 Values = npt.NDArray[np.float64]
@@ -44,7 +44,8 @@ class FaceTable:
 
     face: (n,) int64, the same number for one face in all its versions. version, tone: (n,) of text. values: (n,) float64 by
     metric, NaN where unknown. vectors: (n, d) float32 by recognizer, rows of NaN where it saw no face. people: whom the n faces
-    show, by default nobody that is known.
+    show, by default nobody that is known. traits: (n,) of text by the name of each, the group that is said of a face, UNKNOWN
+    where none is.
     """
 
     face: npt.NDArray[np.int64]
@@ -53,6 +54,7 @@ class FaceTable:
     values: Mapping[str, Values]
     vectors: Mapping[str, Vectors]
     people: People = field(default_factory=lambda: People.unknown(0))
+    traits: Mapping[str, npt.NDArray[np.str_]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not len(self.people.person):
@@ -74,11 +76,12 @@ class FaceTable:
             {name: column[which] for name, column in self.values.items()},
             {name: column[which] for name, column in self.vectors.items()},
             self.people.rows(which),
+            {name: column[which] for name, column in self.traits.items()},
         )
 
     @classmethod
     def joined(cls, parts: Sequence["FaceTable"]) -> "FaceTable":
-        """The rows of all parts, NaN in the columns that a part lacks."""
+        """The rows of all parts, NaN in the columns that a part lacks; without traits."""
 
         def column(name: str, of: Sequence[Mapping[str, npt.NDArray[Any]]]) -> npt.NDArray[Any]:
             like = next(columns[name] for columns in of if name in columns)
@@ -120,7 +123,7 @@ class Figure:
 
     @property
     def key(self) -> str:
-        """As `--fail-under` names it: `anonymized.rank1.dlib-resnet-v1`, `recovered.psnr_face[dark]`."""
+        """As `--fail-under` names it: `anonymized.rank1.dlib-resnet-v1`, `recovered.psnr_face[dark]`, `...[gender=f]`."""
         recognizer = f".{self.recognizer}" if self.recognizer else ""
         return f"{self.version}.{self.metric}{recognizer}{f'[{self.group}]' if self.group else ''}"
 
@@ -161,11 +164,9 @@ def _of_version(
 ) -> Iterator[Figure]:
     own = sources.rows(np.searchsorted(sources.face, faces.face))
     yield from _of_values(faces, version)
-    for group in np.unique(faces.tone):
-        members = faces.rows(faces.tone == group)
-        if len(members.face) < len(faces.face):
-            told = (one for one in _of_values(members, version, str(group)) if one.metric in GROUPED)
-            yield from (one for one in told if one.estimate.n >= MIN_FACES)
+    for group, members in _groups(faces):
+        told = (one for one in _of_values(faces.rows(members), version, group) if one.metric in GROUPED)
+        yield from (one for one in told if one.estimate.n >= MIN_FACES)
     for recognizer in sorted(sources.vectors):
         if recognizer in DISTANCES:
             yield from _of_features(faces, own, version, recognizer)
@@ -175,6 +176,15 @@ def _of_version(
         first = table.of(REHEARSAL)
         for recognizer in sorted(set(sources.vectors) - {*FEATURES}):
             yield from _between_keys(faces, first, recognizer)
+
+
+def _groups(faces: FaceTable) -> Iterator[tuple[str, npt.NDArray[np.bool_]]]:
+    """The label of each group that is not all of the faces, and which of them are in it (n,)."""
+    for trait, labels in {"": faces.tone, **faces.traits}.items():
+        for label in np.unique(labels).tolist():
+            members = labels == label
+            if label != UNKNOWN and not members.all():
+                yield f"{trait}={label}" if trait else label, members
 
 
 def _of_values(faces: FaceTable, version: str, group: str = "") -> Iterator[Figure]:
@@ -213,6 +223,10 @@ def _of_identity(
     yield Figure(version, "cosine", mean_of(cosines), recognizer, chance=_mean_cosine(known, gallery.people))
     found = identification(probes, known, own, gallery.people)
     yield Figure(version, "rank1", found.rank1, recognizer, chance=found.chance)
+    for group, members in _groups(seen):
+        if members.sum() >= MIN_FACES:
+            among = identification(probes[members], known, own[members], gallery.people)
+            yield Figure(version, "rank1", among.rank1, recognizer, group, among.chance)
     yield Figure(version, "mean_rank", found.mean_rank_over_middle, recognizer, chance=1.0)
     mated = _distances(probes, known[own])
     yield from _accepted(mated, strangers, version, recognizer)

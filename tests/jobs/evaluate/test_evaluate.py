@@ -82,7 +82,10 @@ def test_what_another_tool_left_is_named(ray_cluster: Path, folders: Path, capsy
     place += ["--recognizer", f"mine={tiny_recognizer(folders / 'mine.onnx', pool=14)}:arcface"]
     (folders / "recovered").mkdir()
     shutil.copy(folders / "photos" / "grace.jpg", folders / "recovered")
-    place += ["--recovered", folders / "recovered"]
+    place += ["--recovered", folders / "recovered", "--groups", folders / "groups.csv"]
+    (folders / "groups.csv").write_text("file,rank\nnobody.jpg,admiral\n")
+    assert "says nothing of any of the 6 sources" in evaluate(capsys, *place).report["message"]
+    (folders / "groups.csv").write_text("file,rank\ngrace.jpg,admiral\nfaceless.png,none\n")
     limits = ["--fail-over", "anonymized.untouched=0", "--fail-under", "anonymized.found=0.4"]
     told = evaluate(capsys, *place, *limits)
     assert told.code == ExitCode.BEYOND_LIMIT
@@ -91,6 +94,9 @@ def test_what_another_tool_left_is_named(ray_cluster: Path, folders: Path, capsy
     assert told.report["unmeasured"] == {"no_face": 1, "not_an_image": 1, "other_size": 1, "no_source": 1}
     assert "resized.png" in told.report["unmeasured_examples"]["other_size"]
     assert told.report["unmeasured_examples"]["no_source"].startswith("renamed.png: no_source: ")
+    assert told.report["traits"] == {"rank": {"admiral": 1}} and "By rank, as it was said: admiral 1" in (
+        (folders / "report" / "index.html").read_text()
+    )
     assert told.report["missing"] == {"recovered: there is no picture of its name": 1}
     assert told.figure("recovered.psnr_face") == 100
     assert told.figure("anonymized.measured") == 2 / 5, "but for the picture that shows nobody"

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.errors import PublishError
+from jobs.errors import PublishError, SourceError
+from jobs.evaluate.given_groups import read_groups
 from jobs.evaluate.measure_stage import PORTION_SCHEMA
 from jobs.evaluate.portions import FOLDER, Portions, gathered
 from jobs.evaluate.report import FACES, PAGE, REPORT, report_of, write_report
@@ -100,6 +101,38 @@ def test_whom_a_picture_shows_is_known_of_its_one_face_and_numbered_through_all_
     for path in portions.folder.iterdir():  # as older versions kept them
         pq.write_table(pq.read_table(path).drop_columns("subject"), path)
     assert gathered(portions).faces.people.person.tolist() == [-1] * 7
+
+
+def test_a_face_is_in_the_groups_that_are_said_of_its_picture_where_it_is_alone(portions: Portions) -> None:
+    found = gathered(portions)
+    found.divide({"gender": {"b": "f", "gone": "m"}, "age": {}})
+    assert found.faces.of("source").traits["gender"].tolist() == ["f", "unknown", "unknown"], "two are in one picture"
+    assert set(found.faces.traits["age"]) == {"unknown"}
+    assert found.lines.column("group:gender").to_pylist() == ["f", "unknown", "unknown", "unknown"]
+
+
+def test_a_file_of_groups_is_read_by_its_header_and_refused_by_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "groups.csv"
+    path.write_text("\ufefffile, gender,age\nb/a.jpg,f,\n\nc.jpg, m ,30 to 40\n", encoding="utf-8")
+    groups = read_groups(path)
+    assert groups.traits == {"gender": {"b/a.jpg": "f", "c.jpg": "m"}, "age": {"c.jpg": "30 to 40"}}
+    refused = {
+        "": "line 1: the header must be file",
+        "file\n": "line 1: the header",
+        "name,gender\n": "line 1: the header",
+        "file,age,age\n": "line 1: the header",
+        "file,a=b\n": "line 1: the header",
+        "file,age\na.jpg\n": "line 2: must be a picture's name and 1 cells",
+        "file,age\na.jpg,1\na.jpg,2\n": "line 3: 'a.jpg' is named above",
+        "file,age\na.jpg,[1]\n": "line 2: age '.1.' must have",
+        'file,age\n"a.jpg,1\n': "not CSV",
+    }
+    for text, says in refused.items():
+        path.write_text(text)
+        with pytest.raises(SourceError, match=says):
+            read_groups(path)
+    with pytest.raises(SourceError, match="can not be read as a file of groups"):
+        read_groups(tmp_path / "none.csv")
 
 
 def test_what_is_published_of_faces_holds_no_vector_no_view_and_no_number_that_is_none(portions: Portions) -> None:

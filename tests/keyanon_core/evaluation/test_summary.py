@@ -8,7 +8,7 @@ import pytest
 from scipy.spatial.distance import pdist
 
 from keyanon_core.evaluation.faces import INCEPTION, SOURCE, TEXTURE
-from keyanon_core.evaluation.groups import MIN_FACES
+from keyanon_core.evaluation.groups import MIN_FACES, UNKNOWN
 from keyanon_core.evaluation.metrics import BY_NAME, METRICS
 from keyanon_core.evaluation.people import People
 from keyanon_core.evaluation.rehearsal import OTHER_KEY, REHEARSAL
@@ -120,7 +120,21 @@ def test_a_small_group_has_no_figures() -> None:
     assert "anonymized.found[dark]" in figures(larger)
     larger.values["found"][PEOPLE] = np.nan
     known = {key for key in figures(larger) if "[dark]" in key}
-    assert known == {"anonymized.untouched[dark]", "anonymized.psnr_face[dark]"}, "as many of whom it is known"
+    of_dark = {"anonymized.untouched[dark]", "anonymized.psnr_face[dark]", "anonymized.rank1.eye[dark]"}
+    assert known == of_dark, "as many of whom it is known"
+
+
+def test_a_group_that_is_said_has_figures_among_all_sources_and_the_unsaid_none() -> None:
+    protected = np.arange(PEOPLE) < MIN_FACES
+    of = table(anonymized=np.where(protected[:, None], turned(SOURCES, 3), SOURCES))
+    label = np.where(protected, "f", UNKNOWN)
+    label[MIN_FACES : 2 * MIN_FACES] = "m"
+    told = figures(replace(of, traits={"gender": np.tile(label, 2)}))
+    ranks = {group: told[f"anonymized.rank1.eye[gender={group}]"] for group in ("f", "m")}
+    assert [(one.estimate.value, one.estimate.n) for one in ranks.values()] == [(0, MIN_FACES), (1, MIN_FACES)]
+    assert [one.chance for one in ranks.values()] == pytest.approx([1 / PEOPLE] * 2), "in the gallery of all"
+    assert not any(UNKNOWN in key for key in told)
+    assert "anonymized.found[gender=f]" in told and "anonymized.found[gender=f]" not in figures(of)
 
 
 def test_textures_have_a_distance_and_no_identity() -> None:
