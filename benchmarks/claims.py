@@ -44,7 +44,7 @@ def main(
     if report is not None:
         told = json.loads(report.read_text(encoding="utf-8"))
         kept = {name: told[name] for name in KEPT}
-        COMMITTED.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        COMMITTED.write_text(_committed(kept), encoding="utf-8")
     page = PAGE.read_text(encoding="utf-8")
     before, _, rest = page.partition(BEGIN)
     _, marked, after = rest.partition(END)
@@ -54,6 +54,14 @@ def main(
     if check:
         sys.exit(written != page)
     PAGE.write_text(written, encoding="utf-8")
+
+
+def _committed(kept: dict[str, Any]) -> str:
+    """JSON with a line for each figure."""
+    circumstances = {name: value for name, value in kept.items() if name != "figures"}
+    figures = ",\n".join(json.dumps(figure, sort_keys=True) for figure in kept["figures"])
+    head = json.dumps(circumstances, indent=1, sort_keys=True).removesuffix("\n}")
+    return f'{head},\n "figures": [\n{figures}\n ]\n}}\n'
 
 
 def table(report: dict[str, Any]) -> str:
