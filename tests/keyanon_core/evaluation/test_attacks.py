@@ -273,6 +273,7 @@ def test_a_published_scale_is_found_among_the_numbers(sound: Trial) -> None:
 
     outcome = tried(with_pictures(sound, with_scale), "published numbers as fingerprints")
     assert outcome.measured.wins and "A published number, hint, orders the pictures by the scale" in outcome.sentence
+    assert outcome.measured.chance == 1 / N
 
 
 def test_faces_left_as_they_were_are_named_with_why(sound: Trial) -> None:
