@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from keyanon_core.evaluation.attacks import ATTACKS, NotTriedError, Outcome, brute_force, climbing, missed, near_keys
-from keyanon_core.evaluation.attacks.outcome import LOOKS, linked, measured
+from keyanon_core.evaluation.attacks.outcome import LOOKS, linked, measured, own_rank
 from keyanon_core.evaluation.attacks.vectors import cosines
 from keyanon_core.evaluation.published import PublishedPicture
 from keyanon_core.evaluation.trial import Keyed, Seen, Stack, Trial, pictures_of
@@ -307,3 +307,9 @@ def test_what_wins_is_more_than_guessing_reaches_in_a_hundred_suites() -> None:
     assert measured(8, 60, 1 / 60).wins and not measured(8, 60, 1 / 60, looks=10**6).wins
     alike = linked(np.zeros((600, 600)), np.random.default_rng(0))  # nothing told: one is drawn
     assert 0 < alike.success.value * 600 < 8 and not alike.wins
+
+
+def test_the_rank_of_the_right_face_counts_from_one_and_shares_what_is_equal() -> None:
+    assert own_rank(np.eye(3)) == "1.0 of 3 (guessing: 2.0)"
+    assert own_rank(-np.eye(3)) == "3.0 of 3 (guessing: 2.0)"
+    assert own_rank(np.zeros((3, 4))) == "2.5 of 4 (guessing: 2.5)"
