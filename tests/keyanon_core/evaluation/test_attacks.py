@@ -313,3 +313,11 @@ def test_the_rank_of_the_right_face_counts_from_one_and_shares_what_is_equal() -
     assert own_rank(np.eye(3)) == "1.0 of 3 (guessing: 2.0)"
     assert own_rank(-np.eye(3)) == "3.0 of 3 (guessing: 2.0)"
     assert own_rank(np.zeros((3, 4))) == "2.5 of 4 (guessing: 2.5)"
+
+
+def test_guessing_is_right_once_in_a_gallery_or_as_often_as_without_what_is_attacked() -> None:
+    rng = np.random.default_rng(0)
+    assert (linked(np.eye(4), rng).chance, linked(np.eye(3, 6), rng).chance) == (1 / 4, 1 / 6)
+    assert linked(np.eye(4), rng, anyway=0.5).chance == 0.5 and linked(np.eye(4), rng, anyway=0.1).chance == 1 / 4
+    drawn = [linked(np.zeros((4, 4)), rng).success.value for _ in range(500)]
+    assert np.mean(drawn) == pytest.approx(1 / 4, abs=0.05), "among equals one is drawn"
