@@ -35,6 +35,7 @@ from jobs.sources.source import (
     listing_digest,
     read_object,
     read_picture,
+    shares_of,
     unfinished,
     version_of,
 )
@@ -130,11 +131,7 @@ class PictureFiles(Source):
     def units(
         self, finished: Collection[int], size: UnitSize, numbers: npt.NDArray[np.int64] | None = None
     ) -> Iterator[ReadUnit]:
-        left = np.flatnonzero(unfinished(self.total, finished))
-        start = 0
-        while start < len(left):
-            part = left[start : start + size(len(left) - start)]
-            start += len(part)
+        for part in shares_of(np.flatnonzero(unfinished(self.total, finished)), size):
             rows = (part if numbers is None else numbers[part]).tolist()
             files = [
                 Listed(row, self._files[at], int(self.versions[at]), self._failures.get(at, ""))

@@ -294,6 +294,15 @@ def segments_of(units: Iterable[ReadUnit], rows: int) -> Iterator[list[ReadUnit]
         yield segment
 
 
+def shares_of(rows: npt.NDArray[np.int64], size: UnitSize) -> Iterator[npt.NDArray[np.int64]]:
+    """The rows in their order, as many at a time as `size` says of those that are left."""
+    start = 0
+    while start < len(rows):
+        share = rows[start : start + size(len(rows) - start)]
+        start += len(share)
+        yield share
+
+
 def unfinished(total: int, finished: Collection[int]) -> npt.NDArray[np.bool_]:
     """For each position whether it is not finished."""
     # Of a `RowSet` at once: millions of numbers one by one would be as many objects.

@@ -17,6 +17,7 @@ from jobs.sources.source import (
     UnitSize,
     listing_digest,
     raise_fault_of_the_machine,
+    shares_of,
     unfinished,
 )
 from jobs.storage.store import Store
@@ -45,12 +46,8 @@ class PaperSource(Source):
     def units(
         self, finished: Collection[int], size: UnitSize, numbers: npt.NDArray[np.int64] | None = None
     ) -> Iterator[ReadUnit]:
-        left = np.flatnonzero(unfinished(self.total, finished))
-        start = 0
-        while start < len(left):
-            part = left[start : start + size(len(left) - start)].tolist()
-            start += len(part)
-            asked = [(row, self._samples[row], row in self._degraded) for row in part]
+        for part in shares_of(np.flatnonzero(unfinished(self.total, finished)), size):
+            asked = [(row, self._samples[row], row in self._degraded) for row in part.tolist()]
             size_bytes = sum(sample.size for _, sample, _ in asked)
             yield ReadUnit(partial(_read, self._stores, asked, self._max_bytes), len(part), size_bytes)
 
