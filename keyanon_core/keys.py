@@ -4,6 +4,7 @@
       -> face key = HKDF-SHA256(image key; face index, attempt, transform name)
            -> subkeys by label: "transform", "known-noise", "commitment", "lossless"
       -> key of `source_hmac`
+    pseudonym secret (32 random bytes, one per subject) -> carrier keys by number (`keyanon_core.pseudonyms`)
 
 Every stream is ChaCha20 (RFC 8439) under a subkey of its own, from counter 0 and a zero nonce: a subkey is used for one
 stream only. Integers are drawn by rejection, so nothing is biased, and bytes are read little-endian, so nothing
@@ -50,12 +51,20 @@ def _info(*parts: bytes) -> bytes:
     return b"".join(struct.pack(">I", len(part)) + part for part in parts)
 
 
-def _hkdf(key: bytes, info: bytes, length: int) -> bytes:
-    return HKDF(algorithm=hashes.SHA256(), length=length, salt=None, info=info).derive(key)
+def _hkdf(key: bytes, info: bytes, length: int, salt: bytes | None = None) -> bytes:
+    return HKDF(algorithm=hashes.SHA256(), length=length, salt=salt, info=info).derive(key)
 
 
-def face_key(image_key: bytes, face_index: int, attempt: int, transform: str) -> bytes:
-    """The 32-byte key of one face (RFC 5869 HKDF-SHA256, no salt: the input key is uniformly random already).
+def derived(secret: bytes, label: str, *parts: bytes) -> bytes:
+    """32 bytes derived from a secret of as many, for the purpose that `label` names and what `parts` say (HKDF-SHA256)."""
+    return _hkdf(_checked(secret, 32, "a secret"), _info(b"keyanon v1", label.encode(), *parts), 32)
+
+
+def face_key(
+    image_key: bytes, face_index: int, attempt: int, transform: str, carrier_key: bytes | None = None
+) -> bytes:
+    """The 32-byte key of one face (RFC 5869 HKDF-SHA256; no salt, since the input key is uniformly random already, but the key of
+    the face's carrier where it has one: a commitment to the face key commits to its carrier).
 
     `attempt` counts the re-keyings by the anonymity gate. Raises WrongKeyError for a key of another length and
     ValueError for an index or attempt outside [0, 2**32).
@@ -63,7 +72,8 @@ def face_key(image_key: bytes, face_index: int, attempt: int, transform: str) ->
     if not (0 <= face_index < 1 << 32 and 0 <= attempt < 1 << 32):
         raise ValueError(f"face index {face_index} and attempt {attempt} must lie in [0, 2**32)")
     info = _info(b"keyanon v1 face", struct.pack(">II", face_index, attempt), transform.encode())
-    return _hkdf(_checked(image_key, IMAGE_KEY_BYTES, "an image key"), info, FACE_KEY_BYTES)
+    salt = None if carrier_key is None else _checked(carrier_key, 32, "a carrier's key")
+    return _hkdf(_checked(image_key, IMAGE_KEY_BYTES, "an image key"), info, FACE_KEY_BYTES, salt)
 
 
 def subkey(face_key: bytes, label: str, length: int = 32) -> bytes:

@@ -42,6 +42,9 @@ LONG_STEP_GAIN: Final = 0.5
 """Without Psi faces are made from noise of (1 + LONG_STEP_GAIN / N) times the prior's temperature: N long steps lose that
 much of it, to first order (measured with the embedded prior, N = 4 against 24)."""
 
+MIN_PAYLOAD_SHARE: Final = 0.05
+"""Of a face on a carrier. Its source comes back worse by the inverse: 26 dB here, which only the finest sidecar holds."""
+
 UNDECLARED_MIN_STEPS: Final = {"none": 4, "ddim": 8}
 """Fewest steps one way that recovery is trusted to invert where the prior declares none: 4 there and back do not converge."""
 
@@ -91,7 +94,7 @@ class Procedure:
     transform "", inversion "", steps 0: chosen here. grid: the steps + 1 timesteps that are walked, from the clean to the noisy
     end; () for the prior's own grid of so many steps. Those of `paper` begin with the same one twice, see `is_of_paper`.
     clean_noise: standard deviation of the noise at the grid's clean end, where no network is evaluated without an inversion; None
-    for the schedule's.
+    for the schedule's. payload_share: p of `carriers`, of those faces that have a carrier; 1 where none has.
     """
 
     method: str = DEFAULT_METHOD
@@ -100,6 +103,7 @@ class Procedure:
     steps: int = 0
     grid: tuple[int, ...] = ()
     clean_noise: float | None = None
+    payload_share: float = 1.0
 
     def __post_init__(self) -> None:
         """Raise ValueError for names that are none, and for a procedure that would not hide a face."""
@@ -119,6 +123,13 @@ class Procedure:
             )
         if self.clean_noise is not None and (self.inversion != "none" or not 0 < self.clean_noise < 1):
             raise ValueError(f"noise of {self.clean_noise} at the clean end is for inversion none, and between 0 and 1")
+        if not MIN_PAYLOAD_SHARE <= self.payload_share <= 1:
+            raise ValueError(f"payload_share must be from {MIN_PAYLOAD_SHARE:g} to 1, not {self.payload_share}")
+        if self.payload_share < 1 and (self.method, self.transform) != ("exact", "rotation"):
+            raise ValueError(
+                f"faces ride on a carrier with method exact and transform rotation, not with {self.method} and {self.transform}: "
+                "under any other the carrier, once known, would show the source"
+            )
         if not self.steps:
             chosen = chosen_steps(self.method, self.inversion)
             object.__setattr__(self, "steps", len(self.grid) - 1 if self.grid else chosen)
@@ -149,4 +160,5 @@ class Procedure:
     def __str__(self) -> str:
         """For people: `exact, rotation, no inversion, 4 steps`."""
         inversion = "no inversion" if self.inversion == "none" else f"inversion {self.inversion}"
-        return f"{self.method}, {self.transform}, {inversion}, {self.steps} steps"
+        carried = f", payload share {self.payload_share:g}" if self.payload_share < 1 else ""
+        return f"{self.method}, {self.transform}, {inversion}, {self.steps} steps{carried}"

@@ -35,6 +35,12 @@ class Face:
     landmarks: Landmarks
     score: float
 
+    @property
+    def area(self) -> float:
+        """Of its box, in square pixels."""
+        x0, y0, x1, y1 = self.box
+        return (x1 - x0) * (y1 - y0)
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-able form; floats survive exactly."""
         return {"box": list(self.box), "landmarks": self.landmarks.tolist(), "score": self.score}

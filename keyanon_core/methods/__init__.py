@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from keyanon_core.carriers import CarrierKeys
 from keyanon_core.errors import ConvergenceError, PriorError
 from keyanon_core.known_path import KnownPath
 from keyanon_core.methods import exact, paper, paper_inpaint
@@ -43,6 +44,7 @@ def anonymize(
     procedure: Procedure = DEFAULT,
     *,
     noise: Tensor | None = None,
+    carrier_keys: CarrierKeys = (),
 ) -> Anonymized:
     """Anonymizes a batch of faces under their keys.
 
@@ -50,23 +52,25 @@ def anonymize(
     z_known: (B, C, h, w) float64 latent encoded with the faces blanked; only used outside the mask.
     mask: (B, 1, h, w) of {0, 1}, its own for each face, none empty. face_keys: B keys of 32 bytes.
     noise: (B, C, h, w) float64, what an earlier call returned of the same faces under other keys; saves half the evaluations.
+    carrier_keys: of each face, None for one without; () for none with. Only where the procedure has a payload share below 1.
     Results are on the prior's device, whatever the device of the arguments.
     Raises ValueError for arguments that do not fit together and for masks that are too small to hide what they hold, PriorError
     as `check_prior`.
     """
     check_prior(prior, procedure.method)
     _check(prior, mask, face_keys, z, z_known, *([] if noise is None else [noise]))
+    _check_carriers(carrier_keys, face_keys, procedure)
     of_faces = (prior, _moved(prior, z), _moved(prior, z_known), _moved(prior, mask), face_keys, procedure)
     if noise is None:
         if procedure.method == "exact":
-            return exact.anonymize(*of_faces)
+            return exact.anonymize(*of_faces, carrier_keys=carrier_keys)
         made_by = paper.anonymize if procedure.method == "paper" else paper_inpaint.anonymize
         return made_by(*of_faces)
     if (procedure.method, procedure.inversion, prior.conditioning) != ("exact", "ddim", "inpaint"):
         raise ValueError(
             "the noise latent serves for another key with method exact, inversion ddim and an inpainting prior only"
         )
-    return exact.anonymize(*of_faces, _moved(prior, noise))
+    return exact.anonymize(*of_faces, _moved(prior, noise), carrier_keys)
 
 
 def recover(
@@ -79,8 +83,9 @@ def recover(
     *,
     tolerance: float | None = None,
     max_iterations: int = DEFAULT_MAX_ITERATIONS,
+    carrier_keys: CarrierKeys = (),
 ) -> Recovered:
-    """Undoes `anonymize`, given the same prior, mask, keys and procedure, and its scale (B,).
+    """Undoes `anonymize`, given the same prior, mask, keys, carriers and procedure, and its scale (B,).
 
     latent: (B, C, h, w) float64, the anonymized latent, known region outside the mask. Computed in strict float32, whatever the
     prior's precision; the result is on its device.
@@ -88,6 +93,7 @@ def recover(
     Raises ConvergenceError with the numbers when a step can not be solved to it.
     """
     _check(prior, mask, face_keys, latent)
+    _check_carriers(carrier_keys, face_keys, procedure)
     if tuple(scale.shape) != (len(latent),):
         raise ValueError(f"{len(latent)} faces need as many scales, got {tuple(scale.shape)}")
     if procedure.grid and procedure.grid[-1] >= len(prior.alpha_bar):
@@ -95,7 +101,7 @@ def recover(
     of_faces = (prior, _moved(prior, latent), _moved(prior, mask), face_keys, scale.double(), procedure)
     with prior.networks.strict():
         if procedure.method == "exact":
-            return exact.recover(*of_faces, tolerance, max_iterations)
+            return exact.recover(*of_faces, tolerance, max_iterations, carrier_keys)
         undone_by = paper.recover if procedure.method == "paper" else paper_inpaint.recover
         return undone_by(*of_faces)
 
@@ -170,3 +176,10 @@ def _check(prior: Prior, mask: Tensor, face_keys: Sequence[bytes], *latents: Ten
         )
     if not bool(((mask == 0) | (mask == 1)).all()):
         raise ValueError("a mask holds zeros and ones only")
+
+
+def _check_carriers(carrier_keys: CarrierKeys, face_keys: Sequence[bytes], procedure: Procedure) -> None:
+    if carrier_keys and len(carrier_keys) != len(face_keys):
+        raise ValueError(f"{len(face_keys)} faces need as many carriers, or none, got {len(carrier_keys)}")
+    if any(carrier_keys) and procedure.payload_share == 1:
+        raise ValueError("a face on a carrier needs a payload share below 1 in its procedure")

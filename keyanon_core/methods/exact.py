@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from keyanon_core.carriers import CarrierKeys, put_on, take_off
 from keyanon_core.keys import FACE_KEY_BYTES, KeyStream, subkey
 from keyanon_core.known_path import KnownPath
 from keyanon_core.methods.results import Anonymized, Phase, Recovered, SolverStep
@@ -191,8 +192,11 @@ def begin(
     face_keys: Sequence[bytes],
     procedure: Procedure,
     noise: Tensor | None = None,
+    carrier_keys: CarrierKeys = (),
 ) -> Walker:
-    """K; with inversion `ddim` K . Psi: N evaluations, none with the `noise` of an earlier call. Shapes as in `anonymize`."""
+    """K; with inversion `ddim` K . Psi: N evaluations, none with the `noise` of an earlier call. Then the result is put on its
+    face's carrier, where it has one. Shapes as in `anonymize`.
+    """
     walk = Walk.around(prior, z_known, mask, face_keys, procedure)
     transforms = masked_transforms(procedure.transform, face_keys, mask, z.shape[1])
     inverts = procedure.inversion == "ddim"
@@ -203,7 +207,9 @@ def begin(
         )
     if noise is None:
         noise = walk.psi(z * mask) if inverts else z * mask
-    w, scale = apply_forward(noise, mask, transforms, prior.temperature * procedure.gain)
+    temperature = prior.temperature * procedure.gain
+    w, scale = apply_forward(noise, mask, transforms, temperature)
+    w = put_on(w, mask, carrier_keys, procedure.payload_share, temperature)
     # Psi depends on the key through the known region's noise alone.
     serves_again = noise if inverts and walk.known.noise is None else None
     return Walker(walk, 0, w, w, scale, walk.rms(noise), serves_again)
@@ -217,12 +223,13 @@ def anonymize(
     face_keys: Sequence[bytes],
     procedure: Procedure,
     noise: Tensor | None = None,
+    carrier_keys: CarrierKeys = (),
 ) -> Anonymized:
     """N evaluations, 2N with inversion `ddim` unless the `noise` of an earlier call is given; nothing is solved.
 
     Shapes as in `keyanon_core.methods.anonymize`.
     """
-    walker = begin(prior, z, z_known, mask, face_keys, procedure, noise).advance(procedure.steps)
+    walker = begin(prior, z, z_known, mask, face_keys, procedure, noise, carrier_keys).advance(procedure.steps)
     return walker.finish(procedure.evaluations if noise is None else procedure.steps)
 
 
@@ -235,17 +242,22 @@ def recover(
     procedure: Procedure,
     tolerance: float | None = None,
     max_iterations: int = DEFAULT_MAX_ITERATIONS,
+    carrier_keys: CarrierKeys = (),
 ) -> Recovered:
     """Undoes each step of `anonymize` in the reverse order; the known region is the latent outside the mask.
 
-    tolerance: of every solved step; None takes TOLERANCES.
+    tolerance: of every solved step; None takes the payload's share of TOLERANCES, since what is missed grows by its inverse.
     """
     first, last = TOLERANCES[procedure.inversion] if tolerance is None else (tolerance, tolerance)
+    if tolerance is None:
+        first, last = first * procedure.payload_share, last * procedure.payload_share
     limits = [SolverLimits(float(one), max_iterations) for one in np.linspace(first, last, procedure.steps)]
     walk = Walk.around(prior, latent, mask, face_keys, procedure)
     transforms = masked_transforms(procedure.transform, face_keys, mask, latent.shape[1])
     keyed, steps = _undo(walk, latent * mask, "phi", limits)
-    w = apply_inverse(keyed, mask, transforms, scale)
+    temperature = prior.temperature * procedure.gain
+    payload = take_off(keyed, walk.mask, carrier_keys, procedure.payload_share, temperature)
+    w = apply_inverse(payload, mask, transforms, scale)
     if procedure.inversion == "ddim":
         w, of_psi = _undo(walk, w, "psi", limits)
         steps += of_psi

@@ -34,6 +34,7 @@ from keyanon_core.pictures.settings import AnonymizeSettings, PictureResult, Pic
 from keyanon_core.pictures.stored import packed
 from keyanon_core.pictures.way_back import WayBack
 from keyanon_core.priors import Prior
+from keyanon_core.pseudonyms import Pseudonyms
 from keyanon_core.sidecar import Sidecar, SidecarFace, seal_source
 from keyanon_core.transforms import MIN_COORDINATES
 
@@ -44,13 +45,22 @@ MAX_GATHERED_PIXELS = 128_000_000  # decoded pixels held at once: 3 bytes each f
 class PictureAnonymizer:
     """Holds a prior and the face models; call it with a list of pictures, get one result for each, in order."""
 
-    def __init__(self, prior: Prior, models: FaceModels, settings: AnonymizeSettings) -> None:
-        """Raises PriorError for settings under which the prior can not be inverted, and for a method that is not for it."""
-        self.prior, self.models, self.settings = prior, models, settings
+    def __init__(
+        self, prior: Prior, models: FaceModels, settings: AnonymizeSettings, pseudonyms: Pseudonyms | None = None
+    ) -> None:
+        """pseudonyms: of the data set's subjects, where the settings have a payload share below 1.
+
+        Raises PriorError for settings under which the prior can not be inverted, and for a method that is not for it.
+        """
+        if (pseudonyms is None) != (settings.payload_share == 1):
+            raise ValueError(
+                "pseudonyms and a payload share below 1 go together: without either faces are of one picture"
+            )
+        self.prior, self.models, self.settings, self.pseudonyms = prior, models, settings, pseudonyms
         settings.check_prior(prior.min_steps, prior.conditioning, prior.name)
         check_prior(prior, settings.method)
         gate = AnonymityGate(models.recognizer, settings.gate_threshold, settings.max_attempts)
-        self.attempts = Attempts(prior, gate, settings)
+        self.attempts = Attempts(prior, gate, settings, pseudonyms)
         self.way_back = WayBack(prior, settings)
 
     def __call__(self, tasks: Sequence[PictureTask]) -> list[PictureResult]:
@@ -103,6 +113,7 @@ class PictureAnonymizer:
             picture = OpenedPicture(task, source, source.copy(), file, self._fidelity(task, file), kept=list(kept))
             for aligned in self._aligned(picture, faces):
                 picture.faces.append(FaceAtWork(aligned, len(picture.faces), picture))
+            self._name_subject(picture)
             return picture
         except KeyanonError as error:
             return _quarantined(task, _reason(error))
@@ -196,6 +207,7 @@ class PictureAnonymizer:
             sidecar_sha256=hashlib.sha256(sidecar).hexdigest(),
             inversion=settings.inversion,
             grid=self.prior.grid(settings.procedure),
+            payload_share=settings.payload_share if any(face.pseudonym for face in picture.faces) else 1.0,
         )
         self.way_back.pass_by(picture, encoded, sidecar, key)
         return replace(done, sidecar=sidecar, key=key, source_hmac=source_hmac(picture.image_key, task.encoded))
@@ -293,7 +305,17 @@ class PictureAnonymizer:
                 face.start_again(anew)
                 again.append(face)
         picture.faces += added
+        self._name_subject(picture)
         return again + added
+
+    def _name_subject(self, picture: OpenedPicture) -> None:
+        """Let the largest face stand for the picture's subject, unless one does already."""
+        subject = picture.task.subject
+        if self.pseudonyms is None or subject is None or not picture.faces:
+            return
+        if not any(face.pseudonym for face in picture.faces):
+            largest = max(picture.faces, key=lambda face: face.detected.area)
+            largest.pseudonym = self.pseudonyms.of(subject)
 
 
 def _same_crop(first: AlignedFace, second: AlignedFace) -> bool:

@@ -7,6 +7,7 @@ attempts share it, where they are to come back in the same way. What a face come
 
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from keyanon_core.pictures.settings import AnonymizeSettings
 from keyanon_core.pictures.stored import is_storable, known_latent, levels_of, rounded
 from keyanon_core.priors import Prior
 from keyanon_core.procedure import Procedure
+from keyanon_core.pseudonyms import Pseudonyms
 from keyanon_core.sidecar import encode_surroundings
 
 Waiting = list[deque[FaceAtWork]]
@@ -30,8 +32,10 @@ KINDS = 2  # of faces in each stage: those that a sidecar will hold, and those t
 class Attempts:
     """Holds the prior and the gate; `run` takes any number of faces through them."""
 
-    def __init__(self, prior: Prior, gate: AnonymityGate, settings: AnonymizeSettings) -> None:
-        self.prior, self.gate, self.settings = prior, gate, settings
+    def __init__(
+        self, prior: Prior, gate: AnonymityGate, settings: AnonymizeSettings, pseudonyms: Pseudonyms | None = None
+    ) -> None:
+        self.prior, self.gate, self.settings, self.pseudonyms = prior, gate, settings, pseudonyms
         self.levels = levels_of(settings.sidecar_bits)
         self.checks = _early_checks(settings, gate.threshold)
 
@@ -109,7 +113,8 @@ class Attempts:
     def _begin(self, batch: list[FaceAtWork]) -> Walker:
         noises = [face.noise for face in batch if face.noise is not None]
         noise = torch.stack(noises) if noises else None
-        walker = begin(self.prior, *self._problem(batch), self._procedure(batch), noise)
+        carrier_keys = [face.carrier_key for face in batch]
+        walker = begin(self.prior, *self._problem(batch), self._procedure(batch), noise, carrier_keys)
         if walker.noise is not None:
             for position, face in enumerate(batch):
                 face.noise = walker.noise[position].clone()
@@ -148,7 +153,23 @@ class Attempts:
             paste_face(face, decoded[position], exactly=alone)
         pasted = [face for face in batch if not face.picture.failure]
         self.gate.measure(pasted)
-        return [face for face in pasted if not self.gate.passes(face) and self._has_another_key(face)]
+        passed = [face for face in pasted if self.gate.passes(face)]
+        turned_back = [face for face in pasted if face not in passed and self._has_another_key(face)]
+        return turned_back + [face for face in passed if not self._may_stay(face)]
+
+    def _may_stay(self, face: FaceAtWork) -> bool:
+        """Settle the carrier of a face that passed, the first of its subject; False where another has been settled meanwhile, on
+        which the face begins again.
+        """
+        subject = face.picture.task.subject
+        if face.pseudonym is None or face.pseudonym.number is not None or subject is None or self.pseudonyms is None:
+            return True
+        number = self.pseudonyms.settle(subject, face.carrier_number)
+        if number != face.carrier_number:
+            face.go_over_to(number)
+            return False
+        face.pseudonym = replace(face.pseudonym, number=number)
+        return True
 
     def _has_another_key(self, face: FaceAtWork) -> bool:
         """Begin a face's next attempt, or fail its picture."""

@@ -12,7 +12,8 @@ class FaceGeometry:
     """Where one anonymized face lies and which attempt made it.
 
     box: (x0, y0, x1, y1) in picture pixels. affine: (2, 3) row-major, picture pixel -> crop pixel. scale: what the keyed
-    transform divided out of its input (1.0 for transforms that do not scale).
+    transform divided out of its input (1.0 for transforms that do not scale). carrier_key: 32 secret bytes of the carrier that it
+    rides on; None where it has none.
     """
 
     index: int
@@ -21,13 +22,14 @@ class FaceGeometry:
     affine: tuple[float, float, float, float, float, float]
     scale: float
     mask: PictureMask
+    carrier_key: bytes | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
 class PictureKey:
     """The content of a key record. `image_key` (32 bytes) never shows in a repr.
 
-    inversion, grid: as in `Procedure`; the defaults are what records of version 1, which do not say, were made with.
+    inversion, grid, payload_share: as in `Procedure`; the defaults are what older records, which do not say, were made with.
     """
 
     image_key: bytes = field(repr=False)
@@ -44,6 +46,7 @@ class PictureKey:
     sidecar_sha256: str
     inversion: str = "ddim"
     grid: tuple[int, ...] = ()
+    payload_share: float = 1.0
 
     @property
     def procedure(self) -> Procedure:
@@ -52,8 +55,9 @@ class PictureKey:
         """
         older = self.method == "paper" and not is_of_paper(self.grid)
         method = "paper-inpaint" if older else self.method
-        return Procedure(method, self.transform, self.inversion, self.steps, self.grid)
+        share = self.payload_share
+        return Procedure(method, self.transform, self.inversion, self.steps, self.grid, payload_share=share)
 
     def face_key(self, face: FaceGeometry) -> bytes:
         """The 32-byte key that made this face."""
-        return face_key(self.image_key, face.index, face.attempt, self.transform)
+        return face_key(self.image_key, face.index, face.attempt, self.transform, face.carrier_key)

@@ -3,7 +3,7 @@ nothing of it shows in a repr.
 """
 
 import uuid
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ from keyanon_core.methods.exact import Walker
 from keyanon_core.pictures.crops import AlignedFace, Crop
 from keyanon_core.pictures.key import FaceGeometry
 from keyanon_core.pictures.settings import PictureTask
+from keyanon_core.pseudonyms import MAX_CARRIERS, Pseudonym, carrier_key
 
 BESIDE = 33  # px: a pixel shares a JPEG's block with one that is at most so far away, or lies beside such a block
 
@@ -31,7 +32,7 @@ class FaceAtWork:
     latents: of the crop and of its surroundings, (C, h, w) float64 each; None until they are needed.
     latent (C, h, w) float64 as it is stored, scale: what the attempt made, for sidecar and record. noise (C, h, w) float64: the
     inversion's, it serves the next attempt. walker: how far the present attempt has come. distance: the recognizer's, from the
-    source; NaN until it is measured.
+    source; NaN until it is measured. pseudonym: its subject's, where the face stands for one.
     """
 
     aligned: AlignedFace
@@ -48,6 +49,7 @@ class FaceAtWork:
     walker: Walker | None = None
     distance: float = float("nan")
     source_embedding: npt.NDArray[np.float32] | None = None
+    pseudonym: Pseudonym | None = None
 
     @property
     def keys_tried(self) -> int:
@@ -96,20 +98,39 @@ class FaceAtWork:
                 bits &= ~face.mask.crop((left, top, right, bottom))
         return PictureMask((left, top, right, bottom), bits | self.mask.crop((left, top, right, bottom))).trimmed()
 
+    @property
+    def carrier_number(self) -> int:
+        """Which of its subject's carriers this face is on: the settled one, else one after another with its keys."""
+        settled = None if self.pseudonym is None else self.pseudonym.number
+        return (self.keys_tried - 1) % MAX_CARRIERS if settled is None else settled
+
+    @property
+    def carrier_key(self) -> bytes | None:
+        """That carrier's key of 32 bytes; None where the face stands for no subject."""
+        return None if self.pseudonym is None else carrier_key(self.pseudonym.secret, self.carrier_number)
+
     def key(self, transform: str) -> bytes:
         """The 32-byte key of this face's present attempt."""
-        return face_key(self.picture.image_key, self.index, self.attempt, transform)
+        return face_key(self.picture.image_key, self.index, self.attempt, transform, self.carrier_key)
 
     def geometry(self) -> FaceGeometry:
         """What the key record says of this face."""
         x0, y0, x1, y1 = (float(v) for v in self.detected.box)
         a, b, c, d, e, f = (float(v) for v in self.affine.ravel())
-        return FaceGeometry(self.index, self.attempt, (x0, y0, x1, y1), (a, b, c, d, e, f), self.scale, self.restored)
+        box, affine = (x0, y0, x1, y1), (a, b, c, d, e, f)
+        return FaceGeometry(self.index, self.attempt, box, affine, self.scale, self.restored, self.carrier_key)
 
     def next_key(self) -> None:
         """Another attempt at the same crop."""
         self.attempt += 1
         self.latent, self.walker, self.distance = None, None, float("nan")
+
+    def go_over_to(self, number: int) -> None:
+        """Stand on a subject's settled carrier, under the next key."""
+        assert self.pseudonym is not None, "a face that stands for no subject has no carrier"
+        self.pseudonym = replace(self.pseudonym, number=number)
+        self.next_key()
+        self.first_attempt = self.attempt
 
     def start_again(self, aligned: AlignedFace) -> None:
         """Another crop of the same face, under the next key."""

@@ -166,6 +166,7 @@ class PictureRecoverer:
             [key.face_key(face) for face in faces],
             torch.tensor([face.scale for face in faces], dtype=torch.float64),
             procedure,
+            carrier_keys=[face.carrier_key for face in faces],
         )
         shown = decode(prior, done.latent, procedure).clamp(-1, 1).cpu().numpy()
         found = [] if done.keyed_noise is None else zip(done.keyed_noise.cpu().double(), mask.cpu(), strict=True)

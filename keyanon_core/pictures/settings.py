@@ -1,5 +1,6 @@
 """How pictures are anonymized: the settings of one run, and what goes in and comes out for each picture."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, get_args
@@ -26,17 +27,24 @@ DEFAULT_FIDELITY: Fidelity = "latent"
 
 SIDECAR_BITS_LIMITS = (10.0, 16.0)  # below, a face comes back at less than 50 dB
 DEFAULT_SIDECAR_BITS = 11.5  # 60 dB in 32 KB of the embedded prior's crop (`benchmarks/recovery.py`)
+DEFAULT_PAYLOAD_SHARE = 0.2  # of faces on a carrier: one person's pictures show one face (`benchmarks/pseudonyms.py`)
 DEFAULT_GATE_THRESHOLD = 0.935  # of the distance that strangers have from a source
 DEFAULT_MAX_ATTEMPTS = 32  # keys tried for one face before its picture is quarantined
 DEFAULT_CHECK_EVERY = 1000  # faces; the first one and then one in so many are restored before they are published
 DEFAULT_FACE_BATCH = 8  # faces in one denoiser call
 
 
+def chosen_sidecar_bits(payload_share: float) -> float:
+    """Those of a run that asks for none: what rides on a carrier is stored finer by as much as its share is smaller."""
+    return min(DEFAULT_SIDECAR_BITS - math.log2(payload_share), SIDECAR_BITS_LIMITS[1])
+
+
 @dataclass(frozen=True)
 class AnonymizeSettings:
     """The algorithm's settings.
 
-    method, transform, inversion, steps: see `Procedure`. transform "", inversion "" and steps 0 are chosen.
+    method, transform, inversion, steps: see `Procedure`. transform "", inversion "", steps and sidecar_bits 0 are chosen.
+    payload_share: below 1, a picture's subject gets a face of its own, see `pseudonyms`; the source's share in its noise.
     fidelity: `auto` is decided picture by picture: `image` where the picture alone brings its faces back, else `latent`.
     sidecar_bits: how finely a sidecar holds a face: bits of a latent's range from -1 to 1, whole or not; each costs 6 dB.
     gate_threshold: see `gate`; the least distance of a face from its source, as a share of the one that strangers have.
@@ -49,7 +57,8 @@ class AnonymizeSettings:
     inversion: str = ""
     steps: int = 0
     fidelity: str = DEFAULT_FIDELITY
-    sidecar_bits: float = DEFAULT_SIDECAR_BITS
+    payload_share: float = 1.0
+    sidecar_bits: float = 0.0
     regions: frozenset[str] = DEFAULT_REGIONS
     faces: FaceChoice = "detect"
     reversible: bool = True
@@ -70,6 +79,8 @@ class AnonymizeSettings:
         for name in ("max_attempts", "check_every", "face_batch", "max_pixels"):
             if getattr(self, name) < 1:
                 raise KeyanonError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if not self.sidecar_bits:
+            object.__setattr__(self, "sidecar_bits", chosen_sidecar_bits(self.payload_share))
         least, most = SIDECAR_BITS_LIMITS
         if not least <= self.sidecar_bits <= most:
             raise KeyanonError(f"sidecar_bits must be from {least:g} to {most:g}, not {self.sidecar_bits}")
@@ -78,13 +89,20 @@ class AnonymizeSettings:
                 "fidelity image recovers from the picture alone, which a JPEG does not hold well enough; choose output format "
                 f"png or webp instead of {self.output_format}"
             )
+        if self.reversible and self.payload_share < 1 and self.fidelity in ("image", "auto"):
+            raise KeyanonError(
+                f"fidelity {self.fidelity} reads a face from the picture, which holds too little of one that rides on a carrier; "
+                "choose latent or lossless"
+            )
         if self.reversible and self.fidelity == "auto" and self.method != "exact":
             raise KeyanonError(
                 f"fidelity auto is for faces that come back nearly exactly, which those of method {self.method} never do; choose "
                 "latent"
             )
         try:
-            procedure = Procedure(self.method, self.transform, self.inversion, self.steps)
+            procedure = Procedure(
+                self.method, self.transform, self.inversion, self.steps, payload_share=self.payload_share
+            )
         except ValueError as error:
             raise KeyanonError(str(error)) from error
         for name in ("transform", "inversion", "steps"):
@@ -93,7 +111,8 @@ class AnonymizeSettings:
     @property
     def procedure(self) -> Procedure:
         """How each face is made, but for the noise in one that its picture alone will hold."""
-        return Procedure(self.method, self.transform, self.inversion, self.steps)
+        share = self.payload_share
+        return Procedure(self.method, self.transform, self.inversion, self.steps, payload_share=share)
 
     def procedure_at(self, fidelity: str) -> Procedure:
         """How a face is made that is to come back at a fidelity, one but `auto`."""
@@ -121,7 +140,8 @@ class PictureTask:
     """One picture to anonymize.
 
     faces: None lets the anonymizer find them itself. kept: those found that are to be left alone. given: what the user says of
-    the picture. permanent: its key is forgotten, so that nothing restores it.
+    the picture. permanent: its key is forgotten, so that nothing restores it. subject: whose picture it is; None where nobody
+    says.
     """
 
     image_id: str
@@ -130,6 +150,7 @@ class PictureTask:
     kept: list[Face] = field(default_factory=list)
     given: GivenFaces = field(default_factory=GivenFaces)
     permanent: bool = False
+    subject: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)

@@ -11,17 +11,19 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 
 from keyanon_core.errors import WrongKeyError
 from keyanon_core.keys import KeyStream, commitment, face_key, new_image_key, subkey, verify_commitment
+from keyanon_core.pseudonyms import MAX_CARRIERS, carrier_key
 
 IMAGE_KEY = bytes(range(32))
+SECRET = bytes(range(32, 64))  # of a pseudonym
 FACE_KEY_HEX = "95a5311ec91f1655426f1878de329e87f5a2544884af2b74496480b1a5a0395b"
 SUBKEY_HEX = "b9db5880112ee3c6abc18e49b1b285dd5c32b1cd9ff7673a5f24f162d136471adf6e46694660c0812273bdfb2110c3b3"
 COMMITMENT_HEX = "c0389e18a08106faeab7f2bbedd091ffc79427bf1cb2ab652a21fc2cbef5fe52"
 STREAM_HEX = "39fd2b7dd9c5196a8dbd0377b8dc4a498a35d86fbcde6accb2cc7d4cd8ea2492"
 
 
-def hkdf_by_hand(key: bytes, info: bytes, length: int) -> bytes:
+def hkdf_by_hand(key: bytes, info: bytes, length: int, salt: bytes = bytes(32)) -> bytes:
     """RFC 5869 with hmac alone."""
-    pseudorandom = hmac.new(bytes(32), key, hashlib.sha256).digest()
+    pseudorandom = hmac.new(salt, key, hashlib.sha256).digest()
     block, out, counter = b"", b"", 1
     while len(out) < length:
         block = hmac.new(pseudorandom, block + info + bytes([counter]), hashlib.sha256).digest()
@@ -38,6 +40,25 @@ def test_face_key_is_the_committed_vector_and_hkdf_by_hand() -> None:
     derived = face_key(IMAGE_KEY, 2, 1, "rotation")
     assert derived.hex() == FACE_KEY_HEX
     assert derived == hkdf_by_hand(IMAGE_KEY, info, 32)
+
+
+def test_a_face_on_a_carrier_has_a_key_that_commits_to_the_carrier() -> None:
+    info = prefixed(b"keyanon v1 face", struct.pack(">II", 2, 1), b"rotation")
+    carrier = carrier_key(SECRET, 3)
+    assert carrier == hkdf_by_hand(SECRET, prefixed(b"keyanon v1", b"carrier", struct.pack(">I", 3)), 32)
+    on_carrier = face_key(IMAGE_KEY, 2, 1, "rotation", carrier)
+    assert on_carrier == hkdf_by_hand(IMAGE_KEY, info, 32, salt=carrier)
+    with pytest.raises(WrongKeyError, match="its commitment differs"):
+        verify_commitment(
+            face_key(IMAGE_KEY, 2, 1, "rotation", carrier_key(SECRET, 4)), "a", commitment(on_carrier, "a")
+        )
+
+
+@pytest.mark.parametrize("number", [-1, MAX_CARRIERS])
+def test_carriers_are_numbered_from_0_to_31(number: int) -> None:
+    assert len({carrier_key(SECRET, one) for one in range(MAX_CARRIERS)}) == MAX_CARRIERS == 32
+    with pytest.raises(ValueError, match="must lie in"):
+        carrier_key(SECRET, number)
 
 
 def test_subkey_and_commitment_are_the_committed_vectors() -> None:
