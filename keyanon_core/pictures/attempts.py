@@ -162,7 +162,7 @@ class Attempts:
         which the face begins again.
         """
         subject = face.picture.task.subject
-        if face.pseudonym is None or face.pseudonym.number is not None or subject is None or self.pseudonyms is None:
+        if face.pseudonym is None or face.is_settled or subject is None or self.pseudonyms is None:
             return True
         number = self.pseudonyms.settle(subject, face.carrier_number)
         if number != face.carrier_number:
@@ -177,9 +177,8 @@ class Attempts:
             face.next_key()
             return True
         # Neither place nor distance: the reason is published, and both are the source's.
-        face.picture.failure = (
-            f"still_recognizable: face {face.index} resembled its source under {self.settings.max_attempts} keys"
-        )
+        keys = f"{self.settings.max_attempts} keys" + (" on its subject's settled carrier" if face.is_settled else "")
+        face.picture.failure = f"still_recognizable: face {face.index} resembled its source under {keys}"
         return False
 
 

@@ -106,7 +106,9 @@ class AnonymityGate:
         if face.source_embedding is None:
             return math.nan
         strangers = self.recognizer.stranger_distance(face.source_embedding)
-        key, same_person = face.keys_tried - 1, self.recognizer.threshold
+        # The carrier decides nine tenths of how a distance varies: under one that is settled no key holds out for a stranger.
+        key = self.max_attempts - 1 if face.is_settled else face.keys_tried - 1
+        same_person = self.recognizer.threshold
         return asked_distance(self.threshold, key, self.max_attempts, strangers, same_person) - margin * strangers
 
     def _distance(self, face: FaceAtWork, embedding: Embedding | None) -> float:

@@ -99,6 +99,11 @@ class FaceAtWork:
         return PictureMask((left, top, right, bottom), bits | self.mask.crop((left, top, right, bottom))).trimmed()
 
     @property
+    def is_settled(self) -> bool:
+        """Whether it is decided on which of its subject's carriers this face is."""
+        return self.pseudonym is not None and self.pseudonym.number is not None
+
+    @property
     def carrier_number(self) -> int:
         """Which of its subject's carriers this face is on: the settled one, else one after another with its keys."""
         settled = None if self.pseudonym is None else self.pseudonym.number

@@ -14,6 +14,7 @@ from keyanon_core.pictures.gate import EASED, AnonymityGate, asked_distance
 from keyanon_core.pictures.opened import OpenedPicture
 from keyanon_core.pictures.settings import PictureTask
 from keyanon_core.priors import Prior
+from keyanon_core.pseudonyms import Pseudonym
 from tests.keyanon_core.pictures.photographs import STEPS, settings
 
 QUICK = {"steps": 1, "fidelity": "lossless", "gate_threshold": 0.5}
@@ -163,8 +164,15 @@ def test_each_further_key_is_asked_for_less_and_the_second_half_is_not_looked_at
     gate.measure([face])
     assert face.source_embedding is not None
     strangers = models.recognizer.stranger_distance(face.source_embedding)
-    for attempt, eased, early in ((0, 0.0, True), (1, 0.25, True), (2, 0.5, False), (4, 1.0, False)):
-        face.attempt = attempt
+    unsettled, settled = Pseudonym(bytes(32)), Pseudonym(bytes(32), 0)
+    for attempt, pseudonym, eased, early in (
+        (0, None, 0.0, True),
+        (1, None, 0.25, True),
+        (2, unsettled, 0.5, False),
+        (4, None, 1.0, False),
+        (0, settled, 1.0, True),
+    ):
+        face.attempt, face.pseudonym = attempt, pseudonym
         bound = max(0.9 * (1 - (1 - EASED) * eased) * strangers, models.recognizer.threshold)
         face.distance = bound + 1e-6
         assert gate.passes(face)

@@ -117,7 +117,8 @@ def test_a_settled_carrier_stays_whatever_the_gate_says_and_an_unsettled_one_is_
     tried: list[bytes | None] = []
     begin = turned_back.attempts._begin
     turned_back.attempts._begin = lambda batch: (tried.extend(f.carrier_key for f in batch), begin(batch))[1]  # type: ignore[method-assign]
-    turned_back([PictureTask("a", astronaut, subject=SUBJECT)])
+    (result,) = turned_back([PictureTask("a", astronaut, subject=SUBJECT)])
+    assert result.reason.endswith("under 3 keys on its subject's settled carrier")
     assert tried == [carrier_key(pseudonyms.of(SUBJECT).secret, 9)] * 3
 
 
