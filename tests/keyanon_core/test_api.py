@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from skimage.data import astronaut
 
-from keyanon_core.api import Keyanon
+from keyanon_core.api import EphemeralPseudonyms, Keyanon
 from keyanon_core.errors import PictureError
 
 README = Path(__file__).parents[2] / "README.md"
@@ -40,3 +40,13 @@ def test_what_can_not_be_published_is_raised(settings: dict[str, int], reason: s
     with pytest.raises(PictureError) as raised:
         Keyanon(**settings).anonymize(grey.getvalue())
     assert raised.value.reason == reason and str(raised.value)
+
+
+def test_two_pictures_of_one_subject_share_a_carrier_and_one_of_nobody_has_none() -> None:
+    buffer = BytesIO()
+    Image.fromarray(astronaut()).save(buffer, "PNG")
+    keyanon = Keyanon(pseudonyms=EphemeralPseudonyms(), gate_threshold=0.0)
+    done = [keyanon.anonymize(buffer.getvalue(), subject=subject) for subject in ("a", "a", "b", None)]
+    carriers = [one.key.faces[0].carrier_key for one in done if one.key is not None]
+    assert carriers[0] == carriers[1] != carriers[2]
+    assert (len(carriers), carriers[3]) == (4, None)

@@ -30,6 +30,7 @@ from keyanon_core.pictures.stored import known_latent, stored_latent
 from keyanon_core.pictures.way_back import GAIN, IMAGE_PSNR, LATENT_PSNR
 from keyanon_core.priors import Prior, load_prior
 from keyanon_core.procedure import INVERSIONS, METHODS, TRANSFORMS, UNDECLARED_MIN_STEPS
+from keyanon_core.pseudonyms import EphemeralPseudonyms
 from keyanon_core.sidecar import Sidecar
 from tests.keyanon_core.diffusion.tiny_priors import SMOOTH, kl_prior, ldm_prior, pixel_prior
 from tests.keyanon_core.pictures.told_models import Told, face_at, plain_photograph
@@ -124,7 +125,9 @@ def a_source(name: str = "png") -> bytes:
 def run(prior: Prior, source: bytes, **options: Any) -> PictureResult:
     told = Told({1: [face_at(64, 60, 80.0)]}, one=True)
     settings = AnonymizeSettings(gate_threshold=0.0, **options)
-    (result,) = PictureAnonymizer(prior, FaceModels(told, told, told), settings)([PictureTask("a", source)])
+    pseudonyms = EphemeralPseudonyms() if settings.payload_share < 1 else None
+    anonymizer = PictureAnonymizer(prior, FaceModels(told, told, told), settings, pseudonyms)
+    (result,) = anonymizer([PictureTask("a", source, subject="b")])
     assert result.status == "anonymized", result.reason
     return result
 
@@ -194,6 +197,24 @@ def test_every_procedure_fidelity_and_precision_on_every_kind_of_prior(
         return
     came_back, anonymized = comes_back_at(own, result, source, options)
     assert came_back >= (anonymized + GAIN - 1 if isinstance(wanted, str) else wanted)
+
+
+@pytest.mark.parametrize("fidelity", FIDELITIES)
+@pytest.mark.parametrize(("method", "transform", "inversion"), PROCEDURES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_face_on_a_carrier_comes_back_as_well_as_any_or_is_refused(
+    prior: Priors, kind: str, method: str, transform: str, inversion: str, fidelity: str
+) -> None:
+    chosen = {"method": method, "transform": transform, "inversion": inversion, **steps(inversion)}
+    options = {**chosen, "fidelity": fidelity, "output_format": "png", "payload_share": 0.2}
+    if (method, transform) != ("exact", "rotation") or fidelity in ("image", "auto"):
+        with pytest.raises(KeyanonError):
+            AnonymizeSettings(**options)
+        return
+    source, own = a_source(), prior(kind, SMOOTH)
+    result = run(own, source, **options)
+    assert result.key is not None and result.key.faces[0].carrier_key is not None
+    assert comes_back_at(own, result, source, options)[0] >= outcome(kind, method, transform, inversion, fidelity)
 
 
 @pytest.mark.parametrize("fidelity", ["latent", "image"])
