@@ -38,6 +38,7 @@ def to_key_record(
         steps=key.steps,
         inversion=key.inversion,
         grid=key.grid,
+        payload_share=None if key.payload_share == 1 else key.payload_share,
         fidelity=key.fidelity,
         prior_digest=key.prior_digest,
         environment=dict(environment or {}),
@@ -76,10 +77,9 @@ def to_picture_key(record: KeyRecord) -> PictureKey:
 
 
 def _said(record: KeyRecord) -> dict[str, Any]:
-    """How the faces were made, as far as the record says; PictureKey knows how those of version 1 were."""
-    if record.inversion is None or record.grid is None:
-        return {}
-    return {"inversion": record.inversion, "grid": record.grid}
+    """How the faces were made, as far as the record says; PictureKey knows how those of older versions were."""
+    said = {name: getattr(record, name) for name in ("inversion", "grid", "payload_share")}
+    return {name: value for name, value in said.items() if value is not None}
 
 
 def _to_face_record(face: FaceGeometry) -> FaceRecord:
@@ -91,8 +91,11 @@ def _to_face_record(face: FaceGeometry) -> FaceRecord:
         scale=face.scale,
         mask=face.mask.to_bytes(),
         mask_shape=face.mask.bits.shape,
+        carrier_key=face.carrier_key,
     )
 
 
 def _to_geometry(face: FaceRecord) -> FaceGeometry:
-    return FaceGeometry(face.index, face.attempt, face.box, face.affine, face.scale, PictureMask.from_bytes(face.mask))
+    carrier_key = None if face.carrier_key is None else face.carrier_key.get_secret_value()
+    mask = PictureMask.from_bytes(face.mask)
+    return FaceGeometry(face.index, face.attempt, face.box, face.affine, face.scale, mask, carrier_key)

@@ -9,6 +9,7 @@ picture, of which recovery needs the size alone.
 import base64
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,15 @@ def test_a_record_says_how_its_faces_were_made_and_comes_back_with_it() -> None:
     assert (record.version, record.inversion, record.grid) == (2, "none", (1, 300, 949))
     again = KeyRecord.from_canonical_bytes(record.canonical_bytes())
     assert vars(to_picture_key(again)) == made
+
+
+def test_a_record_of_a_face_on_a_carrier_brings_its_key_and_its_share_back() -> None:
+    old = to_picture_key(old_record())
+    faces = (replace(old.faces[0], carrier_key=b"c" * 32), *old.faces[1:])
+    made = {**vars(old), "inversion": "none", "steps": 2, "grid": (1, 300, 949), "faces": faces, "payload_share": 0.2}
+    record = to_key_record(type(old)(**made), run_id="run-1", dataset="photos")
+    assert (record.version, record.payload_share) == (3, 0.2)
+    assert vars(to_picture_key(KeyRecord.from_canonical_bytes(record.canonical_bytes()))) == made
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,52 @@ SECRET = b"\x07secret-secret-secret-secret-\x00\xfe\x80"
 assert len(SECRET) == 32
 
 
+def on_a_carrier(make, secret: bytes = SECRET) -> dict[str, Any]:
+    """What a record of version 3 says beside one of version 2."""
+    face = FaceRecord(**{**vars(make.record().faces[0]), "carrier_key": secret})
+    return {
+        "inversion": "none",
+        "grid": tuple(range(13)),
+        "payload_share": 0.2,
+        "faces": [face, make.record().faces[0]],
+    }
+
+
+def test_a_record_of_a_face_on_a_carrier_is_of_version_3_and_comes_back_exactly(make) -> None:
+    record = make.record(**on_a_carrier(make))
+    again = open_record(seal_record(record, KEY.public_bytes), KEY)
+    assert (record.version, again) == (3, record)
+    carried, plain = again.faces
+    assert carried.carrier_key is not None and carried.carrier_key.get_secret_value() == SECRET
+    assert plain.carrier_key is None
+    document = json.loads(again.canonical_bytes())
+    assert document["payload_share"] == 0.2
+    assert [face["carrier_key"] for face in document["faces"]] == [base64.b64encode(SECRET).decode(), None]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"payload_share": None},
+        {"payload_share": 1.0},
+        {"payload_share": 0.0},
+        {"inversion": None},
+        {"version": 2},
+        {"faces": []},
+        {"payload_share": None, "version": 3},
+    ],
+)
+def test_a_carrier_and_its_share_are_said_together_from_version_3_on(make, changes: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        make.record(**{**on_a_carrier(make), **changes})
+
+
+def test_a_carriers_key_of_another_length_is_refused_and_not_quoted(make) -> None:
+    with pytest.raises(ValidationError, match="carrier_key") as caught:
+        on_a_carrier(make, SECRET + b"x")
+    assert "secret-secret" not in str(caught.value)
+
+
 def test_a_record_comes_back_exactly(make) -> None:
     record = make.record(image_key=SECRET, subject="müller", details={"note": [1, 2.5, None]})
     again = open_record(seal_record(record, KEY.public_bytes), KEY)
@@ -50,9 +96,10 @@ def test_a_record_comes_back_exactly(make) -> None:
 
 
 def test_the_image_key_does_not_show_by_accident(make) -> None:
-    record = make.record(image_key=SECRET)
+    record = make.record(image_key=SECRET, **on_a_carrier(make))
     shown = [
         repr(record),
+        repr(record.faces),
         str(record),
         record.model_dump_json(),
         repr(record.model_dump()),
@@ -61,6 +108,7 @@ def test_the_image_key_does_not_show_by_accident(make) -> None:
     for text in shown:
         assert "secret-secret" not in text
         assert SECRET.hex() not in text
+        assert base64.b64encode(SECRET).decode() not in text
     with pytest.raises(TypeError, match="never pickled"):
         pickle.dumps(record)
 
@@ -359,10 +407,11 @@ TEXTS = st.text('az é"\\\n\u2028😀', max_size=3)
     numbers=st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=11, max_size=11),
     details=st.dictionaries(TEXTS, TEXTS | st.floats(-1, 1) | st.none(), max_size=4),
     offset=st.integers(-14, 14),
-    old=st.booleans(),
+    version=st.sampled_from([1, 2, 3]),
+    share=st.floats(0, 1, exclude_min=True, exclude_max=True),
 )
 def test_the_bytes_of_a_record_are_those_of_its_json_with_sorted_names(
-    make, numbers: list[float], details: dict[str, Any], offset: int, old: bool
+    make, numbers: list[float], details: dict[str, Any], offset: int, version: int, share: float
 ) -> None:
     face = (
         make.record()
@@ -370,9 +419,16 @@ def test_the_bytes_of_a_record_are_those_of_its_json_with_sorted_names(
         .model_copy(update={"box": tuple(numbers[:4]), "affine": tuple(numbers[4:10]), "scale": numbers[10]})
     )
     made_at = datetime(2026, 11, 22, 1, 2, 3, 40, tzinfo=timezone(timedelta(hours=offset)))
-    said = {} if old else {"inversion": "none", "grid": tuple(range(13))}
+    said: dict[str, Any] = {} if version == 1 else {"inversion": "none", "grid": tuple(range(13))}
+    if version == 3:
+        face = FaceRecord(**{**vars(face), "carrier_key": SECRET})
+        said["payload_share"] = share
     record = make.record(faces=[face], details=details, created_at=made_at, environment={"z": "1", "a": "é"}, **said)
-    document = record.model_dump(mode="json", exclude={"inversion", "grid"} if old else None)
+    since = {"inversion": 2, "grid": 2, "payload_share": 3}
+    document = record.model_dump(mode="json", exclude={name for name, first in since.items() if first > version})
+    document["faces"][0].pop("carrier_key")
+    if version == 3:
+        document["faces"][0]["carrier_key"] = base64.b64encode(SECRET).decode()
     document["image_key"] = base64.b64encode(record.image_key.get_secret_value()).decode()
     document["faces"][0]["mask"] = base64.b64encode(face.mask).decode()
     expected = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
