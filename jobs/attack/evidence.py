@@ -207,6 +207,7 @@ def _picture(
         tuple(searched),
         row.faces,
         {name: float(value) for name, value in fields.items() if math.isfinite(value)},
+        read.subject,
     )
 
 

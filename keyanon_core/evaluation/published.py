@@ -13,7 +13,8 @@ class PublishedPicture:
     """source, shown: (H, W, 3) uint8, before and after. sidecar: None where none was written.
 
     faces: those of the source, outlined and cut as the run does it. searched: what another search of the source finds.
-    listed: faces that the run says it anonymized. fields: every number that was published of it, by name.
+    listed: faces that the run says it anonymized. fields: every number that was published of it, by name. subject: whose picture
+    it is said to be.
     """
 
     image_id: str
@@ -24,3 +25,4 @@ class PublishedPicture:
     searched: tuple[Face, ...] = field(repr=False)
     listed: int
     fields: Mapping[str, float] = field(default_factory=dict)
+    subject: str | None = field(default=None, repr=False)

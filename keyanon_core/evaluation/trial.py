@@ -96,6 +96,11 @@ class Trial:
         """The id of the picture that a face is in; its number where there is none."""
         return self.pictures[self.origins[face]].image_id if self.origins else f"face {face}"
 
+    def whom(self, face: int) -> str:
+        """Whose picture a face is in; where nobody says, the picture's id."""
+        subject = self.pictures[self.origins[face]].subject if self.origins else None
+        return self.named(face) if subject is None else subject
+
     @property
     def target_rms(self) -> float:
         """Rms of the noise that faces are made from, where the transform scales."""

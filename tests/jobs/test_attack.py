@@ -120,6 +120,7 @@ def test_of_a_person_whom_the_run_knows_one_picture_is_attacked(finished: Path) 
     store = open_store(finished / "out")
     found = gather(config, store, load_face_models(), load_prior(), 8, lambda text: None)
     assert [one.image_id[0] for one in found.pictures] == ["0", "1", "5", "6", "7"] and not found.left_out
+    assert [one.subject for one in found.pictures] == ["person 0", "person 1", None, None, None]
     for one in found.pictures:
         assert {PICTURE_BYTES, SIDECAR_BYTES} < one.fields.keys(), "what is published may be a fingerprint"
         (face,), (seen, *_) = one.faces, one.searched

@@ -5,6 +5,7 @@ from typing import Final
 from keyanon_core.evaluation.attacks import (
     attributes,
     brute_force,
+    carriers,
     climbing,
     detection,
     fields,
@@ -39,6 +40,7 @@ _FAMILIES: Final = (
     tampering,
     gate,
     missed,
+    carriers,
 )
 ATTACKS: Final[tuple[Attack, ...]] = tuple(
     sorted((attack for family in _FAMILIES for attack in family.ATTACKS), key=lambda attack: attack.number)

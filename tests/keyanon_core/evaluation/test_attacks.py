@@ -10,7 +10,16 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from keyanon_core.evaluation.attacks import ATTACKS, NotTriedError, Outcome, brute_force, climbing, missed, near_keys
+from keyanon_core.evaluation.attacks import (
+    ATTACKS,
+    NotTriedError,
+    Outcome,
+    brute_force,
+    carriers,
+    climbing,
+    missed,
+    near_keys,
+)
 from keyanon_core.evaluation.attacks.outcome import LOOKS, linked, measured, own_rank
 from keyanon_core.evaluation.attacks.vectors import cosines
 from keyanon_core.evaluation.published import PublishedPicture
@@ -24,6 +33,7 @@ from keyanon_core.pictures.crops import AlignedFace, Crop
 from keyanon_core.pictures.stored import levels_of, rounded
 from keyanon_core.priors import Prior, load_prior
 from keyanon_core.procedure import Procedure
+from keyanon_core.pseudonyms import carrier_key
 from keyanon_core.sidecar import Sidecar, SidecarFace, seal_source
 from keyanon_core.transforms import SignFlip, keyed_transform
 from tests.keyanon_core.diffusion.tiny_priors import ldm_prior
@@ -72,6 +82,18 @@ def sound(prior: Prior, models: FaceModels, drawn: tuple[Stack, npt.NDArray[np.b
     )  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def riding(sound: Trial) -> Trial:
+    """The same faces on carriers, each on its own."""
+    return on_carriers(sound, carriers.fresh(sound, np.random.default_rng(7)))
+
+
+def on_carriers(sound: Trial, keys: list[bytes]) -> Trial:
+    shared = replace(sound, procedure=Procedure(payload_share=0.2))
+    noise = carriers.on_carriers(shared, sound.published.noise.reshape(N, -1), keys)
+    return with_noise(shared, noise.reshape(sound.published.noise.shape))
+
+
 def turned(
     sources: Stack, masks: npt.NDArray[np.bool_], keys: list[bytes], temperature: float = 0.95
 ) -> tuple[Stack, npt.NDArray[np.float64]]:
@@ -94,7 +116,7 @@ def with_noise(trial: Trial, noise: Stack) -> Trial:
 
 
 def test_no_attack_wins_on_sound_faces_and_every_one_would_on_a_weakness(
-    sound: Trial, monkeypatch: pytest.MonkeyPatch
+    sound: Trial, riding: Trial, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(brute_force, "SEED_BITS", 8)  # of 16, one by one, takes seconds, and has a test of its own
     monkeypatch.setattr(climbing, "STEPS", 2)
@@ -102,7 +124,7 @@ def test_no_attack_wins_on_sound_faces_and_every_one_would_on_a_weakness(
     needs_more = set()  # pictures, or masks of one size
     for attack in ATTACKS:
         try:
-            outcome = attack.run(sound, np.random.default_rng(1))
+            outcome = attack.run(sound if attack not in carriers.ATTACKS else riding, np.random.default_rng(1))
         except NotTriedError:
             needs_more.add(attack.name)
             continue
@@ -248,6 +270,22 @@ def test_keys_of_few_bits_are_guessed_from_the_sidecars(sound: Trial, monkeypatc
 
     outcome = tried(with_pictures(sound, weak), "brute force of short seeds")
     assert outcome.measured.wins and "little-endian" in outcome.sentence
+
+
+def test_carriers_made_of_names_are_guessed_and_those_of_two_people_are_told_to_be_one(
+    sound: Trial, riding: Trial
+) -> None:
+    named = with_pictures(sound, lambda at: published(sound, at, subject=f"person {at}"))
+    weak = [carrier_key(carriers.GUESSES["SHA-256 of the name"](f"person {at}"), 3) for at in range(N)]
+    guessed = tried(on_carriers(named, weak), "guessed names")
+    assert guessed.measured.wins and "made of names alone" in guessed.sentence
+    assert not tried(on_carriers(sound, weak), "guessed names").measured.wins  # who has other names
+    keys = carriers.fresh(sound, np.random.default_rng(8))
+    shared = tried(on_carriers(named, [*keys[:-1], keys[0]]), "carriers shared by people")
+    assert shared.measured.wins and shared.details == {"carriers shared by": f"0.png, {N - 1}.png"}
+    with pytest.raises(NotTriedError, match="not consistent"):
+        tried(sound, "guessed names")
+    assert not tried(riding, "gallery linkage by sorted magnitudes, from the sidecar").measured.wins
 
 
 def test_a_key_that_encrypted_two_sources_is_found_in_their_sidecars(sound: Trial) -> None:
