@@ -28,6 +28,9 @@ SEALED: Final = "keyanon_sealed"  # the key record, sealed to the keystore
 OUTPUT: Final = "keyanon_output"  # the anonymized picture's file
 SIDECAR: Final = "keyanon_sidecar"
 FIDELITY: Final = "keyanon_fidelity"  # how the picture's faces come back
+PSEUDONYM: Final = (
+    "keyanon_pseudonym"  # whether a subject's pseudonym decided its largest face; null without pseudonyms
+)
 SOURCE_HMAC: Final = "keyanon_source_hmac"  # names the source for holders of the image key alone
 OUTPUT_SHA256: Final = "keyanon_output_sha256"
 FACE_COUNT: Final = "keyanon_face_count"
@@ -64,6 +67,7 @@ RESULT_SCHEMA: Final = pa.schema(
         (FACE_COUNT, pa.int32()),
         (KEPT_COUNT, pa.int32()),
         (PERMANENT, pa.bool_()),
+        (PSEUDONYM, pa.bool_()),
         (VERSION, pa.int32()),
     ]
 )
@@ -85,9 +89,12 @@ SHARD_SCHEMA: Final = pa.schema(
         ("permanent", pa.bool_()),
         ("fidelity", pa.string()),
         ("source_version", pa.int32()),
+        ("pseudonym", pa.bool_()),
     ]
 )
-ADDED_LATER: Final = frozenset({"fidelity", "source_version"})  # of which shards of earlier versions lack some: null
+ADDED_LATER: Final = frozenset(
+    {"fidelity", "source_version", "pseudonym"}
+)  # of which shards of earlier versions lack some: null
 
 
 def passthrough(table: pa.Table) -> pa.Table:

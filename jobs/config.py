@@ -22,11 +22,13 @@ from keyanon_core.pictures.settings import (
     DEFAULT_FIDELITY,
     DEFAULT_GATE_THRESHOLD,
     DEFAULT_MAX_ATTEMPTS,
+    DEFAULT_PAYLOAD_SHARE,
     DEFAULT_SIDECAR_BITS,
     SIDECAR_BITS_LIMITS,
     AnonymizeSettings,
     Fidelity,
     OutputFormat,
+    chosen_sidecar_bits,
 )
 from keyanon_core.procedure import (
     DEFAULT_METHOD,
@@ -34,6 +36,7 @@ from keyanon_core.procedure import (
     EMBEDDED,
     EMBEDDED_CONDITIONING,
     INVERSIONS,
+    MIN_PAYLOAD_SHARE,
     Inversion,
     Method,
     Transform,
@@ -45,6 +48,7 @@ from keystore.crypto.canonical import canonical_json
 
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # also where a path has swallowed one of its slashes
 
+MAX_PAYLOAD_SHARE: Final = 0.95  # above, the carrier would decide nothing
 DEFAULT_START_SECONDS: Final = 900.0  # for a machine that joins, its image, and what a process loads
 
 # Settings that change where and how fast a run works, and none of its results: a run may be resumed with others.
@@ -119,6 +123,16 @@ class AnonymizeConfig(InputConfig):
     keep_column: str | None = None
     permanent_column: str | None = Field(default=None, description="true: the row's key is made and forgotten")
 
+    pseudonyms: Literal["none", "consistent"] = Field(
+        default="none", description="consistent: the pictures of a subject show one new face, in later runs too"
+    )
+    payload_share: float | None = Field(
+        default=None,
+        ge=MIN_PAYLOAD_SHARE,
+        le=MAX_PAYLOAD_SHARE,
+        description="of the source in the noise of a face that its subject's pseudonym decides; None without pseudonyms",
+    )
+
     # The algorithm
     prior: str = Field(default=EMBEDDED, description="'embedded', directory or hub id in diffusers format")
     method: Method = DEFAULT_METHOD
@@ -138,7 +152,7 @@ class AnonymizeConfig(InputConfig):
         default=DEFAULT_SIDECAR_BITS,
         ge=SIDECAR_BITS_LIMITS[0],
         le=SIDECAR_BITS_LIMITS[1],
-        description="each costs 6 dB of what comes back from a sidecar",
+        description="each costs 6 dB of what comes back from a sidecar; more with pseudonyms",
     )
     regions: frozenset[str] = Field(default=DEFAULT_REGIONS, min_length=1)
     face_models: Literal["embedded", "facexlib"] = "embedded"
@@ -226,6 +240,19 @@ class AnonymizeConfig(InputConfig):
         steps = chosen_steps(method, inversion if inversion in INVERSIONS else "none")
         return {"steps": steps, **values, "transform": transform, "inversion": inversion}
 
+    @model_validator(mode="before")
+    @classmethod
+    def _share_is_chosen(cls, values: Any) -> Any:
+        """What rides on a pseudonym is stored finer, unless another fineness is asked for."""
+        if not isinstance(values, dict) or values.get("pseudonyms") != "consistent":
+            return values
+        share = values.get("payload_share")
+        share = DEFAULT_PAYLOAD_SHARE if share is None else share
+        chosen = {"payload_share": share}
+        if isinstance(share, int | float) and share > 0:
+            chosen["sidecar_bits"] = chosen_sidecar_bits(share)
+        return {**chosen, **values, "payload_share": share}
+
     @model_validator(mode="after")
     def _settings_fit_each_other(self) -> Self:
         try:
@@ -262,6 +289,30 @@ class AnonymizeConfig(InputConfig):
         if self.keys == "discard" and any(asked.values()):
             useless = ", ".join(name for name, is_set in asked.items() if is_set)
             raise ValueError(f"keys discard keeps no key and restores nothing; leave out {useless}")
+        return self
+
+    @model_validator(mode="after")
+    def _pseudonyms_have_subjects_and_a_keeper(self) -> Self:
+        if self.pseudonyms == "none":
+            if self.payload_share is not None:
+                raise ValueError("payload_share is of pseudonyms consistent; leave it out, or ask for them")
+            return self
+        if self.subjects is None and self.subject_column is None:
+            raise ValueError(
+                "pseudonyms consistent gives each subject one face; say whose picture each is: subject_column of Parquet, "
+                "subjects (a CSV file of file,subject) beside a folder or tar shards"
+            )
+        if self.keys == "discard":
+            raise ValueError(
+                "pseudonyms consistent are kept by a keystore, and keys discard has none; give a keystore, and a "
+                "permanent_column for rows whose keys are to be forgotten"
+            )
+        if self.inbox is not None and not is_service(self.inbox):
+            raise ValueError(
+                f"pseudonyms consistent are asked of the keystore while the run goes on, and the inbox {self.inbox} answers "
+                "nothing; give its service, inbox https://host:port, with a token_file of the role pseudonyms (`keyanon keystore "
+                "token issue --role pseudonyms --dataset NAME`), or keystore"
+            )
         return self
 
     @model_validator(mode="after")
@@ -304,6 +355,7 @@ class AnonymizeConfig(InputConfig):
             inversion=self.inversion,
             steps=self.steps,
             fidelity=self.fidelity,
+            payload_share=1.0 if self.payload_share is None else self.payload_share,
             sidecar_bits=self.sidecar_bits,
             regions=self.regions,
             faces=self.faces,

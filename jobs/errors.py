@@ -12,6 +12,14 @@ class MachineError(JobError):
     may be run again."""
 
 
+class UnansweredError(MachineError):
+    """Who keeps a run's pseudonyms did not answer, however often asked: another process would wait as long for the same."""
+
+
+class PseudonymsRefusedError(JobError):
+    """Who keeps a run's pseudonyms refuses them: no row is to blame, and to ask again would not mend it."""
+
+
 class DefectError(JobError):
     """A worker met an error that nobody raised on purpose and that no row is to blame for."""
 

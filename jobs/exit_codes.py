@@ -8,7 +8,15 @@ the user is invited to retry"), which batch systems and their users know, and wh
 
 from enum import IntEnum
 
-from jobs.errors import ConfigError, DefectError, KeysWaitingError, LeaseError, MachineError, TooManyQuarantinedError
+from jobs.errors import (
+    ConfigError,
+    DefectError,
+    KeysWaitingError,
+    LeaseError,
+    MachineError,
+    PseudonymsRefusedError,
+    TooManyQuarantinedError,
+)
 from keyanon_core.errors import ConvergenceError, KeyanonError, NotReversibleError, SidecarError, WrongKeyError
 from keystore.errors import (
     AuditError,
@@ -60,6 +68,7 @@ _CODE_OF_ERROR: tuple[tuple[type[BaseException], ExitCode], ...] = (  # first ma
     (ConvergenceError, ExitCode.NOT_CONVERGED),
     (NotReversibleError, ExitCode.NOT_CONVERGED),
     (ConfigError, ExitCode.USAGE),
+    (PseudonymsRefusedError, ExitCode.REFUSED),
     (MachineError, ExitCode.TRY_AGAIN),
     (LeaseError, ExitCode.TRY_AGAIN),
     (KeysWaitingError, ExitCode.TRY_AGAIN),

@@ -12,7 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
-from jobs.errors import MachineError
+from jobs.errors import MachineError, PseudonymsRefusedError
 from keyanon_core.errors import DeviceError, FaceModelError, KeyanonError, NotReversibleError, PictureError, PriorError
 
 logger = logging.getLogger("keyanon.stages")
@@ -26,7 +26,7 @@ class FaultKind(StrEnum):
     RUN = "run"
 
 
-OF_THE_RUN: Final = (PriorError, DeviceError, FaceModelError, NotReversibleError)
+OF_THE_RUN: Final = (PriorError, DeviceError, FaceModelError, NotReversibleError, PseudonymsRefusedError)
 # By name, because this module is read by processes that never load torch.
 _MACHINE_TYPES: Final = frozenset({"OutOfMemoryError", "AcceleratorError"})
 _MEMORY_TYPES: Final = frozenset({"OutOfMemoryError"})

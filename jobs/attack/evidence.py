@@ -118,6 +118,7 @@ def trial_of(
         read_back=np.stack([one.read_back for one in chosen]),
         pictures=evidence.pictures,
         origins=[one.picture for one in chosen],
+        carried=[bool(config.payload_share) and evidence.pictures[one.picture].subject is not None for one in chosen],
         note=note,
     )
 

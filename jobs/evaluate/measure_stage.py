@@ -112,7 +112,7 @@ class MeasurePictures:
             treated, beside = _treated(source, masks)
             versions, stored = versions | treated, stored | beside
             if self._rehearse is not None:
-                again = self._rehearse(encoded, forms=row[ROW] in self._formed)
+                again = self._rehearse(encoded, subject=row[SUBJECT], forms=row[ROW] in self._formed)
                 versions |= again.versions
                 missing |= again.missing
                 stored |= again.stored_bytes

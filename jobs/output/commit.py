@@ -41,7 +41,25 @@ _COLUMNS: Final = [
     "kept",
     "permanent",
     "fidelity",
+    "pseudonym",
 ]
+
+
+@dataclass
+class PseudonymCounts:
+    """Anonymized pictures of a run with pseudonyms; all 0 of another. shown: whose largest face is its subject's pseudonym.
+    several: of them, those with further faces, which have none. without: of which nobody said a subject."""
+
+    shown: int = 0
+    several: int = 0
+    without: int = 0
+
+    def add(self, anonymized: pa.Table) -> None:
+        said = anonymized.column("pseudonym")
+        shown = pc.fill_null(said, False)
+        self.shown += _true(shown)
+        self.several += _true(pc.and_(shown, pc.greater(anonymized.column("faces"), 1)))
+        self.without += _true(pc.fill_null(pc.invert(said), False))
 
 
 @dataclass
@@ -57,6 +75,7 @@ class Tally:
     faces: int = 0
     fresh_faces: int = 0
     kept_faces: int = 0
+    pseudonyms: PseudonymCounts = field(default_factory=PseudonymCounts)
     keyed: Counter[KeyShard] = field(default_factory=Counter)
     bytes_of: dict[str, int] = field(default_factory=dict)
 
@@ -81,8 +100,13 @@ class Tally:
             )
         faces = table.column("faces").filter(done)
         self.faces += pc.sum(faces, min_count=0).as_py()
+        self.pseudonyms.add(table.filter(done))
         made = pc.and_(done, pa.chunked_array([pa.array(fresh)]))
         self.fresh_faces += pc.sum(table.column("faces").filter(made), min_count=0).as_py()
+
+
+def _true(column: pa.ChunkedArray) -> int:
+    return int(pc.sum(column, min_count=0).as_py())
 
 
 def _counted(column: pa.ChunkedArray) -> dict[str, int]:

@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import ClassVar, Final, Protocol, TypeAlias
 
-from jobs.errors import CommitError, KeysWaitingError, MachineError
+from jobs.errors import CommitError, ConfigError, KeysWaitingError, MachineError
 from jobs.output.row_shards import KeyShard
 from keystore.door import IngestDoor
 from keystore.errors import PassingError, TamperedError
@@ -45,6 +45,16 @@ class KeyInbox:
             return KeyShard(name, self.door.hand_in(self.run_id, name, sealed))
 
 
+class PseudonymDoor(Protocol):
+    """Where the pseudonyms of a data set are asked for. It travels to the workers, and holds no secret."""
+
+    def secrets(self, subjects: Collection[str]) -> dict[str, tuple[bytes, int | None]]:
+        """Of each subject its secret, made at the first ask, and the number of its settled carrier. Raises KeystoreError."""
+
+    def settle(self, subject: str, number: int) -> int:
+        """Settle a subject's carrier unless one is settled already; the number that holds. Raises KeystoreError."""
+
+
 class KeyHolder(ABC):
     """Where the keys of a run go. receipts: whether it says by them what it has taken in. warnings: for the run's report."""
 
@@ -59,6 +69,10 @@ class KeyHolder(ABC):
     @abstractmethod
     def begin(self, run_id: str, dataset: str) -> KeyInbox:
         """What workers hand keys in at. Raises KeystoreError, MachineError."""
+
+    def pseudonyms(self, dataset: str) -> PseudonymDoor:
+        """Where workers ask for the pseudonyms of a data set. Raises ConfigError: nowhere; KeystoreError, MachineError."""
+        raise ConfigError(f"{self} keeps no pseudonyms; leave pseudonyms consistent out")
 
     @abstractmethod
     def published(self, run_id: str, shard: KeyShard) -> None:

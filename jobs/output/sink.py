@@ -24,6 +24,7 @@ from jobs.blocks import (
     OUTPUT,
     OUTPUT_SHA256,
     PERMANENT,
+    PSEUDONYM,
     REASON,
     RECORD_ID,
     RESULT_SCHEMA,
@@ -140,6 +141,7 @@ def shard_table(layout: OutputLayout, table: pa.Table, results: list[dict[str, A
         "permanent": [bool(row[PERMANENT]) for row in results],
         "fidelity": [row[FIDELITY] for row in results],
         "source_version": [row[VERSION] for row in results],
+        "pseudonym": [row[PSEUDONYM] for row in results],
     }
     own: dict[str, Any] = {}
     fields: list[pa.Field] = []

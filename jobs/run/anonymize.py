@@ -7,7 +7,7 @@ it.
 
 import time
 import uuid
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from typing import Final
 
@@ -19,7 +19,7 @@ from jobs.config import AnonymizeConfig
 from jobs.errors import KeysWaitingError
 from jobs.output.commit import Tally, complete
 from jobs.output.failure_rate import FailureRate
-from jobs.output.keys import KeyHolder
+from jobs.output.keys import KeyHolder, PseudonymDoor
 from jobs.output.layout import REPORT, OutputLayout
 from jobs.output.manifest import WAITING, Manifest, read_existing
 from jobs.output.numbering import Numbering
@@ -239,6 +239,7 @@ def _stages(
             "compute": Compute(placement.device, placement.threads, config.precision, config.compile),
             "expected_prior": attempt.manifest.prior_digest,
             "monitor": monitor,
+            "pseudonyms": _pseudonyms_of(attempt),
         },
         batch_size=None,
         batch_format="pyarrow",
@@ -249,6 +250,14 @@ def _stages(
         max_restarts=PROCESS_RESTARTS,
         udf_modifying_row_count=False,
     )
+
+
+def _pseudonyms_of(attempt: Attempt) -> PseudonymDoor | None:
+    """Where workers ask for the pseudonyms of the run's data set; None of a run without."""
+    config, keys = attempt.config, attempt.keys
+    if config.pseudonyms == "none" or keys is None:
+        return None
+    return keys.pseudonyms(config.dataset)
 
 
 def _finders(config: AnonymizeConfig, workers: Pool, cpus: float) -> Pool:
@@ -317,4 +326,6 @@ def _report(
         procedure=str(attempt.config.settings().procedure),
         fidelities=dict(sorted(tally.fidelities.items())),
         gone_rows=len(attempt.rows.gone),
+        subjects=found.subjects,
+        pseudonyms=asdict(tally.pseudonyms) if attempt.config.pseudonyms == "consistent" else {},
     )

@@ -29,6 +29,7 @@ from jobs.blocks import (
     OUTPUT,
     OUTPUT_SHA256,
     PERMANENT,
+    PSEUDONYM,
     REASON,
     RECORD_ID,
     ROW,
@@ -40,10 +41,12 @@ from jobs.blocks import (
     with_results,
 )
 from jobs.faults import FaultKind, kind_of, reason_of
+from jobs.output.keys import PseudonymDoor
 from jobs.run.detect_stage import FaceModelChoice
 from jobs.run.key_records import to_key_record
 from jobs.run.measures import device_here
 from jobs.run.progress import ANONYMIZING_STAGE, Monitor
+from jobs.run.pseudonyms import AskedPseudonyms
 from jobs.run.rows_in_hand import RowsInHand
 from keyanon_core.faces import FaceModels
 from keyanon_core.faces.detection import Face
@@ -98,8 +101,10 @@ class AnonymizeFaces:
         compute: Compute,
         expected_prior: str | None,
         monitor: Monitor,
+        pseudonyms: PseudonymDoor | None = None,
     ) -> None:
-        """Load everything. sealing: None makes every row permanent. expected_prior: digest of a resumed run's prior.
+        """Load everything. sealing: None makes every row permanent. expected_prior: digest of a resumed run's prior. pseudonyms:
+        where they are asked for, with a payload share below 1.
 
         Raises PriorError, DeviceError, FaceModelError, ValueError, MachineError.
         """
@@ -125,7 +130,8 @@ class AnonymizeFaces:
             loaded.networks.physical_batch = settings.face_batch
             if compute.compiled:
                 loaded.networks.compile(loaded.latent_shape)
-            self.anonymizer = PictureAnonymizer(loaded, face_models, settings)
+            self.pseudonyms = None if pseudonyms is None else AskedPseudonyms(pseudonyms)
+            self.anonymizer = PictureAnonymizer(loaded, face_models, settings, self.pseudonyms)
             self.prior = loaded
             self.device = device_here(compute.device)
             self.sealing = sealing
@@ -138,7 +144,10 @@ class AnonymizeFaces:
         self.sealer = None  # its batch key lives as long as the block's image keys
         with self.hands.reporting_faults():
             rows = [{**row, PERMANENT: self._permanent(row)} for row in table.select(names).to_pylist()]
-            made = self.hands.work_through({row[ROW]: row for row in rows if not row[FAILURE]})
+            whole = {row[ROW]: row for row in rows if not row[FAILURE]}
+            if self.pseudonyms is not None:
+                self.pseudonyms.expect({row[SUBJECT] for row in whole.values() if row[SUBJECT] is not None})
+            made = self.hands.work_through(whole)
             for row in rows:
                 if row[ROW] not in made:
                     made[row[ROW]] = _quarantined(row, row[FAILURE])
@@ -154,7 +163,11 @@ class AnonymizeFaces:
             sum(result.faces for result in results if result.metrics),
             self.prior.nfe - before,
         )
-        return [self._publishable(row, result) for row, result in zip(rows, results, strict=True)]
+        published = [self._publishable(row, result) for row, result in zip(rows, results, strict=True)]
+        if self.pseudonyms is not None:
+            shown = [row[SUBJECT] for row, one in zip(rows, published, strict=True) if one.get(PSEUDONYM)]
+            self.monitor.report_subjects(shown)
+        return published
 
     def _publishable(self, row: dict[str, Any], result: PictureResult) -> dict[str, Any]:
         """What leaves the actor: publishable bytes and the sealed record."""
@@ -172,6 +185,8 @@ class AnonymizeFaces:
         }
         if result.status != "anonymized":
             return published
+        if self.pseudonyms is not None:  # the largest face of a subject's picture stands for it
+            published[PSEUDONYM] = row[SUBJECT] is not None
         target = self.sealing
         if row[PERMANENT]:
             return published
@@ -203,7 +218,7 @@ def _task(row: dict[str, Any]) -> PictureTask:
     """What the algorithm is told of a row."""
     faces, kept = ([Face.from_dict(face) for face in json.loads(row[name])] for name in (FACES, KEPT_FACES))
     given = GivenFaces() if row[GIVEN] is None else GivenFaces.from_json(row[GIVEN])
-    return PictureTask(row[ID], row[ENCODED], faces, kept, given, row[PERMANENT])
+    return PictureTask(row[ID], row[ENCODED], faces, kept, given, row[PERMANENT], row[SUBJECT])
 
 
 def environment(prior: "Prior") -> dict[str, str]:

@@ -58,7 +58,7 @@ def exported() -> dict[str, Metric]:
 @dataclass
 class Measures:
     """Sums of one attempt. run: its id; "" makes no metrics. wanted: rows that are to be done. device_faces: by device, see
-    `device_here`. seconds: by stage, and what they were spent on."""
+    `device_here`. seconds: by stage, and what they were spent on. subjects: whose pseudonyms pictures show, published or not."""
 
     run: str = ""
     wanted: int = 0
@@ -67,6 +67,7 @@ class Measures:
     keys_tried: int = 0
     faces_keyed: int = 0
     evaluations: int = 0
+    subjects: int = 0
     device_faces: Counter[str] = field(default_factory=Counter)
     seconds: defaultdict[tuple[str, str], float] = field(default_factory=lambda: defaultdict(float))
 

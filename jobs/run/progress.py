@@ -5,10 +5,11 @@ is decided by the row shards alone, so that a lost count is harmless. It is told
 """
 
 import contextlib
+import hashlib
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import TracebackType
@@ -103,12 +104,17 @@ class _Counter:
         self._facts: list[dict[str, Any]] = []
         self._failures: list[KeyanonError] = []
         self._stages: defaultdict[str, StageRecord] = defaultdict(StageRecord)
+        self._subjects: set[bytes] = set()
 
     def published(self, statuses: Mapping[str, int], faces: int) -> None:
         self._measures.published(statuses, faces)
 
     def keyed(self, device: str, keys_tried: int, faces: int, evaluations: int) -> None:
         self._measures.keyed(device, keys_tried, faces, evaluations)
+
+    def shown(self, subjects: set[bytes]) -> None:
+        self._subjects |= subjects
+        self._measures.subjects = len(self._subjects)
 
     def spent(self, stage: str, waited: float, worked: float) -> None:
         self._measures.spent(stage, waited, worked)
@@ -167,6 +173,11 @@ class Monitor:
         """From an anonymizing actor on a device: keys tried on so many faces. Sums only: how many one face needed depends on its
         source."""
         self._actor.keyed.remote(device, tried, faces, evaluations)
+
+    def report_subjects(self, subjects: Collection[str]) -> None:
+        """From an anonymizing actor: whose pseudonyms pictures show. They are counted, each once."""
+        digests = {hashlib.blake2b(one.encode("utf-8", "surrogatepass"), digest_size=8).digest() for one in subjects}
+        self._actor.shown.remote(digests)
 
     def report_seconds(self, stage: str, *, waited: float, worked: float) -> None:
         """From a worker: seconds that it waited for a block, and worked on it."""

@@ -10,7 +10,8 @@ UNPUBLISHED: Final = frozenset({"key_attempts", "further_keys"})  # of a report:
 class RunReport:
     """Numbers only. rows: in the output, of input_rows and the gone_rows beside them; fewer with a limit. Times in seconds, sizes
     in bytes; rates, key_attempts and further_keys are of this attempt's fresh rows. procedure: how each face was made, for
-    people. fidelities: how many pictures come back so.
+    people. fidelities: how many pictures come back so. subjects: whose pseudonyms this attempt's fresh rows show. pseudonyms: see
+    `PseudonymCounts`; {} of a run without.
 
     `OUT/_keyanon/report.json` holds all but `UNPUBLISHED`.
     """
@@ -41,6 +42,8 @@ class RunReport:
     procedure: str = ""
     fidelities: dict[str, int] = field(default_factory=dict)
     gone_rows: int = 0
+    subjects: int = 0
+    pseudonyms: dict[str, int] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON types."""

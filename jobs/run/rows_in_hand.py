@@ -15,7 +15,7 @@ from typing import Final, Generic, NoReturn, TypeVar
 import ray
 from ray.exceptions import RayError
 
-from jobs.errors import DefectError, MachineError
+from jobs.errors import DefectError, MachineError, UnansweredError
 from jobs.faults import FaultKind, describe, is_short_of_memory, kind_of, reason_of
 from jobs.run.process_deaths import Fault
 from jobs.run.progress import Monitor
@@ -115,7 +115,7 @@ class RowsInHand(Generic[Row, Result]):
                 raise RuntimeError(f"{len(part)} rows gave {len(results)} results")
         except Exception as error:
             kind = kind_of(error)
-            if kind is FaultKind.RUN:
+            if kind is FaultKind.RUN or isinstance(error, UnansweredError):
                 raise
             if kind is FaultKind.MACHINE and (len(part) == 1 or not is_short_of_memory(error)):
                 self._leave(error)

@@ -1,6 +1,7 @@
 """A few pictures through the stages of a run, on the cluster that the run would have, without publishing anything.
 
-The keys of the sample are sealed to a key that nobody has, and what comes out is measured and dropped.
+The keys of the sample are sealed to a key that nobody has, its pseudonyms are each process's own, and what comes out is measured
+and dropped.
 """
 
 import random
@@ -22,6 +23,7 @@ from jobs.run.cluster import reported_cause
 from jobs.run.detect_stage import DetectFaces, FaceModelChoice
 from jobs.run.placement import Placement
 from jobs.run.progress import Monitor
+from jobs.run.pseudonyms import ThrownAway
 from jobs.sources.source import Source
 from keystore.crypto.hybrid import HybridPrivateKey
 
@@ -105,6 +107,7 @@ def _stages(config: AnonymizeConfig, placement: Placement, monitor: Monitor) -> 
         Compute(placement.device, placement.threads, config.precision, config.compile),
         None,
         monitor,
+        ThrownAway() if config.pseudonyms == "consistent" else None,
     )
     return getattr(detect, "__call__"), getattr(anonymize, "__call__")  # noqa: B004, B009  methods of actors, by name
 

@@ -24,6 +24,7 @@ from keyanon_core.pictures.recoverer import PictureRecoverer, RecoveredPicture
 from keyanon_core.pictures.settings import AnonymizeSettings, PictureResult, PictureTask
 from keyanon_core.priors import Prior
 from keyanon_core.procedure import CONDITIONING
+from keyanon_core.pseudonyms import EphemeralPseudonyms
 
 REHEARSAL: Final = "rehearsal"
 RECOVERED: Final = "rehearsal-recovered"
@@ -67,17 +68,23 @@ class Rehearsal:
     def __init__(self, prior: Prior, models: FaceModels, settings: AnonymizeSettings) -> None:
         """settings: of the run. Raises PriorError."""
         self._prior, self._models, self._settings = prior, models, settings
-        self._anonymizer = PictureAnonymizer(prior, models, settings)
+        self._pseudonyms = EphemeralPseudonyms()
+        self._anonymizer = self._by(settings)
         self._recoverer = PictureRecoverer(prior)
         self._others: dict[str, PictureAnonymizer | str] = {}  # or why there is none
         paper = next(method for method, conditioning in CONDITIONING.items() if conditioning == prior.conditioning)
         self._paper = None if settings.method in CONDITIONING else paper
 
-    def __call__(self, encoded: bytes, faces: list[Face] | None = None, *, forms: bool = False) -> Rehearsed:
-        """One encoded picture. faces: that were found in it. forms: try the other forms of `keyanon_core.evaluation.forms` too.
-        Where nothing would be published no version is there, for the reason that a run would give."""
+    def __call__(
+        self, encoded: bytes, faces: list[Face] | None = None, *, subject: str | None = None, forms: bool = False
+    ) -> Rehearsed:
+        """One encoded picture. faces: that were found in it. subject: whose pseudonym it gets where the run gave one, one of this
+        object; the other key stands on it too, and so shows the same face. forms: try the other forms of
+        `keyanon_core.evaluation.forms` too. Where nothing would be published no version is there, for the reason that a run would
+        give."""
+        task = PictureTask(REHEARSAL, encoded, faces, subject=subject)
         try:
-            result, again = self._anonymizer([PictureTask(name, encoded, faces) for name in (REHEARSAL, OTHER_KEY)])
+            result, again = self._anonymizer([task, replace(task, image_id=OTHER_KEY)])
         except NotReversibleError as error:  # would end a run; here it is what was to be found out
             return Rehearsed({}, {}, dict.fromkeys(REHEARSED, str(error)))
         picture = result.encoded
@@ -94,10 +101,10 @@ class Rehearsal:
         self._recover(found, result, [(RECOVERED, picture), (COPY, encode_picture(shown, "jpeg", COPY_QUALITY))])
         stranger = None if result.key is None else replace(result.key, image_key=new_image_key())
         self._recover(found, result, [(WRONG_KEY, picture)], wrong=stranger)  # which shows nothing of a lossless JPEG
-        task = PictureTask(REHEARSAL, encoded, faces)
         if self._paper is not None:
             # The paper has no gate: its first key stands.
             changes = {"method": self._paper, "transform": "", "inversion": "", "steps": 0, "gate_threshold": 0.0}
+            changes |= {"payload_share": 1.0}
             self._made_anew(found, self._paper, task, {**changes, "fidelity": "latent", "reversible": True}, show=True)
         if forms:
             self._recover(found, result, ((name, copy(shown)) for name, copy in COPIES.items()))
@@ -128,12 +135,16 @@ class Rehearsal:
     def _other(self, name: str, changes: Mapping[str, Any]) -> PictureAnonymizer | str:
         if name not in self._others:
             try:
-                made = PictureAnonymizer(self._prior, self._models, replace(self._settings, **changes))
+                made = self._by(replace(self._settings, **changes))
                 made.way_back.take_for_tried()  # it is measured here
                 self._others[name] = made
             except KeyanonError as error:
                 self._others[name] = str(error)
         return self._others[name]
+
+    def _by(self, settings: AnonymizeSettings) -> PictureAnonymizer:
+        pseudonyms = self._pseudonyms if settings.payload_share < 1 else None
+        return PictureAnonymizer(self._prior, self._models, settings, pseudonyms)
 
     def _recover(
         self,

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 from scipy.ndimage import binary_erosion
 
+from keyanon_core.carriers import CarrierKeys, take_off
 from keyanon_core.evaluation.published import PublishedPicture
 from keyanon_core.evaluation.recovery import Crops, eight_bit
 from keyanon_core.faces.detection import Face, Pixels, Recognizer
@@ -54,13 +55,14 @@ class Seen:
 @dataclass(frozen=True)
 class Keyed:
     """The same faces, made here. image_keys, keys: n keys of 32 bytes, and those of their faces; scale (n,) float64: what the
-    transforms divided out.
+    transforms divided out. turned (n, C, h, w) float64: what they made, which is the noise of a face without a carrier.
     """
 
     seen: Seen
     image_keys: tuple[bytes, ...] = field(repr=False)
     keys: tuple[bytes, ...] = field(repr=False)
     scale: npt.NDArray[np.float64] = field(repr=False)
+    turned: Stack = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -169,13 +171,16 @@ def make_trial(
     read_back: Stack | None = None,
     pictures: Sequence[PublishedPicture] = (),
     origins: Sequence[int] = (),
+    carried: Sequence[bool] = (),
     note: Note = lambda text: None,
 ) -> Trial:
     """Anonymize the faces for practice, and walk back to the noise of all that an attacker sees.
 
     sources, masks: as in `Trial`, one face of each person. bits: of a sidecar. published (n, C, h, w): latents of a run's
     sidecars; None makes the attacked faces here too. read_back (n, C, h, w): latents as read from a run's pictures; None rounds
-    the published crops to 8 bits. Raises ValueError for fewer than MIN_FACES faces or masks that are too small.
+    the published crops to 8 bits. carried: which faces are made on a carrier, each on one of its own; () for none.
+
+    Raises ValueError for fewer than MIN_FACES faces or masks that are too small.
     """
     if len(sources) < MIN_FACES or len(sources) != len(masks):
         raise ValueError(f"{len(sources)} faces and {len(masks)} masks; at least {MIN_FACES} of each are needed")
@@ -188,10 +193,17 @@ def make_trial(
     def keyed(what: str) -> Keyed:
         note(f"anonymizing {len(sources)} faces {what}")
         image_keys = [rng.bytes(IMAGE_KEY_BYTES) for _ in sources]
-        keys = [face_key(one, 0, 0, procedure.transform) for one in image_keys]
-        made = _batches(len(keys), lambda at: _made(prior, z[at], known[at], inside[at], keys[at], procedure, levels))
+        carriers = [rng.bytes(IMAGE_KEY_BYTES) if one else None for one in carried] or [None] * len(image_keys)
+        keys = [face_key(one, 0, 0, procedure.transform, own) for one, own in zip(image_keys, carriers, strict=True)]
+        made = _batches(
+            len(keys),
+            lambda at: _made(prior, z[at], known[at], inside[at], keys[at], carriers[at], procedure, levels),
+        )
         latent, scale = (torch.cat(parts) for parts in zip(*made, strict=True))
-        return Keyed(seen(latent.numpy(), what), tuple(image_keys), tuple(keys), scale.numpy())
+        of_faces = seen(latent.numpy(), what)
+        temperature = prior.temperature * procedure.gain
+        turned = take_off(torch.from_numpy(of_faces.noise), inside, carriers, procedure.payload_share, temperature)
+        return Keyed(of_faces, tuple(image_keys), tuple(keys), scale.numpy(), turned.numpy())
 
     def seen(latent: Stack, what: str) -> Seen:
         note(f"walking {len(latent)} faces back to their noise, {what}")
@@ -228,10 +240,11 @@ def _made(
     known: torch.Tensor,
     inside: torch.Tensor,
     keys: Sequence[bytes],
+    carriers: CarrierKeys,
     procedure: Procedure,
     levels: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    done = anonymize(prior, z, known, inside, keys, procedure)
+    done = anonymize(prior, z, known, inside, keys, procedure, carrier_keys=carriers)
     return rounded(done.latent.cpu(), inside, levels), done.scale.cpu()
 
 

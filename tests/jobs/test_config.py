@@ -76,6 +76,42 @@ def test_fidelity_auto_takes_every_format_and_no_method_that_brings_no_face_back
         AnonymizeConfig.load(None, {"photos": "p", "output": "o", "keys": "discard", "fidelity": "auto"})
 
 
+def test_consistent_pseudonyms_have_a_share_a_finer_sidecar_and_say_so() -> None:
+    asked = {**PLACES, "pseudonyms": "consistent", "subject_column": "who"}
+    config = AnonymizeConfig.load(None, asked)
+    assert (config.payload_share, round(config.sidecar_bits, 1)) == (0.2, 13.8)
+    assert config.settings().procedure.payload_share == 0.2 and "payload share 0.2" in str(config.settings().procedure)
+    assert AnonymizeConfig.model_validate(config.model_dump()) == config
+    assert AnonymizeConfig.load(None, {**asked, "payload_share": 0.5}).sidecar_bits == 12.5
+    assert AnonymizeConfig.load(None, {**asked, "sidecar_bits": 12.0}).sidecar_bits == 12.0
+    assert AnonymizeConfig.load(None, PLACES).settings().payload_share == 1.0
+    digests = {AnonymizeConfig.load(None, {**asked, "payload_share": share}).digest() for share in (0.2, 0.3)}
+    assert len(digests | {AnonymizeConfig.load(None, {**PLACES, "subject_column": "who"}).digest()}) == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"subject_column": None}, "say whose picture each is: subject_column of Parquet, subjects"),
+        ({"pseudonyms": "none", "payload_share": 0.2}, "payload_share is of pseudonyms consistent"),
+        ({"payload_share": 0.04}, "payload_share"),
+        ({"payload_share": 1}, "payload_share"),
+        ({"payload_share": "much"}, "payload_share"),
+        ({"keystore": None, "keys": "discard"}, "permanent_column"),
+        ({"keystore": None, "ingest_key": "key", "inbox": "in"}, "with a token_file of the role pseudonyms"),
+        ({"method": "paper-inpaint"}, "not with paper-inpaint"),
+        ({"transform": "sign"}, "not with exact and sign"),
+        ({"fidelity": "auto"}, "choose latent or lossless"),
+    ],
+)
+def test_pseudonyms_that_could_not_be_kept_or_would_show_a_face_are_refused(
+    changes: dict[str, object], told: str
+) -> None:
+    asked = {**PLACES, "pseudonyms": "consistent", "subject_column": "who", **changes}
+    with pytest.raises(ConfigError, match=told):
+        AnonymizeConfig.load(None, asked)
+
+
 def test_the_data_set_is_named_after_the_photos(tmp_path: Path) -> None:
     assert AnonymizeConfig.load(None, {**PLACES, "photos": tmp_path / "holiday"}).dataset == "holiday"
     assert AnonymizeConfig.load(None, {**PLACES, "photos": "x/data.parquet"}).dataset == "data"

@@ -49,8 +49,9 @@ def with_wrong_bit(key: bytes, rng: np.random.Generator) -> bytes:
 
 
 def restored(trial: Trial, keys: list[bytes], rng: np.random.Generator, share: float = 0.0) -> Stack:
-    """(n, D): what K^-1 makes of the practice faces' noise under other keys, or under damaged transforms."""
-    noise = trial.practice.seen.noise.reshape(len(trial), -1)
+    """(n, D): what K^-1 makes of the practice faces under other keys, or under damaged transforms. Of their carriers an attacker
+    knows all here."""
+    noise = trial.practice.turned.reshape(len(trial), -1)
     made = np.zeros_like(noise)
     method, name = trial.procedure.method, trial.procedure.transform
     kind = DamagedRotation if name == "rotation" else DamagedSigns

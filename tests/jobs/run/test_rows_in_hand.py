@@ -8,7 +8,7 @@ import pytest
 import ray
 from ray.exceptions import RayError
 
-from jobs.errors import DefectError, MachineError
+from jobs.errors import DefectError, MachineError, UnansweredError
 from jobs.run.process_deaths import Fault
 from jobs.run.progress import Monitor
 from jobs.run.rows_in_hand import RowsInHand
@@ -114,6 +114,14 @@ def test_what_is_of_the_run_is_raised_as_it_is_and_never_halved(monitor: Monitor
     with pytest.raises(NotReversibleError), process.reporting_faults():
         process.work_through(rows(8))
     assert work.sizes == [8] and isinstance(monitor.failure(), NotReversibleError)
+
+
+def test_what_nobody_answered_ends_the_run_in_its_own_words_and_no_other_process_asks_again(monitor: Monitor) -> None:
+    work = Work(UnansweredError("keystore k did not answer"))
+    process = hands(monitor, work)
+    with pytest.raises(UnansweredError), process.reporting_faults():
+        process.work_through(rows(8))
+    assert work.sizes == [8] and str(monitor.failure()) == "keystore k did not answer"
 
 
 def test_results_that_do_not_match_the_rows_are_never_published(monitor: Monitor) -> None:

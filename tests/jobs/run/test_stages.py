@@ -5,7 +5,7 @@ import logging
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from jobs.blocks import (
     source_table,
 )
 from jobs.blocks import FIDELITY as STORED_AT
+from jobs.blocks import PSEUDONYM as SHOWS_PSEUDONYM
 from jobs.errors import MachineError
 from jobs.run.anonymize_stage import AnonymizeFaces, Compute, SealingTarget, environment
 from jobs.run.detect_stage import DetectFaces, FaceModelChoice
@@ -37,6 +38,7 @@ from jobs.run.progress import Monitor
 from keyanon_core.errors import FaceModelError, PriorError
 from keyanon_core.pictures.settings import AnonymizeSettings, PictureResult, PictureTask
 from keyanon_core.priors import load_prior
+from keyanon_core.pseudonyms import carrier_key
 from keystore.embedded import Keystore
 from keystore.intake.sealing import sealed_header
 from tests.jobs.conftest import FIDELITY, OPEN_GATE, STEPS
@@ -46,6 +48,17 @@ pytestmark = pytest.mark.slow
 
 RUN, DATASET = "run-1", "holiday"
 CANARY = bytes(range(200, 232))
+PSEUDONYM = bytes(range(100, 132))
+
+
+class Door:
+    """Of pseudonyms, all of one secret; subjects none of whose carriers was settled before."""
+
+    def secrets(self, subjects: Collection[str]) -> dict[str, tuple[bytes, int | None]]:
+        return dict.fromkeys(subjects, (PSEUDONYM, None))
+
+    def settle(self, subject: str, number: int) -> int:
+        return number
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +79,7 @@ def detect(monitor: Monitor) -> DetectFaces:
 
 @pytest.fixture(scope="module")
 def anonymize(monitor: Monitor, ingest_key: bytes) -> AnonymizeFaces:
-    settings = AnonymizeSettings(steps=STEPS, fidelity=FIDELITY, gate_threshold=OPEN_GATE)
+    settings = AnonymizeSettings(steps=STEPS, fidelity=FIDELITY, gate_threshold=OPEN_GATE, payload_share=0.2)
     return AnonymizeFaces(
         "embedded",
         FaceModelChoice("embedded"),
@@ -75,6 +88,7 @@ def anonymize(monitor: Monitor, ingest_key: bytes) -> AnonymizeFaces:
         Compute(),
         None,
         monitor,
+        Door(),
     )
 
 
@@ -123,11 +137,14 @@ def test_a_known_key_is_in_no_block_and_in_no_log(
 
     monkeypatch.setattr(anonymize, "anonymizer", watched)
     with caplog.at_level(logging.DEBUG):
-        made = anonymize(detect(block([("a", face_png, "")])))
+        made = anonymize(detect(source_table([{ROW: 0, ID: "a", SUBJECT: "ada", ENCODED: face_png, FAILURE: ""}])))
     assert seen[0].key is not None and seen[0].key.image_key == CANARY
-    assert made.column(STATUS).to_pylist() == ["anonymized"]
-    assert not holds_key(serialized(made), [CANARY])
-    assert not holds_key(caplog.text.encode(), [CANARY]) and not holds_key(repr(seen).encode(), [CANARY])
+    assert made.column(STATUS).to_pylist() == ["anonymized"] and made.column(SHOWS_PSEUDONYM).to_pylist() == [True]
+    keys = [CANARY, PSEUDONYM, carrier_key(PSEUDONYM, 0)]
+    assert [face.carrier_key for face in seen[0].key.faces] == keys[2:]
+    assert not holds_key(serialized(made), keys)
+    told = caplog.text + repr(seen) + repr(vars(anonymize)) + repr(vars(anonymize.pseudonyms))
+    assert not holds_key(told.encode(), keys)
     assert holds_key(serialized(pa.table({"k": [CANARY]})), [CANARY])
 
 

@@ -78,7 +78,7 @@ def sound(prior: Prior, models: FaceModels, drawn: tuple[Stack, npt.NDArray[np.b
     return Trial(
         prior, models.recognizer, procedure, sources, masks, masks[:, None].astype(np.float64), sources, levels_of(11.5),
         Seen(published, seen, published), Seen(published, seen, published),
-        Keyed(Seen(practice, again, practice), image_keys, keys, scale),
+        Keyed(Seen(practice, again, practice), image_keys, keys, scale, again),
     )  # fmt: skip
 
 
@@ -169,7 +169,7 @@ def test_of_method_paper_the_noise_is_what_its_own_inversion_finds_and_the_signs
     assert np.diagonal(cosines(seen, cells, made, cells)).min() > 0.7
 
     given = (sound.sources * sound.masks[:, None])[:2].reshape(2, -1)
-    practice = replace(sound.practice, seen=replace(sound.practice.seen, noise=flipped(given)), scale=np.ones(2))
+    practice = replace(sound.practice, turned=flipped(given), scale=np.ones(2))
     of_two = replace(sound, procedure=procedure, sources=sound.sources[:2], inside=sound.inside[:2], practice=practice)
     assert np.array_equal(near_keys.restored(of_two, keys, np.random.default_rng(3)), given)
 

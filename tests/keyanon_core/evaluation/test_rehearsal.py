@@ -84,6 +84,20 @@ def test_of_a_run_that_forgets_its_keys_nothing_is_recovered(models: FaceModels,
     assert done.stored_bytes[SIDECAR] == 0
 
 
+@pytest.mark.slow
+def test_two_keys_of_a_subjects_picture_show_its_pseudonym(models: FaceModels, portrait: bytes) -> None:
+    """As the run made it: of a picture without a subject each key shows another face."""
+    on_carriers = replace(OPEN_GATE, reversible=False, steps=1, payload_share=0.2)
+    rehearse = Rehearsal(load_prior("embedded"), models, on_carriers)
+    apart = []
+    for subject in ("ada", None):
+        done = rehearse(portrait, subject=subject)
+        shown, again = (done.versions[name] for name in (REHEARSAL, OTHER_KEY))
+        apart.append(peak_signal_to_noise(shown, again, (shown != again).any(2)))
+        assert PAPER in done.versions, "which knows no carriers"
+    assert apart[0] > apart[1] + 6
+
+
 def test_a_picture_that_would_not_be_published_says_why(models: FaceModels, coffee: Pixels) -> None:
     """And costs no other figure of it: what a run published of such a picture is the more to be measured."""
     done = Rehearsal(load_prior("embedded"), models, OPEN_GATE)(encode_picture(coffee, "png"))
