@@ -23,6 +23,7 @@ from typing import IO, TYPE_CHECKING, Any, Final, Self
 from keystore import errors
 from keystore.intake.ingest_key import IngestKey
 from keystore.intake.report import IngestReport, ShardsNotTakenIn
+from keystore.naming import NamingServer
 
 if TYPE_CHECKING:
     from keystore.ingest_opening import IngestOpening
@@ -104,6 +105,10 @@ class Keeper:
         """See IngestOpening.missing."""
         return set(self._ask("missing", record_ids=sorted(record_ids)))
 
+    def naming(self) -> str:
+        """Let the process answer for pseudonyms, and return the address that a `naming.PseudonymDoor` asks at."""
+        return str(self._ask("naming"))
+
     def close(self) -> None:
         """Let the process end, and wait for it."""
         for stream in (self._process.stdin, self._process.stdout):
@@ -165,6 +170,9 @@ class _Kept:
 
     def __init__(self) -> None:
         self._opened: IngestOpening | None = None
+        self._kek: str | None = None
+        self._server: NamingServer | None = None
+        self._open_things = contextlib.ExitStack()
 
     def answer(self, request: dict[str, Any]) -> Any:
         """Return what a request asks for. Raises KeystoreError."""
@@ -183,7 +191,7 @@ class _Kept:
                 "audit_vkey": service.audit_vkey,
                 "warnings": list(service.warnings),
             }
-        self._opened = IngestOpening.open(path, kek)
+        self._opened, self._kek = self._open_things.enter_context(IngestOpening.open(path, kek)), kek
         return said
 
     def _look(self, path: str, kek: str | None) -> str:
@@ -224,10 +232,17 @@ class _Kept:
     def _missing(self, record_ids: list[str]) -> list[str]:
         return sorted(self.opened.missing(record_ids))
 
+    def _naming(self) -> str:
+        if self._server is None:
+            from keystore.naming_opening import NamingOpening
+
+            names = self._open_things.enter_context(contextlib.closing(NamingOpening.open(self.opened.path, self._kek)))
+            self._server = self._open_things.enter_context(NamingServer(names))
+        return self._server.address
+
     def close(self) -> None:
         """Close what is open."""
-        if self._opened is not None:
-            self._opened.close()
+        self._open_things.close()
 
 
 def serve(requests: IO[str], answers: IO[str]) -> None:

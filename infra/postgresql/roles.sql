@@ -47,14 +47,14 @@ REVOKE ALL ON ALL TABLES IN SCHEMA public FROM PUBLIC, keyanon_service, keyanon_
 -- The service. Final for it, as for everybody: log, its nodes, checkpoints, releases, erased, erasures, policies, approvals, grants.
 GRANT SELECT ON ALL TABLES IN SCHEMA public TO keyanon_service;
 GRANT INSERT ON log, nodes, checkpoints, releases, erased, erasures, policies, approvals, grants, epoch_keys, secrets, ingest_keys, people,
-    approver_keys, bindings, shred_keys, shards, records, runs, requests, request_images, tokens, replies, milestone, kek_versions TO keyanon_service;
-GRANT UPDATE ON epoch_keys, secrets, ingest_keys, people, shred_keys, requests, replies TO keyanon_service;
+    approver_keys, bindings, shred_keys, pseudonyms, shards, records, runs, requests, request_images, tokens, replies, milestone, kek_versions TO keyanon_service;
+GRANT UPDATE ON epoch_keys, secrets, ingest_keys, people, shred_keys, pseudonyms, requests, replies TO keyanon_service;
 GRANT UPDATE (revoked_at, tag) ON tokens TO keyanon_service;
 GRANT UPDATE (unbound_at, tag) ON bindings TO keyanon_service;
 GRANT UPDATE (removed_at) ON approver_keys TO keyanon_service;
 GRANT UPDATE (dataset) ON runs TO keyanon_service;
 GRANT UPDATE (records) ON shards TO keyanon_service;
-GRANT DELETE ON shred_keys, records, replies, milestone TO keyanon_service;
+GRANT DELETE ON shred_keys, pseudonyms, records, replies, milestone TO keyanon_service;
 
 -- Ingest.
 GRANT SELECT ON alembic_version, identity, kek_versions, secrets, epoch_keys, ingest_keys, runs, shards, erased, erasures, log,
@@ -73,7 +73,7 @@ REVOKE SELECT ON replies, ingest_accounts FROM keyanon_auditor;
 DO $$
 DECLARE name text;
 BEGIN
-    FOREACH name IN ARRAY ARRAY['records', 'shred_keys', 'runs', 'shards', 'erased', 'erasures', 'secrets', 'epoch_keys', 'log'] LOOP
+    FOREACH name IN ARRAY ARRAY['records', 'shred_keys', 'pseudonyms', 'runs', 'shards', 'erased', 'erasures', 'secrets', 'epoch_keys', 'log'] LOOP
         EXECUTE format('ALTER TABLE %I ENABLE ROW LEVEL SECURITY', name);
         EXECUTE format('DROP POLICY IF EXISTS service ON %I', name);
         EXECUTE format('DROP POLICY IF EXISTS auditor ON %I', name);

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 ORIGIN_PREFIX = "keyanon.keystore/"
 INGEST_SUFFIX = "/ingest"
-INGEST_ENTRIES = frozenset({"run", "ingest", "reconcile", "refused"})
+INGEST_ENTRIES = frozenset({"run", "ingest", "pseudonyms", "reconcile", "refused"})
 _CERTIFICATE_LABEL = b"keyanon ingest signer v1\n"
 
 

@@ -162,6 +162,23 @@ shred_keys = Table(
     Index("shred_keys_by_epoch", "epoch_id"),
 )
 
+# Of each subject of a data set the secret that its carriers are derived from, and which of them holds (vault.pseudonyms).
+pseudonyms = Table(
+    "pseudonyms",
+    metadata,
+    Column("pseudonym_id", String, primary_key=True),
+    Column("dataset", String, nullable=False),
+    Column("owner", String, nullable=False),  # keyed hash of the subject
+    Column("wrapped", LargeBinary, nullable=False),
+    Column("epoch_id", String, ForeignKey("epoch_keys.epoch_id"), nullable=False),
+    Column("created_at", String, nullable=False),
+    Column("entry", Integer, nullable=False),  # the log's entry that accounts for this secret
+    Column("number", Integer),  # of the carrier that holds; unset: none is settled
+    Column("tag", LargeBinary),  # keyed hash of the number: who can only write rows settles none
+    UniqueConstraint("dataset", "owner", name="one_pseudonym_per_owner"),
+    Index("pseudonyms_by_epoch", "epoch_id"),
+)
+
 shards = Table(
     "shards",
     metadata,

@@ -62,6 +62,12 @@ def key_digest(row: Mapping[str, Any]) -> str:
     )
 
 
+def pseudonym_digest(row: Mapping[str, Any]) -> str:
+    """Return the digest of a row of `pseudonyms`, without which carrier is settled: that has a tag of its own."""
+    columns = ("created_at", "dataset", "epoch_id", "owner", "pseudonym_id")
+    return _digest("pseudonym", {name: row[name] for name in columns}, row["wrapped"])
+
+
 def epoch_digest(row: Mapping[str, Any]) -> str:
     """Return the digest of a row of `epoch_keys`; its state stands beside it in the log."""
     return _digest("epoch key", {name: row[name] for name in _EPOCH_COLUMNS}, row["wrapped"])

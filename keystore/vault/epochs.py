@@ -11,7 +11,7 @@ States are those of NIST SP 800-57 Part 1 Rev. 5 section 7, as far as they occur
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -23,7 +23,7 @@ from keystore.crypto import envelope
 from keystore.crypto.canonical import timestamp
 from keystore.errors import TamperedError
 from keystore.storage import schema
-from keystore.vault.accounts import account, epoch_digest, key_digest, own_keys_account
+from keystore.vault.accounts import account, epoch_digest, key_digest, own_keys_account, pseudonym_digest
 from keystore.vault.keyring import (
     APPROVER_KIND,
     AUDIT_PURPOSE,
@@ -32,6 +32,8 @@ from keystore.vault.keyring import (
     INGEST_PURPOSE,
     OWN_SECRET,
     PEOPLE_PURPOSE,
+    PSEUDONYM_KIND,
+    PSEUDONYMS_PURPOSE,
     PURPOSE_OF,
     RECORDS_PURPOSE,
     SHRED_KIND,
@@ -40,7 +42,7 @@ from keystore.vault.keyring import (
     kek_was_changed,
 )
 
-EPOCH_SHRED_KEYS = 1000  # under one epoch key: what an erasure has to wrap again, about 0.1 s
+EPOCH_KEYS = 1000  # of records or pseudonyms under one epoch key: what an erasure has to wrap again, about 0.1 s
 EPOCHS_PER_ENTRY = 500  # that one entry of the log lists when the KEK is rotated
 EPOCH_ID_BYTES = 16
 DESTROYED = b""  # in the place of a wrapped epoch key
@@ -70,6 +72,7 @@ class _Holder:
     table: Table
     ident: Column[Any]
     kind: str | None  # None: the row's own name is its kind
+    digest: Callable[[Mapping[str, Any]], str] | None = None  # of rows that the log accounts for one by one
 
     def names(self, row: Row[Any]) -> tuple[str, str]:
         ident = str(row._mapping[self.ident])
@@ -82,7 +85,8 @@ _HOLDERS = {
     INDEX_PURPOSE: _SECRETS,
     INGEST_PURPOSE: _Holder(schema.ingest_keys, schema.ingest_keys.c.key_id, INGEST_KIND),
     PEOPLE_PURPOSE: _Holder(schema.people, schema.people.c.person, APPROVER_KIND),
-    RECORDS_PURPOSE: _Holder(schema.shred_keys, schema.shred_keys.c.shred_key_id, SHRED_KIND),
+    RECORDS_PURPOSE: _Holder(schema.shred_keys, schema.shred_keys.c.shred_key_id, SHRED_KIND, key_digest),
+    PSEUDONYMS_PURPOSE: _Holder(schema.pseudonyms, schema.pseudonyms.c.pseudonym_id, PSEUDONYM_KIND, pseudonym_digest),
 }
 
 
@@ -206,8 +210,8 @@ def adopt(connection: Connection, log: LogWriter, keyring: Keyring) -> int:
                 opened.append((row, keyring.unwrap(connection, None, row.wrapped, *holder.names(row))))
             except TamperedError:
                 unopened += 1
-        for start in range(0, len(opened), EPOCH_SHRED_KEYS):
-            _adopt_some(connection, log, keyring, holder, opened[start : start + EPOCH_SHRED_KEYS])
+        for start in range(0, len(opened), EPOCH_KEYS):
+            _adopt_some(connection, log, keyring, holder, opened[start : start + EPOCH_KEYS])
     return unopened
 
 
@@ -239,9 +243,9 @@ def rotate(connection: Connection, log: LogWriter, keyring: Keyring, renewed: Ke
     return len(rows)
 
 
-def account_for_keys(log: LogWriter, epoch_id: str, digests: list[str]) -> None:
-    """Let the log's next entry account for shred keys that were stored under an epoch."""
-    log.attach("shred_keys", epoch_id, {"account": account(digests), "keys": len(digests)})
+def account_for_keys(log: LogWriter, epoch_id: str, digests: list[str], table: Table = schema.shred_keys) -> None:
+    """Let the log's next entry account for shred keys, or for pseudonyms' secrets, that were stored under an epoch."""
+    log.attach(table.name, epoch_id, {"account": account(digests), "keys": len(digests)})
 
 
 def _adopt_some(
@@ -282,18 +286,17 @@ def _rewrap(
 ) -> None:
     changes: list[dict[str, Any]] = []
     digests: list[str] = []
-    shred = holder.kind == SHRED_KIND
     for row, secret in opened:
         wrapped = keyring.seal(epoch, secret, *holder.names(row))
         change = {"ident": row._mapping[holder.ident], "new_epoch": epoch.epoch_id, "new_wrapped": wrapped}
-        if shred:
+        if holder.digest is not None:
             change["new_entry"] = log.size
-            digests.append(key_digest({**row._mapping, "epoch_id": epoch.epoch_id, "wrapped": wrapped}))
+            digests.append(holder.digest({**row._mapping, "epoch_id": epoch.epoch_id, "wrapped": wrapped}))
         changes.append(change)
     values: Mapping[str, Any] = {"epoch_id": bindparam("new_epoch"), "wrapped": bindparam("new_wrapped")}
-    if shred:
+    if holder.digest is not None:
         values = {**values, "entry": bindparam("new_entry")}
-        account_for_keys(log, epoch.epoch_id, digests)
+        account_for_keys(log, epoch.epoch_id, digests, holder.table)
     connection.execute(holder.table.update().where(holder.ident == bindparam("ident")).values(**values), changes)
 
 

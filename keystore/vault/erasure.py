@@ -1,4 +1,5 @@
-"""Erasure: the shred keys of a subject go, with every record under them, and come back by no copy of a shard.
+"""Erasure: the shred keys of a subject go, with every record under them, and come back by no copy of a shard. So does its
+pseudonym's secret.
 
 What stays is a list: keyed tags of whom and what was erased, against which every record is held that ingest meets, and the
 digests by which the log can still be reconciled with what is left. A keystore's backups, and shards kept together with an
@@ -27,6 +28,7 @@ from keystore.vault.accounts import (
     REFUSED_KIND,
     account,
     key_digest,
+    pseudonym_digest,
     record_digest,
     refused_digest,
 )
@@ -60,8 +62,8 @@ def erase(
 ) -> int:
     """Erase a subject of a data set, or an image that has none, and remember it. Return how many records went.
 
-    Its shred keys are deleted, every other key under their epochs is wrapped under a new epoch key, and the old one is destroyed,
-    all in the caller's transaction.
+    Its shred keys and its pseudonym's secret are deleted, every other key under their epochs is wrapped under a new epoch key,
+    and the old one is destroyed, all in the caller's transaction.
     Raises ErasureError for an image that lies under its subject's key: the subject is what can be erased. TamperedError: a key
     of those epochs does not open.
     """
@@ -71,8 +73,12 @@ def erase(
         _check_no_subject(connection, dataset, image_id, owner)
     entry, now = log.size, timestamp(log.now)
     gone: list[dict[str, Any]] = []
-    owned = connection.execute(select(keys).where(keys.c.dataset == dataset, keys.c.owner == owner)).all()
-    for key in owned:
+    shred_keys, pseudonyms = (
+        connection.execute(select(table).where(table.c.dataset == dataset, table.c.owner == owner)).all()
+        for table in (keys, schema.pseudonyms)
+    )
+    owned = [*shred_keys, *pseudonyms]
+    for key in shred_keys:
         for row in connection.execute(select(records).where(records.c.shred_key_id == key.shred_key_id)):
             digest, tag = record_digest(row._asdict()), record_tag(index_key, row.record_id)
             gone.append({"digest": digest, "kind": RECORD_KIND, "entry": row.entry, "erased_entry": entry, "tag": tag})
@@ -80,6 +86,11 @@ def erase(
         gone.append({"digest": digest, "kind": KEY_KIND, "entry": key.entry, "erased_entry": entry, "tag": None})
         connection.execute(records.delete().where(records.c.shred_key_id == key.shred_key_id))
         connection.execute(keys.delete().where(keys.c.shred_key_id == key.shred_key_id))
+    for one in pseudonyms:
+        digest = pseudonym_digest(one._asdict())
+        gone.append({"digest": digest, "kind": KEY_KIND, "entry": one.entry, "erased_entry": entry, "tag": None})
+        table = schema.pseudonyms
+        connection.execute(table.delete().where(table.c.pseudonym_id == one.pseudonym_id))
     if gone:
         connection.execute(schema.erased.insert(), gone)
     for epoch_id in sorted({key.epoch_id for key in owned if key.epoch_id is not None}):

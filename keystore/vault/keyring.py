@@ -27,12 +27,14 @@ INGEST_KIND = "ingest"
 INGEST_LOG_KIND = "ingest-log-signing"
 APPROVER_KIND = "approver"
 SHRED_KIND = "shred"
+PSEUDONYM_KIND = "pseudonym"
 # What an epoch key is for: an opening of the keystore asks the KEK for those of its own purposes only.
 AUDIT_PURPOSE = "audit"
 INDEX_PURPOSE = "index"
 INGEST_PURPOSE = "ingest"
 PEOPLE_PURPOSE = "people"
 RECORDS_PURPOSE = "records"
+PSEUDONYMS_PURPOSE = "pseudonyms"
 PURPOSE_OF = {
     AUDIT_KIND: AUDIT_PURPOSE,
     INDEX_KIND: INDEX_PURPOSE,
@@ -40,10 +42,12 @@ PURPOSE_OF = {
     INGEST_LOG_KIND: INGEST_PURPOSE,
     APPROVER_KIND: PEOPLE_PURPOSE,
     SHRED_KIND: RECORDS_PURPOSE,
+    PSEUDONYM_KIND: PSEUDONYMS_PURPOSE,
 }
 ALL_PURPOSES = frozenset(PURPOSE_OF.values())
 SERVICE_PURPOSES = ALL_PURPOSES - {INGEST_PURPOSE}  # decides and releases
 INGEST_PURPOSES = frozenset({INGEST_PURPOSE, INDEX_PURPOSE})  # takes in, and unwraps no record
+NAMING_PURPOSES = INGEST_PURPOSES | {PSEUDONYMS_PURPOSE}  # beside a run's ingest: hands pseudonyms to the run
 OWN_SECRET = "self"  # noqa: S105  # the name under which the keystore's single secrets are wrapped
 EPOCH_KEYS_IN_MEMORY = 32
 

@@ -91,7 +91,7 @@ class RecordStore:
         shelf = self._shelf
         key = shelf.keys.get((record.dataset, record.owner))
         if key is None or not shelf.usable:
-            if len(shelf.keys) >= epochs.EPOCH_SHRED_KEYS or not shelf.usable:
+            if len(shelf.keys) >= epochs.EPOCH_KEYS or not shelf.usable:
                 shelf = self._shelf = _Shelf(epochs.new())
             key = self._new_key(shelf, record)
             shelf.keys[record.dataset, record.owner] = key

@@ -1,4 +1,4 @@
-"""Does the keystore hold what its log says: every record, envelope, shred key, owner and erasure, and nothing else?
+"""Does the keystore hold what its log says: every record, envelope, shred key, pseudonym, owner and erasure, and nothing else?
 
 Reads every envelope once, and opens none.
 """
@@ -17,6 +17,7 @@ from keystore.vault.accounts import (
     account,
     epoch_digest,
     key_digest,
+    pseudonym_digest,
     record_digest,
     refused_digest,
 )
@@ -51,9 +52,10 @@ def _check_records(connection: Connection, logged: LoggedHoldings, problems: lis
 
 def _check_keys(connection: Connection, logged: LoggedHoldings, problems: list[str]) -> None:
     held: defaultdict[tuple[int | None, str | None], list[str]] = defaultdict(list)
-    for row in connection.execute(select(schema.shred_keys).execution_options(yield_per=100)):
-        held[row.entry, row.epoch_id].append(key_digest(row._asdict()))
-    for (entry, epoch_id), said in logged.shred_keys.items():
+    for table, digest in ((schema.shred_keys, key_digest), (schema.pseudonyms, pseudonym_digest)):
+        for row in connection.execute(select(table).execution_options(yield_per=100)):
+            held[row.entry, row.epoch_id].append(digest(row._asdict()))
+    for (entry, epoch_id), said in logged.keys.items():
         digests = held.pop((entry, epoch_id), [])
         if (len(digests), account(digests)) != (said.keys, said.account):
             problems.append(

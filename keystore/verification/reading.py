@@ -14,7 +14,7 @@ from keystore.audit.signers import INGEST_ENTRIES, certified_ingest_vkey
 from keystore.errors import AuditError, TamperedError
 from keystore.storage import schema
 from keystore.vault.epochs import EpochState
-from keystore.vault.keyring import RECORDS_PURPOSE
+from keystore.vault.keyring import PSEUDONYMS_PURPOSE, RECORDS_PURPOSE
 from keystore.verification.leaves import guarded, leaves_from
 from keystore.verification.replay import Replay, State
 
@@ -116,11 +116,14 @@ def _is_signed_by(note: str, vkey: str) -> bool:
 
 
 def _check_ingest_entries(leaves: Sequence[bytes], start: int, problems: list[str]) -> None:
-    """What ingest signed is what an ingest writes: no decision, and of epoch keys those of records that begin or are full."""
+    """What ingest signed is what an ingest writes: no decision, and of epoch keys those of records, or of pseudonyms, that
+    begin or are full.
+    """
     for seq, data in enumerate(leaves, start):
         leaf = json.loads(data)
         changed = leaf.get("epochs", {}).values()
+        own = PSEUDONYMS_PURPOSE if leaf["type"] == "pseudonyms" else RECORDS_PURPOSE
         if leaf["type"] not in INGEST_ENTRIES or any(
-            one["purpose"] != RECORDS_PURPOSE or one["state"] == EpochState.DESTROYED.value for one in changed
+            one["purpose"] != own or one["state"] == EpochState.DESTROYED.value for one in changed
         ):
             problems.append(f"entry {seq} ({leaf['type']}) is signed by ingest, which may not write such an entry")

@@ -7,13 +7,15 @@ from typing import Any
 
 from keystore.vault.epochs import LOGGED_STEPS, EpochState
 
-KINDS = frozenset({"epochs", "erase", "ingest", "ingest-key", "inventory", "reconcile", "retire", "rotate", "run"})
+KINDS = frozenset(
+    {"epochs", "erase", "ingest", "ingest-key", "inventory", "pseudonyms", "reconcile", "retire", "rotate", "run"}
+)
 """Types of entry that say what is held."""
 
 
 @dataclass(frozen=True)
 class KeysAccount:
-    """What one entry says of the shred keys that it put under one epoch."""
+    """What one entry says of the shred keys, or the pseudonyms' secrets, that it put under one epoch."""
 
     keys: int
     account: str
@@ -42,7 +44,7 @@ class LoggedHoldings:
 
     records: dict[int, str] = field(default_factory=dict)  # entry -> account of the records that it stored
     epochs: dict[str, LoggedEpoch] = field(default_factory=dict)
-    shred_keys: dict[tuple[int, str], KeysAccount] = field(default_factory=dict)  # (entry, epoch) -> of what it holds
+    keys: dict[tuple[int, str], KeysAccount] = field(default_factory=dict)  # (entry, epoch) -> of what it holds
     refused: dict[int, str] = field(default_factory=dict)  # entry -> account of what came erased, and was not stored
     erasures: dict[int, Erasure] = field(default_factory=dict)  # entry -> what it erased
     shards: dict[tuple[str, str, str], int] = field(default_factory=dict)  # (run, shard, sha256) -> records taken in
@@ -87,13 +89,17 @@ def _apply_epochs(state: LoggedHoldings, leaf: dict[str, Any]) -> None:
             state.problems.append(f"entry {leaf['seq']} takes epoch {ident} a way that no key goes")
         state.epochs[ident] = LoggedEpoch(said["purpose"], said["state"], said["digest"])
         if after is EpochState.DESTROYED:
-            of_it = [one for one in state.shred_keys if one[1] == ident]
-            ended += sum(state.shred_keys.pop(one).keys for one in of_it)
-    stored = {ident: KeysAccount(said["keys"], said["account"]) for ident, said in leaf.get("shred_keys", {}).items()}
+            of_it = [one for one in state.keys if one[1] == ident]
+            ended += sum(state.keys.pop(one).keys for one in of_it)
+    stored = {
+        ident: KeysAccount(said["keys"], said["account"])
+        for keys in ("shred_keys", "pseudonyms")
+        for ident, said in leaf.get(keys, {}).items()
+    }
     for ident, said in stored.items():
         if ident not in state.epochs or state.epochs[ident].state == EpochState.DESTROYED.value:
             state.problems.append(f"entry {leaf['seq']} puts keys under epoch {ident}, which is not there any more")
-        state.shred_keys[leaf["seq"], ident] = said
+        state.keys[leaf["seq"], ident] = said
     if (
         leaf["type"] == "erase"
         and "epochs" in leaf

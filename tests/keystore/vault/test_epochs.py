@@ -43,7 +43,7 @@ def open_all(keystore: Keystore) -> int:
 
 @pytest.fixture
 def small_epochs(monkeypatch: pytest.MonkeyPatch) -> int:
-    monkeypatch.setattr(epochs, "EPOCH_SHRED_KEYS", 4)
+    monkeypatch.setattr(epochs, "EPOCH_KEYS", 4)
     return 4
 
 

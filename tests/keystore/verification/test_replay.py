@@ -360,13 +360,13 @@ GONE = {"e": epoch("destroyed"), "n": epoch("deactivated")}
 def test_an_epoch_is_told_with_the_keys_that_it_holds_until_it_is_destroyed() -> None:
     state = told(*START, stored(3, e=epoch("active")), stored(2))
     assert state.problems == []
-    assert {place: (one.keys, one.account) for place, one in state.shred_keys.items()} == {
+    assert {place: (one.keys, one.account) for place, one in state.keys.items()} == {
         (2, "e"): (3, "ka"),
         (3, "e"): (2, "ka"),
     }
     state = told(*START, stored(3, e=epoch("active")), stored(2), erased(1, 4, **GONE))
     assert state.problems == []
-    assert list(state.shred_keys) == [(4, "n")]
+    assert list(state.keys) == [(4, "n")]
     assert {name: one.state for name, one in state.epochs.items()} == {"e": "destroyed", "n": "deactivated"}
     assert told(*START, stored(1, e=epoch("active")), erased(1, 0, e=epoch("destroyed"))).problems == []
 

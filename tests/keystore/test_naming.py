@@ -1,0 +1,82 @@
+"""A run's actors get their subjects' pseudonyms from the keeper's process, through a socket that only this account reaches."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import socket
+import stat
+from pathlib import Path
+
+import pytest
+
+from keystore.errors import InvalidRecordError, PassingError
+from keystore.keeper import Keeper
+from keystore.naming import PseudonymDoor
+from keystore.verification.verify import verify_audit
+
+
+def test_who_holds_the_address_gets_secrets_beside_an_ingest_and_its_pickle_holds_none(keystore, make) -> None:
+    with Keeper(keystore.path) as keeper:
+        keeper.begin(make.RUN, "photos")
+        address = keeper.naming()
+        assert keeper.naming() == address
+        door = PseudonymDoor(address, "photos")
+        first = door.secrets(["Jane", "John", "Jane"])
+        assert {subject: (len(secret), number) for subject, (secret, number) in first.items()} == {
+            "Jane": (32, None),
+            "John": (32, None),
+        }
+        make.deposit(keystore, [make.record("p.png", subject="Jane")], "part-9")
+        keeper.take_in_soon(make.RUN, ["part-9"])
+        again: PseudonymDoor = pickle.loads(pickle.dumps(door))
+        assert again.settle("Jane", 4) == 4
+        assert door.settle("Jane", 5) == 4
+        assert again.secrets(["Jane"]) == {"Jane": (first["Jane"][0], 4)}
+        assert first["Jane"][0] not in pickle.dumps(door)
+        assert PseudonymDoor(address, "other").secrets(["Jane"]) != door.secrets(["Jane"])
+        with pytest.raises(InvalidRecordError, match="has no pseudonym"):
+            door.settle("nobody", 1)
+        assert keeper.ingest(make.RUN).failed_shards == {}
+        place = Path(address)
+        assert stat.S_IMODE(place.parent.stat().st_mode) == 0o700
+    assert not place.parent.exists()
+    report = verify_audit(keystore.path)
+    assert report.ok, report.problems
+
+
+def test_a_keeper_that_ended_is_a_fault_that_may_pass(keystore) -> None:
+    with Keeper(keystore.path) as keeper:
+        door = PseudonymDoor(keeper.naming(), "photos")
+        os.kill(keeper.pid, signal.SIGKILL)
+        keeper._process.wait()
+        with pytest.raises(PassingError, match="does not answer for pseudonyms"):
+            door.secrets(["Jane"])
+
+
+def test_a_run_without_pseudonyms_opens_no_socket(keystore) -> None:
+    with Keeper(keystore.path) as keeper:
+        keeper.begin("run-2", "photos")
+        opened = [str(one.readlink()) for one in Path(f"/proc/{keeper.pid}/fd").iterdir()]
+    assert not [one for one in opened if one.startswith("socket:")]
+
+
+def test_another_accounts_process_is_told_nothing(keystore, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Keeper(keystore.path) as keeper:
+        door = PseudonymDoor(keeper.naming(), "photos")
+        monkeypatch.setattr(os, "getuid", lambda: 12345)
+        with pytest.raises(PassingError, match="another account"):
+            door.secrets(["Jane"])
+
+
+def test_nonsense_ends_its_own_connection_alone(keystore) -> None:
+    with Keeper(keystore.path) as keeper:
+        door = PseudonymDoor(keeper.naming(), "photos")
+        for line in (b"\n", b"{}\n", b'{"call": "drop", "dataset": "photos"}\n', b"\xff\n", b"x" * 70_000):
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+                connection.connect(door.address)
+                connection.sendall(line)
+                connection.shutdown(socket.SHUT_WR)
+                assert connection.recv(1000) == b""
+        assert len(door.secrets(["Jane"])) == 1
