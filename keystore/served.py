@@ -1,8 +1,8 @@
-"""What the HTTP service asks of a keystore besides: tokens, stale replies, runs, pages and proofs of the log."""
+"""What the HTTP service asks of a keystore besides: tokens, stale replies, runs, pseudonyms, pages and proofs of the log."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import timedelta
 
 from sqlalchemy import Connection, func, select
@@ -20,6 +20,7 @@ from keystore.errors import BindingError
 from keystore.intake import runs
 from keystore.intake.ingest_key import IngestKey
 from keystore.storage import schema
+from keystore.vault.pseudonyms import PseudonymSecret, PseudonymVault
 from keystore.verification.verify import broken_glass
 
 
@@ -122,6 +123,22 @@ class ServedKeystore(EmergencyKeystore):
         with self._database.read() as connection:
             row = runs.find(connection, run_id)
             return row is not None, None if row is None else row.dataset
+
+    def pseudonyms(self, dataset: str, subjects: Collection[str]) -> dict[str, PseudonymSecret]:
+        """Return the pseudonyms of a data set's subjects, made at the first ask. Raises InvalidRecordError, TamperedError."""
+        vault = PseudonymVault(self._keys.keyring, self._keys.index_key)
+        with self._database.read() as connection:
+            found = vault.known(connection, dataset, subjects)
+        if len(found) < len(set(subjects)):
+            with self._ledger.transaction("pseudonyms", None, None) as (connection, log):
+                found = vault.make(connection, log, dataset, subjects)
+                log.append("pseudonyms")
+        return found
+
+    def settle_pseudonym(self, dataset: str, subject: str, number: int) -> int:
+        """Settle which carrier of a subject holds, unless one is settled; return the one that does. Raises as `pseudonyms`."""
+        with self._database.write() as connection:
+            return PseudonymVault(self._keys.keyring, self._keys.index_key).settle(connection, dataset, subject, number)
 
     def ingest_key(self) -> IngestKey:
         """Return what a run needs to hand its keys in here. Raises TamperedError: the published files say another key than the

@@ -18,11 +18,16 @@ class Role(StrEnum):
     """What a token lets its holder do; each may do one thing only (service.endpoints)."""
 
     INGEST = "ingest"
+    PSEUDONYMS = "pseudonyms"
     REQUESTER = "requester"
     APPROVER = "approver"
     RECOVERY = "recovery"
     AUDITOR = "auditor"
     OPERATOR = "operator"
+
+
+OF_JOBS = frozenset({Role.INGEST, Role.PSEUDONYMS})
+"""What a run over one data set holds: it hands keys in, and with the second asks for pseudonyms. Nobody signs in for either."""
 
 
 class TokenView(View):

@@ -23,7 +23,7 @@ from sqlalchemy import Connection, Row, select
 
 from keystore.audit.log import LogWriter
 from keystore.crypto.canonical import canonical_json, parse_timestamp, sha256_hex, timestamp
-from keystore.decisions.api_token import Role
+from keystore.decisions.api_token import OF_JOBS, Role
 from keystore.decisions.people import ERASED_NAME, names
 from keystore.decisions.tokens import MAX_DATASET_CHARACTERS, Tokens
 from keystore.decisions.views import View
@@ -91,8 +91,10 @@ class Bindings:
     ) -> str:
         """Let an identity stand for a person (a commitment) in a role, and return the binding's id. Raises BindingError."""
         identity.check()
-        if role is Role.INGEST:
-            raise BindingError("role", "nobody signs in for ingest: a job has a token (keyanon keystore token issue)")
+        if role in OF_JOBS:
+            raise BindingError(
+                "role", f"nobody signs in for {role.value}: a job has a token (keyanon keystore token issue)"
+            )
         if dataset is not None and not (dataset and len(dataset) <= MAX_DATASET_CHARACTERS):
             raise BindingError("dataset", f"a data set's name has 1 to {MAX_DATASET_CHARACTERS} characters")
         tag = self._identity_tag(identity)

@@ -21,7 +21,7 @@ from sqlalchemy import Connection, Row, select
 
 from keystore.audit.log import LogWriter
 from keystore.crypto.canonical import canonical_json, parse_timestamp, sha256_hex, timestamp
-from keystore.decisions.api_token import TOKEN, Role, TokenView
+from keystore.decisions.api_token import OF_JOBS, TOKEN, Role, TokenView
 from keystore.decisions.people import ERASED_NAME, names
 from keystore.errors import TokenError
 from keystore.storage import schema
@@ -70,8 +70,8 @@ class Tokens:
 
         binding: by which the person signed in for it. Raises TokenError.
         """
-        if role is Role.INGEST and dataset is None:
-            raise TokenError("dataset", "an ingest token is for one data set; say which")
+        if role in OF_JOBS and dataset is None:
+            raise TokenError("dataset", f"a token of role {role.value} is for one data set; say which")
         if dataset is not None and not (dataset and len(dataset) <= MAX_DATASET_CHARACTERS):
             raise TokenError("dataset", f"a data set's name has 1 to {MAX_DATASET_CHARACTERS} characters")
         if not timedelta(0) < lifetime <= MAX_LIFETIME:

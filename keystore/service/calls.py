@@ -33,16 +33,21 @@ from keystore.service.messages import (
     InboxList,
     Me,
     NamedShards,
+    NamedSubjects,
     PictureDigests,
     PolicyView,
     Presenting,
     ReceiptPage,
     RequestList,
+    SealedPseudonyms,
     SeenRequest,
+    Settled,
+    Settling,
     TokenList,
 )
 from keystore.service.observing import log_line
 from keystore.service.office import Office
+from keystore.service.pseudonyms import sealed
 
 REPLY_LIFETIME = timedelta(minutes=10)  # in which a lost release may be fetched again
 MAX_OPEN_REQUESTS = 20  # of one requester
@@ -246,6 +251,27 @@ def remove_receipts(run_id: Id, named: NamedShards, office: In, caller: Calls) -
     inbox_calls.check_run(office.keystore, caller, run_id)
     inbox_calls.remove_receipts(office.inbox, run_id, named.shards)
     return Response(status_code=204)
+
+
+def pseudonyms(named: NamedSubjects, office: In, caller: Calls, response: Response) -> SealedPseudonyms:
+    """Return the pseudonyms of subjects of the token's data set, each made at the first ask, sealed to the caller's key."""
+    response.headers["Cache-Control"] = "no-store"
+    dataset = _own_dataset(caller)
+    with office.one_writer:
+        found = office.keystore.pseudonyms(dataset, named.subjects)
+    return sealed(found, named.recipient, dataset)
+
+
+def settle_pseudonym(settling: Settling, office: In, caller: Calls) -> Settled:
+    """Settle which of a subject's carriers holds, unless one is settled; return the one that does."""
+    with office.one_writer:
+        number = office.keystore.settle_pseudonym(_own_dataset(caller), settling.subject, settling.number)
+    return Settled(number=number)
+
+
+def _own_dataset(caller: Caller) -> str:
+    assert caller.dataset is not None, "a job's token is for one data set"
+    return caller.dataset
 
 
 def inbox(run_id: Id, office: In, caller: Calls, after: Annotated[str, Query(max_length=200)] = "") -> InboxList:

@@ -18,6 +18,7 @@ DIGESTS_BODY_BYTES = 256 * 1024  # of as many images as a request may name
 BODY_SECONDS = 30  # within which a body has come, whatever its size
 SHARD_BODY_SECONDS = 120
 NAMED_SHARDS_BODY_BYTES = 128 * 1024
+NAMED_SUBJECTS_BODY_BYTES = 1024 * 1024
 
 
 class Reach(StrEnum):
@@ -41,7 +42,7 @@ class Endpoint:
     per_minute: int = 120  # calls of one token
 
 
-INGEST, REQUESTER, APPROVER = Role.INGEST, Role.REQUESTER, Role.APPROVER
+INGEST, PSEUDONYMS, REQUESTER, APPROVER = Role.INGEST, Role.PSEUDONYMS, Role.REQUESTER, Role.APPROVER
 RECOVERY, AUDITOR, OPERATOR = Role.RECOVERY, Role.AUDITOR, Role.OPERATOR
 _OF_REQUESTS = {REQUESTER: Reach.OWN, RECOVERY: Reach.OWN, APPROVER: Reach.DATASET}
 _SEES_REQUESTS = {**_OF_REQUESTS, OPERATOR: Reach.OWN_CHANGES}
@@ -51,7 +52,8 @@ _ANYBODY_KNOWN = dict.fromkeys(Role, Reach.ALL)
 _REQUEST = "/v1/requests/{request_id}"
 _SHARD = "/v1/inbox/{run_id}/{shard}"
 _RECEIPTS = "/v1/inbox/{run_id}/receipts"
-_OF_RUN = {INGEST: Reach.DATASET}
+_OF_RUN = {INGEST: Reach.DATASET, PSEUDONYMS: Reach.DATASET}
+_NAMES = {PSEUDONYMS: Reach.ALL}
 _LOG = {AUDITOR: Reach.ALL}
 _TOKENS = {OPERATOR: Reach.ALL}
 
@@ -67,6 +69,8 @@ ENDPOINTS: Mapping[str, Endpoint] = {
     "receipts": Endpoint("POST", _RECEIPTS, _OF_RUN, NAMED_SHARDS_BODY_BYTES, per_minute=1200),
     "remove_receipts": Endpoint("POST", _RECEIPTS + "/removal", _OF_RUN, NAMED_SHARDS_BODY_BYTES, per_minute=1200),
     "inbox": Endpoint("GET", "/v1/inbox/{run_id}", _OF_RUN),
+    "pseudonyms": Endpoint("POST", "/v1/pseudonyms", _NAMES, NAMED_SUBJECTS_BODY_BYTES, per_minute=600),
+    "settle_pseudonym": Endpoint("POST", "/v1/pseudonyms/settlement", _NAMES, SMALL_BODY_BYTES, per_minute=1200),
     "file_request": Endpoint("POST", "/v1/requests", {REQUESTER: Reach.DATASET}, SMALL_BODY_BYTES, per_minute=20),
     "break_glass": Endpoint("POST", "/v1/break-glass", {REQUESTER: Reach.DATASET}, SMALL_BODY_BYTES, per_minute=20),
     "list_requests": Endpoint("GET", "/v1/requests", _SEES_REQUESTS),

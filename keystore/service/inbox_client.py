@@ -56,7 +56,7 @@ class ServiceInbox:
                 "(--pictures-per-task)"
             )
         try:
-            self._again(lambda service: service.call("PUT", _shard(run_id, name), content=data))
+            self.again(lambda service: service.call("PUT", _shard(run_id, name), content=data))
         except CallRefused as error:
             if error.code != EXISTS:
                 raise
@@ -85,7 +85,7 @@ class ServiceInbox:
     def _page(self, run_id: str, shards: list[str]) -> ReceiptPage:
         named = NamedShards(shards=shards).model_dump()
         try:
-            page = self._again(lambda service: service.ask(ReceiptPage, "POST", _receipts(run_id), named))
+            page = self.again(lambda service: service.ask(ReceiptPage, "POST", _receipts(run_id), named))
         except RequestNotFound:  # a run that never put a shard there
             return ReceiptPage(answered=len(shards), receipts=[])
         if not 0 < page.answered <= len(shards):
@@ -95,7 +95,7 @@ class ServiceInbox:
     def names(self, run_id: str, suffix: str, after: str = "") -> list[str]:
         """See InboxPlace. Of a run that never put a shard there are none."""
         try:
-            found = self._again(lambda service: service.ask(InboxList, "GET", _run(run_id), params={"after": after}))
+            found = self.again(lambda service: service.ask(InboxList, "GET", _run(run_id), params={"after": after}))
         except RequestNotFound:
             return []
         return sorted(name + suffix for name in (found.waiting if suffix == SHARD_SUFFIX else found.receipts))
@@ -110,7 +110,7 @@ class ServiceInbox:
         calls += [("DELETE", _shard(run_id, name), None) for name in names if name.endswith(SHARD_SUFFIX)]
         for method, path, body in calls:
             with contextlib.suppress(RequestNotFound):
-                self._again(partial(Connection.call, method=method, path=path, json=body))
+                self.again(partial(Connection.call, method=method, path=path, json=body))
 
     def __str__(self) -> str:
         return self.url
@@ -121,7 +121,7 @@ class ServiceInbox:
             _connections[self] = Connection(self.url, TokenFile.read(self.token_file))
         return _connections[self]
 
-    def _again(self, call: Callable[[Connection], _T]) -> _T:
+    def again(self, call: Callable[[Connection], _T]) -> _T:
         """Call, again and again while the service is away or has enough. Raises KeystoreError."""
         until, wait = time.monotonic() + PATIENCE_SECONDS, FIRST_WAIT_SECONDS
         while True:

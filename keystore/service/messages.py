@@ -15,12 +15,14 @@ from keystore.decisions.signatures import OwnSignature
 from keystore.decisions.views import ApproverView, RequestView, View
 from keystore.intake.records import Sha256Hex
 from keystore.reporting.controller import Controller
+from keystore.vault.pseudonym_limits import MAX_SUBJECT_CHARACTERS
 
 MAX_CHECKPOINTS = 16  # that one report is held against
 MAX_IMAGES = 1000  # named in one request; the policy allows fewer
 MAX_NAME_CHARACTERS = 1000
 MAX_SHARD_NAME_CHARACTERS = 200
 MAX_NAMED_SHARDS = 500  # in one call
+MAX_NAMED_SUBJECTS = 100  # in one call
 EXISTS = "exists"  # the code of a shard that was not put, for another one of its name lies there
 DIGEST_PATTERN = "^[0-9a-f]{64}$"
 MAX_PUBLIC_KEY_CHARACTERS = 4000
@@ -31,6 +33,9 @@ CHALLENGE_PATTERN = "^[A-Za-z0-9_-]{43}$"  # RFC 7636: SHA-256 in base64
 VERIFIER_PATTERN = "^[A-Za-z0-9._~-]{43,128}$"
 STATE_PATTERN = "^[A-Za-z0-9_-]{22,128}$"
 MAX_ASSERTION_CHARACTERS = 6000  # of each of its parts, base64
+
+
+Subject = Annotated[str, Field(min_length=1, max_length=MAX_SUBJECT_CHARACTERS)]
 
 
 class Message(BaseModel):
@@ -203,6 +208,32 @@ class NamedShards(Message):
     shards: list[Annotated[str, Field(max_length=MAX_SHARD_NAME_CHARACTERS)]] = Field(
         min_length=1, max_length=MAX_NAMED_SHARDS
     )
+
+
+class NamedSubjects(Message):
+    """Subjects of the token's data set, and the X-Wing public key that their pseudonyms are sealed to."""
+
+    subjects: list[Subject] = Field(min_length=1, max_length=MAX_NAMED_SUBJECTS, repr=False)
+    recipient: Base64Bytes = Field(max_length=MAX_PUBLIC_KEY_CHARACTERS)
+
+
+class SealedPseudonyms(View):
+    """Sealed to the recipient: for each subject its secret in base64, and the number of the carrier that holds, as JSON."""
+
+    sealed: Base64Bytes
+
+
+class Settling(Message):
+    """Which of a subject's carriers is to hold."""
+
+    subject: Subject = Field(repr=False)
+    number: int
+
+
+class Settled(View):
+    """Which of a subject's carriers holds."""
+
+    number: int
 
 
 class FoundReceipt(View):

@@ -27,10 +27,7 @@ from keystore.storage.bulk import insert_many
 from keystore.vault import epochs
 from keystore.vault.accounts import pseudonym_digest
 from keystore.vault.keyring import PSEUDONYM_KIND, PSEUDONYMS_PURPOSE, Epoch, Keyring, owner_tag
-
-MAX_SUBJECTS = 500  # in one call
-MAX_SUBJECT_CHARACTERS = 1024  # as in a key record
-MAX_CARRIERS = 32  # numbers that a carrier may have, from 0
+from keystore.vault.pseudonym_limits import MAX_CARRIERS, MAX_SUBJECT_CHARACTERS, MAX_SUBJECTS
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,7 @@ def test_a_person_signs_in_in_a_browser(browser: Any, served: ServedWithProvider
 def test_who_has_several_roles_is_offered_each_that_there_are_pages_for(served: ServedWithProvider) -> None:
     with visitor(served) as mine:
         said = mine.get("/console/sign-in").text
-    assert [one for one in Role if f'role={one.value}"' not in said] == [Role.INGEST]
+    assert [one for one in Role if f'role={one.value}"' not in said] == [Role.INGEST, Role.PSEUDONYMS]
 
 
 def test_an_answer_begins_a_session_once_and_where_it_was_asked_for(served: ServedWithProvider) -> None:

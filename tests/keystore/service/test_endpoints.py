@@ -76,6 +76,12 @@ def call_of(name: str, served, beside: ServedKeystore, make, dataset: str) -> tu
         token_id = beside.tokens()[0].token_id
     elif name == "report":
         body = {"json": {}}
+    elif name == "pseudonyms":
+        recipient = base64.b64encode(Recipient.generate().public_key).decode()
+        body = {"json": {"subjects": ["sam"], "recipient": recipient}}
+    elif name == "settle_pseudonym":
+        beside.pseudonyms(dataset, ["sam"])
+        body = {"json": {"subject": "sam", "number": 3}}
     elif name == "file_change":
         if len(beside.approvers()) < 2:
             for one in ("ewa", "fred"):

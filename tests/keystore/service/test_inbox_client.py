@@ -27,7 +27,10 @@ from keystore.service import inbox_client
 from keystore.service.connection import Connection, ServiceUnavailable, TooManyCalls
 from keystore.service.endpoints import ENDPOINTS, MAX_SHARD_BODY_BYTES
 from keystore.service.inbox_client import ServiceInbox
+from keystore.service.messages import MAX_NAMED_SUBJECTS
+from keystore.service.pseudonyms import ServicePseudonyms
 from keystore.service.token_file import TokenFile
+from keystore.verification.verify import verify_audit
 from tests.keystore.serving import COMMAND, Served
 
 pytestmark = pytest.mark.usefixtures("trusted")
@@ -185,6 +188,37 @@ def test_an_ingest_token_calls_the_inbox_and_nothing_else() -> None:
     """With the table that is walked in test_endpoints."""
     may = {name for name, one in ENDPOINTS.items() if Role.INGEST in one.roles}
     assert may == {"put_shard", "remove_shard", "receipts", "remove_receipts", "inbox", "me"}
+    more = {name for name, one in ENDPOINTS.items() if Role.PSEUDONYMS in one.roles} - may
+    assert more == {"pseudonyms", "settle_pseudonym"}
+
+
+def test_a_token_of_that_role_gets_pseudonyms_of_its_data_set_and_an_ingest_token_none(
+    inbox, served, beside, tmp_path: Path
+) -> None:
+    def door(role: str, dataset: str) -> ServicePseudonyms:
+        file = served.token_file(tmp_path / f"{role}-{dataset}", role, "job", dataset)
+        return ServicePseudonyms(served.url, file, dataset)
+
+    photos, other = door("pseudonyms", "photos"), door("pseudonyms", "other")
+    subjects = [f"subject {number} of a service" for number in range(MAX_NAMED_SUBJECTS + 1)]
+    found = photos.secrets(subjects)
+    assert found == {
+        subject: (one.secret, None) for subject, one in beside.pseudonyms("photos", subjects[:500]).items()
+    }
+    assert other.secrets(subjects[:1])[subjects[0]] != found[subjects[0]]
+    assert (photos.settle(subjects[0], 7), photos.settle(subjects[0], 8)) == (7, 7)
+    assert photos.secrets(subjects[:1]) == {subjects[0]: (found[subjects[0]][0], 7)}
+    assert other.secrets(subjects[:1])[subjects[0]][1] is None
+    with pytest.raises(InvalidRecordError, match="has no pseudonym"):
+        other.settle("nobody", 1)
+    with pytest.raises(RequestNotFound):
+        door("ingest", "photos").secrets(subjects[:1])
+    with pytest.raises(ServiceUnavailable, match="of another data set"):
+        ServicePseudonyms(served.url, photos.token_file, "other").secrets(subjects[:1])
+    secret = found[subjects[0]][0]
+    for shown in (pickle.dumps(photos), repr(photos).encode(), str(served.lines()).encode()):
+        assert secret not in shown and secret.hex().encode() not in shown and subjects[0].encode() not in shown
+    assert verify_audit(served.path).ok
 
 
 def test_what_travels_to_the_workers_holds_no_token(inbox, served) -> None:

@@ -34,7 +34,7 @@ def served(template: Path, tls: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("role", [Role.REQUESTER, Role.INGEST, Role.AUDITOR])
+@pytest.mark.parametrize("role", [Role.REQUESTER, Role.PSEUDONYMS, Role.AUDITOR])
 def test_what_is_answered_is_what_the_document_says(role: Role, served: Served, tls: Path, tmp_path: Path) -> None:
     token = served.token(role.value, "sam", "photos")
     command = [sys.executable, "-m", "schemathesis.cli", "run", f"{served.url}/openapi.json", "--checks", CHECKS]

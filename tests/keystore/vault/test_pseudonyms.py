@@ -14,7 +14,7 @@ from keystore.errors import InvalidRecordError, TamperedError
 from keystore.naming_opening import NamingOpening
 from keystore.storage import schema
 from keystore.vault import epochs
-from keystore.vault.pseudonyms import MAX_SUBJECTS
+from keystore.vault.pseudonym_limits import MAX_SUBJECTS
 from keystore.verification.verify import verify_audit
 from tests.keystore.postgres import ON_BOTH
 
