@@ -29,6 +29,7 @@ from jobs.commands import (
     keystore_report,
     keystore_service,
     plan,
+    propose_subjects,
     quarantine,
     reconcile,
     recover,
@@ -84,6 +85,7 @@ app.command("requests")(approval.requests)
 app.command("show")(approval.show)
 app.command("recover")(recover.recover)
 app.command("evaluate")(evaluate.evaluate)
+app.command("propose-subjects")(propose_subjects.propose_subjects)
 app.command("train-prior")(train_prior.train_prior)
 app.command("inspect")(inspect.inspect)
 app.add_typer(quarantine.app, name="quarantine")

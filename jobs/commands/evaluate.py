@@ -191,11 +191,11 @@ def evaluate(
         config, missing = evaluate_paper.settings_of(folder, given)
         for piece in () if quiet else missing:
             shown.note(f"missing: {piece}")
-        report = _with_progress(lambda progress: evaluate_paper.run(config, missing, progress), quiet)
+        report = with_progress(lambda progress: evaluate_paper.run(config, missing, progress), quiet)
         tables = evaluate_paper.tables_of(report, _in_short)
     else:
         subject = _subject(run, folder, given)
-        report = _with_progress(lambda progress: run_evaluation(subject, progress), quiet)
+        report = with_progress(lambda progress: run_evaluation(subject, progress), quiet)
         short = _in_short(report["figures"], SHOWN)
         tables = [table("in short; all figures are in the page", ("version", *SHOWN), short)]
         if report["findings"]:
@@ -209,7 +209,7 @@ def evaluate(
             {
                 "pictures": f"{report['pictures']} measured of {report['chosen_pictures']}",
                 "faces": report["faces"],
-                **({"not measured": _counted(report["unmeasured"])} if report["unmeasured"] else {}),
+                **({"not measured": counted(report["unmeasured"])} if report["unmeasured"] else {}),
                 "page": folder / PAGE,
                 "figures": folder / REPORT,
                 "values by face": folder / FACES,
@@ -265,7 +265,7 @@ def _subject(run: str | None, folder: Path, given: dict[str, Any]) -> "Subject":
     return subject_of_folders(EvaluateConfig.load(None, changes))
 
 
-def _with_progress(measure: "Callable[[Progress | None], dict[str, Any]]", quiet: bool) -> dict[str, Any]:
+def with_progress(measure: "Callable[[Progress | None], dict[str, Any]]", quiet: bool) -> dict[str, Any]:
     """With a bar where stderr is a terminal, a line for each tenth elsewhere."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -336,7 +336,7 @@ def _in_short(figures: list[dict[str, Any]], metrics: Sequence[str]) -> list[tup
     return [(version, *(cells.get(name, "-") for name in metrics)) for version, cells in known.items()]
 
 
-def _counted(reasons: dict[str, int]) -> str:
+def counted(reasons: dict[str, int]) -> str:
     return ", ".join(f"{count} {code}" for code, count in reasons.items())
 
 

@@ -1,0 +1,1 @@
+"""Whom pictures show, as a recognizer sees it: subjects proposed for a run, for its user to check."""

@@ -1,0 +1,150 @@
+"""The driver of a proposal: who is in the pictures, as a file that `--subjects` reads and a page to check it by."""
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from jobs.errors import SourceError
+from jobs.evaluate.measuring import Measuring, Progress, made_here, measure_and_tell
+from jobs.evaluate.portions import Measured, Portions, gathered
+from jobs.evaluate.report import PAGE, REPORT
+from jobs.evaluate.subjects.config import ProposeConfig
+from jobs.evaluate.subjects.stage import EmbedLargestFace
+from jobs.pages import data_uri, page_environment
+from jobs.run.detect_stage import FaceModelChoice
+from jobs.sources.source import open_source
+from jobs.storage.json_files import to_json
+from keyanon_core.evaluation.faces import SOURCE
+from keyanon_core.evaluation.same_people import SHARE_OF_THRESHOLD, Clusters, cluster, nearest_people
+from keyanon_core.faces import load_face_models
+from keystore.storage import durable
+
+SUBJECTS: Final = "subjects.csv"
+PICTURES_PER_TASK: Final = 8
+SHOWN_FACES: Final = 3000  # on the page: some 15 MB of thumbnails
+SHOWN_OF_ONE: Final = 60  # of one person, those that fit least
+SHOWN_PAIRS: Final = 100
+NEARLY: Final = 1.15  # times the threshold: people as near are shown as pairs that may be one
+
+
+def propose_subjects(config: ProposeConfig, progress: Progress | None = None) -> dict[str, Any]:
+    """Look at what was not looked at yet, and write the proposal; what REPORT holds.
+
+    Raises:
+        SourceError: the source can not be used, has not one face, or is Parquet. EvaluationError: the threshold joins strangers.
+        FaceModelError: a model can not be used. What `measure_and_tell` does.
+    """
+    source = open_source(config)
+    if source.schema is not None:
+        raise SourceError(
+            "subjects are proposed for folders and tar shards, whose pictures `--subjects FILE` names; in Parquet a column says "
+            "whose a picture is: write the pictures into a folder under their ids, and join the proposal to the table"
+        )
+    recognizer = load_face_models(config.face_models, config.face_weights).recognizer
+    within = config.threshold or SHARE_OF_THRESHOLD * recognizer.threshold
+    work = Measuring(
+        output=config.output,
+        digest=config.digest(source.digest),
+        source=source,
+        chosen=np.arange(source.total, dtype=np.int64),
+        stage=EmbedLargestFace,
+        arguments={
+            "models": FaceModelChoice(config.face_models, config.face_weights),
+            "max_pixels": config.max_pixels,
+        },
+        rows=PICTURES_PER_TASK,
+        workers=config.workers,
+    )
+
+    def tell(portions: Portions) -> dict[str, Any]:
+        found = gathered(portions)
+        if not found.images:
+            raise SourceError(f"not one face was found: {'; '.join(found.examples.values())}")
+        vectors = found.faces.vectors[recognizer.name]
+        seen = np.flatnonzero(np.isfinite(vectors).all(axis=1))
+        people = cluster(vectors[seen], within)
+        names = _named(people.labels)
+        report = {
+            "kind": "subjects",
+            **made_here(),
+            "photos": config.photos,
+            "threshold": within,
+            "recognizer": recognizer.name,
+            "pictures": source.total,
+            "faces": len(seen),
+            "subjects": len(set(names)),
+            "unmeasured": dict(found.unmeasured),
+            "unmeasured_examples": found.examples,
+        }
+        pairs = nearest_people(vectors[seen], people.labels, NEARLY * within)[:SHOWN_PAIRS]
+        _write(config, [found.images[face] for face in seen], names)
+        page = _page(report, _people(found, portions, seen, people), pairs)
+        durable.replace(config.output.absolute() / PAGE, page.encode(), durable.SECRET_MODE)
+        durable.replace(config.output.absolute() / REPORT, to_json(report), durable.SECRET_MODE)
+        return report
+
+    return measure_and_tell(work, tell, progress)
+
+
+@dataclass(frozen=True)
+class ShownPerson:
+    """A person on the page. faces: picture's name, thumbnail, and mean distance from the person's other faces, the least certain
+    first; count: of all, of which some are shown."""
+
+    name: str
+    count: int
+    faces: list[tuple[str, str, float]]
+
+
+def _named(labels: npt.NDArray[np.int64]) -> list[str]:
+    digits = max(4, len(str(int(labels.max()) + 1)))
+    return [f"person-{label + 1:0{digits}d}" for label in labels.tolist()]
+
+
+def _write(config: ProposeConfig, images: Sequence[str], names: Sequence[str]) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("file", "subject"))
+    writer.writerows(zip(images, names, strict=True))
+    durable.replace(config.output.absolute() / SUBJECTS, text.getvalue().encode(), durable.SECRET_MODE)
+
+
+def _people(found: Measured, portions: Portions, seen: npt.NDArray[np.int64], people: Clusters) -> list[ShownPerson]:
+    """Those of most faces first."""
+    names, counts = _named(people.labels), np.bincount(people.labels)
+    shown: dict[int, list[int]] = {}
+    left = SHOWN_FACES
+    for person in np.argsort(-counts, kind="stable").tolist():
+        faces = np.flatnonzero(people.labels == person)
+        faces = faces[np.argsort(-people.spread[faces], kind="stable")][: min(SHOWN_OF_ONE, left)]
+        left -= len(faces)
+        shown[person] = faces.tolist()
+    of_face = {face: int(seen[face]) for faces in shown.values() for face in faces}
+    views = portions.views({(found.rows[at], found.indices[at]) for at in of_face.values()})
+    return [
+        ShownPerson(
+            names[int(np.flatnonzero(people.labels == person)[0])],
+            int(counts[person]),
+            [
+                (
+                    found.images[of_face[face]],
+                    data_uri(views[found.rows[of_face[face]], found.indices[of_face[face]]][SOURCE], "jpeg"),
+                    float(people.spread[face]),
+                )
+                for face in faces
+            ],
+        )
+        for person, faces in shown.items()
+    ]
+
+
+def _page(report: dict[str, Any], people: Sequence[ShownPerson], pairs: Sequence[tuple[int, int, float]]) -> str:
+    names = {int(person.name.removeprefix("person-")) - 1: person for person in people}
+    nearly = [(names[one], names[other], apart) for one, other, apart in pairs]
+    template = page_environment("jobs.evaluate").get_template("subjects.html.j2")
+    return template.render(report=report, people=people, nearly=nearly, of_one=SHOWN_OF_ONE)
