@@ -1,6 +1,6 @@
 """How fast the keystore is: sealing and taking in records, releasing them, and its log as that grows.
 
-    python benchmarks/keystore_rates.py [--records N] [--shard N] [--processes N] [--releases N] [--entries N,N]
+    python benchmarks/keystore_rates.py [--records N] [--shard N] [--processes N] [--releases N] [--entries N,N] [--finished N,N]
 
 It works in a temporary directory, with a KEK in a file, and prints
 
@@ -12,9 +12,12 @@ It works in a temporary directory, with a KEK in a file, and prints
 - for a log of so many entries: seconds and peak memory (RSS) of a process that verifies the keystore with its records;
   milliseconds to write one more entry, synced, with the witness moved on; to prove an entry's inclusion, and that the log
   extends what it was at half its size, each verified; to open the keystore; and to release one image, with the verification of
-  the log that comes before it: the first one since, and the median of the others.
+  the log that comes before it: the first one since, and the median of the others;
+- for a keystore of so many finished requests for 1,000 images, each approved by two people and released, 100 an hour:
+  milliseconds, and those of CPU time, to open it, to release one image (as above), and to show a request.
 """
 
+import base64
 import itertools
 import logging
 import multiprocessing
@@ -24,17 +27,23 @@ import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
+from uuid import uuid4
 
 import typer
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from sqlalchemy import Connection, Table, select
 
 from keystore.audit.checkpoint import open_checkpoint
 from keystore.audit.log import LogWriter
+from keystore.crypto.canonical import timestamp
+from keystore.decisions import people, signatures, stored_policy
+from keystore.decisions.content import Words, request_digest
 from keystore.embedded import Keystore
 from keystore.ingest_processes import ingest_by_processes
 from keystore.intake.records import FaceRecord, KeyRecord
@@ -42,10 +51,15 @@ from keystore.intake.sealing import Sealer
 from keystore.intake.shards import write_shard
 from keystore.recipient import Recipient
 from keystore.served import ServedKeystore
+from keystore.storage import schema
+from keystore.storage.bulk import insert_many
+from keystore.vault.keyring import APPROVER_KIND
+from keystore.vault.records import ImageRow
 from keystore.verification.verify import verify_audit
 
 RUN, DATASET = "run-1", "photos"
 ENTRIES_PER_TRANSACTION = 10_000
+REQUESTS_AN_HOUR = 100
 APPENDS = 20
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -56,6 +70,7 @@ def main(
     processes: Annotated[int, typer.Option(help="Processes that take in.")] = 2,
     releases: Annotated[int, typer.Option(help="Releases to time at each size of the log; 2 at least.")] = 10,
     entries: Annotated[str, typer.Option(help="Sizes of the log, separated by commas.")] = "1000,100000",
+    finished: Annotated[str, typer.Option(help="Numbers of finished requests, separated by commas.")] = "",
 ) -> None:
     """Measure and print."""
     logging.disable(logging.WARNING)
@@ -66,8 +81,11 @@ def main(
             f"stored      {(_database_bytes(keystore) - empty - sealed) / records:9.0f} bytes a record beside its own"
         )
         images = iter([one.record_id for one in keystore.find_records(run_id=RUN)])
-        for size in map(int, entries.split(",")):
+        for size in map(int, filter(None, entries.split(","))):
             _log(keystore, size, list(itertools.islice(images, releases)))
+    for count in map(int, filter(None, finished.split(","))):
+        with tempfile.TemporaryDirectory() as directory:
+            _finished(Path(directory) / "ks", count, releases)
 
 
 def record(number: int) -> KeyRecord:
@@ -183,13 +201,7 @@ def _below(pid: int | str) -> Iterator[int]:
 
 def _release(keystore: Keystore, images: list[str]) -> list[float]:
     """Milliseconds of a release of each image."""
-    requests = []
-    for image in images:
-        words = ("C-1", "measure how long a release takes", "benchmark 1/26")
-        view = keystore.request("Alice", [image], *words, timedelta(hours=1))
-        for name in ("Bob", "Carol"):
-            keystore.approve(view.request_id, name, view.digest)
-        requests.append(view.request_id)
+    requests = [_ask(keystore, image) for image in images]
     key = Recipient.generate().public_key
     return _time_each([lambda one=one: keystore.release(one, key, "Alice") for one in requests])  # type: ignore[misc]
 
@@ -211,6 +223,99 @@ def _log(keystore: Keystore, size: int, images: list[str]) -> None:
         f"opened in {opened:.0f} ms, released in {first:.0f} ms, then in "
         f"{statistics.median(others):.0f} ms"
     )
+
+
+def _finished(path: Path, count: int, releases: int) -> None:
+    hours = -(-count // REQUESTS_AN_HOUR)
+    begin = datetime.now(UTC) - timedelta(hours=hours + 2)  # it ends two hours ago
+    passed = [0]
+    with Keystore.create(path, clock=lambda: begin + timedelta(hours=passed[0])) as keystore:
+        sealer = Sealer(keystore.ingest_public_key, RUN, DATASET)
+        write_shard(keystore.inbox(RUN, DATASET), "part", [sealer.seal(record(number)) for number in range(1000)])
+        keystore.ingest(RUN)
+        images = [(one.record_id, one.dataset, one.image_id) for one in keystore.find_records(run_id=RUN)]
+        keystore._ledger._milestone_at = 10 * count + 1000  # else each of its transactions would set one
+        for passed[0], start in enumerate(range(0, count, REQUESTS_AN_HOUR)):
+            asked = range(start, min(count, start + REQUESTS_AN_HOUR))
+            _finish(keystore, [images[number % len(images)] for number in asked])
+    with Keystore.open(path):
+        pass  # which sets a milestone
+    opened = _each([lambda: Keystore.open(path).close()] * 3)
+    with Keystore.open(path) as keystore:
+        requests = [_ask(keystore, images[0][0]) for _ in range(releases)]
+        key = Recipient.generate().public_key
+        first, *others = [_each([lambda one=one: keystore.release(one, key, "Alice")]) for one in requests]  # type: ignore[misc]
+        shown = _each([lambda: keystore.show(requests[0])] * 5)
+        size = _size(keystore)
+    then = statistics.median(wall for wall, _ in others), statistics.median(cpu for _, cpu in others)
+    typer.echo(
+        f"finished    {count:9d} requests ({size} entries): opened in {_said(opened)}; released in {_said(first)}, "
+        f"then in {_said(then)}; one shown in {_said(shown)}"
+    )
+
+
+def _finish(keystore: Keystore, images: Sequence[ImageRow]) -> None:
+    """A request for each of these images, approved and released; nothing is sealed."""
+    desk, made = keystore._desk, dict[Table, list[dict[str, object]]]()
+    words = Words("C-1", "measure how long a release takes", "benchmark 1/26")
+    with keystore._ledger.transaction("benchmark", None, None) as (connection, log):
+        policy, now = stored_policy.read(connection), timestamp(log.now)
+        alice, bob, carol = (keystore._people.find_or_add(connection, name) for name in ("Alice", "Bob", "Carol"))
+        keys = {person: _kept_key(keystore, connection, log, person) for person in (bob, carol)}
+        for record_id, dataset, image_id in images:
+            row = desk._new_row(log, policy, alice, words, timedelta(minutes=30), os.urandom(32).hex())
+            row |= {"digest": request_digest(keystore.id, row, [(record_id, dataset, image_id)]), "state": "released"}
+            of = {"request_id": str(row["request_id"]), "digest": str(row["digest"])}
+            told = {"request": of["request_id"], "digest": of["digest"]}
+            grant, until = {"grant_id": str(uuid4())}, {"expires_at": row["expires_at"]}
+            desk._log_content(log, "request", row, alice, 1)
+            image = {"request_id": row["request_id"], "record_id": record_id, "dataset": dataset, "image_id": image_id}
+            rows: list[tuple[Table, dict[str, object]]] = [(schema.requests, row), (schema.request_images, image)]
+            for person, key in keys.items():
+                signature = key.sign(
+                    signatures.approval_message(keystore.id, of["request_id"], of["digest"], person, now)
+                )
+                rows.append((schema.approvals, {**of, "approver": person, "signature": signature, "approved_at": now}))
+                log.append("approve", approver=person, signature=base64.b64encode(signature).decode(), **told)
+            rows.append((schema.grants, {**grant, **of, "created_at": now, **until}))
+            log.append("grant", grant=grant["grant_id"], **until, **told)
+            used = {"recipient": "0" * 64}
+            rows.append((schema.releases, {**grant, **used, "released_at": now}))
+            log.append("release", by=alice, grant=grant["grant_id"], records=1, sealed_sha256="0" * 64, **used, **told)
+            for table, one in rows:
+                made.setdefault(table, []).append(one)
+        for table, several in made.items():
+            insert_many(connection, table, several)
+
+
+def _kept_key(keystore: Keystore, connection: Connection, log: LogWriter, person: str) -> Ed25519PrivateKey:
+    people.sign_as(connection, keystore._keys.keyring, log, person, b"")  # makes it, at first
+    row = connection.execute(select(schema.people).where(schema.people.c.person == person)).one()
+    secret = keystore._keys.keyring.unwrap(connection, row.epoch_id, row.wrapped, APPROVER_KIND, person)
+    return Ed25519PrivateKey.from_private_bytes(secret)
+
+
+def _ask(keystore: Keystore, image: str) -> str:
+    words = ("C-1", "measure how long a release takes", "benchmark 1/26")
+    view = keystore.request("Alice", [image], *words, timedelta(hours=1))
+    for name in ("Bob", "Carol"):
+        keystore.approve(view.request_id, name, view.digest)
+    return view.request_id
+
+
+def _each(works: list[Callable[[], object]]) -> tuple[float, float]:
+    """Median milliseconds of these, and of this process's CPU time."""
+    wall, cpu = [], []
+    for work in works:
+        begun, used = time.perf_counter(), time.process_time()
+        work()
+        wall.append(1000 * (time.perf_counter() - begun))
+        cpu.append(1000 * (time.process_time() - used))
+    return statistics.median(wall), statistics.median(cpu)
+
+
+def _said(taken: tuple[float, float]) -> str:
+    return f"{taken[0]:.0f} ms ({taken[1]:.0f} ms of CPU)"
 
 
 def _grow(keystore: Keystore, size: int) -> None:

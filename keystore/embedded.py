@@ -22,7 +22,7 @@ from keystore.decisions.people import NOBODY
 from keystore.decisions.release import seal_release
 from keystore.decisions.signatures import OwnSignature
 from keystore.decisions.views import RequestView
-from keystore.errors import ErasureError
+from keystore.errors import ErasureError, TamperedError
 from keystore.governed import GovernedKeystore
 from keystore.intake.report import IngestReport
 from keystore.reporting.receipt import make_receipt
@@ -263,7 +263,8 @@ class Keystore(GovernedKeystore):
 
         `keep_reply`: for how long the same bytes may be asked for again, by the same person with the same public key (1 h
         at most, replies.MAX_FETCHES times, each on record), where they may be lost on their way.
-        `by` must be the requester. The log is verified first, from the last milestone on. Raises GrantError, RequestNotFound,
+        `by` must be the requester. The log is verified first, from the last milestone on, and with it what is open, or was within
+        an hour; the request is among that, or nothing leaves. Raises GrantError, RequestNotFound,
         RecordNotFound, ApprovalError (a bad name), TamperedError, AuditError, InvalidRecordError (a malformed public key),
         StorageError.
         """
@@ -271,7 +272,8 @@ class Keystore(GovernedKeystore):
             logged = self._verified_decisions(connection)
             person = self._people.find_or_add(connection, by)
             recipient = key_id(recipient_public_key)
-            if keep_reply is not None:
+            said = logged.requests.get(request_id)
+            if keep_reply is not None and said is not None:
                 kept = replies.fetch_again(connection, log, request_id, person, recipient)
                 if kept is not None:
                     return kept
@@ -283,6 +285,10 @@ class Keystore(GovernedKeystore):
                 person,
                 broken=logged.breaks.get(request_id, {}).get("digest"),
             )
+            if said is None or said.grants.get(digest, ("", ""))[0] != grant.grant_id:
+                raise TamperedError(
+                    f"the log says nothing of request {request_id} and this grant; restore the database"
+                )
             records = self._vault.open_images(connection, images_of(connection, request_id))
             header = {"digest": digest, "grant": grant.grant_id, "keystore": self.id, "request": request_id}
             sealed = seal_release(records, header, recipient_public_key, self._keys.signer.sign_message)

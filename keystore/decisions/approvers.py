@@ -13,7 +13,7 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -30,6 +30,7 @@ from keystore.decisions.signatures import SIGNED_WITHIN, OwnKey, OwnSignature
 from keystore.decisions.views import ApproverView, PasskeyView
 from keystore.errors import ApprovalError, PolicyError
 from keystore.storage import schema
+from keystore.storage.bulk import rows_with
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,8 @@ class SignedApproval:
         return self.key is not None and self.key.signed(self.signature, self.assertion, message)
 
 
-def signed(connection: Connection, request_id: str | None = None, digest: str | None = None) -> list[SignedApproval]:
-    """Return approvals, oldest first: all, or those of a request, of one content of it."""
+def signed(connection: Connection, requests: Sequence[str] | None, digest: str | None = None) -> list[SignedApproval]:
+    """Return approvals of these requests, of one content if a digest is given; all, if None. Those of one are oldest first."""
     table, own, kept = schema.approvals, schema.approver_keys, schema.people
     query = (
         select(table, own.c.role, own.c.public_key.label("own_key"), own.c.passkey, kept.c.public_key.label("kept_key"))
@@ -66,8 +67,6 @@ def signed(connection: Connection, request_id: str | None = None, digest: str | 
         .outerjoin(own, (own.c.key_id == table.c.key_id) & (own.c.person == table.c.approver))
         .order_by(table.c.approved_at)
     )
-    if request_id is not None:
-        query = query.where(table.c.request_id == request_id)
     if digest is not None:
         query = query.where(table.c.digest == digest)
     return [
@@ -83,7 +82,7 @@ def signed(connection: Connection, request_id: str | None = None, digest: str | 
             None if row.assertion is None else Assertion.of(json.loads(row.assertion)),
             row.grant_seconds,
         )
-        for row in connection.execute(query)
+        for row in rows_with(connection, query, table.c.request_id, requests)
     ]
 
 

@@ -112,7 +112,7 @@ def request_view(
                 role=one.role,
                 grant_seconds=one.grant_seconds,
             )
-            for one in approvers.signed(connection, str(row.request_id), str(row.digest))
+            for one in approvers.signed(connection, [str(row.request_id)], str(row.digest))
         ],
         denied_by=None if row.denied_by is None else names.get(row.denied_by, people.ERASED_NAME),
         grant=None

@@ -267,7 +267,7 @@ class RequestDesk:
                 "policy-changed", f"the policy changed since request {request_id} was approved; make a new request"
             )
         self._check_people(connection, life)
-        for one in approvers.signed(connection, request_id, row.digest):
+        for one in approvers.signed(connection, [request_id], row.digest):
             if not one.holds(self._keystore_id):
                 raise TamperedError(
                     f"an approval of request {request_id} is not signed by its approver: the database was altered; restore it"
@@ -306,7 +306,7 @@ class RequestDesk:
             stored=State(row.state),
             approvals=tuple(
                 Approval(one.approver, one.digest, one.role, one.grant_seconds)
-                for one in approvers.signed(connection, row.request_id)
+                for one in approvers.signed(connection, [row.request_id])
             ),
             roles_required=() if policy is None else policy.roles,
             benefits=changes.benefits(change_of(row.change)),

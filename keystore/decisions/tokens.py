@@ -91,17 +91,28 @@ class Tokens:
         connection.execute(schema.tokens.insert().values(**row, tag=self._tag(row)))
         signed_in = {} if binding is None else {"binding": binding}
         log.append(
-            "token", by=by, digest=token_digest(row), person=person, role=role.value, token=token_id, **signed_in
+            "token",
+            by=by,
+            digest=token_digest(row),
+            expires_at=row["expires_at"],
+            person=person,
+            role=role.value,
+            token=token_id,
+            **signed_in,
         )
         return f"kat1_{token_id}_{secret.hex()}"
 
     def revoke(self, connection: Connection, log: LogWriter, token_id: str, by: str) -> None:
-        """End a token now. Raises TokenError: there is none of this id, or it was revoked before."""
+        """End a token now. Raises TokenError: there is none of this id, or it ended before."""
         found = connection.execute(select(schema.tokens).where(schema.tokens.c.token_id == token_id)).first()
         if found is None:
             raise TokenError("unknown-token", "there is no such token; list the tokens to find its id")
         if found.revoked_at is not None:
             raise TokenError("revoked", f"token {token_id} was revoked before")
+        if log.now >= parse_timestamp(found.expires_at):  # the verifier does not remember it any more
+            raise TokenError(
+                "expired", f"token {token_id} has expired, and is good for nothing; there is nothing to revoke"
+            )
         self._end(connection, log, found, by)
 
     def revoke_of(self, connection: Connection, log: LogWriter, binding: str, by: str) -> None:

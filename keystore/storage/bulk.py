@@ -1,4 +1,6 @@
-"""Inserting many rows: SQLAlchemy compiles the statement, the driver binds the values, and nothing is done per row in between.
+"""Many rows at once: found by the values of a column, and inserted.
+
+To insert, SQLAlchemy compiles the statement, the driver binds the values, and nothing is done per row in between.
 
 PostgreSQL gets many rows as a binary array for each column: half the work of a statement for each row, here and there. COPY would
 be less still; it is refused where there are rules for rows, as there are for ingest (infra/postgresql/roles.sql).
@@ -11,7 +13,19 @@ from functools import lru_cache
 from operator import itemgetter
 from typing import Any
 
-from sqlalchemy import Connection, Dialect, Table
+from sqlalchemy import Column, Connection, Dialect, Row, Select, Table
+
+VALUES_PER_QUERY = 500
+
+
+def rows_with(
+    connection: Connection, query: Select[Any], column: Column[str], values: Sequence[str] | None
+) -> list[Row[Any]]:
+    """Return the rows of a query that have one of these values in a column; all, if None."""
+    if values is None:
+        return list(connection.execute(query))
+    parts = [values[start : start + VALUES_PER_QUERY] for start in range(0, len(values), VALUES_PER_QUERY)]
+    return [row for part in parts for row in connection.execute(query.where(column.in_(part)))]
 
 
 def insert_many(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -259,6 +259,7 @@ requests = Table(
     Column("digest", String, nullable=False),
     Column("denied_by", String, ForeignKey("people.person")),
     Column("change", LargeBinary),  # canonical JSON of decisions.changes; unset: it asks for keys
+    Index("requests_by_state", "state", "expires_at"),
 )
 
 request_images = Table(
@@ -268,6 +269,7 @@ request_images = Table(
     Column("record_id", String, primary_key=True),  # no foreign key: the record may be erased, the request stays
     Column("dataset", String, nullable=False),
     Column("image_id", String, nullable=False),
+    Index("request_images_by_record", "record_id"),
 )
 
 approvals = Table(
@@ -317,6 +319,7 @@ tokens = Table(
     Column("revoked_at", String),
     Column("tag", LargeBinary, nullable=False),  # keyed hash of all the others: who can only write rows makes no token
     Column("binding", String),  # by which its person signed in; unset: an operator issued it
+    Index("tokens_by_expiry", "expires_at"),
 )
 
 # Which person an identity provider's (issuer, subject) stands for (decisions.bindings). Rows stay.

@@ -12,18 +12,26 @@ from keystore.decisions import approvers
 from keystore.decisions.bindings import binding_digest
 from keystore.decisions.content import change_of, images_of, request_digest
 from keystore.decisions.identity import name_commitment
+from keystore.decisions.lifecycle import State
 from keystore.decisions.tokens import token_digest
 from keystore.storage import schema
+from keystore.storage.bulk import rows_with
 from keystore.vault.accounts import own_keys_account
 from keystore.verification.leaves import guarded
 from keystore.verification.replay_decisions import LoggedDecisions, LoggedRequest
 
 
-def decisions_problems(connection: Connection, logged: LoggedDecisions) -> list[str]:
-    """Return where the tables are not as the log says: nothing, when all is well."""
+def decisions_problems(connection: Connection, logged: LoggedDecisions, time: str | None = None) -> list[str]:
+    """Return where the tables are not as the log says: nothing, when all is well.
+
+    time: of the last entry. Then `logged` is what lives then (replay_decisions.living), and of requests and tokens only these are
+    looked at, and what the tables say is open at that time; without it, all that there ever were.
+    """
     problems: list[str] = []
-    for check in (_check_identity, _check_policies_and_people, _check_requests, _check_access):
+    for check in (_check_identity, _check_policies_and_people):
         guarded(lambda check=check: check(connection, logged, problems), problems)  # type: ignore[misc]
+    for one in (_check_requests, _check_access):
+        guarded(lambda one=one: one(connection, logged, problems, time), problems)  # type: ignore[misc]
     return problems
 
 
@@ -70,10 +78,15 @@ def _check_policies_and_people(connection: Connection, logged: LoggedDecisions, 
         problems.append("the approvers' public keys are not those of the log")
 
 
-def _check_requests(connection: Connection, logged: LoggedDecisions, problems: list[str]) -> None:
+def _check_requests(connection: Connection, logged: LoggedDecisions, problems: list[str], time: str | None) -> None:
     keystore_id = str(connection.execute(select(schema.identity.c.keystore_id)).scalar())
-    seen: dict[str, LoggedRequest] = {}
-    for row in connection.execute(select(schema.requests)).all():
+    table, seen = schema.requests.c, dict[str, LoggedRequest]()
+    concerned = None
+    if time is not None:
+        is_open = table.state.in_([State.PENDING.value, State.APPROVED.value]) & (table.expires_at > time)
+        opened = connection.execute(select(table.request_id).where(is_open)).scalars()
+        concerned = sorted(logged.requests.keys() | set(opened))
+    for row in rows_with(connection, select(schema.requests), table.request_id, concerned):
         images = images_of(connection, row.request_id)
         if request_digest(keystore_id, dict(row._mapping), images) != row.digest:
             problems.append(f"request {row.request_id} was altered: its content is not the one its digest stands for")
@@ -89,7 +102,7 @@ def _check_requests(connection: Connection, logged: LoggedDecisions, problems: l
             row.denied_by,
             change=change_of(row.change),
         )
-    for one in approvers.signed(connection):
+    for one in approvers.signed(connection, concerned):
         if not one.holds(keystore_id):
             problems.append(f"an approval of request {one.request_id} is not signed by its approver")
         if one.request_id in seen:
@@ -99,20 +112,29 @@ def _check_requests(connection: Connection, logged: LoggedDecisions, problems: l
                 seen[one.request_id].keys[of] = one.key_id
             if one.grant_seconds is not None:
                 seen[one.request_id].grant_seconds[of] = one.grant_seconds
-    for row in connection.execute(select(schema.grants)):
+    grants = rows_with(connection, select(schema.grants), schema.grants.c.request_id, concerned)
+    for row in grants:
         if row.request_id in seen:
             seen[row.request_id].grants[row.digest] = (row.grant_id, row.expires_at)
     for request_id in sorted(seen.keys() | logged.requests.keys()):
         if seen.get(request_id) != logged.requests.get(request_id):
             problems.append(f"request {request_id}, its approvals or its grant are not those of the log")
-    releases = {row.grant_id: row.recipient for row in connection.execute(select(schema.releases))}
+    granted = None if concerned is None else [row.grant_id for row in grants]
+    used = rows_with(connection, select(schema.releases), schema.releases.c.grant_id, granted)
+    releases = {row.grant_id: row.recipient for row in used}
     if releases != logged.releases:
         problems.append("the releases are not those of the log")
 
 
-def _check_access(connection: Connection, logged: LoggedDecisions, problems: list[str]) -> None:
-    tokens = {row.token_id: token_digest(dict(row._mapping)) for row in connection.execute(select(schema.tokens))}
-    if tokens != logged.tokens:
+def _check_access(connection: Connection, logged: LoggedDecisions, problems: list[str], time: str | None) -> None:
+    table, concerned = schema.tokens.c, None
+    if time is not None:
+        is_good = (table.expires_at > time) & table.revoked_at.is_(None)
+        good = connection.execute(select(table.token_id).where(is_good)).scalars()
+        concerned = sorted(logged.tokens.keys() | set(good))
+    rows = rows_with(connection, select(schema.tokens), table.token_id, concerned)
+    tokens = {row.token_id: token_digest(dict(row._mapping)) for row in rows}
+    if tokens != {ident: one["digest"] for ident, one in logged.tokens.items()}:
         problems.append("the tokens are not those of the log: one was added, dropped, changed or brought back")
     bindings = {
         row.binding_id: binding_digest(dict(row._mapping)) for row in connection.execute(select(schema.bindings))

@@ -1,8 +1,8 @@
-"""A milestone: how far the service has verified the log, and what had been decided by then, signed with the audit key.
+"""A milestone: how far the service has verified the log, and what of that is not over, signed with the audit key.
 
-A release verifies the log first. From the last milestone on that costs as much as was written since, and not as much as was ever
-written. A milestone can not be forged without the audit key; one that is dropped or does not verify is not believed, and the
-log is read from its begin. An audit takes no notice of it but to check it.
+A release verifies the log first. From the last milestone on that costs as much as was written since and as is going on, and not
+as much as was ever written or asked for (replay_decisions.living). A milestone can not be forged without the audit key; one that
+is dropped or does not verify is not believed, and the log is read from its begin. An audit takes no notice of it but to check it.
 """
 
 from __future__ import annotations
@@ -26,17 +26,20 @@ from keystore.errors import TamperedError
 from keystore.storage import schema
 from keystore.verification.replay_decisions import LoggedDecisions, LoggedRequest
 
-LABEL: Final = b"keyanon milestone v2\n"
-OLD_LABEL: Final = b"keyanon milestone v1\n"  # those of older versions do not say what requests are held against
-EVERY: Final = 1000  # entries after which another one is worth its row
+LABEL: Final = b"keyanon milestone v3\n"
+OLD_LABELS: Final = (
+    b"keyanon milestone v2\n",
+    b"keyanon milestone v1\n",
+)  # they do not say until when anything is needed
+EVERY: Final = 100  # entries after which another one is worth its row
 DECISIONS: Final = [
-    one.name for one in fields(LoggedDecisions) if one.name not in ("problems", "by_names")
+    one.name for one in fields(LoggedDecisions) if one.name not in ("problems", "by_names", "went_back")
 ]  # there are no problems before a milestone; what names did is for an audit, which reads all
 
 
 @dataclass
 class Milestone:
-    """frontier: of the tree that was verified; last_time: of its last entry; decisions: all that it says was decided."""
+    """frontier: of the tree that was verified; last_time: of its last entry; decisions: what of it lives at that time."""
 
     frontier: Frontier = field(default_factory=Frontier)
     last_time: str = ""
@@ -86,9 +89,10 @@ def last_milestone(connection: Connection, vkey: str) -> Milestone | None:
     if row is None:
         return None
     _, key = parse_verifier_key(vkey)
-    with contextlib.suppress(InvalidSignature):
-        key.verify(row.signature, OLD_LABEL + row.document)
-        return None
+    for old in OLD_LABELS:
+        with contextlib.suppress(InvalidSignature):
+            key.verify(row.signature, old + row.document)
+            return None
     try:
         key.verify(row.signature, LABEL + row.document)
         return Milestone.from_bytes(row.document)

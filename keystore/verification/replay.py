@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from keystore.verification import replay_decisions, replay_holdings
-from keystore.verification.replay_decisions import LoggedDecisions, apply_decision
+from keystore.verification.replay_decisions import LoggedDecisions, apply_decision, says_time_went_back
 from keystore.verification.replay_holdings import LoggedHoldings, apply_holding
 
 State = TypeVar("State", bound=LoggedDecisions)
@@ -39,7 +39,7 @@ class Replay(Generic[State]):
             leaf = json.loads(data)
             if leaf["seq"] != seq:
                 problems.append(f"entry {seq} says it is entry {leaf['seq']}")
-            if leaf["time"] < self.last_time and leaf["type"] not in ("clock", "witness"):
+            if leaf["time"] < self.last_time and not says_time_went_back(leaf):
                 problems.append(f"entry {seq} is earlier than the entry before it")
             self.last_time = leaf["time"]
             if leaf["type"] not in KNOWN:

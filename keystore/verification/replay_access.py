@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from keystore.crypto.canonical import parse_timestamp, timestamp
+from keystore.decisions.tokens import MAX_LIFETIME
+
 if TYPE_CHECKING:
     from keystore.verification.replay_decisions import LoggedDecisions
 
@@ -32,7 +35,19 @@ def apply_access(state: LoggedDecisions, leaf: dict[str, Any]) -> None:
             state.problems.append(f"{entry} issues token {leaf['token']} twice, or revokes one without issue")
         if "binding" in leaf:
             _check_sign_in(state, leaf, entry)
-        state.tokens[leaf["token"]] = leaf["digest"]
+        state.tokens[leaf["token"]] = {"digest": leaf["digest"], "needed_until": _last_moment(leaf)}
+
+
+def _last_moment(leaf: dict[str, Any]) -> str:
+    """Return when the token of an entry is over. Raises ValueError: it says no time."""
+    if leaf["type"] == "revoke-token":
+        return str(leaf["time"])
+    if "expires_at" in leaf:
+        return str(leaf["expires_at"])
+    try:
+        return timestamp(parse_timestamp(leaf["time"]) + MAX_LIFETIME)  # older entries do not say it
+    except OverflowError as error:
+        raise ValueError(f"{leaf['time']} is no time") from error
 
 
 def _check_sign_in(state: LoggedDecisions, leaf: dict[str, Any], entry: str) -> None:

@@ -23,7 +23,7 @@ def apply_enrolment(state: LoggedDecisions, leaf: dict[str, Any]) -> None:
         if _enrolled(state, person) and "erase-person" in state.signed_too:
             state.problems.append(f"{entry} takes a key off the list that approvers sign, and no approver signed it")
         for key in _enrolled(state, person):
-            _take_off(state, key)
+            _take_off(state, key, leaf["time"])
         return
     check_agreed(state, leaf)
     itself = set() if leaf["type"] == "replace-approver" and "request" in leaf else {person}
@@ -33,7 +33,7 @@ def apply_enrolment(state: LoggedDecisions, leaf: dict[str, Any]) -> None:
     if gone is not None:
         if gone not in _enrolled(state, person):
             state.problems.append(f"{entry} removes a key that was not enrolled")
-        _take_off(state, gone)
+        _take_off(state, gone, leaf["time"])
     if leaf["type"] == "replace-approver" and leaf["role"] != state.approver_keys[leaf["replaced"]]["role"]:
         state.problems.append(f"{entry} replaces a key by one of another role")
     if leaf["type"] != "remove-approver":
@@ -56,7 +56,7 @@ def apply_loss(state: LoggedDecisions, leaf: dict[str, Any]) -> None:
     for key in leaf["keys"]:
         if state.approver_keys[key]["removed"]:
             state.problems.append(f"entry {leaf['seq']} (lost-keys) removes a key that was not enrolled")
-        _take_off(state, key)
+        _take_off(state, key, leaf["time"])
     left = [one["role"] for one in state.approver_keys.values() if not one["removed"]]
     if len(left) >= max(MIN_APPROVALS, state.approvals_of_policy) and set(state.roles_of_policy) <= set(left):
         state.problems.append(f"entry {leaf['seq']} (lost-keys) came while {len(left)} keys were left, enough to sign")
@@ -96,9 +96,9 @@ def _enrolled(state: LoggedDecisions, person: str) -> list[str]:
     return [key for key, one in state.approver_keys.items() if one["person"] == person and not one["removed"]]
 
 
-def _take_off(state: LoggedDecisions, key: str) -> None:
+def _take_off(state: LoggedDecisions, key: str, time: str) -> None:
     state.approver_keys[key]["removed"] = True
     for request in state.requests.values():
         rests_on_it = any(of == request.digest and used == key for (of, _), used in request.keys.items())
         if request.state in ("pending", "approved") and rests_on_it:
-            request.state, request.denied_by = "denied", None
+            request.end("denied", time)

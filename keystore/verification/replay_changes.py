@@ -49,4 +49,4 @@ def check_agreed(state: LoggedDecisions, leaf: dict[str, Any]) -> None:
     enough = len(signed) >= max(MIN_APPROVALS, state.approvals_of_policy) and set(state.roles_of_policy) <= roles
     if request.state != "pending" or leaf["time"] >= request.expires_at or not enough or leaf["by"] != sorted(signed):
         state.problems.append(f"{entry} came when not enough approvers had signed it, or a second time")
-    request.state = "applied"
+    request.end("applied", leaf["time"])

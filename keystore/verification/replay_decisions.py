@@ -6,10 +6,12 @@ sound. The state is small however long the log is: a release rests on it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from keystore.crypto.canonical import parse_timestamp, timestamp
 from keystore.decisions.policy import MIN_APPROVALS
+from keystore.decisions.replies import MAX_LIFETIME
 from keystore.verification import replay_access
 from keystore.verification.replay_approvers import apply_enrolment, apply_loss, check_key, roles_present
 from keystore.verification.replay_break_glass import apply_break, apply_review
@@ -71,6 +73,15 @@ class LoggedRequest:
         default_factory=dict
     )  # (digest, approver) -> time that they chose
     change: dict[str, Any] | None = None  # decisions.changes; None: it asks for keys
+    needed_until: str = field(default="", compare=False)  # nothing that the rules allow happens to it from then on
+
+    def end(self, state: str, time: str, by: str | None = None) -> None:
+        """Be ended at `time`. For a while it may still be that its reply was lost. Raises ValueError: that is no time."""
+        self.state, self.denied_by = state, by
+        try:
+            self.needed_until = timestamp(parse_timestamp(time) + MAX_LIFETIME)
+        except OverflowError as error:
+            raise ValueError(f"{time} is no time") from error
 
 
 @dataclass
@@ -89,7 +100,7 @@ class LoggedDecisions:
     enrolled: dict[str, str] = field(default_factory=dict)  # person -> public key, base64
     requests: dict[str, LoggedRequest] = field(default_factory=dict)
     releases: dict[str, str] = field(default_factory=dict)  # grant id -> recipient
-    tokens: dict[str, str] = field(default_factory=dict)  # token id -> digest of its row
+    tokens: dict[str, dict[str, str]] = field(default_factory=dict)  # id -> digest of its row, needed_until
     bindings: dict[str, dict[str, Any]] = field(default_factory=dict)  # id -> digest of its row, person, role, ended
     identities: dict[str, str] = field(default_factory=dict)  # tag of an identity -> the one person it may stand for
     signed_from: int | None = None  # entry from which approvers sign changes of who decides
@@ -98,6 +109,7 @@ class LoggedDecisions:
     by_names: list[int] = field(default_factory=list)  # entries that changed who decides, without signatures
     problems: list[str] = field(default_factory=list)
     weaknesses: list[str] = field(default_factory=list)  # what older versions allowed, and no auditor should overlook
+    went_back: bool = False  # whether time did: then what was over may not be
 
     @property
     def approvals_of_policy(self) -> int:
@@ -119,6 +131,19 @@ class LoggedDecisions:
     def break_glass_of_policy(self) -> list[str]:
         """The people who may break the glass."""
         return list(self.policy.get("break_glass", []))
+
+
+def living(state: LoggedDecisions, time: str) -> LoggedDecisions:
+    """Return what a decision from `time` on can rest on: without the requests that are over, their releases, and such tokens.
+
+    As long as time does not go back, no entry that the rules allow is about any of these again.
+    """
+    owed = {request for request, broken in state.breaks.items() if not broken["reviewed"]}
+    requests = {name: one for name, one in state.requests.items() if one.needed_until > time or name in owed}
+    granted = {grant for one in requests.values() for grant, _ in one.grants.values()}
+    releases = {grant: recipient for grant, recipient in state.releases.items() if grant in granted}
+    tokens = {name: one for name, one in state.tokens.items() if one["needed_until"] > time}
+    return replace(state, requests=requests, releases=releases, tokens=tokens)
 
 
 def apply_decision(state: LoggedDecisions, leaf: dict[str, Any]) -> None:
@@ -146,8 +171,10 @@ def apply_decision(state: LoggedDecisions, leaf: dict[str, Any]) -> None:
         apply_loss(state, leaf)
     elif kind in ("request", "change"):
         _file(state, leaf)
-    elif kind == "witness" or (kind == "clock" and leaf["back"]):
-        void_open(state)  # nothing could show that the database was not rolled back, or how long a permission has lived
+    elif says_time_went_back(leaf):
+        # Nothing could show that the database was not rolled back, or how long a permission has lived.
+        void_open(state, leaf["time"])
+        state.went_back = True
     elif kind == "review":
         apply_review(state, leaf)
     elif kind in ("approve", "break-glass", "grant", "deny", "release"):
@@ -157,6 +184,11 @@ def apply_decision(state: LoggedDecisions, leaf: dict[str, Any]) -> None:
             state.problems.append(f"entry {leaf['seq']} repeats a release that was not made, or to somebody else")
     elif kind in replay_access.KINDS:
         replay_access.apply_access(state, leaf)
+
+
+def says_time_went_back(leaf: dict[str, Any]) -> bool:
+    """Return whether an entry may be earlier than the one before it, and ends what was open. Raises LookupError."""
+    return leaf["type"] == "witness" or (leaf["type"] == "clock" and bool(leaf["back"]))
 
 
 def _check_people(state: LoggedDecisions, leaf: dict[str, Any]) -> None:
@@ -183,6 +215,7 @@ def _file(state: LoggedDecisions, leaf: dict[str, Any]) -> None:
         leaf["policy"],
         leaf["records"] if isinstance(leaf["records"], int) else len(leaf["records"]),  # older entries list them
         change=leaf.get("change"),
+        needed_until=leaf["expires_at"],
     )
     if fresh.change is not None:
         check_filed(state, leaf)
@@ -209,7 +242,7 @@ def _decide(state: LoggedDecisions, leaf: dict[str, Any]) -> None:
     if request.state in ("released", "applied", "denied") or leaf["time"] >= request.expires_at:
         state.problems.append(f"{entry} comes after the request ended")
     if leaf["type"] == "deny":
-        request.state, request.denied_by = "denied", leaf["by"]
+        request.end("denied", leaf["time"], leaf["by"])
         return
     if leaf["digest"] != request.digest:
         state.problems.append(f"{entry} is for another content of the request")
@@ -244,4 +277,4 @@ def _decide(state: LoggedDecisions, leaf: dict[str, Any]) -> None:
         if grant_id != leaf["grant"] or leaf["by"] != request.requester or leaf["time"] >= expires_at:
             state.problems.append(f"{entry} has no grant that allows it")
         state.releases[leaf["grant"]] = leaf["recipient"]
-        request.state = "released"
+        request.end("released", leaf["time"])

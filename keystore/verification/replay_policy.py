@@ -27,7 +27,7 @@ def set_policy(state: LoggedDecisions, leaf: dict[str, Any]) -> None:
         since = f"every change of the policy does since entry {state.ends_open_from}"
         state.problems.append(f"{entry} changes the policy and ends no open request, and {since}")
     if state.ends_open_from is not None:
-        void_open(state, leaf["time"])
+        void_open(state, leaf["time"], leaf["time"])
     state.policies.append(leaf["digest"])
     state.policy = policy
     state.mentioned |= set(state.break_glass_of_policy)
@@ -37,12 +37,12 @@ def set_policy(state: LoggedDecisions, leaf: dict[str, Any]) -> None:
         state.weaknesses.append(f"{entry} sets a policy under which one person alone can approve")
 
 
-def void_open(state: LoggedDecisions, time: str = "") -> None:
-    """End the requests that are open, by nobody. time: what had expired by then stays so; without it, no time is believed."""
+def void_open(state: LoggedDecisions, time: str, expired: str = "") -> None:
+    """End the open requests at `time`, by nobody. expired: what had by then stays so; without it, no time is believed."""
     for request in state.requests.values():
         _, until = request.grants.get(request.digest, ("", request.expires_at))
-        if request.state in ("pending", "approved") and min(until, request.expires_at) > time:
-            request.state, request.denied_by = "denied", None
+        if request.state in ("pending", "approved") and min(until, request.expires_at) > expired:
+            request.end("denied", time)
 
 
 def check_asked(state: LoggedDecisions, request: LoggedRequest, leaf: dict[str, Any]) -> None:

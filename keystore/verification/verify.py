@@ -26,7 +26,7 @@ from keystore.verification.nodes import NodeCheck
 from keystore.verification.reading import read_log, trusted_vkeys
 from keystore.verification.replay import LoggedState, Replay, full_replay
 from keystore.verification.replay_break_glass import unreviewed
-from keystore.verification.replay_decisions import LoggedDecisions, apply_decision
+from keystore.verification.replay_decisions import LoggedDecisions, apply_decision, living
 from keystore.verification.report import AuditReport
 
 GIVEN = "the checkpoint given"
@@ -91,7 +91,7 @@ def verify_audit(
 
 
 def log_problems(connection: Connection, vkey: str, signer: LogSigner | None = None) -> list[str]:
-    """Return what is wrong with the log and with the decisions it explains: nothing, when all is well.
+    """Return what is wrong with the log and with what it says is not over: nothing, when all is well.
 
     Read from the last milestone on; with the audit key's `signer`, another one is set where that is worth while.
     """
@@ -101,23 +101,30 @@ def log_problems(connection: Connection, vkey: str, signer: LogSigner | None = N
 def logged_decisions(
     connection: Connection, vkey: str, signer: LogSigner | None = None
 ) -> tuple[list[str], LoggedDecisions]:
-    """As `log_problems`, with what was decided by the log: worth something where there are no problems."""
-    problems: list[str] = []
-    begin = believed_milestone(connection, vkey)
-    replay = Replay(begin.decisions, apply_decision, begin.frontier.size, begin.last_time)
-    frontier = read_log(connection, vkey, replay, problems, start=begin.frontier)
-    problems += replay.state.problems + decisions_problems(connection, replay.state)
-    if signer is not None and not problems and frontier.size >= begin.frontier.size + EVERY:
-        store_milestone(connection, Milestone(frontier, replay.last_time, replay.state), signer)
-    return problems, replay.state
+    """As `log_problems`, with what the log says was decided and is not over: worth something where there are no problems."""
+    begin, problems = believed_milestone(connection, vkey), list[str]()
+    end = _read_from(connection, vkey, begin, problems)
+    if begin.frontier.size and (end.decisions.went_back or end.decisions.problems):
+        # What was over at that milestone may not be so any more, or was not by the tables: the whole log says which.
+        begin, problems = Milestone(), []
+        end = _read_from(connection, vkey, begin, problems)
+    end.decisions = living(end.decisions, end.last_time)
+    problems += end.decisions.problems + decisions_problems(connection, end.decisions, end.last_time)
+    if signer is not None and not problems and end.frontier.size >= begin.frontier.size + EVERY:
+        store_milestone(connection, end, signer)
+    return problems, end.decisions
 
 
 def broken_glass(connection: Connection, vkey: str) -> list[str]:
     """Return the requests that broke the glass and were not reviewed, by the log alone, read from the last milestone on."""
-    begin = believed_milestone(connection, vkey)
+    return unreviewed(_read_from(connection, vkey, believed_milestone(connection, vkey), []).decisions)
+
+
+def _read_from(connection: Connection, vkey: str, begin: Milestone, problems: list[str]) -> Milestone:
+    """Return where the log leads to from a milestone on, with all that was decided since."""
     replay = Replay(begin.decisions, apply_decision, begin.frontier.size, begin.last_time)
-    read_log(connection, vkey, replay, [], start=begin.frontier)
-    return unreviewed(replay.state)
+    frontier = read_log(connection, vkey, replay, problems, start=begin.frontier)
+    return Milestone(frontier, replay.last_time, replay.state)
 
 
 def is_far_from_milestone(connection: Connection, vkey: str) -> bool:
@@ -167,7 +174,8 @@ class _Watch:
         if frontier.size in self._roots:
             self._roots[frontier.size] = frontier.root()
         if self._milestone is not None and frontier.size == self._milestone.frontier.size:
-            here = Milestone(frontier, self._replay.last_time, self._replay.state)
+            last_time = self._replay.last_time
+            here = Milestone(frontier, last_time, living(self._replay.state, last_time))
             if here.to_bytes() == self._milestone.to_bytes():
                 self._milestone = None
 

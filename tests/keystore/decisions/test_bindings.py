@@ -180,14 +180,14 @@ HELD = {"binding": "b", "digest": "d", "identity": "i", "person": "p", "role": "
     ],
 )
 def test_an_entry_that_the_rules_do_not_allow_is_a_problem(leaf: dict[str, str]) -> None:
-    logged = LoggedDecisions()
+    logged, until = LoggedDecisions(), {"expires_at": "2026-11-29T10:00:00.000000Z"}
     for binding in ("b", "ended"):
         apply_decision(logged, {"seq": 1, "type": "bind-identity", **HELD, "binding": binding})
     apply_decision(logged, {"seq": 2, "type": "unbind-identity", "binding": "ended", "digest": "e"})
     held = {"token": "s", "digest": "d", "person": "p", "role": "auditor", "binding": "b"}
-    apply_decision(logged, {"seq": 3, "type": "token", **held})
+    apply_decision(logged, {"seq": 3, "type": "token", **held, **until})
     assert logged.problems == []
-    apply_decision(logged, {"seq": 9, **leaf})
+    apply_decision(logged, {"seq": 9, **leaf, **until})
     (problem,) = logged.problems
     assert "entry 9" in problem
 

@@ -28,7 +28,7 @@ from keystore.errors import (
 from keystore.recipient import Recipient
 from keystore.verification.replay import replay
 from keystore.verification.replay_decisions import LoggedDecisions
-from keystore.verification.verify import verify_audit
+from keystore.verification.verify import logged_decisions, verify_audit
 from tests.keystore.postgres import ON_BOTH
 
 
@@ -370,7 +370,7 @@ def test_signatures_are_verified_again_at_release(keystore, make, monkeypatch: p
 
 
 def test_a_used_grant_stays_used_when_the_state_is_set_back(keystore, make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("keystore.governed.logged_decisions", lambda connection, vkey, signer: ([], LoggedDecisions()))
+    monkeypatch.setattr("keystore.governed.logged_decisions", lambda *of: ([], logged_decisions(*of)[1]))
     request_id = make.approved(keystore)
     make.take(keystore, request_id)
     sql(keystore, "UPDATE requests SET state = 'approved'")

@@ -99,15 +99,16 @@ def test_a_data_sets_name_is_bounded(keystore: ServedKeystore) -> None:
     ],
 )
 def test_an_entry_that_the_rules_do_not_allow_is_a_problem(leaf: dict[str, str]) -> None:
-    logged = LoggedDecisions(tokens={"known": "d"}, releases={"used": "recipient"})
-    apply_decision(logged, {"seq": 9, **leaf})
+    logged = LoggedDecisions(tokens={"known": {"digest": "d"}}, releases={"used": "recipient"})
+    now = {"seq": 9, "time": "2026-11-28T10:00:00.000000Z"}
+    apply_decision(logged, {**now, **leaf})
     (problem,) = logged.problems
     assert "entry 9" in problem
     for allowed in (
         {"type": "revoke-token", "token": "known", "digest": "e"},
         {"type": "release-again", "grant": "used", "recipient": "recipient"},
     ):
-        apply_decision(logged, {"seq": 10, **allowed})
+        apply_decision(logged, {**now, **allowed})
     assert len(logged.problems) == 1
 
 

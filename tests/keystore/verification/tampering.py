@@ -13,8 +13,8 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from datetime import timedelta
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import insert, select, text
 
 from keystore.approver_key import ApproverKey
+from keystore.audit.log import Clock
 from keystore.audit.merkle import Frontier, leaf_hash
 from keystore.audit.signers import LogSigner
 from keystore.audit.tree import stored_nodes
@@ -35,6 +36,7 @@ from keystore.decisions.policy import Policy
 from keystore.decisions.proposals import Replacement
 from keystore.decisions.requests import RequestDesk
 from keystore.decisions.signatures import parse_public_line
+from keystore.decisions.tokens import token_id_of
 from keystore.embedded import Keystore
 from keystore.errors import KeystoreError
 from keystore.recipient import Recipient
@@ -65,10 +67,25 @@ class Scene:
     keys: dict[str, ApproverKey]  # of two approvers
 
     def copy(self, work: Path) -> Scene:
-        return Scene(copy_keystore(self.path, work / "ks"), self.backup, *self._rest())
+        return replace(self, path=copy_keystore(self.path, work / "ks"))
 
-    def _rest(self) -> tuple[str, str, str, str, dict[str, ApproverKey]]:
-        return self.approved, self.released, self.checkpoint, self.vkey, self.keys
+    def hours_later(self, work: Path) -> Scene:
+        """The same, with another request whose grant was not used, when the others are over."""
+        path = copy_keystore(self.path, work / "later")
+        with ServedKeystore.open(path, clock=_hours_later) as keystore:
+            approved = _approved(keystore, self.keys["Erin"])
+            return replace(self, path=path, approved=approved, checkpoint=keystore.checkpoint())
+
+
+def _hours_later() -> datetime:
+    return utc_now() + timedelta(hours=4)
+
+
+def _approved(keystore: ServedKeystore, own: ApproverKey) -> str:
+    approved = Helpers.request(keystore, "b.png").request_id
+    Helpers.approve(keystore, approved, "Bob")
+    Helpers.sign(keystore, approved, Erin=own)
+    return approved
 
 
 def make_scene(template: Path, work: Path) -> Scene:
@@ -99,10 +116,9 @@ def make_scene(template: Path, work: Path) -> Scene:
         for name, role in (("Erin", Role.APPROVER), ("Alice", Role.REQUESTER)):
             keystore.bind_identity(Identity("https://id.example", f"sub of {name}"), name, role, "Olga")
         keystore.unbind_identity(keystore.bindings()[0].binding_id, "Olga")
-        approved = make.request(keystore, "b.png").request_id
-        make.approve(keystore, approved, "Bob")
-        shown = keystore.show(approved)
-        keystore.approve(approved, "Erin", shown.digest, own.sign(shown, keystore.audit_vkey, utc_now()))
+        lifetime = timedelta(days=9)
+        keystore.revoke_token(token_id_of(keystore.issue_token("Eve", Role.AUDITOR, lifetime, "Olga")), "Olga")
+        approved = _approved(keystore, own)
         kept = (keystore.checkpoint(), keystore.audit_vkey)
         return Scene(path, backup, approved, released, *kept, {"Erin": own, "Finn": other})
 
@@ -403,6 +419,24 @@ TAMPERINGS: dict[tuple[str, str], Callable[[Scene], None]] = {
         "WHERE unbound_at IS NULL"
     ),
     (DATABASE, "a binding is dropped"): _statements("DELETE FROM bindings WHERE unbound_at IS NOT NULL"),
+    (DATABASE, "hours later: a used grant is made unused, and its request lives longer"): _statements(
+        "DELETE FROM releases", "UPDATE requests SET state = 'approved', expires_at = :far WHERE state = 'released'"
+    ),
+    (DATABASE, "hours later: a denial is taken back, and the request lives longer"): _statements(
+        "UPDATE requests SET state = 'pending', denied_by = NULL, expires_at = :far WHERE state = 'denied'"
+    ),
+    (DATABASE, "hours later: a token that was revoked is brought back"): _statements(
+        "UPDATE tokens SET revoked_at = NULL WHERE revoked_at IS NOT NULL"
+    ),
+    (DATABASE, "hours later: a used grant is made unused"): _statements(
+        "DELETE FROM releases", "UPDATE requests SET state = 'approved' WHERE state = 'released'"
+    ),
+    (DATABASE, "hours later: the purpose of a request that was released is changed"): _statements(
+        "UPDATE requests SET purpose = 'harmless' WHERE state = 'released'"
+    ),
+    (DATABASE, "hours later: what a request that was released asked for is dropped"): _statements(
+        "DELETE FROM request_images WHERE request_id = (SELECT request_id FROM requests WHERE state = 'released')"
+    ),
     (DATABASE, "a record is emptied"): _statements("UPDATE records SET envelope = :zero WHERE image_id = 'a.png'"),
     (DATABASE, "a record is dropped"): _statements("DELETE FROM records WHERE image_id = 'a.png'"),
     (DATABASE, "a record is renamed"): _statements("UPDATE records SET image_id = 'z.png' WHERE image_id = 'a.png'"),
@@ -452,13 +486,13 @@ class Seen:
     by: dict[str, bool] = field(default_factory=dict)
 
 
-def observe(scene: Scene, work: Path) -> dict[str, bool]:
+def observe(scene: Scene, clock: Clock = utc_now) -> dict[str, bool]:
     """Who notices, of those who are not told anything: whoever opens it, releases, or audits."""
     seen = dict.fromkeys(OBSERVERS, False)
     alone, against = verify_audit(scene.path), verify_audit(scene.path, scene.checkpoint, scene.vkey)
     seen["audit verify"], seen["with a checkpoint kept elsewhere"] = not alone.ok, not against.intact
     try:
-        with Keystore.open(scene.path) as keystore:
+        with Keystore.open(scene.path, clock=clock) as keystore:
             try:
                 request_id = scene.approved if _has(keystore, scene.approved) else scene.released
                 keystore.release(request_id, Recipient.generate().public_key, "Alice")
@@ -475,13 +509,15 @@ def _has(keystore: Keystore, request_id: str) -> bool:
 
 def run(scene: Scene, work: Path) -> list[Seen]:
     """Do each tampering to a copy, and see who notices."""
-    found = []
+    found, later = [], scene.hours_later(work)
+    assert not any(observe(later.copy(work / "untouched later"), _hours_later).values()), "nobody cries wolf"
     for number, ((attacker, tampering), tamper) in enumerate(TAMPERINGS.items()):
         place = work / str(number)
         place.mkdir()
-        copy = scene.copy(place)
+        is_later = tampering.startswith("hours later")
+        copy = (later if is_later else scene).copy(place)
         tamper(copy)
-        found.append(Seen(attacker, tampering, observe(copy, place)))
+        found.append(Seen(attacker, tampering, observe(copy, _hours_later if is_later else utc_now)))
         remove_keystore(copy.path)
     return found
 
@@ -509,6 +545,9 @@ def document(found: list[Seen]) -> str:
         "as anyone in it (`--as`), and the log then says what was done, in somebody else's name. What was tampered with",
         "after the checkpoint that is given is noticed by a later one only. Where the log was written under another",
         "audit key, the private one was left as it was: one that is exchanged too is noticed by the verifier key only.",
+        "",
+        "*Hours later*: a release looks at tokens that are good, at what is open, and at what ended within the hour before. What",
+        "was over before does not come back to life by its row; what else is done to that is noticed by an audit.",
         "",
     ]
     return "\n".join(lines)

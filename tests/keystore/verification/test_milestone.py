@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -10,13 +11,18 @@ from sqlalchemy import select
 
 from keystore import ledger
 from keystore.audit.merkle import Frontier, leaf_hash
+from keystore.decisions.api_token import Role
+from keystore.decisions.lifecycle import State
+from keystore.decisions.tokens import token_id_of
 from keystore.embedded import Keystore
-from keystore.errors import ApprovalError, AuditError
+from keystore.errors import ApprovalError, AuditError, TamperedError, TokenError
+from keystore.recipient import Recipient
+from keystore.served import ServedKeystore
 from keystore.storage import schema
-from keystore.verification import verify
+from keystore.verification import decisions, verify
 from keystore.verification.milestone import (
     LABEL,
-    OLD_LABEL,
+    OLD_LABELS,
     Milestone,
     believed_milestone,
     last_milestone,
@@ -34,7 +40,7 @@ def often(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def released(keystore: Keystore, make) -> Keystore:
+def released(keystore: ServedKeystore, make) -> ServedKeystore:
     """A keystore with a release behind it, whose milestone lies before the release's own entry; and a denial after that."""
     make.take(keystore, make.approved(keystore, "a.png"))
     keystore.deny(make.request(keystore, "b.png").request_id, "Dora")
@@ -175,6 +181,116 @@ def test_what_was_altered_since_or_in_the_tables_releases_nothing(released: Keys
         make.take(released, request_id)
 
 
+def over_for_long(keystore: ServedKeystore, make, clock) -> tuple[str, str]:
+    """Let a request that was released and one that was denied be over for hours; their ids."""
+    ended = {one.state: one.request_id for one in keystore.requests()}
+    clock.forward(hours=3)
+    make.take(keystore, make.approved(keystore, "c.png"))
+    return ended[State.RELEASED], ended[State.DENIED]
+
+
+def test_what_was_over_for_an_hour_is_left_to_the_audit(
+    released: ServedKeystore, make, clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = over_for_long(released, make, clock)
+    request_id = make.approved(released, "c.png")
+    milestone = milestone_of(released)
+    assert milestone is not None and not milestone.decisions.requests.keys() & set(old)
+    assert len(milestone.decisions.requests) == 1 and not milestone.decisions.releases
+    read: list[str] = []
+    digest = decisions.request_digest
+    monkeypatch.setattr(
+        decisions,
+        "request_digest",
+        lambda of, row, images: (read.append(row["request_id"]), digest(of, row, images))[1],
+    )
+    assert make.take(released, request_id) and read and not set(read) & set(old)
+    assert verify_audit(released.path).problems == [] and set(old) < set(read)
+    edit(released, f"UPDATE requests SET purpose = 'harmless' WHERE request_id = '{old[0]}'")
+    assert make.take(released, make.approved(released, "c.png"))
+    assert any("altered" in problem for problem in verify_audit(released.path).problems)
+
+
+FAR = "2099-01-01T00:00:00.000000Z"
+BACK = (
+    "UPDATE requests SET state = 'approved', expires_at = '{until}' WHERE state = 'released' AND request_id = '{old}'"
+)
+
+
+@pytest.mark.parametrize(
+    "statements",
+    [
+        ["DELETE FROM releases", BACK],
+        ["UPDATE grants SET expires_at = '{until}'", BACK],
+        ["UPDATE requests SET state = 'pending', expires_at = '{until}' WHERE state = 'denied'"],
+        ["UPDATE tokens SET revoked_at = NULL, expires_at = '{until}' WHERE revoked_at IS NOT NULL"],
+        ["UPDATE tokens SET expires_at = '{until}' WHERE revoked_at IS NULL"],
+        ["UPDATE tokens SET revoked_at = NULL WHERE revoked_at IS NOT NULL"],
+    ],
+)
+def test_what_was_over_does_not_come_back_by_its_row(
+    released: ServedKeystore, make, clock, statements: list[str]
+) -> None:
+    """Neither it nor anything else is released then."""
+    long = released.issue_token("eve", Role.AUDITOR, timedelta(days=10), "oscar")
+    released.revoke_token(token_id_of(long), "oscar")
+    token = released.issue_token("eve", Role.AUDITOR, timedelta(hours=1), "oscar")
+    old, _ = over_for_long(released, make, clock)
+    other = make.approved(released, "c.png")
+    milestone = milestone_of(released)
+    assert milestone is not None and not milestone.decisions.tokens
+    edit(released, *(one.format(until=FAR, old=old) for one in statements))
+    assert released.authenticate(token) is None and released.authenticate(long) is None
+    for request_id in (other, old):
+        with pytest.raises(AuditError):
+            make.take(released, request_id)
+
+
+def test_what_was_over_and_is_no_more_when_the_clock_goes_back_is_read_from_the_begin(
+    released: ServedKeystore, make, clock
+) -> None:
+    token = released.issue_token("eve", Role.AUDITOR, timedelta(hours=2), "oscar")
+    key, request_id = Recipient.generate().public_key, make.approved(released, "a.png")
+    sealed = released.release(request_id, key, "Alice", keep_reply=timedelta(hours=1))
+    over_for_long(released, make, clock)
+    milestone = milestone_of(released)
+    assert milestone is not None and not milestone.decisions.tokens and released.authenticate(token) is None
+    clock.forward(hours=-2.5)
+    released.confirm_clock("Olga")
+    assert released.authenticate(token) is not None
+    assert released.release(request_id, key, "Alice", keep_reply=timedelta(hours=1)) == sealed
+    make.take(released, make.approved(released, "c.png"))
+    milestone = milestone_of(released)
+    assert milestone is not None and len(milestone.decisions.tokens) == 1
+    released.revoke_token(released.tokens()[0].token_id, "Olga")
+    make.take(released, make.approved(released, "c.png"))
+    assert verify_audit(released.path).problems == []
+
+
+def test_an_entry_about_what_was_over_is_held_against_the_whole_log(released: ServedKeystore, make, clock) -> None:
+    """Else one that the verifier forgot, and whose row somebody with the index key wrote anew, would stop releases for good."""
+    ident = token_id_of(released.issue_token("eve", Role.AUDITOR, timedelta(hours=1), "oscar"))
+    over_for_long(released, make, clock)
+    with pytest.raises(TokenError, match="expired"):
+        released.revoke_token(ident, "oscar")
+    with released._database.write() as connection:
+        row = dict(connection.execute(schema.tokens.select()).one()._mapping) | {"expires_at": FAR}
+        connection.execute(schema.tokens.update().values(expires_at=FAR, tag=released._tokens._tag(row)))
+    released.revoke_token(ident, "oscar")
+    assert make.take(released, make.approved(released, "c.png"))
+    assert verify_audit(released.path).problems == []
+
+
+def test_what_the_log_does_not_speak_of_is_not_released(
+    released: ServedKeystore, make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request_id = make.approved(released, "c.png")
+    for blind in (LoggedDecisions(), LoggedDecisions(requests={request_id: LoggedRequest("", "", 1, "", 2, "", 1)})):
+        monkeypatch.setattr("keystore.governed.logged_decisions", lambda *_, blind=blind: ([], blind))
+        with pytest.raises(TamperedError, match="says nothing of request"):
+            make.take(released, request_id)
+
+
 FORGED = {
     "another document": "UPDATE milestone SET document = CAST(replace(CAST(document AS TEXT), 'approved', 'released') AS BLOB)",
     "another signature": "UPDATE milestone SET signature = zeroblob(64)",
@@ -199,13 +315,14 @@ def test_one_that_is_not_signed_is_not_believed(
         assert verify_audit(released.path).problems == []
 
 
+@pytest.mark.parametrize("label", OLD_LABELS)
 def test_an_older_versions_is_passed_over_until_there_is_another(
-    released: Keystore, make, monkeypatch: pytest.MonkeyPatch
+    released: Keystore, make, monkeypatch: pytest.MonkeyPatch, label: bytes
 ) -> None:
-    """It does not say what requests are held against."""
+    """It does not say what requests are held against, or until when."""
     with released._database.write() as connection:
         document = connection.execute(select(schema.milestone.c.document)).scalar_one()
-        signature = released._keys.signer.sign_message(OLD_LABEL + document)
+        signature = released._keys.signer.sign_message(label + document)
         connection.execute(schema.milestone.update().values(signature=signature))
     assert milestone_of(released) is None
     assert entries_read(released, monkeypatch) == list(range(len(released.audit_entries())))
@@ -274,6 +391,7 @@ def test_it_comes_back_as_it_was() -> None:
         enrolled={"bob": "key"},
         requests={"r": request, "s": LoggedRequest("alice", "d3", 1, "t60", 2, "p2", 1)},
         releases={"g": "recipient"},
+        tokens={"k": {"digest": "d", "needed_until": "t70"}},
         weaknesses=["one person"],
     )
     milestone = Milestone(Frontier().append(b"a" * 32).append(b"b" * 32).append(b"c" * 32), "t9", decisions)

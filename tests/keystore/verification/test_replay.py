@@ -157,6 +157,10 @@ def test_what_the_rules_allow_is_no_problem(leaves: list[Leaf]) -> None:
 OLGA_ERASED = {"type": "erase-person", "by": "pia", "person": "olga"}
 BROKEN = {
     "another number": ([*START, request(seq=7)], "says it is entry 7"),
+    "time runs back and an entry says that it does not": (
+        [*START, {"type": "clock", "by": "olga", "back": False, "time": "t00"}],
+        "earlier than the entry before it",
+    ),
     "time runs back": ([*START, request(time="t10")], "earlier than the entry before it"),
     "created again": ([*START, START[0]], "creates the keystore a second time"),
     "unknown type": ([*START, {"type": "sudo"}], "unknown type 'sudo'"),

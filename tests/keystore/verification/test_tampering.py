@@ -19,7 +19,7 @@ def test_who_notices_what_is_as_the_page_says(filled_template: Path, database: s
     scene = tampering.make_scene(filled_template, tmp_path)
     clean = verify_audit(scene.path, scene.checkpoint, scene.vkey)
     assert clean.intact and len([one for one in clean.limits if "by names alone" in one]) == 1, clean
-    untouched = tampering.observe(scene.copy(tmp_path / "untouched"), tmp_path)
+    untouched = tampering.observe(scene.copy(tmp_path / "untouched"))
     assert not any(untouched.values()), "nobody cries wolf"
     found = tampering.run(scene, tmp_path)
     missed = [one.tampering for one in found if not one.by["with a checkpoint kept elsewhere"]]
