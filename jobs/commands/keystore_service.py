@@ -10,7 +10,7 @@ from jobs.commands.options import Json, KekUri, KeystorePath, Person, Verbose, k
 from jobs.commands.printing import facts, table
 
 tokens = typer.Typer(help="Whom the service knows: issue, list and revoke tokens.", no_args_is_help=True)
-ROLES = "ingest, requester, approver, recovery, auditor or operator"
+ROLES = "ingest, pseudonyms, requester, approver, recovery, auditor or operator"
 
 
 def serve(

@@ -20,7 +20,7 @@ from keystore.service.token_file import TokenFile
 class DoorName:
     """Where a run hands its keys in, as it was named; see `AnonymizeConfig` for the first four.
 
-    dataset: that the keys are of. patience: see `OutsideKeystore`.
+    dataset: that the keys are of. patience: see `OutsideKeystore`. role: that a token must have.
     """
 
     ingest_key: Place
@@ -29,6 +29,7 @@ class DoorName:
     token_file: Path | None
     dataset: str
     patience: float
+    role: Role = Role.INGEST
 
     def open(self) -> OutsideKeystore:
         """Look whether keys can be handed in there, as far as that shows before one is. Raises KeystoreError, ConfigError,
@@ -51,8 +52,9 @@ class DoorName:
             me = inbox.me()
         if me.keystore != key.keystore_id:
             raise ConfigError(f"the service at {inbox} {other}")
-        if (me.role, me.dataset) != (Role.INGEST, self.dataset):
+        if (me.role, me.dataset) != (self.role, self.dataset):
             raise ConfigError(
                 f"the token in {inbox.token_file} has the role {me.role.value} and the data set {me.dataset!r}, and this run "
-                f"hands in keys of {self.dataset!r}; `keyanon keystore token issue --role ingest --dataset NAME` makes one"
+                f"needs {self.role.value} for {self.dataset!r}; `keyanon keystore token issue --role {self.role.value} --dataset "
+                "NAME` makes one"
             )

@@ -15,6 +15,7 @@ from typing import ClassVar, Final, Protocol, TypeAlias
 
 from jobs.errors import CommitError, ConfigError, KeysWaitingError, MachineError
 from jobs.output.row_shards import KeyShard
+from keystore import naming
 from keystore.door import IngestDoor
 from keystore.errors import PassingError, TamperedError
 from keystore.intake.folder import INBOX_NAME, FolderInbox
@@ -23,6 +24,8 @@ from keystore.intake.receipts import Receipt
 from keystore.intake.report import IngestReport, RejectedRecord
 from keystore.keeper import Keeper, KeeperDiedError
 from keystore.service.connection import TooManyCalls
+from keystore.service.inbox_client import ServiceInbox
+from keystore.service.pseudonyms import ServicePseudonyms
 
 Records: TypeAlias = tuple[KeyShard, Collection[str]]  # a shard, and ids of records in it
 
@@ -70,9 +73,9 @@ class KeyHolder(ABC):
     def begin(self, run_id: str, dataset: str) -> KeyInbox:
         """What workers hand keys in at. Raises KeystoreError, MachineError."""
 
+    @abstractmethod
     def pseudonyms(self, dataset: str) -> PseudonymDoor:
         """Where workers ask for the pseudonyms of a data set. Raises ConfigError: nowhere; KeystoreError, MachineError."""
-        raise ConfigError(f"{self} keeps no pseudonyms; leave pseudonyms consistent out")
 
     @abstractmethod
     def published(self, run_id: str, shard: KeyShard) -> None:
@@ -108,6 +111,7 @@ class OpenKeystore(Protocol):
     path: Path
 
     def begin(self, run_id: str, dataset: str) -> None: ...
+    def naming(self) -> str: ...
     def take_in_soon(self, run_id: str, shards: Sequence[str]) -> None: ...
     def ingest(self, run_id: str) -> IngestReport: ...
     def reconcile(self, run_id: str, committed: Sequence[str]) -> list[str]: ...
@@ -135,6 +139,10 @@ class OwnKeystore(KeyHolder):
         with alive():
             self._keystore.begin(run_id, dataset)
         return KeyInbox(IngestDoor(self.key, FolderInbox(self._keystore.path / INBOX_NAME)), run_id)
+
+    def pseudonyms(self, dataset: str) -> PseudonymDoor:
+        with alive():
+            return naming.PseudonymDoor(self._keystore.naming(), dataset)
 
     def published(self, run_id: str, shard: KeyShard) -> None:
         with alive():
@@ -180,6 +188,12 @@ class OutsideKeystore(KeyHolder):
 
     def begin(self, run_id: str, dataset: str) -> KeyInbox:
         return KeyInbox(self._door, run_id)
+
+    def pseudonyms(self, dataset: str) -> PseudonymDoor:
+        inbox = self._door.inbox
+        if not isinstance(inbox, ServiceInbox):
+            raise ConfigError(f"the inbox {inbox} answers for no pseudonyms; give that of a served keystore")
+        return ServicePseudonyms(inbox.url, inbox.token_file, dataset)
 
     def published(self, run_id: str, shard: KeyShard) -> None:
         pass  # whoever takes in looks into the inbox

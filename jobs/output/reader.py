@@ -86,7 +86,11 @@ class RunInspection:
         said = self.settings
         try:
             # Runs before there was a choice inverted always.
-            return str(Procedure(said["method"], said["transform"], said.get("inversion", "ddim"), said["steps"]))
+            share = said.get("payload_share") or 1.0
+            made = Procedure(
+                said["method"], said["transform"], said.get("inversion", "ddim"), said["steps"], payload_share=share
+            )
+            return str(made)
         except (KeyError, TypeError, ValueError):
             return ""
 

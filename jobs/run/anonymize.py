@@ -28,7 +28,7 @@ from jobs.output.row_sets import RowSet
 from jobs.output.shared_lease import HeldLease
 from jobs.output.sink import PairedDatasink
 from jobs.run.anonymize_stage import AnonymizeFaces, Compute, SealingTarget
-from jobs.run.cluster import await_placement, ray_cluster, reported_cause
+from jobs.run.cluster import await_placement, check_pseudonyms_are_near, ray_cluster, reported_cause
 from jobs.run.detect_stage import DetectFaces, FaceModelChoice
 from jobs.run.facts import Facts
 from jobs.run.measures import Measures
@@ -169,6 +169,7 @@ def _compute(attempt: Attempt, progress: ProgressCallback | None) -> Measures:
     config, source = attempt.config, attempt.source
     with ray_cluster(reserved_cpus(config, usable_cpus()), config.object_store_bytes, config.start_seconds):
         there, placement = await_placement(config)
+        check_pseudonyms_are_near(config)
         left_alone = attempt.left_alone
         sizes, left = TaskSizes.of(config, source, placement.actors), source.total - len(left_alone)
         workers = Pool(sizes.workers_for(left), sizes.workers_for(left, placement.most))

@@ -20,7 +20,7 @@ from ray.exceptions import ActorDiedError, RayError, RayTaskError, UserCodeExcep
 from ray.util.annotations import RayDeprecationWarning
 
 from jobs.config import DEFAULT_START_SECONDS, AnonymizeConfig
-from jobs.errors import DefectError, MachineError
+from jobs.errors import ConfigError, DefectError, MachineError
 from jobs.faults import FaultKind, describe, kind_of
 from jobs.run.local_node import local_nodes
 from jobs.run.placement import Machine, Placement
@@ -120,6 +120,16 @@ def machines() -> list[Machine]:
             usable = min(cpus, usable_cpus()) if node["NodeID"] == here else cpus
             found.append(Machine(cpus, gpus, usable, memory))
     return found
+
+
+def check_pseudonyms_are_near(config: AnonymizeConfig) -> None:
+    """Raise ConfigError where workers on another machine would ask for the pseudonyms of a keystore on this one."""
+    addresses = {node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
+    if config.pseudonyms == "consistent" and config.keystore is not None and len(addresses) > 1:
+        raise ConfigError(
+            f"the cluster has {len(addresses)} machines, and keystore {config.keystore} answers for pseudonyms on its own alone; "
+            "serve it and give ingest_key, inbox https://host:port and token_file instead"
+        )
 
 
 def joining() -> bool:

@@ -13,6 +13,7 @@ from jobs.output.row_shards import standing_rows
 from jobs.output.shared_lease import HeldLease, lease_of
 from jobs.output.unwritable import unwritable
 from jobs.sources.source import Source
+from keystore.decisions.api_token import Role
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +62,7 @@ def door_of(config: AnonymizeConfig) -> DoorName | None:
         config.token_file,
         config.dataset,
         config.receipt_seconds,
+        Role.PSEUDONYMS if config.pseudonyms == "consistent" else Role.INGEST,
     )
 
 

@@ -22,7 +22,7 @@ from jobs.output.keys import alive
 from jobs.output.layout import RUN_DIRECTORY, OutputLayout
 from jobs.output.manifest import read_existing
 from jobs.output.row_shards import reason_code
-from jobs.run.cluster import joining, machines, ray_cluster
+from jobs.run.cluster import check_pseudonyms_are_near, joining, machines, ray_cluster
 from jobs.run.placement import Machine, Placement, detectors, reserved_cpus
 from jobs.run.places import check_named, door_of, layout_of, numbered
 from jobs.run.sample import Sample, Timed, run_sample
@@ -124,6 +124,7 @@ def plan_run(config: AnonymizeConfig, sample: int = DEFAULT_SAMPLE, prices: Pric
     checks += _check_keys(config, layout.store)
     with ray_cluster(reserved_cpus(config, usable_cpus()), config.object_store_bytes):
         cluster = machines()
+        check_pseudonyms_are_near(config)
         placement = Placement.of(config, cluster, joining=joining())
         checks.append(("cluster", f"{len(cluster)} machine(s), {placement.actors} anonymizing process(es)"))
         measured = run_sample(config, source, placement, sample)

@@ -1,4 +1,4 @@
-"""Pseudonyms where pictures are worked on: asked of whoever keeps them, once for a block, and remembered for the next ones.
+"""Pseudonyms where pictures are worked on: asked of whoever keeps them, once for a block, remembered for the next ones.
 
 What travels to a process is where to ask. Secrets come to it by a connection of its own, and leave it in sealed records alone.
 """
@@ -12,6 +12,7 @@ from jobs.output.keys import PseudonymDoor, alive
 from keyanon_core.pseudonyms import EphemeralPseudonyms, Pseudonym
 from keystore.errors import KeystoreError
 
+AT_ONCE: Final = 500  # subjects that one call asks for
 REMEMBERED: Final = 1000  # subjects, beside those of the block in hand
 
 
@@ -44,8 +45,10 @@ class AskedPseudonyms:
         yet, again. Raises UnansweredError, PseudonymsRefusedError."""
         settled = {subject: one for subject, one in self._known.items() if one.number is not None}
         asked = sorted(set(subjects) - settled.keys())
+        found: dict[str, tuple[bytes, int | None]] = {}
         with _answering():
-            found = self._door.secrets(asked) if asked else {}
+            for first in range(0, len(asked), AT_ONCE):
+                found |= self._door.secrets(asked[first : first + AT_ONCE])
         here = {subject: settled.pop(subject) for subject in subjects if subject in settled}
         self._known = dict(list(settled.items())[-REMEMBERED:]) | here
         self._known |= {subject: Pseudonym(*found[subject]) for subject in asked}

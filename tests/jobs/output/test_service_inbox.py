@@ -12,14 +12,18 @@ import pytest
 from jobs.commands.cli import main
 from jobs.errors import ConfigError, KeysWaitingError, MachineError, PublishError
 from jobs.output.doors import DoorName
+from jobs.output.keys import OutsideKeystore
 from jobs.output.manifest import Manifest, read_existing
 from jobs.output.reconcile import reconcile
 from jobs.run.anonymize import run_anonymize
 from jobs.run.plan import _check_keys
 from jobs.run.resume import resume_run
 from jobs.storage.opening import open_store
+from keystore.decisions.api_token import Role
+from keystore.door import IngestDoor
 from keystore.embedded import Keystore
 from keystore.ingest_opening import IngestOpening
+from keystore.intake.folder import FolderInbox
 from keystore.intake.ingest_key import IngestKey
 from keystore.service import inbox_client
 from tests.jobs.answering import QuietHandler, serving
@@ -131,7 +135,8 @@ def test_what_does_not_fit_is_said_before_anything_is_computed(
     stranger = served.token_file(tmp_path / "auditor", "auditor", "eve")
     for changes, message in (
         ({"ingest_key": tmp_path / "key"}, "of another keystore than the ingest key"),
-        ({"dataset": "another"}, "data set 'd', and this run hands in keys of 'another'"),
+        ({"dataset": "another"}, "data set 'd', and this run needs ingest for 'another'"),
+        ({"role": Role.PSEUDONYMS}, "needs pseudonyms for 'd'; `keyanon keystore token issue --role pseudonyms"),
         ({"token_file": stranger}, "has the role auditor"),
         ({"token_file": None}, "give --token-file"),
     ):
@@ -139,6 +144,21 @@ def test_what_does_not_fit_is_said_before_anything_is_computed(
             replace(named, **changes).open()
     with pytest.raises(MachineError, match="can not be reached"):
         replace(named, inbox="https://127.0.0.1:9").open()
+
+
+def test_by_a_token_of_its_role_a_run_asks_for_pseudonyms_and_hands_in_and_by_another_inbox_for_none(
+    named: DoorName, served: Served, tmp_path: Path
+) -> None:
+    token_file = served.token_file(tmp_path / "naming", "pseudonyms", "job", "d")
+    opened = replace(named, role=Role.PSEUDONYMS, token_file=token_file).open()
+    opened.look()
+    door = pickle.loads(pickle.dumps(opened.pseudonyms("d")))
+    ((secret, number),) = door.secrets(["ada"]).values()
+    assert (len(secret), number, door.settle("ada", 3)) == (32, None, 3)
+    assert opened.pseudonyms("d").secrets(["ada"]) == {"ada": (secret, 3)}
+    folder = OutsideKeystore(IngestDoor(opened.key, FolderInbox(tmp_path)), 0)
+    with pytest.raises(ConfigError, match="answers for no pseudonyms"):
+        folder.pseudonyms("d")
 
 
 def published(served: Served) -> str:
