@@ -1,12 +1,14 @@
 """What is left of a run whose processes are killed at random moments: every row once, every picture recoverable?
 
-    python benchmarks/kills.py --photos DIR [--pictures 2000] [--kills 20] [--seed 1] [--embedded-prior]
+    python benchmarks/kills.py --photos DIR [--pictures 2000] [--kills 20] [--seed 1] [--per-shard 100] [--embedded-prior]
 
 A real S3 server on this machine, a Ray cluster of several nodes, `keyanon anonymize` with a public key and an inbox in a bucket,
 `keyanon keystore ingest --follow`. SIGKILL meets, in a random order, the driver, an anonymizing or detecting actor, the process
 of a write task, a whole node (another one comes), the S3 server (started again on what it held) and ingest (started again).
 When the driver was killed, or ended with 75, the same command is run again. Kills are spread over the run by rows that are
 visible, and wait at random up to two seconds more.
+
+The photographs lie in a folder of the bucket, or with --per-shard in tar shards there.
 
 The prior sleeps and leaves faces grey, one step, lossless; detectors, gate and all else are real. With --embedded-prior it is
 the embedded one, with the command's own defaults.
@@ -19,10 +21,11 @@ was lost by a kill before it was visible. The exit status is 1 when a claim fail
 import io
 import random
 import sys
+import tarfile
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -81,6 +84,7 @@ def main(
     actors: Annotated[int, typer.Option(min=1, help="Anonymizing processes.")] = 3,
     detectors: Annotated[int, typer.Option(min=1, help="Detecting processes.")] = 2,
     per_task: Annotated[int, typer.Option(min=1, help="Pictures of a task, which is a segment too.")] = 8,
+    per_shard: Annotated[int, typer.Option(min=0, help="Pictures of a tar shard; 0: they lie in a folder.")] = 0,
     away: Annotated[float, typer.Option(help="Seconds, at most, before the killed server is started again.")] = 5.0,
     scratch: Annotated[Path | None, typer.Option(help="A new folder for all that is written; kept.")] = None,
 ) -> None:
@@ -97,7 +101,7 @@ def main(
         layout |= {"pictures-per-task": per_task}
         options = [*(() if embedded_prior else QUICK), *(f"--{name}={value}" for name, value in layout.items())]
         with Scene(folder, nodes, options, "-" if embedded_prior else str(ms), seed, away) as scene:
-            sources = _put_photographs(scene, photos, pictures)
+            sources = _put_photographs(scene, photos, pictures, per_shard)
             began = time.monotonic()
             made = _run(scene, _planned(kills, pictures, seed), began)
             seconds = time.monotonic() - began
@@ -116,17 +120,35 @@ def main(
     sys.exit(0 if all(claim.holds for claim in found) else 1)
 
 
-def _put_photographs(scene: Scene, photos: Path, count: int) -> dict[str, bytes]:
-    """Pictures by their ids, in the bucket."""
+def _put_photographs(scene: Scene, photos: Path, count: int, per_shard: int) -> dict[str, bytes]:
+    """Pictures by their ids, in the bucket: each an object, or so many in a tar shard."""
     paths = photographs(photos)
     repeated = -(-count // len(paths))
     if repeated > 1:
         typer.echo(f"{len(paths)} photographs, each up to {repeated} times under other names, {count} in all")
     named = ((f"{copy:03d}/{path.name}", path) for copy in range(repeated) for path in paths)
     sources = {name: path.read_bytes() for name, path in islice(named, count)}
-    for name, content in sources.items():
-        scene.server.put(f"photos/{name}", content)
-    return sources
+    if not per_shard:
+        for name, content in sources.items():
+            scene.server.put(f"photos/{name}", content)
+        return sources
+    in_shards: dict[str, bytes] = {}
+    for first in range(0, count, per_shard):
+        members = [*islice(sources.items(), first, first + per_shard)]
+        shard = f"{first:06d}.tar"
+        scene.server.put(f"photos/{shard}", _tar(members))
+        in_shards |= {f"{shard}/{name}": content for name, content in members}
+    return in_shards
+
+
+def _tar(members: Iterable[tuple[str, bytes]]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as shard:
+        for name, content in members:
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            shard.addfile(entry, io.BytesIO(content))
+    return buffer.getvalue()
 
 
 def _planned(kills: int, pictures: int, seed: int) -> list[Kill]:

@@ -1,4 +1,5 @@
-"""A run whose driver, actor, write task, node, S3 server and ingest are killed, once each: `benchmarks/kills.py`, made small."""
+"""A run whose driver, actor, write task, node, S3 server and ingest are killed, once each, over tar shards in a
+bucket: `benchmarks/kills.py`, made small."""
 
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from tests.jobs.seaweed import without_aws_settings
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 PICTURES, KILLS = 28, 6
+PER_SHARD = 9  # pictures: no multiple of a task's, so that tasks read two shards
 SIDE = 256  # px
 SLEEP_MS = 700  # for a face: a run that is not over before all are killed
 SEED = 54  # kills that an attempt survives come first, the driver last: two attempts, or three
@@ -32,6 +34,8 @@ def test_a_run_whose_parts_are_all_killed_ends_with_every_row_once(
         "--photos",
         tmp_path / "photos",
         *few,
+        "--per-shard",
+        PER_SHARD,
         "--away",
         0,
         "--ms",
