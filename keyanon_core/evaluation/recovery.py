@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from keyanon_core.carriers import CarrierKeys
 from keyanon_core.errors import ConvergenceError
 from keyanon_core.keys import face_key, new_image_key
 from keyanon_core.methods import Anonymized, SolverStep, anonymize, decode, recover
@@ -63,6 +64,7 @@ class _Kept:
 
     mask: torch.Tensor
     keys: list[bytes]
+    carriers: CarrierKeys
     done: Anonymized
     latent: torch.Tensor
     sizes: npt.NDArray[np.int64]
@@ -74,11 +76,12 @@ def _keep(prior: Prior, crops: Crops, masks: npt.NDArray[np.bool_], procedure: P
     surroundings = [encode_surroundings(crop, where) for crop, where in zip(crops, masks, strict=True)]
     known = known_latent(prior, surroundings, inside)
     keys = [face_key(new_image_key(), 0, 0, procedure.transform) for _ in crops]
-    done = anonymize(prior, prior.encode(x), known, mask, keys, procedure)
+    carriers = [new_image_key() for _ in crops] if procedure.payload_share < 1 else ()
+    done = anonymize(prior, prior.encode(x), known, mask, keys, procedure, carrier_keys=carriers)
     latent = rounded(done.latent, mask, levels)
     codes = [packed(prior, one, where, levels) for one, where in zip(latent.cpu().numpy(), masks, strict=True)]
     sizes = np.array([len(around) + len(inner) for around, inner in zip(surroundings, codes, strict=True)])
-    return _Kept(mask, keys, done, latent, sizes)
+    return _Kept(mask, keys, carriers, done, latent, sizes)
 
 
 def measure_sidecar(
@@ -88,14 +91,15 @@ def measure_sidecar(
     as in `measure_recovery`.
     """
     kept = _keep(prior, crops, masks, procedure, bits)
-    back = recover(prior, kept.latent, kept.mask, kept.keys, kept.done.scale, procedure)
+    back = recover(prior, kept.latent, kept.mask, kept.keys, kept.done.scale, procedure, carrier_keys=kept.carriers)
     return kept.sizes, psnr(decode(prior, back.latent, procedure).cpu().numpy(), crops, masks)
 
 
 def measure_recovery(
     prior: Prior, crops: Crops, masks: npt.NDArray[np.bool_], procedure: Procedure, bits: float = DEFAULT_SIDECAR_BITS
 ) -> RecoveryFigures:
-    """Anonymize the crops under fresh keys and recover them from each of STORAGES.
+    """Anonymize the crops under fresh keys, on fresh carriers where the procedure has a payload share below 1, and recover them
+    from each of STORAGES.
 
     crops: (n, 3, S, S) float64 in [-1, 1]; masks: (n, S, S) bool. The known region is what a sidecar shows of it, as in the job.
     bits: of the sidecar.
@@ -112,7 +116,7 @@ def measure_recovery(
     }
 
     def restore(latent: torch.Tensor, with_keys: list[bytes]) -> tuple[Crops, list[SolverStep], int]:
-        result = recover(prior, latent, kept.mask, with_keys, done.scale, procedure)
+        result = recover(prior, latent, kept.mask, with_keys, done.scale, procedure, carrier_keys=kept.carriers)
         return decode(prior, result.latent, procedure).cpu().numpy(), result.steps, result.nfe
 
     restored = {storage: restore(latent, kept.keys) for storage, latent in stored.items()}
