@@ -144,6 +144,25 @@ METRICS: Final = (
         )
     ),
     Metric(
+        "same_pseudonym",
+        "one face in all pictures of a person",
+        "share",
+        "neither",
+        "Share of pairs of one person's pictures whose anonymized faces are nearer to each other than all but one in a hundred "
+        "pairs of different people's sources: high where pseudonyms are consistent, else that of the next line. Only of people "
+        "whom the data set shows twice.",
+        "ISO/IEC 19795-1, true match rate",
+    ),
+    Metric(
+        "other_pseudonym",
+        "one face for two people",
+        "share",
+        "lower",
+        "The same of pairs of two people's pictures, of each face with one that is drawn. Anonymized faces are more alike than "
+        "sources are.",
+        "ISO/IEC 19795-1, false match rate",
+    ),
+    Metric(
         "linkability",
         "linkability D_sys",
         "",

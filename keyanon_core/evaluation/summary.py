@@ -10,13 +10,19 @@ import numpy.typing as npt
 
 from keyanon_core.evaluation.faces import FEATURES, GEOMETRY, INCEPTION, SOURCE, TEXTURE
 from keyanon_core.evaluation.groups import MIN_FACES, UNKNOWN
-from keyanon_core.evaluation.intervals import NOTHING, Estimate, mean_of, median_of, proportion
+from keyanon_core.evaluation.intervals import NOTHING, Estimate, mean_of, median_of, proportion, share_of
 from keyanon_core.evaluation.linkability import MIN_SCORES, linkability
-from keyanon_core.evaluation.metrics import BY_NAME, MIN_FID_FACES, NOISE_REJECTED
+from keyanon_core.evaluation.metrics import BY_NAME, MIN_FID_FACES, NOISE_REJECTED, RECOVERED
 from keyanon_core.evaluation.people import People
 from keyanon_core.evaluation.quality import frechet_distance, kernel_distance
 from keyanon_core.evaluation.rehearsal import OTHER_KEY, REHEARSAL
-from keyanon_core.evaluation.verification import equal_error_rate, identification, tar_at_far
+from keyanon_core.evaluation.verification import (
+    equal_error_rate,
+    identification,
+    tar_at_far,
+    threshold_at_far,
+    verified,
+)
 
 BETWEEN_KEYS: Final = "between-keys"  # version of figures that compare two anonymizations of a face
 UNTOUCHED_BELOW: Final = 0.1  # share of a face's pixels that changed
@@ -233,6 +239,8 @@ def _of_identity(
     yield Figure(version, "eer", equal_error_rate(mated, strangers), recognizer, chance=0.5)
     yield from _linked(version, recognizer, probes, gallery, own)
     yield from _by_other_photos(seen, gallery, strangers, version, recognizer)
+    if not version.endswith(RECOVERED):
+        yield from _as_pseudonyms(seen, strangers, version, recognizer)
 
 
 def _accepted(mated: Values, strangers: Values, version: str, recognizer: str, of: str = "") -> Iterator[Figure]:
@@ -258,6 +266,24 @@ def _by_other_photos(
     yield from _accepted(_distances(probes, known[other]), strangers, version, recognizer, "other_photo_")
 
 
+def _as_pseudonyms(faces: FaceTable, strangers: Values, version: str, recognizer: str) -> Iterator[Figure]:
+    """Faces of a version against those of other pictures of their people, and against somebody else's, as the sources' strangers
+    are told apart."""
+    following, rate, vectors = faces.people.others(), FALSE_ACCEPT_RATES["tar_far_1"], faces.vectors[recognizer]
+    some = np.flatnonzero(following >= 0)
+    if not len(some) or rate * len(strangers) < 1:
+        return
+    pairs = np.unique(np.sort([some, following[some]], axis=0), axis=1)  # of two pictures each is the other's next
+    every = np.arange(len(faces.face))
+    other = _somebody_else(faces.people, every)
+    apart = faces.people.apart(every, other)
+    limit = threshold_at_far(strangers, rate)
+    same = verified(_distances(vectors[pairs[0]], vectors[pairs[1]]), limit)
+    different = share_of(verified(_distances(vectors[apart], vectors[other[apart]]), limit))
+    yield Figure(version, "same_pseudonym", share_of(same), recognizer, chance=different.value if different.n else None)
+    yield Figure(version, "other_pseudonym", different, recognizer, chance=rate)
+
+
 def _between_keys(faces: FaceTable, first: FaceTable, recognizer: str) -> Iterator[Figure]:
     """Two anonymizations of one face under two keys, against those of different faces."""
     one, other = _seen(first, recognizer), _seen(faces, recognizer)
@@ -272,15 +298,21 @@ def _linked(
     """Of each probe one mated and one other distance, to somebody else's face: scores that share a face are not independent."""
     if len(probes) < MIN_SCORES:
         return
-    rng, n, known = np.random.default_rng(0), len(gallery.face), gallery.vectors[recognizer]
-    other = (own + rng.integers(1, n, len(own))) % n
-    for _ in range(DRAWS):
-        again = np.flatnonzero(~gallery.people.apart(own, other))
-        other[again] = (own[again] + rng.integers(1, n, len(again))) % n
+    known, other = gallery.vectors[recognizer], _somebody_else(gallery.people, own)
     apart = gallery.people.apart(own, other)
     if apart.sum() >= MIN_SCORES:
         found = linkability(_distances(probes, known[own]), _distances(probes[apart], known[other[apart]]))
         yield Figure(version, "linkability", found.d_sys, recognizer, chance=0.0)
+
+
+def _somebody_else(people: People, own: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """(k,): for each of k faces, by their places among n, 2 or more, another one; of another person where DRAWS find one."""
+    rng, n = np.random.default_rng(0), len(people.person)
+    other = (own + rng.integers(1, n, len(own))) % n
+    for _ in range(DRAWS):
+        again = np.flatnonzero(~people.apart(own, other))
+        other[again] = (own[again] + rng.integers(1, n, len(again))) % n
+    return other
 
 
 def _of_features(faces: FaceTable, own: FaceTable, version: str, space: str) -> Iterator[Figure]:

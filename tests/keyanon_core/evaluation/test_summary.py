@@ -276,6 +276,22 @@ def test_a_face_is_held_against_another_photograph_of_its_person_where_there_is_
     assert not any("other_photo" in key for key in figures(table(recovered=SOURCES)))
 
 
+def test_one_face_for_a_person_and_another_for_another_are_told_where_people_are_known() -> None:
+    near = SOURCES.copy()
+    near[1::2] = 0.7 * near[::2] + 0.3 * near[1::2]
+    mixed = SOURCES[np.arange(PEOPLE) * 13 % PEOPLE]
+    of = table(anonymized=turned(near, PEOPLE // 2), rehearsal=mixed, recovered=near, grey=np.ones((PEOPLE, 2)))
+    of.vectors["eye"][:PEOPLE] = near
+    told = figures(known(of, COUPLES))
+    same, other = told["anonymized.same_pseudonym.eye"], told["anonymized.other_pseudonym.eye"]
+    assert (same.estimate.value, same.estimate.n) == (1, PEOPLE / 2), "a pair of two pictures counts once"
+    assert other.estimate.value < 0.1 and other.estimate.n == PEOPLE and same.chance == other.estimate.value
+    assert told["rehearsal.same_pseudonym.eye"].estimate.value == 0, "two faces for each person"
+    assert told["grey.other_pseudonym.eye"].estimate.value == 1, "all alike"
+    assert not any("recovered" in key and "pseudonym" in key for key in told)
+    assert not any("pseudonym" in key for key in figures(of)), "nobody is said to be there twice"
+
+
 def test_a_face_beside_others_in_a_picture_of_somebody_is_neither_theirs_nor_a_strangers() -> None:
     together = np.arange(PEOPLE) >= 2  # the first picture of two is one of several faces
     of = known(table(recovered=SOURCES), COUPLES, together)
