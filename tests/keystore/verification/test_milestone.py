@@ -267,6 +267,22 @@ def test_what_was_over_and_is_no_more_when_the_clock_goes_back_is_read_from_the_
     assert verify_audit(released.path).problems == []
 
 
+def test_a_broken_glass_is_remembered_with_who_broke_it_until_it_is_reviewed(
+    released: ServedKeystore, make, clock
+) -> None:
+    released.set_break_glass(["Gina"], "Bob", "Carol")
+    broken = released.break_glass("Gina", ["b.png"], "C-9", "a child is missing", "police act 12").request_id
+    over_for_long(released, make, clock)
+    milestone = milestone_of(released)
+    assert milestone is not None and broken in milestone.decisions.requests
+    assert released.count_unreviewed() == 1
+    assert released.review(broken, "Bob", "Carol") is None
+    over_for_long(released, make, clock)
+    milestone = milestone_of(released)
+    assert milestone is not None and broken not in milestone.decisions.requests
+    assert released.count_unreviewed() == 0 and verify_audit(released.path).problems == []
+
+
 def test_an_entry_about_what_was_over_is_held_against_the_whole_log(released: ServedKeystore, make, clock) -> None:
     """Else one that the verifier forgot, and whose row somebody with the index key wrote anew, would stop releases for good."""
     ident = token_id_of(released.issue_token("eve", Role.AUDITOR, timedelta(hours=1), "oscar"))
