@@ -13,6 +13,7 @@ from jobs.run.anonymize import run_anonymize
 from keystore.auditor import Auditor
 from keystore.embedded import Keystore
 from keystore.ingest_opening import IngestOpening
+from keystore.served import ServedKeystore
 from tests.jobs.conftest import MakeConfig
 from tests.keystore.serving import Served
 
@@ -31,15 +32,18 @@ def inbox(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Path
         yield tmp_path / "inbox", {"inbox": tmp_path / "inbox", "ingest_key": tmp_path / "key"}, ""
         return
     served = Served(tmp_path / "ks", None)
-    token_file = served.token_file(tmp_path / "token", "ingest", "job", "d")
+    token_file = served.token_file(tmp_path / "token", "pseudonyms", "job", "d")
+    (tmp_path / "subjects.csv").write_text("file,subject\na.png,ada\nb.png,ada\n")
     yield (
         tmp_path / "ks" / "inbox",
         {
             "inbox": served.url,
             "token_file": token_file,
             "ingest_key": f"{served.url}/v1/ingest-key#sha256={key.fingerprint}",
+            "subjects": tmp_path / "subjects.csv",
+            "pseudonyms": "consistent",
         },
-        served.token("ingest", "job", "d").split("_")[2],
+        served.token("pseudonyms", "job", "d").split("_")[2],
     )
     served.stop()
 
@@ -52,7 +56,7 @@ def test_a_run_with_a_public_key_ends_when_its_keys_are_taken_in(
     ray_cluster: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Ray plans it in two segments, as it does a large one."""
+    """Ray plans it in two segments, as it does a large one. By HTTPS its workers ask for pseudonyms too."""
     monkeypatch.setattr("jobs.run.anonymize.SEGMENT_ROWS", 1)
     folder, settings, secret = inbox
     (tmp_path / "photos").mkdir()
@@ -77,10 +81,13 @@ def test_a_run_with_a_public_key_ends_when_its_keys_are_taken_in(
     report = run_anonymize(config)
     assert (report.resumed_rows, report.keys_stored, report.inbox) == (2, 2, str(settings["inbox"]))
     assert json.loads(manifest.read_text())["state"] == COMPLETE
-    again = run_anonymize(make_config(keystore=tmp_path / "ks", dataset="d"))  # the same keystore, opened here
-    assert again.resumed_rows == 2
+    here = {name: settings[name] for name in ("subjects", "pseudonyms") if name in settings}
+    again = run_anonymize(make_config(keystore=tmp_path / "ks", dataset="d", **here))  # the same keystore, opened here
+    assert again.resumed_rows == 2 and again.pseudonyms == ({"shown": 2, "several": 0, "without": 0} if here else {})
     if secret:
         written = [path for root in (ray_cluster, tmp_path / "out") for path in root.rglob("*") if path.is_file()]
         assert written and not [path for path in written if secret.encode() in path.read_bytes()]
-    with Keystore.open(tmp_path / "ks") as opened:
+    with ServedKeystore.open(tmp_path / "ks") as opened:
         assert {view.image_id for view in opened.find_records()} == {"a.png", "b.png"}
+        settled = opened.pseudonyms("d", ["ada"])["ada"].number if here else 0
+    assert settled is not None, "by the first picture that passed the gate"
