@@ -22,6 +22,7 @@ from ray.util.annotations import RayDeprecationWarning
 from jobs.config import DEFAULT_START_SECONDS, AnonymizeConfig
 from jobs.errors import ConfigError, DefectError, MachineError
 from jobs.faults import FaultKind, describe, kind_of
+from jobs.run.local_data import local_data
 from jobs.run.local_node import local_nodes
 from jobs.run.placement import Machine, Placement
 from jobs.run.pools import PoolWatch
@@ -88,6 +89,7 @@ def _start(stack: contextlib.ExitStack, reserved_cpus: float, object_store_bytes
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
+    stack.enter_context(local_data())
 
 
 def _give_token_a_home(stack: contextlib.ExitStack) -> None:

@@ -26,15 +26,20 @@ def test_a_dead_clusters_address_does_not_keep_a_local_one_from_starting() -> No
         left_behind.parent.mkdir()
         left_behind.write_text("127.0.0.1:1")
         code = (
-            "import ray; from jobs.run.cluster import ray_cluster\nwith ray_cluster(0):\n"
-            " print(len(ray.nodes()), *sorted({*ray._private.worker._global_node.all_processes} - {'reaper'}))"
+            "import ray, ray.data; from jobs.run.cluster import ray_cluster\nwith ray_cluster(0):\n"
+            " print(len(ray.nodes()), *sorted({*ray._private.worker._global_node.all_processes} - {'reaper'}))\n"
+            " pool = ray.data.ActorPoolStrategy(size=1)\n"
+            " same = type('Same', (), {'__call__': lambda self, rows: rows})\n"
+            " ray.data.range(3).map_batches(same, compute=pool).materialize()\n"
+            " print(*ray.util.list_named_actors(all_namespaces=True))"
         )
         environment = {**os.environ, "RAY_TMPDIR": private}
         environment.pop("RAY_ADDRESS", None)
         ended = subprocess.run(
             [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=SECONDS, check=False
         )
-        # Neither a monitor of logs nor one of clouds nor a dashboard's server: see `jobs.run.local_node`.
+        # Neither a monitor of logs nor one of clouds nor a dashboard's server, see `jobs.run.local_node`; and none of the actors
+        # that Ray Data names, see `jobs.run.local_data`.
         assert (ended.returncode, ended.stdout.split()) == (0, ["1", "gcs_server", "raylet"]), ended.stderr[-2000:]
 
 
