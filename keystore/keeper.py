@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import importlib
 import json
 import logging
 import os
@@ -37,13 +38,41 @@ class KeeperDiedError(errors.KeystoreError):
     """The process that keeps the keystore open has ended, and nobody asked it to; or it stands still."""
 
 
+class KeeperProcess:
+    """The process, which loads what opening a keystore takes and waits to be told of one. Who has much to load itself starts it
+    before that, in a `with` statement: told of none it ends there at once."""
+
+    def __init__(self) -> None:
+        # Its modules are found where ours are, and not in the working directory.
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(place for place in sys.path if place)}
+        self.started = subprocess.Popen(
+            [sys.executable, "-P", "-m", "keystore.keeper"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+            text=True,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self.started:  # a `Keeper` that had it has waited for its end
+            self.started.kill()
+
+
 class Keeper:
     """A keystore that another process has open. Use it in a `with` statement, or `close` it. Any call raises KeeperDiedError."""
 
-    def __init__(self, path: Path, kek_uri: str | None = None, *, create: bool = False) -> None:
-        """Start the process and let it open the keystore, or `create` it where there is none. Raises KeystoreError."""
+    def __init__(
+        self, path: Path, kek_uri: str | None = None, *, create: bool = False, process: KeeperProcess | None = None
+    ) -> None:
+        """Let a process open the keystore, or `create` it where there is none. process: one that waits; None starts one.
+
+        Raises KeystoreError.
+        """
         self.path = path
-        self._start()
+        self._begin_with(process or KeeperProcess())
         try:
             opened = self._ask("open", path=str(path), kek=kek_uri, create=create)
         except BaseException:
@@ -52,17 +81,8 @@ class Keeper:
         self.key = IngestKey(base64.b64decode(opened["ingest_key"]), opened["audit_vkey"])
         self.warnings: tuple[str, ...] = tuple(opened["warnings"])
 
-    def _start(self) -> None:
-        # Its modules are found where ours are, and not in the working directory.
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(place for place in sys.path if place)}
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "keystore.keeper"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=environment,
-            text=True,
-        )
-        self._one_at_a_time = threading.Lock()
+    def _begin_with(self, process: KeeperProcess) -> None:
+        self._process, self._one_at_a_time = process.started, threading.Lock()
 
     @classmethod
     def look(cls, path: Path, kek_uri: str | None = None) -> str:
@@ -70,7 +90,7 @@ class Keeper:
         keystore's id. Raises KeystoreError."""
         looking = cls.__new__(cls)
         looking.path = path
-        looking._start()
+        looking._begin_with(KeeperProcess())
         with looking:
             return str(looking._ask("look", path=str(path), kek=kek_uri))
 
@@ -268,6 +288,9 @@ def main() -> None:
     """Be that process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is for whoever started it, whose end is ours
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="keyanon: %(levelname)s: %(message)s")
+    # Before it is asked: whoever started it is loading too.
+    for module in ("keystore.embedded", "keystore.ingest_opening"):
+        importlib.import_module(module)
     try:
         serve(sys.stdin, sys.stdout)
     except BrokenPipeError:  # nobody is there to hear the answer

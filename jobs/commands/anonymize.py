@@ -5,6 +5,7 @@ over the file; the help repeats the defaults as text, because loading the model 
 """
 
 import sys
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -303,9 +304,13 @@ def settings_of(context: typer.Context) -> "AnonymizeConfig":
 
 
 def _run(config: "AnonymizeConfig", progress: "ProgressCallback | None") -> "RunReport":
-    from jobs.run.anonymize import run_anonymize
+    from keystore.keeper import KeeperProcess
 
-    return run_anonymize(config, progress)
+    # It loads a database while this process loads Ray.
+    with nullcontext() if config.keystore is None else KeeperProcess() as keeper:
+        from jobs.run.anonymize import run_anonymize
+
+        return run_anonymize(config, progress, keeper)
 
 
 def with_progress(

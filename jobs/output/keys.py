@@ -22,7 +22,7 @@ from keystore.intake.folder import INBOX_NAME, FolderInbox
 from keystore.intake.ingest_key import IngestKey
 from keystore.intake.receipts import Receipt
 from keystore.intake.report import IngestReport, RejectedRecord
-from keystore.keeper import Keeper, KeeperDiedError
+from keystore.keeper import Keeper, KeeperDiedError, KeeperProcess
 from keystore.service.connection import TooManyCalls
 from keystore.service.inbox_client import ServiceInbox
 from keystore.service.pseudonyms import ServicePseudonyms
@@ -127,9 +127,11 @@ class OwnKeystore(KeyHolder):
 
     @classmethod
     @contextlib.contextmanager
-    def kept(cls, path: Path, kek: str | None, *, create: bool) -> Iterator["OwnKeystore"]:
-        """Opened by a process of its own, or made by it. Raises KeystoreError, MachineError."""
-        with alive(), Keeper(path, kek, create=create) as keeper:
+    def kept(
+        cls, path: Path, kek: str | None, *, create: bool, process: KeeperProcess | None = None
+    ) -> Iterator["OwnKeystore"]:
+        """Opened by a process of its own, or made by it; process: see `Keeper`. Raises KeystoreError, MachineError."""
+        with alive(), Keeper(path, kek, create=create, process=process) as keeper:
             yield cls(keeper, keeper.key, keeper.warnings)
 
     def __str__(self) -> str:

@@ -43,6 +43,7 @@ from jobs.run.usable_cpus import usable_cpus
 from jobs.sources.source import ReadUnit, Source, open_source, segments_of
 from jobs.storage.json_files import to_json
 from jobs.storage.store import Store
+from keystore.keeper import KeeperProcess
 
 WRITE_RETRIES: Final = 3  # of one write task whose process died
 # Rows that Ray plans at a time: neither its tasks nor their lists of files grow with the run. The workers begin anew with each.
@@ -89,11 +90,13 @@ class Attempt:
         return found
 
 
-def run_anonymize(config: AnonymizeConfig, progress: ProgressCallback | None = None) -> RunReport:
+def run_anonymize(
+    config: AnonymizeConfig, progress: ProgressCallback | None = None, keeper: KeeperProcess | None = None
+) -> RunReport:
     """Anonymize every picture of `config.photos`, or go on where an earlier attempt of the same run stopped.
 
     Returns when the output is complete: one row for each input row, every key in the keystore. With `config.limit` one for
-    each of the first rows, and a later run does the others.
+    each of the first rows, and a later run does the others. keeper: the process that opens the keystore, where one was started.
 
     Raises:
         SourceError, ConfigError: the input or a setting can not be used; nothing was written but, where the cluster can not
@@ -120,7 +123,7 @@ def run_anonymize(config: AnonymizeConfig, progress: ProgressCallback | None = N
         existing = read_existing(layout.store)
         if existing is not None:
             existing.check_same_run(layout.store, config, source)
-        with open_keys(config, create=True) as keys:
+        with open_keys(config, create=True, keeper=keeper) as keys:
             manifest = _begin(existing, layout.store, keys, config, source)
             rows = numbered(config, layout, source)
             if rows.unversioned:

@@ -14,6 +14,7 @@ from jobs.output.shared_lease import HeldLease, lease_of
 from jobs.output.unwritable import unwritable
 from jobs.sources.source import Source
 from keystore.decisions.api_token import Role
+from keystore.keeper import KeeperProcess
 
 logger = logging.getLogger(__name__)
 
@@ -67,15 +68,18 @@ def door_of(config: AnonymizeConfig) -> DoorName | None:
 
 
 @contextlib.contextmanager
-def open_keys(config: AnonymizeConfig, *, create: bool) -> Iterator[KeyHolder | None]:
-    """Where the run's keys go, None where they are discarded. create: make the keystore where there is none.
+def open_keys(
+    config: AnonymizeConfig, *, create: bool, keeper: KeeperProcess | None = None
+) -> Iterator[KeyHolder | None]:
+    """Where the run's keys go, None where they are discarded. create: make the keystore where there is none. keeper: the process
+    that opens it; None starts one.
 
     Raises KeystoreError, MachineError.
     """
     if (door := door_of(config)) is not None:
         yield door.open()
     elif config.keystore is not None:
-        with OwnKeystore.kept(config.keystore, config.kek, create=create) as kept:
+        with OwnKeystore.kept(config.keystore, config.kek, create=create, process=keeper) as kept:
             yield kept
     else:
         yield None

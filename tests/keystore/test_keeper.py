@@ -11,7 +11,7 @@ import pytest
 
 from keystore.errors import InvalidRecordError, KekError, StorageError, TamperedError, WrongKekError
 from keystore.intake.report import ShardsNotTakenIn
-from keystore.keeper import Keeper, KeeperDiedError
+from keystore.keeper import Keeper, KeeperDiedError, KeeperProcess
 from keystore.kek.provider import create_kek
 
 RUN = "run-1"  # of the helpers' records
@@ -63,6 +63,14 @@ def test_errors_come_over_as_what_they_are(keystore, make, tmp_path: Path) -> No
         with pytest.raises(ShardsNotTakenIn, match="part-1"):
             keeper.ingest(make.RUN)
         assert issubclass(ShardsNotTakenIn, TamperedError)
+
+
+def test_a_process_that_was_started_before_opens_it_and_one_that_nobody_told_ends_too(keystore) -> None:
+    with KeeperProcess() as process, Keeper(keystore.path, process=process) as keeper:
+        assert (keeper.pid, keeper.key.keystore_id) == (process.started.pid, keystore.id)
+    with KeeperProcess() as untold:
+        pass
+    assert (process.started.returncode, untold.started.returncode) == (0, -signal.SIGKILL)
 
 
 def test_one_that_was_killed_is_an_error_of_its_own(keystore) -> None:
