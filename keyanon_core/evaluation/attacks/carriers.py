@@ -213,17 +213,18 @@ def _released(trial: Trial, rng: np.random.Generator) -> Outcome:
     )
 
 
-def _learned(trial: Trial, made: Callable[[Rows, Bits], Rows], rng: np.random.Generator) -> tuple[Rows, Rows, Bits]:
-    """One person's pictures, of the trial's sources inside the first one's mask: what was given, of unit rms, and what is left of
-    the noise when the carrier is taken off as the mean of the first half's.
+def _of_one_person(
+    trial: Trial, made: Callable[[Rows, Bits], Rows], rng: np.random.Generator
+) -> tuple[Rows, Rows, Bits]:
+    """One person's pictures, of the trial's sources inside the first one's mask: what was given, of unit rms, and their noise on
+    one carrier, of which every attacker here takes off a mean.
 
     made: payloads of what is given.
     """
     cells = np.broadcast_to(trial.cells[0], trial.cells.shape)
     given = np.where(cells, trial.entering.reshape(len(trial), -1), 0.0)
     given /= np.sqrt(np.square(given).sum(1) / cells.sum(1))[:, None]
-    noise = on_carriers(trial, made(given, cells), fresh(trial, rng)[:1] * len(trial))
-    return given, noise - noise[: len(trial) // 2].mean(0), cells
+    return given, on_carriers(trial, made(given, cells), fresh(trial, rng)[:1] * len(trial)), cells
 
 
 def _own_keys(trial: Trial, rng: np.random.Generator) -> Callable[[Rows, Bits], Rows]:
@@ -232,8 +233,11 @@ def _own_keys(trial: Trial, rng: np.random.Generator) -> Callable[[Rows, Bits], 
 
 def _pairs(trial: Trial, rng: np.random.Generator) -> Outcome:
     def scored(made: Callable[[Rows, Bits], Rows]) -> Stack:
-        given, left, cells = _learned(trial, made, rng)
-        return angles(given - given[: len(given) // 2].mean(0), left, cells)  # as the noise is; one rotation keeps that
+        *both, cells = _of_one_person(trial, made, rng)
+        given, noise = (
+            rows - rows[: len(rows) // 2].mean(0) for rows in both
+        )  # of sources too: one rotation keeps that
+        return angles(given, noise, cells)
 
     one_key = [rng.bytes(32)] * len(trial)
     own = scored(_own_keys(trial, rng))
@@ -250,8 +254,8 @@ def _pairs(trial: Trial, rng: np.random.Generator) -> Outcome:
 
 def _bare(trial: Trial, rng: np.random.Generator) -> Outcome:
     def scored(made: Callable[[Rows, Bits], Rows]) -> Stack:
-        _, left, cells = _learned(trial, made, rng)
-        return by_projections(trial, left, cells)[len(trial) // 2 :, len(trial) // 2 :]
+        _, noise, cells = _of_one_person(trial, made, rng)
+        return by_projections(trial, noise - (noise.sum(0) - noise) / (len(noise) - 1), cells)
 
     def few(given: Rows, _: Bits) -> Rows:
         return given * trial.target_rms * np.where(rng.random(given.shape) < planted.FEW, -1.0, 1.0)
@@ -263,8 +267,7 @@ def _bare(trial: Trial, rng: np.random.Generator) -> Outcome:
         result,
         negative=linked(scored(lambda given, cells: np.where(cells, rng.normal(size=given.shape), 0.0)), rng),
         positive=linked(scored(few), rng),
-        sentence=f"Who averages many pictures of one person and takes the mean off {finds} which source photograph is in what is "
-        "left.",
+        sentence=f"Who averages a person's other pictures and takes the mean off one {finds} whose source is in what is left.",
         details={"mean rank of the right picture": own_rank(own)},
     )
 
