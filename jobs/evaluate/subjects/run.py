@@ -4,21 +4,23 @@ import csv
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from jobs.errors import SourceError
-from jobs.evaluate.measuring import Measuring, Progress, made_here, measure_and_tell
+from jobs.errors import ConfigError, PublishError, SourceError
+from jobs.evaluate.measuring import MANIFEST, Measuring, Progress, made_here, measure_and_tell
 from jobs.evaluate.portions import Measured, Portions, gathered
 from jobs.evaluate.report import PAGE, REPORT
 from jobs.evaluate.subjects.config import ProposeConfig
 from jobs.evaluate.subjects.stage import EmbedLargestFace
+from jobs.output.layout import RUN_DIRECTORY
 from jobs.pages import data_uri, page_environment
 from jobs.run.detect_stage import FaceModelChoice
 from jobs.sources.source import open_source
-from jobs.storage.json_files import to_json
+from jobs.storage.json_files import read_json, to_json
 from keyanon_core.evaluation.faces import SOURCE
 from keyanon_core.evaluation.same_people import SHARE_OF_THRESHOLD, Clusters, cluster, nearest_people
 from keyanon_core.faces import load_face_models
@@ -37,8 +39,11 @@ def propose_subjects(config: ProposeConfig, progress: Progress | None = None) ->
 
     Raises:
         SourceError: the source can not be used, has not one face, or is Parquet. EvaluationError: the threshold joins strangers.
-        FaceModelError: a model can not be used. What `measure_and_tell` does.
+        FaceModelError: a model can not be used. ConfigError: the output lies in a run's. PublishError: it holds a proposal by
+        another threshold. What `measure_and_tell` does.
     """
+    output = config.output.absolute()
+    _check_private(output)
     source = open_source(config)
     if source.schema is not None:
         raise SourceError(
@@ -47,6 +52,9 @@ def propose_subjects(config: ProposeConfig, progress: Progress | None = None) ->
         )
     recognizer = load_face_models(config.face_models, config.face_weights).recognizer
     within = config.threshold or SHARE_OF_THRESHOLD * recognizer.threshold
+    _check_threshold(output, within)
+    if output.is_dir() and ((output / MANIFEST).is_file() or not any(output.iterdir())):
+        output.chmod(0o700)  # which it has where it is made here
     work = Measuring(
         output=config.output,
         digest=config.digest(source.digest),
@@ -89,6 +97,24 @@ def propose_subjects(config: ProposeConfig, progress: Progress | None = None) ->
         return report
 
     return measure_and_tell(work, tell, progress)
+
+
+def _check_private(output: Path) -> None:
+    """Raise ConfigError for a place in a run's output."""
+    for folder in (output.resolve(), *output.resolve().parents):
+        if (folder / RUN_DIRECTORY).exists():
+            raise ConfigError(
+                f"{output} lies in the output {folder} of a run, which is published; a proposal shows source faces"
+            )
+
+
+def _check_threshold(output: Path, within: float) -> None:
+    """Raise PublishError where a finished proposal by another threshold is, whose file may have been corrected by hand."""
+    before = read_json(output / REPORT) if (output / REPORT).is_file() else {}
+    if before.get("kind") == "subjects" and before["threshold"] != within:
+        raise PublishError(
+            f"output {output} holds a proposal by the threshold {before['threshold']:g}, not {within:g}; give another output"
+        )
 
 
 @dataclass(frozen=True)

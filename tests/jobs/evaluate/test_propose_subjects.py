@@ -12,6 +12,7 @@ from PIL import Image
 from jobs.commands.cli import main
 from jobs.demo.photographs import GRACE_HOPPER, packaged_picture
 from jobs.exit_codes import ExitCode
+from jobs.output.layout import RUN_DIRECTORY
 from jobs.sources.given_subjects import read_subjects
 
 
@@ -35,6 +36,7 @@ def test_each_person_is_proposed_once_in_files_of_their_owner_alone(
     ray_cluster: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
+    out.mkdir(0o755)
     command = ["propose-subjects", str(photos), "--output", str(out), "--json", "--quiet"]
     assert main(command) == ExitCode.OK
     told = json.loads(capsys.readouterr().out)
@@ -57,6 +59,8 @@ def test_each_person_is_proposed_once_in_files_of_their_owner_alone(
     assert not (out / "portions").exists()
     assert main(command) == ExitCode.OK  # told again, of what was found
     assert json.loads(capsys.readouterr().out)["made"] == told["made"]
+    assert main([*command, "--threshold", "0.3"]) == ExitCode.INPUT  # corrections are not written over
+    assert "by the threshold 0.4, not 0.3; give another output" in capsys.readouterr().err
 
 
 def test_what_would_mix_with_photographs_or_belongs_to_parquet_is_refused(
@@ -64,6 +68,10 @@ def test_what_would_mix_with_photographs_or_belongs_to_parquet_is_refused(
 ) -> None:
     assert main(["propose-subjects", str(photos), "-o", str(photos / "out")]) == ExitCode.INPUT
     assert not (photos / "out").exists()
+    (tmp_path / "run" / RUN_DIRECTORY).mkdir(parents=True)
+    assert main(["propose-subjects", str(photos), "-o", str(tmp_path / "run" / "images" / "x"), "-q"]) == ExitCode.USAGE
+    assert "which is published" in capsys.readouterr().err
+    assert main(["propose-subjects", str(photos), "-o", "s3://bucket/x", "-q"]) == ExitCode.USAGE
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").write_text("kept")
     assert main(["propose-subjects", str(photos), "-o", str(tmp_path / "mine"), "-q"]) == ExitCode.INPUT
