@@ -89,6 +89,7 @@ class PictureAnonymizer:
             if isinstance(opened, PictureResult):
                 results[position] = opened
                 continue
+            self._name_subject(opened)  # who keeps pseudonyms and does not answer is no fault of a picture
             group.append((position, opened))
             held += opened.source.shape[0] * opened.source.shape[1]
             if held >= MAX_GATHERED_PIXELS:
@@ -113,7 +114,6 @@ class PictureAnonymizer:
             picture = OpenedPicture(task, source, source.copy(), file, self._fidelity(task, file), kept=list(kept))
             for aligned in self._aligned(picture, faces):
                 picture.faces.append(FaceAtWork(aligned, len(picture.faces), picture))
-            self._name_subject(picture)
             return picture
         except KeyanonError as error:
             return _quarantined(task, _reason(error))

@@ -122,6 +122,18 @@ def test_a_settled_carrier_stays_whatever_the_gate_says_and_an_unsettled_one_is_
     assert tried == [carrier_key(pseudonyms.of(SUBJECT).secret, 9)] * 3
 
 
+def test_no_answer_about_a_subject_is_no_verdict_on_its_picture(
+    prior: Prior, models: FaceModels, astronaut: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(subject: str) -> Pseudonym:
+        raise KeyanonError("nobody answers")
+
+    pseudonyms = EphemeralPseudonyms()
+    monkeypatch.setattr(pseudonyms, "of", away)
+    with pytest.raises(KeyanonError, match="nobody answers"):
+        _anonymizer(prior, models, pseudonyms)([PictureTask("a", astronaut, subject=SUBJECT)])
+
+
 def test_the_largest_face_carries_the_pseudonym(prior: Prior, models: FaceModels, group: bytes) -> None:
     (result,) = _anonymizer(prior, models, EphemeralPseudonyms())([PictureTask("g", group, subject=SUBJECT)])
     faces = _key(result).faces
