@@ -88,6 +88,12 @@ def propose_subjects(config: ProposeConfig, progress: Progress | None = None) ->
             "subjects": len(set(names)),
             "unmeasured": dict(found.unmeasured),
             "unmeasured_examples": found.examples,
+            "unmeasured_pictures": [
+                [row["image_id"], row["reason"]]
+                for table in portions.tables(["image_id", "reason"])
+                for row in table.to_pylist()
+                if row["reason"]
+            ],
         }
         pairs = nearest_people(vectors[seen], people.labels, NEARLY * within)[:SHOWN_PAIRS]
         _write(config, [found.images[face] for face in seen], names)
