@@ -22,7 +22,7 @@ SHARE_OF_THRESHOLD: Final = 2 / 3
 two pseudonyms, and a user who looks joins them; two people who are joined have one, and are erased together."""
 
 MAX_TOGETHER: Final = 12_000  # faces of one part: some 600 MB of distances
-ROWS_AT_ONCE: Final = 1024
+ROWS_AT_ONCE: Final = 128
 
 Vectors = npt.NDArray[np.float32]
 
