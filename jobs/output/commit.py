@@ -14,7 +14,7 @@ from jobs.errors import CommitError, MachineError, PublishError
 from jobs.names import IMAGES, SIDECARS, image_name, sidecar_name
 from jobs.output.keys import KeyHolder, check_keys
 from jobs.output.layout import ROWS, SHARD_SUFFIX, OutputLayout, shard_file
-from jobs.output.row_sets import Numbers, RowSet
+from jobs.output.row_sets import RowSet
 from jobs.output.row_shards import (
     KeyShard,
     keep_positions,
@@ -30,6 +30,7 @@ from jobs.output.row_shards import (
 from jobs.output.settled import Settled
 from jobs.output.shared_lease import HeldLease
 from jobs.output.staging import Staging, sweep
+from jobs.sources.ids import RowNumbers
 from jobs.storage.store import Copy
 
 _COLUMNS: Final = [
@@ -140,7 +141,7 @@ def complete(
     lease: HeldLease,
     keys: KeyHolder | None,
     run_id: str,
-    numbers: Numbers | int,
+    numbers: RowNumbers | int,
     finished: RowSet | None = None,
     wanted: int | None = None,
 ) -> tuple[Tally, list[str]]:
@@ -192,7 +193,7 @@ def _records(layout: OutputLayout) -> Iterator[tuple[KeyShard, list[str]]]:
 
 
 def settle(
-    layout: OutputLayout, numbers: Numbers | int, finished: RowSet | None = None, wanted: int | None = None
+    layout: OutputLayout, numbers: RowNumbers | int, finished: RowSet | None = None, wanted: int | None = None
 ) -> Tally:
     """Count what the shards say; see `complete`. Raises CommitError for a row that stands twice, is none of the input's, or is
     gone and not in the input, MachineError for one that is not there yet, PublishError."""
@@ -204,7 +205,7 @@ def settle(
         rows = part.table.column("row").to_numpy()
         seen.add(rows)
         tally.add(part.table, ~before.has(rows))
-    listed = np.arange(numbers, dtype=np.int64) if isinstance(numbers, int) else numbers
+    listed: RowNumbers = np.arange(numbers, dtype=np.int64) if isinstance(numbers, int) else numbers
     needed, known = RowSet(listed[:wanted]), RowSet(listed)
     needed.add(before)
     missing = needed.without(seen)

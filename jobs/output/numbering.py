@@ -12,15 +12,18 @@ from heapq import nsmallest
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from jobs.errors import PublishError
 from jobs.output.row_sets import Numbers, RowSet
 from jobs.output.row_shards import StandingRows, standing_rows
+from jobs.sources.ids import RowNumbers
 from jobs.sources.source import NO_FILE, Source
 from jobs.storage.store import Store
 
 NAMED: Final = 5  # pictures in a message
 POSITIONS_AT_ONCE: Final = 1 << 20
+NARROW: Final = np.int32  # in which row numbers are held while none is larger: there may be a billion
 _COLUMNS: Final = ("row", "image_id", "source_version")
 
 
@@ -32,7 +35,7 @@ class Numbering:
     unversioned: some row that stands was written by a version of keyanon that did not say what its file was.
     """
 
-    numbers: Numbers
+    numbers: RowNumbers
     done: RowSet
     gone: RowSet = field(default_factory=RowSet)
     unversioned: bool = False
@@ -46,7 +49,7 @@ class Numbering:
         parts = standing_rows(store, _COLUMNS)
         first = next(parts, None)
         if first is None:
-            return cls(np.arange(source.total, dtype=np.int64), RowSet())
+            return cls(np.arange(source.total, dtype=NARROW if _fits(source.total, NARROW) else np.int64), RowSet())
         found = _Matching(source)
         found.add(first)
         for part in parts:
@@ -59,10 +62,10 @@ class Numbering:
             )
         found.check_none_has_changed(store)
         done = found.numbers >= 0
-        found.numbers[~done] = found.standing.free(len(done) - int(np.count_nonzero(done)))
+        found.put(~done, found.standing.free(len(done) - int(np.count_nonzero(done))))
         return cls(found.numbers, RowSet.of(done), found.gone, found.unversioned)
 
-    def of_positions(self, positions: RowSet) -> Numbers:
+    def of_positions(self, positions: RowSet) -> RowNumbers:
         """The row numbers of some positions."""
         return self.numbers[positions.among(len(self.numbers))]
 
@@ -76,7 +79,7 @@ class _Matching:
 
     def __init__(self, source: Source) -> None:
         self._source, self._places = source, source.ids.places()
-        self.numbers: Numbers = np.full(source.total, -1, np.int64)
+        self.numbers: RowNumbers = np.full(source.total, -1, NARROW)
         self._versions = np.full(source.total, NO_FILE, np.int32)  # NO_FILE where there is nothing to compare
         self.standing, self.gone, self.unversioned = RowSet(), RowSet(), False
         self._first_gone: list[tuple[int, str]] = []
@@ -100,10 +103,17 @@ class _Matching:
         new = np.zeros(len(known), np.bool_)
         new[np.unique(positions, return_index=True)[1]] = True
         new &= self.numbers[positions] < 0
-        self.numbers[positions[new]], self._versions[positions[new]] = rows[known[new]], versions[known[new]]
+        self.put(positions[new], rows[known[new]])
+        self._versions[positions[new]] = versions[known[new]]
         if not new.all():
             others = known[~new]
             self._aside.append((places[others], rows[others], versions[others]))
+
+    def put(self, at: Numbers | npt.NDArray[np.bool_], rows: Numbers) -> None:
+        """Number the rows at some positions."""
+        if len(rows) and not _fits(int(rows.max()), self.numbers.dtype):
+            self.numbers = self.numbers.astype(np.int64)
+        self.numbers[at] = rows
 
     def tell_apart(self) -> None:
         """Of those that stand under one id the first row is the first in the listing, the next one the next. Once, at the end."""
@@ -119,7 +129,8 @@ class _Matching:
         nth = np.arange(len(places)) - np.searchsorted(places, places)
         positions = self._places.positions(places, nth)
         there = positions >= 0
-        self.numbers[positions[there]], self._versions[positions[there]] = rows[there], versions[there]
+        self.put(positions[there], rows[there])
+        self._versions[positions[there]] = versions[there]
         lost, named = rows[~there], self._first(places[~there])
         self._are_gone(lost, lambda at: self._source.ids[int(named[at])])
 
@@ -153,6 +164,10 @@ class _Matching:
                 "other sizes or modification times under the same names. Put them back as they were, give the new ones other "
                 "names, or give an empty output"
             )
+
+
+def _fits(number: int, kind: npt.DTypeLike) -> bool:
+    return number <= np.iinfo(np.dtype(kind)).max
 
 
 def _told(names: list[str], of: int) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import accumulate
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,7 @@ _ENTRY: Final = np.dtype([("digest", f"S{_DIGEST}"), ("position", ">i8")])
 _BYTES: Final = f"S{_ENTRY.itemsize}"  # as which numpy sorts entries quickly, by digest and then by position
 
 Numbers = npt.NDArray[np.int64]
+RowNumbers = npt.NDArray[np.signedinteger[Any]]  # of an output's rows: 32 bits each while those do
 
 
 @dataclass(frozen=True)

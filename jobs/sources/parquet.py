@@ -18,7 +18,7 @@ from jobs.errors import SourceError
 from jobs.names import NO_TEXT, as_text, is_text
 from jobs.sources.config import InputConfig
 from jobs.sources.given_faces import GivenInput, check_column
-from jobs.sources.ids import CountedIds, DigestPlaces, Ids, ListedIds, OfFiles
+from jobs.sources.ids import CountedIds, DigestPlaces, Ids, ListedIds, OfFiles, RowNumbers
 from jobs.sources.parquet_names import Looked, column_of_names, is_text_type, look, texts_of
 from jobs.sources.parquet_rows import NAMED_PICTURE, Columns, RowGroup, WantedRow, read_group
 from jobs.sources.partitions import Partitions, partitions_of, with_partitions
@@ -126,9 +126,7 @@ class ParquetSource(Source):
             listed.append(hashlib.sha256(of_all.tobytes()).hexdigest())
         self.digest = listing_digest(chain(listed, chain.from_iterable(self.ids.parts())))
 
-    def units(
-        self, finished: Collection[int], size: UnitSize, numbers: npt.NDArray[np.int64] | None = None
-    ) -> Iterator[ReadUnit]:
+    def units(self, finished: Collection[int], size: UnitSize, numbers: RowNumbers | None = None) -> Iterator[ReadUnit]:
         rows_per_block = size(self.total - len(finished))
         left = unfinished(self.total, finished)
         for group in self._groups:
@@ -143,7 +141,7 @@ class ParquetSource(Source):
                 )
                 yield ReadUnit(reader, len(wanted), size_bytes)
 
-    def _wanted(self, positions: npt.NDArray[np.int64], numbers: npt.NDArray[np.int64]) -> dict[int, WantedRow]:
+    def _wanted(self, positions: npt.NDArray[np.int64], numbers: RowNumbers) -> dict[int, WantedRow]:
         facts = zip(
             positions.tolist(),
             numbers.tolist(),

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Final, NamedTuple, Self
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.fs as pafs
@@ -22,7 +21,7 @@ from jobs.sources.file_columns import FileColumns, PictureFile, positions_of
 from jobs.sources.given_faces import GivenFiles, GivenInput
 from jobs.sources.given_names import UnlistedNames
 from jobs.sources.given_subjects import SubjectFile, read_subjects
-from jobs.sources.ids import ListedIds
+from jobs.sources.ids import ListedIds, RowNumbers
 from jobs.sources.source import (
     PARQUET_SUFFIX,
     PICTURE_SUFFIXES,
@@ -128,9 +127,7 @@ class PictureFiles(Source):
             self.given_digest = listing_digest(digests)
             self.digest = listing_digest([self.digest, *digests])
 
-    def units(
-        self, finished: Collection[int], size: UnitSize, numbers: npt.NDArray[np.int64] | None = None
-    ) -> Iterator[ReadUnit]:
+    def units(self, finished: Collection[int], size: UnitSize, numbers: RowNumbers | None = None) -> Iterator[ReadUnit]:
         for part in shares_of(np.flatnonzero(unfinished(self.total, finished)), size):
             rows = (part if numbers is None else numbers[part]).tolist()
             files = [

@@ -28,7 +28,7 @@ from jobs.names import CHANGED_SUFFIXES, KEPT_SUFFIXES, suffix_of
 from jobs.sources.config import InputConfig
 from jobs.sources.given_faces import GivenInput
 from jobs.sources.given_names import UnlistedNames
-from jobs.sources.ids import Ids, OfFiles
+from jobs.sources.ids import Ids, OfFiles, RowNumbers
 from jobs.storage.connections import arrow_filesystem
 from jobs.storage.place import S3, Place, holds, is_uri, split_uri
 from jobs.storage.s3 import CredentialsError, S3Store
@@ -86,9 +86,7 @@ class Source(ABC):
     renamed: Mapping[str, str] = MappingProxyType({})
 
     @abstractmethod
-    def units(
-        self, finished: Collection[int], size: UnitSize, numbers: npt.NDArray[np.int64] | None = None
-    ) -> Iterator[ReadUnit]:
+    def units(self, finished: Collection[int], size: UnitSize, numbers: RowNumbers | None = None) -> Iterator[ReadUnit]:
         """Read tasks for all rows whose positions are not `finished`; one of Parquet reads a row group, in blocks of the first
         size.
 

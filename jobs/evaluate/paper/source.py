@@ -5,12 +5,11 @@ from functools import partial
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from jobs.blocks import ENCODED, FAILURE, ID, ROW, source_table
 from jobs.evaluate.paper.lists import Sample
-from jobs.sources.ids import ListedIds
+from jobs.sources.ids import ListedIds, RowNumbers
 from jobs.sources.source import (
     ReadUnit,
     Source,
@@ -43,9 +42,7 @@ class PaperSource(Source):
         self.versions = np.zeros(self.total, np.int32)
         self.digest = listing_digest(f"{one.image_id}\0{one.picture}\0{one.other}\0{one.size}" for one in samples)
 
-    def units(
-        self, finished: Collection[int], size: UnitSize, numbers: npt.NDArray[np.int64] | None = None
-    ) -> Iterator[ReadUnit]:
+    def units(self, finished: Collection[int], size: UnitSize, numbers: RowNumbers | None = None) -> Iterator[ReadUnit]:
         for part in shares_of(np.flatnonzero(unfinished(self.total, finished)), size):
             asked = [(row, self._samples[row], row in self._degraded) for row in part.tolist()]
             size_bytes = sum(sample.size for _, sample, _ in asked)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from jobs.errors import PublishError
+from jobs.output.layout import LEASE, RUN_DIRECTORY, SEGMENTS
 from jobs.output.manifest import COMPLETE, RUNNING, Manifest, code_version, read_existing
 from jobs.run.recorded import recorded_config
 from jobs.sources.source import open_source
@@ -70,6 +71,16 @@ def test_a_run_of_method_paper_on_the_embedded_prior_goes_on_by_the_name_that_it
     config = recorded_config(read, tmp_path / "out", {"accept_version": code_version()})
     assert (config.method, config.transform, config.steps) == ("paper-inpaint", "rotation", 12)
     read.check_same_run(store, config, open_source(config))
+
+
+def test_what_a_run_that_was_killed_before_its_manifest_leaves_is_gone_on_with(tmp_path: Path) -> None:
+    for left in (LEASE, f"{RUN_DIRECTORY}/manifest.json.x.tmp", f"{SEGMENTS}/{0:012d}.json", f"{RUN_DIRECTORY}/other"):
+        (tmp_path / left).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / left).touch()
+        if not left.endswith("/other"):
+            assert read_existing(open_store(tmp_path)) is None
+    with pytest.raises(PublishError, match="no run of keyanon wrote it"):
+        read_existing(open_store(tmp_path))
 
 
 def test_rows_that_only_their_positions_name_need_the_very_same_listing(

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.errors import PublishError
+from jobs.output import numbering
 from jobs.output.layout import ROWS, shard_file
 from jobs.output.numbering import NAMED, Numbering
 from jobs.output.row_shards import new_shard_name, to_parquet
@@ -99,3 +100,15 @@ def test_a_listing_is_numbered_as_a_dictionary_of_what_stands_says(
     assert numbering.gone == {number for number, *_ in gone}
     assert numbering.unversioned == any(version is None for *_, version in rows)
     assert numbering.of_positions(numbering.done).tolist() == [row[0] for row in found if row is not None]
+
+
+def test_numbers_that_need_more_bits_than_others_are_held_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(numbering, "NARROW", np.int8)
+    listed = cast("Source", Listed([("a", 200, 0)], None))
+    assert Numbering.of(LocalStore(tmp_path), listed).numbers.tolist() == list(range(200))
+    store = written(tmp_path, [(1, "a#0", 0), (300, "a#1", 0)], 2)
+    assert Numbering.of(store, listed).numbers.tolist() == [1, 300, 0, *range(2, 199)]
+    small = written(tmp_path, [(0, "a#1", 0)], 1)
+    assert Numbering.of(small, listed).numbers.tolist() == [1, 0, *range(2, 200)]
