@@ -1,6 +1,6 @@
-"""What the driver of a run costs, in time and memory, by the number of rows: list, lay out, `keyanon plan`, resume, settle,
-verify, publish one block, read the segments and the rows of a bucket, recover one. No picture is computed: the rows of an output
-are written as a run writes them, with 64 or more to a shard.
+"""What the driver of a run costs, in time and memory, by the number of rows: list, lay out, `keyanon plan`, resume, settle, ask
+for the keys, verify, publish one block, read the segments and the rows of a bucket, recover one. No picture is computed: the rows
+of an output are written as a run writes them, with 64 or more to a shard.
 
     python benchmarks/manifest_scale.py --rows 1000000 --rows-per-shard 64
     python benchmarks/manifest_scale.py --rows 10000000 --rows-per-shard 1024
@@ -11,12 +11,15 @@ is no step of keyanon: Ray Data's own checkpoint of the same rows, loaded as a r
 
 import argparse
 import multiprocessing
+import os
 import resource
 import secrets
 import shutil
+import sys
 import tempfile
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -25,10 +28,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jobs.ahead import AT_ONCE
+from jobs.ahead import AT_ONCE, ahead
 from jobs.blocks import SHARD_SCHEMA, SIDECAR
 from jobs.config import AnonymizeConfig
 from jobs.output.commit import settle
+from jobs.output.keys import OwnKeystore, Records, check_keys
 from jobs.output.layout import MANIFEST, PACKED_SEGMENTS, ROWS, SEGMENTS, OutputLayout, shard_file
 from jobs.output.lease import Lease
 from jobs.output.manifest import COMPLETE, Manifest
@@ -42,11 +46,15 @@ from jobs.output.verify import verify_output
 from jobs.run.plan import plan_run
 from jobs.sources.source import Source, open_source, version_of
 from jobs.storage.local import LocalStore
+from jobs.storage.s3 import S3Store
 
 ROWS_PER_FILE = 1_000_000  # of the Parquet input
 ROWS_PER_GROUP = 10_000
 FILES_OF_FOLDER = 200_000  # at most, really made
+OBJECTS = 20_000  # of the bucket that is listed
 PLANNED_SAMPLE = 8  # pictures
+KEYED_ROWS = 20_000  # to seal their keys and to take them in takes longer than to ask for them
+ROWS_OF_KEYS = 64  # to a key shard
 WAY_SECONDS = 0.03  # to a bucket and back
 
 
@@ -151,6 +159,28 @@ def list_folder(root: Path) -> None:
     listed(root, "folder")
 
 
+def list_bucket(root: Path) -> None:
+    """A folder of a bucket on this machine, of a number of its own: a thousand to a page, one page after the other."""
+    sys.path.append(str(Path(__file__).parents[1]))  # for what the tests start servers with
+    from tests.jobs.seaweed import BUCKET, Seaweed
+
+    with tempfile.TemporaryDirectory(dir=root) as folder:
+        server = Seaweed(Path(folder))
+        os.environ.update(server.environment)
+        try:
+            server.start()
+            photos = f"s3://{BUCKET}/photos"
+            store = S3Store.of(photos, server.url)
+            deque(ahead(lambda number: store.create(f"photograph-{number:09d}.jpg", b""), range(OBJECTS)), maxlen=0)
+            config = AnonymizeConfig.load(None, {"photos": photos, "output": root / "out", "keystore": root / "ks"})
+            begun, used = time.monotonic(), time.process_time()
+            assert open_source(config).total == OBJECTS
+            seconds, cpu = time.monotonic() - begun, time.process_time() - used
+            print(f"    (list alone: {seconds:.2f} s for {OBJECTS} objects, {cpu:.2f} s of this process's CPU)")
+        finally:
+            server.stop()
+
+
 def lay_out(root: Path) -> None:
     """Rows to read tasks, as Ray is given them."""
     source = listed(root, "parquet")
@@ -231,6 +261,32 @@ def settle_all(root: Path) -> None:
     begun = time.monotonic()
     settle(layout, rows)
     print(f"    (settle alone: {time.monotonic() - begun:.1f} s)")
+
+
+def ask_keys(root: Path) -> None:
+    """Whether the keystore has the keys of rows, as a run asks at its end: of the process that has it open. Their number is not
+    that of the rows."""
+    from keystore_rates import DATASET, RUN, record
+
+    from keystore.intake.sealing import Sealer
+
+    handed = list[Records]()
+    with (
+        tempfile.TemporaryDirectory(dir=root) as folder,
+        OwnKeystore.kept(Path(folder) / "ks", None, create=True) as keys,
+    ):
+        inbox, sealer = keys.begin(RUN, DATASET), Sealer(keys.key.public_key, RUN, DATASET)
+        for first in range(0, KEYED_ROWS, ROWS_OF_KEYS):
+            made = [record(number) for number in range(first, first + ROWS_OF_KEYS)]
+            shard = inbox.hand_in(f"part-{first:09d}", [sealer.seal(one) for one in made])
+            handed.append((shard, [one.record_id for one in made]))
+        begun = time.monotonic()
+        keys.take_in(RUN, {shard: len(ids) for shard, ids in handed})
+        taken = time.monotonic()
+        check_keys(keys, RUN, iter(handed))
+        asked = time.monotonic() - taken
+    count = len(handed) * ROWS_OF_KEYS
+    print(f"    (asked alone: {asked:.2f} s for {count} keys; they were taken in within {taken - begun:.1f} s)")
 
 
 def keep_out(root: Path) -> None:
@@ -326,6 +382,7 @@ STEPS: tuple[Callable[[Path], None], ...] = (
     nothing,
     list_folder,
     lay_out_folder,
+    list_bucket,
     list_parquet,
     list_named,
     lay_out,
@@ -335,6 +392,7 @@ STEPS: tuple[Callable[[Path], None], ...] = (
     resume,
     resume_named,
     settle_all,
+    ask_keys,
     keep_out,
     verify_rows,
     publish_block,
