@@ -18,6 +18,8 @@ from keystore.verification.verify import verify_audit
 
 
 def test_who_holds_the_address_gets_secrets_beside_an_ingest_and_its_pickle_holds_none(keystore, make) -> None:
+    # Before the keeper begins: the clock of `keystore` stands still, and the keeper's does not.
+    make.deposit(keystore, [make.record("p.png", subject="Jane")], "part-9")
     with Keeper(keystore.path) as keeper:
         keeper.begin(make.RUN, "photos")
         address = keeper.naming()
@@ -28,7 +30,6 @@ def test_who_holds_the_address_gets_secrets_beside_an_ingest_and_its_pickle_hold
             "Jane": (32, None),
             "John": (32, None),
         }
-        make.deposit(keystore, [make.record("p.png", subject="Jane")], "part-9")
         keeper.take_in_soon(make.RUN, ["part-9"])
         again: PseudonymDoor = pickle.loads(pickle.dumps(door))
         assert again.settle("Jane", 4) == 4

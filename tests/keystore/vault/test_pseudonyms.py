@@ -16,14 +16,15 @@ from keystore.storage import schema
 from keystore.vault import epochs
 from keystore.vault.pseudonym_limits import MAX_SUBJECTS
 from keystore.verification.verify import verify_audit
+from tests.keystore.conftest import HandClock
 from tests.keystore.postgres import ON_BOTH
 
 SUBJECT, OTHER = "Jane Doe", "John Roe"
 
 
 @pytest.fixture
-def naming(keystore: Keystore) -> Iterator[NamingOpening]:
-    with contextlib.closing(NamingOpening.open(keystore.path)) as opened:
+def naming(keystore: Keystore, clock: HandClock) -> Iterator[NamingOpening]:
+    with contextlib.closing(NamingOpening.open(keystore.path, clock=clock)) as opened:
         yield opened
 
 
@@ -111,6 +112,25 @@ def test_who_can_only_write_rows_settles_none_and_plants_no_secret(
         connection.execute(update(schema.pseudonyms).values(**change))
     with pytest.raises(TamperedError, match=found):
         naming.secrets("photos", [SUBJECT])
+
+
+@ON_BOTH
+@pytest.mark.parametrize("dataset", ["photos", "other"])
+def test_a_row_that_is_moved_to_another_subject_or_data_set_hands_its_secret_to_nobody(
+    keystore: Keystore, naming: NamingOpening, dataset: str
+) -> None:
+    table = schema.pseudonyms
+    naming.secrets("photos", [SUBJECT])
+    with keystore._database.read() as connection:
+        victim = connection.execute(select(table)).one()
+    naming.secrets(dataset, [OTHER])  # as whoever has a token of that data set may ask
+    with keystore._database.write() as connection:
+        own = connection.execute(select(table).where(table.c.pseudonym_id != victim.pseudonym_id)).one()
+        connection.execute(table.delete().where(table.c.pseudonym_id == own.pseudonym_id))
+        moved = update(table).where(table.c.pseudonym_id == victim.pseudonym_id)
+        connection.execute(moved.values(dataset=own.dataset, owner=own.owner))
+    with pytest.raises(TamperedError, match="does not open"):
+        naming.secrets(dataset, [OTHER])
 
 
 @pytest.mark.parametrize("statement", ["dropped", "moved", "added"])
