@@ -73,10 +73,11 @@ class _Holder:
     ident: Column[Any]
     kind: str | None  # None: the row's own name is its kind
     digest: Callable[[Mapping[str, Any]], str] | None = None  # of rows that the log accounts for one by one
+    name: Column[Any] | None = None  # unset: `ident`
 
     def names(self, row: Row[Any]) -> tuple[str, str]:
-        ident = str(row._mapping[self.ident])
-        return (ident, OWN_SECRET) if self.kind is None else (self.kind, ident)
+        name = str(row._mapping[self.ident if self.name is None else self.name])
+        return (name, OWN_SECRET) if self.kind is None else (self.kind, name)
 
 
 _SECRETS = _Holder(schema.secrets, schema.secrets.c.name, None)
@@ -86,7 +87,13 @@ _HOLDERS = {
     INGEST_PURPOSE: _Holder(schema.ingest_keys, schema.ingest_keys.c.key_id, INGEST_KIND),
     PEOPLE_PURPOSE: _Holder(schema.people, schema.people.c.person, APPROVER_KIND),
     RECORDS_PURPOSE: _Holder(schema.shred_keys, schema.shred_keys.c.shred_key_id, SHRED_KIND, key_digest),
-    PSEUDONYMS_PURPOSE: _Holder(schema.pseudonyms, schema.pseudonyms.c.pseudonym_id, PSEUDONYM_KIND, pseudonym_digest),
+    PSEUDONYMS_PURPOSE: _Holder(
+        schema.pseudonyms,
+        schema.pseudonyms.c.pseudonym_id,
+        PSEUDONYM_KIND,
+        pseudonym_digest,
+        name=schema.pseudonyms.c.owner,
+    ),
 }
 
 

@@ -5,7 +5,8 @@ it goes to the jobs of its data set alone. It lies under an epoch key of a purpo
 other subjects' secrets stay what they are. A subject that comes back later has another one.
 
 Which carrier holds is settled once, by the first job that says so. It is no secret; its row has a tag under the subject's secret,
-so that who can only write rows settles none.
+so that who can only write rows settles none. A secret is wrapped in the name of its owner, a keyed hash of data set and subject:
+a row that is moved to another subject, or to a data set whose jobs the writer has a token of, does not open.
 """
 
 from __future__ import annotations
@@ -102,7 +103,7 @@ class PseudonymVault:
         return {owner_tag(self._index_key, dataset, subject, ""): subject for subject in subjects}
 
     def _opened(self, connection: Connection, row: Any) -> PseudonymSecret:
-        secret = self._keyring.unwrap(connection, row.epoch_id, row.wrapped, PSEUDONYM_KIND, row.pseudonym_id)
+        secret = self._keyring.unwrap(connection, row.epoch_id, row.wrapped, PSEUDONYM_KIND, row.owner)
         settled = row.number is not None
         if settled and not hmac.compare_digest(bytes(row.tag or b""), _tag(secret, row.number)):
             raise TamperedError(
@@ -132,12 +133,12 @@ class PseudonymVault:
         return {subject: PseudonymSecret(secret) for subject, secret in secrets.items()}
 
     def _row(self, log: LogWriter, epoch: Epoch, dataset: str, subject: str, secret: bytes) -> Mapping[str, Any]:
-        pseudonym_id = os.urandom(16).hex()
+        owner = owner_tag(self._index_key, dataset, subject, "")
         return {
-            "pseudonym_id": pseudonym_id,
+            "pseudonym_id": os.urandom(16).hex(),
             "dataset": dataset,
-            "owner": owner_tag(self._index_key, dataset, subject, ""),
-            "wrapped": self._keyring.seal(epoch, secret, PSEUDONYM_KIND, pseudonym_id),
+            "owner": owner,
+            "wrapped": self._keyring.seal(epoch, secret, PSEUDONYM_KIND, owner),
             "epoch_id": epoch.epoch_id,
             "created_at": timestamp(log.now),
             "entry": log.size,

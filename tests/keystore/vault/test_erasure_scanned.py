@@ -1,4 +1,5 @@
-"""A planted key is reached by nothing that scans heap, WAL, backups, kept shards and old ingest keys and tries to decrypt.
+"""A planted key, and its subject's pseudonym, are reached by nothing that scans what is left and tries to decrypt: heap, WAL,
+backups, kept shards and old ingest keys.
 
 The scanner is told more than a thief knows: the wrapped form and the context of everything on the way to the planted record. It
 looks for each in all bytes that are left, and opens what it finds with every KEK that is left. Before the erasure it gets there.
@@ -7,6 +8,7 @@ looks for each in all bytes that are left, and opens what it finds with every KE
 from __future__ import annotations
 
 import base64
+import contextlib
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,8 +25,9 @@ from keystore.errors import KeystoreError
 from keystore.intake.sealing import open_record
 from keystore.intake.shards import parse_shard
 from keystore.kek.provider import open_kek
+from keystore.naming_opening import NamingOpening
 from keystore.storage import schema
-from keystore.vault.keyring import INGEST_KIND, SHRED_KIND, Keyring
+from keystore.vault.keyring import INGEST_KIND, PSEUDONYM_KIND, SHRED_KIND, Keyring
 from keystore.vault.records import record_context
 from keystore.verification.verify import verify_audit
 from tests.keystore.postgres import ON_BOTH, SERVER, database_name
@@ -45,9 +48,12 @@ class Trail:
     ingest_epoch: dict[str, Any]
     shard: bytes
     secret: bytes  # the planted image key
+    pseudonym: dict[str, Any]
+    pseudonym_epoch: dict[str, Any]
+    pseudonym_secret: bytes
 
     @classmethod
-    def of(cls, keystore: Keystore, shard: bytes, secret: bytes) -> Trail:
+    def of(cls, keystore: Keystore, shard: bytes, secret: bytes, pseudonym_secret: bytes) -> Trail:
         with keystore._database.read() as connection:
 
             def row(table: Any, column: str, value: str) -> dict[str, Any]:
@@ -57,6 +63,7 @@ class Trail:
             record = row(schema.records, "image_id", PLANTED)
             shred_key = row(schema.shred_keys, "shred_key_id", record["shred_key_id"])
             (ingest,) = connection.execute(select(schema.ingest_keys)).all()
+            pseudonym = row(schema.pseudonyms, "owner", shred_key["owner"])
             return cls(
                 keystore.id,
                 record,
@@ -66,6 +73,9 @@ class Trail:
                 row(schema.epoch_keys, "epoch_id", ingest.epoch_id),
                 shard,
                 secret,
+                pseudonym,
+                row(schema.epoch_keys, "epoch_id", pseudonym["epoch_id"]),
+                pseudonym_secret,
             )
 
     def ways(self, places: list[Path]) -> set[str]:
@@ -78,7 +88,8 @@ class Trail:
         ]
         data = [one.read_bytes() for one in files]
         ways = set()
-        spelled = (self.secret, base64.b64encode(self.secret), self.secret.hex().encode())
+        secrets = (self.secret, self.pseudonym_secret)
+        spelled = [one for secret in secrets for one in (secret, base64.b64encode(secret), secret.hex().encode())]
         if any(spelling in one for spelling in spelled for one in data):
             ways.add("in clear")
         for kek in files:
@@ -108,6 +119,11 @@ class Trail:
             context = record_context(self.keystore_id, self.record)
             assert base64.b64encode(self.secret) in envelope.open_envelope(shred, self.record["envelope"], context)
             yield "stored record"
+        key = epoch_key(self.pseudonym_epoch)
+        if key is not None and there(self.pseudonym["wrapped"]):
+            context = keyring._context(PSEUDONYM_KIND, self.pseudonym["owner"])
+            assert envelope.open_envelope(key, self.pseudonym["wrapped"], context) == self.pseudonym_secret
+            yield "pseudonym"
         key = epoch_key(self.ingest_epoch)
         if key is not None and there(self.ingest_key["wrapped"]) and any(self.shard in one for one in data):
             name = self.ingest_key["key_id"]
@@ -146,7 +162,9 @@ def back_up(keystore: Keystore, place: Path) -> Path:
 
 @pytest.mark.slow
 @ON_BOTH
-def test_a_planted_key_is_reached_from_nothing_that_is_left(keystore, make, tmp_path: Path, database: str) -> None:
+def test_a_planted_key_is_reached_from_nothing_that_is_left(
+    keystore, make, clock, tmp_path: Path, database: str
+) -> None:
     secret = bytes(range(1, 33))
     planted = make.record(PLANTED, subject="p. smith", image_key=secret)
     others = [make.record(f"n{number}.png") for number in range(3)]
@@ -155,12 +173,15 @@ def test_a_planted_key_is_reached_from_nothing_that_is_left(keystore, make, tmp_
     kept.mkdir()
     shutil.copy(shard, kept)
     keystore.ingest(make.RUN)
-    trail = Trail.of(keystore, shard.read_bytes() if shard.exists() else (kept / shard.name).read_bytes(), secret)
+    with contextlib.closing(NamingOpening.open(keystore.path, clock=clock)) as naming:
+        pseudonym = naming.secrets("photos", ["p. smith", "another"])["p. smith"].secret
+    sealed = shard.read_bytes() if shard.exists() else (kept / shard.name).read_bytes()
+    trail = Trail.of(keystore, sealed, secret, pseudonym)
     backup = back_up(keystore, tmp_path / "backup")
 
-    both = {"stored record by kek.key", "kept shard by kek.key"}
-    assert trail.ways([*bytes_of(keystore), kept]) == both, "the scanner works"
-    assert trail.ways([keystore.path / "kek.key", backup, kept]) == both, "on a backup too"
+    everything = {f"{way} by kek.key" for way in ("stored record", "kept shard", "pseudonym")}
+    assert trail.ways([*bytes_of(keystore), kept]) == everything, "the scanner works"
+    assert trail.ways([keystore.path / "kek.key", backup, kept]) == everything, "on a backup too"
 
     keystore.erase("photos", "Olga", subject="p. smith")
     keystore.renew_ingest_key("Olga")
@@ -169,10 +190,10 @@ def test_a_planted_key_is_reached_from_nothing_that_is_left(keystore, make, tmp_
     if database == "sqlite":
         assert alone == set(), "the keystore's own files, and a kept shard"
     else:
-        assert alone == both, (
+        assert alone == everything, (
             "dead rows and the WAL hold what was erased, until the KEK is rotated: docs/keystore.md says so"
         )
-    assert trail.ways([*bytes_of(keystore), backup, kept]) == both, "a backup, and the KEK that it was made under"
+    assert trail.ways([*bytes_of(keystore), backup, kept]) == everything, "a backup, and the KEK that it was made under"
 
     keystore.rotate_kek(f"file:{keystore.path}/kek-2.key", "Olga")
     (keystore.path / "kek.key").unlink()
