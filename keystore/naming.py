@@ -87,10 +87,15 @@ class NamingServer:
     """Answers `PseudonymDoor`s from a thread of the process that has a keystore open, until it is closed."""
 
     def __init__(self, naming: Naming) -> None:
-        # In the system's directory for temporary files: a socket's address may have no more than 107 bytes.
-        self._directory = Path(tempfile.mkdtemp(prefix="keyanon-"))
-        self.address = str(self._directory / "names")
-        self._server = _Server(self.address, _answering(naming))
+        """Raise StorageError where no socket can be made."""
+        try:
+            self._directory = Path(tempfile.mkdtemp(prefix="keyanon-"))
+            self.address = str(self._directory / "names")
+            self._server = _Server(self.address, _answering(naming))
+        except OSError as error:  # a socket's address may have no more than 107 bytes, too
+            raise errors.StorageError(
+                f"no socket can be made in {tempfile.gettempdir()} ({error}); let TMPDIR name a short path that can be written"
+            ) from error
         self._thread = threading.Thread(target=self._server.serve_forever, name="pseudonyms", daemon=True)
         self._thread.start()
 

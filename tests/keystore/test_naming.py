@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from keystore.errors import InvalidRecordError, PassingError
+from keystore.errors import InvalidRecordError, PassingError, StorageError
 from keystore.keeper import Keeper
 from keystore.naming import PseudonymDoor
 from keystore.verification.verify import verify_audit
@@ -61,6 +61,16 @@ def test_a_run_without_pseudonyms_opens_no_socket(keystore) -> None:
         keeper.begin("run-2", "photos")
         opened = [str(one.readlink()) for one in Path(f"/proc/{keeper.pid}/fd").iterdir()]
     assert not [one for one in opened if one.startswith("socket:")]
+
+
+def test_where_no_socket_can_be_made_the_directory_is_named(
+    keystore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = tmp_path / ("x" * 100)
+    long.mkdir()
+    monkeypatch.setenv("TMPDIR", str(long))
+    with Keeper(keystore.path) as keeper, pytest.raises(StorageError, match="let TMPDIR name a short path"):
+        keeper.naming()
 
 
 def test_another_accounts_process_is_told_nothing(keystore, monkeypatch: pytest.MonkeyPatch) -> None:
