@@ -257,7 +257,7 @@ class _Kept:
             from keystore.naming_opening import NamingOpening
 
             names = self._open_things.enter_context(contextlib.closing(NamingOpening.open(self.opened.path, self._kek)))
-            self._server = self._open_things.enter_context(NamingServer(names))
+            self._server = self._open_things.enter_context(NamingServer(names.pseudonyms))
         return self._server.address
 
     def close(self) -> None:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol, Self
 
 from keystore import errors
+from keystore.vault.pseudonym_limits import MAX_SUBJECTS
 
 PATIENCE_SECONDS: Final = 120.0  # with a keeper that waits for its database
 MAX_LINE_BYTES: Final = 8 * 1024 * 1024
@@ -32,7 +33,7 @@ Secrets = Mapping[str, tuple[bytes, int | None]]
 
 
 class Naming(Protocol):
-    """What gives pseudonyms out: `NamingOpening`, of a data set that each call names."""
+    """What gives pseudonyms out, of a data set that each call names: `naming_opening.PseudonymDesk`."""
 
     def secrets(self, dataset: str, subjects: Collection[str]) -> Mapping[str, Any]: ...
 
@@ -51,7 +52,9 @@ class PseudonymDoor:
 
     def secrets(self, subjects: Collection[str]) -> dict[str, tuple[bytes, int | None]]:
         """Return secret and settled number of each subject; secrets are made at the first ask."""
-        said = self._ask("secrets", subjects=sorted(set(subjects)))
+        wanted, said = sorted(set(subjects)), dict[str, Any]()
+        for first in range(0, len(wanted), MAX_SUBJECTS):
+            said |= self._ask("secrets", subjects=wanted[first : first + MAX_SUBJECTS])
         return {subject: (base64.b64decode(secret), number) for subject, (secret, number) in said.items()}
 
     def settle(self, subject: str, number: int) -> int:
@@ -89,9 +92,12 @@ class NamingServer:
     def __init__(self, naming: Naming) -> None:
         """Raise StorageError where no socket can be made."""
         try:
-            self._directory = Path(tempfile.mkdtemp(prefix="keyanon-"))
-            self.address = str(self._directory / "names")
-            self._server = _Server(self.address, _answering(naming))
+            with contextlib.ExitStack() as undo:
+                self._directory = Path(tempfile.mkdtemp(prefix="keyanon-"))
+                undo.callback(shutil.rmtree, self._directory)
+                self.address = str(self._directory / "names")
+                self._server = _Server(self.address, _answering(naming))
+                undo.pop_all()
         except OSError as error:  # a socket's address may have no more than 107 bytes, too
             raise errors.StorageError(
                 f"no socket can be made in {tempfile.gettempdir()} ({error}); let TMPDIR name a short path that can be written"

@@ -22,26 +22,11 @@ from keystore.vault.keyring import NAMING_PURPOSES
 from keystore.vault.pseudonyms import PseudonymSecret, PseudonymVault
 
 
-class NamingOpening:
-    """A keystore that is open for a run's pseudonyms. Make one with `open`, and `close` it."""
+class PseudonymDesk:
+    """Gives a data set's pseudonyms out and settles them, whatever the door through which a run asks."""
 
-    def __init__(self, path: Path, database: Database, keys: IngestKeys, clock: Clock) -> None:
-        self._path = path
-        self._database = database
-        self._ledger = Ledger(database, keys.signer, path / WITNESS_DIRECTORY, clock, None)
-        self._vault = PseudonymVault(keys.keyring.for_purposes(NAMING_PURPOSES), keys.index_key)
-
-    @classmethod
-    def open(cls, path: Path, kek_uri: str | None = None, *, clock: Clock = utc_now) -> Self:
-        """Open an existing keystore. Raises as `IngestOpening.open`."""
-        with contextlib.ExitStack() as undo:
-            database = opening.existing(path)
-            undo.callback(database.close)
-            kek = opening.open_matching_kek(database, path, kek_uri)
-            opened = cls(path, database, unlock_ingest(database, kek), clock)
-            opened._ledger.check_witness(None)
-            undo.pop_all()
-        return opened
+    def __init__(self, database: Database, ledger: Ledger, vault: PseudonymVault) -> None:
+        self._database, self._ledger, self._vault = database, ledger, vault
 
     def secrets(self, dataset: str, subjects: Collection[str]) -> dict[str, PseudonymSecret]:
         """Return the pseudonyms of subjects, each made at the first ask. Raises as `PseudonymVault.known`, StorageError."""
@@ -57,6 +42,29 @@ class NamingOpening:
         """Settle which carrier of a subject holds, unless one is settled; return the one that does. Raises as `secrets`."""
         with self._database.write() as connection:
             return self._vault.settle(connection, dataset, subject, number)
+
+
+class NamingOpening:
+    """A keystore that is open for a run's pseudonyms. Make one with `open`, and `close` it."""
+
+    def __init__(self, path: Path, database: Database, keys: IngestKeys, clock: Clock) -> None:
+        self._path = path
+        self._database = database
+        self._ledger = Ledger(database, keys.signer, path / WITNESS_DIRECTORY, clock, None)
+        vault = PseudonymVault(keys.keyring.for_purposes(NAMING_PURPOSES), keys.index_key)
+        self.pseudonyms = PseudonymDesk(database, self._ledger, vault)
+
+    @classmethod
+    def open(cls, path: Path, kek_uri: str | None = None, *, clock: Clock = utc_now) -> Self:
+        """Open an existing keystore. Raises as `IngestOpening.open`."""
+        with contextlib.ExitStack() as undo:
+            database = opening.existing(path)
+            undo.callback(database.close)
+            kek = opening.open_matching_kek(database, path, kek_uri)
+            opened = cls(path, database, unlock_ingest(database, kek), clock)
+            opened._ledger.check_witness(None)
+            undo.pop_all()
+        return opened
 
     def close(self) -> None:
         """Close the database."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from datetime import timedelta
 
 from sqlalchemy import Connection, func, select
@@ -19,8 +19,9 @@ from keystore.emergency import EmergencyKeystore
 from keystore.errors import BindingError
 from keystore.intake import runs
 from keystore.intake.ingest_key import IngestKey
+from keystore.naming_opening import PseudonymDesk
 from keystore.storage import schema
-from keystore.vault.pseudonyms import PseudonymSecret, PseudonymVault
+from keystore.vault.pseudonyms import PseudonymVault
 from keystore.verification.verify import broken_glass
 
 
@@ -124,21 +125,11 @@ class ServedKeystore(EmergencyKeystore):
             row = runs.find(connection, run_id)
             return row is not None, None if row is None else row.dataset
 
-    def pseudonyms(self, dataset: str, subjects: Collection[str]) -> dict[str, PseudonymSecret]:
-        """Return the pseudonyms of a data set's subjects, made at the first ask. Raises InvalidRecordError, TamperedError."""
+    @property
+    def pseudonyms(self) -> PseudonymDesk:
+        """Those of its data sets' subjects."""
         vault = PseudonymVault(self._keys.keyring, self._keys.index_key)
-        with self._database.read() as connection:
-            found = vault.known(connection, dataset, subjects)
-        if len(found) < len(set(subjects)):
-            with self._ledger.transaction("pseudonyms", None, None) as (connection, log):
-                found = vault.make(connection, log, dataset, subjects)
-                log.append("pseudonyms")
-        return found
-
-    def settle_pseudonym(self, dataset: str, subject: str, number: int) -> int:
-        """Settle which carrier of a subject holds, unless one is settled; return the one that does. Raises as `pseudonyms`."""
-        with self._database.write() as connection:
-            return PseudonymVault(self._keys.keyring, self._keys.index_key).settle(connection, dataset, subject, number)
+        return PseudonymDesk(self._database, self._ledger, vault)
 
     def ingest_key(self) -> IngestKey:
         """Return what a run needs to hand its keys in here. Raises TamperedError: the published files say another key than the

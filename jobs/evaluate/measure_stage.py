@@ -78,11 +78,7 @@ class MeasurePictures:
                 self._rehearse = Rehearsal(rehearsal.load_prior(), loaded, rehearsal.settings)
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        with self._hands.reporting_faults():
-            rows = {row[ROW]: row for row in table.select([ROW, ID, SUBJECT, ENCODED, FAILURE]).to_pylist()}
-            measured = self._hands.work_through({number: row for number, row in rows.items() if not row[FAILURE]})
-            found = [measured.get(number) or failed_row(row, row[FAILURE]) for number, row in rows.items()]
-            return pa.Table.from_pylist(found, schema=PORTION_SCHEMA)
+        return portion_of(table, self._hands)
 
     def _measure(self, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         return [self._measure_one(row) for row in rows]
@@ -137,6 +133,17 @@ def _treated(source: Pixels, masks: Sequence[PictureMask]) -> tuple[dict[str, Pi
             versions[f"{version}-{RECOVERED}"] = restored.pixels
             beside[f"{version}{BESIDE}"] = int(restored.sizes.sum())
     return versions, beside
+
+
+def portion_of(
+    table: pa.Table, hands: RowsInHand[dict[str, Any], dict[str, Any]], also: Sequence[str] = ()
+) -> pa.Table:
+    """A block of sources as one of PORTION_SCHEMA. also: columns that `hands` work by, beside those of every source."""
+    with hands.reporting_faults():
+        rows = {row[ROW]: row for row in table.select([ROW, ID, SUBJECT, ENCODED, FAILURE, *also]).to_pylist()}
+        measured = hands.work_through({number: row for number, row in rows.items() if not row[FAILURE]})
+        found = [measured.get(number) or failed_row(row, row[FAILURE]) for number, row in rows.items()]
+        return pa.Table.from_pylist(found, schema=PORTION_SCHEMA)
 
 
 def measured_row(

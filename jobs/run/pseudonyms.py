@@ -12,7 +12,6 @@ from jobs.output.keys import PseudonymDoor, alive
 from keyanon_core.pseudonyms import EphemeralPseudonyms, Pseudonym
 from keystore.errors import KeystoreError
 
-AT_ONCE: Final = 500  # subjects that one call asks for
 REMEMBERED: Final = 1000  # subjects, beside those of the block in hand
 
 
@@ -45,10 +44,8 @@ class AskedPseudonyms:
         yet, again. Raises UnansweredError, PseudonymsRefusedError."""
         settled = {subject: one for subject, one in self._known.items() if one.number is not None}
         asked = sorted(set(subjects) - settled.keys())
-        found: dict[str, tuple[bytes, int | None]] = {}
         with _answering():
-            for first in range(0, len(asked), AT_ONCE):
-                found |= self._door.secrets(asked[first : first + AT_ONCE])
+            found = self._door.secrets(asked) if asked else {}
         here = {subject: settled.pop(subject) for subject in subjects if subject in settled}
         self._known = dict(list(settled.items())[-REMEMBERED:]) | here
         self._known |= {subject: Pseudonym(*found[subject]) for subject in asked}

@@ -2,7 +2,7 @@
 
 Average linkage (Sokal and Michener 1958) cut at a distance: two clusters are joined while their faces lie, in the mean, within
 it. Whatever is joined so has a pair within it: so the faces are divided first into parts that no such pair connects, and a part
-is clustered by itself. Nothing is held of all pairs at once.
+is clustered by itself. Of all pairs at once nothing is held, of a part's pairs their distances.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ SHARE_OF_THRESHOLD: Final = 2 / 3
 """Of a recognizer's own bound of one person: farther apart, in the mean, two groups of faces stay two people. Who is split has
 two pseudonyms, and a user who looks joins them; two people who are joined have one, and are erased together."""
 
-MAX_TOGETHER: Final = 12_000  # faces of one part: some 600 MB of distances
+MAX_TOGETHER: Final = 12_000  # faces of one part: 600 MB of distances, and as much again while it is clustered
 ROWS_AT_ONCE: Final = 128
 
 Vectors = npt.NDArray[np.float32]
@@ -49,14 +49,14 @@ def cluster(vectors: Vectors, within: float) -> Clusters:
                 f"{len(part)} faces hang together at a distance of {within:g}, as strangers do; give a smaller --threshold"
             )
         of_part = np.zeros(len(part), np.int64)
-        apart = distance.squareform(distance.pdist(vectors[part].astype(np.float64)))
         if len(part) > 1:
-            tree = hierarchy.linkage(distance.squareform(apart, checks=False), "average")
+            tree = hierarchy.linkage(distance.pdist(vectors[part].astype(np.float64)), "average")
             of_part = hierarchy.fcluster(tree, within, "distance").astype(np.int64) - 1
-        labels[part] = people + of_part
-        people += int(of_part.max()) + 1
-        same = of_part[:, None] == of_part
-        spread[part] = (apart * same).sum(1) / np.maximum(same.sum(1) - 1, 1)
+        for person in range(int(of_part.max()) + 1):
+            faces = part[of_part == person]
+            labels[faces] = people
+            spread[faces] = _spread(vectors[faces].astype(np.float64))
+            people += 1
     _, first, numbers = np.unique(labels, return_index=True, return_inverse=True)
     return Clusters(np.argsort(np.argsort(first))[numbers], spread)
 
@@ -74,6 +74,12 @@ def nearest_people(vectors: Vectors, labels: npt.NDArray[np.int64], within: floa
             if start + one < other:
                 found.append((start + one, other, float(apart[one, other])))
     return sorted(found, key=lambda pair: pair[2])
+
+
+def _spread(faces: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """(k,): mean distance of each of k faces (k, d) from the others."""
+    blocks = (faces[start : start + ROWS_AT_ONCE] for start in range(0, len(faces), ROWS_AT_ONCE))
+    return np.concatenate([distance.cdist(block, faces).sum(1) for block in blocks]) / max(len(faces) - 1, 1)
 
 
 def _parts(vectors: Vectors, within: float) -> list[npt.NDArray[np.int64]]:

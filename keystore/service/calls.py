@@ -258,14 +258,14 @@ def pseudonyms(named: NamedSubjects, office: In, caller: Calls, response: Respon
     response.headers["Cache-Control"] = "no-store"
     dataset = _own_dataset(caller)
     with office.one_writer:
-        found = office.keystore.pseudonyms(dataset, named.subjects)
+        found = office.keystore.pseudonyms.secrets(dataset, named.subjects)
     return sealed(found, named.recipient, dataset)
 
 
 def settle_pseudonym(settling: Settling, office: In, caller: Calls) -> Settled:
     """Settle which of a subject's carriers holds, unless one is settled; return the one that does."""
     with office.one_writer:
-        number = office.keystore.settle_pseudonym(_own_dataset(caller), settling.subject, settling.number)
+        number = office.keystore.pseudonyms.settle(_own_dataset(caller), settling.subject, settling.number)
     return Settled(number=number)
 
 

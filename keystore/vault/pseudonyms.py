@@ -64,7 +64,7 @@ class PseudonymVault:
         Raises as `known`.
         """
         found = self.known(connection, dataset, subjects)
-        wanted = [subject for subject in subjects if subject not in found]
+        wanted = sorted(set(subjects) - found.keys())
         while wanted:
             epoch, room = self._with_room(connection, log)
             made, wanted = wanted[:room], wanted[room:]

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import signal
 import socket
 import stat
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
 
 from keystore.errors import InvalidRecordError, PassingError, StorageError
 from keystore.keeper import Keeper
-from keystore.naming import PseudonymDoor
+from keystore.naming import NamingServer, PseudonymDoor
+from keystore.vault.pseudonym_limits import MAX_SUBJECTS
+from keystore.vault.pseudonyms import PseudonymSecret
 from keystore.verification.verify import verify_audit
 
 
@@ -71,6 +75,7 @@ def test_where_no_socket_can_be_made_the_directory_is_named(
     monkeypatch.setenv("TMPDIR", str(long))
     with Keeper(keystore.path) as keeper, pytest.raises(StorageError, match="let TMPDIR name a short path"):
         keeper.naming()
+    assert list(long.iterdir()) == []
 
 
 def test_another_accounts_process_is_told_nothing(keystore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,3 +96,36 @@ def test_nonsense_ends_its_own_connection_alone(keystore) -> None:
                 connection.shutdown(socket.SHUT_WR)
                 assert connection.recv(1000) == b""
         assert len(door.secrets(["Jane"])) == 1
+
+
+class _Told:
+    """Remembers what it was asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[list[str]] = []
+
+    def secrets(self, dataset: str, subjects: Collection[str]) -> dict[str, PseudonymSecret]:
+        self.asked.append(list(subjects))
+        return {subject: PseudonymSecret(bytes(32)) for subject in subjects}
+
+    def settle(self, dataset: str, subject: str, number: int) -> int:
+        return number
+
+
+def test_a_server_answers_no_process_of_another_account(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = _Told()
+    with NamingServer(told) as server, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.connect(server.address)
+        monkeypatch.setattr(os, "getuid", lambda: 12345)
+        connection.sendall(b'{"call": "secrets", "dataset": "photos", "subjects": ["Jane"]}\n')
+        with contextlib.suppress(ConnectionResetError):  # closed with what it was sent unread
+            assert connection.recv(1000) == b""
+    assert told.asked == []
+
+
+def test_many_subjects_are_asked_for_in_calls_of_as_many_as_one_may_name() -> None:
+    told = _Told()
+    subjects = [f"{number:04d}" for number in range(2 * MAX_SUBJECTS + 1)]
+    with NamingServer(told) as server:
+        assert sorted(PseudonymDoor(server.address, "photos").secrets(subjects)) == subjects
+    assert list(map(len, told.asked)) == [MAX_SUBJECTS, MAX_SUBJECTS, 1]

@@ -7,8 +7,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from jobs.blocks import ENCODED, FAILURE, ID, ROW, SUBJECT
-from jobs.evaluate.measure_stage import PORTION_SCHEMA, failed_row, measured_row
+from jobs.blocks import ENCODED
+from jobs.evaluate.measure_stage import failed_row, measured_row, portion_of
 from jobs.evaluate.paper.lists import LFW
 from jobs.evaluate.paper.source import DATA_SET, DEGRADED, OTHER_PICTURE
 from jobs.faults import reason_of
@@ -60,12 +60,7 @@ class MeasurePaper:
             self._protocol = choice.load(device)
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        with self._hands.reporting_faults():
-            columns = [ROW, ID, SUBJECT, ENCODED, FAILURE, DATA_SET, OTHER_PICTURE, DEGRADED]
-            rows = {row[ROW]: row for row in table.select(columns).to_pylist()}
-            measured = self._hands.work_through({number: row for number, row in rows.items() if not row[FAILURE]})
-            found = [measured.get(number) or failed_row(row, row[FAILURE]) for number, row in rows.items()]
-            return pa.Table.from_pylist(found, schema=PORTION_SCHEMA)
+        return portion_of(table, self._hands, (DATA_SET, OTHER_PICTURE, DEGRADED))
 
     def _measure(self, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         seen = [self._asked(row) for row in rows]

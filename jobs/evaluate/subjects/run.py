@@ -85,7 +85,7 @@ def propose_subjects(config: ProposeConfig, progress: Progress | None = None) ->
             "recognizer": recognizer.name,
             "pictures": source.total,
             "faces": len(seen),
-            "subjects": len(set(names)),
+            "subjects": len(names),
             "unmeasured": dict(found.unmeasured),
             "unmeasured_examples": found.examples,
             "unmeasured_pictures": [
@@ -96,8 +96,8 @@ def propose_subjects(config: ProposeConfig, progress: Progress | None = None) ->
             ],
         }
         pairs = nearest_people(vectors[seen], people.labels, NEARLY * within)[:SHOWN_PAIRS]
-        _write(config, [found.images[face] for face in seen], names)
-        page = _page(report, _people(found, portions, seen, people), pairs)
+        _write(config, [(found.images[face], names[label]) for face, label in zip(seen, people.labels, strict=True)])
+        page = _page(report, _people(found, portions, seen, people, names), pairs)
         durable.replace(config.output.absolute() / PAGE, page.encode(), durable.SECRET_MODE)
         durable.replace(config.output.absolute() / REPORT, to_json(report), durable.SECRET_MODE)
         return report
@@ -134,21 +134,25 @@ class ShownPerson:
 
 
 def _named(labels: npt.NDArray[np.int64]) -> list[str]:
-    digits = max(4, len(str(int(labels.max()) + 1)))
-    return [f"person-{label + 1:0{digits}d}" for label in labels.tolist()]
+    """The name of each person, by number."""
+    people = int(labels.max()) + 1
+    digits = max(4, len(str(people)))
+    return [f"person-{number:0{digits}d}" for number in range(1, people + 1)]
 
 
-def _write(config: ProposeConfig, images: Sequence[str], names: Sequence[str]) -> None:
+def _write(config: ProposeConfig, lines: Sequence[tuple[str, str]]) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("file", "subject"))
-    writer.writerows(zip(images, names, strict=True))
+    writer.writerows(lines)
     durable.replace(config.output.absolute() / SUBJECTS, text.getvalue().encode(), durable.SECRET_MODE)
 
 
-def _people(found: Measured, portions: Portions, seen: npt.NDArray[np.int64], people: Clusters) -> list[ShownPerson]:
-    """Those of most faces first."""
-    names, counts = _named(people.labels), np.bincount(people.labels)
+def _people(
+    found: Measured, portions: Portions, seen: npt.NDArray[np.int64], people: Clusters, names: Sequence[str]
+) -> list[ShownPerson]:
+    """By number. Of the page's faces those of people with most come first."""
+    counts = np.bincount(people.labels)
     shown: dict[int, list[int]] = {}
     left = SHOWN_FACES
     for person in np.argsort(-counts, kind="stable").tolist():
@@ -156,27 +160,21 @@ def _people(found: Measured, portions: Portions, seen: npt.NDArray[np.int64], pe
         faces = faces[np.argsort(-people.spread[faces], kind="stable")][: min(SHOWN_OF_ONE, left)]
         left -= len(faces)
         shown[person] = faces.tolist()
-    of_face = {face: int(seen[face]) for faces in shown.values() for face in faces}
-    views = portions.views({(found.rows[at], found.indices[at]) for at in of_face.values()})
+    places = {face: (found.rows[seen[face]], found.indices[seen[face]]) for faces in shown.values() for face in faces}
+    views = portions.views(places.values())
+
+    def face(number: int) -> tuple[str, str, float]:
+        view = data_uri(views[places[number]][SOURCE], "jpeg")
+        return found.images[seen[number]], view, float(people.spread[number])
+
     return [
-        ShownPerson(
-            names[int(np.flatnonzero(people.labels == person)[0])],
-            int(counts[person]),
-            [
-                (
-                    found.images[of_face[face]],
-                    data_uri(views[found.rows[of_face[face]], found.indices[of_face[face]]][SOURCE], "jpeg"),
-                    float(people.spread[face]),
-                )
-                for face in faces
-            ],
-        )
-        for person, faces in shown.items()
+        ShownPerson(name, int(counts[person]), [face(number) for number in shown[person]])
+        for person, name in enumerate(names)
     ]
 
 
 def _page(report: dict[str, Any], people: Sequence[ShownPerson], pairs: Sequence[tuple[int, int, float]]) -> str:
-    names = {int(person.name.removeprefix("person-")) - 1: person for person in people}
-    nearly = [(names[one], names[other], apart) for one, other, apart in pairs]
+    nearly = [(people[one], people[other], apart) for one, other, apart in pairs]
+    most_first = sorted(people, key=lambda person: -person.count)
     template = page_environment("jobs.evaluate").get_template("subjects.html.j2")
-    return template.render(report=report, people=people, nearly=nearly, of_one=SHOWN_OF_ONE)
+    return template.render(report=report, people=most_first, nearly=nearly)

@@ -5,8 +5,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from jobs.blocks import ENCODED, FAILURE, ID, ROW, SUBJECT
-from jobs.evaluate.measure_stage import PORTION_SCHEMA, failed_row, measured_row
+from jobs.blocks import ENCODED
+from jobs.evaluate.measure_stage import failed_row, measured_row, portion_of
 from jobs.faults import FaultKind, kind_of, reason_of
 from jobs.run.detect_stage import FaceModelChoice
 from jobs.run.progress import Monitor
@@ -28,11 +28,7 @@ class EmbedLargestFace:
             self._measurer = FaceMeasurer(models.load(threads=1))
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        with self._hands.reporting_faults():
-            rows = {row[ROW]: row for row in table.select([ROW, ID, SUBJECT, ENCODED, FAILURE]).to_pylist()}
-            looked = self._hands.work_through({number: row for number, row in rows.items() if not row[FAILURE]})
-            found = [looked.get(number) or failed_row(row, row[FAILURE]) for number, row in rows.items()]
-            return pa.Table.from_pylist(found, schema=PORTION_SCHEMA)
+        return portion_of(table, self._hands)
 
     def _look(self, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         return [self._look_at(row) for row in rows]

@@ -41,6 +41,7 @@ def test_each_person_is_proposed_once_in_files_of_their_owner_alone(
     assert main(command) == ExitCode.OK
     told = json.loads(capsys.readouterr().out)
     assert (told["subjects"], told["faces"], told["pictures"]) == (2, 4, 6)
+    assert told["threshold"] == pytest.approx(0.4)  # two thirds of the recognizer's own
     assert sum(told["unmeasured"].values()) == 2
     assert [name for name, _ in told["unmeasured_pictures"]] == ["nobody.png", "torn.png"]
     subjects = read_subjects(out / "subjects.csv").by_id

@@ -82,7 +82,7 @@ def test_one_person_has_one_carrier_in_a_run_resumed_and_later_and_comes_back(
     assert carriers["out", "nobody"] is None
 
     with contextlib.closing(NamingOpening.open(later.keystore)) as naming:
-        found = naming.secrets("d", ["G", "E"])
+        found = naming.pseudonyms.secrets("d", ["G", "E"])
     assert found["G"].number is not None and carrier_key(found["G"].secret, found["G"].number) == mine
     secrets = [one.secret for one in found.values()] + [key for key in carriers.values() if key is not None]
     places = (tmp_path / "out", tmp_path / "later", later.keystore, ray_cluster)

@@ -80,7 +80,7 @@ def call_of(name: str, served, beside: ServedKeystore, make, dataset: str) -> tu
         recipient = base64.b64encode(Recipient.generate().public_key).decode()
         body = {"json": {"subjects": ["sam"], "recipient": recipient}}
     elif name == "settle_pseudonym":
-        beside.pseudonyms(dataset, ["sam"])
+        beside.pseudonyms.secrets(dataset, ["sam"])
         body = {"json": {"subject": "sam", "number": 3}}
     elif name == "file_change":
         if len(beside.approvers()) < 2:

@@ -174,7 +174,7 @@ def test_a_planted_key_is_reached_from_nothing_that_is_left(
     shutil.copy(shard, kept)
     keystore.ingest(make.RUN)
     with contextlib.closing(NamingOpening.open(keystore.path, clock=clock)) as naming:
-        pseudonym = naming.secrets("photos", ["p. smith", "another"])["p. smith"].secret
+        pseudonym = naming.pseudonyms.secrets("photos", ["p. smith", "another"])["p. smith"].secret
     sealed = shard.read_bytes() if shard.exists() else (kept / shard.name).read_bytes()
     trail = Trail.of(keystore, sealed, secret, pseudonym)
     backup = back_up(keystore, tmp_path / "backup")

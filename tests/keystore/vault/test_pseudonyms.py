@@ -36,13 +36,13 @@ def is_sound(keystore: Keystore) -> bool:
 
 @ON_BOTH
 def test_each_subject_of_a_data_set_has_one_secret_from_then_on(keystore: Keystore, naming: NamingOpening) -> None:
-    first = naming.secrets("photos", [SUBJECT, OTHER])
-    assert naming.secrets("photos", [OTHER, SUBJECT]) == first
-    other_set = naming.secrets("other", [SUBJECT])
+    first = naming.pseudonyms.secrets("photos", [SUBJECT, OTHER])
+    assert naming.pseudonyms.secrets("photos", [OTHER, SUBJECT]) == first
+    other_set = naming.pseudonyms.secrets("other", [SUBJECT])
     secrets = [one.secret for one in (*first.values(), *other_set.values())]
     assert (len(set(secrets)), {len(one) for one in secrets}) == (3, {32})
     with contextlib.closing(NamingOpening.open(keystore.path)) as later:
-        assert later.secrets("photos", [SUBJECT])[SUBJECT] == first[SUBJECT]
+        assert later.pseudonyms.secrets("photos", [SUBJECT])[SUBJECT] == first[SUBJECT]
     assert is_sound(keystore)
     with keystore._database.read() as connection:
         stored = repr(connection.execute(select(schema.pseudonyms)).all())
@@ -52,19 +52,21 @@ def test_each_subject_of_a_data_set_has_one_secret_from_then_on(keystore: Keysto
 
 @ON_BOTH
 def test_a_carrier_is_settled_once_whoever_comes_at_the_same_time(keystore: Keystore, naming: NamingOpening) -> None:
-    naming.secrets("photos", [SUBJECT])
+    naming.pseudonyms.secrets("photos", [SUBJECT])
     with contextlib.ExitStack() as opened, ThreadPoolExecutor(8) as at_once:
         doors = [opened.enter_context(contextlib.closing(NamingOpening.open(keystore.path))) for _ in range(4)]
-        held = set(at_once.map(lambda number: doors[number % 4].settle("photos", SUBJECT, number), range(32)))
+        held = set(
+            at_once.map(lambda number: doors[number % 4].pseudonyms.settle("photos", SUBJECT, number), range(32))
+        )
     assert len(held) == 1
-    assert naming.secrets("photos", [SUBJECT])[SUBJECT].number in held
+    assert naming.pseudonyms.secrets("photos", [SUBJECT])[SUBJECT].number in held
     assert is_sound(keystore)
 
 
 @ON_BOTH
 def test_a_subjects_secret_is_erased_with_it_and_the_others_stay(keystore: Keystore, naming: NamingOpening) -> None:
-    before = naming.secrets("photos", [SUBJECT, OTHER])
-    naming.settle("photos", OTHER, 7)
+    before = naming.pseudonyms.secrets("photos", [SUBJECT, OTHER])
+    naming.pseudonyms.settle("photos", OTHER, 7)
     with keystore._database.read() as connection:
         epoch_id = connection.execute(select(schema.pseudonyms.c.epoch_id)).scalars().first()
     assert keystore.erase("photos", "Olga", subject=SUBJECT) == 0  # records
@@ -72,11 +74,11 @@ def test_a_subjects_secret_is_erased_with_it_and_the_others_stay(keystore: Keyst
         old = connection.execute(select(schema.epoch_keys).where(schema.epoch_keys.c.epoch_id == epoch_id)).one()
     assert (old.state, bytes(old.wrapped)) == ("destroyed", b"")
     with contextlib.closing(NamingOpening.open(keystore.path)) as later:
-        after = later.secrets("photos", [SUBJECT, OTHER])
+        after = later.pseudonyms.secrets("photos", [SUBJECT, OTHER])
     assert (after[OTHER].secret, after[OTHER].number) == (before[OTHER].secret, 7)
     assert after[SUBJECT].secret != before[SUBJECT].secret
     with pytest.raises(InvalidRecordError, match="has no pseudonym"):
-        naming.settle("photos", "nobody asked for", 1)
+        naming.pseudonyms.settle("photos", "nobody asked for", 1)
     assert is_sound(keystore)
 
 
@@ -84,14 +86,18 @@ def test_a_new_kek_and_a_full_epoch_lose_none(
     keystore: Keystore, naming: NamingOpening, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(epochs, "EPOCH_KEYS", 2)
-    before = naming.secrets("photos", [f"subject {number}" for number in range(5)])
+    before = naming.pseudonyms.secrets("photos", [f"subject {number}" for number in range(5)])
     table = schema.pseudonyms
     with keystore._database.read() as connection:
         counts = connection.execute(select(func.count()).select_from(table).group_by(table.c.epoch_id)).scalars()
         assert sorted(counts) == [1, 2, 2]
+    before |= naming.pseudonyms.secrets("photos", ["subject 5"])
+    with keystore._database.read() as connection:
+        counts = connection.execute(select(func.count()).select_from(table).group_by(table.c.epoch_id)).scalars()
+        assert sorted(counts) == [2, 2, 2]  # an epoch is filled before another begins
     keystore.rotate_kek(f"file:{keystore.path}/new.key", "Olga")
     with contextlib.closing(NamingOpening.open(keystore.path, f"file:{keystore.path}/new.key")) as later:
-        assert later.secrets("photos", list(before)) == before
+        assert later.pseudonyms.secrets("photos", list(before)) == before
     assert is_sound(keystore)
 
 
@@ -106,12 +112,12 @@ def test_a_new_kek_and_a_full_epoch_lose_none(
 def test_who_can_only_write_rows_settles_none_and_plants_no_secret(
     keystore: Keystore, naming: NamingOpening, change: dict[str, object], found: str
 ) -> None:
-    naming.secrets("photos", [SUBJECT])
-    naming.settle("photos", SUBJECT, 5)
+    naming.pseudonyms.secrets("photos", [SUBJECT])
+    naming.pseudonyms.settle("photos", SUBJECT, 5)
     with keystore._database.write() as connection:
         connection.execute(update(schema.pseudonyms).values(**change))
     with pytest.raises(TamperedError, match=found):
-        naming.secrets("photos", [SUBJECT])
+        naming.pseudonyms.secrets("photos", [SUBJECT])
 
 
 @ON_BOTH
@@ -120,24 +126,24 @@ def test_a_row_that_is_moved_to_another_subject_or_data_set_hands_its_secret_to_
     keystore: Keystore, naming: NamingOpening, dataset: str
 ) -> None:
     table = schema.pseudonyms
-    naming.secrets("photos", [SUBJECT])
+    naming.pseudonyms.secrets("photos", [SUBJECT])
     with keystore._database.read() as connection:
         victim = connection.execute(select(table)).one()
-    naming.secrets(dataset, [OTHER])  # as whoever has a token of that data set may ask
+    naming.pseudonyms.secrets(dataset, [OTHER])  # as whoever has a token of that data set may ask
     with keystore._database.write() as connection:
         own = connection.execute(select(table).where(table.c.pseudonym_id != victim.pseudonym_id)).one()
         connection.execute(table.delete().where(table.c.pseudonym_id == own.pseudonym_id))
         moved = update(table).where(table.c.pseudonym_id == victim.pseudonym_id)
         connection.execute(moved.values(dataset=own.dataset, owner=own.owner))
     with pytest.raises(TamperedError, match="does not open"):
-        naming.secrets(dataset, [OTHER])
+        naming.pseudonyms.secrets(dataset, [OTHER])
 
 
 @pytest.mark.parametrize("statement", ["dropped", "moved", "added"])
 def test_the_verifier_misses_what_was_dropped_moved_or_added(
     keystore: Keystore, naming: NamingOpening, statement: str
 ) -> None:
-    naming.secrets("photos", [SUBJECT, OTHER])
+    naming.pseudonyms.secrets("photos", [SUBJECT, OTHER])
     table = schema.pseudonyms
     with keystore._database.write() as connection:
         row = connection.execute(select(table)).first()
@@ -154,13 +160,13 @@ def test_the_verifier_misses_what_was_dropped_moved_or_added(
 
 
 def test_a_call_is_bounded_and_a_number_is_a_carriers(naming: NamingOpening) -> None:
-    assert naming.secrets("photos", []) == {}
+    assert naming.pseudonyms.secrets("photos", []) == {}
     with pytest.raises(InvalidRecordError, match="at most"):
-        naming.secrets("photos", [str(number) for number in range(MAX_SUBJECTS + 1)])
+        naming.pseudonyms.secrets("photos", [str(number) for number in range(MAX_SUBJECTS + 1)])
     for bad in ("", "x" * 1025):
         with pytest.raises(InvalidRecordError, match="1 to 1024"):
-            naming.secrets("photos", [bad])
-    naming.secrets("photos", [SUBJECT])
+            naming.pseudonyms.secrets("photos", [bad])
+    naming.pseudonyms.secrets("photos", [SUBJECT])
     for number in (-1, 32):
         with pytest.raises(InvalidRecordError, match="carrier's number"):
-            naming.settle("photos", SUBJECT, number)
+            naming.pseudonyms.settle("photos", SUBJECT, number)
