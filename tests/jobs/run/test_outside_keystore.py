@@ -89,5 +89,5 @@ def test_a_run_with_a_public_key_ends_when_its_keys_are_taken_in(
         assert written and not [path for path in written if secret.encode() in path.read_bytes()]
     with ServedKeystore.open(tmp_path / "ks") as opened:
         assert {view.image_id for view in opened.find_records()} == {"a.png", "b.png"}
-        settled = opened.pseudonyms("d", ["ada"])["ada"].number if here else 0
+        settled = opened.pseudonyms.secrets("d", ["ada"])["ada"].number if here else 0
     assert settled is not None, "by the first picture that passed the gate"
