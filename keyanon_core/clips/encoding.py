@@ -1,0 +1,118 @@
+"""Makes published pieces of a clip: one group of pictures each, with the clip's times, shape and colours, and no other metadata.
+
+All pieces of a clip are encoded by one encoder with one choice of options, so that they can be joined packet by packet.
+"""
+
+import io
+import json
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, Final
+
+from keyanon_core.clips.form import ClipForm, pyav
+from keyanon_core.clips.frames import MATRICES, Strip
+from keyanon_core.errors import PictureError
+
+ONE_GROUP: Final = 100_000  # frames between key frames: more than a piece has
+OPTIONS: Final = {
+    "libx264": {"crf": "18", "preset": "medium", "bf": "0", "sc_threshold": "0", "threads": "1"},
+    "libx265": {
+        "crf": "20",
+        "preset": "medium",
+        "x265-params": "bframes=0:scenecut=0:pools=none:frame-threads=1:log-level=none:info=0",
+    },
+    "libvpx": {"crf": "8", "b": "100M", "lag-in-frames": "0", "auto-alt-ref": "0", "deadline": "good", "cpu-used": "2"},
+    "libvpx-vp9": {
+        "crf": "20",
+        "b": "0",
+        "lag-in-frames": "0",
+        "auto-alt-ref": "0",
+        "deadline": "good",
+        "cpu-used": "4",
+        "row-mt": "0",
+    },
+    "libsvtav1": {"crf": "25", "preset": "8", "svtav1-params": "pred-struct=1:lp=1:scd=0"},
+}
+"""By the encoder: near to what the eye can not tell from the source, and no frame that is decoded before it is seen."""
+
+
+@dataclass(frozen=True)
+class PieceTime:
+    """Where a published piece stands in its clip: its first frame's time, in the clip's time base, and that base."""
+
+    start: int
+    time_base: Fraction
+
+    def to_comment(self) -> str:
+        """As its file's comment holds it."""
+        base = [self.time_base.numerator, self.time_base.denominator]
+        return json.dumps({"keyanon_piece": {"start": self.start, "time_base": base}})
+
+    @classmethod
+    def from_comment(cls, comment: str) -> "PieceTime":
+        """Inverse of `to_comment`. Raises PictureError ("corrupt")."""
+        try:
+            said = json.loads(comment)["keyanon_piece"]
+            return cls(int(said["start"]), Fraction(*map(int, said["time_base"])))
+        except (LookupError, ValueError, TypeError, ZeroDivisionError) as error:
+            raise PictureError("corrupt", "it does not say where in its clip it stands") from error
+
+
+def encode_piece(strip: Strip, form: ClipForm, until: int) -> bytes:
+    """Encode frames as one published piece, which begins at time 0. until: when the last frame's time is over.
+
+    Raises PictureError ("unsupported") where the encoder can not make them.
+    """
+    av, start = pyav(), strip.times[0]
+    out = io.BytesIO()
+    try:
+        with av.open(out, "w", format=form.container, options=container_options(form)) as opened:
+            opened.metadata["comment"] = PieceTime(start, form.time_base).to_comment()
+            stream = opened.add_stream(form.encoder, options=dict(OPTIONS[form.encoder]))
+            encoder = stream.codec_context
+            _describe(encoder, form, strip)
+            ends = [*strip.times[1:], until]
+            durations = {time - start: end - time for time, end in zip(strip.times, ends, strict=True)}
+            for packet in _encoded(av, stream, form, strip):
+                packet.duration = durations[packet.pts]
+                opened.mux(packet)
+    except (av.FFmpegError, ValueError, KeyError) as error:
+        raise PictureError("unsupported", f"it can not be encoded by {form.encoder} ({error})"[:300]) from error
+    return out.getvalue()
+
+
+def container_options(form: ClipForm) -> dict[str, str]:
+    """With which a clip's times are written as they are, and nothing about who wrote them."""
+    options = {"fflags": "+bitexact"}
+    if form.container in ("mp4", "mov") and form.time_base.numerator == 1:
+        options["video_track_timescale"] = str(form.time_base.denominator)
+    return options
+
+
+def _describe(encoder: Any, form: ClipForm, strip: Strip) -> None:
+    width, height = strip.pixels.shape[1], strip.height
+    encoder.width, encoder.height = width, height
+    encoder.pix_fmt = pixel_format(width, height)
+    encoder.time_base, encoder.framerate = form.time_base, Fraction(25)
+    encoder.gop_size = ONE_GROUP
+    encoder.sample_aspect_ratio = 1 / form.aspect if form.rotation % 180 else form.aspect
+    colours = form.colours
+    encoder.colorspace, encoder.color_range = colours.space, colours.range
+    encoder.color_primaries, encoder.color_trc = colours.primaries, colours.transfer
+
+
+def pixel_format(width: int, height: int) -> str:
+    """Chroma is halved where there is an even number of pixels to halve."""
+    return "yuv444p" if width % 2 or height % 2 else "yuv420p"
+
+
+def _encoded(av: Any, stream: Any, form: ClipForm, strip: Strip) -> Any:
+    matrix = MATRICES.get(form.colours.space, "ITU601")
+    spread = "JPEG" if form.colours.range == 2 else "MPEG"
+    start = strip.times[0]
+    for time, pixels in zip(strip.times, strip.frames(), strict=True):
+        frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+        frame = frame.reformat(format=stream.codec_context.pix_fmt, dst_colorspace=matrix, dst_color_range=spread)
+        frame.pts, frame.time_base = time - start, form.time_base
+        yield from stream.encode(frame)
+    yield from stream.encode(None)

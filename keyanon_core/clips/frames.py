@@ -1,0 +1,106 @@
+"""Decoded frames of a piece, one below the other: a strip, which what works on pictures works on as one of them."""
+
+import io
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from keyanon_core.clips.form import Colours, pyav
+from keyanon_core.clips.piece import Piece
+from keyanon_core.errors import PictureError
+
+Pixels = npt.NDArray[np.uint8]
+
+MATRICES: Final = {1: "ITU709", 5: "ITU601", 6: "ITU601", 7: "SMPTE240M"}
+"""FFmpeg's names of the matrices between RGB and YCbCr, by code point. Of others BT.601 is used, there and back."""
+
+_EBML: Final = b"\x1a\x45\xdf\xa3"  # Matroska and WebM (RFC 8794, 11.2.1)
+_PICTURES: Final = frozenset({b"avif", b"avis", b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
+"""Brands of ISO/IEC 14496-12 files that are pictures."""
+
+
+@dataclass(frozen=True, eq=False)
+class Strip:
+    """pixels: (n * height, W, 3) uint8 RGB, n upright frames one below the other. times: of each, in the clip's time base."""
+
+    pixels: Pixels = field(repr=False)
+    height: int
+    times: tuple[int, ...]
+
+    def frames(self) -> Iterator[Pixels]:
+        """Each frame, a view of (height, W, 3)."""
+        for top in range(0, len(self.pixels), self.height):
+            yield self.pixels[top : top + self.height]
+
+
+def decode_piece(piece: Piece, max_pixels: int) -> Strip:
+    """Decode the frames of a piece. Raises PictureError: "too_large", "corrupt" where one can not be decoded, "unsupported"."""
+    av, form = pyav(), piece.form
+    _check_pixels(form.width * form.height * len(piece.times), max_pixels)
+    try:
+        decoder = av.CodecContext.create(form.decoder, "r")
+        decoder.extradata, decoder.thread_count = form.extradata or None, 1
+        return _strip(_decoded(av, decoder, piece), piece.times, form.colours, form.rotation)
+    except (av.FFmpegError, ValueError) as error:
+        raise PictureError("corrupt", f"its frames can not be decoded ({type(error).__name__})") from error
+
+
+def is_published_piece(encoded: bytes) -> bool:
+    """Whether the bytes of a published file are a clip's, and not a picture's."""
+    boxed = encoded[4:8] == b"ftyp" and encoded[8:12] not in _PICTURES
+    return boxed or encoded.startswith(_EBML)
+
+
+def decode_published(encoded: bytes, max_pixels: int) -> Strip:
+    """Decode a published piece; its times begin at 0. Raises PictureError as `decode_piece`."""
+    av = pyav()
+    try:
+        with av.open(io.BytesIO(encoded)) as opened:
+            stream = opened.streams.video[0]
+            stream.codec_context.thread_count = 1
+            codec = stream.codec_context
+            times = tuple(sorted(packet.pts for packet in opened.demux(stream) if packet.size))
+            _check_pixels(codec.width * codec.height * len(times), max_pixels)
+            opened.seek(0)
+            colours = Colours(int(codec.colorspace), int(codec.color_range))
+            return _strip(opened.decode(stream), times, colours, 0)
+    except (av.FFmpegError, IndexError, ValueError, TypeError) as error:
+        raise PictureError("corrupt", f"not a readable piece of a clip ({type(error).__name__})") from error
+
+
+def _decoded(av: Any, decoder: Any, piece: Piece) -> Iterator[Any]:
+    for time, data in piece.packets:
+        packet = av.Packet(data)
+        packet.pts, packet.time_base = time, piece.form.time_base
+        yield from decoder.decode(packet)
+    yield from decoder.decode(None)
+
+
+def _strip(decoded: Iterable[Any], times: tuple[int, ...], colours: Colours, rotation: int) -> Strip:
+    """Those of the decoded frames that are seen at `times`."""
+    at = {time: position for position, time in enumerate(times)}
+    found: dict[int, Pixels] = {}
+    for frame in decoded:
+        position = at.get(frame.pts)
+        if position is None:
+            continue
+        if frame.is_corrupt:
+            raise PictureError("corrupt", f"frame {position} of the piece is damaged")
+        pixels = frame.to_ndarray(format="rgb24", src_colorspace=MATRICES.get(colours.space, "ITU601"))
+        found[position] = np.rot90(pixels, rotation // 90)
+    if len(found) < len(times) or not times:
+        raise PictureError(
+            "corrupt", f"{len(times) - len(found)} of the piece's {len(times)} frames can not be decoded"
+        )
+    if len({one.shape for one in found.values()}) > 1:
+        raise PictureError("unsupported", "its frames change their size")
+    ordered = [found[position] for position in range(len(times))]
+    return Strip(np.concatenate(ordered), len(ordered[0]), times)
+
+
+def _check_pixels(pixels: int, most: int) -> None:
+    if pixels > most:
+        raise PictureError("too_large", f"a piece of {pixels} px; the limit is {most} px in all (max_pixels)")

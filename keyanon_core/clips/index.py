@@ -1,0 +1,153 @@
+"""Where the frames of a clip lie, and how it is cut into pieces. Packets are read, and but for the first frame none decoded.
+
+A piece is a few frames in a row in the order in which they are seen. Its packets begin with the last key frame that is not seen
+after it, so that a piece decodes whatever the clip's groups of pictures are like, open or closed, short or long.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any, BinaryIO, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from keyanon_core.clips.form import MAX_FRAME_SIDE, ClipForm, Colours, pyav
+from keyanon_core.errors import PictureError
+
+PIECE_FRAMES: Final = 32  # at most; each piece begins with a key frame, which costs bytes
+PIECE_PIXELS: Final = 32_000_000  # of all frames of a piece, which are held decoded: 1080p in pieces of 15
+MAX_STRIP_HEIGHT: Final = 65_000  # px, of frames one below the other (`imaging.MAX_SIDE`)
+MAX_FRAMES: Final = 10_000_000
+
+Numbers = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Span:
+    """A piece: frames `begin` to before `end` in the order in which they are seen, packets `key` to before `stop` in theirs."""
+
+    begin: int
+    end: int
+    key: int
+    stop: int
+
+
+@dataclass(frozen=True, eq=False)
+class ClipIndex:
+    """form: what stays of the clip. times: (n,) rising, of the frames as they are seen, in units of the form's time base.
+    packets: (n,) the same times in the order in which they are decoded. is_key: (n,) bool. sizes: (n,) bytes. last: how long
+    the last frame is shown. audio: how many sound tracks it has.
+    """
+
+    form: ClipForm
+    times: Numbers
+    packets: Numbers = field(repr=False)
+    is_key: npt.NDArray[np.bool_] = field(repr=False)
+    sizes: Numbers = field(repr=False)
+    last: int
+    audio: int
+
+    @property
+    def seconds(self) -> npt.NDArray[np.float64]:
+        """(n,) of the frames' times."""
+        return np.asarray(self.times * float(self.form.time_base), np.float64)
+
+    def end_of(self, frame: int) -> int:
+        """When a frame's successor is seen, or, of the last one, its own time is over."""
+        return int(self.times[frame + 1] if frame + 1 < len(self.times) else self.times[-1] + self.last)
+
+    def spans(self) -> Iterator[Span]:
+        """How the clip is cut: the same pieces whenever it is asked."""
+        frames, position = frames_of_piece(self.form), np.argsort(self.packets, kind="stable")
+        keys = np.flatnonzero(self.is_key)
+        for begin in range(0, len(self.times), frames):
+            end = min(begin + frames, len(self.times))
+            before = keys[self.packets[keys] <= self.times[begin]]
+            where = position[begin:end]
+            before = before[before <= where.min()]
+            yield Span(begin, end, int(before[-1]) if len(before) else 0, int(where.max()) + 1)
+
+
+def frames_of_piece(form: ClipForm) -> int:
+    """How many frames a piece has, but for the last one."""
+    height = form.upright_size[1]
+    return max(min(PIECE_FRAMES, PIECE_PIXELS // (form.width * form.height), MAX_STRIP_HEIGHT // height), 1)
+
+
+def index_clip(file: BinaryIO | str, container: str) -> ClipIndex:
+    """Index the first video track of a clip. container: of `form.CONTAINERS`.
+
+    Raises PictureError: "not_a_clip", "truncated", "corrupt", or "unsupported" where frames have no times of their own.
+    """
+    av = pyav()
+    try:
+        with av.open(file) as opened:
+            if not opened.streams.video:
+                raise PictureError("not_a_clip", "it has no video track")
+            stream = opened.streams.video[0]
+            promised = int(stream.frames or 0)
+            found = [
+                (packet.pts, packet.is_keyframe, packet.size, packet.duration or 0)
+                for packet in opened.demux(stream)
+                if packet.size
+            ]
+            audio = len(opened.streams.audio)
+            opened.seek(0)
+            form = _form(stream, next(opened.decode(stream)), container)
+    except StopIteration:
+        raise PictureError("corrupt", "no frame of it can be decoded") from None
+    except (av.FFmpegError, ValueError, OverflowError) as error:
+        raise PictureError("not_a_clip", f"it can not be read as a video ({_words(error)})") from error
+    return _index(form, found, promised, audio)
+
+
+def _index(form: ClipForm, found: list[tuple[Any, ...]], promised: int, audio: int) -> ClipIndex:
+    if any(one[0] is None for one in found):
+        raise PictureError(
+            "unsupported", "its frames have no times of their own; put it into an MP4 or Matroska file first"
+        )
+    if not 0 < len(found) <= MAX_FRAMES:
+        raise PictureError("unsupported", f"it has {len(found)} frames; a clip has 1 to {MAX_FRAMES}")
+    if len(found) < promised:
+        raise PictureError("truncated", f"it has {len(found)} of the {promised} frames that it says it has")
+    packets = np.array([one[0] for one in found], np.int64)
+    order = np.argsort(packets, kind="stable")
+    times = packets[order]
+    if len(times) > 1 and np.diff(times).min() <= 0:
+        raise PictureError("unsupported", "two of its frames have one time")
+    typical = int(np.median(np.diff(times))) if len(times) > 1 else round(Fraction(1, 25) / form.time_base)
+    return ClipIndex(
+        form,
+        times,
+        packets,
+        np.array([one[1] for one in found], np.bool_),
+        np.array([one[2] for one in found], np.int64),
+        int(found[order[-1]][3]) or typical,
+        audio,
+    )
+
+
+def _form(stream: Any, frame: Any, container: str) -> ClipForm:
+    codec = stream.codec_context
+    width, height = int(frame.width), int(frame.height)
+    if max(width, height) > MAX_FRAME_SIDE:
+        raise PictureError("too_large", f"frames of {width} x {height} px; the limit is {MAX_FRAME_SIDE} px a side")
+    colours = Colours(int(codec.colorspace), int(codec.color_range), int(codec.color_primaries), int(codec.color_trc))
+    return ClipForm(
+        container=container,
+        codec=codec.codec.canonical_name,
+        decoder=codec.codec.name,
+        extradata=bytes(codec.extradata or b""),
+        time_base=Fraction(stream.time_base),
+        width=width,
+        height=height,
+        rotation=round(float(frame.rotation or 0) / 90) * 90 % 360,
+        aspect=Fraction(stream.sample_aspect_ratio or 1),
+        colours=colours,
+    )
+
+
+def _words(error: Exception) -> str:
+    """What FFmpeg says, without the file's name."""
+    return str(getattr(error, "strerror", None) or error)[:200]

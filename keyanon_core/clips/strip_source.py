@@ -1,0 +1,39 @@
+"""A piece of a clip as a picture: its frames one below the other, published as a piece again."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from keyanon_core.clips.encoding import encode_piece
+from keyanon_core.clips.frames import Strip, decode_piece, decode_published
+from keyanon_core.clips.piece import Piece
+from keyanon_core.errors import PictureError
+from keyanon_core.faces.masks import PictureMask
+from keyanon_core.formats.published import Pixels, Published, SourceFile
+
+
+@dataclass(frozen=True, eq=False)
+class StripSource(SourceFile):
+    """pixels: (n * frame_height, W, 3), see `Strip`."""
+
+    pixels: Pixels = field(repr=False)
+    piece: Piece
+    frame_height: int
+
+    @classmethod
+    def of(cls, encoded: bytes, max_pixels: int) -> "StripSource":
+        """Decode a piece. Raises PictureError as `decode_piece`."""
+        piece = Piece.from_bytes(encoded)
+        strip = decode_piece(piece, max_pixels)
+        return cls(strip.pixels, piece, strip.height)
+
+    @property
+    def is_exact(self) -> bool:
+        return False
+
+    def publish(self, result: Pixels, masks: Sequence[PictureMask]) -> Published:
+        piece = self.piece
+        encoded = encode_piece(Strip(result, self.frame_height, piece.times), piece.form, piece.until)
+        shown = decode_published(encoded, result.shape[0] * result.shape[1])
+        if shown.pixels.shape != result.shape:
+            raise PictureError("unsupported", "its encoder makes frames of another size")
+        return Published(encoded, shown.pixels)
