@@ -16,8 +16,8 @@ class StripSource(SourceFile):
     """pixels: (n * frame_height, W, 3), see `Strip`."""
 
     pixels: Pixels = field(repr=False)
-    piece: Piece
-    frame_height: int
+    piece: Piece = field(repr=False)
+    height: int
 
     @classmethod
     def of(cls, encoded: bytes, max_pixels: int) -> "StripSource":
@@ -27,12 +27,16 @@ class StripSource(SourceFile):
         return cls(strip.pixels, piece, strip.height)
 
     @property
+    def frame_height(self) -> int:
+        return self.height
+
+    @property
     def is_exact(self) -> bool:
         return False
 
     def publish(self, result: Pixels, masks: Sequence[PictureMask]) -> Published:
         piece = self.piece
-        encoded = encode_piece(Strip(result, self.frame_height, piece.times), piece.form, piece.until)
+        encoded = encode_piece(Strip(result, self.height, piece.times), piece.form, piece.until)
         shown = decode_published(encoded, result.shape[0] * result.shape[1])
         if shown.pixels.shape != result.shape:
             raise PictureError("unsupported", "its encoder makes frames of another size")

@@ -28,12 +28,14 @@ class Face:
 
     box: (x0, y0, x1, y1) float64 in picture px; may reach beyond the picture when the face is cut by its border.
     landmarks: (5, 2) float64 in picture px: the eye that stands left when the face is upright, the right eye, nose tip,
-    left mouth corner, right mouth corner. score: the detector's confidence in [0, 1].
+    left mouth corner, right mouth corner. score: the detector's confidence in [0, 1]. frame: number of the frame that it lies in,
+    where a picture is a strip of frames one below the other.
     """
 
     box: tuple[float, float, float, float]
     landmarks: Landmarks
     score: float
+    frame: int = 0
 
     @property
     def area(self) -> float:
@@ -43,7 +45,13 @@ class Face:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able form; floats survive exactly."""
-        return {"box": list(self.box), "landmarks": self.landmarks.tolist(), "score": self.score}
+        said = {"box": list(self.box), "landmarks": self.landmarks.tolist(), "score": self.score}
+        return said | ({"frame": self.frame} if self.frame else {})
+
+    def moved(self, down: float, frame: int) -> "Face":
+        """The same face some px further down, in the frame of a number."""
+        x0, y0, x1, y1 = self.box
+        return Face((x0, y0 + down, x1, y1 + down), self.landmarks + np.array([0.0, down]), self.score, frame)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Face":
@@ -51,13 +59,13 @@ class Face:
         try:
             x0, y0, x1, y1 = (float(value) for value in data["box"])
             landmarks = np.asarray(data["landmarks"], dtype=np.float64)
-            score = float(data["score"])
+            score, frame = float(data["score"]), int(data.get("frame", 0))
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise FaceModelError(f"not a face: {error}; expected box, landmarks and score") from error
         numbers = np.concatenate([[x0, y0, x1, y1, score], landmarks.ravel()])
         if landmarks.shape != (LANDMARK_COUNT, 2) or not np.isfinite(numbers).all() or x1 <= x0 or y1 <= y0:
             raise FaceModelError("not a face: box must be x0 < x1, y0 < y1, landmarks 5 x 2, all numbers finite")
-        return cls((x0, y0, x1, y1), landmarks, score)
+        return cls((x0, y0, x1, y1), landmarks, score, frame)
 
 
 class Detector(Protocol):

@@ -1,13 +1,15 @@
 """Decodes a source and chooses how its picture will be published.
 
 With the format `same` a JPEG stays a JPEG (`jpeg_source`), PNG and WebP stay what they are (`raster_source`), and whatever else
-is read becomes PNG. A colour profile stays if it may (`profiles`), and everything else in the file goes.
+is read becomes PNG. A piece of a clip stays one with any (`keyanon_core.clips`). A colour profile stays if it may (`profiles`),
+and everything else in the file goes.
 """
 
 from typing import Final
 
 from PIL import Image
 
+from keyanon_core.clips.piece import is_piece
 from keyanon_core.formats.jpeg_source import JpegSource
 from keyanon_core.formats.profiles import may_stay
 from keyanon_core.formats.published import FixedFormat, SourceFile
@@ -25,6 +27,10 @@ def open_source(encoded: bytes, output_format: str, quality: int, max_pixels: in
 
     quality: of JPEGs that are encoded as a whole, 1 to 100. Raises PictureError as `decode_picture`.
     """
+    if is_piece(encoded):
+        from keyanon_core.clips.strip_source import StripSource  # and with it PyAV, which may not be there
+
+        return StripSource.of(encoded, max_pixels)
     if output_format != SAME:
         return FixedFormat(decode_picture(encoded, max_pixels), output_format, quality)
     picture = load_picture(encoded, max_pixels)

@@ -3,10 +3,12 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from keyanon_core.clips.frames import decode_published, is_published_piece
 from keyanon_core.faces.masks import PictureMask
 from keyanon_core.imaging import (
     DEFAULT_JPEG_QUALITY,
@@ -33,6 +35,11 @@ class SourceFile(ABC):
     """A decoded source. pixels: (H, W, 3) uint8 RGB, upright, in the colours that the published picture will have."""
 
     pixels: Pixels
+
+    @property
+    def frame_height(self) -> int:
+        """Px of each frame, of which `pixels` may be several, one below the other; a picture is one."""
+        return len(self.pixels)
 
     @property
     @abstractmethod
@@ -65,16 +72,27 @@ class FixedFormat(SourceFile):
         return Published(encoded, result if self.is_exact else seen(encoded))
 
 
-def published_pixels(encoded: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> tuple[Pixels, bytes | None]:
-    """The pixels of a published picture, upright, in the numbers that its file holds, and the profile they are in.
-
-    Raises PictureError as `decode_picture`.
+class PublishedPixels(NamedTuple):
+    """pixels: (H, W, 3) uint8, upright, in the numbers that the file holds. profile: that they are in, or None. frame_height: as
+    of a `SourceFile`.
     """
+
+    pixels: Pixels
+    profile: bytes | None
+    frame_height: int
+
+
+def published_pixels(encoded: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> PublishedPixels:
+    """What a published picture, or piece of a clip, shows. Raises PictureError as `decode_picture`."""
+    if is_published_piece(encoded):
+        strip = decode_published(encoded, max_pixels)
+        return PublishedPixels(strip.pixels, None, strip.height)
     picture = load_picture(encoded, max_pixels)
     with explained(picture):
-        return rgb_pixels(picture, convert=False), picture.info.get("icc_profile")
+        pixels = rgb_pixels(picture, convert=False)
+        return PublishedPixels(pixels, picture.info.get("icc_profile"), len(pixels))
 
 
 def seen(encoded: bytes) -> Pixels:
     """How a picture that was just made looks; of any size. Raises PictureError."""
-    return published_pixels(encoded, MAX_SIDE**2)[0]
+    return published_pixels(encoded, MAX_SIDE**2).pixels

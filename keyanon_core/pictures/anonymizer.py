@@ -19,6 +19,7 @@ from keyanon_core.faces.detection import Face
 from keyanon_core.faces.given import choose_faces, is_kept, newly_kept
 from keyanon_core.faces.masks import PictureMask
 from keyanon_core.faces.missed import missed_faces
+from keyanon_core.faces.strips import look_at_frames
 from keyanon_core.formats.opening import open_source
 from keyanon_core.formats.published import SourceFile
 from keyanon_core.keys import commitment, source_hmac
@@ -109,7 +110,7 @@ class PictureAnonymizer:
             if faces is None:
                 chosen = choose_faces(source, self.models.detector, task.given, self.settings.faces)
                 faces, kept = chosen.faces, chosen.kept
-            if not faces and not kept and not self._searched_without_faces():
+            if not faces and not kept and not self._searched_without_faces(task):
                 return self._without_faces(task, None)
             picture = OpenedPicture(task, source, source.copy(), file, self._fidelity(task, file), kept=list(kept))
             for aligned in self._aligned(picture, faces):
@@ -126,10 +127,13 @@ class PictureAnonymizer:
             return self.settings.fidelity
         return "image" if may_be_carried(file, self.prior) else "latent"
 
-    def _searched_without_faces(self) -> bool:
+    def _searched_without_faces(self, task: PictureTask) -> bool:
         """True when a picture in which nothing was found goes through the second search all the same: it would be published, or
         was not searched at all."""
-        return self.settings.no_face == "pass" or self.settings.faces == "given"
+        return self._passes_without_faces(task) or self.settings.faces == "given"
+
+    def _passes_without_faces(self, task: PictureTask) -> bool:
+        return task.is_part or self.settings.no_face == "pass"
 
     def _aligned(self, picture: OpenedPicture, detected: Sequence[Face]) -> list[AlignedFace]:
         """All faces of a picture, outlined and cut together, after which it is settled whether they may need a sidecar. Raises
@@ -138,7 +142,14 @@ class PictureAnonymizer:
         crop = self.settings.faces == "aligned"
         regions = self.settings.regions
         aligned = align_faces(
-            picture.source, detected, self.models.parser, regions, self.prior, aligned_crop=crop, inner=picture.alone
+            picture.source,
+            detected,
+            self.models.parser,
+            regions,
+            self.prior,
+            aligned_crop=crop,
+            inner=picture.alone,
+            frame_height=picture.file.frame_height,
         )
         inversion = self.settings.inversion
         if self._is_on_trial(picture) and not all(has_room(face, self.prior, inversion) for face in aligned):
@@ -161,7 +172,7 @@ class PictureAnonymizer:
             task.image_id,
             "no_face",
             "no_face: no face was found; such a picture is published, re-encoded, only with --no-face pass",
-            encoded=picture.encoded if picture is not None and self.settings.no_face == "pass" else None,
+            encoded=picture.encoded if picture is not None and self._passes_without_faces(task) else None,
         )
 
     def _finish(self, picture: OpenedPicture) -> PictureResult:
@@ -262,7 +273,7 @@ class PictureAnonymizer:
         if picture.failure:
             return []
         try:
-            seen = self.models.detector.look_again(shown)
+            seen = look_at_frames(self.models.detector.look_again, shown, picture.file.frame_height)
         except KeyanonError as error:
             picture.failure = _reason(error)
             return []
@@ -309,13 +320,17 @@ class PictureAnonymizer:
         return again + added
 
     def _name_subject(self, picture: OpenedPicture) -> None:
-        """Let the largest face stand for the picture's subject, unless one does already."""
-        subject = picture.task.subject
-        if self.pseudonyms is None or subject is None or not picture.faces:
+        """Let each face stand for its subject, or the largest one for the picture's, unless one does already."""
+        task = picture.task
+        if self.pseudonyms is None or not picture.faces or any(face.pseudonym for face in picture.faces):
             return
-        if not any(face.pseudonym for face in picture.faces):
-            largest = max(picture.faces, key=lambda face: face.detected.area)
-            largest.pseudonym = self.pseudonyms.of(subject)
+        if task.subjects is None:
+            max(picture.faces, key=lambda face: face.detected.area).subject = task.subject
+        else:  # what is taken up later stands for nobody
+            for face, subject in zip(picture.faces, task.subjects, strict=False):
+                face.subject = subject
+        for face in picture.faces:
+            face.pseudonym = None if face.subject is None else self.pseudonyms.of(face.subject)
 
 
 def _same_crop(first: AlignedFace, second: AlignedFace) -> bool:

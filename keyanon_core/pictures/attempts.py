@@ -161,10 +161,9 @@ class Attempts:
         """Settle the carrier of a face that passed, the first of its subject; False where another has been settled meanwhile, on
         which the face begins again.
         """
-        subject = face.picture.task.subject
-        if face.pseudonym is None or face.is_settled or subject is None or self.pseudonyms is None:
+        if face.pseudonym is None or face.is_settled or face.subject is None or self.pseudonyms is None:
             return True
-        number = self.pseudonyms.settle(subject, face.carrier_number)
+        number = self.pseudonyms.settle(face.subject, face.carrier_number)
         if number != face.carrier_number:
             face.go_over_to(number)
             return False

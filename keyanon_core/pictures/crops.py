@@ -17,6 +17,7 @@ from keyanon_core.faces.alignment import similarity
 from keyanon_core.faces.crop_kernel import CropKernel
 from keyanon_core.faces.detection import Face, FaceParser
 from keyanon_core.faces.masks import PictureMask, disjoint_masks
+from keyanon_core.faces.strips import moved, outline
 from keyanon_core.priors import Prior
 
 Affine = npt.NDArray[np.float64]
@@ -54,19 +55,22 @@ def align_faces(
     *,
     aligned_crop: bool = False,
     inner: bool = False,
+    frame_height: int | None = None,
 ) -> list[AlignedFace]:
     """Outline all faces of a picture, disjointly, and cut their crops.
 
-    pixels: (H, W, 3) uint8. aligned_crop: the picture is itself the crop of its first face. inner: see `cut_crop`. Raises
-    PictureError for landmarks that are no face's.
+    pixels: (H, W, 3) uint8. aligned_crop: the picture is itself the crop of its first face. inner, frame_height: see `cut_crop`.
+    Raises PictureError for landmarks that are no face's.
     """
-    masks = disjoint_masks([parser.mask(pixels, face, regions) for face in faces])
+    height = frame_height or len(pixels)
+    masks = disjoint_masks([outline(parser, pixels, face, regions, height) for face in faces])
     aligned = []
     for index, (face, mask) in enumerate(zip(faces, masks, strict=True)):
         whole = aligned_crop and index == 0
         affine = scaling(pixels.shape[0], prior.side) if whole else similarity(face.landmarks, prior.landmark_template)
         others = masks[:index] + masks[index + 1 :]
-        aligned.append(AlignedFace(face, affine, mask, cut_crop(pixels, affine, mask, others, prior.side, inner=inner)))
+        crop = cut_crop(pixels, affine, mask, others, prior.side, inner=inner, frame_height=height)
+        aligned.append(AlignedFace(face, affine, mask, crop))
     return aligned
 
 
@@ -85,12 +89,16 @@ def cut_crop(
     side: int,
     *,
     inner: bool = False,
+    frame_height: int | None = None,
 ) -> Crop:
     """Warp a face to the prior's square.
 
     pixels: (H, W, 3) uint8. affine: (2, 3) picture -> crop. Inside `mask` the values are the picture's; outside they depend on
-    no pixel of any mask. inner: the mask are the cells that `own` pixels alone contribute to.
+    no pixel of any mask. inner: the mask are the cells that `own` pixels alone contribute to. frame_height: px, of each frame of
+    a strip, beyond which the world of a face ends.
     """
+    if frame_height is not None and frame_height != len(pixels):
+        pixels, affine, own, others = _frame(pixels, affine, own, others, frame_height)
     kernel = CropKernel(affine, side, pixels.shape)
     values = kernel.warp(pixels).transpose(2, 0, 1) / 127.5 - 1.0
     mask, void = kernel.footprint(own), ~kernel.coverage()
@@ -105,3 +113,14 @@ def cut_crop(
     fill = values[:, known].mean(axis=1) if known.any() else np.zeros(3)
     values[:, void] = fill[:, None]
     return Crop(np.clip(values, -1.0, 1.0), mask, rim)
+
+
+def _frame(
+    pixels: npt.NDArray[np.uint8], affine: Affine, own: PictureMask, others: Sequence[PictureMask], height: int
+) -> tuple[npt.NDArray[np.uint8], Affine, PictureMask, list[PictureMask]]:
+    """The frame of a strip in which a mask lies, as a picture of its own, and what of the strip is in it."""
+    top = own.window[1] // height * height
+    beside = [moved(other, -top) for other in others if top <= other.window[1] < top + height and other.bits.size]
+    shifted = affine.copy()
+    shifted[:, 2] += affine[:, 1] * top
+    return pixels[top : top + height], shifted, moved(own, -top), beside

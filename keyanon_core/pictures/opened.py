@@ -32,7 +32,8 @@ class FaceAtWork:
     latents: of the crop and of its surroundings, (C, h, w) float64 each; None until they are needed.
     latent (C, h, w) float64 as it is stored, scale: what the attempt made, for sidecar and record. noise (C, h, w) float64: the
     inversion's, it serves the next attempt. walker: how far the present attempt has come. distance: the recognizer's, from the
-    source; NaN until it is measured. pseudonym: its subject's, where the face stands for one.
+    source; NaN until it is measured. subject: whom it stands for, pseudonym: theirs; None where it stands
+    for nobody.
     """
 
     aligned: AlignedFace
@@ -49,6 +50,7 @@ class FaceAtWork:
     walker: Walker | None = None
     distance: float = float("nan")
     source_embedding: npt.NDArray[np.float32] | None = None
+    subject: str | None = None
     pseudonym: Pseudonym | None = None
 
     @property
@@ -84,13 +86,14 @@ class FaceAtWork:
         """
         if self.picture.changed is None or not self.mask.count:
             return self.mask
-        height, width = self.picture.source.shape[:2]
+        width, height = self.picture.source.shape[1], self.picture.file.frame_height
         x0, y0, x1, y1 = self.mask.window
+        begin = y0 // height * height  # of its frame
         left, top, right, bottom = (
             max(x0 - BESIDE, 0),
-            max(y0 - BESIDE, 0),
+            max(y0 - BESIDE, begin),
             min(x1 + BESIDE, width),
-            min(y1 + BESIDE, height),
+            min(y1 + BESIDE, begin + height),
         )
         bits = self.picture.changed[top:bottom, left:right].copy()
         for face in self.picture.faces:

@@ -10,7 +10,7 @@ import torch
 
 from keyanon_core.errors import PriorError, SidecarError
 from keyanon_core.faces.drawing import paste
-from keyanon_core.formats.published import published_pixels
+from keyanon_core.formats.published import PublishedPixels, published_pixels
 from keyanon_core.keys import verify_commitment
 from keyanon_core.methods import SolverStep, decode, recover
 from keyanon_core.pictures.crops import Crop, cut_crop
@@ -68,7 +68,8 @@ class PictureRecoverer:
         sidecar_intact = hashlib.sha256(sidecar).hexdigest() == key.sidecar_sha256
         if check_key:
             self._check(parsed, key, sidecar_intact)
-        picture, profile = published_pixels(encoded, max_pixels=parsed.shape[0] * parsed.shape[1])
+        shown = published_pixels(encoded, max_pixels=parsed.shape[0] * parsed.shape[1])
+        picture = shown.pixels
         if picture.shape[:2] != parsed.shape:
             raise SidecarError(
                 f"{key.image_id}: the picture is {picture.shape[1]} x {picture.shape[0]}, the sidecar belongs to "
@@ -82,11 +83,11 @@ class PictureRecoverer:
             for face in faces:
                 self._restore_source(result, parsed, key, face)
         else:
-            cut = self._cut(picture, parsed, key, faces)
+            cut = self._cut(shown, parsed, key, faces)
             crops, solver, nfe, noise = self._solve(cut, parsed, key, faces)
             for crop, shape, face in zip(crops, cut, faces, strict=True):
-                shown = with_rim((crop.transpose(1, 2, 0) + 1.0) * 127.5, shape.rim)
-                paste(result, shown, _affine(face), face.mask)
+                whole = with_rim((crop.transpose(1, 2, 0) + 1.0) * 127.5, shape.rim)
+                paste(result, whole, _affine(face), face.mask)
         return RecoveredPicture(
             pixels=result,
             exact=exact,
@@ -95,7 +96,7 @@ class PictureRecoverer:
             crops=crops,
             solver=solver,
             nfe=nfe,
-            profile=profile,
+            profile=shown.profile,
             keyed_noise=noise,
         )
 
@@ -134,13 +135,13 @@ class PictureRecoverer:
         return self.prior
 
     def _cut(
-        self, picture: npt.NDArray[np.uint8], parsed: Sidecar, key: PictureKey, faces: Sequence[FaceGeometry]
+        self, shown: PublishedPixels, parsed: Sidecar, key: PictureKey, faces: Sequence[FaceGeometry]
     ) -> list[Crop]:
         """The crops of the anonymized faces, cut as when they were anonymized."""
         side, inner = self._needed(key).side, key.fidelity == "image" and parsed.version > 1
         others = [[other.mask for other in key.faces if other is not face] for face in faces]
         return [
-            cut_crop(picture, _affine(face), face.mask, beside, side, inner=inner)
+            cut_crop(shown.pixels, _affine(face), face.mask, beside, side, inner=inner, frame_height=shown.frame_height)
             for face, beside in zip(faces, others, strict=True)
         ]
 

@@ -1,7 +1,7 @@
 """How pictures are anonymized: the settings of one run, and what goes in and comes out for each picture."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -141,7 +141,8 @@ class PictureTask:
 
     faces: None lets the anonymizer find them itself. kept: those found that are to be left alone. given: what the user says of
     the picture. permanent: its key is forgotten, so that nothing restores it. subject: whose picture it is; None where nobody
-    says.
+    says. subjects: of each of `faces`, where each stands for somebody of its own. is_part: of a clip in which somebody was found,
+    so that it is published where nobody is.
     """
 
     image_id: str
@@ -151,6 +152,8 @@ class PictureTask:
     given: GivenFaces = field(default_factory=GivenFaces)
     permanent: bool = False
     subject: str | None = field(default=None, repr=False)
+    subjects: Sequence[str | None] | None = field(default=None, repr=False)
+    is_part: bool = False
 
 
 @dataclass(frozen=True)
