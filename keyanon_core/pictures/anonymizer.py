@@ -73,11 +73,28 @@ class PictureAnonymizer:
         for group in self._groups(tasks, results):
             work = [(picture, list(picture.faces)) for _, picture in group]
             while work:
-                self.attempts.run([face for _, faces in work for face in faces])
+                self._run([face for _, faces in work for face in faces])
                 work = [(picture, faces) for picture, _ in work if (faces := self._unfinished(picture))]
             for position, picture in group:
                 results[position] = self._finish(picture)
         return [results[position] for position in range(len(tasks))]
+
+    def _run(self, faces: list[FaceAtWork]) -> None:
+        """Take faces through the gate: where several stand for a subject whose carrier is not settled, the largest of them first, so
+        that one looks for a carrier and not all.
+        """
+        first: dict[str, FaceAtWork] = {}
+        for face in sorted(faces, key=lambda face: -face.detected.area):
+            if face.subject is not None and face.pseudonym is not None and not face.is_settled:
+                first.setdefault(face.subject, face)
+        others = [face for face in faces if face not in first.values()]
+        if self.pseudonyms is not None and any(face.subject in first for face in others):
+            self.attempts.run(list(first.values()))
+            for face in others:
+                if face.subject in first:
+                    face.pseudonym = self.pseudonyms.of(face.subject)
+            faces = [face for face in others if not face.picture.failure]
+        self.attempts.run(faces)
 
     def _groups(
         self, tasks: Sequence[PictureTask], results: dict[int, PictureResult]
