@@ -1,0 +1,172 @@
+"""Who is who in a clip, and where in every frame: tracks of the faces that a detector found in single frames.
+
+A detector misses a face here and there, and one frame without it shows the source. So a track has no gaps that its scene could
+explain, and begins and ends somewhat outside of what was seen. One track is one person, who may leave and come back, so that
+the person looks the same through the clip. What a detector saw is never lost, not even where it saw wrong.
+
+`association` makes tracklets by place, `people` joins them by identity vectors, `trajectory` smooths and fills them.
+"""
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from keyanon_core.clips.association import (
+    MAX_GAP_SECONDS,
+    SAME_TIME,
+    Detections,
+    Floats,
+    Numbers,
+    SamePerson,
+    overlaps,
+    tracklets,
+)
+from keyanon_core.clips.people import people
+from keyanon_core.clips.trajectory import Trajectory, smoothed, trajectory
+from keyanon_core.faces.detection import LANDMARK_COUNT, Face
+
+COVERED: Final = 0.5  # IoU with another track's detection at which a face that was not detected is that one
+JOINED_SIZES: Final = 2.0  # of the face: the farthest that the same person goes unseen and is filled in between
+
+
+@dataclass(frozen=True)
+class SeenFace:
+    """A detection. face: in px of the upright frame. embedding: (d,) float32 identity vector, None where none was computed."""
+
+    face: Face
+    embedding: npt.NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True)
+class TrackedFace:
+    """track: number of the person's track in its clip, from 0. face: smoothed, in px of its frame; its score is that of the
+    detection nearest in time. filled: no detector saw it in this frame.
+    """
+
+    track: int
+    face: Face
+    filled: bool = False
+
+
+def track_faces(
+    frames: Sequence[Sequence[SeenFace]],
+    times: npt.NDArray[np.float64],
+    size: tuple[int, int],
+    same_person: SamePerson,
+    cuts: Collection[int] = (),
+) -> list[list[TrackedFace]]:
+    """The faces of every frame: first those that were detected in it, in the order given, then those filled in, by track.
+
+    frames: by frame in the order in which they are seen. times: (n,) s of each frame, rising, at any rate. size: (width, height)
+    px. same_person: the recognizer's word on whether two identity vectors (d,) are one person's. cuts: frames at which another
+    scene begins; nothing is associated by place, filled or smoothed across them. A track is in a frame once at most. Equal
+    input gives equal tracks. Raises ValueError.
+    """
+    times = np.asarray(times, np.float64)
+    if times.shape != (len(frames),):
+        raise ValueError(
+            f"{len(frames)} frames and times of shape {times.shape}; give one time in seconds for each frame"
+        )
+    if not (np.isfinite(times).all() and (np.diff(times) > 0).all()):
+        raise ValueError("the frames' times do not rise; give the frames in the order in which they are seen")
+    tracked: list[list[TrackedFace]] = [[] for _ in frames]
+    seen = [face for frame in frames for face in frame]
+    if not seen:
+        return tracked
+    bounds = np.array(sorted({0, *(cut for cut in cuts if 0 < cut < len(frames)), len(frames)}), np.int64)
+    detections = _detections(frames, seen, times, bounds)
+    stretches = [
+        [np.array(rows) for rows in _joined(person, detections)]
+        for person in people(tracklets(detections, same_person), detections, same_person)
+    ]
+    order = np.concatenate([rows for person in stretches for rows in person])
+    lengths = [len(rows) for person in stretches for rows in person]
+    points = smoothed(detections, order, np.repeat(np.arange(len(lengths)), lengths))
+    ways = [
+        (track, trajectory(rows, detections, points, times, size, within))
+        for track, person in enumerate(stretches)
+        for rows, within in zip(person, _rooms(person, detections, bounds), strict=True)
+    ]
+    _put(tracked, ways, detections, points, np.array([one.face.score for one in seen]))
+    return tracked
+
+
+def _detections(
+    frames: Sequence[Sequence[SeenFace]], seen: Sequence[SeenFace], times: Floats, bounds: Numbers
+) -> Detections:
+    of_frame = np.repeat(np.arange(len(frames)), [len(frame) for frame in frames])
+    boxes = np.array([one.face.box for one in seen], np.float64).reshape(-1, 2, 2)
+    landmarks = np.array([one.face.landmarks for one in seen], np.float64).reshape(-1, LANDMARK_COUNT, 2)
+    return Detections(
+        np.concatenate([boxes, landmarks], 1),
+        of_frame,
+        times[of_frame],
+        np.searchsorted(bounds, of_frame, side="right"),
+        [one.embedding for one in seen],
+    )
+
+
+def _joined(person: Sequence[list[int]], detections: Detections) -> list[list[int]]:
+    """A person's tracklets; where one soon follows another nearby, which place alone had not told, the two as one."""
+    result: list[list[int]] = []
+    for rows in person:
+        if result:
+            last, first = result[-1][-1], rows[0]
+            soon = detections.times[first] - detections.times[last] <= MAX_GAP_SECONDS + SAME_TIME
+            way = float(np.linalg.norm(detections.centres[first] - detections.centres[last]))
+            near = way <= JOINED_SIZES * min(detections.sizes[first], detections.sizes[last])
+            if soon and near and detections.scenes[first] == detections.scenes[last]:
+                result[-1] += rows
+                continue
+        result.append(list(rows))
+    return result
+
+
+def _rooms(person: Sequence[Numbers], detections: Detections, bounds: Numbers) -> Iterator[tuple[int, int]]:
+    """For each stretch of a person, the frames from which to before which it may reach: its scene, and half the way to the
+    stretches before and after it.
+    """
+    ends = [(int(detections.frames[rows[0]]), int(detections.frames[rows[-1]])) for rows in person]
+    for number, (rows, (first, last)) in enumerate(zip(person, ends, strict=True)):
+        scene = detections.scenes[rows[0]]
+        begin, end = int(bounds[scene - 1]), int(bounds[scene])
+        if number:
+            begin = max(begin, (ends[number - 1][1] + first) // 2 + 1)
+        if number + 1 < len(ends):
+            end = min(end, (last + ends[number + 1][0]) // 2 + 1)
+        yield begin, end
+
+
+def _put(
+    tracked: list[list[TrackedFace]],
+    ways: Sequence[tuple[int, Trajectory]],
+    detections: Detections,
+    points: Floats,
+    scores: Floats,
+) -> None:
+    """Put the faces into their frames, but for the filled ones that another track's detection covers."""
+    tracks = np.zeros(len(scores), np.int64)
+    for track, way in ways:
+        tracks[way.nearest] = track
+    for frame, face in zip(detections.frames.tolist(), _faces(tracks, points, scores, False), strict=True):
+        tracked[frame].append(face)
+    numbers = np.concatenate([np.full(way.filled.sum(), track) for track, way in ways])
+    frames = np.concatenate([way.frames[way.filled] for _, way in ways])
+    places = np.concatenate([way.points[way.filled] for _, way in ways])
+    nearest = np.concatenate([way.nearest[way.filled] for _, way in ways])
+    order = np.lexsort((numbers, frames))
+    for rows in np.split(order, np.flatnonzero(np.diff(frames[order])) + 1):
+        if len(rows):
+            frame = int(frames[rows[0]])
+            there = slice(*np.searchsorted(detections.frames, (frame, frame + 1)))
+            rows = rows[~(overlaps(places[rows, :2], points[there, :2]) > COVERED).any(1)]
+            tracked[frame] += _faces(numbers[rows], places[rows], scores[nearest[rows]], True)
+
+
+def _faces(tracks: Numbers, points: Floats, scores: Floats, filled: bool) -> Iterator[TrackedFace]:
+    boxes = points[:, :2].reshape(-1, 4).tolist()
+    for track, box, landmarks, score in zip(tracks.tolist(), boxes, points[:, 2:], scores.tolist(), strict=True):
+        yield TrackedFace(track, Face((box[0], box[1], box[2], box[3]), landmarks, score), filled)
