@@ -23,6 +23,7 @@ from jobs.sources.given_names import UnlistedNames
 from jobs.sources.given_subjects import SubjectFile, read_subjects
 from jobs.sources.ids import ListedIds, RowNumbers
 from jobs.sources.source import (
+    CLIP_SUFFIXES,
     PARQUET_SUFFIX,
     PICTURE_SUFFIXES,
     TAR_SUFFIX,
@@ -82,6 +83,7 @@ class PictureFiles(Source):
         self._subjects: SubjectFile | None = None
         self.parquet: list[str] = []
         self.tars: list[str] = []
+        self.clips_found: list[str] = []
         self._failures = self._find_failures()
         self._left_out: frozenset[str] = frozenset()
 
@@ -98,7 +100,7 @@ class PictureFiles(Source):
     def listed(
         cls, filesystem: pafs.FileSystem, root: str, config: InputConfig, given: GivenInput | None = None
     ) -> Self:
-        """A folder. Parquet files found on the way are in `parquet`, tar shards in `tars`,
+        """A folder. Parquet files found on the way are in `parquet`, tar shards in `tars`, clips in `clips_found`,
         other files are counted in `ignored`; what `include` and
         `exclude` leave out is in neither. given: what `attach` will read."""
         local = isinstance(filesystem, pafs.LocalFileSystem)
@@ -106,6 +108,7 @@ class PictureFiles(Source):
         pictures = found.pictures(_walk(Path(root)) if local else _select(filesystem, root))
         source = cls(filesystem, pictures, config, root.rstrip("/") + "/")
         source.parquet, source.tars, source.ignored = sorted(found.parquet), sorted(found.tars), found.ignored
+        source.clips_found = sorted(found.clips)
         source._left_out = frozenset(found.left_out)
         return source
 
@@ -134,11 +137,15 @@ class PictureFiles(Source):
                 Listed(row, self._files[at], int(self.versions[at]), self._failures.get(at, ""))
                 for row, at in zip(rows, part.tolist(), strict=True)
             ]
-            given = {one.row: said for one in files if (said := self._given.of(one.file.image_id)) is not None}
+            given = {one.row: said for one in files if (said := self._said_of(one.file.image_id)) is not None}
             whose = {} if self._subjects is None else self._subjects.by_id
             subjects = {one.row: whose[one.file.image_id] for one in files if one.file.image_id in whose}
             size_bytes = sum(min(one.file.size, self._max_file_bytes) for one in files)
             yield ReadUnit(partial(_read, self._contents(files), files, given, subjects), len(part), size_bytes)
+
+    def _said_of(self, image_id: str) -> str | None:
+        """What is said of a picture's faces, as it travels."""
+        return self._given.of(image_id)
 
     def _contents(self, files: list[Listed]) -> Contents:
         """What reads these files in a read task."""
@@ -172,6 +179,7 @@ class _Found:
     remember: bool
     parquet: list[str] = field(default_factory=list)
     tars: list[str] = field(default_factory=list)
+    clips: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
     ignored: int = 0
 
@@ -188,6 +196,8 @@ class _Found:
                 self.parquet.append(file.path)
             elif suffix == TAR_SUFFIX:
                 self.tars.append(file.path)
+            elif suffix in CLIP_SUFFIXES:
+                self.clips.append(file.path)
             else:
                 self.ignored += 1
 

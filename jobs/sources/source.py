@@ -32,6 +32,7 @@ from jobs.sources.ids import Ids, OfFiles, RowNumbers
 from jobs.storage.connections import arrow_filesystem
 from jobs.storage.place import S3, Place, holds, is_uri, split_uri
 from jobs.storage.s3 import CredentialsError, S3Store
+from keyanon_core.clips.form import CONTAINERS
 from keystore.intake.records import MAX_NAME_CHARACTERS
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 
 PICTURE_SUFFIXES = KEPT_SUFFIXES | CHANGED_SUFFIXES
 PICTURE_NAMES = "JPEG, PNG, WebP, HEIC, AVIF, TIFF, BMP, GIF"
+CLIP_SUFFIXES = frozenset(CONTAINERS)
+CLIP_NAMES = "MP4, MOV, MKV, WebM"
 PARQUET_SUFFIX = ".parquet"
 TAR_SUFFIX = ".tar"
 PACKED_SUFFIXES = (".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tar.lz4")
@@ -69,7 +72,7 @@ class Source(ABC):
     size_bytes: of all encoded pictures, about. digest: sha256 over names, sizes and modification times, for resuming.
     ignored: files that are no input of keyanon.
     schema: the user's own columns by their output names (Parquet), image_column among them; None for files. renamed:
-    columns whose name keyanon's own have, source name to output name.
+    columns whose name keyanon's own have, source name to output name. frames_of_a_row: about, where rows are not pictures.
     """
 
     kind: str
@@ -84,6 +87,7 @@ class Source(ABC):
     schema: pa.Schema | None = None
     image_column: str | None = None
     renamed: Mapping[str, str] = MappingProxyType({})
+    frames_of_a_row: int = 1
 
     @abstractmethod
     def units(self, finished: Collection[int], size: UnitSize, numbers: RowNumbers | None = None) -> Iterator[ReadUnit]:
@@ -135,6 +139,7 @@ def open_shards(config: InputConfig) -> "Shards | None":
 
 
 def _listed(filesystem: pafs.FileSystem, root: str, config: InputConfig, given: GivenInput) -> Source:
+    from jobs.sources.clips import Clips
     from jobs.sources.parquet import ParquetSource
     from jobs.sources.picture_files import PictureFiles
     from jobs.sources.tar_shards import TarShards
@@ -151,18 +156,22 @@ def _listed(filesystem: pafs.FileSystem, root: str, config: InputConfig, given: 
             return ParquetSource(filesystem, root, [root], config, given)
         if suffix_of(root) == TAR_SUFFIX:
             return _attached(TarShards(filesystem, root, [root], config), given)
+        if suffix_of(root) in CLIP_SUFFIXES:
+            return _attached(Clips(filesystem, root, [root], config), given)
         if root.lower().endswith(PACKED_SUFFIXES):
             raise SourceError(
                 f"{config.photos} is a compressed tar, in which no picture can be read alone; unpack it to a plain one first, "
                 "as by gunzip: pictures hardly get smaller by it"
             )
         if suffix_of(root) not in PICTURE_SUFFIXES:
-            raise SourceError(f"{config.photos} is neither a picture ({PICTURE_NAMES}) nor Parquet nor tar by its name")
+            raise SourceError(
+                f"{config.photos} is by its name neither a picture ({PICTURE_NAMES}) nor a clip ({CLIP_NAMES}), Parquet or tar"
+            )
         return PictureFiles.single(filesystem, root, config, given)
     files = PictureFiles.listed(filesystem, root, config, given)
-    kinds = {"pictures": files.total, "Parquet": files.parquet, "tar shards": files.tars}
+    kinds = {"pictures": files.total, "Parquet": files.parquet, "tar shards": files.tars, "clips": files.clips_found}
     if len(several := [kind for kind, found in kinds.items() if found]) > 1:
-        first = (files.parquet or files.tars)[0]
+        first = (files.parquet or files.tars or files.clips_found)[0]
         raise SourceError(
             f"{config.photos} holds both {' and '.join(several)} ({first}); run them apart, each with its own output, by "
             "--include or --exclude"
@@ -171,15 +180,17 @@ def _listed(filesystem: pafs.FileSystem, root: str, config: InputConfig, given: 
         return ParquetSource(filesystem, root, files.parquet, config, given)
     if files.tars:
         return _attached(TarShards(filesystem, root, files.tars, config), given)
+    if files.clips_found:
+        return _attached(Clips(filesystem, root, files.clips_found, config), given)
     if not files.total and (config.include or config.exclude):
         raise SourceError(
-            f"{config.photos} holds no picture ({PICTURE_NAMES}), Parquet file or tar shard that include and exclude let in; "
-            "globs are of paths below it, such as '2024/*.jpg'"
+            f"{config.photos} holds no picture ({PICTURE_NAMES}), clip, Parquet file or tar shard that include and exclude let "
+            "in; globs are of paths below it, such as '2024/*.jpg'"
         )
     if not files.total:
         raise SourceError(
-            f"{config.photos} holds no picture ({PICTURE_NAMES}), no Parquet file and no plain tar shard ({files.ignored} other "
-            "files); is this the right folder? Compressed tars must be unpacked to plain ones"
+            f"{config.photos} holds no picture ({PICTURE_NAMES}), no clip ({CLIP_NAMES}), no Parquet file and no plain tar shard "
+            f"({files.ignored} other files); is this the right folder? Compressed tars must be unpacked to plain ones"
         )
     return _attached(files, given)
 

@@ -10,7 +10,7 @@ from fractions import Fraction
 from typing import Any, Final
 
 from keyanon_core.clips.form import ClipForm, pyav
-from keyanon_core.clips.frames import MATRICES, Strip
+from keyanon_core.clips.frames import MATRICES, Pixels, Strip, decode_published
 from keyanon_core.errors import PictureError
 
 ONE_GROUP: Final = 100_000  # frames between key frames: more than a piece has
@@ -78,6 +78,33 @@ def encode_piece(strip: Strip, form: ClipForm, until: int) -> bytes:
                 opened.mux(packet)
     except (av.FFmpegError, ValueError, KeyError) as error:
         raise PictureError("unsupported", f"it can not be encoded by {form.encoder} ({error})"[:300]) from error
+    return out.getvalue()
+
+
+def encode_restored(published: bytes, pixels: Pixels) -> bytes:
+    """Frames of a restored piece, (n * height, W, 3) uint8, without any loss (FFV1, RFC 9043, in Matroska), at the times of the
+    published one. Raises PictureError as `decode_published`.
+    """
+    av, out = pyav(), io.BytesIO()
+    strip = decode_published(published, pixels.shape[0] * pixels.shape[1])
+    with av.open(io.BytesIO(published)) as shown:
+        source = shown.streams.video[0]
+        base, comment = source.time_base, shown.metadata.get("comment") or shown.metadata.get("COMMENT", "")
+        durations = {packet.pts: packet.duration for packet in shown.demux(source) if packet.size}
+    with av.open(out, "w", format="matroska", options={"fflags": "+bitexact"}) as opened:
+        opened.metadata["comment"] = comment
+        stream = opened.add_stream("ffv1", options={"threads": "1"})
+        encoder = stream.codec_context
+        encoder.width, encoder.height, encoder.pix_fmt = pixels.shape[1], strip.height, "bgr0"
+        encoder.time_base, encoder.framerate = base, Fraction(25)
+        packets = []
+        for time, frame in zip(strip.times, Strip(pixels, strip.height, strip.times).frames(), strict=True):
+            shown_frame = av.VideoFrame.from_ndarray(frame, format="rgb24").reformat(format="bgr0")
+            shown_frame.pts, shown_frame.time_base = time, base
+            packets += stream.encode(shown_frame)
+        for packet in [*packets, *stream.encode(None)]:
+            packet.duration = durations[packet.pts]
+            opened.mux(packet)
     return out.getvalue()
 
 

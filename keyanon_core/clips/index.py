@@ -24,13 +24,20 @@ Numbers = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Span:
-    """A piece: frames `begin` to before `end` in the order in which they are seen, packets `key` to before `stop` in theirs."""
+class Cut:
+    """A piece of a clip, and where its packets lie. times: of its frames in the order in which they are seen; until: when its
+    last one's time is over. packets: (time, bytes) of those that it needs, in decoding order.
+    """
 
-    begin: int
-    end: int
-    key: int
-    stop: int
+    form: ClipForm
+    times: tuple[int, ...]
+    until: int
+    packets: tuple[tuple[int, int], ...] = field(repr=False)
+
+    @property
+    def size(self) -> int:
+        """Bytes of its packets."""
+        return sum(size for _, size in self.packets)
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,12 +60,8 @@ class ClipIndex:
         """(n,) of the frames' times."""
         return np.asarray(self.times * float(self.form.time_base), np.float64)
 
-    def end_of(self, frame: int) -> int:
-        """When a frame's successor is seen, or, of the last one, its own time is over."""
-        return int(self.times[frame + 1] if frame + 1 < len(self.times) else self.times[-1] + self.last)
-
-    def spans(self) -> Iterator[Span]:
-        """How the clip is cut: the same pieces whenever it is asked."""
+    def cuts(self) -> Iterator[Cut]:
+        """The clip's pieces: the same ones whenever it is asked."""
         frames, position = frames_of_piece(self.form), np.argsort(self.packets, kind="stable")
         keys = np.flatnonzero(self.is_key)
         for begin in range(0, len(self.times), frames):
@@ -66,7 +69,10 @@ class ClipIndex:
             before = keys[self.packets[keys] <= self.times[begin]]
             where = position[begin:end]
             before = before[before <= where.min()]
-            yield Span(begin, end, int(before[-1]) if len(before) else 0, int(where.max()) + 1)
+            some = slice(int(before[-1]) if len(before) else 0, int(where.max()) + 1)
+            packets = zip(self.packets[some].tolist(), self.sizes[some].tolist(), strict=True)
+            until = int(self.times[end] if end < len(self.times) else self.times[-1] + self.last)
+            yield Cut(self.form, tuple(self.times[begin:end].tolist()), until, tuple(packets))
 
 
 def frames_of_piece(form: ClipForm) -> int:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, BinaryIO, Final
 
 from keyanon_core.clips.form import ClipForm, pyav
-from keyanon_core.clips.index import ClipIndex, Span
+from keyanon_core.clips.index import Cut
 from keyanon_core.errors import PictureError
 
 MAGIC: Final = b"keyanon-piece/1\n"
@@ -66,21 +66,19 @@ def is_piece(encoded: bytes) -> bool:
     return encoded.startswith(MAGIC)
 
 
-def read_piece(file: BinaryIO | str, index: ClipIndex, span: Span) -> bytes:
+def read_piece(file: BinaryIO | str, cut: Cut) -> bytes:
     """Read one piece of a clip. Raises PictureError ("changed") where the clip is not as it was indexed, "unreadable"."""
     av = pyav()
-    wanted = index.packets[span.key : span.stop].tolist()
+    wanted = [time for time, _ in cut.packets]
     try:
         with av.open(file) as opened:
             stream = opened.streams.video[0]
             packets = _packets(opened, stream, wanted, seek=True) or _packets(opened, stream, wanted, seek=False)
     except (av.FFmpegError, IndexError) as error:
         raise PictureError("unreadable", f"the clip can not be read any more ({type(error).__name__})") from error
-    sizes = index.sizes[span.key : span.stop].tolist()
-    if packets is None or [len(data) for _, data in packets] != sizes:
+    if packets is None or [len(data) for _, data in packets] != [size for _, size in cut.packets]:
         raise PictureError("changed", "the clip is not what it was when the run listed it")
-    times = tuple(index.times[span.begin : span.end].tolist())
-    return Piece(index.form, times, index.end_of(span.end - 1), tuple(packets)).to_bytes()
+    return Piece(cut.form, cut.times, cut.until, tuple(packets)).to_bytes()
 
 
 def _packets(opened: Any, stream: Any, wanted: list[int], *, seek: bool) -> list[tuple[int, bytes]] | None:

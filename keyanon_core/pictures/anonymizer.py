@@ -80,8 +80,8 @@ class PictureAnonymizer:
         return [results[position] for position in range(len(tasks))]
 
     def _run(self, faces: list[FaceAtWork]) -> None:
-        """Take faces through the gate: where several stand for a subject whose carrier is not settled, the largest of them first, so
-        that one looks for a carrier and not all.
+        """Take faces through the gate: where several stand for a subject whose carrier is not settled, the largest of them first,
+        so that one looks for a carrier and not all.
         """
         first: dict[str, FaceAtWork] = {}
         for face in sorted(faces, key=lambda face: -face.detected.area):

@@ -1,0 +1,89 @@
+"""Makes one clip of its published pieces, packet by packet, with the source's sound where it is kept."""
+
+import io
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+from heapq import merge
+from itertools import chain
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from keyanon_core.clips.encoding import PieceTime
+from keyanon_core.clips.form import pyav
+from keyanon_core.errors import PictureError
+
+
+def join_pieces(pieces: Iterable[bytes], out: Path, container: str, sound: BinaryIO | str | None = None) -> None:
+    """Write a clip of published pieces in their order. container: of `form.CONTAINERS`. sound: a clip whose sound tracks are
+    copied packet by packet; None leaves it silent.
+
+    Raises PictureError ("corrupt") for pieces that are not of one clip; OSError where it can not be written.
+    """
+    av, coming = pyav(), iter(pieces)
+    first = next(coming, None)
+    if first is None:
+        raise PictureError("corrupt", "a clip has at least one piece")
+    try:
+        with av.open(io.BytesIO(first)) as opened:
+            template, base = opened.streams.video[0], _time(opened).time_base
+            with av.open(str(out), "w", format=container, options=_options(container, base)) as joined:
+                video = joined.add_stream_from_template(template)
+                if sound is None:
+                    joined.mux(_packets(av, chain([first], coming), video, template))
+                    return
+                with av.open(sound) as heard:
+                    tracks = {track.index: joined.add_stream_from_template(track) for track in heard.streams.audio}
+                    both = merge(
+                        _packets(av, chain([first], coming), video, template), _sound(heard, tracks), key=_when
+                    )
+                    for packet in both:
+                        joined.mux(packet)
+    except av.FFmpegError as error:
+        raise PictureError("corrupt", f"its pieces can not be joined ({error})"[:300]) from error
+
+
+def _packets(av: Any, pieces: Iterable[bytes], stream: Any, template: Any) -> Iterator[Any]:
+    """The packets of pieces at their places in the clip. The last one is shown as long as in its piece."""
+    like = (template.codec_context.codec.name, template.codec_context.extradata)
+    end: Fraction | None = None
+    for piece in pieces:
+        with av.open(io.BytesIO(piece)) as opened:
+            source, time = opened.streams.video[0], _time(opened)
+            if (source.codec_context.codec.name, source.codec_context.extradata) != like:
+                raise PictureError("corrupt", "two of its pieces were encoded otherwise, and can not be joined")
+            if end is not None and time.start * time.time_base < end:
+                raise PictureError("corrupt", "two of its pieces overlap in time, or are out of order")
+            for packet in opened.demux(source):
+                if packet.size:
+                    at = round(packet.pts * source.time_base / time.time_base) + time.start
+                    packet.duration = round(packet.duration * source.time_base / time.time_base)
+                    packet.pts = packet.dts = at
+                    packet.time_base, packet.stream = time.time_base, stream
+                    end = (at + 1) * time.time_base
+                    yield packet
+
+
+def _sound(heard: Any, tracks: dict[int, Any]) -> Iterator[Any]:
+    for packet in heard.demux(*heard.streams.audio):
+        if packet.size:
+            packet.stream = tracks[packet.stream.index]
+            yield packet
+
+
+def _when(packet: Any) -> Fraction:
+    at: Fraction = Fraction(packet.dts if packet.dts is not None else packet.pts) * packet.time_base
+    return at
+
+
+def _time(opened: Any) -> PieceTime:
+    said = {name.lower(): value for name, value in opened.metadata.items()}
+    return PieceTime.from_comment(said.get("comment", ""))
+
+
+def _options(container: str, base: Fraction) -> dict[str, str]:
+    options = {"fflags": "+bitexact"}
+    if container in ("mp4", "mov"):
+        options["movflags"] = "+faststart"
+        if base.numerator == 1:
+            options["video_track_timescale"] = str(base.denominator)
+    return options

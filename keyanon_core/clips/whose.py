@@ -1,0 +1,32 @@
+"""The faces of one piece of a clip as they travel to who anonymizes them: whose each is, and whether anybody is in the clip."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+from keyanon_core.errors import PictureError
+from keyanon_core.faces.detection import Face
+
+
+@dataclass(frozen=True)
+class PieceFaces:
+    """faces: in px of the piece's strip. subjects: whom each stands for. somebody: whether anybody is in the clip."""
+
+    faces: Sequence[Face]
+    subjects: Sequence[str]
+    somebody: bool
+
+    def to_json(self) -> str:
+        """Floats survive exactly."""
+        faces = [[subject, face.to_dict()] for subject, face in zip(self.subjects, self.faces, strict=True)]
+        return json.dumps({"faces": faces, "somebody": self.somebody}, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str | None) -> Self:
+        """Inverse of `to_json`. Raises PictureError ("not_tracked") where nothing is said."""
+        if text is None:
+            raise PictureError("not_tracked", "nobody looked for the faces of its clip; run the same command again")
+        said = json.loads(text)
+        faces = [Face.from_dict(face) for _, face in said["faces"]]
+        return cls(faces, [str(subject) for subject, _ in said["faces"]], bool(said["somebody"]))
