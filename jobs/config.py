@@ -8,6 +8,7 @@ from typing import Any, Final, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from jobs.errors import ConfigError
 from jobs.sources.config import InputConfig, NamedInbox, NamedIngestKey
 from jobs.sources.given_faces import GivenInput
 from jobs.storage.place import Place, is_service
@@ -64,6 +65,7 @@ NEUTRAL_SETTINGS = frozenset(
         "inbox",
         "token_file",
         "receipt_seconds",
+        "audio",
         "start_seconds",
         "boxes",  # the digests of these three files are in the listing's
         "keep",
@@ -123,8 +125,13 @@ class AnonymizeConfig(InputConfig):
     keep_column: str | None = None
     permanent_column: str | None = Field(default=None, description="true: the row's key is made and forgotten")
 
-    pseudonyms: Literal["none", "consistent"] = Field(
-        default="none", description="consistent: the pictures of a subject show one new face, in later runs too"
+    pseudonyms: Literal["none", "consistent", "tracks"] = Field(
+        default="none",
+        description="consistent: the pictures of a subject show one new face, in later runs too; tracks: of clips, each person's "
+        "track does",
+    )
+    audio: Literal["drop", "keep"] = Field(
+        default="drop", description="of clips; keep: as it is in the source, and a voice tells who it is"
     )
     payload_share: float | None = Field(
         default=None,
@@ -244,7 +251,7 @@ class AnonymizeConfig(InputConfig):
     @classmethod
     def _share_is_chosen(cls, values: Any) -> Any:
         """What rides on a pseudonym is stored finer, unless another fineness is asked for."""
-        if not isinstance(values, dict) or values.get("pseudonyms") != "consistent":
+        if not isinstance(values, dict) or values.get("pseudonyms") in (None, "none"):
             return values
         share = values.get("payload_share")
         share = DEFAULT_PAYLOAD_SHARE if share is None else share
@@ -297,21 +304,21 @@ class AnonymizeConfig(InputConfig):
             if self.payload_share is not None:
                 raise ValueError("payload_share is of pseudonyms consistent; leave it out, or ask for them")
             return self
-        if self.subjects is None and self.subject_column is None:
+        if self.pseudonyms == "consistent" and self.subjects is None and self.subject_column is None:
             raise ValueError(
                 "pseudonyms consistent gives each subject one face; say whose picture each is: subject_column of Parquet, "
                 "subjects (a CSV file of file,subject) beside a folder or tar shards"
             )
         if self.keys == "discard":
             raise ValueError(
-                "pseudonyms consistent are kept by a keystore, and keys discard has none; give a keystore, and a "
-                "permanent_column for rows whose keys are to be forgotten"
+                f"pseudonyms {self.pseudonyms} are kept by a keystore, and keys discard has none; give a keystore"
+                + (", and a permanent_column for rows whose keys are to be forgotten" if self.subject_column else "")
             )
         if self.inbox is not None and not is_service(self.inbox):
             raise ValueError(
-                f"pseudonyms consistent are asked of the keystore while the run goes on, and the inbox {self.inbox} answers "
-                "nothing; give its service, inbox https://host:port, with a token_file of the role pseudonyms (`keyanon keystore "
-                "token issue --role pseudonyms --dataset NAME`), or keystore"
+                f"pseudonyms {self.pseudonyms} are asked of the keystore while the run goes on, and the inbox {self.inbox} "
+                "answers nothing; give its service, inbox https://host:port, with a token_file of the role pseudonyms (`keyanon "
+                "keystore token issue --role pseudonyms --dataset NAME`), or keystore"
             )
         return self
 
@@ -334,6 +341,21 @@ class AnonymizeConfig(InputConfig):
     def places(self) -> dict[str, Place]:
         of_keys = {"keystore": self.keystore, "inbox": self.inbox}
         return {"output": self.output, **{name: place for name, place in of_keys.items() if place is not None}}
+
+    @property
+    def has_pseudonyms(self) -> bool:
+        """Whether faces ride on carriers that the keystore keeps."""
+        return self.pseudonyms != "none"
+
+    def over_clips(self) -> Self:
+        """The same settings for a run over clips. Raises ConfigError where they are not for one."""
+        if self.pseudonyms == "consistent" or self.faces != "detect" or self.output_format != "same":
+            raise ConfigError(
+                "clips show each of their people's tracks as one face, found by the detector, and stay what they are; leave out "
+                "pseudonyms, faces and output_format"
+            )
+        said = self.model_dump(exclude_unset=True)
+        return type(self).load(None, {**said, "pseudonyms": "tracks"})
 
     def given(self) -> GivenInput:
         """Where the run finds what its user says about faces."""

@@ -159,6 +159,10 @@ def anonymize(
             "none", "consistent: one person, one new face, in all pictures of the data set and in later runs.", _FACES
         ),
     ] = None,
+    audio: Annotated[
+        Literal["drop", "keep"] | None,
+        _option("drop", "Of clips. keep: as it is in the source; a voice tells who it is.", _FACES),
+    ] = None,
     payload_share: Annotated[
         float | None,
         _option(
@@ -369,6 +373,9 @@ def report_tables(report: "RunReport") -> list["Table"]:
     tables = [facts("anonymized", summary), table("statuses", ("status", "rows"), report.statuses.items())]
     if report.reasons:
         tables.append(table("reasons", ("reason", "rows"), report.reasons.items()))
+    if report.clips or report.clips_missing:
+        missing = [(name, f"not joined: {why}") for name, why in report.clips_missing.items()]
+        tables.append(table("clips", ("clip", ""), [*((name, "joined") for name in report.clips), *missing]))
     if report.fidelities:
         tables.append(table("fidelities", ("fidelity", "pictures"), report.fidelities.items()))
     return tables

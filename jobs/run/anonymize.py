@@ -7,7 +7,7 @@ it.
 
 import time
 import uuid
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from typing import Final
 
@@ -16,9 +16,10 @@ import ray
 from ray.exceptions import RayError
 
 from jobs.config import AnonymizeConfig
-from jobs.errors import KeysWaitingError
+from jobs.errors import ConfigError, KeysWaitingError
 from jobs.output.commit import Tally, complete
 from jobs.output.failure_rate import FailureRate
+from jobs.output.joined import join_clips
 from jobs.output.keys import KeyHolder, PseudonymDoor
 from jobs.output.layout import REPORT, OutputLayout
 from jobs.output.manifest import WAITING, Manifest, read_existing
@@ -39,7 +40,9 @@ from jobs.run.progress import Monitor, Phase, ProgressCallback, RunState, Watch
 from jobs.run.reading import read_pictures
 from jobs.run.report import RunReport
 from jobs.run.task_sizes import TaskSizes
+from jobs.run.tracks import Tracker
 from jobs.run.usable_cpus import usable_cpus
+from jobs.sources.clips import Clips
 from jobs.sources.source import ReadUnit, Source, open_source, segments_of
 from jobs.storage.json_files import to_json
 from jobs.storage.store import Store
@@ -113,6 +116,7 @@ def run_anonymize(
     if progress is not None:
         progress(RunState(phase=Phase.LISTING))
     source = open_source(config, config.given())
+    config = fitting(config, source)
     layout = layout_of(config, source)
     check_named(layout, source)
     existing = read_existing(layout.store)
@@ -131,6 +135,15 @@ def run_anonymize(
             manifest.goes_on_over(source, len(rows.gone))
             manifest.write(layout.store)
             return run_attempt(Attempt(config, source, layout, keys, manifest, lease, rows), progress, started)
+
+
+def fitting(config: AnonymizeConfig, source: Source) -> AnonymizeConfig:
+    """The settings of a run over such a source. Raises ConfigError where they are not for one."""
+    if isinstance(source, Clips):
+        return config.over_clips()
+    if config.pseudonyms == "tracks":
+        raise ConfigError(f"pseudonyms tracks are of clips, and {config.photos} holds {source.kind}; leave them out")
+    return config
 
 
 def _begin(
@@ -174,6 +187,10 @@ def _compute(attempt: Attempt, progress: ProgressCallback | None) -> Measures:
         there, placement = await_placement(config)
         check_pseudonyms_are_near(config)
         left_alone = attempt.left_alone
+        models = _models(attempt)
+        if isinstance(source, Clips):
+            tracking = Monitor(attempt.manifest.run_id)
+            Tracker(config, source, models, placement, tracking).track(left_alone)
         sizes, left = TaskSizes.of(config, source, placement.actors), source.total - len(left_alone)
         workers = Pool(sizes.workers_for(left), sizes.workers_for(left, placement.most))
         finders = _finders(config, workers, sum(one.cpus for one in there))
@@ -215,7 +232,7 @@ def _stages(
     finders, workers = pools
     dataset = read_pictures(attempt.source, units, rows_per_block)
     config = attempt.config
-    models = FaceModelChoice(config.face_models, config.face_weights, config.min_face, attempt.manifest.face_models)
+    models = _models(attempt)
     dataset = dataset.map_batches(
         DetectFaces,
         fn_constructor_kwargs={
@@ -256,10 +273,15 @@ def _stages(
     )
 
 
+def _models(attempt: Attempt) -> FaceModelChoice:
+    config = attempt.config
+    return FaceModelChoice(config.face_models, config.face_weights, config.min_face, attempt.manifest.face_models)
+
+
 def _pseudonyms_of(attempt: Attempt) -> PseudonymDoor | None:
     """Where workers ask for the pseudonyms of the run's data set; None of a run without."""
     config, keys = attempt.config, attempt.keys
-    if config.pseudonyms == "none" or keys is None:
+    if not config.has_pseudonyms or keys is None:
         return None
     return keys.pseudonyms(config.dataset)
 
@@ -294,6 +316,9 @@ def _commit(attempt: Attempt, started: float, computed: float, found: Measures) 
     before = store.see(REPORT)
     store.replace(REPORT, to_json(report.published()), None if before is None else before.version)
     if tally.rows == attempt.source.total + len(attempt.rows.gone):
+        if isinstance(attempt.source, Clips):
+            joined = join_clips(store, attempt.source, config.audio)
+            report = replace(report, clips=joined.clips, clips_missing=joined.missing)
         manifest.finish(config)
         manifest.write(store)
     return report
@@ -331,5 +356,5 @@ def _report(
         fidelities=dict(sorted(tally.fidelities.items())),
         gone_rows=len(attempt.rows.gone),
         subjects=found.subjects,
-        pseudonyms=asdict(tally.pseudonyms) if attempt.config.pseudonyms == "consistent" else {},
+        pseudonyms=asdict(tally.pseudonyms) if attempt.config.has_pseudonyms else {},
     )

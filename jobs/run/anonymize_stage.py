@@ -48,6 +48,8 @@ from jobs.run.measures import device_here
 from jobs.run.progress import ANONYMIZING_STAGE, Monitor
 from jobs.run.pseudonyms import AskedPseudonyms
 from jobs.run.rows_in_hand import RowsInHand
+from keyanon_core.clips.piece import is_piece
+from keyanon_core.clips.whose import PieceFaces
 from keyanon_core.faces import FaceModels
 from keyanon_core.faces.detection import Face
 from keyanon_core.faces.given import GivenFaces
@@ -146,7 +148,7 @@ class AnonymizeFaces:
             rows = [{**row, PERMANENT: self._permanent(row)} for row in table.select(names).to_pylist()]
             whole = {row[ROW]: row for row in rows if not row[FAILURE]}
             if self.pseudonyms is not None:
-                self.pseudonyms.expect({row[SUBJECT] for row in whole.values() if row[SUBJECT] is not None})
+                self.pseudonyms.expect({subject for row in whole.values() for subject in _subjects(row)})
             made = self.hands.work_through(whole)
             for row in rows:
                 if row[ROW] not in made:
@@ -165,8 +167,8 @@ class AnonymizeFaces:
         )
         published = [self._publishable(row, result) for row, result in zip(rows, results, strict=True)]
         if self.pseudonyms is not None:
-            shown = [row[SUBJECT] for row, one in zip(rows, published, strict=True) if one.get(PSEUDONYM)]
-            self.monitor.report_subjects(shown)
+            shown = [_subjects(row) for row, one in zip(rows, published, strict=True) if one.get(PSEUDONYM)]
+            self.monitor.report_subjects([subject for some in shown for subject in some])
         return published
 
     def _publishable(self, row: dict[str, Any], result: PictureResult) -> dict[str, Any]:
@@ -185,8 +187,8 @@ class AnonymizeFaces:
         }
         if result.status != "anonymized":
             return published
-        if self.pseudonyms is not None:  # the largest face of a subject's picture stands for it
-            published[PSEUDONYM] = row[SUBJECT] is not None
+        if self.pseudonyms is not None:
+            published[PSEUDONYM] = bool(_subjects(row))
         target = self.sealing
         if row[PERMANENT]:
             return published
@@ -214,9 +216,21 @@ class AnonymizeFaces:
         return self.sealing is None or bool(row[PERMANENT])
 
 
+def _subjects(row: dict[str, Any]) -> list[str]:
+    """Who is shown in a row: of a piece of a clip who each face is, of a picture whom its largest face stands for."""
+    if row[ENCODED] is not None and is_piece(row[ENCODED]):
+        return sorted(set(PieceFaces.from_json(row[GIVEN]).subjects)) if row[GIVEN] is not None else []
+    return [] if row[SUBJECT] is None else [row[SUBJECT]]
+
+
 def _task(row: dict[str, Any]) -> PictureTask:
     """What the algorithm is told of a row."""
     faces, kept = ([Face.from_dict(face) for face in json.loads(row[name])] for name in (FACES, KEPT_FACES))
+    if is_piece(row[ENCODED]):
+        whose = PieceFaces.from_json(row[GIVEN])
+        return PictureTask(
+            row[ID], row[ENCODED], faces, permanent=row[PERMANENT], subjects=whose.subjects, is_part=whose.somebody
+        )
     given = GivenFaces() if row[GIVEN] is None else GivenFaces.from_json(row[GIVEN])
     return PictureTask(row[ID], row[ENCODED], faces, kept, given, row[PERMANENT], row[SUBJECT])
 

@@ -127,7 +127,7 @@ def machines() -> list[Machine]:
 def check_pseudonyms_are_near(config: AnonymizeConfig) -> None:
     """Raise ConfigError where workers on another machine would ask for the pseudonyms of a keystore on this one."""
     addresses = {node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
-    if config.pseudonyms == "consistent" and config.keystore is not None and len(addresses) > 1:
+    if config.has_pseudonyms and config.keystore is not None and len(addresses) > 1:
         raise ConfigError(
             f"the cluster has {len(addresses)} machines, and keystore {config.keystore} answers for pseudonyms on its own alone; "
             "serve it and give ingest_key, inbox https://host:port and token_file instead"

@@ -16,6 +16,8 @@ from jobs.blocks import ENCODED, FACES, FAILURE, GIVEN, KEPT_FACES, ROW
 from jobs.faults import FaultKind, kind_of, reason_of
 from jobs.run.progress import Monitor
 from jobs.run.rows_in_hand import RowsInHand
+from keyanon_core.clips.piece import is_piece
+from keyanon_core.clips.whose import PieceFaces
 from keyanon_core.errors import FaceModelError
 from keyanon_core.faces import FaceModels, load_detector, load_face_models
 from keyanon_core.faces.detection import Detector
@@ -91,6 +93,8 @@ class DetectFaces:
 
     def _detect_one(self, encoded: bytes, given: str | None) -> "Found":
         try:
+            if is_piece(encoded):  # whose faces were found when its clip was gone through
+                return Found(None, "", PieceFaces.from_json(given))
             said = GivenFaces() if given is None else GivenFaces.from_json(given)
             return Found(choose_faces(decode_picture(encoded, self.max_pixels), self.detector, said, self.faces))
         except Exception as error:
@@ -104,13 +108,16 @@ Asked = tuple[bytes, str | None]  # an encoded picture, and what its user says o
 
 @dataclass(frozen=True)
 class Found:
-    """What detection made of one picture. failure: why it is not anonymized, or ""."""
+    """What detection made of one picture. failure: why it is not anonymized, or "". of_piece: of a clip's, in its place."""
 
     chosen: ChosenFaces | None
     failure: str = ""
+    of_piece: PieceFaces | None = None
 
     def to_json(self, which: Literal["faces", "kept"]) -> str | None:
         """The faces to anonymize, or those to leave alone, as they travel; None where there is a failure instead."""
+        if self.of_piece is not None:
+            return json.dumps([face.to_dict() for face in self.of_piece.faces] if which == "faces" else [])
         if self.chosen is None:
             return None
         return json.dumps([face.to_dict() for face in (self.chosen.faces if which == "faces" else self.chosen.kept)])

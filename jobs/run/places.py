@@ -63,7 +63,7 @@ def door_of(config: AnonymizeConfig) -> DoorName | None:
         config.token_file,
         config.dataset,
         config.receipt_seconds,
-        Role.PSEUDONYMS if config.pseudonyms == "consistent" else Role.INGEST,
+        Role.PSEUDONYMS if config.has_pseudonyms else Role.INGEST,
     )
 
 

@@ -11,7 +11,8 @@ class RunReport:
     """Numbers only. rows: in the output, of input_rows and the gone_rows beside them; fewer with a limit. Times in seconds, sizes
     in bytes; rates, key_attempts and further_keys are of this attempt's fresh rows. procedure: how each face was made, for
     people. fidelities: how many pictures come back so. subjects: whose pseudonyms this attempt's fresh rows show. pseudonyms: see
-    `PseudonymCounts`; {} of a run without.
+    `PseudonymCounts`; {} of a run without. clips: that were joined, clips_missing: that were not, and why; of a complete run over
+    clips.
 
     `OUT/_keyanon/report.json` holds all but `UNPUBLISHED`.
     """
@@ -44,6 +45,8 @@ class RunReport:
     gone_rows: int = 0
     subjects: int = 0
     pseudonyms: dict[str, int] = field(default_factory=dict)
+    clips: list[str] = field(default_factory=list)
+    clips_missing: dict[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON types."""

@@ -107,7 +107,7 @@ def _stages(config: AnonymizeConfig, placement: Placement, monitor: Monitor) -> 
         Compute(placement.device, placement.threads, config.precision, config.compile),
         None,
         monitor,
-        ThrownAway() if config.pseudonyms == "consistent" else None,
+        ThrownAway() if config.has_pseudonyms else None,
     )
     return getattr(detect, "__call__"), getattr(anonymize, "__call__")  # noqa: B004, B009  methods of actors, by name
 

@@ -32,8 +32,9 @@ class TaskSizes:
     def of(cls, config: AnonymizeConfig, source: Source, workers: int) -> Self:
         """`pictures_per_task` bounds a task; left to us, the bound follows the batch and the size of the pictures."""
         fitting = max(TASK_BYTES * source.total // max(source.size_bytes, 1), 1)
-        largest = config.pictures_per_task or min(LARGEST_BATCHES * config.face_batch, fitting)
-        return cls(min(SMALLEST_BATCHES * config.face_batch, largest), largest, workers)
+        batch = max(config.face_batch // source.frames_of_a_row, 1)
+        largest = config.pictures_per_task or min(LARGEST_BATCHES * batch, fitting)
+        return cls(min(SMALLEST_BATCHES * batch, largest), largest, workers)
 
     def workers_for(self, left: int, most: int | None = None) -> int:
         """Workers that get a task when `left` pictures are to be done: the others would load a prior for nothing. most: there

@@ -1,0 +1,136 @@
+"""Who is who in the clips of a run: found by one pass over their frames, before any of them is anonymized.
+
+A clip's faces are found piece by piece, on all machines; what joins them to tracks is quick, and done by the driver. A track is a
+subject of the data set's pseudonyms, so that a resumed run, whose tracks are the same, shows the same faces.
+"""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+from keyanon_core.clips.tracking import SeenFace, TrackedFace, track_faces
+from ray.exceptions import RayError
+
+from jobs.blocks import ROW
+from jobs.config import AnonymizeConfig
+from jobs.run.cluster import reported_cause
+from jobs.run.detect_stage import FaceModelChoice
+from jobs.run.placement import Placement
+from jobs.run.pools import PROCESS_RESTARTS, Pool
+from jobs.run.progress import Monitor
+from jobs.run.reading import read_pictures
+from jobs.run.track_stage import SEEN, FindInPieces, seen_faces
+from jobs.sources.clips import Clip, Clips
+from keyanon_core.clips.whose import PieceFaces
+
+CUT: Final = 40.0  # grey levels, mean over a frame's view, that two frames in a row of one scene do not differ by
+PIECES_OF_A_TASK: Final = 4
+
+Vector = npt.NDArray[np.float32]
+
+
+@dataclass
+class Tracker:
+    """Goes through the clips of a run. placement: of its actors."""
+
+    config: AnonymizeConfig
+    source: Clips
+    models: FaceModelChoice
+    placement: Placement
+    monitor: Monitor
+    seen: dict[int, str | None] = field(default_factory=dict)
+
+    def track(self, finished: Collection[int]) -> None:
+        """Let the source say who is in each piece of the clips that have one whose row's position is not among `finished`.
+
+        Raises what ends a run.
+        """
+        done = np.zeros(self.source.total, np.bool_)
+        done[np.fromiter(finished, np.int64, len(finished))] = True
+        clips = [clip for clip in self.source.clips if clip.index is not None and not done[list(clip.rows)].all()]
+        wanted = {row for clip in clips for row in clip.rows}
+        if wanted:
+            self._find([row for row in range(self.source.total) if row not in wanted], len(wanted))
+        known: dict[int, PieceFaces] = {}
+        recognizer = self.models.load(1).recognizer
+
+        def same_person(first: Vector, second: Vector) -> bool:
+            return recognizer.distance(first, second) < recognizer.threshold
+
+        for clip in clips:
+            known |= faces_of(clip, self.seen, same_person)
+        self.source.know(known)
+
+    def _find(self, others: list[int], wanted: int) -> None:
+        units = list(self.source.units(others, partial(min, PIECES_OF_A_TASK)))
+        actors = min(self.placement.actors, len(units))
+        dataset = read_pictures(self.source, units, PIECES_OF_A_TASK).map_batches(
+            FindInPieces,
+            fn_constructor_kwargs={
+                "models": self.models,
+                "threads": self.placement.threads,
+                "max_pixels": self.config.max_pixels,
+                "monitor": self.monitor,
+            },
+            batch_size=None,
+            batch_format="pyarrow",
+            compute=Pool(actors, actors).strategy(),
+            num_cpus=self.config.cpus_per_actor,
+            memory=self.placement.detector_memory,
+            max_restarts=PROCESS_RESTARTS,
+            udf_modifying_row_count=False,
+        )
+        try:
+            for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
+                self.seen.update(zip(batch.column(ROW).to_pylist(), batch.column(SEEN).to_pylist(), strict=True))
+        except RayError as error:
+            raise reported_cause(error, self.monitor, "run") from error
+
+
+def faces_of(
+    clip: Clip, seen: Mapping[int, str | None], same_person: Callable[[Vector, Vector], bool]
+) -> dict[int, PieceFaces]:
+    """Who is in each piece of a clip, by the position of its row. seen: `SEEN` of each row, None where it can not be decoded."""
+    assert clip.index is not None, "a clip that can not be read has no pieces"
+    cuts, height = list(clip.index.cuts()), clip.index.form.upright_size[1]
+    frames: list[list[SeenFace]] = []
+    views: list[npt.NDArray[np.float32]] = []
+    for row, cut in zip(clip.rows, cuts, strict=True):
+        said = seen.get(row)
+        faces, view = ([[] for _ in cut.times], None) if said is None else seen_faces(said)
+        frames += faces
+        views += [view] if view is not None else [np.full((len(cut.times), 0), np.nan, np.float32)]
+    tracked = track_faces(frames, clip.index.seconds, clip.index.form.upright_size, same_person, cuts_between(views))
+    somebody, known, begin = any(tracked), dict[int, PieceFaces](), 0
+    for row, cut in zip(clip.rows, cuts, strict=True):
+        some = tracked[begin : begin + len(cut.times)]
+        known[row] = _of_piece(clip, some, height, somebody)
+        begin += len(cut.times)
+    return known
+
+
+def cuts_between(views: Sequence[npt.NDArray[np.float32]]) -> list[int]:
+    """Numbers of frames at which another scene begins. views: (n, k) grey levels of each piece's frames; (n, 0) where they are
+    not known, before and after which a scene may begin."""
+    cuts, number, before = [], 0, None
+    for piece in views:
+        for view in piece:
+            unlike = before is not None and (view.shape != before.shape or np.abs(view - before).mean() > CUT)
+            if unlike and (view.size or (before is not None and before.size)):
+                cuts.append(number)
+            number, before = number + 1, view
+    return cuts
+
+
+def subject_of(clip: Clip, track: int) -> str:
+    """Whom a track stands for among a data set's subjects: nobody else, in whatever clip that takes the name of this one."""
+    return f"track {track} of clip {clip.name} {clip.version:04x}"
+
+
+def _of_piece(clip: Clip, frames: Sequence[Sequence[TrackedFace]], height: int, somebody: bool) -> PieceFaces:
+    at = [(frame, one) for frame, faces in enumerate(frames) for one in faces]
+    faces = [one.face.moved(frame * height, frame) for frame, one in at]
+    return PieceFaces(faces, [subject_of(clip, one.track) for _, one in at], somebody)
