@@ -24,17 +24,23 @@ from urllib.parse import quote
 import torch
 
 from jobs.exit_codes import ExitCode, exit_code_of
-from jobs.names import IMAGES, image_name
+from jobs.names import IMAGES, image_name, suffix_of
 from jobs.output.pictures import PublishedPictures
 from jobs.output.reader import OutputError, Row, find_rows, read_manifest
 from jobs.run.key_records import to_picture_key
 from jobs.run.usable_cpus import usable_cpus
+from jobs.sources.source import CLIP_SUFFIXES
 from jobs.storage.opening import open_store
 from jobs.storage.place import Place
 from jobs.storage.store import Store
+from keyanon_core.clips.encoding import encode_restored
+from keyanon_core.clips.form import CONTAINERS
+from keyanon_core.clips.frames import is_published_piece
+from keyanon_core.clips.joining import join_pieces
 from keyanon_core.device import AUTO, usable_device
 from keyanon_core.errors import KeyanonError, PictureError, PriorError, SidecarError
-from keyanon_core.imaging import decode_picture, encode_picture
+from keyanon_core.formats.published import published_pixels
+from keyanon_core.imaging import encode_picture
 from keyanon_core.pictures.recoverer import PictureRecoverer, RecoveredPicture
 from keyanon_core.pictures.settings import DEFAULT_FACE_BATCH
 from keyanon_core.precision import STRICT, multiplying
@@ -45,6 +51,7 @@ from keystore.intake.records import KeyRecord
 from keystore.recipient import Expected, Recipient
 
 REPORT_FILE: Final = "report.json"
+RESTORED_CLIP: Final = ".mkv"
 PRIVATE_DIRECTORY_MODE: Final = 0o700  # restored pictures show people in clear: their owner only
 
 _T = TypeVar("_T")
@@ -100,6 +107,7 @@ class RecoveryReport:
     prior: str | None
     device: str | None = None
     pictures: list[PictureReport] = field(default_factory=list)
+    clips: list[str] = field(default_factory=list)  # joined of restored pieces
 
     @property
     def exit_code(self) -> ExitCode:
@@ -115,6 +123,7 @@ class RecoveryReport:
             "device": self.device,
             "exit_code": int(self.exit_code),
             "psnr_db": None,  # needs the source, which a recovery does not hold
+            "clips": self.clips,
             "pictures": [{**vars(picture), "exit_code": int(picture.exit_code)} for picture in self.pictures],
         }
 
@@ -218,6 +227,7 @@ def recover_request(
             if progress is not None:
                 progress(entry.image_id, entry.status)
     report.pictures.sort(key=lambda entry: entry.image_id)
+    report.clips = _join_restored(prepared.restored, report.pictures)
     write_private(prepared.restored / REPORT_FILE, (json.dumps(report.to_dict(), indent=2) + "\n").encode())
     return report
 
@@ -236,7 +246,11 @@ def _recover_one(recoverer: PictureRecoverer, record: KeyRecord, prepared: Prepa
         encoded, sidecar = prepared.output.picture(row), prepared.output.sidecar(row)
         recovered = recoverer.recover(encoded, sidecar, to_picture_key(record))
         name = restored_name(row)
-        write_private(prepared.restored / name, encode_picture(recovered.pixels, "png", profile=recovered.profile))
+        if is_published_piece(encoded):
+            restored = encode_restored(encoded, recovered.pixels)
+        else:
+            restored = encode_picture(recovered.pixels, "png", profile=recovered.profile)
+        write_private(prepared.restored / name, restored)
     except (KeyanonError, OSError) as error:
         entry.reason, entry.exit_code = str(error), exit_code_of(error)
         return entry
@@ -260,13 +274,30 @@ def _vouch(entry: PictureReport, recovered: RecoveredPicture) -> PictureReport:
 
 
 def restored_name(row: Row) -> PurePosixPath:
-    """Where a restored picture goes, relative to RESTORED: as in the output for folders, by image id for Parquet.
+    """Where a restored picture goes, relative to RESTORED: as in the output for folders, by image id for Parquet; a clip's piece
+    as Matroska.
 
     Raises:
         PublishError: the id can not be a path below RESTORED; no run writes such a row.
     """
     name = row.image_id if row.output is not None else quote(row.image_id, safe=" ()+,=@")
+    if suffix_of(name) in CLIP_SUFFIXES:
+        return PurePosixPath(f"{image_name(name, 'same')}{RESTORED_CLIP}").relative_to(IMAGES)
     return PurePosixPath(image_name(name, "png")).relative_to(IMAGES)
+
+
+def _join_restored(restored: Path, pictures: Sequence[PictureReport]) -> list[str]:
+    """Make one clip of the restored pieces of each, in their order; what lies between them is left out. Returns their names."""
+    pieces: dict[str, list[Path]] = {}
+    for one in pictures:
+        if one.output is not None and one.output.endswith(RESTORED_CLIP):
+            pieces.setdefault(str(PurePosixPath(one.output).parent) + RESTORED_CLIP, []).append(restored / one.output)
+    for name, parts in pieces.items():
+        descriptor, temporary = tempfile.mkstemp(dir=restored, prefix=".")  # mkstemp creates with mode 0600
+        os.close(descriptor)
+        join_pieces((part.read_bytes() for part in parts), Path(temporary), CONTAINERS[RESTORED_CLIP])
+        Path(temporary).rename(restored / name)
+    return list(pieces)
 
 
 def write_private(path: Path, content: bytes) -> None:
@@ -313,7 +344,7 @@ def _check_published(output: PublishedPictures, row: Row) -> tuple[str, str]:
     try:
         sidecar = Sidecar.from_bytes(stored)
         height, width = sidecar.shape
-        pixels = decode_picture(encoded, max_pixels=height * width)
+        pixels = published_pixels(encoded, max_pixels=height * width).pixels
     except SidecarError as error:
         raise SidecarError(f"{row.image_id}: {error}") from error
     except PictureError as error:
