@@ -176,6 +176,10 @@ class AnonymizeConfig(InputConfig):
     max_attempts: int = Field(default=DEFAULT_MAX_ATTEMPTS, ge=1, le=1000)
     check_every: int = Field(default=DEFAULT_CHECK_EVERY, ge=1, description="faces; one is restored before publishing")
     no_face: Literal["quarantine", "pass"] = "quarantine"
+    doubtful: Literal["paint", "quarantine"] = Field(
+        default="paint",
+        description="of clips: faces that no key makes unlike their source; painted over they never come back",
+    )
     output_format: OutputFormat = "same"
     jpeg_quality: int = Field(default=DEFAULT_JPEG_QUALITY, ge=1, le=95)
 
@@ -386,6 +390,7 @@ class AnonymizeConfig(InputConfig):
             max_attempts=self.max_attempts,
             check_every=self.check_every,
             no_face=self.no_face,
+            doubtful=self.doubtful,
             output_format=self.output_format,
             jpeg_quality=self.jpeg_quality,
             face_batch=self.face_batch,

@@ -163,6 +163,12 @@ def anonymize(
         Literal["drop", "keep"] | None,
         _option("drop", "Of clips. keep: as it is in the source; a voice tells who it is.", _FACES),
     ] = None,
+    doubtful: Annotated[
+        Literal["paint", "quarantine"] | None,
+        _option(
+            "paint", "Of clips: faces that no key makes unlike their source. Painted over they never come back.", _FACES
+        ),
+    ] = None,
     payload_share: Annotated[
         float | None,
         _option(

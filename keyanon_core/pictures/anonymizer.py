@@ -30,6 +30,7 @@ from keyanon_core.pictures.crops import AlignedFace, align_faces
 from keyanon_core.pictures.gate import AnonymityGate
 from keyanon_core.pictures.key import PictureKey
 from keyanon_core.pictures.opened import FaceAtWork, OpenedPicture
+from keyanon_core.pictures.painting import paint_partly_seen
 from keyanon_core.pictures.pasting import touches
 from keyanon_core.pictures.settings import AnonymizeSettings, PictureResult, PictureTask
 from keyanon_core.pictures.stored import packed
@@ -83,18 +84,21 @@ class PictureAnonymizer:
         """Take faces through the gate: where several stand for a subject whose carrier is not settled, the largest of them first,
         so that one looks for a carrier and not all.
         """
-        first: dict[str, FaceAtWork] = {}
-        for face in sorted(faces, key=lambda face: -face.detected.area):
-            if face.subject is not None and face.pseudonym is not None and not face.is_settled:
-                first.setdefault(face.subject, face)
-        others = [face for face in faces if face not in first.values()]
-        if self.pseudonyms is not None and any(face.subject in first for face in others):
+        waiting = sorted(faces, key=lambda face: -face.detected.area)
+        while self.pseudonyms is not None:
+            first: dict[str, FaceAtWork] = {}
+            for face in waiting:
+                if face.subject is not None and not face.is_settled:
+                    first.setdefault(face.subject, face)
+            others = [face for face in waiting if face not in first.values()]
+            if not any(face.subject in first for face in others):
+                break
             self.attempts.run(list(first.values()))
-            for face in others:
-                if face.subject in first:
+            waiting = [face for face in others if not face.picture.failure]
+            for face in waiting:
+                if face.subject is not None and not face.is_settled:
                     face.pseudonym = self.pseudonyms.of(face.subject)
-            faces = [face for face in others if not face.picture.failure]
-        self.attempts.run(faces)
+        self.attempts.run(waiting)
 
     def _groups(
         self, tasks: Sequence[PictureTask], results: dict[int, PictureResult]
@@ -129,6 +133,13 @@ class PictureAnonymizer:
                 faces, kept = chosen.faces, chosen.kept
             if not faces and not kept and not self._searched_without_faces(task):
                 return self._without_faces(task, None)
+            if task.subjects is not None:
+                source = source.copy()
+                stay = paint_partly_seen(
+                    source, faces, self.models.parser, self.settings.regions, self.prior, file.frame_height
+                )
+                task = replace(task, subjects=[task.subjects[at] for at in stay])
+                faces = [faces[at] for at in stay]
             picture = OpenedPicture(task, source, source.copy(), file, self._fidelity(task, file), kept=list(kept))
             for aligned in self._aligned(picture, faces):
                 picture.faces.append(FaceAtWork(aligned, len(picture.faces), picture))
@@ -264,7 +275,11 @@ class PictureAnonymizer:
         if picture.fidelity == "lossless" and published.shown is not picture.result:
             picture.changed = (published.shown != picture.source).any(axis=2)
         faces = self._not_carried(picture, published.shown)
-        faces = faces or self.attempts.turned_back(picture) or self._missed(picture, published.shown)
+        painted = picture.painted
+        faces = faces or self.attempts.turned_back(picture)
+        if not faces and picture.painted > painted:  # the file does not show yet that they are
+            return self._unfinished(picture)
+        faces = faces or self._missed(picture, published.shown)
         picture.shown = None
         return faces
 
@@ -328,6 +343,8 @@ class PictureAnonymizer:
         added = [FaceAtWork(face, len(known) + i, picture) for i, face in enumerate(aligned[len(known) :])]
         again = []
         for face, anew in zip(picture.faces, aligned, strict=False):
+            if face.is_painted:
+                continue
             touched = any(touches(face, other.mask) for other in added)
             if settled or touched or not _same_crop(face.aligned, anew):
                 face.start_again(anew)
@@ -357,7 +374,9 @@ def _same_crop(first: AlignedFace, second: AlignedFace) -> bool:
 
 
 def _metrics(picture: OpenedPicture) -> dict[str, float]:
-    faces = picture.faces
+    faces = [face for face in picture.faces if not face.is_painted]
+    if not faces:
+        return {}
     return {
         "attempts": float(sum(face.attempt + 1 for face in faces)),
         "min_distance": min(face.distance for face in faces),

@@ -26,6 +26,7 @@ from keyanon_core.sidecar import encode_surroundings
 
 Waiting = list[deque[FaceAtWork]]
 BEGINNINGS = 2  # stages of faces that begin: with a source still to be inverted, or with the noise of an earlier key
+KEYS_BEFORE_PAINT = 6  # of a face on a settled carrier, where the bound falls no more: another key changes little
 KINDS = 2  # of faces in each stage: those that a sidecar will hold, and those that their picture alone will
 
 
@@ -57,8 +58,9 @@ class Attempts:
         """
         if picture.shown is picture.result:  # as they were measured
             return []
-        self.gate.measure(picture.faces)
-        return [face for face in picture.faces if not self.gate.passes(face) and self._has_another_key(face)]
+        faces = [face for face in picture.faces if not face.is_painted]
+        self.gate.measure(faces)
+        return [face for face in faces if not self.gate.passes(face) and self._has_another_key(face)]
 
     def _stage(self, face: FaceAtWork) -> int:
         if face.walker is None:
@@ -171,10 +173,22 @@ class Attempts:
         return True
 
     def _has_another_key(self, face: FaceAtWork) -> bool:
-        """Begin a face's next attempt, or fail its picture."""
-        if face.keys_tried < self.settings.max_attempts:
+        """Begin a face's next attempt, or fail its picture; of a piece of a clip, paint the face over."""
+        paints = face.picture.paints and self.settings.doubtful == "paint"
+        most = (
+            min(self.settings.max_attempts, KEYS_BEFORE_PAINT)
+            if paints and face.is_settled
+            else self.settings.max_attempts
+        )
+        seen = (
+            face.source_embedding is not None or not paints
+        )  # whom the recognizer does not see no key makes unlike it
+        if face.keys_tried < most and seen:
             face.next_key()
             return True
+        if paints:
+            face.paint()
+            return False
         # Neither place nor distance: the reason is published, and both are the source's.
         keys = f"{self.settings.max_attempts} keys" + (" on its subject's settled carrier" if face.is_settled else "")
         face.picture.failure = f"still_recognizable: face {face.index} resembled its source under {keys}"

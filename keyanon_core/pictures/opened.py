@@ -16,6 +16,7 @@ from keyanon_core.keys import face_key, new_image_key
 from keyanon_core.methods.exact import Walker
 from keyanon_core.pictures.crops import AlignedFace, Crop
 from keyanon_core.pictures.key import FaceGeometry
+from keyanon_core.pictures.painting import paint_over
 from keyanon_core.pictures.settings import PictureTask
 from keyanon_core.pseudonyms import MAX_CARRIERS, Pseudonym, carrier_key
 
@@ -33,7 +34,7 @@ class FaceAtWork:
     latent (C, h, w) float64 as it is stored, scale: what the attempt made, for sidecar and record. noise (C, h, w) float64: the
     inversion's, it serves the next attempt. walker: how far the present attempt has come. distance: the recognizer's, from the
     source; NaN until it is measured. subject: whom it stands for, pseudonym: theirs; None where it stands
-    for nobody.
+    for nobody. is_painted: it is painted over, and does not come back.
     """
 
     aligned: AlignedFace
@@ -52,6 +53,7 @@ class FaceAtWork:
     source_embedding: npt.NDArray[np.float32] | None = None
     subject: str | None = None
     pseudonym: Pseudonym | None = None
+    is_painted: bool = False
 
     @property
     def keys_tried(self) -> int:
@@ -133,6 +135,12 @@ class FaceAtWork:
         self.attempt += 1
         self.latent, self.walker, self.distance = None, None, float("nan")
 
+    def paint(self) -> None:
+        """Paint over what the picture shows of it. No key holds it any more."""
+        paint_over(self.picture.result, self.mask)
+        self.aligned = replace(self.aligned, mask=PictureMask((0, 0, 0, 0), np.zeros((0, 0), np.bool_)))
+        self.latent, self.walker, self.is_painted = None, None, True
+
     def go_over_to(self, number: int) -> None:
         """Stand on a subject's settled carrier, under the next key."""
         assert self.pseudonym is not None, "a face that stands for no subject has no carrier"
@@ -171,6 +179,16 @@ class OpenedPicture:
     kept: list[Face] = field(default_factory=list)
     rounds: int = 1
     failure: str = ""
+
+    @property
+    def painted(self) -> int:
+        """How many of its faces are painted over."""
+        return sum(face.is_painted for face in self.faces)
+
+    @property
+    def paints(self) -> bool:
+        """True for a piece of a clip, where what can not be anonymized is painted over."""
+        return self.task.subjects is not None
 
     @property
     def alone(self) -> bool:

@@ -76,13 +76,13 @@ class PictureRecoverer:
                 f"{parsed.shape[1]} x {parsed.shape[0]}; give the picture in its published size"
             )
         result = picture.copy()
-        faces = key.faces if only is None else key.faces[only : only + 1]
+        faces = [face for face in (key.faces if only is None else key.faces[only : only + 1]) if face.mask.count]
         exact = key.fidelity == "lossless" and check_key
         crops, solver, nfe, noise = np.empty((0, 3, 0, 0)), list[SolverStep](), 0, tuple[Vector, ...]()
         if exact:
             for face in faces:
                 self._restore_source(result, parsed, key, face)
-        else:
+        elif faces:
             cut = self._cut(shown, parsed, key, faces)
             crops, solver, nfe, noise = self._solve(cut, parsed, key, faces)
             for crop, shape, face in zip(crops, cut, faces, strict=True):

@@ -49,6 +49,7 @@ class AnonymizeSettings:
     sidecar_bits: how finely a sidecar holds a face: bits of a latent's range from -1 to 1, whole or not; each costs 6 dB.
     gate_threshold: see `gate`; the least distance of a face from its source, as a share of the one that strangers have.
     check_every: see `way_back`; no value does without the first face.
+    doubtful: of clips, what becomes of faces that no key makes unlike their source.
     reversible: False makes every picture permanent, whatever its task says.
     """
 
@@ -66,6 +67,7 @@ class AnonymizeSettings:
     max_attempts: int = DEFAULT_MAX_ATTEMPTS
     check_every: int = DEFAULT_CHECK_EVERY
     no_face: Literal["quarantine", "pass"] = "quarantine"
+    doubtful: Literal["paint", "quarantine"] = "paint"
     output_format: OutputFormat = "same"
     jpeg_quality: int = DEFAULT_JPEG_QUALITY
     face_batch: int = DEFAULT_FACE_BATCH

@@ -70,6 +70,8 @@ class WayBack:
 
     def _is_held(self, face: FaceAtWork) -> bool:
         """Whether what is stored of a face has room for it."""
+        if face.is_painted:
+            return False
         return not face.picture.alone or reduction(face.affine) >= HOLDING_REDUCTION
 
     def _try(self, face: FaceAtWork, encoded: bytes, sidecar: bytes, key: PictureKey) -> None:
