@@ -1,12 +1,11 @@
 """Tracks of faces through synthetic clips: who is who, no frame without a face, and smooth ways."""
 
-import time
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from keyanon_core.clips import people
 from keyanon_core.clips.tracking import SeenFace, track_faces
 from keyanon_core.faces.detection import Face, box_iou
 from keyanon_core.faces.landmarks import template_in_box
@@ -310,10 +309,10 @@ def test_smoothing_moves_no_landmark_farther_than_a_tenth_of_the_face(side):
 
 def test_equal_input_gives_equal_tracks():
     rng = np.random.default_rng(2)
-    people = [ANNA, BERT, CLEO, None]
+    known = [ANNA, BERT, CLEO, None]
     frames = [
         [
-            seen(*rng.uniform(100, 600, 2), rng.uniform(50, 150), people[rng.integers(4)])
+            seen(*rng.uniform(100, 600, 2), rng.uniform(50, 150), known[rng.integers(4)])
             for _ in range(rng.integers(0, 4))
         ]
         for _ in range(100)
@@ -374,17 +373,31 @@ def test_different_people_never_share_a_track_by_place_in_any_order():
     for given_faces, faces in zip(frames, tracked, strict=True):
         for one, given_face in zip(faces, given_faces, strict=False):
             owners.setdefault(one.track, set()).add(int(given_face.embedding.argmax()))
-    assert len(owners) == 3 and all(len(people) == 1 for people in owners.values())
+    assert len(owners) == 3 and all(len(who) == 1 for who in owners.values())
 
 
-@pytest.mark.slow
-def test_a_long_clip_is_tracked():
-    count = 20_000
+def test_a_long_clip_with_missed_detections_is_two_tracks_without_a_gap():
+    count = 4_000
     frames = [
         [seen(400 + 200 * np.sin(f / 50), who=ANNA), seen(900 + 100 * np.cos(f / 70), who=BERT)][: 2 if f % 9 else 1]
-        for f in range(count)
+        for f in range(count - 1)
     ]
-    started = time.monotonic()
-    tracked = track(frames)
-    print(f"{time.monotonic() - started:.1f} s for {count} frames")
-    assert [len(faces) for faces in tracked] == [2] * count and tracks_of(tracked) == {0, 1}
+    tracked = track([*frames, []])
+    assert [[face.track for face in faces] for faces in tracked] == [[0, 1]] * count
+
+
+def test_among_many_strangers_the_known_are_still_known_and_not_all_are_asked(monkeypatch):
+    monkeypatch.setattr(people, "MAX_PEOPLE", 20)
+    rng = np.random.default_rng(4)
+    strangers = [[seen(600, who=rng.normal(size=128).astype(np.float32))] for _ in range(200)]
+    frames = [*strangers[:10], [seen(300, who=ANNA)], [seen(300, who=ANNA)], *strangers[10:], [seen(900, who=ANNA)]]
+    asked = []
+
+    def counted(first, second):
+        asked.append(None)
+        return same_person(first, second)
+
+    times = np.where(np.arange(len(frames)) == 11, 20.1, 2.0 * np.arange(len(frames)))
+    tracked = track(frames, times, same_person=counted)
+    assert detected(tracked)[-1] == detected(tracked)[11] == detected(tracked)[10]
+    assert len(tracks_of(tracked)) == 201 and len(asked) < 2 * 20 * 2 * len(frames)
