@@ -160,6 +160,13 @@ def test_one_detection_alone_is_taken_to_stay():
     assert all(np.allclose(faces[0].face.box, seen(300).face.box) for faces in tracked if faces)
 
 
+def test_at_a_low_rate_the_last_two_detections_tell_where_a_face_goes():
+    (after,) = track([[seen(300)], [seen(300)], [seen(350)], []], np.array([0, 0.5, 1, 1.2]))[-1]
+    assert np.allclose(middle(after.face), (370, 300))
+    (before,) = track([[], [seen(300)], [seen(350)], [seen(350)]], np.array([0, 0.2, 0.7, 1.2]))[0]
+    assert np.allclose(middle(before.face), (280, 300))
+
+
 def test_times_count_not_frames():
     times = np.cumsum(np.where(np.arange(60) % 2, 0.01, 0.09))
     frames = [[seen(300 + 40 * times[f])] if 20 <= f < 40 and f != 30 else [] for f in range(60)]
@@ -224,6 +231,13 @@ def test_two_faces_at_one_time_are_two_people_whatever_their_vectors_say():
     assert detected(tracked) == [[0, 1]] * 10 + [[1]] * 50
     for frame in tracked:
         assert len({face.track for face in frame}) == len(frame)
+
+
+@pytest.mark.parametrize("last", [0, 1])
+def test_of_two_who_look_the_same_the_one_seen_last_goes_on(last):
+    twins = [seen(300, who=ANNA), seen(700, who=ANNA)]
+    frames = [twins] * 10 + [[twins[last]]] * 10 + [[]] * 60 + [[seen(1000, who=ANNA)]]
+    assert detected(track(frames))[-1] == [last]
 
 
 def test_a_track_is_once_in_a_frame_where_its_person_soon_appears_elsewhere():
