@@ -19,6 +19,7 @@ from jobs.commands import (
     approver_key,
     attack,
     audit,
+    clips,
     evaluate,
     export,
     inspect,
@@ -88,6 +89,7 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("propose-subjects")(propose_subjects.propose_subjects)
 app.command("train-prior")(train_prior.train_prior)
 app.command("inspect")(inspect.inspect)
+app.command("clips")(clips.clips)
 app.add_typer(quarantine.app, name="quarantine")
 keystore_admin.app.command("break-glass")(keystore_emergency.break_glass)
 keystore_admin.app.command("review")(keystore_emergency.review)

@@ -17,6 +17,7 @@ from ray.exceptions import RayError
 
 from jobs.config import AnonymizeConfig
 from jobs.errors import ConfigError, KeysWaitingError
+from jobs.output.clip_tracks import write_tracks
 from jobs.output.commit import Tally, complete
 from jobs.output.failure_rate import FailureRate
 from jobs.output.joined import join_clips
@@ -190,7 +191,8 @@ def _compute(attempt: Attempt, progress: ProgressCallback | None) -> Measures:
         models = _models(attempt)
         if isinstance(source, Clips):
             tracking = Monitor(attempt.manifest.run_id)
-            Tracker(config, source, models, placement, tracking).track(left_alone)
+            told = Tracker(config, source, models, placement, tracking).track(left_alone)
+            write_tracks(attempt.layout.store, told)
         sizes, left = TaskSizes.of(config, source, placement.actors), source.total - len(left_alone)
         workers = Pool(sizes.workers_for(left), sizes.workers_for(left, placement.most))
         finders = _finders(config, workers, sum(one.cpus for one in there))

@@ -11,11 +11,11 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from keyanon_core.clips.tracking import SeenFace, TrackedFace, track_faces
 from ray.exceptions import RayError
 
 from jobs.blocks import ROW
 from jobs.config import AnonymizeConfig
+from jobs.output.clip_tracks import ClipTrack
 from jobs.run.cluster import reported_cause
 from jobs.run.detect_stage import FaceModelChoice
 from jobs.run.placement import Placement
@@ -24,6 +24,8 @@ from jobs.run.progress import Monitor
 from jobs.run.reading import read_pictures
 from jobs.run.track_stage import SEEN, FindInPieces, seen_faces
 from jobs.sources.clips import Clip, Clips
+from keyanon_core.clips.index import ClipIndex
+from keyanon_core.clips.tracking import SeenFace, TrackedFace, track_faces
 from keyanon_core.clips.whose import PieceFaces
 
 CUT: Final = 40.0  # grey levels, mean over a frame's view, that two frames in a row of one scene do not differ by
@@ -43,8 +45,9 @@ class Tracker:
     monitor: Monitor
     seen: dict[int, str | None] = field(default_factory=dict)
 
-    def track(self, finished: Collection[int]) -> None:
+    def track(self, finished: Collection[int]) -> dict[str, list[ClipTrack]]:
         """Let the source say who is in each piece of the clips that have one whose row's position is not among `finished`.
+        Returns the tracks of these clips, by their names.
 
         Raises what ends a run.
         """
@@ -60,9 +63,13 @@ class Tracker:
         def same_person(first: Vector, second: Vector) -> bool:
             return recognizer.distance(first, second) < recognizer.threshold
 
+        told: dict[str, list[ClipTrack]] = {}
         for clip in clips:
-            known |= faces_of(clip, self.seen, same_person)
+            frames = tracked(clip, self.seen, same_person)
+            known |= by_piece(clip, frames)
+            told[clip.name] = tracks_of(clip, frames)
         self.source.know(known)
+        return told
 
     def _find(self, others: list[int], wanted: int) -> None:
         units = list(self.source.units(others, partial(min, PIECES_OF_A_TASK)))
@@ -94,22 +101,48 @@ def faces_of(
     clip: Clip, seen: Mapping[int, str | None], same_person: Callable[[Vector, Vector], bool]
 ) -> dict[int, PieceFaces]:
     """Who is in each piece of a clip, by the position of its row. seen: `SEEN` of each row, None where it can not be decoded."""
-    assert clip.index is not None, "a clip that can not be read has no pieces"
-    cuts, height = list(clip.index.cuts()), clip.index.form.upright_size[1]
+    return by_piece(clip, tracked(clip, seen, same_person))
+
+
+def tracked(
+    clip: Clip, seen: Mapping[int, str | None], same_person: Callable[[Vector, Vector], bool]
+) -> list[list[TrackedFace]]:
+    """Who is in each frame of a clip. seen: as of `faces_of`."""
+    index = index_of(clip)
     frames: list[list[SeenFace]] = []
     views: list[npt.NDArray[np.float32]] = []
-    for row, cut in zip(clip.rows, cuts, strict=True):
+    for row, cut in zip(clip.rows, index.cuts(), strict=True):
         said = seen.get(row)
         faces, view = ([[] for _ in cut.times], None) if said is None else seen_faces(said)
         frames += faces
         views += [view] if view is not None else [np.full((len(cut.times), 0), np.nan, np.float32)]
-    tracked = track_faces(frames, clip.index.seconds, clip.index.form.upright_size, same_person, cuts_between(views))
-    somebody, known, begin = any(tracked), dict[int, PieceFaces](), 0
-    for row, cut in zip(clip.rows, cuts, strict=True):
-        some = tracked[begin : begin + len(cut.times)]
-        known[row] = _of_piece(clip, some, height, somebody)
+    return track_faces(frames, index.seconds, index.form.upright_size, same_person, cuts_between(views))
+
+
+def by_piece(clip: Clip, frames: Sequence[Sequence[TrackedFace]]) -> dict[int, PieceFaces]:
+    """The faces of a clip's frames by the positions of its pieces' rows."""
+    index, known, begin = index_of(clip), dict[int, PieceFaces](), 0
+    height, somebody = index.form.upright_size[1], any(frames)
+    for row, cut in zip(clip.rows, index.cuts(), strict=True):
+        known[row] = _of_piece(clip, frames[begin : begin + len(cut.times)], height, somebody)
         begin += len(cut.times)
     return known
+
+
+def tracks_of(clip: Clip, frames: Sequence[Sequence[TrackedFace]]) -> list[ClipTrack]:
+    """What is told of each track of a clip, in their order."""
+    seconds, found = index_of(clip).seconds, dict[int, list[tuple[int, TrackedFace]]]()
+    for number, faces in enumerate(frames):
+        for one in faces:
+            found.setdefault(one.track, []).append((number, one))
+    return [ClipTrack.of(track, found[track], seconds) for track in sorted(found)]
+
+
+def index_of(clip: Clip) -> ClipIndex:
+    """Raises ValueError for a clip that can not be used, which has no frames."""
+    if clip.index is None:
+        raise ValueError(f"{clip.name} can not be read, and has no frames")
+    return clip.index
 
 
 def cuts_between(views: Sequence[npt.NDArray[np.float32]]) -> list[int]:

@@ -1,0 +1,101 @@
+"""Clips through a run: stopped and resumed, joined, and back by an approved recovery."""
+
+from datetime import timedelta
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from jobs.output.reader import read_rows
+from jobs.recovery import prepare, recover_request
+from jobs.run.anonymize import run_anonymize
+from keyanon_core.imaging import decode_picture
+from keystore.embedded import Keystore
+from tests.jobs.conftest import MakeConfig
+from tests.jobs.key_search import holds_key
+from tests.jobs.run.test_pseudonym_runs import released
+from tests.made_clips import MadeClip, make_clip
+
+pytestmark = pytest.mark.slow
+FRAMES = 40  # a whole piece, and the beginning of another
+
+
+def frames_of(path: Path) -> list[np.ndarray]:
+    with av.open(str(path)) as opened:
+        return [frame.to_ndarray(format="rgb24") for frame in opened.decode(video=0)]
+
+
+def packets_of(path: Path, kind: str) -> list[tuple[float, bytes]]:
+    """When each is seen or heard, in seconds, in this order, and of sound what it holds."""
+    with av.open(str(path)) as opened:
+        (stream,) = getattr(opened.streams, kind)
+        packets = [packet for packet in opened.demux(stream) if packet.size]
+        return sorted(
+            (round(float(one.pts * one.time_base), 6), bytes(one) if kind == "audio" else b"") for one in packets
+        )
+
+
+@pytest.fixture
+def clip(tmp_path: Path, face_png: bytes, face_jpeg: bytes) -> MadeClip:
+    (tmp_path / "photos").mkdir()
+    portraits = [decode_picture(one) for one in (face_png, face_jpeg)]
+    path = tmp_path / "photos" / "two people.mp4"
+    return make_clip(path, portraits, seconds=FRAMES / 25, fps=25, size=(192, 144), story="moving")
+
+
+def test_a_clip_is_anonymized_in_two_attempts_joined_and_comes_back(
+    ray_cluster: Path, tmp_path: Path, make_config: MakeConfig, clip: MadeClip
+) -> None:
+    (tmp_path / "photos" / "broken.mov").write_bytes(b"\0\0\0\x18ftypqt  no more of it")
+    first = run_anonymize(make_config(limit=2, audio="keep"))
+    assert (first.rows, first.clips) == (2, [])
+    whole = run_anonymize(make_config(audio="keep"))
+    assert (whole.resumed_rows, whole.rows, whole.clips) == (2, 3, ["two people.mp4"])
+    assert whole.statuses == {"anonymized": 2, "quarantined": 1}
+    assert whole.clips_missing["broken.mov"].startswith("not_a_clip: ")
+    joined = tmp_path / "out" / "clips" / "two people.mp4"
+    assert packets_of(joined, "video") == packets_of(clip.path, "video")
+    assert packets_of(joined, "audio") == packets_of(clip.path, "audio")
+    assert run_anonymize(make_config(audio="keep")).clips == ["two people.mp4"]
+
+    with Keystore.open(tmp_path / "keystore") as keystore:
+        keys = released(keystore)
+        rows = {row.image_id: row for row in read_rows(tmp_path / "out")}
+        records = [rows[f"two people.mp4/{begin}.mp4"].record_id for begin in ("000000000", "000001280")]
+        carriers = [{face.carrier_key for face in keys[str(one)].faces if face.mask.count} for one in records]
+        assert len(carriers[0]) == 2 and carriers[0] == carriers[1], "each person's faces are on one carrier"
+        request = keystore.request("ann", records, "C-1", "test of the recovery", "consent", timedelta(hours=1))
+        for person in ("bob", "cleo"):
+            keystore.approve(request.request_id, person, request.digest)
+        prepared = prepare(tmp_path / "out", tmp_path / "restored", keystore.show(request.request_id).images)
+        report = recover_request(keystore, request.request_id, "ann", prepared)
+    assert report.clips == ["two people.mp4.mkv"] and report.exit_code == 0
+    restored, published, source = (
+        frames_of(one) for one in (tmp_path / "restored" / report.clips[0], joined, clip.path)
+    )
+    assert len(restored) == len(published) == len(source) == FRAMES
+    for number, faces in enumerate(clip.truth):
+        for shown in faces:
+            x, y = np.clip(shown.landmarks.mean(0).round().astype(int), 4, [187, 139])
+            window = slice(y - 4, y + 4), slice(x - 4, x + 4)
+            assert np.array_equal(restored[number][window], source[number][window])
+            assert np.abs(published[number][window].astype(int) - source[number][window]).mean() > 8
+
+    secrets = [face_carrier for some in carriers for face_carrier in some if face_carrier is not None]
+    secrets += [keys[str(one)].image_key for one in records]
+    places = (tmp_path / "out", tmp_path / "keystore", ray_cluster)
+    files = [path for place in places for path in place.rglob("*") if path.is_file() and not path.is_symlink()]
+    assert files and not [path for path in files if holds_key(path.read_bytes(), secrets)]
+
+
+def test_a_clip_in_which_nobody_is_found_is_not_published_unless_it_is_to_pass(
+    ray_cluster: Path, tmp_path: Path, make_config: MakeConfig, faceless_png: bytes
+) -> None:
+    (tmp_path / "photos").mkdir()
+    make_clip(tmp_path / "photos" / "nobody.mkv", [], seconds=0.4, fps=25, size=(96, 64), audio=False)
+    kept = run_anonymize(make_config())
+    assert (kept.statuses, kept.clips) == ({"no_face": 1}, [])
+    assert kept.clips_missing["nobody.mkv"].startswith("no_face: ")
+    passed = run_anonymize(make_config(no_face="pass", output=tmp_path / "passed"))
+    assert (passed.statuses, passed.clips) == ({"no_face": 1}, ["nobody.mkv"])
