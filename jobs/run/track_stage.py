@@ -12,7 +12,6 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from keyanon_core.clips.tracking import SeenFace
 
 from jobs.blocks import ENCODED, FAILURE, ROW
 from jobs.faults import FaultKind, kind_of
@@ -21,6 +20,7 @@ from jobs.run.progress import Monitor
 from jobs.run.rows_in_hand import RowsInHand
 from keyanon_core.clips.frames import decode_piece
 from keyanon_core.clips.piece import Piece
+from keyanon_core.clips.tracking import SeenFace
 from keyanon_core.errors import PictureError
 from keyanon_core.faces.detection import Face, Pixels
 

@@ -56,11 +56,11 @@ class Clips(PictureFiles):
             pyav()
         except PictureError as error:
             raise SourceError(f"{config.photos}: {error}") from error
-        self.filesystem, self._found = filesystem, dict[str, tuple[str, ClipIndex | None]]()
+        self.filesystem, self._found = filesystem, dict[str, tuple[str, ClipIndex]]()
         top = root.rsplit("/", 1)[0] if root in paths else root
         self.prefix = top.rstrip("/") + "/"
         super().__init__(filesystem, self._pieces(paths), config, self.prefix)
-        self.clips = list(self._clips())
+        self.clips = sorted(self._clips(), key=lambda clip: clip.rows.start)
         self._known: Mapping[str, str] = {}
 
     def attach(self, given: GivenInput) -> None:
@@ -72,7 +72,7 @@ class Clips(PictureFiles):
             return
         said = read_subjects(given.subjects)
         names = {clip.name for clip in self.clips}
-        self.unlisted = [UnlistedNames.of(said.path, said.by_id, names | self._left_out)]
+        self.unlisted = [UnlistedNames.of(said.path, said.by_id, names | self.left_out)]
         if not given.of_gone:
             self.unlisted[0].check()
         ids = {clip.name: [self.ids[row] for row in clip.rows] for clip in self.clips}
@@ -94,32 +94,37 @@ class Clips(PictureFiles):
 
     def _pieces(self, paths: Collection[str]) -> Iterator[PictureFile]:
         for path in sorted(paths):
-            name = as_text(path.removeprefix(self.prefix))
-            info = self.filesystem.get_file_info(path)
-            modified = info.mtime_ns or 0
+            name, size, modified = as_text(path.removeprefix(self.prefix)), 0, 0
             try:
-                with _opened(self.filesystem, path) as file:
-                    index = index_clip(file, CONTAINERS[suffix_of(path)])
+                info = self.filesystem.get_file_info(path)
+                size, modified = info.size or 0, info.mtime_ns or 0
+                index = self._indexed(info)
             except PictureError as error:
-                self._found[name] = (path, None)
-                yield PictureFile(path, name, info.size or 0, modified, f"{error.reason}: {error}")
+                yield PictureFile(path, name, size, modified, f"{error.reason}: {error}")
                 continue
-            except (OSError, pa.ArrowException) as error:
+            except (OSError, ValueError, pa.ArrowException) as error:
                 raise_fault_of_the_machine(error, path)
-                self._found[name] = (path, None)
-                yield PictureFile(path, name, info.size or 0, modified, f"unreadable: {type(error).__name__}")
+                yield PictureFile(path, name, size, modified, f"unreadable: {type(error).__name__}")
                 continue
             self._found[name] = (path, index)
             for number, cut in enumerate(index.cuts()):
                 image_id = f"{name}/{piece_name(cut)}{suffix_of(path)}"
                 yield PictureFile(self.prefix + image_id, image_id, cut.size, modified, offset=number)
 
+    def _indexed(self, info: pafs.FileInfo) -> ClipIndex:
+        if info.type != pafs.FileType.File:  # opening a named pipe would wait for ever
+            raise PictureError("unreadable", "it is no regular file")
+        with _opened(self.filesystem, info.path) as file:
+            return index_clip(file, CONTAINERS[suffix_of(info.path)])
+
     def _clips(self) -> Iterator[Clip]:
         """Each clip, its rows one after the other, since their ids begin with its name."""
         positions: dict[str, list[int]] = {}
         for row in range(self.total):
-            image_id = self.ids[row]
-            positions.setdefault(image_id if image_id in self._found else image_id.rsplit("/", 1)[0], []).append(row)
+            if (file := self._files.odd.get(row)) is not None:
+                yield Clip(file.image_id, file.path, range(row, row + 1), int(self.versions[row]), None)
+            else:
+                positions.setdefault(self.ids[row].rsplit("/", 1)[0], []).append(row)
         for name, rows in positions.items():
             path, index = self._found[name]
             yield Clip(name, path, range(rows[0], rows[-1] + 1), int(self.versions[rows[0]]), index)
@@ -128,10 +133,10 @@ class Clips(PictureFiles):
         cuts: dict[int, tuple[str, Cut]] = {}
         of_clip: dict[str, list[Cut]] = {}
         for one in files:
-            name = one.file.image_id.rsplit("/", 1)[0]
-            path, index = self._found.get(name, ("", None))
-            if index is None or one.failure:
+            if one.failure:
                 continue
+            name = one.file.image_id.rsplit("/", 1)[0]
+            path, index = self._found[name]
             if name not in of_clip:
                 of_clip[name] = list(index.cuts())
             cuts[one.row] = (path, of_clip[name][one.file.offset])
@@ -154,7 +159,7 @@ def _read_pieces(
     """The bytes of each piece and "", or None and the reason it can not be used. Raises MachineError."""
     for one in files:
         if one.row not in cuts:
-            yield None, one.failure or "unreadable: it was not listed as a clip"
+            yield None, one.failure
             continue
         path, cut = cuts[one.row]
         try:

@@ -85,7 +85,7 @@ class PictureFiles(Source):
         self.tars: list[str] = []
         self.clips_found: list[str] = []
         self._failures = self._find_failures()
-        self._left_out: frozenset[str] = frozenset()
+        self.left_out = frozenset[str]()
 
     @classmethod
     def single(cls, filesystem: pafs.FileSystem, path: str, config: InputConfig, given: GivenInput) -> Self:
@@ -109,7 +109,7 @@ class PictureFiles(Source):
         source = cls(filesystem, pictures, config, root.rstrip("/") + "/")
         source.parquet, source.tars, source.ignored = sorted(found.parquet), sorted(found.tars), found.ignored
         source.clips_found = sorted(found.clips)
-        source._left_out = frozenset(found.left_out)
+        source.left_out = frozenset(found.left_out)
         return source
 
     def attach(self, given: GivenInput) -> None:
@@ -122,7 +122,7 @@ class PictureFiles(Source):
             said.append((self._subjects.path, self._subjects.by_id))
             digests.append(f"subjects\0{self._subjects.digest}")
         if digests:
-            known = self._left_out.union(self._files.ids.to_pylist())
+            known = self.left_out.union(self._files.ids.to_pylist())
             self.unlisted = [UnlistedNames.of(path, names, known) for path, names in said]
             if not given.of_gone:
                 for one in self.unlisted:

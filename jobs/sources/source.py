@@ -181,7 +181,9 @@ def _listed(filesystem: pafs.FileSystem, root: str, config: InputConfig, given: 
     if files.tars:
         return _attached(TarShards(filesystem, root, files.tars, config), given)
     if files.clips_found:
-        return _attached(Clips(filesystem, root, files.clips_found, config), given)
+        clips = Clips(filesystem, root, files.clips_found, config)
+        clips.ignored, clips.left_out = files.ignored, files.left_out
+        return _attached(clips, given)
     if not files.total and (config.include or config.exclude):
         raise SourceError(
             f"{config.photos} holds no picture ({PICTURE_NAMES}), clip, Parquet file or tar shard that include and exclude let "

@@ -257,7 +257,7 @@ def test_unusable_inputs_are_refused_before_anything_runs(
     with pytest.raises(SourceError, match="does not exist"):
         open_source(make_config(photos=tmp_path / "missing"))
     (photos / "notes.txt").write_text("x")
-    with pytest.raises(SourceError, match="is neither a picture"):
+    with pytest.raises(SourceError, match=r"neither a picture .* nor a clip"):
         open_source(make_config(photos=photos / "notes.txt"))
     with pytest.raises(SourceError, match=r"holds no picture.*\(1 other"):
         open_source(make_config())
