@@ -25,7 +25,7 @@ from keyanon_core.errors import PictureError
 from keyanon_core.faces.detection import Face, Pixels
 
 SEEN: Final = "keyanon_seen"  # JSON of what a piece's frames show; null where they can not be decoded
-VIEW: Final = (32, 24)  # px of a frame as cuts between scenes are told from
+VIEW: Final = (16, 12)  # px of a frame as cuts between scenes are told from
 EMBEDDED_EVERY: Final = 8  # frames of which the faces' identity vectors are computed, beside a piece's last one
 
 
@@ -88,7 +88,7 @@ class FindInPieces:
 
 
 def seen_faces(said: str) -> tuple[list[list[SeenFace]], npt.NDArray[np.float32]]:
-    """The faces of each of a piece's n frames, and views of them, (n, 768) grey levels, from `SEEN`."""
+    """The faces of each of a piece's n frames, and views of them, (n, 192) grey levels, from `SEEN`."""
     frames = json.loads(said)
     faces = [[_seen(face) for face in frame["faces"]] for frame in frames]
     views = [np.frombuffer(base64.b64decode(frame["view"]), np.uint8) for frame in frames]

@@ -131,15 +131,11 @@ class Clips(PictureFiles):
 
     def _contents(self, files: list[Listed]) -> Contents:
         cuts: dict[int, tuple[str, Cut]] = {}
-        of_clip: dict[str, list[Cut]] = {}
         for one in files:
             if one.failure:
                 continue
-            name = one.file.image_id.rsplit("/", 1)[0]
-            path, index = self._found[name]
-            if name not in of_clip:
-                of_clip[name] = list(index.cuts())
-            cuts[one.row] = (path, of_clip[name][one.file.offset])
+            path, index = self._found[one.file.image_id.rsplit("/", 1)[0]]
+            cuts[one.row] = (path, index.cut(one.file.offset))
         return partial(_read_pieces, self.filesystem, cuts)
 
 

@@ -7,6 +7,7 @@ after it, so that a piece decodes whatever the clip's groups of pictures are lik
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import cached_property
 from typing import Any, BinaryIO, Final
 
 import numpy as np
@@ -62,17 +63,27 @@ class ClipIndex:
 
     def cuts(self) -> Iterator[Cut]:
         """The clip's pieces: the same ones whenever it is asked."""
-        frames, position = frames_of_piece(self.form), np.argsort(self.packets, kind="stable")
-        keys = np.flatnonzero(self.is_key)
-        for begin in range(0, len(self.times), frames):
-            end = min(begin + frames, len(self.times))
-            before = keys[self.packets[keys] <= self.times[begin]]
-            where = position[begin:end]
-            before = before[before <= where.min()]
-            some = slice(int(before[-1]) if len(before) else 0, int(where.max()) + 1)
-            packets = zip(self.packets[some].tolist(), self.sizes[some].tolist(), strict=True)
-            until = int(self.times[end] if end < len(self.times) else self.times[-1] + self.last)
-            yield Cut(self.form, tuple(self.times[begin:end].tolist()), until, tuple(packets))
+        return map(self.cut, range(-(-len(self.times) // frames_of_piece(self.form))))
+
+    def cut(self, number: int) -> Cut:
+        """The piece of a number, from 0."""
+        frames = frames_of_piece(self.form)
+        begin, end = number * frames, min((number + 1) * frames, len(self.times))
+        where, keys = self._positions[begin:end], self._keys
+        before = keys[(keys <= where.min()) & (self.packets[keys] <= self.times[begin])]
+        some = slice(int(before[-1]) if len(before) else 0, int(where.max()) + 1)
+        packets = zip(self.packets[some].tolist(), self.sizes[some].tolist(), strict=True)
+        until = int(self.times[end] if end < len(self.times) else self.times[-1] + self.last)
+        return Cut(self.form, tuple(self.times[begin:end].tolist()), until, tuple(packets))
+
+    @cached_property
+    def _positions(self) -> Numbers:
+        """Where the packet of each frame lies."""
+        return np.argsort(self.packets, kind="stable")
+
+    @cached_property
+    def _keys(self) -> Numbers:
+        return np.flatnonzero(self.is_key)
 
 
 def frames_of_piece(form: ClipForm) -> int:
