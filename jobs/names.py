@@ -46,6 +46,13 @@ def sidecar_name(image_id: str) -> str:
     return f"{SIDECARS}/{_safe(image_id)}{SIDECAR_SUFFIX}"
 
 
+def clip_name(name: str) -> str:
+    """What a joined clip is called, below the folder of clips: as its source, but that a file beside it may have a longer name.
+    Raises PublishError as `image_name`."""
+    safe = _safe(name)
+    return safe if suffix_of(safe) == suffix_of(name) else safe + suffix_of(name)
+
+
 def clashing_names(image_ids: pa.Array | Sequence[str]) -> set[int]:
     """Positions of ids whose published file would have to be a folder as well, as `a` beside `a.png/b` has, or beside `a/b`, or
     another picture's file, as `a.gif` beside `a.gif.png`. Counted by columns: there may be millions.

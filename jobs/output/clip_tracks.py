@@ -8,6 +8,7 @@ from typing import Any, Final, Self
 import numpy as np
 import numpy.typing as npt
 
+from jobs.names import clip_name
 from jobs.output.layout import RUN_DIRECTORY
 from jobs.storage.json_files import to_json
 from jobs.storage.store import Store
@@ -75,4 +76,4 @@ def _track(said: dict[str, Any]) -> ClipTrack:
 
 
 def _file(name: str) -> str:
-    return f"{TRACKS}/{name}.json"
+    return f"{TRACKS}/{clip_name(name)}.json"

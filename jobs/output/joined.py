@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
-from jobs.names import suffix_of
+from jobs.names import clip_name, suffix_of
 from jobs.output.pictures import PublishedPictures
 from jobs.output.reader import Row, read_rows
 from jobs.sources.clips import Clip, Clips
@@ -49,15 +49,16 @@ def join_clips(store: Store, source: Clips, audio: Audio) -> Joined:
             joined.missing[clip.name] = _why(pieces)
             continue
         facts = {"pieces": len(whole), "records_sha256": _digest(whole), "audio": audio}
-        name = f"{CLIPS}/{clip.name}"
+        name = f"{CLIPS}/{clip_name(clip.name)}"
         seen = store.see(name + FACTS_SUFFIX)
         if seen is None or seen.content != to_json(facts):
+            store.delete(name + FACTS_SUFFIX)  # first: a clip that is half made anew is not what they say
             try:
                 _write(store, name, clip, (published.picture(row) for row in whole), source, audio)
             except PictureError as error:
                 joined.missing[clip.name] = f"{error.reason}: {error}"
                 continue
-            store.replace(name + FACTS_SUFFIX, to_json(facts), None if seen is None else seen.version)
+            store.replace(name + FACTS_SUFFIX, to_json(facts), None)
         joined.clips.append(clip.name)
     return joined
 
@@ -82,6 +83,6 @@ def _why(pieces: list[Row | None]) -> str:
 
 
 def _digest(rows: list[Row]) -> str:
-    """Of which pieces a clip is made: each time that one is made it has another record."""
-    told = "\n".join(f"{row.image_id}\0{row.record_id}" for row in rows)
+    """Of which pieces a clip is made: each time that one is made it has another record, and one without anybody has none."""
+    told = "\n".join(f"{row.image_id}\0{row.record_id}\0{row.output_sha256}" for row in rows)
     return hashlib.sha256(told.encode()).hexdigest()

@@ -40,7 +40,7 @@ class Row:
     """One row of a run. `shard` is the Parquet file it stands in, by its name in the output, `position` its place there.
     `permanent`: its key is forgotten; None only where the user's own column did not say, and the row is quarantined. `fidelity`:
     how its faces come back; None where they do not, or an earlier version wrote the row. `source_version`: of its source's file,
-    see `version_of`; None where an earlier version wrote the row."""
+    see `version_of`; None where an earlier version wrote the row. `output_sha256`: of its published file."""
 
     image_id: str
     status: str
@@ -55,6 +55,7 @@ class Row:
     shard: str
     position: int
     source_version: int | None = None
+    output_sha256: str | None = None
 
 
 _ROW_FIELDS: Final = tuple(f.name for f in fields(Row) if f.name in SHARD_SCHEMA.names)

@@ -7,8 +7,6 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("av", reason="clips take keyanon[video]")
-
 from jobs.blocks import ENCODED, FAILURE, GIVEN, ID, ROW, SUBJECT, VERSION
 from jobs.errors import SourceError
 from jobs.sources.clips import Clips
