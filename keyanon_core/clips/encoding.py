@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Final
 
-from keyanon_core.clips.form import ClipForm, pyav
+from keyanon_core.clips.form import ClipForm, open_clip, pyav
 from keyanon_core.clips.frames import MATRICES, Pixels, Strip, decode_published
 from keyanon_core.errors import PictureError
 
@@ -87,7 +87,7 @@ def encode_restored(published: bytes, pixels: Pixels) -> bytes:
     """
     av, out = pyav(), io.BytesIO()
     strip = decode_published(published, pixels.shape[0] * pixels.shape[1])
-    with av.open(io.BytesIO(published)) as shown:
+    with open_clip(io.BytesIO(published)) as shown:
         source = shown.streams.video[0]
         base, comment = source.time_base, shown.metadata.get("comment") or shown.metadata.get("COMMENT", "")
         durations = {packet.pts: packet.duration for packet in shown.demux(source) if packet.size}

@@ -4,7 +4,7 @@ import base64
 import importlib
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 from keyanon_core.errors import PictureError
 
@@ -21,7 +21,13 @@ ENCODERS: Final = {
 }
 """By a clip's codec: what encodes its published frames. Clips in other codecs become H.264, in a WebM VP9."""
 
+READABLE: Final = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm"
+"""FFmpeg's names of what reads these. Others are not asked: a file that is a list of files, whatever its suffix, would be read
+as what it names.
+"""
+
 MAX_FRAME_SIDE: Final = 16_384  # px
+MAX_TIME: Final = 2**62  # of times in a time base's units, either way; FFmpeg adds to them in 64 bits
 UNSPECIFIED: Final = 2  # ITU-T H.273, of all code points
 
 
@@ -72,11 +78,35 @@ class ClipForm:
 
     @classmethod
     def from_dict(cls, said: dict[str, Any]) -> "ClipForm":
-        """Inverse of `to_dict`. Raises LookupError, ValueError, TypeError for what it can not have written."""
+        """Inverse of `to_dict`. Raises LookupError, ArithmeticError, ValueError, TypeError, AttributeError for what it can not
+        have written.
+        """
         fractions = {name: Fraction(*map(int, said[name])) for name in ("time_base", "aspect")}
         colours = Colours(**{name: int(value) for name, value in said["colours"].items()})
         made = cls(**{**said, **fractions, "colours": colours, "extradata": base64.b64decode(said["extradata"])})
-        return replace(made, width=int(made.width), height=int(made.height), rotation=int(made.rotation))
+        made = replace(made, width=int(made.width), height=int(made.height), rotation=int(made.rotation))
+        made._check()
+        return made
+
+    def _check(self) -> None:
+        if self.container not in CONTAINERS.values() or not all(
+            isinstance(name, str) and name.isprintable() for name in (self.codec, self.decoder)
+        ):
+            raise ValueError("an unknown container, codec or decoder")
+        if min(self.width, self.height) < 1 or max(self.width, self.height) > MAX_FRAME_SIDE or self.rotation % 90:
+            raise ValueError("frames of an impossible size or rotation")
+        numbers = [number for one in (self.time_base, self.aspect) for number in one.as_integer_ratio()]
+        if min(numbers) < 1 or max(numbers) >= 2**31:
+            raise ValueError("an impossible time base or aspect")
+        if not all(0 <= value < 256 for value in asdict(self.colours).values()):
+            raise ValueError("impossible colours")
+
+
+def open_clip(file: BinaryIO | str) -> Any:
+    """A file of CONTAINERS, opened by PyAV for reading. Raises av.FFmpegError for any other; PictureError where PyAV is not
+    installed.
+    """
+    return pyav().open(file, options={"format_whitelist": READABLE})
 
 
 def pyav() -> Any:

@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from keyanon_core.clips.form import Colours, pyav
+from keyanon_core.clips.form import Colours, open_clip, pyav
 from keyanon_core.clips.piece import Piece
 from keyanon_core.errors import PictureError
 
@@ -16,6 +16,8 @@ Pixels = npt.NDArray[np.uint8]
 
 MATRICES: Final = {1: "ITU709", 5: "ITU601", 6: "ITU601", 7: "SMPTE240M"}
 """FFmpeg's names of the matrices between RGB and YCbCr, by code point. Of others BT.601 is used, there and back."""
+
+CODED_MORE: Final = 256  # px a side, by which coded frames may be larger than those that are seen
 
 _EBML: Final = b"\x1a\x45\xdf\xa3"  # Matroska and WebM (RFC 8794, 11.2.1)
 _PICTURES: Final = frozenset({b"avif", b"avis", b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
@@ -43,7 +45,8 @@ def decode_piece(piece: Piece, max_pixels: int) -> Strip:
     try:
         decoder = av.CodecContext.create(form.decoder, "r")
         decoder.extradata, decoder.thread_count = form.extradata or None, 1
-        return _strip(_decoded(av, decoder, piece), piece.times, form.colours, form.rotation)
+        decoder.options = _limit((form.width + CODED_MORE) * (form.height + CODED_MORE))
+        return _strip(_decoded(av, decoder, piece), piece.times, form.colours, form.rotation, max_pixels)
     except (av.FFmpegError, ValueError) as error:
         raise PictureError("corrupt", f"its frames can not be decoded ({type(error).__name__})") from error
 
@@ -58,15 +61,15 @@ def decode_published(encoded: bytes, max_pixels: int) -> Strip:
     """Decode a published piece; its times begin at 0. Raises PictureError as `decode_piece`."""
     av = pyav()
     try:
-        with av.open(io.BytesIO(encoded)) as opened:
+        with open_clip(io.BytesIO(encoded)) as opened:
             stream = opened.streams.video[0]
-            stream.codec_context.thread_count = 1
             codec = stream.codec_context
+            codec.thread_count, codec.options = 1, _limit(max_pixels + CODED_MORE**2)
             times = tuple(sorted(packet.pts for packet in opened.demux(stream) if packet.size))
             _check_pixels(codec.width * codec.height * len(times), max_pixels)
             opened.seek(0)
             colours = Colours(int(codec.colorspace), int(codec.color_range))
-            return _strip(opened.decode(stream), times, colours, 0)
+            return _strip(opened.decode(stream), times, colours, 0, max_pixels)
     except (av.FFmpegError, IndexError, ValueError, TypeError) as error:
         raise PictureError("corrupt", f"not a readable piece of a clip ({type(error).__name__})") from error
 
@@ -79,7 +82,7 @@ def _decoded(av: Any, decoder: Any, piece: Piece) -> Iterator[Any]:
     yield from decoder.decode(None)
 
 
-def _strip(decoded: Iterable[Any], times: tuple[int, ...], colours: Colours, rotation: int) -> Strip:
+def _strip(decoded: Iterable[Any], times: tuple[int, ...], colours: Colours, rotation: int, most: int) -> Strip:
     """Those of the decoded frames that are seen at `times`."""
     at = {time: position for position, time in enumerate(times)}
     found: dict[int, Pixels] = {}
@@ -87,6 +90,7 @@ def _strip(decoded: Iterable[Any], times: tuple[int, ...], colours: Colours, rot
         position = at.get(frame.pts)
         if position is None:
             continue
+        _check_pixels(frame.width * frame.height * len(times), most)
         if frame.is_corrupt:
             raise PictureError("corrupt", f"frame {position} of the piece is damaged")
         pixels = frame.to_ndarray(format="rgb24", src_colorspace=MATRICES.get(colours.space, "ITU601"))
@@ -99,6 +103,11 @@ def _strip(decoded: Iterable[Any], times: tuple[int, ...], colours: Colours, rot
         raise PictureError("unsupported", "its frames change their size")
     ordered = [found[position] for position in range(len(times))]
     return Strip(np.concatenate(ordered), len(ordered[0]), times)
+
+
+def _limit(pixels: int) -> dict[str, str]:
+    """What keeps a decoder from frames that are larger than said, each of which may take a gigabyte."""
+    return {"max_pixels": str(min(pixels, 2**31 - 1))}
 
 
 def _check_pixels(pixels: int, most: int) -> None:

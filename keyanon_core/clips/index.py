@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, Final
 import numpy as np
 import numpy.typing as npt
 
-from keyanon_core.clips.form import MAX_FRAME_SIDE, ClipForm, Colours, pyav
+from keyanon_core.clips.form import MAX_FRAME_SIDE, ClipForm, Colours, open_clip, pyav
 from keyanon_core.errors import PictureError
 
 PIECE_FRAMES: Final = 32  # at most; each piece begins with a key frame, which costs bytes
@@ -99,16 +99,17 @@ def index_clip(file: BinaryIO | str, container: str) -> ClipIndex:
     """
     av = pyav()
     try:
-        with av.open(file) as opened:
+        with open_clip(file) as opened:
             if not opened.streams.video:
                 raise PictureError("not_a_clip", "it has no video track")
             stream = opened.streams.video[0]
             promised = int(stream.frames or 0)
             found = [
-                (packet.pts, packet.is_keyframe, packet.size, packet.duration or 0)
+                (packet.pts, packet.is_keyframe, packet.size, packet.duration or 0, packet.is_corrupt)
                 for packet in opened.demux(stream)
                 if packet.size
             ]
+            _check_whole(found, promised)
             audio = len(opened.streams.audio)
             opened.seek(0)
             form = _form(stream, next(opened.decode(stream)), container)
@@ -116,18 +117,23 @@ def index_clip(file: BinaryIO | str, container: str) -> ClipIndex:
         raise PictureError("corrupt", "no frame of it can be decoded") from None
     except (av.FFmpegError, ValueError, OverflowError) as error:
         raise PictureError("not_a_clip", f"it can not be read as a video ({_words(error)})") from error
-    return _index(form, found, promised, audio)
+    return _index(form, found, audio)
 
 
-def _index(form: ClipForm, found: list[tuple[Any, ...]], promised: int, audio: int) -> ClipIndex:
+def _check_whole(found: list[tuple[Any, ...]], promised: int) -> None:
+    """Raise PictureError ("truncated") where packets are missing or cut."""
+    whole = sum(not one[4] for one in found)
+    if whole < max(promised, len(found)):
+        raise PictureError("truncated", f"it has {whole} of the {max(promised, len(found))} frames that it says it has")
+
+
+def _index(form: ClipForm, found: list[tuple[Any, ...]], audio: int) -> ClipIndex:
     if any(one[0] is None for one in found):
         raise PictureError(
             "unsupported", "its frames have no times of their own; put it into an MP4 or Matroska file first"
         )
     if not 0 < len(found) <= MAX_FRAMES:
         raise PictureError("unsupported", f"it has {len(found)} frames; a clip has 1 to {MAX_FRAMES}")
-    if len(found) < promised:
-        raise PictureError("truncated", f"it has {len(found)} of the {promised} frames that it says it has")
     packets = np.array([one[0] for one in found], np.int64)
     order = np.argsort(packets, kind="stable")
     times = packets[order]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from keyanon_core.clips.encoding import PieceTime
-from keyanon_core.clips.form import pyav
+from keyanon_core.clips.form import open_clip, pyav
 from keyanon_core.errors import PictureError
 
 
@@ -24,14 +24,14 @@ def join_pieces(pieces: Iterable[bytes], out: Path, container: str, sound: Binar
     if first is None:
         raise PictureError("corrupt", "a clip has at least one piece")
     try:
-        with av.open(io.BytesIO(first)) as opened:
+        with open_clip(io.BytesIO(first)) as opened:
             template, base = opened.streams.video[0], _time(opened).time_base
             with av.open(str(out), "w", format=container, options=_options(container, base)) as joined:
                 video = joined.add_stream_from_template(template)
                 if sound is None:
                     joined.mux(_packets(av, chain([first], coming), video, template))
                     return
-                with av.open(sound) as heard:
+                with open_clip(sound) as heard:
                     tracks = {track.index: joined.add_stream_from_template(track) for track in heard.streams.audio}
                     both = merge(
                         _packets(av, chain([first], coming), video, template), _sound(heard, tracks), key=_when
@@ -47,7 +47,7 @@ def _packets(av: Any, pieces: Iterable[bytes], stream: Any, template: Any) -> It
     like = (template.codec_context.codec.name, template.codec_context.extradata)
     end: Fraction | None = None
     for piece in pieces:
-        with av.open(io.BytesIO(piece)) as opened:
+        with open_clip(io.BytesIO(piece)) as opened:
             source, time = opened.streams.video[0], _time(opened)
             if (source.codec_context.codec.name, source.codec_context.extradata) != like:
                 raise PictureError("corrupt", "two of its pieces were encoded otherwise, and can not be joined")

@@ -5,9 +5,10 @@ A container of its own would not do: Matroska rounds times to milliseconds, and 
 
 import json
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, BinaryIO, Final
 
-from keyanon_core.clips.form import ClipForm, pyav
+from keyanon_core.clips.form import MAX_TIME, ClipForm, open_clip, pyav
 from keyanon_core.clips.index import Cut
 from keyanon_core.errors import PictureError
 
@@ -55,10 +56,22 @@ class Piece:
                     raise ValueError("a packet beyond its end")
                 packets.append((int(time), encoded[at : at + size]))
                 at += size
-            times = tuple(map(int, header["times"]))
-            return cls(ClipForm.from_dict(header["form"]), times, int(header["until"]), tuple(packets))
-        except (LookupError, ValueError, TypeError, RecursionError, ZeroDivisionError) as error:
+            if at != len(encoded):
+                raise ValueError("bytes after its end")
+            times, until = tuple(map(int, header["times"])), int(header["until"])
+            _check_times(times, until, [time for time, _ in packets])
+            return cls(ClipForm.from_dict(header["form"]), times, until, tuple(packets))
+        except (LookupError, ArithmeticError, ValueError, TypeError, AttributeError, RecursionError) as error:
             raise PictureError("corrupt", f"not a piece of a clip ({type(error).__name__})") from error
+
+
+def _check_times(times: tuple[int, ...], until: int, packets: list[int]) -> None:
+    """Raise ValueError unless times rise, end, and fit those of packets."""
+    rising = [*times, until]
+    if not times or any(after <= before for before, after in pairwise(rising)):
+        raise ValueError("times that do not rise")
+    if not all(-MAX_TIME <= time <= MAX_TIME for time in [*rising, *packets]):
+        raise ValueError("impossible times")
 
 
 def is_piece(encoded: bytes) -> bool:
@@ -71,7 +84,7 @@ def read_piece(file: BinaryIO | str, cut: Cut) -> bytes:
     av = pyav()
     wanted = [time for time, _ in cut.packets]
     try:
-        with av.open(file) as opened:
+        with open_clip(file) as opened:
             stream = opened.streams.video[0]
             packets = _packets(opened, stream, wanted, seek=True) or _packets(opened, stream, wanted, seek=False)
     except (av.FFmpegError, IndexError) as error:
