@@ -1,0 +1,377 @@
+"""What a run makes of clips, against clips of which is known who is where in every frame.
+
+    python benchmarks/video.py --portraits DIR [--clips 6] [--people 5] [--seconds 1] [--fps 25] [--width 640] [--height 360]
+        [--suffix .mp4] [--story moving --story cut ...] [--fidelity auto] [--restored 1] [--counted-by hog] [--seed 0] [--json]
+
+Heads of --people portraits move through each clip (`tests.made_clips`), one story after the other. --portraits: a folder of
+photographs, or of Parquet files with a column `image`; those with exactly one face are used, other ones in each clip as long as
+there are some. The clips are anonymized by a run of their own with their sound kept, and --restored of them come back by
+requests that two approve, which takes longer than all else.
+Printed for each clip (`keyanon_core.evaluation.clips`):
+- source shown: frames in which some person's face is the source's by the recognizer, at its own threshold, of those in which the
+  source has a face. seen: faces only that --counted-by, which the run does not use, finds in the clip; anywhere: all of them.
+- seen in the source: share of its faces that --counted-by sees there: what the count before is worth. hog is dlib's detector of
+  upright faces, and quick; mmod is its network, which takes seconds a frame.
+- switched, mixed: how often a person goes on as another track; tracks of several people.
+- like the first: cosine about the recognizer's mean of a person's faces to the one first shown: the median, and what one in
+  twenty falls below. In brackets the same of the source, whose views differ too.
+- flicker: grey levels that the masked pixels of an aligned face change by from frame to frame, over what its source's do: the
+  median of people, and the worst.
+- dB: of the restored frames inside the faces' masks: the median, and the worst. equal: share of those frames equal to the bit.
+- times, sound: whether time base and frames' times are the source's, how much longer it lasts, share of equal packets of sound.
+"""
+
+import math
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from fractions import Fraction
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Final
+
+import av
+import dlib
+import numpy as np
+import numpy.typing as npt
+import pyarrow.parquet as pq
+import typer
+from shared import Cell, only_face, photographs, print_facts, print_json, print_records, when_and_where
+
+from jobs.config import AnonymizeConfig
+from jobs.output.joined import CLIPS
+from jobs.output.reader import read_rows
+from jobs.recovery import RESTORED_CLIP, prepare, recover_request
+from jobs.run.anonymize import run_anonymize
+from jobs.run.report import RunReport
+from jobs.sources.clips import Clips
+from keyanon_core.clips.whose import PieceFaces
+from keyanon_core.errors import PictureError
+from keyanon_core.evaluation.clips import (
+    NOBODY,
+    ClipTimes,
+    Switches,
+    decibels_inside,
+    equal_packets,
+    flicker,
+    frames_showing,
+    identity_switches,
+    likeness_to_first,
+    times_kept,
+    whose,
+)
+from keyanon_core.faces import FaceModels, load_face_models
+from keyanon_core.faces.alignment import UPRIGHT_TEMPLATE, chip, similarity
+from keyanon_core.faces.dlib_models import SHAPE_PREDICTOR, dlib_model
+from keyanon_core.faces.recognition import MEAN_IDENTITY
+from keyanon_core.imaging import decode_picture
+from keyanon_core.pictures.settings import DEFAULT_FIDELITY, AnonymizeSettings
+from keystore.embedded import Keystore
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for the clips that tests are made of
+from tests.made_clips import STORIES, SUFFIXES, MadeClip, Shown, make_clip
+
+Pixels = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float64]
+Numbers = npt.NDArray[np.int64]
+Row = dict[str, Cell]
+Counter = Callable[[Pixels], Floats]
+"""Finds faces in an (H, W, 3) picture: (m, 4) boxes."""
+
+COUNTED_VISIBLE: Final = 0.3  # share of a face that is seen, from which it could give its person away
+WHOLE: Final = 0.9  # the same, from which its looks and its flicker are its own and not of what hides it
+SIDE: Final = 128  # px of the crops that flicker is measured in
+ENLARGED: Final = 1  # times that dlib's detectors double a picture: they find faces from 40 px on
+NETWORK: Final = "mmod_human_face_detector.dat"  # beside the recognizer's weights (Max-Margin Object Detection, CC0)
+
+
+def main(
+    portraits: Annotated[Path, typer.Option(help="Folder of photographs, or of Parquet files with a column image.")],
+    clips: Annotated[int, typer.Option(min=1, help="How many.")] = len(STORIES),
+    people: Annotated[int, typer.Option(min=1, help="In each clip.")] = 5,
+    story: Annotated[list[str] | None, typer.Option(help=f"Of {', '.join(STORIES)}; again for more.")] = None,
+    seconds: Annotated[float, typer.Option(help="Of each clip.")] = 1.0,
+    fps: Annotated[float, typer.Option(help="Frames a second.")] = 25.0,
+    width: Annotated[int, typer.Option(help="px; even.")] = 640,
+    height: Annotated[int, typer.Option(help="px; even.")] = 360,
+    suffix: Annotated[str, typer.Option(help=f"Of {', '.join(SUFFIXES)}.")] = ".mp4",
+    fidelity: Annotated[str, typer.Option(help="Of the run.")] = DEFAULT_FIDELITY,
+    restored: Annotated[int, typer.Option(min=0, help="Clips to restore, the first ones.")] = 1,
+    counted_by: Annotated[str, typer.Option(help="hog or mmod, of dlib.")] = "hog",
+    seed: Annotated[int, typer.Option()] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document instead of a table.")] = False,
+) -> None:
+    """Make clips, anonymize and restore them, measure and print."""
+    if counted_by not in COUNTERS:
+        raise typer.BadParameter(f"no detector is called {counted_by!r}; choose from {', '.join(COUNTERS)}")
+    stories = story or list(STORIES)
+    models = load_face_models()
+    heads = list(islice(_portraits(portraits, models), clips * people))
+    if len(heads) < people:
+        raise typer.BadParameter(f"{len(heads)} pictures of one face in {portraits}; --people asks for {people}")
+    with tempfile.TemporaryDirectory() as scratch:
+        root = Path(scratch)
+        (root / "clips").mkdir()
+        made = [
+            make_clip(
+                root / "clips" / f"{number:03d} {stories[number % len(stories)]}{suffix}",
+                [heads[(number * people + person) % len(heads)] for person in range(people)],
+                seconds=seconds,
+                fps=fps,
+                size=(width, height),
+                story=stories[number % len(stories)],  # type: ignore[arg-type]
+                seed=seed + number,
+            )
+            for number in range(clips)
+        ]
+        published = anonymize_and_restore(root, fidelity, [clip.path.name for clip in made[:restored]])
+        counter = COUNTERS[counted_by]()
+        rows = [measure(clip, published, models, counter) for clip in made]
+    facts = {**when_and_where(), "portraits": len(heads), "people": people, "size": f"{width} x {height}"}
+    facts |= {"recognizer": models.recognizer.name, "counted by": counted_by, **published.facts}
+    if as_json:
+        print_json({**facts, "clips": rows})
+    else:
+        print_facts(facts)
+        print_records(rows)
+
+
+def _portraits(folder: Path, models: FaceModels) -> Iterator[Pixels]:
+    """Those with one face, in order of name."""
+    for encoded in _pictures(folder):
+        try:
+            pixels = decode_picture(encoded, AnonymizeSettings().max_pixels)
+            only_face(pixels, models)
+        except PictureError:
+            continue
+        yield pixels
+
+
+def _pictures(folder: Path) -> Iterator[bytes]:
+    for path in photographs(folder):
+        yield path.read_bytes()
+    for path in sorted(folder.glob("*.parquet")):
+        for batch in pq.ParquetFile(path).iter_batches(batch_size=64, columns=["image"]):
+            yield from batch["image"].to_pylist()
+
+
+def _hog() -> Counter:
+    detector = dlib.get_frontal_face_detector()
+    return lambda pixels: _boxes(detector(pixels, ENLARGED))
+
+
+def _mmod() -> Counter:
+    network = dlib.cnn_face_detection_model_v1(str(dlib_model(SHAPE_PREDICTOR).with_name(NETWORK)))
+    return lambda pixels: _boxes([found.rect for found in network(pixels, ENLARGED)])
+
+
+def _boxes(found: Sequence[dlib.rectangle]) -> Floats:
+    corners = [(one.left(), one.top(), one.right() + 1, one.bottom() + 1) for one in found]
+    return np.array(corners, np.float64).reshape(-1, 4)
+
+
+COUNTERS: Final[dict[str, Callable[[], Counter]]] = {"hog": _hog, "mmod": _mmod}
+
+
+@dataclass(frozen=True)
+class Published:
+    """What a run made of clips. anonymized: their folder. restored: by a clip's name, where there is such. tracks: by a clip's
+    name, of each frame the boxes of who was tracked there, (m, 4), and their tracks. facts: to be printed.
+    """
+
+    anonymized: Path
+    restored: Mapping[str, Path]
+    tracks: Mapping[str, Sequence[tuple[Floats, Sequence[str]]]]
+    facts: Mapping[str, Cell]
+
+
+def anonymize_and_restore(root: Path, fidelity: str, wanted: Sequence[str]) -> Published:
+    """A run over `root/clips`, and those of these names restored."""
+    places = {"photos": str(root / "clips"), "output": root / "out", "keystore": root / "keystore"}
+    config = AnonymizeConfig.load(None, {**places, "audio": "keep", "fidelity": fidelity})
+    report, tracks = _tracked_run(config)
+    if report.clips_missing:
+        raise typer.BadParameter(f"clips that were not published: {report.clips_missing}")
+    begun, back = time.monotonic(), dict[str, Path]()
+    with Keystore.open(root / "keystore") as keystore:
+        for number, name in enumerate(wanted):
+            rows = (row for row in read_rows(root / "out") if row.image_id.startswith(f"{name}/"))
+            records = [str(row.record_id) for row in rows if row.record_id is not None]
+            request = keystore.request("ann", records, "C-1", "measure what comes back", "consent", timedelta(hours=1))
+            for person in ("bob", "cleo"):
+                keystore.approve(request.request_id, person, request.digest)
+            restored = root / "restored" / str(number)
+            images = keystore.show(request.request_id).images
+            recover_request(keystore, request.request_id, "ann", prepare(root / "out", restored, images))
+            back[name] = restored / f"{name}{RESTORED_CLIP}"
+    facts: dict[str, Cell] = {"faces": report.faces, "keys tried": report.key_attempts}
+    facts |= {"s to anonymize": round(report.seconds, 1), "s to restore": round(time.monotonic() - begun, 1)}
+    return Published(root / "out" / CLIPS, back, tracks, facts)
+
+
+def _tracked_run(config: AnonymizeConfig) -> tuple[RunReport, dict[str, list[tuple[Floats, Sequence[str]]]]]:
+    """Run, and listen to whom the run takes for whom, which no output says."""
+    tracks = dict[str, list[tuple[Floats, Sequence[str]]]]()
+    known = Clips.know
+
+    def listening(source: Clips, faces: Mapping[int, PieceFaces]) -> None:
+        for clip in source.clips:
+            assert clip.index is not None, "the clips were made to be read"
+            height, pieces = clip.index.form.upright_size[1], zip(clip.rows, clip.index.cuts(), strict=True)
+            tracks[clip.name] = [one for row, cut in pieces for one in _by_frame(faces[row], len(cut.times), height)]
+        known(source, faces)
+
+    setattr(Clips, "know", listening)  # noqa: B010  a method
+    try:
+        return run_anonymize(config), tracks
+    finally:
+        setattr(Clips, "know", known)  # noqa: B010
+
+
+def _by_frame(piece: PieceFaces, frames: int, height: int) -> Iterator[tuple[Floats, Sequence[str]]]:
+    """Boxes in px of their frame, and tracks, of each frame of a piece."""
+    for frame in range(frames):
+        some = [at for at, face in enumerate(piece.faces) if face.frame == frame]
+        boxes = np.array([piece.faces[at].box for at in some], np.float64).reshape(-1, 4)
+        yield boxes - np.array([0, frame * height] * 2), [piece.subjects[at] for at in some]
+
+
+def measure(clip: MadeClip, published: Published, models: FaceModels, counter: Counter) -> Row:
+    """One clip's row of the table."""
+    anonymized = published.anonymized / clip.path.name
+    source, shown = _frames(clip.path), _frames(anonymized)
+    switches = _switches(clip, published.tracks[clip.path.name])
+    times, sound = times_kept(_times(anonymized), _times(clip.path)), (_sound(anonymized), _sound(clip.path))
+    return {
+        "clip": clip.path.stem,
+        "frames": len(source),
+        **_shown(clip, source, shown, models, counter),
+        "switched": switches.switched,
+        "mixed": switches.mixed,
+        "like the first, median and 5 %": _likeness(clip, source, shown, models),
+        "flicker, median (worst)": _flicker(clip, source, shown, models),
+        **_restored(clip, source, published.restored.get(clip.path.name), models),
+        "times": f"{'same' if times.same_base else 'other'} base, {times.frames:+d} frames, {times.shift:.4f} s off",
+        "lasts longer, s": times.duration,
+        "sound": equal_packets(*sound),
+    }
+
+
+def _faces(clip: MadeClip, visible: float) -> list[tuple[int, Shown]]:
+    """With their frames, those of which so much is seen."""
+    return [(frame, one) for frame, faces in enumerate(clip.truth) for one in faces if one.visible >= visible]
+
+
+def _shown(clip: MadeClip, source: Pixels, shown: Pixels, models: FaceModels, counter: Counter) -> Row:
+    there = _faces(clip, COUNTED_VISIBLE)
+    frames = np.array([frame for frame, _ in there], np.int64)
+    vectors = [models.recognizer.embed([(clips[at], one.face) for at, one in there]) for clips in (source, shown)]
+    distances = np.array([models.recognizer.distance(*pair) for pair in zip(*vectors, strict=True)], np.float64)
+    found, known = (_seen(clips, there, counter) for clips in (shown, source))
+    threshold, of = models.recognizer.threshold, len(np.unique(frames))
+    seen = frames_showing(frames[found], distances[found], threshold)
+    return {
+        "source shown, seen": f"{len(seen)} of {of}",
+        "source shown, anywhere": f"{len(frames_showing(frames, distances, threshold))} of {of}",
+        "seen in the source": float(known.mean()),
+    }
+
+
+def _seen(frames: Pixels, there: Sequence[tuple[int, Shown]], counter: Counter) -> npt.NDArray[np.bool_]:
+    """Of each face, whether the detector sees one there."""
+    found = np.zeros(len(there), np.bool_)
+    for frame in sorted({at for at, _ in there}):
+        rows = [row for row, (at, _) in enumerate(there) if at == frame]
+        hits = whose(counter(frames[frame]), np.array([there[row][1].box for row in rows], np.float64))
+        found[[rows[hit] for hit in hits if hit != NOBODY]] = True
+    return found
+
+
+def _switches(clip: MadeClip, tracks: Sequence[tuple[Floats, Sequence[str]]]) -> Switches:
+    frames, people, names = list[int](), list[int](), list[str]()
+    for frame, ((boxes, of), truth) in enumerate(zip(tracks, clip.truth, strict=True)):
+        seen = [one for one in truth if one.visible >= COUNTED_VISIBLE]
+        matched = whose(boxes, np.array([one.box for one in seen], np.float64))
+        frames += [frame] * len(boxes)
+        people += [seen[at].person if at != NOBODY else NOBODY for at in matched]
+        names += of
+    numbers = np.unique(np.array(names, np.str_), return_inverse=True)[1]
+    return identity_switches(np.array(frames, np.int64), np.array(people, np.int64), numbers)
+
+
+def _likeness(clip: MadeClip, source: Pixels, shown: Pixels, models: FaceModels) -> str:
+    there = _faces(clip, WHOLE)
+    frames, people = np.array([(at, one.person) for at, one in there], np.int64).T
+    told = []
+    for clips in (shown, source):
+        vectors = models.recognizer.embed([(clips[at], one.face) for at, one in there]).astype(np.float64)
+        cosines = likeness_to_first(frames, people, vectors, MEAN_IDENTITY)
+        told.append(f"{np.median(cosines):.3f}, {np.quantile(cosines, 0.05):.3f}")
+    return f"{told[0]} ({told[1]})"
+
+
+def _flicker(clip: MadeClip, source: Pixels, shown: Pixels, models: FaceModels) -> str:
+    there, found = _faces(clip, WHOLE), list[float]()
+    for person in sorted({one.person for _, one in there}):
+        some = [(at, one) for at, one in there if one.person == person]
+        affines = [similarity(one.landmarks, UPRIGHT_TEMPLATE * SIDE) for _, one in some]
+        published, original = (
+            np.stack([chip(clips[at], affine, SIDE) for (at, _), affine in zip(some, affines, strict=True)])
+            for clips in (shown, source)
+        )
+        masks = np.stack(
+            [
+                chip(_mask(source[at], one, models)[..., None].repeat(3, 2) * np.uint8(255), affine, SIDE)[..., 0] > 127
+                for (at, one), affine in zip(some, affines, strict=True)
+            ]
+        )
+        found.append(flicker(np.array([at for at, _ in some], np.int64), published, original, masks).ratio)
+    told = np.array([ratio for ratio in found if not math.isnan(ratio)])
+    return f"{np.median(told):.2f} ({told.max():.2f})" if len(told) else "-"
+
+
+def _restored(clip: MadeClip, source: Pixels, restored: Path | None, models: FaceModels) -> Row:
+    if restored is None:
+        return {"dB, median (worst)": "-", "equal": math.nan}
+    decibels = decibels_inside(_frames(restored), source, _masks(clip, source, models))
+    told = f"{np.median(decibels):.1f} ({decibels.min():.1f})"
+    return {"dB, median (worst)": told, "equal": float(np.isinf(decibels).mean())}
+
+
+def _masks(clip: MadeClip, source: Pixels, models: FaceModels) -> npt.NDArray[np.bool_]:
+    """(n, H, W) pixels of the faces that could give somebody away."""
+    masks = np.zeros(source.shape[:3], np.bool_)
+    for frame, one in _faces(clip, COUNTED_VISIBLE):
+        masks[frame] |= _mask(source[frame], one, models)
+    return masks
+
+
+def _mask(pixels: Pixels, shown: Shown, models: FaceModels) -> npt.NDArray[np.bool_]:
+    return models.parser.mask(pixels, shown.face, AnonymizeSettings().regions).full(pixels.shape)
+
+
+def _frames(path: Path) -> Pixels:
+    """(n, H, W, 3)."""
+    with av.open(str(path)) as opened:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in opened.decode(video=0)])
+
+
+def _times(path: Path) -> ClipTimes:
+    with av.open(str(path)) as opened:
+        stream = opened.streams.video[0]
+        packets = sorted((packet.pts, packet.duration or 0) for packet in opened.demux(stream) if packet.size)
+        base = Fraction(stream.time_base)
+    (first, _), (last, shown) = packets[0], packets[-1]
+    return ClipTimes(base, tuple(time * base for time, _ in packets), (last + shown - first) * base)
+
+
+def _sound(path: Path) -> list[bytes]:
+    with av.open(str(path)) as opened:
+        return [bytes(packet) for packet in opened.demux(*opened.streams.audio) if packet.size]
+
+
+if __name__ == "__main__":
+    typer.run(main)
