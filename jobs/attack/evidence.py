@@ -76,7 +76,7 @@ def gather(
     rows = _rows(store, faces * (READ_FOR_PEOPLE if subjects else 1))
     if not rows:
         raise AttackError(f"{store} has no anonymized picture; there is nothing to attack")
-    sources, changed = _sources(open_source(config, config.given()), rows, elsewhere)
+    sources, changed = _sources(open_source(config, config.given(), clips=False), rows, elsewhere)
     if subjects:
         rows = _one_of_each(rows, {name: one.subject for name, one in sources.items()}, faces)
     published = PublishedPictures(store)

@@ -103,7 +103,7 @@ def run_evaluation(subject: Subject, progress: Progress | None = None) -> dict[s
             raise EvaluationError(f"measuring takes {package}; install keyanon[evaluation]")
     for file, weights in files.values():
         weights.check(file)
-    source = open_source(config, config.given())
+    source = open_source(config, config.given(), clips=False)
     ids = [image_id for part in source.ids.parts() for image_id in part]
     known = frozenset(ids)
     subject = replace(subject, versions={name: one.among(known) for name, one in subject.versions.items()})

@@ -22,6 +22,7 @@ from jobs.output.keys import alive
 from jobs.output.layout import RUN_DIRECTORY, OutputLayout
 from jobs.output.manifest import read_existing
 from jobs.output.row_shards import reason_code
+from jobs.run.anonymize import fitting
 from jobs.run.cluster import check_pseudonyms_are_near, joining, machines, ray_cluster
 from jobs.run.placement import Machine, Placement, detectors, reserved_cpus
 from jobs.run.places import check_named, door_of, layout_of, numbered
@@ -113,7 +114,8 @@ def plan_run(config: AnonymizeConfig, sample: int = DEFAULT_SAMPLE, prices: Pric
 
     Raises: as `run_anonymize` for what a run would refuse, ConfigError for a place that can not be written.
     """
-    source = open_source(config, config.given())
+    source = open_source(config, config.given(), clips=False)  # the faces of a sample of frames are in no track
+    config = fitting(config, source)
     layout = layout_of(config, source)
     check_named(layout, source)
     checks = [("input", f"{source.kind}, {source.total} rows can be listed")]

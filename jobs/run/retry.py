@@ -10,7 +10,7 @@ from jobs.errors import ConfigError
 from jobs.output.commit import quarantined_rows
 from jobs.output.manifest import Manifest, read_complete
 from jobs.output.row_sets import RowSet
-from jobs.run.anonymize import Attempt, run_attempt
+from jobs.run.anonymize import Attempt, fitting, run_attempt
 from jobs.run.places import check_named, holding, layout_of, numbered, open_keys
 from jobs.run.progress import ProgressCallback
 from jobs.run.recorded import recorded_config
@@ -44,6 +44,7 @@ def retry_quarantined(
         read_complete(open_store(output, changed.get("endpoint_url")), retrying=True), output, changed
     )
     source = open_source(config, config.given())
+    config = fitting(config, source)
     layout = layout_of(config, source)
     check_named(layout, source)
     with holding(layout) as lease:

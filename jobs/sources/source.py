@@ -98,8 +98,9 @@ class Source(ABC):
         """
 
 
-def open_source(config: InputConfig, given: GivenInput | None = None) -> Source:
-    """List the input named by `config.photos`. given: where its user says what of the faces in it.
+def open_source(config: InputConfig, given: GivenInput | None = None, *, clips: bool = True) -> Source:
+    """List the input named by `config.photos`. given: where its user says what of the faces in it. clips: False for what works
+    on pictures alone.
 
     Raises:
         SourceError: it does not exist, is empty, mixes pictures with Parquet, overlaps with the output or the keystore,
@@ -111,7 +112,7 @@ def open_source(config: InputConfig, given: GivenInput | None = None) -> Source:
     check_apart(config)
     filesystem, root = resolve(config.photos, config.endpoint_url)
     try:
-        return _listed(filesystem, root, config, given)
+        return _listed(filesystem, root, config, given, clips=clips)
     except (OSError, pa.ArrowException) as error:
         if is_local(config.photos):
             raise
@@ -138,7 +139,7 @@ def open_shards(config: InputConfig) -> "Shards | None":
         raise SourceError(f"{config.photos} can not be read ({error}); check its name and the credentials") from error
 
 
-def _listed(filesystem: pafs.FileSystem, root: str, config: InputConfig, given: GivenInput) -> Source:
+def _listed(filesystem: pafs.FileSystem, root: str, config: InputConfig, given: GivenInput, *, clips: bool) -> Source:
     from jobs.sources.clips import Clips
     from jobs.sources.parquet import ParquetSource
     from jobs.sources.picture_files import PictureFiles
@@ -157,6 +158,7 @@ def _listed(filesystem: pafs.FileSystem, root: str, config: InputConfig, given: 
         if suffix_of(root) == TAR_SUFFIX:
             return _attached(TarShards(filesystem, root, [root], config), given)
         if suffix_of(root) in CLIP_SUFFIXES:
+            _check_taken(config, clips=clips)
             return _attached(Clips(filesystem, root, [root], config), given)
         if root.lower().endswith(PACKED_SUFFIXES):
             raise SourceError(
@@ -170,7 +172,7 @@ def _listed(filesystem: pafs.FileSystem, root: str, config: InputConfig, given: 
         return PictureFiles.single(filesystem, root, config, given)
     files = PictureFiles.listed(filesystem, root, config, given)
     kinds = {"pictures": files.total, "Parquet": files.parquet, "tar shards": files.tars, "clips": files.clips_found}
-    if len(several := [kind for kind, found in kinds.items() if found]) > 1:
+    if len(several := [kind for kind, some in kinds.items() if some]) > 1:
         first = (files.parquet or files.tars or files.clips_found)[0]
         raise SourceError(
             f"{config.photos} holds both {' and '.join(several)} ({first}); run them apart, each with its own output, by "
@@ -181,9 +183,10 @@ def _listed(filesystem: pafs.FileSystem, root: str, config: InputConfig, given: 
     if files.tars:
         return _attached(TarShards(filesystem, root, files.tars, config), given)
     if files.clips_found:
-        clips = Clips(filesystem, root, files.clips_found, config)
-        clips.ignored, clips.left_out = files.ignored, files.left_out
-        return _attached(clips, given)
+        _check_taken(config, clips=clips)
+        found = Clips(filesystem, root, files.clips_found, config)
+        found.ignored, found.left_out = files.ignored, files.left_out
+        return _attached(found, given)
     if not files.total and (config.include or config.exclude):
         raise SourceError(
             f"{config.photos} holds no picture ({PICTURE_NAMES}), clip, Parquet file or tar shard that include and exclude let "
@@ -195,6 +198,15 @@ def _listed(filesystem: pafs.FileSystem, root: str, config: InputConfig, given: 
             f"({files.ignored} other files); is this the right folder? Compressed tars must be unpacked to plain ones"
         )
     return _attached(files, given)
+
+
+def _check_taken(config: InputConfig, *, clips: bool) -> None:
+    """Raise SourceError for clips where they are of no use, before they are read."""
+    if not clips:
+        raise SourceError(
+            f"{config.photos} holds clips, and this command works on pictures; of commands that read a source, anonymize and "
+            "quarantine retry take clips"
+        )
 
 
 def _attached(files: "PictureFiles", given: GivenInput) -> Source:

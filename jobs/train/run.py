@@ -52,7 +52,7 @@ def run_training(config: TrainConfig, progress: TrainProgress | None = None) -> 
         PriorError, FaceModelError: a model can not be used. JobError: Ray failed.
     """
     tell = progress or (lambda state: None)
-    source = open_source(config)
+    source = open_source(config, clips=False)
     output = config.output.absolute()
     try:
         with Lease(output), ray_cluster(config.workers + (config.cutting_actors or config.workers)):

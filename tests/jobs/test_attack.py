@@ -175,6 +175,10 @@ def test_what_can_not_be_attacked_is_refused_before_anything_is_computed(
     assert "does not exist" in refused(
         ExitCode.INPUT, out, "-o", str(tmp_path / "r"), "--source", str(tmp_path / "gone")
     )
+    clips = tmp_path / "clips"
+    clips.mkdir()
+    (clips / "a.mp4").write_bytes(b"x")
+    assert "holds clips" in refused(ExitCode.INPUT, out, "-o", str(tmp_path / "r"), "--source", str(clips))
     few = tmp_path / "few"
     few.mkdir()
     for name in sorted(path.name for path in (finished / "photos").glob("*.png"))[:3]:

@@ -265,3 +265,38 @@ def test_settings_come_back_from_json(output: str) -> None:
     config = AnonymizeConfig.load(None, {**PLACES, "output": output})
     assert AnonymizeConfig.model_validate_json(config.model_dump_json()) == config
     assert isinstance(config.output, str) == output.startswith("s3:")
+
+
+def test_a_run_over_clips_has_a_pseudonym_for_each_track_and_what_goes_with_it() -> None:
+    config = AnonymizeConfig.load(None, {**PLACES, "steps": 7, "subjects": "who.csv", "audio": "keep"}).over_clips()
+    assert (config.pseudonyms, config.has_pseudonyms, config.steps, config.audio) == ("tracks", True, 7, "keep")
+    consistent = AnonymizeConfig.load(None, {**PLACES, "pseudonyms": "consistent", "subjects": "who.csv"})
+    assert (config.payload_share, config.sidecar_bits) == (consistent.payload_share, consistent.sidecar_bits)
+    chosen = AnonymizeConfig.load(None, {**PLACES, "pseudonyms": "tracks", "payload_share": 0.5, "sidecar_bits": 12})
+    assert (chosen.over_clips().payload_share, chosen.over_clips().sidecar_bits) == (0.5, 12)
+
+
+def test_a_run_over_clips_goes_on_with_what_its_manifest_says() -> None:
+    config = AnonymizeConfig.load(None, {**PLACES, "payload_share": None}).over_clips()
+    recorded = AnonymizeConfig.load(None, {**config.to_json(), "audio": "keep"})
+    assert recorded.over_clips().digest() == config.over_clips().digest() == config.digest()
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"pseudonyms": "consistent", "subjects": "who.csv"}, "leave out pseudonyms, faces and output_format"),
+        ({"faces": "given", "boxes": "boxes.csv"}, "leave out pseudonyms, faces and output_format"),
+        ({"faces": "aligned"}, "leave out pseudonyms, faces and output_format"),
+        ({"output_format": "png"}, "leave out pseudonyms, faces and output_format"),
+        ({"fidelity": "image", "output_format": "png"}, "leave out pseudonyms, faces and output_format"),
+        ({"fidelity": "auto"}, "fidelity"),
+        ({"keystore": None, "keys": "discard"}, "keys discard has none"),
+        ({"keystore": None, "ingest_key": "key", "inbox": "folder"}, "the inbox folder answers nothing"),
+    ],
+)
+def test_a_run_over_clips_refuses_what_is_of_pictures(setting: dict[str, object], message: str) -> None:
+    config = AnonymizeConfig.load(None, {**PLACES, **setting})
+    with pytest.raises(ConfigError, match=message) as raised:
+        config.over_clips()
+    assert "\n" not in str(raised.value)

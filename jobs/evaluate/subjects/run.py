@@ -44,7 +44,7 @@ def propose_subjects(config: ProposeConfig, progress: Progress | None = None) ->
     """
     output = config.output.absolute()
     _check_private(output)
-    source = open_source(config)
+    source = open_source(config, clips=False)
     if source.schema is not None:
         raise SourceError(
             "subjects are proposed for folders and tar shards, whose pictures `--subjects FILE` names; in Parquet a column says "
