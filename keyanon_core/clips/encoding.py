@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Final
 
-from keyanon_core.clips.form import ClipForm, open_clip, pyav
-from keyanon_core.clips.frames import MATRICES, Pixels, Strip, decode_published
+from keyanon_core.clips.form import MAX_TIME, ClipForm, open_clip, pyav
+from keyanon_core.clips.frames import MATRICES, Pixels, Strip, decode_published, durations_of
 from keyanon_core.errors import PictureError
 
 ONE_GROUP: Final = 100_000  # frames between key frames: more than a piece has
@@ -35,6 +35,8 @@ OPTIONS: Final = {
 }
 """By the encoder: near to what the eye can not tell from the source, and no frame that is decoded before it is seen."""
 
+WHOLE_CHROMA: Final = ("libx264", "libx265")  # halve that of an even number of pixels only
+
 
 @dataclass(frozen=True)
 class PieceTime:
@@ -53,8 +55,11 @@ class PieceTime:
         """Inverse of `to_comment`. Raises PictureError ("corrupt")."""
         try:
             said = json.loads(comment)["keyanon_piece"]
-            return cls(int(said["start"]), Fraction(*map(int, said["time_base"])))
-        except (LookupError, ValueError, TypeError, ZeroDivisionError) as error:
+            start, base = int(said["start"]), Fraction(*map(int, said["time_base"]))
+            if abs(start) > MAX_TIME or base <= 0 or max(base.as_integer_ratio()) >= 2**31:
+                raise ValueError("an impossible time")
+            return cls(start, base)
+        except (LookupError, ArithmeticError, ValueError, TypeError, RecursionError) as error:
             raise PictureError("corrupt", "it does not say where in its clip it stands") from error
 
 
@@ -90,7 +95,10 @@ def encode_restored(published: bytes, pixels: Pixels) -> bytes:
     with open_clip(io.BytesIO(published)) as shown:
         source = shown.streams.video[0]
         base, comment = source.time_base, shown.metadata.get("comment") or shown.metadata.get("COMMENT", "")
-        durations = {packet.pts: packet.duration for packet in shown.demux(source) if packet.size}
+        packets = [packet for packet in shown.demux(source) if packet.size]
+        durations = {
+            packet.pts: shown_for for packet, shown_for in zip(packets, durations_of(packets, source), strict=True)
+        }
     with av.open(out, "w", format="matroska", options={"fflags": "+bitexact"}) as opened:
         opened.metadata["comment"] = comment
         stream = opened.add_stream("ffv1", options={"threads": "1"})
@@ -119,7 +127,7 @@ def container_options(form: ClipForm) -> dict[str, str]:
 def _describe(encoder: Any, form: ClipForm, strip: Strip) -> None:
     width, height = strip.pixels.shape[1], strip.height
     encoder.width, encoder.height = width, height
-    encoder.pix_fmt = pixel_format(width, height)
+    encoder.pix_fmt = pixel_format(form.encoder, width, height)
     encoder.time_base, encoder.framerate = form.time_base, Fraction(25)
     encoder.gop_size = ONE_GROUP
     encoder.sample_aspect_ratio = 1 / form.aspect if form.rotation % 180 else form.aspect
@@ -128,9 +136,9 @@ def _describe(encoder: Any, form: ClipForm, strip: Strip) -> None:
     encoder.color_primaries, encoder.color_trc = colours.primaries, colours.transfer
 
 
-def pixel_format(width: int, height: int) -> str:
-    """Chroma is halved where there is an even number of pixels to halve."""
-    return "yuv444p" if width % 2 or height % 2 else "yuv420p"
+def pixel_format(encoder: str, width: int, height: int) -> str:
+    """Chroma is halved, but of an odd number of pixels only where the encoder can."""
+    return "yuv444p" if encoder in WHOLE_CHROMA and (width % 2 or height % 2) else "yuv420p"
 
 
 def _encoded(av: Any, stream: Any, form: ClipForm, strip: Strip) -> Any:

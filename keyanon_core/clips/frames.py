@@ -1,8 +1,9 @@
 """Decoded frames of a piece, one below the other: a strip, which what works on pictures works on as one of them."""
 
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
@@ -72,6 +73,15 @@ def decode_published(encoded: bytes, max_pixels: int) -> Strip:
             return _strip(opened.decode(stream), times, colours, 0, max_pixels)
     except (av.FFmpegError, IndexError, ValueError, TypeError) as error:
         raise PictureError("corrupt", f"not a readable piece of a clip ({type(error).__name__})") from error
+
+
+def durations_of(packets: Sequence[Any], stream: Any) -> list[int]:
+    """How long each of a published piece's packets is shown, in its stream's time base. Of VP9 in MP4 FFmpeg tells the whole
+    stream's duration only.
+    """
+    last = packets[-1]
+    end = last.pts + last.duration if last.duration else max(stream.duration or 0, last.pts)
+    return [after - before for before, after in pairwise([*(packet.pts for packet in packets), end])]
 
 
 def _decoded(av: Any, decoder: Any, piece: Piece) -> Iterator[Any]:

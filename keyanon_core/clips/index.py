@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from keyanon_core.clips.form import MAX_FRAME_SIDE, ClipForm, Colours, open_clip, pyav
+from keyanon_core.clips.matroska import missing_bytes
 from keyanon_core.errors import PictureError
 
 PIECE_FRAMES: Final = 32  # at most; each piece begins with a key frame, which costs bytes
@@ -109,7 +110,8 @@ def index_clip(file: BinaryIO | str, container: str) -> ClipIndex:
                 for packet in opened.demux(stream)
                 if packet.size
             ]
-            _check_whole(found, promised)
+            ends = stream.duration and stream.duration + (stream.start_time or 0)
+            _check_whole(file, found, promised)
             audio = len(opened.streams.audio)
             opened.seek(0)
             form = _form(stream, next(opened.decode(stream)), container)
@@ -117,17 +119,20 @@ def index_clip(file: BinaryIO | str, container: str) -> ClipIndex:
         raise PictureError("corrupt", "no frame of it can be decoded") from None
     except (av.FFmpegError, ValueError, OverflowError) as error:
         raise PictureError("not_a_clip", f"it can not be read as a video ({_words(error)})") from error
-    return _index(form, found, audio)
+    return _index(form, found, int(ends or 0), audio)
 
 
-def _check_whole(found: list[tuple[Any, ...]], promised: int) -> None:
+def _check_whole(file: BinaryIO | str, found: list[tuple[Any, ...]], promised: int) -> None:
     """Raise PictureError ("truncated") where packets are missing or cut."""
+    missing = missing_bytes(file)
+    if missing:
+        raise PictureError("truncated", f"its last {missing} bytes are missing")
     whole = sum(not one[4] for one in found)
     if whole < max(promised, len(found)):
         raise PictureError("truncated", f"it has {whole} of the {max(promised, len(found))} frames that it says it has")
 
 
-def _index(form: ClipForm, found: list[tuple[Any, ...]], audio: int) -> ClipIndex:
+def _index(form: ClipForm, found: list[tuple[Any, ...]], ends: int, audio: int) -> ClipIndex:
     if any(one[0] is None for one in found):
         raise PictureError(
             "unsupported", "its frames have no times of their own; put it into an MP4 or Matroska file first"
@@ -146,7 +151,7 @@ def _index(form: ClipForm, found: list[tuple[Any, ...]], audio: int) -> ClipInde
         packets,
         np.array([one[1] for one in found], np.bool_),
         np.array([one[2] for one in found], np.int64),
-        int(found[order[-1]][3]) or typical,
+        int(found[order[-1]][3]) or max(ends - int(times[-1]), 0) or typical,
         audio,
     )
 

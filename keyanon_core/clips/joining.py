@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 
 from keyanon_core.clips.encoding import PieceTime
 from keyanon_core.clips.form import open_clip, pyav
+from keyanon_core.clips.frames import durations_of
 from keyanon_core.errors import PictureError
 
 
@@ -53,14 +54,19 @@ def _packets(av: Any, pieces: Iterable[bytes], stream: Any, template: Any) -> It
                 raise PictureError("corrupt", "two of its pieces were encoded otherwise, and can not be joined")
             if end is not None and time.start * time.time_base < end:
                 raise PictureError("corrupt", "two of its pieces overlap in time, or are out of order")
-            for packet in opened.demux(source):
-                if packet.size:
-                    at = round(packet.pts * source.time_base / time.time_base) + time.start
-                    packet.duration = round(packet.duration * source.time_base / time.time_base)
-                    packet.pts = packet.dts = at
-                    packet.time_base, packet.stream = time.time_base, stream
-                    end = (at + 1) * time.time_base
-                    yield packet
+            packets, unit = (
+                [packet for packet in opened.demux(source) if packet.size],
+                source.time_base / time.time_base,
+            )
+            if not packets:
+                raise PictureError("corrupt", "one of its pieces has no frames")
+            for packet, shown_for in zip(packets, durations_of(packets, source), strict=True):
+                at = round(packet.pts * unit) + time.start
+                packet.duration = round(shown_for * unit)
+                packet.pts = packet.dts = at
+                packet.time_base, packet.stream = time.time_base, stream
+                end = (at + 1) * time.time_base
+                yield packet
 
 
 def _sound(heard: Any, tracks: dict[int, Any]) -> Iterator[Any]:

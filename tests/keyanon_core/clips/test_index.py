@@ -136,6 +136,27 @@ def test_a_clip_without_its_table_of_frames_is_refused(clip: Path, tmp_path: Pat
     assert failure.value.reason == "not_a_clip"
 
 
+@pytest.mark.parametrize(("name", "encoder"), [("a.mkv", "libx264"), ("a.webm", "libvpx-vp9")])
+@pytest.mark.parametrize("share", [0.5, 0.9, 0.999])
+def test_matroska_whose_end_is_missing_is_refused(tmp_path: Path, name: str, encoder: str, share: float) -> None:
+    path = tiny_clip(tmp_path / name, encoder=encoder, times=range(0, 1200, 40), tick=MILLISECOND)
+    assert len(indexed(path).times) == 30
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * share)])
+    with pytest.raises(PictureError) as failure:
+        indexed(path)
+    assert failure.value.reason == "truncated"
+
+
+def test_matroska_that_was_streamed_and_does_not_say_its_size_is_read(tmp_path: Path) -> None:
+    path = tiny_clip(tmp_path / "a.mkv", times=range(0, 1200, 40), tick=MILLISECOND)
+    data = path.read_bytes()
+    at = data.index(bytes.fromhex("18538067")) + 4
+    assert data[at] == 1, "a size of eight bytes"
+    path.write_bytes(data[:at] + b"\x01" + b"\xff" * 7 + data[at + 8 :])
+    assert len(indexed(path).times) == 30
+
+
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.webm"])
 def test_a_list_of_other_files_is_no_clip(clip: Path, tmp_path: Path, name: str) -> None:
     """FFmpeg would read what it names, be it not the user's."""
