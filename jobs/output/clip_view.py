@@ -12,7 +12,7 @@ from jobs.names import clip_name, suffix_of
 from jobs.output.clip_tracks import ClipTrack, read_tracks
 from jobs.output.joined import CLIPS, FACTS_SUFFIX
 from jobs.output.pictures import PublishedPictures
-from jobs.output.reader import OutputError, Row, read_rows
+from jobs.output.reader import OutputError, Row, read_manifest, read_rows
 from jobs.pages import data_uri, page_environment
 from jobs.sources.source import CLIP_SUFFIXES
 from jobs.storage.store import Store
@@ -58,6 +58,7 @@ class ClipView:
 
 def clip_views(store: Store) -> list[ClipView]:
     """The clips of an output, by name. Raises OutputError, OSError, MachineError."""
+    read_manifest(store)
     rows: dict[str, list[Row]] = {}
     for row in read_rows(store):
         path = PurePosixPath(row.image_id)

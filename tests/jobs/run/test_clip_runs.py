@@ -7,9 +7,11 @@ import av
 import numpy as np
 import pytest
 
+from jobs.output.clip_view import clip_view, clip_views, page_of
 from jobs.output.reader import read_rows
 from jobs.recovery import prepare, recover_request
 from jobs.run.anonymize import run_anonymize
+from jobs.storage.opening import open_store
 from keyanon_core.imaging import decode_picture
 from keystore.embedded import Keystore
 from tests.jobs.conftest import MakeConfig
@@ -58,6 +60,14 @@ def test_a_clip_is_anonymized_in_two_attempts_joined_and_comes_back(
     assert packets_of(joined, "video") == packets_of(clip.path, "video")
     assert packets_of(joined, "audio") == packets_of(clip.path, "audio")
     assert run_anonymize(make_config(audio="keep")).clips == ["two people.mp4"]
+
+    store = open_store(tmp_path / "out")
+    view = clip_view(store, "two people.mp4")
+    assert (len(view.pieces), len(view.tracks), view.is_joined) == (2, 2, True)
+    assert [piece.begin for piece in view.between(1.3, 1.4)] == [1.28]
+    assert page_of(store, view).count("data:image/jpeg") == 2, "a face of each track, as it is published"
+    (broken,) = [one for one in clip_views(store) if one.name == "broken.mov"]
+    assert not broken.is_joined and len(broken.missing) == 1
 
     with Keystore.open(tmp_path / "keystore") as keystore:
         keys = released(keystore)
