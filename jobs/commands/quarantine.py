@@ -86,6 +86,9 @@ def retry(
     gone: Annotated[
         Literal["fail", "keep"] | None, _option("keep: rows stay whose pictures PHOTOS do not hold any more.")
     ] = None,
+    audio: Annotated[
+        Literal["drop", "keep"] | None, _option("Of clips: the sound of those that are joined now.")
+    ] = None,
     accept_version: Annotated[str | None, _option("Of this keyanon, where another one worked on the run.")] = None,
     check_every: Annotated[int | None, _option("Of how many faces one is tried on the way back.")] = None,
     face_weights: Annotated[Path | None, _option("Directory with facexlib's weights.")] = None,
