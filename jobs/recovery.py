@@ -281,23 +281,38 @@ def restored_name(row: Row) -> PurePosixPath:
         PublishError: the id can not be a path below RESTORED; no run writes such a row.
     """
     name = row.image_id if row.output is not None else quote(row.image_id, safe=" ()+,=@")
-    if suffix_of(name) in CLIP_SUFFIXES:
+    if row.output is not None and suffix_of(name) in CLIP_SUFFIXES:
         return PurePosixPath(f"{image_name(name, 'same')}{RESTORED_CLIP}").relative_to(IMAGES)
     return PurePosixPath(image_name(name, "png")).relative_to(IMAGES)
 
 
 def _join_restored(restored: Path, pictures: Sequence[PictureReport]) -> list[str]:
-    """Make one clip of the restored pieces of each, in their order; what lies between them is left out. Returns their names."""
+    """Make one clip of the restored pieces of each, in their order; what lies between them is left out. Returns their names. The
+    grant is used: pieces that can not be joined stay apart, and cost neither the report nor other clips."""
     pieces: dict[str, list[Path]] = {}
     for one in pictures:
         if one.output is not None and one.output.endswith(RESTORED_CLIP):
             pieces.setdefault(str(PurePosixPath(one.output).parent) + RESTORED_CLIP, []).append(restored / one.output)
+    joined = []
     for name, parts in pieces.items():
-        descriptor, temporary = tempfile.mkstemp(dir=restored, prefix=".")  # mkstemp creates with mode 0600
-        os.close(descriptor)
+        try:
+            _join(restored / name, parts)
+        except (KeyanonError, OSError) as error:
+            logger.warning("%s was restored in pieces that can not be joined: %s", name, error)
+        else:
+            joined.append(name)
+    return joined
+
+
+def _join(path: Path, parts: Sequence[Path]) -> None:
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".")  # mkstemp creates with mode 0600
+    os.close(descriptor)
+    try:
         join_pieces((part.read_bytes() for part in parts), Path(temporary), CONTAINERS[RESTORED_CLIP])
-        Path(temporary).rename(restored / name)
-    return list(pieces)
+        Path(temporary).rename(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
 
 
 def write_private(path: Path, content: bytes) -> None:

@@ -151,11 +151,16 @@ def cuts_between(views: Sequence[npt.NDArray[np.float32]]) -> list[int]:
     cuts, number, before = [], 0, None
     for piece in views:
         for view in piece:
-            unlike = before is not None and (view.shape != before.shape or np.abs(view - before).mean() > CUT)
-            if unlike and (view.size or (before is not None and before.size)):
+            if before is not None and _differ(view, before):
                 cuts.append(number)
             number, before = number + 1, view
     return cuts
+
+
+def _differ(view: npt.NDArray[np.float32], before: npt.NDArray[np.float32]) -> bool:
+    if not (view.size and before.size):
+        return view.size != before.size
+    return float(np.abs(view - before).mean()) > CUT
 
 
 def subject_of(clip: Clip, track: int) -> str:

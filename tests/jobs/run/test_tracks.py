@@ -1,0 +1,150 @@
+"""Who is who in a clip, without Ray: what a piece's frames say travels and comes back, cuts, and the faces of each row."""
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from jobs.blocks import ENCODED, FAILURE, ROW, source_table
+from jobs.run.detect_stage import FaceModelChoice
+from jobs.run.progress import Monitor
+from jobs.run.track_stage import SEEN, VIEW, FindInPieces, seen_faces
+from jobs.run.tracks import CUT, cuts_between, faces_of, subject_of
+from jobs.sources.clips import Clip
+from keyanon_core.clips.frames import decode_piece
+from keyanon_core.clips.index import index_clip
+from keyanon_core.clips.piece import Piece, read_piece
+from keyanon_core.clips.whose import PieceFaces
+from keyanon_core.errors import PictureError
+from keyanon_core.faces.detection import Face
+from tests.jobs.tiny_clips import FRAMES, HEIGHT, tiny_clip
+
+MARKS = np.array([[10.5, 12], [20, 12], [15, 18], [11, 24], [19, 24]], np.float64)
+FIRST, SECOND = 32, 8  # frames of the two pieces
+
+
+def face_at(x: float) -> Face:
+    return Face((x + 5, 5, x + 25, 30), MARKS + np.array([x, 0]), 0.9)
+
+
+def seen(*frames: list[tuple[Face, list[float] | None]], grey: int = 0) -> str:
+    """`SEEN` of a piece: the faces of each frame with their identity vectors, before one grey."""
+    view = base64.b64encode(np.full(VIEW, grey, np.uint8).tobytes()).decode()
+    return json.dumps([{"view": view, "faces": [said(face, vector) for face, vector in frame]} for frame in frames])
+
+
+def said(face: Face, vector: list[float] | None) -> dict[str, Any]:
+    told = None if vector is None else base64.b64encode(np.array(vector, np.float32).tobytes()).decode()
+    return {**face.to_dict(), "vector": told}
+
+
+def views(*greys: float) -> np.ndarray:
+    return np.array([[grey] * 12 for grey in greys], np.float32)
+
+
+def unknown(frames: int) -> np.ndarray:
+    return np.full((frames, 0), np.nan, np.float32)
+
+
+def same_person(one: np.ndarray, other: np.ndarray) -> bool:
+    return bool(np.abs(one - other).max() < 0.5)
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Clip:
+    path = tmp_path_factory.mktemp("clip") / "a.mp4"
+    tiny_clip(path)
+    return Clip("sub/a.mp4", str(path), range(5, 7), 0xBEEF, index_clip(str(path), "mp4"))
+
+
+def test_a_cut_is_where_most_of_a_frame_changes_within_a_piece_or_between_two() -> None:
+    assert cuts_between([views(0, 0, 100), views(100, 100), views(0)]) == [2, 5]
+    assert cuts_between([views(0, CUT), views(2 * CUT)]) == []
+    assert cuts_between([views(0, CUT + 1)]) == [1]
+    assert cuts_between([]) == cuts_between([views(7)]) == []
+
+
+def test_before_and_after_frames_that_are_not_known_a_scene_may_begin() -> None:
+    assert cuts_between([views(0, 0), unknown(3), views(0, 0)]) == [2, 5]
+    assert cuts_between([unknown(2), unknown(2)]) == []
+    assert cuts_between([unknown(2), views(9)]) == [2]
+
+
+def test_what_a_pieces_frames_show_comes_back_as_it_was_seen() -> None:
+    face, vector = face_at(0.1), [0.25, -1.5]
+    frames, looks = seen_faces(seen([(face, vector), (face_at(50), None)], [], grey=7))
+    assert [len(frame) for frame in frames] == [2, 0]
+    (first, second) = frames[0]
+    assert (first.face.box, first.face.score) == (face.box, face.score)
+    assert np.array_equal(first.face.landmarks, face.landmarks)
+    assert first.embedding is not None and first.embedding.tolist() == vector
+    assert second.embedding is None
+    assert looks.shape == (2, VIEW[0] * VIEW[1]) and (looks == 7).all()
+
+
+def test_faces_of_a_piece_survive_their_way_exactly_and_silence_is_refused() -> None:
+    faces = PieceFaces([face_at(1 / 3).moved(HEIGHT, 1)], ["somebody ü"], True)
+    back = PieceFaces.from_json(faces.to_json())
+    assert (back.subjects, back.somebody) == (["somebody ü"], True)
+    assert back.faces[0].to_dict() == faces.faces[0].to_dict()
+    assert PieceFaces.from_json(PieceFaces([], [], False).to_json()) == PieceFaces([], [], False)
+    with pytest.raises(PictureError, match="run the same command again") as raised:
+        PieceFaces.from_json(None)
+    assert raised.value.reason == "not_tracked"
+
+
+def test_one_track_goes_through_the_pieces_of_a_clip_below_each_other(clip: Clip) -> None:
+    frames = [[(face_at(number / 2), [1.0])] for number in range(FRAMES)]
+    known = faces_of(clip, {5: seen(*frames[:FIRST]), 6: seen(*frames[FIRST:])}, same_person)
+    assert list(known) == [5, 6]
+    assert [len(known[row].faces) for row in known] == [FIRST, SECOND]
+    assert {subject for one in known.values() for subject in one.subjects} == {subject_of(clip, 0)}
+    assert all(one.somebody for one in known.values())
+    for row in known:
+        tops = [face.box[1] // HEIGHT for face in known[row].faces]
+        assert tops == list(range(len(tops))), "the n-th frame lies n frames below the first"
+
+
+def test_different_people_are_different_subjects_and_pieces_without_any_know_of_them(clip: Clip) -> None:
+    two = [[(face_at(0), [0.0]), (face_at(60), [9.0])]] * FIRST
+    known = faces_of(clip, {5: seen(*two, grey=0), 6: seen(*([[]] * SECOND), grey=200)}, same_person)
+    assert set(known[5].subjects) == {subject_of(clip, 0), subject_of(clip, 1)}
+    assert (known[6].faces, known[6].somebody) == ([], True), "a cut: nobody goes on into the next scene"
+    nobody = faces_of(clip, {5: seen(*([[]] * FIRST)), 6: seen(*([[]] * SECOND))}, same_person)
+    assert not any(one.somebody for one in nobody.values())
+
+
+def test_a_piece_that_can_not_be_decoded_parts_scenes_and_has_no_faces(clip: Clip) -> None:
+    frames = [[(face_at(0), [1.0])]] * SECOND
+    known = faces_of(clip, {5: None, 6: seen(*frames)}, same_person)
+    assert (known[5].faces, known[5].somebody) == ([], True)
+    assert len(known[6].faces) == SECOND
+
+
+def test_a_track_is_nobody_elses_in_whatever_clip_takes_the_name(clip: Clip) -> None:
+    other = Clip(clip.name, clip.path, clip.rows, 0xBEEE, clip.index)
+    named = Clip("b.mp4", clip.path, clip.rows, clip.version, clip.index)
+    assert len({subject_of(one, track) for one in (clip, other, named) for track in (0, 1)}) == 6
+    assert subject_of(clip, 0) == subject_of(Clip(clip.name, "moved", range(2), 0xBEEF, None), 0)
+
+
+@pytest.mark.slow
+def test_a_stage_looks_at_every_frame_and_tells_nothing_of_what_is_no_piece(ray_cluster: Path, clip: Clip) -> None:
+    assert clip.index is not None
+    cuts = list(clip.index.cuts())
+    encoded = read_piece(clip.path, cuts[1])
+    rows = [
+        {ROW: 0, ENCODED: encoded, FAILURE: ""},
+        {ROW: 1, ENCODED: None, FAILURE: "unreadable: x"},
+        {ROW: 2, ENCODED: b"no piece", FAILURE: ""},
+    ]
+    stage = FindInPieces(FaceModelChoice("embedded", None, 24), 1, 10**7, Monitor())
+    found = {row[ROW]: row[SEEN] for row in stage(source_table(rows)).to_pylist()}
+    assert found[1] is None and found[2] is None
+    faces, looks = seen_faces(found[0])
+    assert faces == [[]] * SECOND
+    greys = [frame.mean() for frame in decode_piece(Piece.from_bytes(encoded), 10**7).frames()]
+    assert np.allclose(looks.mean(1), greys, atol=2)
