@@ -76,11 +76,11 @@ def decode_published(encoded: bytes, max_pixels: int) -> Strip:
 
 
 def durations_of(packets: Sequence[Any], stream: Any) -> list[int]:
-    """How long each of a published piece's packets is shown, in its stream's time base. Of VP9 in MP4 FFmpeg tells the whole
-    stream's duration only.
+    """How long each of a published piece's packets is shown, in its stream's time base. Where the whole stream's is told, as
+    in MP4, it says when the last one ends: of VP9 FFmpeg guesses the others, or tells none.
     """
     last = packets[-1]
-    end = last.pts + last.duration if last.duration else max(stream.duration or 0, last.pts)
+    end = max(stream.duration or last.pts + last.duration, last.pts)
     return [after - before for before, after in pairwise([*(packet.pts for packet in packets), end])]
 
 

@@ -28,12 +28,15 @@ def join_pieces(pieces: Iterable[bytes], out: Path, container: str, sound: Binar
         with open_clip(io.BytesIO(first)) as opened:
             template, base = opened.streams.video[0], _time(opened).time_base
             with av.open(str(out), "w", format=container, options=_options(container, base)) as joined:
-                video = joined.add_stream_from_template(template)
+                video = joined.add_stream_from_template(template, opaque=True)  # some decoders are no encoders
                 if sound is None:
                     joined.mux(_packets(av, chain([first], coming), video, template))
                     return
                 with open_clip(sound) as heard:
-                    tracks = {track.index: joined.add_stream_from_template(track) for track in heard.streams.audio}
+                    tracks = {
+                        track.index: joined.add_stream_from_template(track, opaque=True)
+                        for track in heard.streams.audio
+                    }
                     both = merge(
                         _packets(av, chain([first], coming), video, template), _sound(heard, tracks), key=_when
                     )
@@ -70,6 +73,8 @@ def _packets(av: Any, pieces: Iterable[bytes], stream: Any, template: Any) -> It
 
 
 def _sound(heard: Any, tracks: dict[int, Any]) -> Iterator[Any]:
+    if not tracks:  # or all tracks would be read
+        return
     for packet in heard.demux(*heard.streams.audio):
         if packet.size:
             packet.stream = tracks[packet.stream.index]
@@ -91,5 +96,5 @@ def _options(container: str, base: Fraction) -> dict[str, str]:
     if container in ("mp4", "mov"):
         options["movflags"] = "+faststart"
         if base.numerator == 1:
-            options["video_track_timescale"] = str(base.denominator)
+            options["video_track_timescale"] = options["movie_timescale"] = str(base.denominator)
     return options

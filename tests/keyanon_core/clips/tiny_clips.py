@@ -78,10 +78,15 @@ def tiny_clip(
     aspect: Fraction | None = None,
     colours: Colours | None = None,
     sound: Sequence[str] = (),
+    exact_start: bool = False,
 ) -> Path:
-    """Write a clip whose frames are upright only once they are turned by `rotation` degrees anticlockwise. sound: encoders."""
+    """Write a clip whose frames are upright only once they are turned by `rotation` degrees anticlockwise. sound: encoders.
+    exact_start: an MP4 tells in ticks when its tracks begin, and not in milliseconds.
+    """
     container = CONTAINERS[path.suffix]
     opening = {"video_track_timescale": str(tick.denominator)} if container in ("mp4", "mov") else {}
+    if exact_start:
+        opening["movie_timescale"] = str(tick.denominator)
     with av.open(str(path), "w", format=container, options=opening) as opened:
         opened.metadata["title"], opened.metadata["artist"] = "a private title", "somebody"
         stream = opened.add_stream(encoder, options=dict(FAST.get(encoder, {}) if options is None else options))
