@@ -64,7 +64,7 @@ def decode_published(encoded: bytes, max_pixels: int) -> Strip:
     try:
         with open_clip(io.BytesIO(encoded)) as opened:
             stream = opened.streams.video[0]
-            codec = stream.codec_context
+            codec = decoder_of(stream)
             codec.thread_count, codec.options = 1, _limit(max_pixels + CODED_MORE**2)
             times = tuple(sorted(packet.pts for packet in opened.demux(stream) if packet.size))
             _check_pixels(codec.width * codec.height * len(times), max_pixels)
@@ -73,6 +73,13 @@ def decode_published(encoded: bytes, max_pixels: int) -> Strip:
             return _strip(opened.decode(stream), times, colours, 0, max_pixels)
     except (av.FFmpegError, IndexError, ValueError, TypeError) as error:
         raise PictureError("corrupt", f"not a readable piece of a clip ({type(error).__name__})") from error
+
+
+def decoder_of(stream: Any) -> Any:
+    """A video track's codec context. Raises PictureError ("unsupported") where nothing decodes it."""
+    if stream.codec_context is None:
+        raise PictureError("unsupported", "its video track is in a codec that is not known here")
+    return stream.codec_context
 
 
 def durations_of(packets: Sequence[Any], stream: Any) -> list[int]:

@@ -104,6 +104,8 @@ def index_clip(file: BinaryIO | str, container: str) -> ClipIndex:
             if not opened.streams.video:
                 raise PictureError("not_a_clip", "it has no video track")
             stream = opened.streams.video[0]
+            if stream.codec_context is None:
+                raise PictureError("unsupported", "its video track is in a codec that is not known here")
             promised = int(stream.frames or 0)
             found = [
                 (packet.pts, packet.is_keyframe, packet.size, packet.duration or 0, packet.is_corrupt)

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 
 from keyanon_core.clips.encoding import PieceTime
 from keyanon_core.clips.form import open_clip, pyav
-from keyanon_core.clips.frames import durations_of
+from keyanon_core.clips.frames import decoder_of, durations_of
 from keyanon_core.errors import PictureError
 
 
@@ -48,12 +48,12 @@ def join_pieces(pieces: Iterable[bytes], out: Path, container: str, sound: Binar
 
 def _packets(av: Any, pieces: Iterable[bytes], stream: Any, template: Any) -> Iterator[Any]:
     """The packets of pieces at their places in the clip. The last one is shown as long as in its piece."""
-    like = (template.codec_context.codec.name, template.codec_context.extradata)
+    like = _encoding(template)
     end: Fraction | None = None
     for piece in pieces:
         with open_clip(io.BytesIO(piece)) as opened:
             source, time = opened.streams.video[0], _time(opened)
-            if (source.codec_context.codec.name, source.codec_context.extradata) != like:
+            if _encoding(source) != like:
                 raise PictureError("corrupt", "two of its pieces were encoded otherwise, and can not be joined")
             if end is not None and time.start * time.time_base < end:
                 raise PictureError("corrupt", "two of its pieces overlap in time, or are out of order")
@@ -70,6 +70,11 @@ def _packets(av: Any, pieces: Iterable[bytes], stream: Any, template: Any) -> It
                 packet.time_base, packet.stream = time.time_base, stream
                 end = (at + 1) * time.time_base
                 yield packet
+
+
+def _encoding(stream: Any) -> tuple[str, bytes | None]:
+    codec = decoder_of(stream)
+    return codec.codec.name, codec.extradata
 
 
 def _sound(heard: Any, tracks: dict[int, Any]) -> Iterator[Any]:

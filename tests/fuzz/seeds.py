@@ -6,7 +6,9 @@ import json
 import struct
 import tarfile
 import tempfile
+from dataclasses import replace
 from datetime import UTC, datetime
+from fractions import Fraction
 from functools import cache
 from pathlib import Path
 
@@ -16,6 +18,9 @@ import pyarrow.parquet as pq
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from PIL import ExifTags, Image, ImageCms, ImageDraw
 
+from keyanon_core.clips.encoding import encode_piece
+from keyanon_core.clips.frames import decode_piece
+from keyanon_core.clips.piece import Piece
 from keyanon_core.faces.masks import PictureMask
 from keyanon_core.sidecar import Sidecar, SidecarFace
 from keystore.audit.checkpoint import verifier_key
@@ -25,9 +30,13 @@ from keystore.intake.ingest_key import IngestKey
 from keystore.intake.records import FaceRecord, KeyRecord
 from keystore.intake.sealing import seal_record, split_head
 from keystore.intake.shards import SHARD_MAGIC
+from tests.keyanon_core.clips.tiny_clips import pieces_of, tiny_clip
 from tests.keyanon_core.faces.tiny_recognizers import tiny_recognizer
 
 FACE = {"box": [3.5, 4.0, 40.25, 60.0], "landmarks": [[10, 20], [30, 20], [20, 30], [12, 44], [28, 44]], "score": 0.9}
+
+PIECE_START = {"start": 512, "time_base": [1, 12_800]}
+PIECE_TIME = json.dumps({"keyanon_piece": PIECE_START})
 
 
 def _drawing() -> Image.Image:
@@ -42,6 +51,31 @@ def encoded(picture: Image.Image, kind: str, **options: object) -> bytes:
     out = io.BytesIO()
     picture.save(out, kind, **options)
     return out.getvalue()
+
+
+@cache
+def pieces() -> dict[str, bytes]:
+    """A piece of six frames by its codec."""
+    with tempfile.TemporaryDirectory() as folder:
+        return {
+            encoder: pieces_of(
+                tiny_clip(
+                    Path(folder) / f"{encoder}.mkv", encoder=encoder, times=range(0, 240, 40), tick=Fraction(1, 1000)
+                )
+            )[0].to_bytes()
+            for encoder in ("libx264", "libx265", "libvpx", "libvpx-vp9", "libsvtav1")
+        }
+
+
+@cache
+def published_pieces() -> dict[str, bytes]:
+    """A published piece by its container."""
+    piece = Piece.from_bytes(pieces()["libvpx-vp9"])
+    strip = decode_piece(piece, 1_000_000)
+    return {
+        container: encode_piece(strip, replace(piece.form, container=container), piece.until)
+        for container in ("mp4", "matroska", "webm")
+    }
 
 
 @cache

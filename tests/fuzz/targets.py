@@ -17,6 +17,9 @@ from jobs.errors import SourceError
 from jobs.output.reader import OutputError, inspect_picture
 from jobs.sources.config import InputConfig
 from jobs.sources.source import open_source
+from keyanon_core.clips.encoding import PieceTime
+from keyanon_core.clips.frames import decode_piece, decode_published
+from keyanon_core.clips.piece import Piece
 from keyanon_core.errors import FaceModelError, PictureError, SidecarError
 from keyanon_core.faces.detection import Face
 from keyanon_core.faces.masks import PictureMask
@@ -85,6 +88,48 @@ def inspected(data: bytes) -> bool:
             str(error).encode()
             return False
     json.dumps(found).encode()
+    return True
+
+
+def piece(data: bytes) -> bool:
+    """`Piece.from_bytes` gives a piece that survives a round trip and decodes to its frames, or a PictureError."""
+    with little_memory():
+        try:
+            parsed = Piece.from_bytes(data)
+            assert Piece.from_bytes(parsed.to_bytes()) == parsed
+            strip = decode_piece(parsed, MAX_PIXELS)
+        except PictureError as error:
+            assert error.reason in REASONS and str(error)
+            return False
+        except MemoryError:
+            return False
+    assert strip.times == parsed.times
+    assert strip.pixels.shape[0] == strip.height * len(strip.times) and strip.pixels.size <= 3 * MAX_PIXELS
+    return True
+
+
+def published_piece(data: bytes) -> bool:
+    """`decode_published` gives frames that may be held, or a PictureError."""
+    with little_memory():
+        try:
+            strip = decode_published(data, MAX_PIXELS)
+        except PictureError as error:
+            assert error.reason in REASONS and str(error)
+            return False
+        except MemoryError:
+            return False
+    assert strip.pixels.shape[0] == strip.height * len(strip.times) and strip.pixels.size <= 3 * MAX_PIXELS
+    return True
+
+
+def piece_time(data: bytes) -> bool:
+    """`PieceTime.from_comment` gives a time that survives a round trip, or a PictureError."""
+    try:
+        parsed = PieceTime.from_comment(data.decode("utf-8", "replace"))
+    except PictureError as error:
+        assert error.reason in REASONS
+        return False
+    assert PieceTime.from_comment(parsed.to_comment()) == parsed
     return True
 
 
@@ -236,6 +281,9 @@ TARGETS: dict[str, Callable[[bytes], bool]] = {
     for made in (
         picture,
         republished,
+        piece,
+        published_piece,
+        piece_time,
         inspected,
         sidecar,
         mask,

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from keyanon_core.clips.piece import MAGIC
 from keystore.intake.shards import OLD_SHARD_MAGIC
 from tests.fuzz import seeds, targets
 from tests.fuzz.conftest import PROFILE
@@ -33,6 +34,9 @@ def seeds_are_accepted() -> list[tuple[str, bytes]]:
     ]
     return [
         *still,
+        *(("piece", data) for data in seeds.pieces().values()),
+        *(("published_piece", data) for data in seeds.published_pieces().values()),
+        ("piece_time", seeds.PIECE_TIME.encode()),
         ("sidecar", seeds.sidecar()),
         ("sidecar", seeds.sidecar(version=1)),
         *(("mask", data) for data in seeds.masks()),
@@ -87,8 +91,56 @@ def test_pictures_with_broken_metadata(kind: str, exif: bytes, profile: bytes | 
 @searched
 @given(data=st.binary(max_size=200))
 def test_any_bytes_are_read_or_refused_by_every_reader(data: bytes) -> None:
-    for name in ("picture", "sidecar", "mask", "face", "record", "sealed", "shard", "ingest_key", "recognizer"):
+    for name in (
+        "picture",
+        "piece",
+        "published_piece",
+        "piece_time",
+        "sidecar",
+        "mask",
+        "face",
+        "record",
+        "sealed",
+        "shard",
+        "ingest_key",
+        "recognizer",
+    ):
         targets.TARGETS[name](data)
+
+
+@pytest.mark.parametrize("codec", sorted(seeds.pieces()))
+@searched
+@given(data=st.data())
+def test_pieces_with_broken_bytes(codec: str, data: st.DataObject) -> None:
+    targets.piece(data.draw(mutated(seeds.pieces()[codec])))
+
+
+@searched
+@given(data=st.data())
+def test_pieces_whose_header_lies(data: st.DataObject) -> None:
+    whole = seeds.pieces()["libx264"]
+    at = len(MAGIC) + 8
+    length = int.from_bytes(whole[len(MAGIC) : at])
+    header = json.loads(whole[at : at + length])
+    form = data.draw(st.one_of(st.just(json.dumps(header["form"])), mutated_json(header["form"])))
+    rest = {name: value for name, value in header.items() if name != "form"}
+    said = data.draw(st.one_of(st.just(json.dumps(rest)), mutated_json(rest)))
+    text = ('{"form":' + form + "," + said.lstrip()[1:]).encode("utf-8", "surrogatepass")
+    targets.piece(MAGIC + len(text).to_bytes(8) + text + whole[at + length :])
+
+
+@pytest.mark.parametrize("container", sorted(seeds.published_pieces()))
+@searched
+@given(data=st.data())
+def test_published_pieces_with_broken_bytes(container: str, data: st.DataObject) -> None:
+    targets.published_piece(data.draw(mutated(seeds.published_pieces()[container])))
+
+
+@searched
+@given(text=st.one_of(mutated_json(json.loads(seeds.PIECE_TIME)), mutated_json(seeds.PIECE_START), json_texts()))
+def test_places_of_pieces_of_any_json(text: str) -> None:
+    targets.piece_time(text.encode("utf-8", "surrogatepass"))
+    targets.piece_time(('{"keyanon_piece":' + text + "}").encode("utf-8", "surrogatepass"))
 
 
 @searched

@@ -11,6 +11,7 @@ import pytest
 
 from keyanon_core.clips import index
 from keyanon_core.clips.form import CONTAINERS, ClipForm, Colours
+from keyanon_core.clips.frames import decode_published
 from keyanon_core.clips.index import frames_of_piece, index_clip
 from keyanon_core.errors import PictureError
 from tests.keyanon_core.clips.tiny_clips import OPEN_GROUPS, every, indexed, tiny_clip
@@ -155,6 +156,16 @@ def test_matroska_that_was_streamed_and_does_not_say_its_size_is_read(tmp_path: 
     assert data[at] == 1, "a size of eight bytes"
     path.write_bytes(data[:at] + b"\x01" + b"\xff" * 7 + data[at + 8 :])
     assert len(indexed(path).times) == 30
+
+
+def test_a_codec_that_nobody_knows_is_refused(clip: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_bytes(clip.read_bytes().replace(b"avc1", b"zzz9"))
+    with pytest.raises(PictureError, match="codec") as failure:
+        indexed(tmp_path / "a.mp4")
+    assert failure.value.reason == "unsupported"
+    with pytest.raises(PictureError, match="codec") as failure:
+        decode_published((tmp_path / "a.mp4").read_bytes(), 10_000_000)
+    assert failure.value.reason == "unsupported"
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.webm"])
