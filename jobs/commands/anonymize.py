@@ -154,9 +154,12 @@ def anonymize(
         Path | None, _option(False, "CSV of file,subject: whose picture it is, beside a folder.", _FACES)
     ] = None,
     pseudonyms: Annotated[
-        Literal["none", "consistent"] | None,
+        Literal["none", "consistent", "tracks"] | None,
         _option(
-            "none", "consistent: one person, one new face, in all pictures of the data set and in later runs.", _FACES
+            "none",
+            "consistent: one person, one new face, in all pictures of the data set and in later runs. tracks: of clips, which "
+            "always have them.",
+            _FACES,
         ),
     ] = None,
     audio: Annotated[

@@ -30,7 +30,7 @@ from keyanon_core.pictures.crops import AlignedFace, align_faces
 from keyanon_core.pictures.gate import AnonymityGate
 from keyanon_core.pictures.key import PictureKey
 from keyanon_core.pictures.opened import FaceAtWork, OpenedPicture
-from keyanon_core.pictures.painting import paint_partly_seen
+from keyanon_core.pictures.painting import paint_all, paint_partly_seen
 from keyanon_core.pictures.pasting import touches
 from keyanon_core.pictures.settings import AnonymizeSettings, PictureResult, PictureTask
 from keyanon_core.pictures.stored import packed
@@ -136,7 +136,7 @@ class PictureAnonymizer:
             if task.subjects is not None:
                 source = source.copy()
                 stay = paint_partly_seen(
-                    source, faces, self.models.parser, self.settings.regions, self.prior, file.frame_height
+                    [source], faces, self.models.parser, self.settings.regions, self.prior, file.frame_height
                 )
                 task = replace(task, subjects=[task.subjects[at] for at in stay])
                 faces = [faces[at] for at in stay]
@@ -309,12 +309,17 @@ class PictureAnonymizer:
         except KeyanonError as error:
             picture.failure = _reason(error)
             return []
-        faces = [face.detected for face in picture.faces]
-        masks = [face.mask for face in picture.faces]
+        hidden = [face for face in picture.faces if not face.is_painted]
+        faces, masks = [face.detected for face in hidden], [face.mask for face in hidden]
         missed = missed_faces(self._not_kept(picture, seen, faces, masks), faces, masks, picture.source.shape)
         if not missed:
             return []
-        if picture.rounds == MAX_ROUNDS:
+        if picture.paints and picture.rounds <= MAX_ROUNDS:
+            missed = self._without_painted(picture, missed)
+            if not missed:  # the file does not show yet that they are
+                picture.rounds += 1
+                return self._unfinished(picture)
+        if picture.rounds >= MAX_ROUNDS:
             picture.failure = f"unanonymized_face: after {MAX_ROUNDS} rounds the result still shows a face in no mask"
             return []
         picture.rounds += 1
@@ -323,6 +328,18 @@ class PictureAnonymizer:
         except PictureError as error:
             picture.failure = f"unanonymized_face: the result shows a face that can not be outlined ({error.reason})"
             return []
+
+    def _without_painted(self, picture: OpenedPicture, missed: Sequence[Face]) -> list[Face]:
+        """Paint over, of the faces that were missed in a piece of a clip, those of which too little is seen, and in the last
+        round all. Returns the others. Raises FaceModelError.
+        """
+        strips, height = (picture.source, picture.result), picture.file.frame_height
+        parser, regions = self.models.parser, self.settings.regions
+        if picture.rounds == MAX_ROUNDS and self.settings.doubtful == "paint":
+            paint_all(strips, missed, parser, regions, height)
+            return []
+        stay = paint_partly_seen(strips, missed, parser, regions, self.prior, height)
+        return [missed[at] for at in stay]
 
     def _not_kept(
         self, picture: OpenedPicture, seen: Sequence[Face], faces: Sequence[Face], masks: Sequence[PictureMask]

@@ -23,11 +23,17 @@ AROUND: Final = 3  # px: the ring about a mask whose mean colour it is painted w
 
 
 def paint_partly_seen(
-    source: Pixels, faces: Sequence[Face], parser: FaceParser, regions: frozenset[str], prior: Prior, height: int
+    strips: Sequence[Pixels],
+    faces: Sequence[Face],
+    parser: FaceParser,
+    regions: frozenset[str],
+    prior: Prior,
+    height: int,
 ) -> list[int]:
-    """Paint over, in place, the faces in a strip (n * height, W, 3) that have too few pixels of their own, or landmarks that no
-    face has. Returns the positions of the others. Raises FaceModelError.
+    """Paint over, in place, the faces that have too few pixels of their own, or landmarks that no face has. Returns the positions
+    of the others. strips: (n * height, W, 3) each, the source first. Raises FaceModelError.
     """
+    source = strips[0]
     masks = disjoint_masks([_mask(parser, source, face, regions, height) for face in faces])
     stay = [
         at
@@ -35,8 +41,19 @@ def paint_partly_seen(
         if _hides(source, face, mask, prior, height)
     ]
     for mask in (mask for at, mask in enumerate(masks) if at not in set(stay) and mask.count):
-        paint_over(source, mask)
+        for strip in strips:
+            paint_over(strip, mask)
     return stay
+
+
+def paint_all(
+    strips: Sequence[Pixels], faces: Sequence[Face], parser: FaceParser, regions: frozenset[str], height: int
+) -> None:
+    """Paint over, in place, all of some faces. strips: as of `paint_partly_seen`. Raises FaceModelError."""
+    for mask in [_mask(parser, strips[0], face, regions, height) for face in faces]:
+        if mask.count:
+            for strip in strips:
+                paint_over(strip, mask)
 
 
 def _mask(parser: FaceParser, source: Pixels, face: Face, regions: frozenset[str], height: int) -> PictureMask:
