@@ -64,7 +64,7 @@ def test_a_face_is_aligned_as_in_its_frame_alone(prior: Prior, frame: int, place
 
 def partly_seen(prior: Prior, faces: list[Face], told: Told | None = None) -> tuple[list[int], np.ndarray]:
     painted = STRIP.copy()
-    return paint_partly_seen(painted, faces, told or Told(), REGIONS, prior, HEIGHT), painted
+    return paint_partly_seen([painted], faces, told or Told(), REGIONS, prior, HEIGHT), painted
 
 
 def test_faces_that_are_seen_stay_and_nothing_is_painted(prior: Prior) -> None:
