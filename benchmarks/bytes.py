@@ -84,7 +84,7 @@ def _anonymized(paths: list[Path]) -> Iterator[tuple[bytes, Pixels, list[Picture
 def _source(encoded: bytes, kind: str) -> bytes:
     if kind == "as-is":
         return encoded
-    pixels, profile = published_pixels(encoded)
+    pixels, profile, _ = published_pixels(encoded)
     if kind == "webp-lossy":
         out = io.BytesIO()
         Image.fromarray(pixels).save(out, "WEBP", quality=85, icc_profile=profile)

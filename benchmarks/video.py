@@ -1,7 +1,8 @@
 """What a run makes of clips, against clips of which is known who is where in every frame.
 
     python benchmarks/video.py --portraits DIR [--clips 6] [--people 5] [--seconds 1] [--fps 25] [--width 640] [--height 360]
-        [--suffix .mp4] [--story moving --story cut ...] [--fidelity auto] [--restored 1] [--counted-by hog] [--seed 0] [--json]
+        [--suffix .mp4] [--background FILE ...] [--share P] [--story moving --story cut ...] [--fidelity latent] [--restored 1]
+        [--counted-by hog] [--seed 0] [--json]
 
 Heads of --people portraits move through each clip (`tests.made_clips`), one story after the other. --portraits: a folder of
 photographs, or of Parquet files with a column `image`; those with exactly one face are used, other ones in each clip as long as
@@ -38,6 +39,7 @@ import dlib
 import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
+import skimage.data
 import typer
 from shared import Cell, only_face, photographs, print_facts, print_json, print_records, when_and_where
 
@@ -82,6 +84,7 @@ Counter = Callable[[Pixels], Floats]
 """Finds faces in an (H, W, 3) picture: (m, 4) boxes."""
 
 COUNTED_VISIBLE: Final = 0.3  # share of a face that is seen, from which it could give its person away
+BACKGROUNDS: Final = ("coffee.png", "motorcycle_left.png")  # scikit-image's
 WHOLE: Final = 0.9  # the same, from which its looks and its flicker are its own and not of what hides it
 SIDE: Final = 128  # px of the crops that flicker is measured in
 ENLARGED: Final = 1  # times that dlib's detectors double a picture: they find faces from 40 px on
@@ -102,6 +105,11 @@ def main(
     restored: Annotated[int, typer.Option(min=0, help="Clips to restore, the first ones.")] = 1,
     counted_by: Annotated[str, typer.Option(help="hog or mmod, of dlib.")] = "hog",
     seed: Annotated[int, typer.Option()] = 0,
+    background: Annotated[
+        list[Path] | None,
+        typer.Option(help="Photograph without faces behind them; again for more. Default: of packages."),
+    ] = None,
+    share: Annotated[float | None, typer.Option(help="Payload share of the run.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document instead of a table.")] = False,
 ) -> None:
     """Make clips, anonymize and restore them, measure and print."""
@@ -112,6 +120,8 @@ def main(
     heads = list(islice(_portraits(portraits, models), clips * people))
     if len(heads) < people:
         raise typer.BadParameter(f"{len(heads)} pictures of one face in {portraits}; --people asks for {people}")
+    named = background or [Path(skimage.data.__file__).with_name(name) for name in BACKGROUNDS]
+    behind = [decode_picture(path.read_bytes()) for path in named]
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
         (root / "clips").mkdir()
@@ -124,10 +134,11 @@ def main(
                 size=(width, height),
                 story=stories[number % len(stories)],  # type: ignore[arg-type]
                 seed=seed + number,
+                backgrounds=behind,
             )
             for number in range(clips)
         ]
-        published = anonymize_and_restore(root, fidelity, [clip.path.name for clip in made[:restored]])
+        published = anonymize_and_restore(root, fidelity, share, [clip.path.name for clip in made[:restored]])
         counter = COUNTERS[counted_by]()
         rows = [measure(clip, published, models, counter) for clip in made]
     facts = {**when_and_where(), "portraits": len(heads), "people": people, "size": f"{width} x {height}"}
@@ -188,10 +199,11 @@ class Published:
     facts: Mapping[str, Cell]
 
 
-def anonymize_and_restore(root: Path, fidelity: str, wanted: Sequence[str]) -> Published:
+def anonymize_and_restore(root: Path, fidelity: str, share: float | None, wanted: Sequence[str]) -> Published:
     """A run over `root/clips`, and those of these names restored."""
+    payload = {} if share is None else {"pseudonyms": "tracks", "payload_share": share}
     places = {"photos": str(root / "clips"), "output": root / "out", "keystore": root / "keystore"}
-    config = AnonymizeConfig.load(None, {**places, "audio": "keep", "fidelity": fidelity})
+    config = AnonymizeConfig.load(None, {**places, "audio": "keep", "fidelity": fidelity} | payload)
     report, tracks = _tracked_run(config)
     if report.clips_missing:
         raise typer.BadParameter(f"clips that were not published: {report.clips_missing}")

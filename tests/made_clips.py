@@ -126,6 +126,7 @@ def make_clip(
     audio: bool = True,
     story: Story = "moving",
     seed: int = 0,
+    backgrounds: Sequence[Pixels] = (),
 ) -> MadeClip:
     """Make a clip of two frames or more. Its path's suffix, of SUFFIXES, chooses container and codecs; equal arguments give
     equal frames.
@@ -134,7 +135,8 @@ def make_clip(
     rate is variable. size: even px as the clip is seen. rotation: degrees of its display matrix: the stored frames are turned
     by so much clockwise against what is seen. story: "moving", each on a way of its own, growing and shrinking; "crossing",
     two and two pass each other; "leaving", the first one leaves the frame and comes back, and the others move; "cut", in the
-    middle a new scene with another background begins; "turning", heads tilt by 30 degrees either way; "still".
+    middle a new scene with another background begins; "turning", heads tilt by 30 degrees either way; "still". backgrounds:
+    photographs, one for each scene in turn; without any, colours that nothing in the world has.
 
     Raises ValueError.
     """
@@ -146,11 +148,16 @@ def make_clip(
     cast = actors(story, len(heads), size, seconds, seed)
     times = frame_times(seconds, fps, SUFFIXES[path.suffix][2], seed if variable_rate else None)
     cuts = (sum(time < seconds / 2 for time in times),) if story == "cut" else ()
-    backgrounds = [_background(size, seed, scene) for scene in range(1 + len(cuts))]
+    scenes = [
+        cv2.resize(backgrounds[scene % len(backgrounds)], size, interpolation=cv2.INTER_AREA).astype(np.float32)
+        if backgrounds
+        else _background(size, seed, scene)
+        for scene in range(1 + len(cuts))
+    ]
     heads = [head.reduced_for(max(one.largest for one in cast if one.person == at)) for at, head in enumerate(heads)]
     frames, truth = list[Pixels](), list[tuple[Shown, ...]]()
     for number, time in enumerate(times):
-        background = backgrounds[sum(number >= cut for cut in cuts)]
+        background = scenes[sum(number >= cut for cut in cuts)]
         frame, shown = _frame(background, [(heads[one.person], one) for one in cast], float(time))
         frames.append(frame)
         truth.append(shown)

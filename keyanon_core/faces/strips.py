@@ -27,6 +27,8 @@ def look_at_frames(look: Callable[[Pixels], list[Face]], pixels: Pixels, height:
 
 def outline(parser: FaceParser, pixels: Pixels, face: Face, regions: frozenset[str], height: int) -> PictureMask:
     """The mask of a face in its frame of a strip (n * height, W, 3), in px of the strip. Raises as the parser does."""
+    if height == len(pixels):
+        return parser.mask(pixels, face, regions)
     top = face.frame * height
     inside = parser.mask(pixels[top : top + height], face.moved(-top, 0), regions)
     return moved(inside, top)
