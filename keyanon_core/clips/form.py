@@ -2,8 +2,10 @@
 
 import base64
 import importlib
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
+from types import MappingProxyType
 from typing import Any, BinaryIO, Final
 
 from keyanon_core.errors import PictureError
@@ -102,11 +104,13 @@ class ClipForm:
             raise ValueError("impossible colours")
 
 
-def open_clip(file: BinaryIO | str) -> Any:
-    """A file of CONTAINERS, opened by PyAV for reading. Raises av.FFmpegError for any other; PictureError where PyAV is not
-    installed.
+def open_clip(file: BinaryIO | str, options: Mapping[str, str] = MappingProxyType({})) -> Any:
+    """A file of CONTAINERS, opened by PyAV for reading from its begin. options: of its reader. Raises av.FFmpegError for any
+    other; PictureError where PyAV is not installed.
     """
-    return pyav().open(file, options={"format_whitelist": READABLE})
+    if not isinstance(file, str):
+        file.seek(0)
+    return pyav().open(file, options={"format_whitelist": READABLE, **options})
 
 
 def pyav() -> Any:

@@ -46,7 +46,8 @@ class Cut:
 class ClipIndex:
     """form: what stays of the clip. times: (n,) rising, of the frames as they are seen, in units of the form's time base.
     packets: (n,) the same times in the order in which they are decoded. is_key: (n,) bool. sizes: (n,) bytes. last: how long
-    the last frame is shown. audio: how many sound tracks it has.
+    the last frame is shown. audio: how many sound tracks it has. is_hidden: (n,) bool, packets that others need, and whose frames
+    nobody sees.
     """
 
     form: ClipForm
@@ -56,6 +57,7 @@ class ClipIndex:
     sizes: Numbers = field(repr=False)
     last: int
     audio: int
+    is_hidden: npt.NDArray[np.bool_] = field(repr=False)
 
     @property
     def seconds(self) -> npt.NDArray[np.float64]:
@@ -80,7 +82,8 @@ class ClipIndex:
     @cached_property
     def _positions(self) -> Numbers:
         """Where the packet of each frame lies."""
-        return np.argsort(self.packets, kind="stable")
+        shown = np.flatnonzero(~self.is_hidden)
+        return np.asarray(shown[np.argsort(self.packets[shown], kind="stable")])
 
     @cached_property
     def _keys(self) -> Numbers:
@@ -108,7 +111,14 @@ def index_clip(file: BinaryIO | str, container: str) -> ClipIndex:
                 raise PictureError("unsupported", "its video track is in a codec that is not known here")
             promised = int(stream.frames or 0)
             found = [
-                (packet.pts, packet.is_keyframe, packet.size, packet.duration or 0, packet.is_corrupt)
+                (
+                    packet.pts,
+                    packet.is_keyframe,
+                    packet.size,
+                    packet.duration or 0,
+                    packet.is_corrupt,
+                    packet.is_discard,
+                )
                 for packet in opened.demux(stream)
                 if packet.size
             ]
@@ -130,8 +140,17 @@ def _check_whole(file: BinaryIO | str, found: list[tuple[Any, ...]], promised: i
     if missing:
         raise PictureError("truncated", f"its last {missing} bytes are missing")
     whole = sum(not one[4] for one in found)
+    if whole == len(found) < promised:  # an edit list may hide some, as of a clip that a phone has cut
+        whole = _stored(file)
     if whole < max(promised, len(found)):
         raise PictureError("truncated", f"it has {whole} of the {max(promised, len(found))} frames that it says it has")
+
+
+def _stored(file: BinaryIO | str) -> int:
+    """How many whole frames a clip has, those among them that its edit list hides."""
+    with open_clip(file, {"ignore_editlist": "1"}) as opened:
+        packets = opened.demux(opened.streams.video[0])
+        return sum(1 for packet in packets if packet.size and not packet.is_corrupt)
 
 
 def _index(form: ClipForm, found: list[tuple[Any, ...]], ends: int, audio: int) -> ClipIndex:
@@ -142,8 +161,10 @@ def _index(form: ClipForm, found: list[tuple[Any, ...]], ends: int, audio: int) 
     if not 0 < len(found) <= MAX_FRAMES:
         raise PictureError("unsupported", f"it has {len(found)} frames; a clip has 1 to {MAX_FRAMES}")
     packets = np.array([one[0] for one in found], np.int64)
-    order = np.argsort(packets, kind="stable")
-    times = packets[order]
+    is_hidden = np.array([one[5] for one in found], np.bool_)
+    times = np.sort(packets[~is_hidden])
+    if not len(times):
+        raise PictureError("unsupported", "its edit list hides all its frames")
     if len(times) > 1 and np.diff(times).min() <= 0:
         raise PictureError("unsupported", "two of its frames have one time")
     typical = int(np.median(np.diff(times))) if len(times) > 1 else round(Fraction(1, 25) / form.time_base)
@@ -153,8 +174,9 @@ def _index(form: ClipForm, found: list[tuple[Any, ...]], ends: int, audio: int) 
         packets,
         np.array([one[1] for one in found], np.bool_),
         np.array([one[2] for one in found], np.int64),
-        int(found[order[-1]][3]) or max(ends - int(times[-1]), 0) or typical,
+        int(found[int(np.flatnonzero(packets == times[-1])[0])][3]) or max(ends - int(times[-1]), 0) or typical,
         audio,
+        is_hidden,
     )
 
 

@@ -11,8 +11,9 @@ import pytest
 
 from keyanon_core.clips import index
 from keyanon_core.clips.form import CONTAINERS, ClipForm, Colours
-from keyanon_core.clips.frames import decode_published
+from keyanon_core.clips.frames import decode_piece, decode_published
 from keyanon_core.clips.index import frames_of_piece, index_clip
+from keyanon_core.clips.piece import Piece, read_piece
 from keyanon_core.errors import PictureError
 from tests.keyanon_core.clips.tiny_clips import OPEN_GROUPS, every, indexed, tiny_clip
 
@@ -176,3 +177,30 @@ def test_a_list_of_other_files_is_no_clip(clip: Path, tmp_path: Path, name: str)
     with pytest.raises(PictureError) as failure:
         indexed(tmp_path / name)
     assert failure.value.reason == "not_a_clip"
+
+
+def test_frames_that_an_edit_list_hides_are_not_published(tmp_path: Path) -> None:
+    """As of a clip whose begin a phone has cut away: its frames lie in the file, and no player shows them."""
+    path, hidden, shown = tmp_path / "cut.mp4", 25, 30
+    with av.open(str(path), "w", options={"avoid_negative_ts": "disabled"}) as opened:
+        stream = opened.add_stream("libx264", rate=25, options={"bf": "0", "g": "20", "crf": "10", "sc_threshold": "0"})
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        for number in range(hidden + shown):
+            grey = np.full((64, 96, 3), 20 + 4 * number if number >= hidden else 255, np.uint8)
+            frame = av.VideoFrame.from_ndarray(grey, format="rgb24")
+            frame.pts = number
+            for packet in stream.encode(frame):
+                packet.pts, packet.dts = packet.pts - hidden, packet.dts - hidden
+                opened.mux(packet)
+        for packet in stream.encode(None):
+            packet.pts, packet.dts = packet.pts - hidden, packet.dts - hidden
+            opened.mux(packet)
+    found = index_clip(str(path), "mp4")
+    assert len(found.times) == shown and found.times[0] == 0 and found.is_hidden.any()
+    (cut,) = found.cuts()
+    strip = decode_piece(Piece.from_bytes(read_piece(str(path), cut)), 10**7)
+    assert [round(float(frame.mean()) / 4) for frame in strip.frames()] == [5 + hidden + at for at in range(shown)]
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(PictureError) as caught:
+        index_clip(str(path), "mp4")
+    assert caught.value.reason in ("truncated", "not_a_clip")
