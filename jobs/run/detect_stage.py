@@ -16,7 +16,7 @@ from jobs.blocks import ENCODED, FACES, FAILURE, GIVEN, KEPT_FACES, ROW
 from jobs.faults import FaultKind, kind_of, reason_of
 from jobs.run.progress import Monitor
 from jobs.run.rows_in_hand import RowsInHand
-from keyanon_core.clips.piece import is_piece
+from keyanon_core.clips.piece import Piece, is_piece
 from keyanon_core.clips.whose import PieceFaces
 from keyanon_core.errors import FaceModelError
 from keyanon_core.faces import FaceModels, load_detector, load_face_models
@@ -91,10 +91,18 @@ class DetectFaces:
     def _detect(self, pictures: Sequence["Asked"]) -> list["Found"]:
         return [self._detect_one(encoded, given) for encoded, given in pictures]
 
+    def _of_piece(self, encoded: bytes, given: str | None) -> PieceFaces:
+        """Raises PictureError where the piece was not looked through: for the reason of its frames, if it is theirs."""
+        if given is None:
+            from keyanon_core.clips.frames import decode_piece  # and with it PyAV
+
+            decode_piece(Piece.from_bytes(encoded), self.max_pixels)
+        return PieceFaces.from_json(given)
+
     def _detect_one(self, encoded: bytes, given: str | None) -> "Found":
         try:
             if is_piece(encoded):  # whose faces were found when its clip was gone through
-                return Found(None, "", PieceFaces.from_json(given))
+                return Found(None, "", self._of_piece(encoded, given))
             said = GivenFaces() if given is None else GivenFaces.from_json(given)
             return Found(choose_faces(decode_picture(encoded, self.max_pixels), self.detector, said, self.faces))
         except Exception as error:

@@ -66,7 +66,7 @@ class Tracker:
         told: dict[str, list[ClipTrack]] = {}
         for clip in clips:
             frames = tracked(clip, self.seen, same_person)
-            known |= by_piece(clip, frames)
+            known |= looked_through(by_piece(clip, frames), self.seen)
             told[clip.name] = tracks_of(clip, frames)
         self.source.know(known)
         return told
@@ -127,6 +127,12 @@ def by_piece(clip: Clip, frames: Sequence[Sequence[TrackedFace]]) -> dict[int, P
         known[row] = _of_piece(clip, frames[begin : begin + len(cut.times)], height, somebody)
         begin += len(cut.times)
     return known
+
+
+def looked_through(faces: Mapping[int, PieceFaces], seen: Mapping[int, str | None]) -> dict[int, PieceFaces]:
+    """Without the pieces that nobody could look through: of these nothing is said, so that they are quarantined, and not taken for
+    empty. seen: as of `faces_of`."""
+    return {row: said for row, said in faces.items() if seen.get(row) is not None}
 
 
 def tracks_of(clip: Clip, frames: Sequence[Sequence[TrackedFace]]) -> list[ClipTrack]:

@@ -2,6 +2,7 @@
 
 import base64
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,10 @@ import numpy as np
 import pytest
 
 from jobs.blocks import ENCODED, FAILURE, ROW, source_table
-from jobs.run.detect_stage import FaceModelChoice
+from jobs.run.detect_stage import DetectFaces, FaceModelChoice
 from jobs.run.progress import Monitor
 from jobs.run.track_stage import SEEN, VIEW, FindInPieces, seen_faces
-from jobs.run.tracks import CUT, cuts_between, faces_of, subject_of
+from jobs.run.tracks import CUT, cuts_between, faces_of, looked_through, subject_of
 from jobs.sources.clips import Clip
 from keyanon_core.clips.frames import decode_piece
 from keyanon_core.clips.index import index_clip
@@ -122,6 +123,20 @@ def test_a_piece_that_can_not_be_decoded_parts_scenes_and_has_no_faces(clip: Cli
     known = faces_of(clip, {5: None, 6: seen(*frames)}, same_person)
     assert (known[5].faces, known[5].somebody) == ([], True)
     assert len(known[6].faces) == SECOND
+
+
+def test_of_a_piece_that_nobody_could_look_through_nothing_is_said_and_it_is_quarantined(clip: Clip) -> None:
+    told = {5: seen(*[[(face_at(20), None)]] * FIRST), 6: None}
+    assert looked_through(faces_of(clip, told, same_person), told).keys() == {5}
+    whole, last = index_clip(clip.path, "mp4").cuts()
+    stage = object.__new__(DetectFaces)  # without Ray, and without a detector, which pieces need not
+    stage.max_pixels = 10**8
+    with pytest.raises(PictureError, match="nobody looked for the faces of its clip"):
+        stage._of_piece(read_piece(clip.path, last), None)
+    damaged = replace(Piece.from_bytes(read_piece(clip.path, whole)), packets=((0, b"no packet"),))
+    with pytest.raises(PictureError) as caught:
+        stage._of_piece(damaged.to_bytes(), None)
+    assert caught.value.reason == "corrupt", "and not that nobody looked"
 
 
 def test_a_track_is_nobody_elses_in_whatever_clip_takes_the_name(clip: Clip) -> None:
