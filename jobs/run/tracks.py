@@ -130,8 +130,8 @@ def by_piece(clip: Clip, frames: Sequence[Sequence[TrackedFace]]) -> dict[int, P
 
 
 def looked_through(faces: Mapping[int, PieceFaces], seen: Mapping[int, str | None]) -> dict[int, PieceFaces]:
-    """Without the pieces that nobody could look through: of these nothing is said, so that they are quarantined, and not taken for
-    empty. seen: as of `faces_of`."""
+    """Without the pieces that nobody could look through: of these nothing is said, so that they are quarantined, and not taken
+    for empty. seen: as of `faces_of`."""
     return {row: said for row, said in faces.items() if seen.get(row) is not None}
 
 
