@@ -297,7 +297,7 @@ def _join_restored(restored: Path, pictures: Sequence[PictureReport]) -> list[st
     for name, parts in pieces.items():
         try:
             _join(restored / name, parts)
-        except (KeyanonError, OSError) as error:
+        except (KeyanonError, OSError, ValueError, TypeError) as error:
             logger.warning("%s was restored in pieces that can not be joined: %s", name, error)
         else:
             joined.append(name)

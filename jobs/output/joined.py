@@ -44,12 +44,14 @@ def join_clips(store: Store, source: Clips, audio: Audio) -> Joined:
     rows = {row.image_id: row for row in read_rows(store)}
     for clip in source.clips:
         pieces = [rows.get(source.ids[at]) for at in clip.rows]
+        name = f"{CLIPS}/{clip_name(clip.name)}"
         whole = [row for row in pieces if row is not None and row.output is not None]
         if len(whole) < len(pieces) or clip.index is None:
             joined.missing[clip.name] = _why(pieces)
+            for stale in (name + FACTS_SUFFIX, name):
+                store.delete(stale)
             continue
         facts = {"pieces": len(whole), "records_sha256": _digest(whole), "audio": audio}
-        name = f"{CLIPS}/{clip_name(clip.name)}"
         seen = store.see(name + FACTS_SUFFIX)
         if seen is None or seen.content != to_json(facts):
             store.delete(name + FACTS_SUFFIX)  # first: a clip that is half made anew is not what they say

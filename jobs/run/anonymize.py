@@ -315,12 +315,13 @@ def _commit(attempt: Attempt, started: float, computed: float, found: Measures) 
     FailureRate(config.max_failure_rate).judge(tally.rows, tally.quarantine_reasons)
     report = _report(attempt, tally, computed, time.monotonic() - started, found, len(removed))
     store = attempt.layout.store
+    is_whole = tally.rows == attempt.source.total + len(attempt.rows.gone)
+    if is_whole and isinstance(attempt.source, Clips):
+        joined = join_clips(store, attempt.source, config.audio)
+        report = replace(report, clips=joined.clips, clips_missing=joined.missing)
     before = store.see(REPORT)
     store.replace(REPORT, to_json(report.published()), None if before is None else before.version)
-    if tally.rows == attempt.source.total + len(attempt.rows.gone):
-        if isinstance(attempt.source, Clips):
-            joined = join_clips(store, attempt.source, config.audio)
-            report = replace(report, clips=joined.clips, clips_missing=joined.missing)
+    if is_whole:
         manifest.finish(config)
         manifest.write(store)
     return report

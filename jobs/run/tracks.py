@@ -4,6 +4,7 @@ A clip's faces are found piece by piece, on all machines; what joins them to tra
 subject of the data set's pseudonyms, so that a resumed run, whose tracks are the same, shows the same faces.
 """
 
+import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -30,6 +31,8 @@ from keyanon_core.clips.whose import PieceFaces
 
 CUT: Final = 40.0  # grey levels, mean over a frame's view, that two frames in a row of one scene do not differ by
 PIECES_OF_A_TASK: Final = 4
+
+logger = logging.getLogger(__name__)
 
 Vector = npt.NDArray[np.float32]
 
@@ -65,7 +68,11 @@ class Tracker:
 
         told: dict[str, list[ClipTrack]] = {}
         for clip in clips:
-            frames = tracked(clip, self.seen, same_person)
+            try:
+                frames = tracked(clip, self.seen, same_person)
+            except ValueError:  # of its times or places; it is quarantined, and costs no other clip
+                logger.exception("the tracks of %s can not be told", clip.name)
+                continue
             known |= looked_through(by_piece(clip, frames), self.seen)
             told[clip.name] = tracks_of(clip, frames)
         self.source.know(known)

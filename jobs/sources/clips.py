@@ -127,6 +127,8 @@ class Clips(PictureFiles):
                 positions.setdefault(self.ids[row].rsplit("/", 1)[0], []).append(row)
         for name, rows in positions.items():
             path, index = self._found[name]
+            if [self._files[row].offset for row in rows] != list(range(len(rows))):
+                raise SourceError(f"{name}: its pieces do not stand in the order of their times; let them begin at 0")
             yield Clip(name, path, range(rows[0], rows[-1] + 1), int(self.versions[rows[0]]), index)
 
     def _contents(self, files: list[Listed]) -> Contents:

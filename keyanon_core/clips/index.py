@@ -20,6 +20,7 @@ from keyanon_core.errors import PictureError
 PIECE_FRAMES: Final = 32  # at most; each piece begins with a key frame, which costs bytes
 PIECE_PIXELS: Final = 32_000_000  # of all frames of a piece, which are held decoded: 1080p in pieces of 15
 MAX_STRIP_HEIGHT: Final = 65_000  # px, of frames one below the other (`imaging.MAX_SIDE`)
+MAX_SECONDS: Final = 1_000_000  # the names of pieces, in milliseconds, have nine digits and stand in order
 MAX_FRAMES: Final = 10_000_000
 
 Numbers = npt.NDArray[np.int64]
@@ -165,6 +166,8 @@ def _index(form: ClipForm, found: list[tuple[Any, ...]], ends: int, audio: int) 
     times = np.sort(packets[~is_hidden])
     if not len(times):
         raise PictureError("unsupported", "its edit list hides all its frames")
+    if times[-1] * form.time_base >= MAX_SECONDS:
+        raise PictureError("unsupported", f"its times reach beyond {MAX_SECONDS} s; let them begin at 0")
     if len(times) > 1 and np.diff(times).min() <= 0:
         raise PictureError("unsupported", "two of its frames have one time")
     typical = int(np.median(np.diff(times))) if len(times) > 1 else round(Fraction(1, 25) / form.time_base)

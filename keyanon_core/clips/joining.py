@@ -1,17 +1,22 @@
 """Makes one clip of its published pieces, packet by packet, with the source's sound where it is kept."""
 
+import errno
 import io
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from heapq import merge
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Final
 
 from keyanon_core.clips.encoding import PieceTime
 from keyanon_core.clips.form import open_clip, pyav
 from keyanon_core.clips.frames import decoder_of, durations_of
 from keyanon_core.errors import PictureError
+
+MACHINES_FAULTS: Final = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+)
 
 
 def join_pieces(pieces: Iterable[bytes], out: Path, container: str, sound: BinaryIO | str | None = None) -> None:
@@ -43,6 +48,8 @@ def join_pieces(pieces: Iterable[bytes], out: Path, container: str, sound: Binar
                     for packet in both:
                         joined.mux(packet)
     except av.FFmpegError as error:
+        if isinstance(error, OSError) and error.errno in MACHINES_FAULTS:
+            raise
         raise PictureError("corrupt", f"its pieces can not be joined ({error})"[:300]) from error
 
 

@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from keyanon_core.faces.detection import Face, same_face, without_duplicates
 from keyanon_core.faces.masks import PictureMask
+from keyanon_core.faces.strips import moved
 
 MIN_COVERED = 0.75  # share of a face's inner part that masks must cover for the face to be anonymized
 MIN_SHARE_OF_OWN = 0.6  # what they must cover of an anonymized face seen again, in shares of what they cover of itself
@@ -38,6 +39,28 @@ def missed_faces(
         return covered < MIN_COVERED and not any(covered >= least for least in enough)
 
     return without_duplicates([one for one in found if is_missed(one)])
+
+
+def missed_in_frames(
+    found: Sequence[Face], faces: Sequence[Face], masks: Sequence[PictureMask], shape: Sequence[int], height: int
+) -> list[Face]:
+    """`missed_faces` of a strip of shape (n * height, W, ...), in each frame by itself."""
+    if height == shape[0]:
+        return missed_faces(found, faces, masks, shape)
+    missed = []
+    for frame in sorted({face.frame for face in found}):
+        top = frame * height
+        here = [at for at, face in enumerate(faces) if face.frame == frame]
+        missed += [
+            face.moved(top, frame)
+            for face in missed_faces(
+                [face.moved(-top, 0) for face in found if face.frame == frame],
+                [faces[at].moved(-top, 0) for at in here],
+                [moved(masks[at], -top) for at in here],
+                (height, shape[1]),
+            )
+        ]
+    return missed
 
 
 def _covered(face: Face, masks: Sequence[PictureMask], windows: npt.NDArray[np.int64], shape: Sequence[int]) -> float:

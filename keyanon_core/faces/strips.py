@@ -25,6 +25,14 @@ def look_at_frames(look: Callable[[Pixels], list[Face]], pixels: Pixels, height:
     return [face.moved(number * height, number) for number, faces in found for face in faces]
 
 
+def in_frame(pixels: Pixels, face: Face, height: int) -> tuple[Pixels, Face]:
+    """The frame of a strip (n * height, W, 3) that a face lies in, as a picture of its own, and the face in it."""
+    if height == len(pixels):
+        return pixels, face
+    top = face.frame * height
+    return pixels[top : top + height], face.moved(-top, 0)
+
+
 def outline(parser: FaceParser, pixels: Pixels, face: Face, regions: frozenset[str], height: int) -> PictureMask:
     """The mask of a face in its frame of a strip (n * height, W, 3), in px of the strip. Raises as the parser does."""
     if height == len(pixels):

@@ -18,7 +18,7 @@ from keyanon_core.faces import FaceModels
 from keyanon_core.faces.detection import Face
 from keyanon_core.faces.given import choose_faces, is_kept, newly_kept
 from keyanon_core.faces.masks import PictureMask
-from keyanon_core.faces.missed import missed_faces
+from keyanon_core.faces.missed import missed_faces, missed_in_frames
 from keyanon_core.faces.strips import look_at_frames
 from keyanon_core.formats.opening import open_source
 from keyanon_core.formats.published import SourceFile
@@ -37,7 +37,7 @@ from keyanon_core.pictures.stored import packed
 from keyanon_core.pictures.way_back import WayBack
 from keyanon_core.priors import Prior
 from keyanon_core.pseudonyms import Pseudonyms
-from keyanon_core.sidecar import Sidecar, SidecarFace, seal_source
+from keyanon_core.sidecar import MAX_FACES, Sidecar, SidecarFace, seal_source
 from keyanon_core.transforms import MIN_COORDINATES
 
 MAX_ROUNDS = 3  # searches of one picture's result; what the last one still finds quarantines the picture
@@ -210,6 +210,9 @@ class PictureAnonymizer:
             return _quarantined(task, picture.failure, faces=len(picture.faces))
         if not picture.faces:
             return self._without_faces(task, picture)
+        if len(picture.faces) > MAX_FACES:
+            reason = f"too_many_faces: {len(picture.faces)}, more than the {MAX_FACES} that a sidecar holds"
+            return _quarantined(task, reason, faces=len(picture.faces))
         encoded = picture.encoded
         done = PictureResult(
             task.image_id,
@@ -311,18 +314,24 @@ class PictureAnonymizer:
             return []
         hidden = [face for face in picture.faces if not face.is_painted]
         faces, masks = [face.detected for face in hidden], [face.mask for face in hidden]
-        missed = missed_faces(self._not_kept(picture, seen, faces, masks), faces, masks, picture.source.shape)
+        seen = self._not_kept(picture, seen, faces, masks)
+        missed = missed_in_frames(seen, faces, masks, picture.source.shape, picture.file.frame_height)
         if not missed:
             return []
         if picture.paints and picture.rounds <= MAX_ROUNDS:
-            missed = self._without_painted(picture, missed)
-            if not missed:  # the file does not show yet that they are
+            missed, painted = self._without_painted(picture, missed), len(missed)
+            if painted > len(missed) and not missed:
                 picture.rounds += 1
-                return self._unfinished(picture)
+                # What they hid of their source is in the surroundings of those beside them; and the file shows them still.
+                return self._taken_up(picture, []) or self._unfinished(picture)
         if picture.rounds >= MAX_ROUNDS:
             picture.failure = f"unanonymized_face: after {MAX_ROUNDS} rounds the result still shows a face in no mask"
             return []
         picture.rounds += 1
+        return self._taken_up(picture, missed)
+
+    def _taken_up(self, picture: OpenedPicture, missed: Sequence[Face]) -> list[FaceAtWork]:
+        """As `_take_up`; the picture has a failure where that can not be."""
         try:
             return self._take_up(picture, missed)
         except PictureError as error:

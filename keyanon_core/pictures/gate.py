@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from keyanon_core.errors import PictureError
 from keyanon_core.faces.detection import Face, Pixels, Recognizer
+from keyanon_core.faces.strips import in_frame
 from keyanon_core.pictures.opened import FaceAtWork
 
 EARLY_CHECKS = {"none": ((1 / 2, 0.070), (3 / 4, 0.021)), "ddim": ((5 / 12, 0.095), (2 / 3, 0.045))}
@@ -65,7 +66,7 @@ class AnonymityGate:
         self._know_sources(faces)
         pictures = [face.picture for face in faces]
         views = [picture.result if picture.shown is None else picture.shown for picture in pictures]
-        after = self._embed([(view, face.detected) for view, face in zip(views, faces, strict=True)])
+        after = self._embed([_seen(view, face) for view, face in zip(views, faces, strict=True)])
         for face, embedding in zip(faces, after, strict=True):
             face.distance = self._distance(face, embedding)
 
@@ -84,7 +85,7 @@ class AnonymityGate:
 
     def _know_sources(self, faces: Sequence[FaceAtWork]) -> None:
         fresh = [face for face in faces if face.source_embedding is None]
-        embeddings = self._embed([(face.picture.source, face.detected) for face in fresh])
+        embeddings = self._embed([_seen(face.picture.source, face) for face in fresh])
         for face, embedding in zip(fresh, embeddings, strict=True):
             face.source_embedding = embedding
 
@@ -115,6 +116,11 @@ class AnonymityGate:
         if face.source_embedding is None or embedding is None:
             return math.nan
         return self.recognizer.distance(face.source_embedding, embedding)
+
+
+def _seen(view: Pixels, face: FaceAtWork) -> tuple[Pixels, Face]:
+    """What the recognizer is shown of a view of a face's picture: the face's own frame."""
+    return in_frame(view, face.detected, face.picture.file.frame_height)
 
 
 def _in_crop(face: FaceAtWork, crop: npt.NDArray[np.float64]) -> tuple[Pixels, Face]:

@@ -34,7 +34,7 @@ class FaceAtWork:
     latent (C, h, w) float64 as it is stored, scale: what the attempt made, for sidecar and record. noise (C, h, w) float64: the
     inversion's, it serves the next attempt. walker: how far the present attempt has come. distance: the recognizer's, from the
     source; NaN until it is measured. subject: whom it stands for, pseudonym: theirs; None where it stands
-    for nobody. is_painted: it is painted over, and does not come back.
+    for nobody. painted_mask: where it is painted over, and does not come back.
     """
 
     aligned: AlignedFace
@@ -53,7 +53,12 @@ class FaceAtWork:
     source_embedding: npt.NDArray[np.float32] | None = None
     subject: str | None = None
     pseudonym: Pseudonym | None = None
-    is_painted: bool = False
+    painted_mask: PictureMask | None = None
+
+    @property
+    def is_painted(self) -> bool:
+        """Whether it is painted over, and stands for nobody any more."""
+        return self.painted_mask is not None
 
     @property
     def keys_tried(self) -> int:
@@ -100,7 +105,7 @@ class FaceAtWork:
         bits = self.picture.changed[top:bottom, left:right].copy()
         for face in self.picture.faces:
             if face is not self:
-                bits &= ~face.mask.crop((left, top, right, bottom))
+                bits &= ~(face.painted_mask or face.mask).crop((left, top, right, bottom))
         return PictureMask((left, top, right, bottom), bits | self.mask.crop((left, top, right, bottom))).trimmed()
 
     @property
@@ -138,8 +143,9 @@ class FaceAtWork:
     def paint(self) -> None:
         """Paint over what the picture shows of it. No key holds it any more."""
         paint_over(self.picture.result, self.mask)
+        self.painted_mask = self.mask
         self.aligned = replace(self.aligned, mask=PictureMask((0, 0, 0, 0), np.zeros((0, 0), np.bool_)))
-        self.latent, self.walker, self.is_painted = None, None, True
+        self.latent, self.walker = None, None
 
     def go_over_to(self, number: int) -> None:
         """Stand on a subject's settled carrier, under the next key."""

@@ -59,8 +59,13 @@ def paint_all(
 def _mask(parser: FaceParser, source: Pixels, face: Face, regions: frozenset[str], height: int) -> PictureMask:
     try:
         return outline(parser, source, face, regions, height)
-    except PictureError:  # it does not touch its frame
-        return PictureMask((0, 0, 0, 0), np.zeros((0, 0), np.bool_))
+    except PictureError:  # all of its box that is in its frame
+        x0, y0, x1, y1 = (round(value) for value in face.box)
+        begin, width = face.frame * height, source.shape[1]
+        left, top, right, bottom = max(x0, 0), max(y0, begin), min(x1, width), min(y1, begin + height)
+        if left >= right or top >= bottom:
+            return PictureMask((0, 0, 0, 0), np.zeros((0, 0), np.bool_))
+        return PictureMask((left, top, right, bottom), np.ones((bottom - top, right - left), np.bool_))
 
 
 def _hides(source: Pixels, face: Face, mask: PictureMask, prior: Prior, height: int) -> bool:
