@@ -270,7 +270,7 @@ class PictureAnonymizer:
         if picture.failure:
             return []
         try:
-            published = picture.file.publish(picture.result, [face.mask for face in picture.faces])
+            published = picture.file.publish(picture.result, [face.painted_mask or face.mask for face in picture.faces])
         except PictureError as error:
             picture.failure = f"{error.reason}: {error}"
             return []
