@@ -81,7 +81,7 @@ def page_of(store: Store, view: ClipView) -> str:
     return (
         page_environment("jobs.output")
         .get_template("clip.html.j2")
-        .render(clip=view, seconds=max(last, 1e-3), faces=dict(_thumbnails(store, view)), frames=_frames(store, view))
+        .render(clip=view, seconds=max(last, 1e-3), faces=dict(_thumbnails(store, view)))
     )
 
 

@@ -58,8 +58,9 @@ class Tracker:
         done[np.fromiter(finished, np.int64, len(finished))] = True
         clips = [clip for clip in self.source.clips if clip.index is not None and not done[list(clip.rows)].all()]
         wanted = {row for clip in clips for row in clip.rows}
-        if wanted:
-            self._find([row for row in range(self.source.total) if row not in wanted], len(wanted))
+        if not wanted:
+            return {}
+        self._find([row for row in range(self.source.total) if row not in wanted])
         known: dict[int, PieceFaces] = {}
         recognizer = self.models.load(1).recognizer
 
@@ -78,7 +79,7 @@ class Tracker:
         self.source.know(known)
         return told
 
-    def _find(self, others: list[int], wanted: int) -> None:
+    def _find(self, others: list[int]) -> None:
         units = list(self.source.units(others, partial(min, PIECES_OF_A_TASK)))
         actors = min(self.placement.actors, len(units))
         dataset = read_pictures(self.source, units, PIECES_OF_A_TASK).map_batches(
@@ -104,17 +105,10 @@ class Tracker:
             raise reported_cause(error, self.monitor, "run") from error
 
 
-def faces_of(
-    clip: Clip, seen: Mapping[int, str | None], same_person: Callable[[Vector, Vector], bool]
-) -> dict[int, PieceFaces]:
-    """Who is in each piece of a clip, by the position of its row. seen: `SEEN` of each row, None where it can not be decoded."""
-    return by_piece(clip, tracked(clip, seen, same_person))
-
-
 def tracked(
     clip: Clip, seen: Mapping[int, str | None], same_person: Callable[[Vector, Vector], bool]
 ) -> list[list[TrackedFace]]:
-    """Who is in each frame of a clip. seen: as of `faces_of`."""
+    """Who is in each frame of a clip. seen: `SEEN` of each row by its position, None where it can not be decoded."""
     index = index_of(clip)
     frames: list[list[SeenFace]] = []
     views: list[npt.NDArray[np.float32]] = []
@@ -138,7 +132,7 @@ def by_piece(clip: Clip, frames: Sequence[Sequence[TrackedFace]]) -> dict[int, P
 
 def looked_through(faces: Mapping[int, PieceFaces], seen: Mapping[int, str | None]) -> dict[int, PieceFaces]:
     """Without the pieces that nobody could look through: of these nothing is said, so that they are quarantined, and not taken
-    for empty. seen: as of `faces_of`."""
+    for empty. seen: as of `tracked`."""
     return {row: said for row, said in faces.items() if seen.get(row) is not None}
 
 

@@ -5,6 +5,7 @@ All pieces of a clip are encoded by one encoder with one choice of options, so t
 
 import io
 import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Final
@@ -12,6 +13,7 @@ from typing import Any, Final
 from keyanon_core.clips.form import MAX_TIME, ClipForm, open_clip, pyav
 from keyanon_core.clips.frames import MATRICES, Pixels, Strip, decode_published, durations_of
 from keyanon_core.errors import PictureError
+from keyanon_core.faces.strips import frames_of
 
 ONE_GROUP: Final = 100_000  # frames between key frames: more than a piece has
 OPTIONS: Final = {
@@ -71,16 +73,16 @@ def encode_piece(strip: Strip, form: ClipForm, until: int) -> bytes:
     av, start = pyav(), strip.times[0]
     out = io.BytesIO()
     try:
-        with av.open(out, "w", format=form.container, options=container_options(form)) as opened:
+        with av.open(
+            out, "w", format=form.container, options=container_options(form.container, form.time_base)
+        ) as opened:
             opened.metadata["comment"] = PieceTime(start, form.time_base).to_comment()
             stream = opened.add_stream(form.encoder, options=dict(OPTIONS[form.encoder]))
             encoder = stream.codec_context
             _describe(encoder, form, strip)
-            ends = [*strip.times[1:], until]
-            durations = {time - start: end - time for time, end in zip(strip.times, ends, strict=True)}
-            for packet in _encoded(av, stream, form, strip):
-                packet.duration = durations[packet.pts]
-                opened.mux(packet)
+            times, ends = [time - start for time in strip.times], [*strip.times[1:], until]
+            durations = {time: end - start - time for time, end in zip(times, ends, strict=True)}
+            _mux(opened, stream, _frames(av, stream, form, strip), times, form.time_base, durations)
     except (av.FFmpegError, ValueError, KeyError) as error:
         raise PictureError("unsupported", f"it can not be encoded by {form.encoder} ({error})"[:300]) from error
     return out.getvalue()
@@ -91,37 +93,39 @@ def encode_restored(published: bytes, pixels: Pixels) -> bytes:
     published one. Raises PictureError as `decode_published`.
     """
     av, out = pyav(), io.BytesIO()
-    strip = decode_published(published, pixels.shape[0] * pixels.shape[1])
-    with open_clip(io.BytesIO(published)) as shown:
-        source = shown.streams.video[0]
-        base, comment = source.time_base, shown.metadata.get("comment") or shown.metadata.get("COMMENT", "")
-        packets = [packet for packet in shown.demux(source) if packet.size]
-        durations = {
-            packet.pts: shown_for for packet, shown_for in zip(packets, durations_of(packets, source), strict=True)
-        }
-    with av.open(out, "w", format="matroska", options={"fflags": "+bitexact"}) as opened:
-        opened.metadata["comment"] = comment
+    shown = decode_published(published, pixels.shape[0] * pixels.shape[1])
+    with open_clip(io.BytesIO(published)) as opened:
+        source = opened.streams.video[0]
+        base, time = source.time_base, piece_time(opened)
+        packets = [packet for packet in opened.demux(source) if packet.size]
+        lasting = zip(packets, durations_of(packets, source), strict=True)
+        durations = {packet.pts: shown_for for packet, shown_for in lasting}
+    with av.open(out, "w", format="matroska", options=container_options("matroska", base)) as opened:
+        opened.metadata["comment"] = time.to_comment()
         stream = opened.add_stream("ffv1", options={"threads": "1"})
         encoder = stream.codec_context
-        encoder.width, encoder.height, encoder.pix_fmt = pixels.shape[1], strip.height, "bgr0"
+        encoder.width, encoder.height, encoder.pix_fmt = pixels.shape[1], shown.height, "bgr0"
         encoder.time_base, encoder.framerate = base, Fraction(25)
-        packets = []
-        for time, frame in zip(strip.times, Strip(pixels, strip.height, strip.times).frames(), strict=True):
-            shown_frame = av.VideoFrame.from_ndarray(frame, format="rgb24").reformat(format="bgr0")
-            shown_frame.pts, shown_frame.time_base = time, base
-            packets += stream.encode(shown_frame)
-        for packet in [*packets, *stream.encode(None)]:
-            packet.duration = durations[packet.pts]
-            opened.mux(packet)
+        frames = (
+            av.VideoFrame.from_ndarray(frame, format="rgb24").reformat(format="bgr0")
+            for frame in frames_of(pixels, shown.height)
+        )
+        _mux(opened, stream, frames, shown.times, base, durations)
     return out.getvalue()
 
 
-def container_options(form: ClipForm) -> dict[str, str]:
-    """With which a clip's times are written as they are, and nothing about who wrote them."""
+def container_options(container: str, base: Fraction) -> dict[str, str]:
+    """With which a clip's times, in seconds of a time base, are written as they are, and nothing about who wrote them."""
     options = {"fflags": "+bitexact"}
-    if form.container in ("mp4", "mov") and form.time_base.numerator == 1:
-        options["video_track_timescale"] = str(form.time_base.denominator)
+    if container in ("mp4", "mov") and base.numerator == 1:
+        options["video_track_timescale"] = str(base.denominator)
     return options
+
+
+def piece_time(opened: Any) -> PieceTime:
+    """Where an opened piece stands in its clip. Raises PictureError ("corrupt")."""
+    said = {name.lower(): value for name, value in opened.metadata.items()}
+    return PieceTime.from_comment(said.get("comment", ""))
 
 
 def _describe(encoder: Any, form: ClipForm, strip: Strip) -> None:
@@ -141,13 +145,22 @@ def pixel_format(encoder: str, width: int, height: int) -> str:
     return "yuv444p" if encoder in WHOLE_CHROMA and (width % 2 or height % 2) else "yuv420p"
 
 
-def _encoded(av: Any, stream: Any, form: ClipForm, strip: Strip) -> Any:
+def _frames(av: Any, stream: Any, form: ClipForm, strip: Strip) -> Iterator[Any]:
     matrix = MATRICES.get(form.colours.space, "ITU601")
     spread = "JPEG" if form.colours.range == 2 else "MPEG"
-    start = strip.times[0]
-    for time, pixels in zip(strip.times, strip.frames(), strict=True):
+    for pixels in strip.frames():
         frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
-        frame = frame.reformat(format=stream.codec_context.pix_fmt, dst_colorspace=matrix, dst_color_range=spread)
-        frame.pts, frame.time_base = time - start, form.time_base
-        yield from stream.encode(frame)
-    yield from stream.encode(None)
+        yield frame.reformat(format=stream.codec_context.pix_fmt, dst_colorspace=matrix, dst_color_range=spread)
+
+
+def _mux(
+    opened: Any, stream: Any, frames: Iterable[Any], times: Sequence[int], base: Fraction, durations: Mapping[int, int]
+) -> None:
+    """Write frames at their times, each shown as long as is said of its time."""
+    packets = []
+    for time, frame in zip(times, frames, strict=True):
+        frame.pts, frame.time_base = time, base
+        packets += stream.encode(frame)
+    for packet in [*packets, *stream.encode(None)]:
+        packet.duration = durations[packet.pts]
+        opened.mux(packet)

@@ -45,9 +45,9 @@ class Colours:
 
 @dataclass(frozen=True)
 class ClipForm:
-    """container: of CONTAINERS. codec: its name. decoder, extradata: what decodes
-    its packets. time_base: of all times, in seconds. width, height:
-    px as they are coded. rotation: degrees, of 90, that its frames are turned anticlockwise by to be upright. aspect: of a pixel.
+    """container: of CONTAINERS. codec: its name. decoder, extradata: what decodes its packets. time_base: of all times, in
+    seconds. width, height: px as they are coded. rotation: degrees, of 90, that its frames are turned anticlockwise by to be
+    upright. aspect: of a pixel.
     """
 
     container: str

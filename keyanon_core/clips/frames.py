@@ -12,6 +12,7 @@ import numpy.typing as npt
 from keyanon_core.clips.form import Colours, open_clip, pyav
 from keyanon_core.clips.piece import Piece
 from keyanon_core.errors import PictureError
+from keyanon_core.faces.strips import frames_of
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -35,8 +36,7 @@ class Strip:
 
     def frames(self) -> Iterator[Pixels]:
         """Each frame, a view of (height, W, 3)."""
-        for top in range(0, len(self.pixels), self.height):
-            yield self.pixels[top : top + self.height]
+        return frames_of(self.pixels, self.height)
 
 
 def decode_piece(piece: Piece, max_pixels: int) -> Strip:

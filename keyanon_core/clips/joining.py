@@ -9,7 +9,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-from keyanon_core.clips.encoding import PieceTime
+from keyanon_core.clips.encoding import container_options, piece_time
 from keyanon_core.clips.form import open_clip, pyav
 from keyanon_core.clips.frames import decoder_of, durations_of
 from keyanon_core.errors import PictureError
@@ -31,7 +31,7 @@ def join_pieces(pieces: Iterable[bytes], out: Path, container: str, sound: Binar
         raise PictureError("corrupt", "a clip has at least one piece")
     try:
         with open_clip(io.BytesIO(first)) as opened:
-            template, base = opened.streams.video[0], _time(opened).time_base
+            template, base = opened.streams.video[0], piece_time(opened).time_base
             with av.open(str(out), "w", format=container, options=_options(container, base)) as joined:
                 video = joined.add_stream_from_template(template, opaque=True)  # some decoders are no encoders
                 if sound is None:
@@ -59,7 +59,7 @@ def _packets(av: Any, pieces: Iterable[bytes], stream: Any, template: Any) -> It
     end: Fraction | None = None
     for piece in pieces:
         with open_clip(io.BytesIO(piece)) as opened:
-            source, time = opened.streams.video[0], _time(opened)
+            source, time = opened.streams.video[0], piece_time(opened)
             if _encoding(source) != like:
                 raise PictureError("corrupt", "two of its pieces were encoded otherwise, and can not be joined")
             if end is not None and time.start * time.time_base < end:
@@ -98,15 +98,10 @@ def _when(packet: Any) -> Fraction:
     return at
 
 
-def _time(opened: Any) -> PieceTime:
-    said = {name.lower(): value for name, value in opened.metadata.items()}
-    return PieceTime.from_comment(said.get("comment", ""))
-
-
 def _options(container: str, base: Fraction) -> dict[str, str]:
-    options = {"fflags": "+bitexact"}
+    options = container_options(container, base)
     if container in ("mp4", "mov"):
         options["movflags"] = "+faststart"
-        if base.numerator == 1:
-            options["video_track_timescale"] = options["movie_timescale"] = str(base.denominator)
+    if "video_track_timescale" in options:  # by which a track's beginning is told, too
+        options["movie_timescale"] = options["video_track_timescale"]
     return options

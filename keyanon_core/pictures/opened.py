@@ -33,8 +33,8 @@ class FaceAtWork:
     latents: of the crop and of its surroundings, (C, h, w) float64 each; None until they are needed.
     latent (C, h, w) float64 as it is stored, scale: what the attempt made, for sidecar and record. noise (C, h, w) float64: the
     inversion's, it serves the next attempt. walker: how far the present attempt has come. distance: the recognizer's, from the
-    source; NaN until it is measured. subject: whom it stands for, pseudonym: theirs; None where it stands
-    for nobody. painted_mask: where it is painted over, and does not come back.
+    source; NaN until it is measured. subject: whom it stands for, pseudonym: theirs; None where it stands for nobody.
+    painted_mask: where it is painted over, and does not come back.
     """
 
     aligned: AlignedFace

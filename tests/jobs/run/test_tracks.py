@@ -2,6 +2,7 @@
 
 import base64
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from jobs.blocks import ENCODED, FAILURE, ROW, source_table
 from jobs.run.detect_stage import DetectFaces, FaceModelChoice
 from jobs.run.progress import Monitor
 from jobs.run.track_stage import SEEN, VIEW, FindInPieces, seen_faces
-from jobs.run.tracks import CUT, cuts_between, faces_of, looked_through, subject_of
+from jobs.run.tracks import CUT, by_piece, cuts_between, looked_through, subject_of, tracked
 from jobs.sources.clips import Clip
 from keyanon_core.clips.frames import decode_piece
 from keyanon_core.clips.index import index_clip
@@ -52,6 +53,12 @@ def unknown(frames: int) -> np.ndarray:
 
 def same_person(one: np.ndarray, other: np.ndarray) -> bool:
     return bool(np.abs(one - other).max() < 0.5)
+
+
+def faces_of(
+    clip: Clip, told: dict[int, str | None], alike: Callable[[np.ndarray, np.ndarray], bool]
+) -> dict[int, PieceFaces]:
+    return by_piece(clip, tracked(clip, told, alike))
 
 
 @pytest.fixture(scope="module")
