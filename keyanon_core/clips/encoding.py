@@ -5,9 +5,13 @@ All pieces of a clip are encoded by one encoder with one choice of options, so t
 
 import io
 import json
+import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
+from pathlib import Path
 from typing import Any, Final
 
 from keyanon_core.clips.form import MAX_TIME, ClipForm, open_clip, pyav
@@ -82,6 +86,7 @@ def encode_piece(strip: Strip, form: ClipForm, until: int) -> bytes:
             _describe(encoder, form, strip)
             times, ends = [time - start for time in strip.times], [*strip.times[1:], until]
             durations = {time: end - start - time for time, end in zip(times, ends, strict=True)}
+            start_encoding(opened)
             _mux(opened, stream, _frames(av, stream, form, strip), times, form.time_base, durations)
     except (av.FFmpegError, ValueError, KeyError) as error:
         raise PictureError("unsupported", f"it can not be encoded by {form.encoder} ({error})"[:300]) from error
@@ -112,6 +117,29 @@ def encode_restored(published: bytes, pixels: Pixels) -> bytes:
         )
         _mux(opened, stream, frames, shown.times, base, durations)
     return out.getvalue()
+
+
+def start_encoding(opened: Any) -> None:
+    """Open the encoders of an output container, and write its header.
+
+    SVT-AV1 gives its threads, and the one that calls it, real-time priority where it may (as root, whom most containers run
+    as). Whatever else the machine does would wait for them, and what the caller starts later would be like them.
+    """
+    usual = _policies()
+    opened.start_encoding()
+    for thread, policy in _policies().items():
+        if policy != usual.get(thread, os.SCHED_OTHER):
+            os.sched_setscheduler(thread, usual.get(thread, os.SCHED_OTHER), os.sched_param(0))
+
+
+def _policies() -> dict[int, int]:
+    """By a thread of this process: how it is scheduled (Linux, sched(7); elsewhere nothing is known)."""
+    policies: dict[int, int] = {}
+    if sys.platform == "linux":
+        for thread in (int(each.name) for each in Path("/proc/self/task").iterdir()):
+            with suppress(ProcessLookupError):  # it has ended
+                policies[thread] = os.sched_getscheduler(thread)
+    return policies
 
 
 def container_options(container: str, base: Fraction) -> dict[str, str]:

@@ -1,15 +1,18 @@
 """Published pieces keep a clip's times, shape and colours, and nothing else; restored ones lose nothing."""
 
 import io
+import os
+import sys
 from collections.abc import Sequence
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
 import pytest
 
-from keyanon_core.clips.encoding import PieceTime, encode_piece, encode_restored
+from keyanon_core.clips.encoding import OPTIONS, PieceTime, encode_piece, encode_restored, start_encoding
 from keyanon_core.clips.form import ENCODERS, ClipForm, Colours
 from keyanon_core.clips.frames import Strip, decode_published, durations_of
 from keyanon_core.errors import PictureError
@@ -169,6 +172,19 @@ def test_a_restored_piece_loses_nothing(container: str, codec: str, size: tuple[
             for one in (read, shown)
         ]
         assert both[0] == pytest.approx(both[1], abs=0.0006), "Matroska tells milliseconds"
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="who is not root gets no real-time priority")
+def test_an_encoder_of_av1_leaves_the_processors_to_others() -> None:
+    with av.open(io.BytesIO(), "w", format="matroska") as out:
+        stream = out.add_stream("libsvtav1", options=OPTIONS["libsvtav1"])
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        threads = len(list(Path("/proc/self/task").iterdir()))
+        start_encoding(out)
+        scheduled = [os.sched_getscheduler(int(thread.name)) for thread in Path("/proc/self/task").iterdir()]
+    assert len(scheduled) > threads and set(scheduled) == {os.SCHED_OTHER}
+    encode_piece(strip_of(), form_of("matroska", "av1"), UNTIL)
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER
 
 
 def test_what_an_encoder_can_not_make_is_told() -> None:

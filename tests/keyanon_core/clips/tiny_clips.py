@@ -9,6 +9,7 @@ import av
 import numpy as np
 import numpy.typing as npt
 
+from keyanon_core.clips.encoding import start_encoding
 from keyanon_core.clips.form import CONTAINERS, Colours
 from keyanon_core.clips.index import ClipIndex, index_clip
 from keyanon_core.clips.piece import Piece, read_piece
@@ -106,6 +107,7 @@ def tiny_clip(
         tracks = [opened.add_stream(name, rate=SOUND_RATE, layout="mono") for name in sound]
         if rotation:
             stream.set_display_rotation(rotation)
+        start_encoding(opened)
         for packet in [*_video(stream, times, tick, size, pixel_format, rotation)]:
             opened.mux(packet)
         for pitch, track in enumerate(tracks, 1):
