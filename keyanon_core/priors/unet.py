@@ -1,7 +1,7 @@
 """diffusers' `UNet2DModel` as most unconditional priors have it, the embedded one among them, in torch alone.
 
 Loading diffusers takes longer than loading torch, in each process that computes. Names of weights, layers and the order of
-what they multiply are those of `UNet2DModel`, so that results are its own, in float32 bit for bit (a test); a configuration
+what they multiply are those of `UNet2DModel`, so that results are its own but for rounding (a test); a configuration
 beyond PLAIN is left to it. The network is J. Ho et al. 2020's (Denoising Diffusion Probabilistic Models, appendix B), with
 attention per head.
 """

@@ -17,7 +17,10 @@ from keyanon_core.priors import load_prior
 from keyanon_core.procedure import Procedure
 from tests.keyanon_core.diffusion.tiny_priors import a_key, ellipse, ldm_prior, pixel_prior, psnr, scheduler, write_json
 
-TO_NOISE, TO_PICTURE = 1e-6, 1e-5  # largest difference of a value in zT, and in a picture in [-1, 1]
+TO_NOISE, TO_PICTURE = (
+    1e-5,
+    1e-4,
+)  # largest difference in zT, as a share of its largest value, and in a picture in [-1, 1]
 
 
 class Reference:
@@ -65,6 +68,10 @@ def says(root: Path, **changes: Any) -> None:
     write_json(path, {name: value for name, value in config.items() if changes.get(name, value) is not None})
 
 
+def _apart(noise: torch.Tensor, original: torch.Tensor) -> float:
+    return float((noise - original).abs().max() / original.abs().max())
+
+
 @pytest.mark.parametrize(
     ("said", "steps", "clean"),
     [
@@ -93,7 +100,7 @@ def test_paper_is_what_diffusers_does(tmp_path: Path, said: dict[str, Any], step
     noise, shown = reference.walk(picture, masks[0], signs)
     z = prior.encode(picture.double())
     done = anonymize(prior, z, z, masks[0], keys, procedure)
-    assert float((invert(prior, z, procedure)[-1] - noise).abs().max()) <= TO_NOISE
+    assert _apart(invert(prior, z, procedure)[-1], noise) <= TO_NOISE
     anonymized = decode(prior, done.latent, procedure)
     assert float((anonymized - shown).abs().max()) <= TO_PICTURE
     assert float((anonymized - prior.decode(done.latent)).abs().max()) > 0.01, "the decoder's codebook is used"
@@ -103,7 +110,7 @@ def test_paper_is_what_diffusers_does(tmp_path: Path, said: dict[str, Any], step
     noise_again, back = reference.walk(shown, masks[1], signs)
     again = prior.encode(anonymized)
     recovered = recover(prior, again, masks[1], keys, done.scale, procedure)
-    assert float((invert(prior, again, procedure)[-1] - noise_again).abs().max()) <= TO_NOISE
+    assert _apart(invert(prior, again, procedure)[-1], noise_again) <= TO_NOISE
     assert float((decode(prior, recovered.latent, procedure) - back).abs().max()) <= TO_PICTURE
 
 
