@@ -126,6 +126,8 @@ def make_rows(root: Path, rows: int, rows_per_shard: int) -> None:
             "permanent": [False] * count,
             "fidelity": ["latent"] * count,
             "source_version": [versions[file] for file in files],
+            "pseudonym": [None] * count,
+            "track_records": [None] * count,
         }
         name = new_shard_name(numbers, 0)
         table = with_key_shard(pa.table(columns, schema=SHARD_SCHEMA), KeyShard(name, "0" * 64))

@@ -211,7 +211,7 @@ def anonymize_and_restore(root: Path, fidelity: str, share: float | None, wanted
     with Keystore.open(root / "keystore") as keystore:
         for number, name in enumerate(wanted):
             rows = (row for row in read_rows(root / "out") if row.image_id.startswith(f"{name}/"))
-            records = [str(row.record_id) for row in rows if row.record_id is not None]
+            records = [record_id for row in rows for record_id in row.record_ids]
             request = keystore.request("ann", records, "C-1", "measure what comes back", "consent", timedelta(hours=1))
             for person in ("bob", "cleo"):
                 keystore.approve(request.request_id, person, request.digest)

@@ -25,6 +25,8 @@ STATUS: Final = "keyanon_status"
 REASON: Final = "keyanon_reason"
 RECORD_ID: Final = "keyanon_record_id"
 SEALED: Final = "keyanon_sealed"  # the key record, sealed to the keystore
+TRACK_RECORDS: Final = "keyanon_track_records"  # of a piece of a clip: whose each of its key records is
+FURTHER_SEALED: Final = "keyanon_further_sealed"  # those but the first one, sealed
 OUTPUT: Final = "keyanon_output"  # the anonymized picture's file
 SIDECAR: Final = "keyanon_sidecar"
 FIDELITY: Final = "keyanon_fidelity"  # how the picture's faces come back
@@ -38,6 +40,7 @@ KEPT_COUNT: Final = "keyanon_kept_count"  # faces left alone because the user ke
 
 PREFIX: Final = "keyanon_"
 BYTES_FIELD: Final = "bytes"  # of a struct column, as Hugging Face data sets store pictures
+TRACK_RECORDS_TYPE: Final = pa.list_(pa.struct([("track", pa.int32()), ("record_id", pa.string())]))
 # Blocks can exceed 2 GiB of bytes in one column: 64-bit offsets.
 SOURCE_SCHEMA: Final = pa.schema(
     [
@@ -59,6 +62,8 @@ RESULT_SCHEMA: Final = pa.schema(
         (REASON, pa.string()),
         (RECORD_ID, pa.string()),
         (SEALED, pa.large_binary()),
+        (TRACK_RECORDS, TRACK_RECORDS_TYPE),
+        (FURTHER_SEALED, pa.list_(pa.large_binary())),
         (OUTPUT, pa.large_binary()),
         (SIDECAR, pa.large_binary()),
         (FIDELITY, pa.string()),
@@ -90,10 +95,11 @@ SHARD_SCHEMA: Final = pa.schema(
         ("fidelity", pa.string()),
         ("source_version", pa.int32()),
         ("pseudonym", pa.bool_()),
+        ("track_records", TRACK_RECORDS_TYPE),
     ]
 )
 ADDED_LATER: Final = frozenset(
-    {"fidelity", "source_version", "pseudonym"}
+    {"fidelity", "source_version", "pseudonym", "track_records"}
 )  # of which shards of earlier versions lack some: null
 
 

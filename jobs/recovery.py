@@ -28,6 +28,7 @@ from jobs.names import IMAGES, image_name, suffix_of
 from jobs.output.pictures import PublishedPictures
 from jobs.output.reader import OutputError, Row, find_rows, read_manifest
 from jobs.run.key_records import to_picture_key
+from jobs.run.track_names import track_of
 from jobs.run.usable_cpus import usable_cpus
 from jobs.sources.source import CLIP_SUFFIXES
 from jobs.storage.opening import open_store
@@ -49,6 +50,7 @@ from keyanon_core.sidecar import Sidecar
 from keystore.decisions.views import RequestedImage, RequestView
 from keystore.intake.records import KeyRecord
 from keystore.recipient import Expected, Recipient
+from keystore.vault.parts import whole_id
 
 REPORT_FILE: Final = "report.json"
 RESTORED_CLIP: Final = ".mkv"
@@ -77,7 +79,8 @@ class Releasing(Protocol):
 
 @dataclass
 class PictureReport:
-    """What became of one requested picture. Numbers and digests only; never a key."""
+    """What became of one requested picture. Numbers and digests only; never a key. tracks: of a piece of a clip whose keys were
+    released, None being those of faces on no track; None where its one key is of everybody."""
 
     image_id: str
     record_id: str | None = None
@@ -95,6 +98,7 @@ class PictureReport:
     iterations: int = 0
     worst_residual: float | None = None
     solver: list[dict[str, Any]] = field(default_factory=list)  # a line for every inverted step
+    tracks: list[int | None] | None = None
     exit_code: ExitCode = ExitCode.OK
 
 
@@ -180,9 +184,16 @@ def prepare(
     published = PublishedPictures(output)
     needed: dict[str, str] = {}  # digest of the prior that a record's sidecar asks for
     damaged: dict[str, KeyanonError] = {}
-    for record_id, checked in zip(rows, at_once(partial(_checked, published), rows.values(), workers), strict=True):
+    once = {(row.shard, row.position): row for row in rows.values()}
+    found_of = dict(zip(once, at_once(partial(_checked, published), once.values(), workers), strict=True))
+    for record_id, row in rows.items():
+        checked = found_of[row.shard, row.position]
         if isinstance(checked, KeyanonError):
             damaged[record_id] = checked
+        elif row.track_records and whole_id(wanted[record_id]) != row.image_id:
+            damaged[record_id] = OutputError(
+                f"{row.image_id}: its row lists the key record of {wanted[record_id]}, which no run writes; restore {row.shard}"
+            )
         elif checked[0] != "lossless":
             needed[record_id] = checked[1]
     asked: dict[str, Any] = manifest.get("config", {})
@@ -217,10 +228,7 @@ def recover_request(
     if prepared.prior is not None:
         report.prior, report.device = prepared.prior.digest, str(prepared.prior.networks.device)
     recoverer = PictureRecoverer(prepared.prior)
-    places = {
-        record_id: row.shard for record_id, row in prepared.rows.items()
-    }  # in whose order each shard is read once
-    ordered = sorted(records, key=lambda record: (places.get(record.record_id, ""), record.image_id))
+    ordered = _by_picture(records, prepared.rows)
     with multiplying(STRICT):  # for all threads: the flag that each sets for itself, and sets back, is the process's
         for entry in at_once(partial(_recover_one, recoverer, prepared=prepared), ordered, prepared.workers):
             report.pictures.append(entry)
@@ -232,11 +240,30 @@ def recover_request(
     return report
 
 
-def _recover_one(recoverer: PictureRecoverer, record: KeyRecord, prepared: Prepared) -> PictureReport:
-    """Restore one picture; every failure becomes its report's reason and exit code."""
-    entry = PictureReport(record.image_id, record.record_id, fidelity=record.fidelity, faces=len(record.faces))
+def _by_picture(records: Iterable[KeyRecord], rows: Mapping[str, Row]) -> list[list[KeyRecord]]:
+    """The records of each picture together, in the order of the shards that its rows stand in, so that each is read once."""
+    found: dict[tuple[str, int, str], list[KeyRecord]] = {}
+    for record in sorted(records, key=lambda record: record.image_id):
+        row = rows.get(record.record_id)
+        place = ("", 0, record.record_id) if row is None else (row.shard, row.position, "")
+        found.setdefault(place, []).append(record)
+    return sorted(found.values(), key=lambda some: (_shard_of(rows.get(some[0].record_id)), some[0].image_id))
+
+
+def _shard_of(row: Row | None) -> str:
+    return "" if row is None else row.shard
+
+
+def _recover_one(recoverer: PictureRecoverer, records: Sequence[KeyRecord], prepared: Prepared) -> PictureReport:
+    """Restore one picture by all of its records that were released; every failure becomes its report's reason and exit code."""
+    record = records[0]
     row = prepared.rows.get(record.record_id)
+    entry = PictureReport(record.image_id, record.record_id, fidelity=record.fidelity)
+    entry.faces = sum(len(one.faces) for one in records)
     try:
+        key, *others = map(to_picture_key, records)
+        if key.part is not None:
+            entry.image_id, entry.tracks = key.image_id, [track_of(one.part or "") for one in (key, *others)]
         if row is None:
             raise OutputError(
                 f"{record.image_id}: record {record.record_id} is of another run than {prepared.output.store}"
@@ -244,7 +271,7 @@ def _recover_one(recoverer: PictureRecoverer, record: KeyRecord, prepared: Prepa
         if record.record_id in prepared.damaged:
             raise prepared.damaged[record.record_id]
         encoded, sidecar = prepared.output.picture(row), prepared.output.sidecar(row)
-        recovered = recoverer.recover(encoded, sidecar, to_picture_key(record))
+        recovered = recoverer.recover(encoded, sidecar, key, *others)
         name = restored_name(row)
         if is_published_piece(encoded):
             restored = encode_restored(encoded, recovered.pixels)

@@ -23,6 +23,12 @@ def clips(
         str | None, typer.Option("--from", metavar="TIME", help="Pieces of a time: 75, 1:15 or 0:01:15.5.")
     ] = None,
     end: Annotated[str | None, typer.Option("--to", metavar="TIME", help="The same, its end.")] = None,
+    track: Annotated[
+        list[int] | None,
+        typer.Option(
+            "--track", metavar="N", help="Of --ids, the records of one person alone (repeats).", show_default="all"
+        ),
+    ] = None,
     ids: Annotated[
         bool, typer.Option("--ids", help="Print their ids alone, for `keyanon request KEYSTORE --images -`.")
     ] = False,
@@ -33,13 +39,18 @@ def clips(
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """List the clips of a run's output; of one its tracks and pieces, those of a time with --from and --to."""
+    """List the clips of a run's output; of one its tracks and pieces, those of a time with --from and --to.
+
+    With --ids what to ask a keystore for: everybody in these pieces, or with --track one person alone.
+    """
     from jobs.output.clip_view import clip_view, clip_views, page_of
 
     store, output = store_of(out, endpoint_url), output_of(context)
     if clip is None:
-        if ids or page is not None or begin is not None or end is not None:
-            raise typer.BadParameter("--from, --to, --ids and --page are of one clip; name it", param_hint="CLIP")
+        if ids or page is not None or begin is not None or end is not None or track:
+            raise typer.BadParameter(
+                "--from, --to, --track, --ids and --page are of one clip; name it", param_hint="CLIP"
+            )
         views = clip_views(store)
         rows = [(view.name, len(view.pieces), len(view.tracks), _state(view)) for view in views]
         output.result(
@@ -47,12 +58,15 @@ def clips(
             table("clips", ("clip", "pieces", "tracks", "state"), rows),
         )
         return
+    if track and not ids:
+        raise typer.BadParameter("it says whose records --ids prints; give that too", param_hint="--track")
     view = clip_view(store, clip)
     pieces = view.between(_seconds(begin, "--from") or 0.0, _seconds(end, "--to"))
     if page is not None:
         page.write_text(page_of(store, view), encoding="utf-8")
     if ids:
-        typer.echo("\n".join(piece.row.image_id for piece in pieces))
+        asked = view.ids_of(track, pieces) if track else [one.row.image_id for one in pieces if one.row.record_ids]
+        typer.echo("\n".join(asked))
         return
     tracks = [(one.track, f"{one.begin:.2f}", f"{one.end:.2f}", one.frames, one.filled) for one in view.tracks]
     shown = [(p.row.image_id, f"{p.begin:.2f}", p.row.status, p.row.faces, p.row.reason or None) for p in pieces]
@@ -70,7 +84,13 @@ def _told(view: "ClipView", pieces: "list[ClipPiece]") -> dict[str, Any]:
         "joined": view.is_joined,
         "tracks": [vars(track) for track in view.tracks],
         "pieces": [
-            {"image_id": one.row.image_id, "begin": one.begin, "status": one.row.status, "reason": one.row.reason}
+            {
+                "image_id": one.row.image_id,
+                "begin": one.begin,
+                "status": one.row.status,
+                "reason": one.row.reason,
+                "tracks": [record.track for record in one.row.track_records],
+            }
             for one in pieces
         ],
     }

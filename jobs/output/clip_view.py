@@ -1,6 +1,6 @@
 """The clips of an output, for people: pieces, tracks, and a page to review a clip by. It needs neither keystore nor source."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Final
@@ -19,6 +19,7 @@ from jobs.storage.store import Store
 from keyanon_core.clips.frames import decode_published
 from keyanon_core.errors import PictureError
 from keyanon_core.imaging import DEFAULT_MAX_PIXELS, encode_picture
+from keystore.vault.parts import part_id
 
 THUMBNAIL: Final = 96  # px a side
 MARGIN: Final = 0.3  # of a face's box, shown around it
@@ -41,6 +42,31 @@ class ClipView:
     pieces: tuple[ClipPiece, ...]
     tracks: tuple[ClipTrack, ...]
     is_joined: bool
+
+    def ids_of(self, tracks: Sequence[int], pieces: Sequence["ClipPiece"]) -> list[str]:
+        """What to ask a keystore for: of some pieces the image ids of the key records of some tracks alone.
+
+        Raises OutputError for a track that none of them has a record of, and where one has a record for everybody, as an earlier
+        version made them.
+        """
+        for piece in pieces:
+            if piece.row.record_id is not None and not piece.row.track_records:
+                raise OutputError(
+                    f"{piece.row.image_id} has one key record for everybody in it, which an earlier version made: nobody can be "
+                    "asked for alone; leave --track out, or anonymize again into an empty output"
+                )
+        there = {one.track for piece in pieces for one in piece.row.track_records}
+        if unknown := sorted(set(tracks) - there):
+            raise OutputError(
+                f"no piece of {self.name} in this time has a key record of track {unknown[0]}; tracks with one: "
+                f"{', '.join(sorted(str(one) for one in there if one is not None)) or 'none'}"
+            )
+        return [
+            part_id(piece.row.image_id, one.track)
+            for piece in pieces
+            for one in piece.row.track_records
+            if one.track in tracks
+        ]
 
     @property
     def missing(self) -> list[ClipPiece]:

@@ -16,8 +16,10 @@ from jobs.output.keys import KeyHolder, check_keys
 from jobs.output.layout import ROWS, SHARD_SUFFIX, OutputLayout, shard_file
 from jobs.output.row_sets import RowSet
 from jobs.output.row_shards import (
+    RECORDS,
     KeyShard,
     keep_positions,
+    named_records,
     new_shard_name,
     read_shard,
     reason_code,
@@ -187,8 +189,8 @@ def _take_in_keys(layout: OutputLayout, keys: KeyHolder, run_id: str, tally: Tal
 
 
 def _records(layout: OutputLayout) -> Iterator[tuple[KeyShard, list[str]]]:
-    for part in standing_rows(layout.store, ["row", "record_id"]):
-        if ids := [ident for ident in part.table.column("record_id").to_pylist() if ident is not None]:
+    for part in standing_rows(layout.store, ["row", *RECORDS]):
+        if ids := named_records(part.table):
             yield part.key_shard, ids
 
 

@@ -4,13 +4,12 @@ import errno
 import io
 import json
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
-import pyarrow.compute as pc
 from PIL import Image
 
 from jobs.blocks import SHARD_SCHEMA
@@ -18,7 +17,7 @@ from jobs.errors import JobError, MachineError, PublishError
 from jobs.names import IMAGES, SIDECARS
 from jobs.output.layout import MANIFEST, ROWS, shard_file
 from jobs.output.manifest import COMPLETE
-from jobs.output.row_shards import StandingRows, reason_code, row_shards, standing_rows
+from jobs.output.row_shards import RECORDS, StandingRows, named_records, reason_code, row_shards, standing_rows
 from jobs.storage.opening import open_store
 from jobs.storage.place import Place
 from jobs.storage.store import Store
@@ -36,11 +35,20 @@ class OutputError(JobError):
 
 
 @dataclass(frozen=True)
+class TrackRecord:
+    """A key record of the faces of one track in a piece of a clip; track: None for those that are on none."""
+
+    track: int | None
+    record_id: str
+
+
+@dataclass(frozen=True)
 class Row:
     """One row of a run. `shard` is the Parquet file it stands in, by its name in the output, `position` its place there.
     `permanent`: its key is forgotten; None only where the user's own column did not say, and the row is quarantined. `fidelity`:
     how its faces come back; None where they do not, or an earlier version wrote the row. `source_version`: of its source's file,
-    see `version_of`; None where an earlier version wrote the row. `output_sha256`: of its published file."""
+    see `version_of`; None where an earlier version wrote the row. `output_sha256`: of its published file. `track_records`: of a
+    piece of a clip all its key records, `record_id` is that of one; none where `record_id` is of all faces."""
 
     image_id: str
     status: str
@@ -56,6 +64,13 @@ class Row:
     position: int
     source_version: int | None = None
     output_sha256: str | None = None
+    track_records: tuple[TrackRecord, ...] = ()
+
+    @property
+    def record_ids(self) -> list[str]:
+        """Of all its key records."""
+        alone = [] if self.record_id is None else [self.record_id]
+        return [one.record_id for one in self.track_records] or alone
 
 
 _ROW_FIELDS: Final = tuple(f.name for f in fields(Row) if f.name in SHARD_SCHEMA.names)
@@ -147,20 +162,25 @@ def read_rows(output: Place | Store, shards: Collection[str] | None = None) -> I
     for part in _parts(output, SHARD_SCHEMA.names, shards):
         found = part.table.select(SHARD_SCHEMA.names).cast(SHARD_SCHEMA).to_pylist()
         for position, row in zip(part.positions, found, strict=True):
-            yield Row(**{name: row[name] for name in _ROW_FIELDS}, shard=shard_file(part.shard), position=position)
+            said = {name: row[name] for name in _ROW_FIELDS}
+            said["track_records"] = tuple(TrackRecord(**one) for one in row["track_records"] or ())
+            yield Row(**said, shard=shard_file(part.shard), position=position)
 
 
 def find_rows(output: Place | Store, record_ids: Collection[str], shards: Collection[str] = ()) -> dict[str, Row]:
     """The rows of some key records, by record. shards: base names of row shards that they are most likely in, which are read
     first; all others only where a row was in none of these. Raises OutputError as `read_rows`."""
     wanted = set(record_ids)
-    found = {str(row.record_id): row for row in read_rows(output, set(shards)) if row.record_id in wanted}
+    found = _by_record(read_rows(output, set(shards)), wanted)
     if left := wanted - found.keys():
-        ids = pa.array(sorted(left), pa.string())
-        parts = _parts(output, ["row", "record_id"], None)
-        theirs = {one.shard for one in parts if pc.any(pc.is_in(one.table.column("record_id"), value_set=ids)).as_py()}
-        found |= {str(row.record_id): row for row in read_rows(output, theirs) if row.record_id in left}
+        parts = _parts(output, ["row", *RECORDS], None)
+        theirs = {one.shard for one in parts if not left.isdisjoint(named_records(one.table))}
+        found |= _by_record(read_rows(output, theirs), left)
     return found
+
+
+def _by_record(rows: Iterable[Row], wanted: Set[str]) -> dict[str, Row]:
+    return {record_id: row for row in rows for record_id in row.record_ids if record_id in wanted}
 
 
 def _parts(output: Place | Store, columns: Sequence[str], shards: Collection[str] | None) -> Iterator[StandingRows]:

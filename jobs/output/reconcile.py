@@ -25,7 +25,7 @@ from jobs.output.inboxes import open_inbox
 from jobs.output.layout import ATTEMPTS, MANIFEST, ROWS, SHARD_SUFFIX, shard_file
 from jobs.output.manifest import Manifest, read_existing
 from jobs.output.reader import OutputError
-from jobs.output.row_shards import listed_files, row_shards, standing_rows, unlisted
+from jobs.output.row_shards import RECORDS, listed_files, named_records, row_shards, standing_rows, unlisted
 from jobs.output.settled import Settled
 from jobs.output.shared_lease import HeldLease, holder_of, lease_of
 from jobs.output.staging import sweep
@@ -196,9 +196,8 @@ def _records_by_key_shard(store: Store) -> dict[str, set[str]]:
     """Ids of the records of each key shard with which rows were published. Rows that were done again count too: their shard is
     not gone yet."""
     found: defaultdict[str, set[str]] = defaultdict(set)
-    for part in standing_rows(store, ["row", "record_id"]):
-        ids = part.table.column("record_id").to_pylist()
-        found[part.key_shard.name].update(one for one in ids if one is not None)
+    for part in standing_rows(store, ["row", *RECORDS]):
+        found[part.key_shard.name].update(named_records(part.table))
     return found
 
 

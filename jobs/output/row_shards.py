@@ -14,10 +14,11 @@ from typing import Any, Final, TypeVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from jobs.ahead import AT_ONCE, ahead
-from jobs.blocks import ADDED_LATER
+from jobs.blocks import ADDED_LATER, SHARD_SCHEMA
 from jobs.errors import JobError, MachineError, PublishError
 from jobs.faults import FaultKind, describe, kind_of_reading
 from jobs.output.layout import ROWS, SHARD_SUFFIX, shard_file
@@ -28,6 +29,7 @@ from jobs.storage.store import Store
 
 _NAME: Final = re.compile(r"\d{9,}-[0-9a-f]{16}-[0-9a-f]{12}(?:-r([1-9]\d{0,8}))?")
 _Read = TypeVar("_Read")
+RECORDS: Final = ("record_id", "track_records")  # the columns that name key records
 
 # In a row shard's Parquet metadata: where the keys of its rows were handed in.
 _KEY_SHARD: Final = b"keyanon.key_shard"
@@ -213,7 +215,7 @@ def parsed_shard(content: Any, name: str, columns: Sequence[str] | None = None) 
                 None if columns is None else [one for one in columns if one not in missing], use_threads=not near
             )
             for column in missing:
-                found = found.append_column(column, pa.nulls(found.num_rows))
+                found = found.append_column(column, pa.nulls(found.num_rows, SHARD_SCHEMA.field(column).type))
             return found
     except (OSError, pa.ArrowException) as error:
         raise _unreadable(error, name) from error
@@ -237,6 +239,12 @@ def key_shard_of(table: pa.Table, name: str) -> KeyShard:
     if _KEY_SHARD not in said:
         return KeyShard(name, None)
     return KeyShard(said[_KEY_SHARD].decode(), said[_KEY_SHARD_SHA256].decode() or None)
+
+
+def named_records(table: pa.Table) -> list[str]:
+    """Of all key records of some rows; table: with the columns RECORDS. A piece of a clip has one for each person in it."""
+    of_tracks = pc.struct_field(pc.list_flatten(table.column("track_records")), "record_id")
+    return list(dict.fromkeys([*table.column("record_id").drop_null().to_pylist(), *of_tracks.to_pylist()]))
 
 
 def with_key_shard(table: pa.Table, shard: KeyShard) -> pa.Table:

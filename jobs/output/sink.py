@@ -19,6 +19,7 @@ from jobs.blocks import (
     BYTES_FIELD,
     FACE_COUNT,
     FIDELITY,
+    FURTHER_SEALED,
     ID,
     KEPT_COUNT,
     OUTPUT,
@@ -34,6 +35,7 @@ from jobs.blocks import (
     SIDECAR,
     SOURCE_HMAC,
     STATUS,
+    TRACK_RECORDS,
     VERSION,
     passthrough,
 )
@@ -83,7 +85,7 @@ class PairedDatasink(Datasink[str]):  # type: ignore[misc]  # Ray ships no types
         try:
             if files:
                 self.staging.open(name)
-            if sealed := [row[SEALED] for row in results if row[SEALED] is not None]:
+            if sealed := [one for row in results for one in _sealed(row)]:
                 rows = with_key_shard(rows, self._hand_in(name, sealed))
             if files:
                 self.staging.fill(name, _files_of(results))
@@ -104,6 +106,10 @@ class PairedDatasink(Datasink[str]):  # type: ignore[misc]  # Ray ships no types
         except KeystoreError as error:
             fault = MachineError if kind_of_writing(error) is FaultKind.MACHINE else PublishError
             raise fault(f"{error}; no picture of this block was published") from error
+
+
+def _sealed(row: dict[str, Any]) -> list[bytes]:
+    return [] if row[SEALED] is None else [row[SEALED], *(row[FURTHER_SEALED] or ())]
 
 
 def _files_of(results: list[dict[str, Any]]) -> Iterator[tuple[int, str, bytes]]:
@@ -142,6 +148,7 @@ def shard_table(layout: OutputLayout, table: pa.Table, results: list[dict[str, A
         "fidelity": [row[FIDELITY] for row in results],
         "source_version": [row[VERSION] for row in results],
         "pseudonym": [row[PSEUDONYM] for row in results],
+        "track_records": [row[TRACK_RECORDS] for row in results],
     }
     own: dict[str, Any] = {}
     fields: list[pa.Field] = []

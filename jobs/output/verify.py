@@ -33,11 +33,13 @@ from keyanon_core.sidecar import MAX_SIDECAR_BYTES, Sidecar
 from keystore.embedded import Keystore
 from keystore.intake.folder import INBOX_NAME
 from keystore.intake.shards import SHARD_SUFFIX as KEYS_SUFFIX
+from keystore.vault.parts import part_id
 from keystore.verification.published import MISSING, Published
 
 READ_AT_ONCE: Final = 32  # rows whose pictures and sidecars are in memory together
 _COLUMNS: Final = (
     "row", "image_id", "status", "reason", "record_id", "output", "sidecar", "output_sha256", "sidecar_sha256", "permanent",
+    "track_records",
 )  # fmt: skip
 
 
@@ -52,8 +54,8 @@ class Disagreement:
 
 @dataclass
 class Verification:
-    """keystore: None when none was asked. awaiting: rows whose keys lie in the inbox still, as of a run that was stopped. erased:
-    rows whose key was erased. unused_records: of the run in the keystore, of which no row knows; blocks that Ray made twice leave
+    """keystore: None when none was asked. awaiting: keys that lie in the inbox still, as of a run that was stopped. erased: keys
+    that were erased. unused_records: of the run in the keystore, of which no row knows; blocks that Ray made twice leave
     some."""
 
     run_id: str
@@ -214,35 +216,34 @@ class _Verifier:
         keystore, found = self._keystore, self._found
         if keystore is None or not rows:
             return
+        records = [(row, record_id, image_id) for row in rows for record_id, image_id in _records_of(row).items()]
         published = [
             Published(
-                row["record_id"],
+                record_id,
                 found.run_id,
                 self._manifest.dataset,
-                row["image_id"],
+                image_id,
                 row["output_sha256"],
                 {"sidecar_sha256": row["sidecar_sha256"]},
             )
-            for row in rows
+            for row, record_id, image_id in records
         ]
         problems = keystore.disagreements(published)
         missing = [record_id for record_id, problem in problems.items() if problem == MISSING]
         erased = keystore.erased_among(missing)
         waits = bool(missing) and self._waits(keystore, f"{key_shard}{KEYS_SUFFIX}")
-        for row in rows:
-            problem = problems.get(row["record_id"])
+        for _, record_id, image_id in records:
+            problem = problems.get(record_id)
             if problem is None:
                 found.records += 1
             elif problem != MISSING:
-                found.add("key", row["image_id"], problem)
-            elif row["record_id"] in erased:
+                found.add("key", image_id, problem)
+            elif record_id in erased:
                 found.erased += 1
             elif waits:
                 found.awaiting += 1
             else:
-                found.add(
-                    "key", row["image_id"], f"key record {row['record_id']} is not in the keystore, nor in its inbox"
-                )
+                found.add("key", image_id, f"key record {record_id} is not in the keystore, nor in its inbox")
 
     def _waits(self, keystore: Keystore, shard: str) -> bool:
         """Whether a key shard of the run lies in the keystore's own inbox, or where the run handed its keys in."""
@@ -282,6 +283,10 @@ def _contradiction(row: dict[str, Any], keys: str, *, files: bool) -> str:
         return "it is anonymized and lists no picture"
     if (anonymized and not row["permanent"] and keys == "store") != keyed:
         return "it has a key record and should have none" if keyed else "it should have a key record and has none"
+    if keyed and row["record_id"] not in _records_of(row):
+        return "the key records of its tracks are others than its key record"
+    if not keyed and row["track_records"]:
+        return "it has no key record and lists some of tracks"
     if keyed != (row["sidecar_sha256"] is not None):
         return "key record and sidecar do not come together"
     if files and (published, keyed) != (row["output"] is not None, row["sidecar"] is not None):
@@ -289,6 +294,13 @@ def _contradiction(row: dict[str, Any], keys: str, *, files: bool) -> str:
     if not anonymized and not row["reason"]:
         return f"it is {row['status']} without a reason"
     return ""
+
+
+def _records_of(row: dict[str, Any]) -> dict[str, str]:
+    """The image ids of a row's key records by their record ids: of a piece of a clip one for each track."""
+    if not row["track_records"]:
+        return {row["record_id"]: row["image_id"]}
+    return {one["record_id"]: part_id(row["image_id"], one["track"]) for one in row["track_records"]}
 
 
 def _of_another(row: dict[str, Any], content: bytes) -> str:

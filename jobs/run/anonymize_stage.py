@@ -22,6 +22,7 @@ from jobs.blocks import (
     FACES,
     FAILURE,
     FIDELITY,
+    FURTHER_SEALED,
     GIVEN,
     ID,
     KEPT_COUNT,
@@ -38,6 +39,7 @@ from jobs.blocks import (
     SOURCE_HMAC,
     STATUS,
     SUBJECT,
+    TRACK_RECORDS,
     with_results,
 )
 from jobs.faults import FaultKind, kind_of, reason_of
@@ -48,6 +50,7 @@ from jobs.run.measures import device_here
 from jobs.run.progress import ANONYMIZING_STAGE, Monitor
 from jobs.run.pseudonyms import AskedPseudonyms
 from jobs.run.rows_in_hand import RowsInHand
+from jobs.run.track_names import track_of
 from keyanon_core.clips.piece import is_piece
 from keyanon_core.clips.whose import PieceFaces
 from keyanon_core.faces import FaceModels
@@ -172,7 +175,7 @@ class AnonymizeFaces:
         return published
 
     def _publishable(self, row: dict[str, Any], result: PictureResult) -> dict[str, Any]:
-        """What leaves the actor: publishable bytes and the sealed record."""
+        """What leaves the actor: publishable bytes and the sealed records."""
         published: dict[str, Any] = {
             ROW: row[ROW],
             ID: row[ID],
@@ -195,22 +198,28 @@ class AnonymizeFaces:
         try:
             if target is None or result.key is None or result.encoded is None:
                 raise RuntimeError("an anonymized picture came without its key or its picture")
-            record = to_key_record(
-                result.key,
-                run_id=target.run_id,
-                dataset=target.dataset,
-                subject=row[SUBJECT],
-                environment=self.environment,
-            )
+            records = [
+                to_key_record(
+                    key,
+                    run_id=target.run_id,
+                    dataset=target.dataset,
+                    subject=row[SUBJECT],
+                    environment=self.environment,
+                )
+                for key in result.keys
+            ]
             if self.sealer is None:
                 self.sealer = target.sealer()
-            sealed = self.sealer.seal(record)
+            sealed, *further = map(self.sealer.seal, records)
+            tracks = [
+                {"track": track_of(key.part), "record_id": key.record_id} for key in result.keys if key.part is not None
+            ]
         except Exception as error:
             if kind_of(error) is not FaultKind.ROW:
                 raise
             return _quarantined(row, reason_of(error))  # without a sealed key it is not published
-        of_key = {SEALED: sealed, RECORD_ID: record.record_id, FIDELITY: record.fidelity}
-        return {**published, **of_key, SIDECAR: result.sidecar}
+        published |= {SEALED: sealed, FURTHER_SEALED: further or None, TRACK_RECORDS: tracks or None}
+        return {**published, RECORD_ID: result.key.record_id, FIDELITY: result.key.fidelity, SIDECAR: result.sidecar}
 
     def _permanent(self, row: dict[str, Any]) -> bool:
         return self.sealing is None or bool(row[PERMANENT])

@@ -4,12 +4,17 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from pydantic import JsonValue
+
+from jobs.run.track_names import track_of
 from keyanon_core.errors import KeyanonError
 from keyanon_core.faces.masks import PictureMask
 from keyanon_core.pictures.key import FaceGeometry, PictureKey
 from keystore.intake.records import FaceRecord, KeyRecord
+from keystore.vault.parts import part_id, whole_id
 
 SIDECAR_DIGEST = "sidecar_sha256"  # in the record's details
+PART = "part"  # likewise, where the picture has several records: whom this one's faces are of
 
 
 def to_key_record(
@@ -21,13 +26,14 @@ def to_key_record(
     environment: Mapping[str, str] | None = None,
     created_at: datetime | None = None,
 ) -> KeyRecord:
-    """The record that is sealed for one picture. environment: device, dtype and library versions the picture was made
-    with."""
+    """The record that is sealed for one picture, or for one track in a piece of a clip. environment: device, dtype and library
+    versions the picture was made with. Raises ValueError where the key's part is no track."""
+    details: dict[str, JsonValue] = {SIDECAR_DIGEST: key.sidecar_sha256}
     return KeyRecord(
         record_id=key.record_id,
         run_id=run_id,
         dataset=dataset,
-        image_id=key.image_id,
+        image_id=key.image_id if key.part is None else part_id(key.image_id, track_of(key.part)),
         subject=subject,
         source_sha256=key.source_sha256,
         output_sha256=key.output_sha256,
@@ -43,7 +49,7 @@ def to_key_record(
         prior_digest=key.prior_digest,
         environment=dict(environment or {}),
         created_at=created_at or datetime.now(UTC),
-        details={SIDECAR_DIGEST: key.sidecar_sha256},
+        details=details if key.part is None else {**details, PART: key.part},
     )
 
 
@@ -54,15 +60,18 @@ def to_picture_key(record: KeyRecord) -> PictureKey:
         KeyanonError: the record lacks a digest or a mask is malformed, so that it was not written by a run of this
         project.
     """
-    sidecar_sha256 = record.details.get(SIDECAR_DIGEST)
+    sidecar_sha256, part = record.details.get(SIDECAR_DIGEST), record.details.get(PART)
+    image_id = record.image_id if part is None else whole_id(record.image_id)
     if record.output_sha256 is None or not isinstance(sidecar_sha256, str):
         raise KeyanonError(
             f"key record {record.record_id} lacks the digests of its output; a run of keyanon writes them"
         )
+    if image_id is None or not isinstance(part, str | None):
+        raise KeyanonError(f"key record {record.record_id} is of a part of an image that its id does not say")
     return PictureKey(
         image_key=record.image_key.get_secret_value(),
         record_id=record.record_id,
-        image_id=record.image_id,
+        image_id=image_id,
         faces=tuple(_to_geometry(face) for face in record.faces),
         method=record.method,
         transform=record.transform,
@@ -72,6 +81,7 @@ def to_picture_key(record: KeyRecord) -> PictureKey:
         source_sha256=record.source_sha256,
         output_sha256=record.output_sha256,
         sidecar_sha256=sidecar_sha256,
+        part=part,
         **_said(record),
     )
 

@@ -23,6 +23,7 @@ from jobs.run.placement import Placement
 from jobs.run.pools import PROCESS_RESTARTS, Pool
 from jobs.run.progress import Monitor
 from jobs.run.reading import read_pictures
+from jobs.run.track_names import track_subject
 from jobs.run.track_stage import SEEN, FindInPieces, seen_faces
 from jobs.sources.clips import Clip, Clips
 from keyanon_core.clips.index import ClipIndex
@@ -171,8 +172,8 @@ def _differ(view: npt.NDArray[np.float32], before: npt.NDArray[np.float32]) -> b
 
 
 def subject_of(clip: Clip, track: int) -> str:
-    """Whom a track stands for among a data set's subjects: nobody else, in whatever clip that takes the name of this one."""
-    return f"track {track} of clip {clip.name} {clip.version:04x}"
+    """Whom a track stands for among a data set's subjects."""
+    return track_subject(track, clip.name, clip.version)
 
 
 def _of_piece(clip: Clip, frames: Sequence[Sequence[TrackedFace]], height: int, somebody: bool) -> PieceFaces:

@@ -204,7 +204,7 @@ class PictureAnonymizer:
         )
 
     def _finish(self, picture: OpenedPicture) -> PictureResult:
-        """Encode the sidecar and assemble the key."""
+        """Encode the sidecar and assemble the keys."""
         task, settings = picture.task, self.settings
         if picture.failure:
             return _quarantined(task, picture.failure, faces=len(picture.faces))
@@ -226,7 +226,7 @@ class PictureAnonymizer:
             return done
         keys = [face.key(settings.transform) for face in picture.faces]
         sidecar = Sidecar(
-            record_id=picture.record_id,
+            record_id=picture.faces[0].part.record_id,
             image_id=task.image_id,
             fidelity=picture.fidelity,
             prior_digest=self.prior.digest,
@@ -234,25 +234,39 @@ class PictureAnonymizer:
             levels=self.attempts.levels,
             faces=tuple(self._sidecar_face(face, key) for face, key in zip(picture.faces, keys, strict=True)),
         ).to_bytes()
-        key = PictureKey(
-            image_key=picture.image_key,
-            record_id=picture.record_id,
-            image_id=task.image_id,
-            faces=tuple(face.geometry() for face in picture.faces),
-            method=settings.method,
-            transform=settings.transform,
-            steps=settings.steps,
-            fidelity=picture.fidelity,
-            prior_digest=self.prior.digest,
-            source_sha256=hashlib.sha256(task.encoded).hexdigest(),
-            output_sha256=hashlib.sha256(encoded).hexdigest(),
-            sidecar_sha256=hashlib.sha256(sidecar).hexdigest(),
-            inversion=settings.inversion,
-            grid=self.prior.grid(settings.procedure),
-            payload_share=settings.payload_share if any(face.pseudonym for face in picture.faces) else 1.0,
-        )
-        self.way_back.pass_by(picture, encoded, sidecar, key)
-        return replace(done, sidecar=sidecar, key=key, source_hmac=source_hmac(picture.image_key, task.encoded))
+        key, *others = self._keys(picture, sidecar)
+        done = replace(done, sidecar=sidecar, key=key, further_keys=tuple(others))
+        self.way_back.pass_by(picture, done)
+        return replace(done, source_hmac=source_hmac(key.image_key, task.encoded))
+
+    def _keys(self, picture: OpenedPicture, sidecar: bytes) -> list[PictureKey]:
+        """Of each of its parts one, that of the first face before the others."""
+        settings = self.settings
+        digests = [hashlib.sha256(one).hexdigest() for one in (picture.task.encoded, picture.encoded, sidecar)]
+        parts: dict[str | None, list[FaceAtWork]] = {}
+        for face in picture.faces:
+            parts.setdefault(picture.task.part_of(face.index), []).append(face)
+        return [
+            PictureKey(
+                image_key=picture.parts[name].image_key,
+                record_id=picture.parts[name].record_id,
+                image_id=picture.task.image_id,
+                faces=tuple(face.geometry() for face in faces),
+                method=settings.method,
+                transform=settings.transform,
+                steps=settings.steps,
+                fidelity=picture.fidelity,
+                prior_digest=self.prior.digest,
+                source_sha256=digests[0],
+                output_sha256=digests[1],
+                sidecar_sha256=digests[2],
+                inversion=settings.inversion,
+                grid=self.prior.grid(settings.procedure),
+                payload_share=settings.payload_share if any(face.pseudonym for face in faces) else 1.0,
+                part=name,
+            )
+            for name, faces in parts.items()
+        ]
 
     def _sidecar_face(self, face: FaceAtWork, key: bytes) -> SidecarFace:
         picture = face.picture
@@ -262,7 +276,7 @@ class PictureAnonymizer:
         codes = packed(self.prior, face.latent, face.crop.mask, self.attempts.levels)
         source = None
         if picture.fidelity == "lossless":
-            source = seal_source(picture.source, face.restored, key, picture.record_id, face.index)
+            source = seal_source(picture.source, face.restored, key, face.part.record_id, face.index)
         return replace(committed, surroundings=face.surroundings, codes=codes, source=source)
 
     def _unfinished(self, picture: OpenedPicture) -> list[FaceAtWork]:

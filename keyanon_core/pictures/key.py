@@ -1,4 +1,7 @@
-"""What recovery of one picture needs: its image key, the geometry of its faces, and the run's facts. Secret."""
+"""What recovery of one picture needs: its image key, the geometry of its faces, and the run's facts. Secret.
+
+A picture whose faces stand for several people, a piece of a clip, has a key for each of them, which opens no other's faces.
+"""
 
 from dataclasses import dataclass, field
 
@@ -29,6 +32,7 @@ class FaceGeometry:
 class PictureKey:
     """The content of a key record. `image_key` (32 bytes) never shows in a repr.
 
+    part: whom `faces` are of, where the picture's others are under other keys; "": of nobody; None: they are all there are.
     inversion, grid, payload_share: as in `Procedure`; the defaults are what older records, which do not say, were made with.
     """
 
@@ -47,6 +51,7 @@ class PictureKey:
     inversion: str = "ddim"
     grid: tuple[int, ...] = ()
     payload_share: float = 1.0
+    part: str | None = None
 
     @property
     def procedure(self) -> Procedure:

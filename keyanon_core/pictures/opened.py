@@ -3,6 +3,7 @@ nothing of it shows in a repr.
 """
 
 import uuid
+from collections import defaultdict
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -59,6 +60,11 @@ class FaceAtWork:
     def is_painted(self) -> bool:
         """Whether it is painted over, and stands for nobody any more."""
         return self.painted_mask is not None
+
+    @property
+    def part(self) -> "Part":
+        """Whose key its own is derived from."""
+        return self.picture.parts[self.picture.task.part_of(self.index)]
 
     @property
     def keys_tried(self) -> int:
@@ -126,7 +132,7 @@ class FaceAtWork:
 
     def key(self, transform: str) -> bytes:
         """The 32-byte key of this face's present attempt."""
-        return face_key(self.picture.image_key, self.index, self.attempt, transform, self.carrier_key)
+        return face_key(self.part.image_key, self.index, self.attempt, transform, self.carrier_key)
 
     def geometry(self) -> FaceGeometry:
         """What the key record says of this face."""
@@ -161,14 +167,22 @@ class FaceAtWork:
         self.first_attempt = self.attempt
 
 
+@dataclass(frozen=True, repr=False)
+class Part:
+    """What the key record begins with that some of a picture's faces have together: those of one person, or all."""
+
+    image_key: bytes = field(default_factory=new_image_key)
+    record_id: str = field(default_factory=lambda: str(uuid.uuid4()))
+
+
 @dataclass(eq=False, repr=False)
 class OpenedPicture:
     """One decoded picture. source (H, W, 3) uint8 stays untouched; faces are pasted into result, of the same shape.
 
     fidelity: how its faces are to come back, never `auto`. file: decides how it is published. encoded: what would be published of
     the present result. shown: how that looks while it is judged; None until then. changed: (H, W) bool, pixels that this shows
-    otherwise than the source, where recovery is to bring back every one of them. kept: faces found so far that are left alone.
-    failure: why it can not be published, "" so far.
+    otherwise than the source, where recovery is to bring back every one of them. parts: by what `PictureTask.part_of` says of a
+    face. kept: faces found so far that are left alone. failure: why it can not be published, "" so far.
     """
 
     task: PictureTask
@@ -179,8 +193,7 @@ class OpenedPicture:
     encoded: bytes = b""
     shown: npt.NDArray[np.uint8] | None = None
     changed: npt.NDArray[np.bool_] | None = None
-    image_key: bytes = field(default_factory=new_image_key)
-    record_id: str = field(default_factory=lambda: str(uuid.uuid4()))
+    parts: defaultdict[str | None, Part] = field(default_factory=lambda: defaultdict(Part))
     faces: list[FaceAtWork] = field(default_factory=list)
     kept: list[Face] = field(default_factory=list)
     rounds: int = 1

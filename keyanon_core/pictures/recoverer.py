@@ -54,20 +54,22 @@ class PictureRecoverer:
         encoded: bytes,
         sidecar: bytes,
         key: PictureKey,
-        *,
+        *others: PictureKey,
         check_key: bool = True,
         only: int | None = None,
     ) -> RecoveredPicture:
         """Restore one picture, or, with `only`, the face of that index in it.
 
-        encoded: the anonymized picture, possibly re-encoded since. sidecar: as published. check_key=False is for research
+        encoded: the anonymized picture, possibly re-encoded since. sidecar: as published. others: further keys of it, where
+        each person has one; faces of which no key is given stay as they were published. check_key=False is for research
         only: it skips the commitment and the sidecar's digest, and shows what a wrong key yields; not of a `lossless` JPEG.
         Raises WrongKeyError before any pixel is computed, SidecarError, PriorError, PictureError, ConvergenceError.
         """
         parsed = Sidecar.from_bytes(sidecar)
-        sidecar_intact = hashlib.sha256(sidecar).hexdigest() == key.sidecar_sha256
+        keys, digest = (key, *others), hashlib.sha256(sidecar).hexdigest()
         if check_key:
-            self._check(parsed, key, sidecar_intact)
+            for one in keys:
+                self._check(parsed, one, digest == one.sidecar_sha256)
         shown = published_pixels(encoded, max_pixels=parsed.shape[0] * parsed.shape[1])
         picture = shown.pixels
         if picture.shape[:2] != parsed.shape:
@@ -76,39 +78,54 @@ class PictureRecoverer:
                 f"{parsed.shape[1]} x {parsed.shape[0]}; give the picture in its published size"
             )
         result = picture.copy()
-        faces = [face for face in (key.faces if only is None else key.faces[only : only + 1]) if face.mask.count]
         exact = key.fidelity == "lossless" and check_key
-        crops, solver, nfe, noise = np.empty((0, 3, 0, 0)), list[SolverStep](), 0, tuple[Vector, ...]()
-        if exact:
-            for face in faces:
-                self._restore_source(result, parsed, key, face)
-        elif faces:
-            cut = self._cut(shown, parsed, key, faces)
-            crops, solver, nfe, noise = self._solve(cut, parsed, key, faces)
-            for crop, shape, face in zip(crops, cut, faces, strict=True):
-                whole = with_rim((crop.transpose(1, 2, 0) + 1.0) * 127.5, shape.rim)
-                paste(result, whole, _affine(face), face.mask)
+        solved = [
+            self._restore(result, shown, parsed, one, faces, exact)
+            for one in keys
+            if (faces := [face for face in one.faces if face.mask.count and only in (None, face.index)])
+        ]
         return RecoveredPicture(
             pixels=result,
             exact=exact,
-            picture_intact=hashlib.sha256(encoded).hexdigest() == key.output_sha256,
-            sidecar_intact=sidecar_intact,
-            crops=crops,
-            solver=solver,
-            nfe=nfe,
+            picture_intact=all(hashlib.sha256(encoded).hexdigest() == one.output_sha256 for one in keys),
+            sidecar_intact=all(digest == one.sidecar_sha256 for one in keys),
+            crops=np.concatenate([one.crops for one in solved]) if solved and not exact else np.empty((0, 3, 0, 0)),
+            solver=[step for one in solved for step in one.steps],
+            nfe=sum(one.nfe for one in solved),
             profile=shown.profile,
-            keyed_noise=noise,
+            keyed_noise=tuple(noise for one in solved for noise in one.noise),
         )
+
+    def _restore(
+        self,
+        result: npt.NDArray[np.uint8],
+        shown: PublishedPixels,
+        parsed: Sidecar,
+        key: PictureKey,
+        faces: Sequence[FaceGeometry],
+        exact: bool,
+    ) -> "_Solved":
+        """Restore, in place, some faces of one key. exact: from the source's pixels, which solves nothing."""
+        if exact:
+            for face in faces:
+                self._restore_source(result, parsed, key, face)
+            return _Solved()
+        cut = self._cut(shown, parsed, key, faces)
+        solved = self._solve(cut, parsed, key, faces)
+        for crop, shape, face in zip(solved.crops, cut, faces, strict=True):
+            whole = with_rim((crop.transpose(1, 2, 0) + 1.0) * 127.5, shape.rim)
+            paste(result, whole, _affine(face), face.mask)
+        return solved
 
     def _check(self, parsed: Sidecar, key: PictureKey, intact: bool) -> None:
         """Refuse before any pixel is computed: another record's sidecar, a wrong key, a changed sidecar, another prior."""
-        if parsed.record_id != key.record_id or len(parsed.faces) != len(key.faces):
+        if not _belong_together(parsed, key):
             raise SidecarError(
                 f"{key.image_id}: the sidecar belongs to record {parsed.record_id} with {len(parsed.faces)} faces, the key to "
                 f"{key.record_id} with {len(key.faces)}; give the sidecar that was published with this picture"
             )
-        for face, stored in zip(key.faces, parsed.faces, strict=True):
-            verify_commitment(key.face_key(face), key.image_id, stored.commitment)
+        for face in key.faces:
+            verify_commitment(key.face_key(face), key.image_id, parsed.faces[face.index].commitment)
         if not intact:
             raise SidecarError(
                 f"{key.image_id}: the sidecar was changed after it was published; restore it from the output"
@@ -145,10 +162,8 @@ class PictureRecoverer:
             for face, beside in zip(faces, others, strict=True)
         ]
 
-    def _solve(
-        self, cut: Sequence[Crop], parsed: Sidecar, key: PictureKey, faces: Sequence[FaceGeometry]
-    ) -> tuple[npt.NDArray[np.float64], list[SolverStep], int, tuple[Vector, ...]]:
-        """Invert the diffusion for n faces: (n, 3, S, S) crops in [-1, 1], and what is told of the way."""
+    def _solve(self, cut: Sequence[Crop], parsed: Sidecar, key: PictureKey, faces: Sequence[FaceGeometry]) -> "_Solved":
+        """Invert the diffusion for n faces."""
         prior = self._needed(key)
         crop_masks = torch.from_numpy(np.stack([crop.mask for crop in cut]))[:, None]
         mask = prior.latent_mask(crop_masks)
@@ -172,7 +187,27 @@ class PictureRecoverer:
         shown = decode(prior, done.latent, procedure).clamp(-1, 1).cpu().numpy()
         found = [] if done.keyed_noise is None else zip(done.keyed_noise.cpu().double(), mask.cpu(), strict=True)
         noise = tuple(one[:, inside[0] > 0].numpy().ravel() for one, inside in found)
-        return shown, done.steps, done.nfe, noise
+        return _Solved(shown, done.steps, done.nfe, noise)
+
+
+@dataclass(frozen=True)
+class _Solved:
+    """crops: (n, 3, S, S) in [-1, 1]. steps, nfe, noise: what is told of the way."""
+
+    crops: npt.NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 3, 0, 0)))
+    steps: list[SolverStep] = field(default_factory=list)
+    nfe: int = 0
+    noise: tuple[Vector, ...] = ()
+
+
+def _belong_together(parsed: Sidecar, key: PictureKey) -> bool:
+    """Whether a sidecar says of itself that it is the key's. One of several keys is of some of its faces, and bound to it by the
+    digest.
+    """
+    if key.part is not None:
+        return parsed.image_id == key.image_id and all(face.index < len(parsed.faces) for face in key.faces)
+    indices = [face.index for face in key.faces]
+    return parsed.record_id == key.record_id and indices == list(range(len(parsed.faces)))
 
 
 def _stored(

@@ -157,6 +157,12 @@ class PictureTask:
     subjects: Sequence[str | None] | None = field(default=None, repr=False)
     is_part: bool = False
 
+    def part_of(self, index: int) -> str | None:
+        """Under whose key the face of that index is, see `PictureKey.part`: one that was found later is nobody's."""
+        if self.subjects is None:
+            return None
+        return (self.subjects[index] if index < len(self.subjects) else None) or ""
+
 
 @dataclass(frozen=True)
 class PictureResult:
@@ -165,6 +171,7 @@ class PictureResult:
     encoded and sidecar are publishable; they are None unless status is `anonymized` (or `no_face` under `no_face="pass"` or
     with kept faces, then encoded is the picture re-encoded without metadata). key is secret and None unless anonymized. reason is
     "" when anonymized, else a short code followed by ": " and an explanation.
+    further_keys: secret; where the picture's faces stand for several people, `key` is of the first face's, these are the others'.
     source_hmac: names the source for holders of the key alone; publishable, None unless anonymized.
     A permanent picture has neither sidecar, key nor source_hmac. kept: faces left alone because they were to be.
     metrics: numbers about the source (keys tried, distances, noise); for measuring, never published.
@@ -176,7 +183,13 @@ class PictureResult:
     encoded: bytes | None = field(default=None, repr=False)
     sidecar: bytes | None = field(default=None, repr=False)
     key: PictureKey | None = None
+    further_keys: tuple[PictureKey, ...] = ()
     source_hmac: str | None = None
     faces: int = 0
     kept: int = 0
     metrics: dict[str, float] = field(default_factory=dict, repr=False)
+
+    @property
+    def keys(self) -> tuple[PictureKey, ...]:
+        """All of them; none where `key` is None."""
+        return () if self.key is None else (self.key, *self.further_keys)

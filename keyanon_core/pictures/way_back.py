@@ -33,7 +33,7 @@ from keyanon_core.pictures.carried import CARRIED_PSNR, HELD_ERROR, read_error
 from keyanon_core.pictures.key import PictureKey
 from keyanon_core.pictures.opened import FaceAtWork, OpenedPicture
 from keyanon_core.pictures.recoverer import PictureRecoverer, RecoveredPicture
-from keyanon_core.pictures.settings import FIDELITIES, AnonymizeSettings
+from keyanon_core.pictures.settings import FIDELITIES, AnonymizeSettings, PictureResult
 from keyanon_core.priors import Prior
 
 LATENT_PSNR = 45.0  # dB inside the mask, peak to peak 2
@@ -53,15 +53,16 @@ class WayBack:
         self._recoverer = PictureRecoverer(prior)
         self.passed: dict[str, int] = dict.fromkeys(FIDELITIES, 0)
 
-    def pass_by(self, picture: OpenedPicture, encoded: bytes, sidecar: bytes, key: PictureKey) -> None:
+    def pass_by(self, picture: OpenedPicture, result: PictureResult) -> None:
         """Every picture passes here before it is published; faces that are due are tried.
 
-        encoded, sidecar: what would be stored. Raises NotReversibleError with the numbers.
+        result: what would be stored of it. Raises NotReversibleError with the numbers.
         """
+        keys = {face.index: key for key in result.keys for face in key.faces}
         every, passed = self.settings.check_every, self.passed[picture.fidelity]
         faces = [face for face in picture.faces if self._is_held(face)]
         for face in faces[-passed % every :: every]:
-            self._try(face, encoded, sidecar, key)
+            self._try(face, result, keys[face.index])
         self.passed[picture.fidelity] += len(faces)  # after them: a face that failed is due again
 
     def take_for_tried(self) -> None:
@@ -74,12 +75,12 @@ class WayBack:
             return False
         return not face.picture.alone or reduction(face.affine) >= HOLDING_REDUCTION
 
-    def _try(self, face: FaceAtWork, encoded: bytes, sidecar: bytes, key: PictureKey) -> None:
+    def _try(self, face: FaceAtWork, result: PictureResult, key: PictureKey) -> None:
         where = f"{key.image_id}: face {face.index} does not come back from what would be published"
         stored = "fidelity latent or lossless" if face.picture.alone else "fidelity lossless"
         remedy = f"nothing of this batch was published; take more steps, {stored} or another prior"
         try:
-            back = self._recoverer.recover(encoded, sidecar, key, only=face.index)
+            back = self._recoverer.recover(result.encoded or b"", result.sidecar or b"", key, only=face.index)
         except KeyanonError as error:
             raise NotReversibleError(f"{where}: {error}; {remedy}") from error
         fault = self._exactly(face, back) if key.fidelity == "lossless" else self._nearly(face, back)

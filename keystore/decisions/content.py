@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, Row, select
 
 from keystore.crypto.canonical import canonical_json, sha256_hex, timestamp
 from keystore.decisions.views import RequestView
 from keystore.errors import RecordNotFound
 from keystore.storage import schema
+from keystore.vault.catalogue import parts_of
 from keystore.vault.records import ImageRow
 
 
@@ -67,29 +68,40 @@ def images_of(connection: Connection, request_id: str) -> list[ImageRow]:
 def find_images(
     connection: Connection, wanted: Sequence[str], dataset: str | None, run_id: str | None
 ) -> list[ImageRow]:
-    """Return the records that image ids (or record ids) name. Raises RecordNotFound when one is unknown or names several."""
+    """Return the records that image ids (or record ids) name; the id of an image whose parts have records names all of these.
+    Raises RecordNotFound when one is unknown or names several."""
     table = schema.records
     found: dict[str, ImageRow] = {}
     for one in wanted:
-        query = select(table).where((table.c.image_id == one) | (table.c.record_id == one))
+        query = select(table).order_by(table.c.ingested_at)
         if dataset is not None:
             query = query.where(table.c.dataset == dataset)
         if run_id is not None:
             query = query.where(table.c.run_id == run_id)
-        rows = connection.execute(query.order_by(table.c.ingested_at)).all()
-        if not rows:
+        rows = connection.execute(query.where((table.c.image_id == one) | (table.c.record_id == one))).all()
+        parts = [] if rows else parts_of(connection, query, one)
+        if not rows and not parts:
             raise RecordNotFound(
                 "unknown-record",
                 f"no key record is stored for image {one!r}; check the id and whether its run was ingested (an image whose key "
                 "was discarded has no record and can not be restored)",
             )
-        if len(rows) > 1:
-            choices = ", ".join(f"{row.record_id} (data set {row.dataset!r}, run {row.run_id!r})" for row in rows[:5])
-            raise RecordNotFound(
-                "ambiguous-record", f"image {one!r} has {len(rows)} key records; name one by its record id: {choices}"
+        if len(rows) > 1 or not _are_of_one_image(parts):
+            several = [*rows, *parts]
+            choices = ", ".join(
+                f"{row.record_id} (data set {row.dataset!r}, run {row.run_id!r})" for row in several[:5]
             )
-        found[rows[0].record_id] = (rows[0].record_id, rows[0].dataset, rows[0].image_id)
+            raise RecordNotFound(
+                "ambiguous-record",
+                f"image {one!r} has {len(several)} key records; name one by its record id: {choices}",
+            )
+        found |= {row.record_id: (row.record_id, row.dataset, row.image_id) for row in (*rows, *parts)}
     return list(found.values())
+
+
+def _are_of_one_image(parts: Sequence[Row[Any]]) -> bool:
+    """Whether records are of the parts of one image, in one run, and no two of the same part."""
+    return len({(row.dataset, row.run_id) for row in parts}) < 2 and len({row.image_id for row in parts}) == len(parts)
 
 
 def shown_digest(view: RequestView) -> str:

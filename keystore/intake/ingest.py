@@ -27,6 +27,7 @@ from keystore.intake.shards import Parts, shard_parts
 from keystore.storage import schema
 from keystore.vault.erasure import ErasureList, remember_refused
 from keystore.vault.keyring import owner_tag
+from keystore.vault.parts import whole_id
 from keystore.vault.storing import Batch, NewRecord, Prepared, RecordStore
 
 CHUNK_RECORDS = 500  # looked up and inserted by one statement each
@@ -135,7 +136,11 @@ class ShardIntake:
 
     def _take_some(self, connection: Connection, opened: Sequence[_Opened], batch: Batch, erased: ErasureList) -> None:
         present = self._present(connection, [one.prepared.record.record_id for one in opened])
-        gone = erased.among((one.prepared.record.record_id, one.prepared.record.owner, one.made_at) for one in opened)
+        gone = erased.among(
+            (one.prepared.record.record_id, owner, one.made_at)
+            for one in opened
+            for owner in self._owners(one.prepared.record)
+        )
         outcome = self._outcome
         for one in opened:
             record = one.prepared.record
@@ -158,6 +163,13 @@ class ShardIntake:
                 outcome.stored.append(record_id)
                 self._dataset = record.dataset
         batch.write()
+
+    def _owners(self, record: NewRecord) -> Iterator[str]:
+        """As whose a record is erased: its own, and its whole image's where it is of a part of one, and of no subject."""
+        yield record.owner
+        whole = whole_id(record.image_id)
+        if whole is not None and record.owner == owner_tag(self._index_key, record.dataset, None, record.image_id):
+            yield owner_tag(self._index_key, record.dataset, None, whole)
 
     def _present(self, connection: Connection, record_ids: Sequence[str]) -> dict[str, str]:
         table = schema.records

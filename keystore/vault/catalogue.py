@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from itertools import islice
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, Row, Select, func, select
 
 from keystore.crypto.canonical import parse_timestamp
 from keystore.storage import schema
+from keystore.vault.parts import part_id, whole_id
 
 IDS_PER_QUERY = 500
 
@@ -66,6 +68,13 @@ def shards_of(connection: Connection, record_ids: Iterable[str]) -> set[str]:
     while some := list(islice(asked, IDS_PER_QUERY)):
         found.update(connection.execute(select(table.c.shard_name).where(table.c.record_id.in_(some))).scalars())
     return found
+
+
+def parts_of(connection: Connection, records: Select[Any], image_id: str) -> list[Row[Any]]:
+    """Return those rows of a query of records that are of parts of an image."""
+    begin, named = part_id(image_id, 0)[:-1], schema.records.c.image_id
+    found = connection.execute(records.where(func.substr(named, 1, len(begin)) == begin)).all()
+    return [row for row in found if whole_id(row.image_id) == image_id]
 
 
 def stored_among(connection: Connection, record_ids: Iterable[str]) -> set[str]:

@@ -32,6 +32,7 @@ from keystore.vault.accounts import (
     record_digest,
     refused_digest,
 )
+from keystore.vault.catalogue import parts_of
 from keystore.vault.keyring import Keyring, owner_tag
 
 TAGS_PER_QUERY = 500
@@ -64,13 +65,14 @@ def erase(
 
     Its shred keys and its pseudonym's secret are deleted, every other key under their epochs is wrapped under a new epoch key,
     and the old one is destroyed, all in the caller's transaction.
-    Raises ErasureError for an image that lies under its subject's key: the subject is what can be erased. TamperedError: a key
-    of those epochs does not open.
+    Raises ErasureError for an image that lies under its subject's key: the subject is what can be erased; and for one whose parts
+    have records, which are erased one by one. TamperedError: a key of those epochs does not open.
     """
     owner = owner_tag(index_key, dataset, subject, image_id)
     keys, records = schema.shred_keys, schema.records
     if subject is None:
         _check_no_subject(connection, dataset, image_id, owner)
+        _check_no_parts(connection, dataset, image_id)
     entry, now = log.size, timestamp(log.now)
     gone: list[dict[str, Any]] = []
     shred_keys, pseudonyms = (
@@ -157,6 +159,15 @@ class ErasureList:
         query = query.where(table.c.owner.in_({owner for _, owner, _ in asked})).group_by(table.c.owner)
         last = {row[0]: row[1] for row in self._connection.execute(query)}
         return gone | {one for one, owner, made_at in asked if timestamp(made_at) <= last.get(owner, "")}
+
+
+def _check_no_parts(connection: Connection, dataset: str, image_id: str) -> None:
+    records = schema.records
+    if parts := parts_of(connection, select(records).where(records.c.dataset == dataset), image_id):
+        names = ", ".join(sorted({repr(row.image_id) for row in parts}))
+        raise ErasureError(
+            "in-parts", f"the keys of this image are of one person each; erase those that are to go: {names}"
+        )
 
 
 def _check_no_subject(connection: Connection, dataset: str, image_id: str, owner: str) -> None:

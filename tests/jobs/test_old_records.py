@@ -20,6 +20,7 @@ from pydantic import ValidationError
 
 from jobs.demo.photographs import ASTRONAUT, packaged_picture
 from jobs.run.key_records import to_key_record, to_picture_key
+from keyanon_core.errors import KeyanonError
 from keyanon_core.evaluation import psnr
 from keyanon_core.pictures.crops import cut_crop
 from keyanon_core.pictures.key import PictureKey
@@ -130,6 +131,36 @@ def test_a_record_of_a_face_on_a_carrier_brings_its_key_and_its_share_back() -> 
     record = to_key_record(type(old)(**made), run_id="run-1", dataset="photos")
     assert (record.version, record.payload_share) == (3, 0.2)
     assert vars(to_picture_key(KeyRecord.from_canonical_bytes(record.canonical_bytes()))) == made
+
+
+def recent_key(**changes: object) -> dict[str, Any]:
+    """The fields of a key as it is made now."""
+    made = {**vars(to_picture_key(old_record())), "inversion": "none", "steps": 2, "grid": (1, 300, 949)}
+    return {**made, **changes}
+
+
+@pytest.mark.parametrize(("part", "said"), [("track 12 of clip a\nb.mp4 00ff", "12"), ("", "none")])
+def test_a_record_of_one_track_says_of_whom_it_is_and_comes_back_with_it(part: str, said: str) -> None:
+    made = recent_key(part=part)
+    record = to_key_record(PictureKey(**made), run_id="run-1", dataset="photos")
+    assert record.image_id == f"{made['image_id']}#track-{said}"
+    assert vars(to_picture_key(KeyRecord.from_canonical_bytes(record.canonical_bytes()))) == made
+
+
+def test_a_picture_that_is_called_like_a_part_is_none() -> None:
+    made = recent_key(image_id="photos.parquet#track-1")
+    record = to_key_record(PictureKey(**made), run_id="run-1", dataset="photos")
+    assert record.image_id == "photos.parquet#track-1" and list(record.details) == ["sidecar_sha256"]
+    assert vars(to_picture_key(record)) == made
+
+
+def test_a_record_of_a_part_that_its_id_does_not_say_is_refused() -> None:
+    record = to_key_record(PictureKey(**recent_key(part="")), run_id="run-1", dataset="photos")
+    for changes in ({"image_id": "a.mp4/000000000.mp4"}, {"details": {**record.details, "part": 3}}):
+        with pytest.raises(KeyanonError, match="is of a part of an image that its id does not say"):
+            to_picture_key(record.model_copy(update=changes))
+    with pytest.raises(ValueError, match="no track"):
+        to_key_record(replace(to_picture_key(record), part="somebody"), run_id="run-1", dataset="photos")
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ def test_what_is_no_time_is_refused(text: str, tmp_path: Path, capsys: pytest.Ca
 
 def test_times_and_ids_are_of_one_clip(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["clips", str(tmp_path), "--ids"]) == 2
-    assert "--from, --to, --ids and --page" in capsys.readouterr().err
+    assert "--from, --to, --track, --ids and --page" in capsys.readouterr().err
 
 
 def test_what_is_no_output_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

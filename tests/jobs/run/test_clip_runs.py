@@ -1,15 +1,21 @@
 """Clips through a run: stopped and resumed, joined, and back by an approved recovery."""
 
+import shutil
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
 import av
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
+from jobs.commands.cli import main
 from jobs.output.clip_view import clip_view, clip_views, page_of
-from jobs.output.reader import read_rows
-from jobs.recovery import prepare, recover_request
+from jobs.output.reader import OutputError, read_rows
+from jobs.output.reconcile import reconcile
+from jobs.output.verify import verify_output
+from jobs.recovery import RecoveryReport, prepare, recover_request
 from jobs.run.anonymize import run_anonymize
 from jobs.storage.opening import open_store
 from keyanon_core.imaging import decode_picture
@@ -36,6 +42,25 @@ def packets_of(path: Path, kind: str) -> list[tuple[float, bytes]]:
         return sorted(
             (round(float(one.pts * one.time_base), 6), bytes(one) if kind == "audio" else b"") for one in packets
         )
+
+
+def recovered(keystore: Keystore, place: Path, images: Sequence[str], name: str) -> RecoveryReport:
+    """What comes of a request for these images that others approve, in a folder of that name."""
+    request = keystore.request("ann", images, "C-1", "test of the recovery", "consent", timedelta(hours=1))
+    for person in ("bob", "cleo"):
+        keystore.approve(request.request_id, person, request.digest)
+    prepared = prepare(place / "out", place / name, keystore.show(request.request_id).images)
+    return recover_request(keystore, request.request_id, "ann", prepared)
+
+
+def with_swapped_records(out: Path, edited: Path) -> Path:
+    """A copy of an output whose two rows each list the other's key records."""
+    shutil.copytree(out, edited)
+    (shard,) = (edited / "rows").iterdir()
+    table = pq.read_table(shard)
+    at = table.column_names.index("track_records")
+    pq.write_table(table.set_column(at, table.schema.field(at), table.column(at)[::-1]), shard)
+    return edited
 
 
 @pytest.fixture
@@ -72,14 +97,12 @@ def test_a_clip_is_anonymized_in_two_attempts_joined_and_comes_back(
     with Keystore.open(tmp_path / "keystore") as keystore:
         keys = released(keystore)
         rows = {row.image_id: row for row in read_rows(tmp_path / "out")}
-        records = [rows[f"two people.mp4/{begin}.mp4"].record_id for begin in ("000000000", "000001280")]
-        carriers = [{face.carrier_key for face in keys[str(one)].faces if face.mask.count} for one in records]
+        pieces = {name: row for name, row in rows.items() if row.status == "anonymized"}
+        assert sorted(pieces) == [f"two people.mp4/{begin}.mp4" for begin in ("000000000", "000001280")]
+        secret = [[keys[one] for one in row.record_ids] for row in pieces.values()]
+        carriers = [{face.carrier_key for key in some for face in key.faces if face.mask.count} for some in secret]
         assert len(carriers[0]) == 2 and carriers[0] == carriers[1], "each person's faces are on one carrier"
-        request = keystore.request("ann", records, "C-1", "test of the recovery", "consent", timedelta(hours=1))
-        for person in ("bob", "cleo"):
-            keystore.approve(request.request_id, person, request.digest)
-        prepared = prepare(tmp_path / "out", tmp_path / "restored", keystore.show(request.request_id).images)
-        report = recover_request(keystore, request.request_id, "ann", prepared)
+        report = recovered(keystore, tmp_path, sorted(pieces), "restored")
     assert report.clips == ["two people.mp4.mkv"] and report.exit_code == 0
     restored, published, source = (
         frames_of(one) for one in (tmp_path / "restored" / report.clips[0], joined, clip.path)
@@ -93,10 +116,60 @@ def test_a_clip_is_anonymized_in_two_attempts_joined_and_comes_back(
             assert np.abs(published[number][window].astype(int) - source[number][window]).mean() > 8
 
     secrets = [face_carrier for some in carriers for face_carrier in some if face_carrier is not None]
-    secrets += [keys[str(one)].image_key for one in records]
+    secrets += [key.image_key for some in secret for key in some]
     places = (tmp_path / "out", tmp_path / "keystore", ray_cluster)
     files = [path for place in places for path in place.rglob("*") if path.is_file() and not path.is_symlink()]
     assert files and not [path for path in files if holds_key(path.read_bytes(), secrets)]
+
+
+def test_one_person_is_asked_for_and_comes_back_alone(
+    ray_cluster: Path,
+    tmp_path: Path,
+    make_config: MakeConfig,
+    clip: MadeClip,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run_anonymize(make_config())
+    store, out = open_store(tmp_path / "out"), str(tmp_path / "out")
+    view = clip_view(store, "two people.mp4")
+    chosen = view.tracks[-1].track
+    assert main(["clips", out, "two people.mp4", "--track", str(chosen), "--ids"]) == 0
+    asked = capsys.readouterr().out.split("\n")[:-1]
+    assert asked == [f"{piece.row.image_id}#track-{chosen}" for piece in view.pieces]
+    assert main(["clips", out, "two people.mp4", "--track", "7", "--ids"]) != 0
+    assert "has a key record of track 7; tracks with one: 0, 1" in capsys.readouterr().err
+
+    with Keystore.open(tmp_path / "keystore") as keystore:
+        stored = keystore.find_records()
+        assert len(stored) == sum(len(piece.row.record_ids) for piece in view.pieces) >= 4
+        verification = verify_output(store, keystore)
+        assert verification.disagreements == [] and verification.records == len(stored)
+        assert (verification.unused_records, verification.awaiting, verification.erased) == (0, 0, 0)
+        assert reconcile(store, keystore, remove=False).orphans == ()
+        report = recovered(keystore, tmp_path, asked, "restored")
+        both = keystore.request("ann", asked, "C-1", "test of the recovery", "consent", timedelta(hours=1)).images
+        with pytest.raises(OutputError, match="which no run writes"):
+            prepare(with_swapped_records(tmp_path / "out", tmp_path / "edited"), tmp_path / "no", both)
+        assert keystore.erase(view.name, "Olga", image_id=asked[0]) == 0, "of another data set"
+        erased = keystore.erase(stored[0].dataset, "Olga", image_id=asked[0])
+        assert (erased, verify_output(store, keystore).erased) == (1, 1)
+        assert verify_output(store, keystore).disagreements == []
+    assert report.exit_code == 0 and report.clips == ["two people.mp4.mkv"]
+    assert [(one.image_id, one.tracks) for one in report.pictures] == [
+        (piece.row.image_id, [chosen]) for piece in view.pieces
+    ]
+
+    files = (tmp_path / "restored" / "two people.mp4.mkv", tmp_path / "out" / "clips" / "two people.mp4", clip.path)
+    restored, published, source = (np.stack(frames_of(file)) for file in files)
+    came_back: dict[int, set[bool]] = {}
+    for number, faces in enumerate(clip.truth):
+        for shown in faces:
+            x, y = np.clip(shown.landmarks.mean(0).round().astype(int), 4, [187, 139])
+            window = number, slice(y - 4, y + 4), slice(x - 4, x + 4)
+            back, was, true = restored[window], published[window], source[window]
+            came_back.setdefault(shown.person, set()).add(np.array_equal(back, true))
+            assert np.array_equal(back, true) != np.array_equal(back, was)
+    assert sorted(came_back.values(), key=str) == [{False}, {True}], "one of the two in every frame, the other in none"
 
 
 def test_a_clip_in_which_nobody_is_found_is_not_published_unless_it_is_to_pass(

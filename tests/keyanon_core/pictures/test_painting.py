@@ -135,8 +135,8 @@ def test_a_painted_face_is_not_brought_back_with_its_neighbour(prior: Prior) -> 
     told = NearOnTheLeft(again={1: [[]]})
     result = made(prior, told, [RIGHT, face_at(192, 50)], grey_picture("JPEG"), max_attempts=1, gate_threshold=0.9)
     assert result.key is not None and result.encoded is not None and result.sidecar is not None
-    assert [face.mask.count > 0 for face in result.key.faces] == [False, True]
-    back = PictureRecoverer(None).recover(result.encoded, result.sidecar, result.key).pixels
+    assert [[face.mask.count > 0 for face in key.faces] for key in result.keys] == [[False], [True]]
+    back = PictureRecoverer(None).recover(result.encoded, result.sidecar, *result.keys).pixels
     assert back[34:66, 134:166].astype(int).std() < 4
 
 

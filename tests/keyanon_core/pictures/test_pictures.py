@@ -309,7 +309,7 @@ def test_a_face_does_not_depend_on_its_batch_neighbours(
     alone = anonymizer._open(PictureTask("a", astronaut))
     beside = anonymizer._open(PictureTask("a", astronaut))
     others = anonymizer._open(PictureTask("g", group))
-    beside.image_key = alone.image_key  # type: ignore[union-attr]
+    beside.parts = alone.parts  # type: ignore[union-attr]
     anonymizer.attempts.run(list(alone.faces))  # type: ignore[union-attr]
     anonymizer.attempts.run([*others.faces[:2], *beside.faces])  # type: ignore[union-attr]
     a, b = alone.faces[0].latent, beside.faces[0].latent  # type: ignore[union-attr]

@@ -124,7 +124,7 @@ def test_the_first_face_and_then_one_in_so_many_is_tried(
     tiny: Prior, models: FaceModels, astronaut: bytes, group: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tried: list[tuple[str, int]] = []
-    monkeypatch.setattr(WayBack, "_try", lambda self, face, e, s, key: tried.append((key.image_id, face.index)))
+    monkeypatch.setattr(WayBack, "_try", lambda self, face, result, key: tried.append((key.image_id, face.index)))
     # What the second search takes for a face in an untrained prior's result is anonymized too, and would count.
     monkeypatch.setattr(models.detector, "look_again", lambda pixels: [])
     anonymizer = PictureAnonymizer(tiny, models, settings(check_every=3))
@@ -144,7 +144,7 @@ def test_a_face_too_small_for_the_picture_alone_does_not_speak_for_the_prior(
     prior = load_prior(pixel_prior(tmp_path, "inpaint", side=32))
     for fidelity, expected in (("image", ["large"]), ("lossless", ["small"])):
         tried: list[str] = []
-        monkeypatch.setattr(WayBack, "_try", lambda self, face, e, s, key, tried=tried: tried.append(key.image_id))
+        monkeypatch.setattr(WayBack, "_try", lambda self, face, result, key, tried=tried: tried.append(key.image_id))
         anonymizer = PictureAnonymizer(prior, models, settings(fidelity=fidelity, output_format="png"))
         results = anonymizer([PictureTask("small", buffer.getvalue()), PictureTask("large", astronaut)])
         assert [result.status for result in results] == ["anonymized"] * 2
@@ -157,7 +157,7 @@ def test_a_face_smaller_than_its_crop_is_not_tried_from_the_picture_alone(
 ) -> None:
     prior = load_prior(make(tmp_path))
     tried: list[str] = []
-    monkeypatch.setattr(WayBack, "_try", lambda self, face, e, s, key: tried.append(key.image_id))
+    monkeypatch.setattr(WayBack, "_try", lambda self, face, result, key: tried.append(key.image_id))
     for name, share in (("small", 0.5), ("large", 1.1), ("as large", 1.1)):
         face = as_large_as_its_crop(prior, share)
         if name == "as large":
