@@ -11,6 +11,7 @@ from keyanon_core.carriers import CarrierKeys
 from keyanon_core.errors import ConvergenceError, PriorError
 from keyanon_core.known_path import KnownPath
 from keyanon_core.methods import exact, paper, paper_inpaint
+from keyanon_core.methods.exact import own_faces
 from keyanon_core.methods.results import Anonymized, Recovered, SolverStep
 from keyanon_core.priors import Prior
 from keyanon_core.procedure import METHODS, Procedure, check_conditioning
@@ -28,6 +29,7 @@ __all__ = [
     "decode",
     "entering",
     "noise_of",
+    "own_faces",
     "recover",
 ]
 

@@ -33,6 +33,7 @@ from keyanon_core.pictures.opened import FaceAtWork, OpenedPicture
 from keyanon_core.pictures.painting import paint_all, paint_partly_seen
 from keyanon_core.pictures.pasting import touches
 from keyanon_core.pictures.settings import AnonymizeSettings, PictureResult, PictureTask
+from keyanon_core.pictures.steady import hold_still
 from keyanon_core.pictures.stored import packed
 from keyanon_core.pictures.way_back import WayBack
 from keyanon_core.priors import Prior
@@ -283,6 +284,8 @@ class PictureAnonymizer:
         """Encode a picture's result, and judge what its file shows. Returns the faces that must go through the prior now."""
         if picture.failure:
             return []
+        if picture.paints:
+            hold_still(picture)
         try:
             published = picture.file.publish(picture.result, [face.painted_mask or face.mask for face in picture.faces])
         except PictureError as error:

@@ -10,12 +10,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from keyanon_core.methods import Anonymized, anonymize, decode
 from keyanon_core.methods.exact import Walker, begin
 from keyanon_core.pictures.gate import EARLY_CHECKS, AnonymityGate
 from keyanon_core.pictures.opened import FaceAtWork, OpenedPicture
+from keyanon_core.pictures.own_faces import OwnFaces
 from keyanon_core.pictures.pasting import paste_face
 from keyanon_core.pictures.settings import AnonymizeSettings
 from keyanon_core.pictures.stored import is_storable, known_latent, levels_of, rounded
@@ -37,6 +39,7 @@ class Attempts:
         self, prior: Prior, gate: AnonymityGate, settings: AnonymizeSettings, pseudonyms: Pseudonyms | None = None
     ) -> None:
         self.prior, self.gate, self.settings, self.pseudonyms = prior, gate, settings, pseudonyms
+        self.own_faces = None if pseudonyms is None else OwnFaces(prior, settings.procedure)
         self.levels = levels_of(settings.sidecar_bits)
         self.checks = _early_checks(settings, gate.threshold)
 
@@ -127,8 +130,9 @@ class Attempts:
         judged = [position for position, face in enumerate(batch) if self.gate.looks_early(face)]
         hopeless: set[int] = set()
         if judged:
-            crops = self.prior.decode(walker.predicted[judged]).clamp(-1, 1).cpu().numpy()
-            verdicts = self.gate.hopeless([batch[position] for position in judged], crops, self.checks[walker.taken])
+            looked_at = [batch[position] for position in judged]
+            crops = self._shown(looked_at, self.prior.decode(walker.predicted[judged]))
+            verdicts = self.gate.hopeless(looked_at, crops, self.checks[walker.taken])
             hopeless = {position for position, verdict in zip(judged, verdicts, strict=True) if verdict}
         for position, face in enumerate(batch):
             face.walker = walker.of(torch.tensor([position]))
@@ -144,13 +148,14 @@ class Attempts:
         alone = _alone(batch)
         if not alone:
             latent, shown = rounded(latent, self.prior.latent_mask(self._masked(batch)), self.levels), done.clean
-        decoded = decode(self.prior, shown, self.settings.procedure).clamp(-1, 1).cpu().numpy()
+        decoded = self._shown(batch, decode(self.prior, shown, self.settings.procedure))
         for position, face in enumerate(batch):
             stored = latent[position].cpu().numpy()
             if not np.isfinite(decoded[position]).all() or not is_storable(stored, self.levels):
                 face.picture.failure = f"not_finite: the prior's result for face {face.index} is not a number"
                 continue
             face.latent = stored
+            face.shown = decoded[position].astype(np.float32) if face.picture.paints else None
             face.scale, face.noise_rms = float(done.scale[position]), float(done.noise_rms[position])
             paste_face(face, decoded[position], exactly=alone)
         pasted = [face for face in batch if not face.picture.failure]
@@ -158,6 +163,14 @@ class Attempts:
         passed = [face for face in pasted if self.gate.passes(face)]
         turned_back = [face for face in pasted if face not in passed and self._has_another_key(face)]
         return turned_back + [face for face in passed if not self._may_stay(face)]
+
+    def _shown(self, batch: list[FaceAtWork], decoded: torch.Tensor) -> npt.NDArray[np.float64]:
+        """(B, 3, S, S) in [-1, 1]: decoded crops as the pictures show them."""
+        crops = decoded.clamp(-1, 1).cpu().numpy()
+        if self.own_faces is None:
+            return crops
+        masks = np.stack([face.crop.mask for face in batch])
+        return self.own_faces.shown([face.carrier_key for face in batch], crops, masks)
 
     def _may_stay(self, face: FaceAtWork) -> bool:
         """Settle the carrier of a face that passed, the first of its subject; False where another has been settled meanwhile, on

@@ -32,7 +32,8 @@ class FaceAtWork:
     the one that this crop began with.
     surroundings: of the crop, encoded as a sidecar holds them; b"" until they are needed.
     latents: of the crop and of its surroundings, (C, h, w) float64 each; None until they are needed.
-    latent (C, h, w) float64 as it is stored, scale: what the attempt made, for sidecar and record. noise (C, h, w) float64: the
+    latent (C, h, w) float64 as it is stored, scale: what the attempt made, for sidecar and record. shown: (3, S, S) float32 in
+    [-1, 1], the crop that its frame of a clip would show by itself; None in pictures. noise (C, h, w) float64: the
     inversion's, it serves the next attempt. walker: how far the present attempt has come. distance: the recognizer's, from the
     source; NaN until it is measured. subject: whom it stands for, pseudonym: theirs; None where it stands for nobody.
     painted_mask: where it is painted over, and does not come back.
@@ -46,6 +47,7 @@ class FaceAtWork:
     surroundings: bytes = b""
     latents: tuple[torch.Tensor, torch.Tensor] | None = None
     latent: npt.NDArray[np.float64] | None = None
+    shown: npt.NDArray[np.float32] | None = None
     scale: float = 1.0
     noise_rms: float = 0.0
     noise: torch.Tensor | None = None
@@ -144,14 +146,14 @@ class FaceAtWork:
     def next_key(self) -> None:
         """Another attempt at the same crop."""
         self.attempt += 1
-        self.latent, self.walker, self.distance = None, None, float("nan")
+        self.latent, self.shown, self.walker, self.distance = None, None, None, float("nan")
 
     def paint(self) -> None:
         """Paint over what the picture shows of it. No key holds it any more."""
         paint_over(self.picture.result, self.mask)
         self.painted_mask = self.mask
         self.aligned = replace(self.aligned, mask=PictureMask((0, 0, 0, 0), np.zeros((0, 0), np.bool_)))
-        self.latent, self.walker = None, None
+        self.latent, self.shown, self.walker = None, None, None
 
     def go_over_to(self, number: int) -> None:
         """Stand on a subject's settled carrier, under the next key."""
