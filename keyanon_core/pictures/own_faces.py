@@ -52,12 +52,11 @@ class Ellipse:
         return inside
 
 
-HEAD: Final = Ellipse(
-    below=0.1, half_width=1.45, half_height=1.6
-)  # with hair and chin: where a carrier's own face is made
-FEATURES: Final = Ellipse(
-    below=0.2, half_width=1.2, half_height=1.4
-)  # without hair and ears: those of the picture fit it
+HEAD: Final = Ellipse(below=0.1, half_width=1.45, half_height=1.6)
+"""With hair and chin: where a carrier's own face is made."""
+
+FEATURES: Final = Ellipse(below=0.2, half_width=1.2, half_height=1.4)
+"""Without hair and ears: those of the picture fit it better."""
 
 
 class OwnFaces:

@@ -11,7 +11,9 @@ from PIL import Image
 from keyanon_core.errors import KeyanonError, WrongKeyError
 from keyanon_core.faces import FaceModels
 from keyanon_core.pictures.anonymizer import PictureAnonymizer
+from keyanon_core.pictures.gate import AnonymityGate
 from keyanon_core.pictures.key import PictureKey
+from keyanon_core.pictures.opened import FaceAtWork
 from keyanon_core.pictures.recoverer import PictureRecoverer
 from keyanon_core.pictures.settings import AnonymizeSettings, PictureResult, PictureTask, chosen_sidecar_bits
 from keyanon_core.priors import Prior
@@ -52,6 +54,25 @@ def _moved(encoded: bytes) -> bytes:
     buffer = BytesIO()
     picture.point([value * 9 // 10 for value in range(256)] * 3).save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def test_a_face_that_its_sidecar_would_tell_gets_another_key(
+    prior: Prior, models: FaceModels, astronaut: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the sidecar holds is another face than the picture shows, and as public."""
+    judged: list[int] = []
+
+    def hopeless(gate: AnonymityGate, faces: list[FaceAtWork], crops: np.ndarray, margin: float) -> list[bool]:
+        if margin:
+            return [False] * len(faces)
+        judged.extend(face.attempt for face in faces)
+        return [face.attempt == 0 for face in faces]
+
+    monkeypatch.setattr(AnonymityGate, "hopeless", hopeless)
+    (result,) = _anonymizer(prior, models, Told())([PictureTask("1", astronaut, subject=SUBJECT)])
+    assert judged[:2] == [0, 1] and _key(result).faces[0].attempt >= 1
+    (result,) = PictureAnonymizer(prior, models, settings(steps=4))([PictureTask("1", astronaut)])
+    assert result.status == "anonymized" and len(judged) == len(set(judged)), "without a carrier both are one"
 
 
 def test_two_pictures_of_one_person_share_a_carrier_and_no_key_and_both_come_back(
