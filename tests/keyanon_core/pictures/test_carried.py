@@ -208,7 +208,7 @@ def test_a_permanent_picture_is_made_without_grain(prior: Prior, procedures: lis
 
 def test_the_first_face_of_either_kind_is_tried_on_the_way_back(prior: Prior, monkeypatch: pytest.MonkeyPatch) -> None:
     tried: list[str] = []
-    monkeypatch.setattr(WayBack, "_try", lambda self, face, e, s, key: tried.append(f"{key.image_id} {key.fidelity}"))
+    monkeypatch.setattr(WayBack, "_try", lambda self, face, result, key: tried.append(f"{key.image_id} {key.fidelity}"))
     run = anonymizer(prior, Told({1: [LARGE], 2: [SMALL]}), check_every=3)
     for number in (1, 2, 1, 2, 1, 2, 1):
         run([PictureTask(str(number), photograph(number=number))])

@@ -11,7 +11,7 @@ from keyanon_core.faces import FaceModels
 from keyanon_core.pictures.anonymizer import PictureAnonymizer
 from keyanon_core.pictures.attempts import _early_checks, _next_batch
 from keyanon_core.pictures.gate import EASED, AnonymityGate, asked_distance
-from keyanon_core.pictures.opened import OpenedPicture
+from keyanon_core.pictures.opened import OpenedPicture, Part
 from keyanon_core.pictures.settings import PictureTask
 from keyanon_core.priors import Prior
 from keyanon_core.pseudonyms import Pseudonym
@@ -146,7 +146,7 @@ def test_what_a_face_comes_to_under_several_keys_does_not_depend_on_its_neighbou
 ) -> None:
     anonymizer = PictureAnonymizer(prior, models, settings(face_batch=4, gate_threshold=0.95, max_attempts=6))
     alone, beside, others = (opened(anonymizer, encoded) for encoded in (astronaut, astronaut, group))
-    alone.image_key = beside.image_key = bytes(range(32))
+    alone.parts[None] = beside.parts[None] = Part(bytes(range(32)))
     anonymizer.attempts.run(list(alone.faces))
     anonymizer.attempts.run([*others.faces, *beside.faces])
     first, second = alone.faces[0], beside.faces[0]
