@@ -72,14 +72,17 @@ def find_images(
     Raises RecordNotFound when one is unknown or names several."""
     table = schema.records
     found: dict[str, ImageRow] = {}
+    divided: dict[str, list[Row[Any]]] | None = None
+    query = select(table).order_by(table.c.ingested_at)
+    if dataset is not None:
+        query = query.where(table.c.dataset == dataset)
+    if run_id is not None:
+        query = query.where(table.c.run_id == run_id)
     for one in wanted:
-        query = select(table).order_by(table.c.ingested_at)
-        if dataset is not None:
-            query = query.where(table.c.dataset == dataset)
-        if run_id is not None:
-            query = query.where(table.c.run_id == run_id)
         rows = connection.execute(query.where((table.c.image_id == one) | (table.c.record_id == one))).all()
-        parts = [] if rows else parts_of(connection, query, one)
+        if not rows and divided is None:
+            divided = parts_of(connection, query, set(wanted))
+        parts = [] if rows or divided is None else divided.get(one, [])
         if not rows and not parts:
             raise RecordNotFound(
                 "unknown-record",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 from itertools import islice
 from typing import Any
@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Row, Select, func, select
 
 from keystore.crypto.canonical import parse_timestamp
 from keystore.storage import schema
-from keystore.vault.parts import part_id, whole_id
+from keystore.vault.parts import PART_MARK, whole_id
 
 IDS_PER_QUERY = 500
 
@@ -70,11 +70,14 @@ def shards_of(connection: Connection, record_ids: Iterable[str]) -> set[str]:
     return found
 
 
-def parts_of(connection: Connection, records: Select[Any], image_id: str) -> list[Row[Any]]:
-    """Return those rows of a query of records that are of parts of an image."""
-    begin, named = part_id(image_id, 0)[:-1], schema.records.c.image_id
-    found = connection.execute(records.where(func.substr(named, 1, len(begin)) == begin)).all()
-    return [row for row in found if whole_id(row.image_id) == image_id]
+def parts_of(connection: Connection, records: Select[Any], image_ids: Collection[str]) -> dict[str, list[Row[Any]]]:
+    """Return those rows of a query of records that are of parts of some images, by the image. It reads all that are of parts."""
+    parts: dict[str, list[Row[Any]]] = {}
+    for row in connection.execute(records.where(schema.records.c.image_id.contains(PART_MARK, autoescape=True))):
+        whole = whole_id(row.image_id)
+        if whole is not None and whole in image_ids:
+            parts.setdefault(whole, []).append(row)
+    return parts
 
 
 def stored_among(connection: Connection, record_ids: Iterable[str]) -> set[str]:

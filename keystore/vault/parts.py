@@ -9,13 +9,13 @@ from __future__ import annotations
 import re
 from typing import Final
 
-_MARK: Final = "#track-"
-_PART: Final = re.compile(rf"(.+){_MARK}(?:0|[1-9][0-9]*|none)", re.DOTALL)
+PART_MARK: Final = "#track-"
+_PART: Final = re.compile(rf"(.+){PART_MARK}(?:0|[1-9][0-9]*|none)", re.DOTALL)
 
 
 def part_id(image_id: str, track: int | None) -> str:
     """Return the image id of the record of one track's faces in an image; track None: of the faces that are on none."""
-    return f"{image_id}{_MARK}{'none' if track is None else track}"
+    return f"{image_id}{PART_MARK}{'none' if track is None else track}"
 
 
 def whole_id(image_id: str) -> str | None:
