@@ -323,7 +323,7 @@ def left(bench: Bench) -> Path:
 
     with pytest.MonkeyPatch.context() as weak:
         weak.setattr(attempts, "paste_face", paste_all_but_one)
-        weak.setattr(anonymizer, "missed_faces", lambda *_: [])
+        weak.setattr(anonymizer, "missed_in_frames", lambda *_: [])
         weak.setattr(AnonymityGate, "passes", lambda *_: True)
         results = bench.anonymized(config)
     sources = {task.image_id: task.encoded for task in bench.tasks(config)}
