@@ -148,20 +148,20 @@ class Attempts:
         alone = _alone(batch)
         if not alone:
             latent, shown = rounded(latent, self.prior.latent_mask(self._masked(batch)), self.levels), done.clean
-        stored = decode(self.prior, shown, self.settings.procedure)
-        decoded, told = self._shown(batch, stored), self._told(batch, stored)
+        made = decode(self.prior, shown, self.settings.procedure)
+        decoded, recognized = self._shown(batch, made), self._recognized_in_sidecar(batch, made)
         for position, face in enumerate(batch):
-            kept = latent[position].cpu().numpy()
-            if not np.isfinite(decoded[position]).all() or not is_storable(kept, self.levels):
+            stored = latent[position].cpu().numpy()
+            if not np.isfinite(decoded[position]).all() or not is_storable(stored, self.levels):
                 face.picture.failure = f"not_finite: the prior's result for face {face.index} is not a number"
                 continue
-            face.latent = kept
+            face.latent = stored
             face.shown = decoded[position].astype(np.float32) if face.picture.paints else None
             face.scale, face.noise_rms = float(done.scale[position]), float(done.noise_rms[position])
             paste_face(face, decoded[position], exactly=alone)
         pasted = [face for face in batch if not face.picture.failure]
         self.gate.measure(pasted)
-        passed = [face for face in pasted if self.gate.passes(face) and face not in told]
+        passed = [face for face in pasted if self.gate.passes(face) and face not in recognized]
         turned_back = [face for face in pasted if face not in passed and self._has_another_key(face)]
         return turned_back + [face for face in passed if not self._may_stay(face)]
 
@@ -173,7 +173,7 @@ class Attempts:
         masks = np.stack([face.crop.mask for face in batch])
         return self.own_faces.shown([face.carrier_key for face in batch], crops, masks)
 
-    def _told(self, batch: list[FaceAtWork], decoded: torch.Tensor) -> list[FaceAtWork]:
+    def _recognized_in_sidecar(self, batch: list[FaceAtWork], decoded: torch.Tensor) -> list[FaceAtWork]:
         """The faces on carriers that resemble their sources in what a sidecar shows: another face than the picture's."""
         carried = [position for position, face in enumerate(batch) if face.carrier_key is not None]
         if not carried:

@@ -16,6 +16,7 @@ from PIL import Image
 from keyanon_core.faces import FaceModels
 from keyanon_core.faces.detection import Face, Pixels
 from keyanon_core.imaging import decode_picture
+from keyanon_core.pictures import anonymizer
 from keyanon_core.pictures.anonymizer import PictureAnonymizer
 from keyanon_core.pictures.recoverer import PictureRecoverer
 from keyanon_core.pictures.settings import PictureResult, PictureTask
@@ -75,6 +76,13 @@ def test_what_a_painted_face_hid_is_in_nobodys_surroundings(prior: Prior, tracke
     back = PictureRecoverer(None).recover(result.encoded, result.sidecar, result.key).pixels
     source = decode_picture(grey_picture())
     assert np.array_equal(back[30:70, 30:70], source[30:70, 30:70]) and magenta(back[:5, 16:140]) < 30
+
+
+def test_a_piece_is_held_still_before_it_is_published(prior: Prior, monkeypatch: pytest.MonkeyPatch) -> None:
+    before: list[bytes] = []
+    monkeypatch.setattr(anonymizer, "hold_still", lambda picture: before.append(picture.encoded))
+    made(prior, Told(), [LEFT])
+    assert before == [b""]
 
 
 def test_in_the_last_round_whatever_is_found_is_painted(prior: Prior) -> None:
