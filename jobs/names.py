@@ -15,6 +15,7 @@ from jobs.errors import PublishError
 IMAGES: Final = "images"
 SIDECARS: Final = "sidecars"
 SIDECAR_SUFFIX: Final = ".keyanon"
+CLIP_FACTS_SUFFIX: Final = ".json"  # of what lies beside a joined clip
 SAME: Final = "same"
 SUFFIXES: Final = {SAME: "", "png": ".png", "webp": ".webp", "jpeg": ".jpg"}
 KEPT_SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp"})

@@ -41,7 +41,9 @@ def anonymize(
     context: typer.Context,
     photos: Annotated[
         str | None,
-        typer.Argument(metavar="PHOTOS", help="Folder, picture, Parquet or tar shards (a file, or a folder of them)."),
+        typer.Argument(
+            metavar="PHOTOS", help="Folder, picture, clip, Parquet or tar shards (a file, or a folder of them)."
+        ),
     ] = None,
     output: Annotated[
         str | None,
@@ -132,7 +134,7 @@ def anonymize(
         ),
     ] = None,
     image_column: Annotated[
-        str | None, _option("image", "Column with encoded pictures, or with their names.", _PARQUET)
+        str | None, _option("image", "Column with encoded pictures or clips, or with their names.", _PARQUET)
     ] = None,
     image_root: Annotated[
         str | None, _option("PHOTOS", "Folder or s3://bucket/prefix that named pictures lie in.", _PARQUET)
@@ -292,8 +294,9 @@ def anonymize(
 ) -> None:
     """Anonymize every face in PHOTOS, write the result to OUT and the sealed keys to KEYSTORE.
 
-    A folder of pictures gives a folder; Parquet gives Parquet with all other columns kept. Every input row gets exactly
-    one output row with a status and a reason. The same command run again goes on where it was stopped.
+    A folder of pictures gives a folder; Parquet gives Parquet with all other columns kept; clips, files or in Parquet, give
+    OUT/clips. Every input row gets exactly one output row with a status and a reason. The same command run again goes on
+    where it was stopped.
     """
     report = with_progress(partial(_run, settings_of(context)), progress_seconds, quiet=quiet)
     output_of(context).result(report.to_dict(), *report_tables(report))

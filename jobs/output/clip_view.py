@@ -8,9 +8,9 @@ from typing import Final
 import cv2
 import numpy as np
 
-from jobs.names import clip_name, suffix_of
+from jobs.names import CLIP_FACTS_SUFFIX, clip_name, suffix_of
 from jobs.output.clip_tracks import ClipTrack, read_tracks
-from jobs.output.joined import CLIPS, FACTS_SUFFIX
+from jobs.output.joined import CLIPS
 from jobs.output.pictures import PublishedPictures
 from jobs.output.reader import OutputError, Row, read_manifest, read_rows
 from jobs.pages import data_uri, page_environment
@@ -115,7 +115,7 @@ def _view(store: Store, name: str, rows: list[Row]) -> ClipView:
     rows.sort(key=lambda row: row.image_id)
     begins = [int(PurePosixPath(row.image_id).stem) / 1000 if row.image_id != name else 0.0 for row in rows]
     pieces = [ClipPiece(row, begin, end) for row, begin, end in zip(rows, begins, [*begins[1:], None], strict=True)]
-    joined = store.see(f"{CLIPS}/{clip_name(name)}{FACTS_SUFFIX}") is not None
+    joined = store.see(f"{CLIPS}/{clip_name(name)}{CLIP_FACTS_SUFFIX}") is not None
     try:
         tracks = read_tracks(store, name)
     except (ValueError, LookupError, TypeError) as error:

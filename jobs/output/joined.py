@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
-from jobs.names import clip_name, suffix_of
+from jobs.names import CLIP_FACTS_SUFFIX, clip_name, suffix_of
 from jobs.output.pictures import PublishedPictures
 from jobs.output.reader import Row, read_rows
 from jobs.sources.clips import Clip, Clips
@@ -23,7 +23,6 @@ from keyanon_core.clips.joining import join_pieces
 from keyanon_core.errors import PictureError
 
 CLIPS: Final = "clips"
-FACTS_SUFFIX: Final = ".json"
 Audio = Literal["drop", "keep"]
 
 
@@ -48,19 +47,19 @@ def join_clips(store: Store, source: Clips, audio: Audio) -> Joined:
         whole = [row for row in pieces if row is not None and row.output is not None]
         if len(whole) < len(pieces) or clip.index is None:
             joined.missing[clip.name] = _why(pieces)
-            for stale in (name + FACTS_SUFFIX, name):
+            for stale in (name + CLIP_FACTS_SUFFIX, name):
                 store.delete(stale)
             continue
         facts = {"pieces": len(whole), "records_sha256": _digest(whole), "audio": audio}
-        seen = store.see(name + FACTS_SUFFIX)
+        seen = store.see(name + CLIP_FACTS_SUFFIX)
         if seen is None or seen.content != to_json(facts):
-            store.delete(name + FACTS_SUFFIX)  # first: a clip that is half made anew is not what they say
+            store.delete(name + CLIP_FACTS_SUFFIX)  # first: a clip that is half made anew is not what they say
             try:
                 _write(store, name, clip, (published.picture(row) for row in whole), source, audio)
             except PictureError as error:
                 joined.missing[clip.name] = f"{error.reason}: {error}"
                 continue
-            store.replace(name + FACTS_SUFFIX, to_json(facts), None)
+            store.replace(name + CLIP_FACTS_SUFFIX, to_json(facts), None)
         joined.clips.append(clip.name)
     return joined
 

@@ -17,6 +17,7 @@ from ray.exceptions import RayError
 
 from jobs.config import AnonymizeConfig
 from jobs.errors import ConfigError, KeysWaitingError
+from jobs.output.clip_rows import write_clip_rows
 from jobs.output.clip_tracks import write_tracks
 from jobs.output.commit import Tally, complete
 from jobs.output.failure_rate import FailureRate
@@ -318,6 +319,7 @@ def _commit(attempt: Attempt, started: float, computed: float, found: Measures) 
     is_whole = tally.rows == attempt.source.total + len(attempt.rows.gone)
     if is_whole and isinstance(attempt.source, Clips):
         joined = join_clips(store, attempt.source, config.audio)
+        write_clip_rows(store, attempt.source, joined.clips)
         report = replace(report, clips=joined.clips, clips_missing=joined.missing)
     before = store.see(REPORT)
     store.replace(REPORT, to_json(report.published()), None if before is None else before.version)

@@ -3,37 +3,36 @@
 Listing reads a clip's packets and decodes its first frame; a read task reads its pieces' packets, from the key frame before.
 """
 
-import io
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
-from typing import Any, Final
+from pathlib import Path
+from typing import BinaryIO
 
 import pyarrow as pa
-import pyarrow.fs as pafs
 
 from jobs.errors import SourceError
-from jobs.names import as_text, suffix_of
+from jobs.names import suffix_of
+from jobs.sources.clip_files import ClipListing, ClipReader, ListedClip, unreadable
 from jobs.sources.config import InputConfig
 from jobs.sources.file_columns import PictureFile
 from jobs.sources.given_faces import GivenInput
 from jobs.sources.given_names import UnlistedNames
 from jobs.sources.given_subjects import SubjectFile, read_subjects
 from jobs.sources.picture_files import Contents, Listed, PictureFiles
-from jobs.sources.source import listing_digest, raise_fault_of_the_machine
+from jobs.sources.source import listing_digest
 from keyanon_core.clips.form import CONTAINERS, pyav
 from keyanon_core.clips.index import PIECE_FRAMES, ClipIndex, Cut, index_clip
 from keyanon_core.clips.piece import read_piece
 from keyanon_core.clips.whose import PieceFaces
 from keyanon_core.errors import PictureError
 
-BUFFER_BYTES: Final = 1024 * 1024  # of one read; FFmpeg asks for less
-
 
 @dataclass(frozen=True)
 class Clip:
-    """One listed clip. name: its path below the folder. rows: positions of its pieces in the source's listing. index: None, and
+    """One listed clip. name, path: as of `ListedClip`. rows: positions of its pieces in the source's listing. index: None, and
     one row, where it can not be used.
     """
 
@@ -45,22 +44,22 @@ class Clip:
 
 
 class Clips(PictureFiles):
-    """The pieces of clips. The id of one is its clip's path below the folder, and the milliseconds at which it begins."""
+    """The pieces of clips. The id of one is its clip's name, and the milliseconds at which it begins."""
 
     kind = "clips"
     frames_of_a_row = PIECE_FRAMES
 
-    def __init__(self, filesystem: pafs.FileSystem, root: str, paths: Collection[str], config: InputConfig) -> None:
-        """root: their folder, or the one clip. Raises SourceError where PyAV is not there."""
+    def __init__(self, listing: ClipListing, config: InputConfig) -> None:
+        """Raises SourceError where PyAV is not there, and what the listing raises."""
         try:
             pyav()
         except PictureError as error:
             raise SourceError(f"{config.photos}: {error}") from error
-        self.filesystem, self._found = filesystem, dict[str, tuple[str, ClipIndex]]()
-        top = root.rsplit("/", 1)[0] if root in paths else root
-        self.prefix = top.rstrip("/") + "/"
-        super().__init__(filesystem, self._pieces(paths), config, self.prefix)
+        self._listing, self._found = listing, dict[str, tuple[str, ClipIndex]]()
+        self._origin = Path(config.photos)
+        super().__init__(listing.filesystem, self._pieces(listing), config, listing.prefix)
         self.clips = sorted(self._clips(), key=lambda clip: clip.rows.start)
+        self._subjects = self._of_column()
         self._known: Mapping[str, str] = {}
 
     def attach(self, given: GivenInput) -> None:
@@ -68,6 +67,7 @@ class Clips(PictureFiles):
         if given.boxes is not None or given.keep is not None:
             raise SourceError("boxes and keep are of pictures; the faces of clips are found from frame to frame")
         super().attach(replace(given, subjects=None))
+        self._subjects = self._of_column()
         if given.subjects is None:
             return
         said = read_subjects(given.subjects)
@@ -75,15 +75,21 @@ class Clips(PictureFiles):
         self.unlisted = [UnlistedNames.of(said.path, said.by_id, names | self.left_out)]
         if not given.of_gone:
             self.unlisted[0].check()
-        ids = {clip.name: [self.ids[row] for row in clip.rows] for clip in self.clips}
-        of_pieces = {piece: whose for name, whose in said.by_id.items() for piece in ids.get(name, [])}
-        self._subjects = SubjectFile(said.path, of_pieces, said.digest)
+        self._subjects = SubjectFile(said.path, self._by_piece(said.by_id), said.digest)
         self.given_digest = listing_digest([f"subjects\0{said.digest}"])
         self.digest = listing_digest([self.digest, f"subjects\0{said.digest}"])
 
-    def opened(self, path: str) -> Any:
-        """A clip's file, to be read. Raises OSError."""
-        return _opened(self.filesystem, path)
+    @contextmanager
+    def opened(self, path: str) -> Iterator[BinaryIO]:
+        """A clip's file, to be read. Raises PictureError, MachineError."""
+        for _, file in self._listing.reader([path])():
+            if isinstance(file, PictureError):
+                raise file
+            yield file
+
+    def rows_of_clips(self, published: Mapping[str, str]) -> tuple[pa.Schema, Iterator[pa.Table]] | None:
+        """See `ClipListing.rows`."""
+        return self._listing.rows(published)
 
     def know(self, faces: Mapping[int, PieceFaces]) -> None:
         """From now on blocks say of these rows, by position, which faces they show and whose they are."""
@@ -92,30 +98,26 @@ class Clips(PictureFiles):
     def _said_of(self, image_id: str) -> str | None:
         return self._known.get(image_id)
 
-    def _pieces(self, paths: Collection[str]) -> Iterator[PictureFile]:
-        for path in sorted(paths):
-            name, size, modified = as_text(path.removeprefix(self.prefix)), 0, 0
-            try:
-                info = self.filesystem.get_file_info(path)
-                size, modified = info.size or 0, info.mtime_ns or 0
-                index = self._indexed(info)
-            except PictureError as error:
-                yield PictureFile(path, name, size, modified, f"{error.reason}: {error}")
-                continue
-            except (OSError, ValueError, pa.ArrowException) as error:
-                raise_fault_of_the_machine(error, path)
-                yield PictureFile(path, name, size, modified, f"unreadable: {type(error).__name__}")
-                continue
-            self._found[name] = (path, index)
-            for number, cut in enumerate(index.cuts()):
-                image_id = f"{name}/{piece_name(cut)}{suffix_of(path)}"
-                yield PictureFile(self.prefix + image_id, image_id, cut.size, modified, offset=number)
+    def _of_column(self) -> SubjectFile | None:
+        """Whose clips they are by the listing itself."""
+        of_clips = self._listing.subjects
+        return SubjectFile(self._origin, self._by_piece(of_clips), "") if of_clips else None
 
-    def _indexed(self, info: pafs.FileInfo) -> ClipIndex:
-        if info.type != pafs.FileType.File:  # opening a named pipe would wait for ever
-            raise PictureError("unreadable", "it is no regular file")
-        with _opened(self.filesystem, info.path) as file:
-            return index_clip(file, CONTAINERS[suffix_of(info.path)])
+    def _by_piece(self, of_clips: Mapping[str, str]) -> dict[str, str]:
+        ids = {clip.name: [self.ids[row] for row in clip.rows] for clip in self.clips}
+        return {piece: whose for name, whose in of_clips.items() for piece in ids.get(name, [])}
+
+    def _pieces(self, listing: ClipListing) -> Iterator[PictureFile]:
+        for one in listing.listed():
+            try:
+                index = _indexed(one)
+            except PictureError as error:
+                yield PictureFile(one.path, one.name, one.size, one.modified_ns, f"{error.reason}: {error}")
+                continue
+            self._found[one.name] = (one.path, index)
+            for number, cut in enumerate(index.cuts()):
+                image_id = f"{one.name}/{piece_name(cut)}{suffix_of(one.name)}"
+                yield PictureFile(listing.prefix + image_id, image_id, cut.size, one.modified_ns, offset=number)
 
     def _clips(self) -> Iterator[Clip]:
         """Each clip, its rows one after the other, since their ids begin with its name."""
@@ -138,7 +140,7 @@ class Clips(PictureFiles):
                 continue
             path, index = self._found[one.file.image_id.rsplit("/", 1)[0]]
             cuts[one.row] = (path, index.cut(one.file.offset))
-        return partial(_read_pieces, self.filesystem, cuts)
+        return partial(_read_pieces, self._listing.reader({path for path, _ in cuts.values()}), cuts)
 
 
 def piece_name(cut: Cut) -> str:
@@ -147,24 +149,36 @@ def piece_name(cut: Cut) -> str:
     return f"{int(begin * 1000):09d}"
 
 
-def _opened(filesystem: pafs.FileSystem, path: str) -> Any:
-    return io.BufferedReader(filesystem.open_input_file(path), BUFFER_BYTES)
+def _indexed(clip: ListedClip) -> ClipIndex:
+    """Raises PictureError, MachineError."""
+    if isinstance(clip.file, PictureError):
+        raise clip.file
+    try:
+        return index_clip(clip.file, CONTAINERS[suffix_of(clip.name)])
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise unreadable(error, clip.path) from error
 
 
 def _read_pieces(
-    filesystem: pafs.FileSystem, cuts: Mapping[int, tuple[str, Cut]], files: Sequence[Listed]
+    reader: ClipReader, cuts: Mapping[int, tuple[str, Cut]], files: Sequence[Listed]
 ) -> Iterator[tuple[bytes | None, str]]:
     """The bytes of each piece and "", or None and the reason it can not be used. Raises MachineError."""
-    for one in files:
-        if one.row not in cuts:
-            yield None, one.failure
-            continue
-        path, cut = cuts[one.row]
-        try:
-            with _opened(filesystem, path) as file:
-                yield read_piece(file, cut), ""
-        except PictureError as error:
-            yield None, f"{error.reason}: {error}"
-        except (OSError, ValueError, pa.ArrowException) as error:
-            raise_fault_of_the_machine(error, path)
-            yield None, f"unreadable: {type(error).__name__}"
+    of_path: dict[str, list[tuple[int, Cut]]] = {}
+    for row, (path, cut) in cuts.items():
+        of_path.setdefault(path, []).append((row, cut))
+    found: dict[int, tuple[bytes | None, str]] = {}
+    for path, file in reader():
+        found |= {row: _read_piece(path, file, cut) for row, cut in of_path[path]}
+    yield from (found[one.row] if one.row in cuts else (None, one.failure) for one in files)
+
+
+def _read_piece(path: str, file: BinaryIO | PictureError, cut: Cut) -> tuple[bytes | None, str]:
+    try:
+        if isinstance(file, PictureError):
+            raise file
+        return read_piece(file, cut), ""
+    except PictureError as error:
+        return None, f"{error.reason}: {error}"
+    except (OSError, ValueError, pa.ArrowException) as error:
+        failure = unreadable(error, path)
+        return None, f"{failure.reason}: {failure}"

@@ -52,7 +52,9 @@ class InputConfig(BaseModel):
     exclude: tuple[str, ...] = Field(default=(), description="the same, of files to leave out; wins over include")
 
     # What is read from Parquet
-    image_column: str = Field(default="image", description="encoded pictures, or names of pictures: see `References`")
+    image_column: str = Field(
+        default="image", description="encoded pictures or clips, or names of them: see `References`"
+    )
     image_root: str | None = Field(
         default=None, description="folder that named pictures lie in; path or s3://bucket/prefix. None: photos"
     )

@@ -66,17 +66,17 @@ class ParquetSource(Source):
         versions: list[npt.NDArray[np.int32]] = []
         schema: pa.Schema | None = None
         for path in sorted(paths):
-            below = _below(root, path)
+            below = below_root(root, path)
             partitions = partitions_of(path, below)
             try:
                 with pq.ParquetFile(path, filesystem=filesystem) as file:
                     columns = with_partitions(path, file.schema_arrow, partitions)
-                    self._check(path, columns, partitions, schema, config, given)
+                    check_columns(path, columns, partitions, schema, config, given)
                     info = filesystem.get_file_info(path)
-                    _check_rows(file, path, info.size)
+                    check_rows(file, path, info.size)
                     names = column_of_names(file, columns, config.image_column)
                     if schema is None:
-                        schema, self._references = columns, _references(names, config, filesystem, root, path)
+                        schema, self._references = columns, references_of(names, config, filesystem, root, path)
                     self._check_names(path, names, config)
                     files.append((below, file.metadata.num_rows))
                     if config.id_column is None:
@@ -151,50 +151,6 @@ class ParquetSource(Source):
         )
         return {at: WantedRow(row, name, version, self._failures.get(at, "")) for at, row, name, version in facts}
 
-    @staticmethod
-    def _check(
-        path: str,
-        schema: pa.Schema,
-        partitions: Partitions,
-        first: pa.Schema | None,
-        config: InputConfig,
-        given: GivenInput,
-    ) -> None:
-        """Raise SourceError for a file whose columns can not be used; before anything runs."""
-        own = {setting: getattr(config, setting) for setting in ("image_column", "id_column", "subject_column")}
-        for setting, name in {**own, **given.columns()}.items():
-            count = schema.names.count(name)
-            if name is not None and count != 1:
-                raise SourceError(
-                    f"{path} has {count or 'no'} column called {name!r} ({setting}); "
-                    f"its columns are {', '.join(schema.names)}"
-                )
-        for setting in ("image_column", "id_column"):
-            if own[setting] in partitions:
-                raise SourceError(
-                    f"{path}: {setting} {own[setting]!r} is a folder's, the same for all rows of the file"
-                )
-        kind = schema.field(config.image_column).type
-        if not _holds_pictures(kind):
-            raise SourceError(
-                f"{path}: column {config.image_column!r} is {kind}; "
-                "it must hold encoded pictures as binary or struct<bytes>, or their names as text"
-            )
-        for name in (config.id_column, config.subject_column):
-            if name is not None and not _is_name(schema.field(name).type):
-                raise SourceError(
-                    f"{path}: column {name!r} is {schema.field(name).type}; an id must be text or a whole number"
-                )
-        for setting, name in given.columns().items():
-            check_column(path, setting, schema.field(name))
-        if len(set(schema.names)) != len(schema.names):
-            raise SourceError(f"{path} has two columns of one name; rename one")
-        if first is not None and not schema.equals(first):
-            raise SourceError(
-                f"{path} has other columns or types, those of its folders among them, than the files before it; run it apart, "
-                "with its own output"
-            )
-
     def _check_names(self, path: str, names: str | None, config: InputConfig) -> None:
         """Raise SourceError for a file that holds pictures where they are to be read by their names."""
         if names is None and config.image_root is not None:
@@ -241,16 +197,58 @@ class ParquetSource(Source):
             start += rows
 
 
-def _references(
+def check_columns(
+    path: str,
+    schema: pa.Schema,
+    partitions: Partitions,
+    first: pa.Schema | None,
+    config: InputConfig,
+    given: GivenInput,
+) -> None:
+    """Raise SourceError for a file whose columns can not be used; before anything runs."""
+    own = {setting: getattr(config, setting) for setting in ("image_column", "id_column", "subject_column")}
+    for setting, name in {**own, **given.columns()}.items():
+        count = schema.names.count(name)
+        if name is not None and count != 1:
+            raise SourceError(
+                f"{path} has {count or 'no'} column called {name!r} ({setting}); "
+                f"its columns are {', '.join(schema.names)}"
+            )
+    for setting in ("image_column", "id_column"):
+        if own[setting] in partitions:
+            raise SourceError(f"{path}: {setting} {own[setting]!r} is a folder's, the same for all rows of the file")
+    kind = schema.field(config.image_column).type
+    if not holds_pictures(kind):
+        raise SourceError(
+            f"{path}: column {config.image_column!r} is {kind}; "
+            "it must hold encoded pictures or clips as binary or struct<bytes>, or their names as text"
+        )
+    for name in (config.id_column, config.subject_column):
+        if name is not None and not _is_name(schema.field(name).type):
+            raise SourceError(
+                f"{path}: column {name!r} is {schema.field(name).type}; an id must be text or a whole number"
+            )
+    for setting, name in given.columns().items():
+        check_column(path, setting, schema.field(name))
+    if len(set(schema.names)) != len(schema.names):
+        raise SourceError(f"{path} has two columns of one name; rename one")
+    if first is not None and not schema.equals(first):
+        raise SourceError(
+            f"{path} has other columns or types, those of its folders among them, than the files before it; run it apart, "
+            "with its own output"
+        )
+
+
+def references_of(
     names: str | None, config: InputConfig, filesystem: pafs.FileSystem, root: str, path: str
 ) -> References | None:
-    """What reads named pictures; None where the column holds pictures. path: of a file, which may be the root."""
+    """What reads named pictures or clips; None where the column holds them. path: of a file, which may be the root."""
     if names is None:
         return None
     return References.of(config, filesystem, root.rpartition("/")[0] if root == path else root)
 
 
-def _check_rows(file: pq.ParquetFile, path: str, size_bytes: int) -> None:
+def check_rows(file: pq.ParquetFile, path: str, size_bytes: int) -> None:
     """Raise SourceError for a number of rows that can not be right, before a name is made for each."""
     rows = file.metadata.num_rows
     in_groups = [file.metadata.row_group(index).num_rows for index in range(file.metadata.num_row_groups)]
@@ -292,7 +290,8 @@ def _columns(
     return Columns(config.image_column, config.subject_column, names, schema, given, references)
 
 
-def _holds_pictures(kind: pa.DataType) -> bool:
+def holds_pictures(kind: pa.DataType) -> bool:
+    """Whether a column of this type may hold encoded files, or name them."""
     if pt.is_struct(kind):
         at = kind.get_field_index(BYTES_FIELD)
         return at >= 0 and _is_binary(kind.field(at).type)
@@ -307,5 +306,6 @@ def _is_name(kind: pa.DataType) -> bool:
     return is_text_type(kind) or bool(pt.is_integer(kind))
 
 
-def _below(root: str, path: str) -> str:
+def below_root(root: str, path: str) -> str:
+    """A file's path below what the user named."""
     return path.removeprefix(root.rstrip("/") + "/") if path != root else path.rsplit("/", 1)[-1]

@@ -157,6 +157,11 @@ def _problem(encoded: bytes | None, subject: str | None, max_bytes: int) -> str:
         return "null_image: the cell holds no picture"
     if len(encoded) > max_bytes:
         return f"too_large: the cell has {len(encoded)} bytes, more than the {max_bytes} allowed"
+    return subject_problem(subject)
+
+
+def subject_problem(subject: str | None) -> str:
+    """Why no key can be filed under a cell's subject; "" when one can, or none is said."""
     if subject is not None and not is_text(subject):
         return f"bad_subject: the subject is {NO_TEXT}"
     if subject is not None and not 0 < len(subject) <= MAX_NAME_CHARACTERS:

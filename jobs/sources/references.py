@@ -102,6 +102,11 @@ class References:
         """The bytes and "", or None and the reason, for each name; None is passed over. Raises MachineError."""
         return _map(lambda name: (None, "") if name is None else self._read(name, folder), names, threads=True)
 
+    def opened(self, name: str, folder: str) -> pa.NativeFile:
+        """The file of this name. Raises RefusedError, OSError."""
+        place = self.locate(name, folder)
+        return (self._filesystem if self.remote else pafs.LocalFileSystem()).open_input_file(place)
+
     def _look(self, name: str | None, folder: str) -> Looked:
         if name is None:
             return Looked(NO_FILE, 0, "null_image: the cell names no picture")

@@ -140,8 +140,8 @@ def open_shards(config: InputConfig) -> "Shards | None":
 
 
 def _listed(filesystem: pafs.FileSystem, root: str, config: InputConfig, given: GivenInput, *, clips: bool) -> Source:
+    from jobs.sources.clip_files import ClipFiles
     from jobs.sources.clips import Clips
-    from jobs.sources.parquet import ParquetSource
     from jobs.sources.picture_files import PictureFiles
     from jobs.sources.tar_shards import TarShards
 
@@ -154,12 +154,12 @@ def _listed(filesystem: pafs.FileSystem, root: str, config: InputConfig, given: 
         if not config.takes(root.rsplit("/", 1)[-1]):
             raise SourceError(f"include and exclude leave {config.photos} out, and there is nothing else")
         if root.lower().endswith(PARQUET_SUFFIX):
-            return ParquetSource(filesystem, root, [root], config, given)
+            return _parquet(filesystem, root, [root], config, given, clips=clips)
         if suffix_of(root) == TAR_SUFFIX:
             return _attached(TarShards(filesystem, root, [root], config), given)
         if suffix_of(root) in CLIP_SUFFIXES:
             _check_taken(config, clips=clips)
-            return _attached(Clips(filesystem, root, [root], config), given)
+            return _attached(Clips(ClipFiles(filesystem, root, [root]), config), given)
         if root.lower().endswith(PACKED_SUFFIXES):
             raise SourceError(
                 f"{config.photos} is a compressed tar, in which no picture can be read alone; unpack it to a plain one first, "
@@ -179,12 +179,12 @@ def _listed(filesystem: pafs.FileSystem, root: str, config: InputConfig, given: 
             "--include or --exclude"
         )
     if files.parquet:
-        return ParquetSource(filesystem, root, files.parquet, config, given)
+        return _parquet(filesystem, root, files.parquet, config, given, clips=clips)
     if files.tars:
         return _attached(TarShards(filesystem, root, files.tars, config), given)
     if files.clips_found:
         _check_taken(config, clips=clips)
-        found = Clips(filesystem, root, files.clips_found, config)
+        found = Clips(ClipFiles(filesystem, root, files.clips_found), config)
         found.ignored, found.left_out = files.ignored, files.left_out
         return _attached(found, given)
     if not files.total and (config.include or config.exclude):
@@ -198,6 +198,20 @@ def _listed(filesystem: pafs.FileSystem, root: str, config: InputConfig, given: 
             f"({files.ignored} other files); is this the right folder? Compressed tars must be unpacked to plain ones"
         )
     return _attached(files, given)
+
+
+def _parquet(
+    filesystem: pafs.FileSystem, root: str, paths: list[str], config: InputConfig, given: GivenInput, *, clips: bool
+) -> Source:
+    from jobs.sources.clip_cells import hold_clips
+    from jobs.sources.clips import Clips
+    from jobs.sources.parquet import ParquetSource
+    from jobs.sources.parquet_clips import ClipCells
+
+    if not hold_clips(filesystem, paths, config.image_column):
+        return ParquetSource(filesystem, root, paths, config, given)
+    _check_taken(config, clips=clips)
+    return _attached(Clips(ClipCells(filesystem, root, paths, config, given), config), given)
 
 
 def _check_taken(config: InputConfig, *, clips: bool) -> None:

@@ -28,6 +28,12 @@ READABLE: Final = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm"
 as what it names.
 """
 
+_EBML: Final = b"\x1a\x45\xdf\xa3"  # Matroska and WebM (RFC 8794, 11.2.1)
+_HEAD: Final = 64  # bytes, in which the header of Matroska names its document type
+_BEFORE_FTYP: Final = frozenset({b"moov", b"mdat", b"wide"})  # that a QuickTime file began with before there was `ftyp`
+_PICTURES: Final = frozenset({b"avif", b"avis", b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
+"""Brands of ISO/IEC 14496-12 files that are pictures."""
+
 MAX_FRAME_SIDE: Final = 16_384  # px
 MAX_TIME: Final = 2**62  # of times in a time base's units, either way; FFmpeg adds to them in 64 bits
 UNSPECIFIED: Final = 2  # ITU-T H.273, of all code points
@@ -102,6 +108,16 @@ class ClipForm:
             raise ValueError("an impossible time base or aspect")
         if not all(0 <= value < 256 for value in asdict(self.colours).values()):
             raise ValueError("impossible colours")
+
+
+def suffix_by_content(begin: bytes) -> str:
+    """The suffix of CONTAINERS that fits a file's first bytes; "" where they are no clip's."""
+    if begin.startswith(_EBML):
+        return ".webm" if b"webm" in begin[:_HEAD] else ".mkv"
+    box, brand = begin[4:8], begin[8:12]
+    if box in _BEFORE_FTYP or (box == b"ftyp" and brand == b"qt  "):
+        return ".mov"
+    return ".mp4" if box == b"ftyp" and brand not in _PICTURES else ""
 
 
 def open_clip(file: BinaryIO | str, options: Mapping[str, str] = MappingProxyType({})) -> Any:

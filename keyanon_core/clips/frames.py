@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from keyanon_core.clips.form import Colours, open_clip, pyav
+from keyanon_core.clips.form import Colours, open_clip, pyav, suffix_by_content
 from keyanon_core.clips.piece import Piece
 from keyanon_core.errors import PictureError
 from keyanon_core.faces.strips import frames_of
@@ -20,10 +20,6 @@ MATRICES: Final = {1: "ITU709", 5: "ITU601", 6: "ITU601", 7: "SMPTE240M"}
 """FFmpeg's names of the matrices between RGB and YCbCr, by code point. Of others BT.601 is used, there and back."""
 
 CODED_MORE: Final = 256  # px a side, by which coded frames may be larger than those that are seen
-
-_EBML: Final = b"\x1a\x45\xdf\xa3"  # Matroska and WebM (RFC 8794, 11.2.1)
-_PICTURES: Final = frozenset({b"avif", b"avis", b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
-"""Brands of ISO/IEC 14496-12 files that are pictures."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,8 +50,7 @@ def decode_piece(piece: Piece, max_pixels: int) -> Strip:
 
 def is_published_piece(encoded: bytes) -> bool:
     """Whether the bytes of a published file are a clip's, and not a picture's."""
-    boxed = encoded[4:8] == b"ftyp" and encoded[8:12] not in _PICTURES
-    return boxed or encoded.startswith(_EBML)
+    return suffix_by_content(encoded) != ""
 
 
 def decode_published(encoded: bytes, max_pixels: int) -> Strip:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -170,6 +171,43 @@ def test_one_person_is_asked_for_and_comes_back_alone(
             came_back.setdefault(shown.person, set()).add(np.array_equal(back, true))
             assert np.array_equal(back, true) != np.array_equal(back, was)
     assert sorted(came_back.values(), key=str) == [{False}, {True}], "one of the two in every frame, the other in none"
+
+
+def test_clips_in_a_column_of_parquet_are_joined_in_two_attempts_beside_what_their_rows_say(
+    ray_cluster: Path, tmp_path: Path, make_config: MakeConfig, face_png: bytes
+) -> None:
+    (tmp_path / "photos").mkdir()
+    made = [
+        make_clip(tmp_path / name, [decode_picture(face_png)], seconds=0.4, fps=25, size=(160, 120))
+        for name in ("a.mp4", "b.mkv")
+    ]
+    cells = [{"bytes": one.path.read_bytes(), "path": one.path.name} for one in made]
+    rows = {
+        "id": ["walk", "../desk", "desk/b", "bad"],
+        "video": [*cells[:1], *cells, {"bytes": b"\0\0\0\x18ftypqt  no more", "path": None}],
+        "who": ["anna", "cleo", "bert", None],
+        "caption": ["v", "w", "x", "y"],
+    }
+    pq.write_table(pa.table(rows), tmp_path / "photos" / "x.parquet", row_group_size=2)
+    settings = {"image_column": "video", "id_column": "id", "subject_column": "who", "audio": "keep"}
+    first = run_anonymize(make_config(**settings, limit=2))
+    assert (first.rows, first.clips) == (2, [])
+    whole = run_anonymize(make_config(**settings))
+    assert (whole.resumed_rows, whole.clips) == (2, ["desk/b.mkv", "walk.mp4"])
+    assert {name: why.split(":")[0] for name, why in whole.clips_missing.items()} == {
+        "bad.mov": "not_a_clip",
+        "x.parquet#1": "bad_id",
+    }
+    for clip, name in zip(made, ("walk.mp4", "desk/b.mkv"), strict=True):
+        joined = tmp_path / "out" / "clips" / name
+        assert packets_of(joined, "video") == packets_of(clip.path, "video")
+        assert packets_of(joined, "audio") == packets_of(clip.path, "audio")
+    table = pq.read_table(tmp_path / "out" / "clips.parquet").to_pydict()
+    assert table == {**rows, "video": ["clips/walk.mp4", None, "clips/desk/b.mkv", None]}
+    with Keystore.open(tmp_path / "keystore") as keystore:
+        assert verify_output(open_store(tmp_path / "out"), keystore).disagreements == []
+        erased = keystore.erase(keystore.find_records()[0].dataset, "Olga", subject="bert")
+        assert erased == sum(len(row.record_ids) for row in read_rows(tmp_path / "out") if "desk" in row.image_id) > 0
 
 
 def test_a_clip_in_which_nobody_is_found_is_not_published_unless_it_is_to_pass(
