@@ -3,6 +3,7 @@
 Parquet has no way to a cell but through those before it in its row group.
 """
 
+import re
 from collections.abc import Collection, Iterator, Mapping
 from itertools import islice
 from typing import Any, BinaryIO, Final, NamedTuple
@@ -29,6 +30,14 @@ BEGIN_BYTES: Final = 64  # of a clip, which tell its container
 _PICTURES: Final = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"GIF8", b"BM", b"II*\0", b"MM\0*")
 """First bytes of JPEG, PNG, WebP, GIF, BMP and TIFF."""
 
+PEEKED_BYTES: Final = (
+    64 * 1024
+)  # of a column: headers of its first page and its compressor, and its first value's beginning
+_PEEKED: Final = re.compile(
+    rb"(\xff\xd8\xff[\xc0-\xfe]|\x89PNG\r\n\x1a\n|RIFF.{4}WEBP)|ftyp|\x1a\x45\xdf\xa3", re.DOTALL
+)
+"""A picture, as a group, or a clip."""
+
 NO_CLIP: Final = "the cell holds no clip"
 
 
@@ -51,6 +60,8 @@ def hold_clips(filesystem: pafs.FileSystem, paths: Collection[str], column: str)
                 if schema.names.count(column) != 1 or not holds_pictures(schema.field(column).type):
                     return False
                 names = column_of_names(file, schema, column)
+                if names is None and _begins_with_a_picture(filesystem, path, file.metadata, leaf_of(schema, column)):
+                    return False
                 for value in islice(_values(file, names or leaf_of(schema, column)), rows):
                     rows -= 1
                     is_clip = _is_clip(value) if names is None else _names_clip(value)
@@ -113,6 +124,20 @@ def leaf_of(schema: pa.Schema, column: str) -> str:
     """What is read of a column that holds clips."""
     kind = schema.field(column).type
     return f"{column}.{BYTES_FIELD}" if pt.is_struct(kind) else column
+
+
+def _begins_with_a_picture(filesystem: pafs.FileSystem, path: str, metadata: pq.FileMetaData, leaf: str) -> bool:
+    """Whether that is plain before a page is read, which may have some hundred megabytes: most compressors leave the first bytes
+    as they are. Raises OSError."""
+    if not metadata.num_row_groups:
+        return False
+    columns = map(metadata.row_group(0).column, range(metadata.num_columns))
+    first = next(one for one in columns if one.path_in_schema == leaf)
+    offsets = [first.data_page_offset, first.dictionary_page_offset]
+    with filesystem.open_input_file(path) as file:
+        begin = file.read_at(PEEKED_BYTES, min(at for at in offsets if at))
+    found = _PEEKED.search(begin)
+    return found is not None and found.group(1) is not None
 
 
 def _is_clip(value: Any) -> bool | None:

@@ -7,6 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pyarrow.fs import LocalFileSystem
 
 from jobs.blocks import ENCODED, FAILURE, ID, ROW, SUBJECT
 from jobs.errors import SourceError
@@ -58,6 +59,12 @@ def named(source: Clips) -> dict[str, str]:
     """Codes of the reasons why clips can not be used, "" of the others, by the clips' names."""
     said = reasons(source)
     return {clip.name: said[source.ids[clip.rows[0]]] for clip in source.clips}
+
+
+def bytes_read() -> int:
+    """By this process, of all files."""
+    said = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
+    return int(said["rchar"])
 
 
 @pytest.mark.parametrize("group", [1, 2, 100])
@@ -241,6 +248,27 @@ def test_what_a_column_begins_with_says_what_it_holds(
     write(photos / "x.parquet", {"image": [None, b"", b"neither", *both]}, 2)
     source = open_source(make_config())
     assert isinstance(source, Clips if first == "a clip" else ParquetSource)
+
+
+@pytest.mark.parametrize("compression", ["none", "snappy", "lz4", "zstd"])
+@pytest.mark.parametrize("as_structs", [False, True])
+def test_of_pictures_no_page_is_read_before_the_run(
+    photos: Path,
+    made: dict[str, bytes],
+    face_png: bytes,
+    face_jpeg: bytes,
+    compression: str,
+    *,
+    as_structs: bool,
+) -> None:
+    path, noise = photos / "x.parquet", os.urandom(1_000_000)
+    for first, is_clip in ((made["mp4"], True), (face_png, False), (face_jpeg, False)):
+        values: list[Any] = [first + noise] * 8
+        cells = [{"bytes": one, "path": "x"} for one in values] if as_structs else values
+        pq.write_table(pa.table({"n": range(8), "image": cells}), path, compression=compression)
+        before = bytes_read()
+        assert clip_cells.hold_clips(LocalFileSystem(), [str(path)], "image") == is_clip
+        assert (bytes_read() - before > len(noise)) == is_clip
 
 
 @pytest.mark.parametrize("cells", [[None, None], [b"", b"x"], pa.array([], pa.binary())])
