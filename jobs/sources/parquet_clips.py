@@ -145,13 +145,12 @@ class ClipCells(ClipListing):
                 own, key = f"{below}#{at}", f"{path}#{at}"
                 self._cells[key] = Cell(path, group, row)
                 subject = None if subjects is None else subjects[at]
-                bad_subject = subject_problem(subject)
-                problem = (clip_id_problem(ids[at]) if ids is not None else "") or bad_subject
+                problem = (clip_id_problem(ids[at]) if ids is not None else "") or subject_problem(subject)
                 with ExitStack() as closing:
                     clip = self._content(value, key, path, closing)
                     clip = self._named_clip(clip, own, own if ids is None else str(ids[at]), problem)
                     self._called.setdefault(path, []).append(clip.name)
-                    if subject is not None and not bad_subject:
+                    if subject is not None:
                         self._subjects[clip.name] = subject
                     yield replace(clip, modified_ns=clip.modified_ns or modified_ns)
 

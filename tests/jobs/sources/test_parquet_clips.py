@@ -17,6 +17,7 @@ from jobs.sources.parquet import ParquetSource
 from jobs.sources.source import open_source
 from keyanon_core.clips.frames import decode_piece
 from keyanon_core.clips.piece import Piece
+from keystore.intake.records import MAX_NAME_CHARACTERS
 from tests.jobs.conftest import MakeConfig
 from tests.jobs.seaweed import BUCKET, Seaweed
 from tests.jobs.sources.test_clips import open_clips, pieces_of, read_all, reasons
@@ -127,6 +128,9 @@ def test_each_row_that_can_not_be_used_says_why_and_costs_no_other(
         ("fine.mp4/in", good),
         ("above/in", good),
         ("above", b"no clip"),
+        ("m" * (MAX_NAME_CHARACTERS - 5), good),
+        ("beside.mp4.json/in", good),
+        ("beside.mp4", good),
     ]
     write(photos / "x.parquet", {"id": [name for name, _ in rows], "image": [clip for _, clip in rows]}, 5)
     source = open_clips(make_config, id_column="id", max_file_bytes=len(made["long"]) - 1)
@@ -153,12 +157,15 @@ def test_each_row_that_can_not_be_used_says_why_and_costs_no_other(
         "x.parquet#19": "output_clash",
         "above/in.mp4": "",
         "x.parquet#21": "output_clash",
+        "x.parquet#22": "bad_id",
+        "beside.mp4.json/in.mp4": "",
+        "x.parquet#24": "output_clash",
     }
     said = {row[ID]: row[FAILURE] for row in read_all(source)}
     assert said["x.parquet#16"] == "duplicate_id: x.parquet#14 has the same id, or one that makes the same name"
     assert "pictures are run apart" in said["picture"] and "no plain path" in said["x.parquet#9"]
     usable = [row for row in read_all(source) if row[ENCODED] is not None]
-    assert len(usable) == 3 and all(decode_piece(Piece.from_bytes(row[ENCODED]), MAX_PIXELS) for row in usable)
+    assert len(usable) == 4 and all(decode_piece(Piece.from_bytes(row[ENCODED]), MAX_PIXELS) for row in usable)
 
 
 def test_an_id_that_another_row_is_called_by_its_place_meets_none(
@@ -416,11 +423,21 @@ def test_commands_of_pictures_refuse_a_column_of_clips(
 def test_parquet_of_clips_in_a_bucket_is_read(
     s3: Seaweed, photos: Path, make_config: MakeConfig, made: dict[str, bytes]
 ) -> None:
-    client, prefix = s3.client(), "clips-of-parquet"
+    client, root = s3.client(), f"s3://{BUCKET}/clips-of-parquet"
     write(photos / "x.parquet", {"image": [made["long"], made["mkv"]]})
-    client.upload_file(str(photos / "x.parquet"), BUCKET, f"{prefix}/x.parquet")
+    write(photos / "y.parquet", {"image": ["v/a.mp4", f"{root}/v/a.mp4", "../secret.mp4"]})
+    (photos / "v").mkdir()
+    (photos / "v" / "a.mp4").write_bytes(made["mp4"])
+    keys = {name: f"clips-of-parquet/{name}" for name in ("x.parquet", "y.parquet", "v/a.mp4")}
     try:
-        found = shades(open_clips(make_config, photos=f"s3://{BUCKET}/{prefix}"))
+        for name, key in keys.items():
+            client.upload_file(str(photos / name), BUCKET, key)
+        held = shades(open_clips(make_config, photos=root, include=["x.parquet"]))
+        named_there = open_clips(make_config, photos=root, include=["y.parquet"])
+        reads = [len(row[ENCODED] or b"") > 0 for row in read_all(named_there)]
     finally:
-        client.delete_object(Bucket=BUCKET, Key=f"{prefix}/x.parquet")
-    assert {name: len(frames) for name, frames in found.items()} == {"x.parquet#0.mp4": 40, "x.parquet#1.mkv": SHORT}
+        for key in keys.values():
+            client.delete_object(Bucket=BUCKET, Key=key)
+    assert {name: len(frames) for name, frames in held.items()} == {"x.parquet#0.mp4": 40, "x.parquet#1.mkv": SHORT}
+    assert [clip.name for clip in named_there.clips] == ["y.parquet#0.mp4", "y.parquet#1.mp4", "y.parquet#2"]
+    assert reads == [True, True, False]
