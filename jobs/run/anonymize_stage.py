@@ -238,7 +238,13 @@ def _task(row: dict[str, Any]) -> PictureTask:
     if is_piece(row[ENCODED]):
         whose = PieceFaces.from_json(row[GIVEN])
         return PictureTask(
-            row[ID], row[ENCODED], faces, permanent=row[PERMANENT], subjects=whose.subjects, is_part=whose.somebody
+            row[ID],
+            row[ENCODED],
+            faces,
+            permanent=row[PERMANENT],
+            subjects=whose.subjects,
+            is_part=whose.somebody,
+            following=whose.following,
         )
     given = GivenFaces() if row[GIVEN] is None else GivenFaces.from_json(row[GIVEN])
     return PictureTask(row[ID], row[ENCODED], faces, kept, given, row[PERMANENT], row[SUBJECT])

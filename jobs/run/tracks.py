@@ -6,7 +6,7 @@ subject of the data set's pseudonyms, so that a resumed run, whose tracks are th
 
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final
 
@@ -126,8 +126,10 @@ def by_piece(clip: Clip, frames: Sequence[Sequence[TrackedFace]]) -> dict[int, P
     index, known, begin = index_of(clip), dict[int, PieceFaces](), 0
     height, somebody = index.form.upright_size[1], any(frames)
     for row, cut in zip(clip.rows, index.cuts(), strict=True):
-        known[row] = _of_piece(clip, frames[begin : begin + len(cut.times)], height, somebody)
-        begin += len(cut.times)
+        end = begin + len(cut.times)
+        following = {subject_of(clip, one.track): one.face for one in frames[end]} if end < len(frames) else {}
+        known[row] = replace(_of_piece(clip, frames[begin:end], height, somebody), following=following)
+        begin = end
     return known
 
 

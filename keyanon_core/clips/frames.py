@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Final
@@ -19,16 +20,21 @@ Pixels = npt.NDArray[np.uint8]
 MATRICES: Final = {1: "ITU709", 5: "ITU601", 6: "ITU601", 7: "SMPTE240M"}
 """FFmpeg's names of the matrices between RGB and YCbCr, by code point. Of others BT.601 is used, there and back."""
 
+FOLLOWING: Final = -1  # position of the frame after a piece
+
 CODED_MORE: Final = 256  # px a side, by which coded frames may be larger than those that are seen
 
 
 @dataclass(frozen=True, eq=False)
 class Strip:
-    """pixels: (n * height, W, 3) uint8 RGB, n upright frames one below the other. times: of each, in the clip's time base."""
+    """pixels: (n * height, W, 3) uint8 RGB, n upright frames one below the other. times: of each, in the clip's time base.
+    following: (height, W, 3), the frame after them, where it is known.
+    """
 
     pixels: Pixels = field(repr=False)
     height: int
     times: tuple[int, ...]
+    following: Pixels | None = field(default=None, repr=False)
 
     def frames(self) -> Iterator[Pixels]:
         """Each frame, a view of (height, W, 3)."""
@@ -43,7 +49,8 @@ def decode_piece(piece: Piece, max_pixels: int) -> Strip:
         decoder = av.CodecContext.create(form.decoder, "r")
         decoder.extradata, decoder.thread_count = form.extradata or None, 1
         decoder.options = _limit((form.width + CODED_MORE) * (form.height + CODED_MORE))
-        return _strip(_decoded(av, decoder, piece), piece.times, form.colours, form.rotation, max_pixels)
+        decoded = _decoded(av, decoder, piece)
+        return _strip(decoded, piece.times, form.colours, form.rotation, max_pixels, piece.until)
     except (av.FFmpegError, ValueError) as error:
         raise PictureError("corrupt", f"its frames can not be decoded ({type(error).__name__})") from error
 
@@ -88,25 +95,42 @@ def durations_of(packets: Sequence[Any], stream: Any) -> list[int]:
 
 def _decoded(av: Any, decoder: Any, piece: Piece) -> Iterator[Any]:
     for time, data in piece.packets:
-        packet = av.Packet(data)
-        packet.pts, packet.time_base = time, piece.form.time_base
-        yield from decoder.decode(packet)
+        yield from decoder.decode(_packet(av, piece, time, data))
+    with suppress(av.FFmpegError):  # what follows a piece is no part of it
+        for time, data in piece.following:
+            yield from decoder.decode(_packet(av, piece, time, data))
     yield from decoder.decode(None)
 
 
-def _strip(decoded: Iterable[Any], times: tuple[int, ...], colours: Colours, rotation: int, most: int) -> Strip:
-    """Those of the decoded frames that are seen at `times`."""
+def _packet(av: Any, piece: Piece, time: int, data: bytes) -> Any:
+    packet = av.Packet(data)
+    packet.pts, packet.time_base = time, piece.form.time_base
+    return packet
+
+
+def _strip(
+    decoded: Iterable[Any],
+    times: tuple[int, ...],
+    colours: Colours,
+    rotation: int,
+    most: int,
+    until: int | None = None,
+) -> Strip:
+    """Those of the decoded frames that are seen at `times`, and the one at `until` if it is whole."""
     at = {time: position for position, time in enumerate(times)}
+    if until is not None:
+        at[until] = FOLLOWING
     found: dict[int, Pixels] = {}
     for frame in decoded:
         position = at.get(frame.pts)
-        if position is None:
+        if position is None or (position == FOLLOWING and frame.is_corrupt):
             continue
         _check_pixels(frame.width * frame.height * len(times), most)
         if frame.is_corrupt:
             raise PictureError("corrupt", f"frame {position} of the piece is damaged")
         pixels = frame.to_ndarray(format="rgb24", src_colorspace=MATRICES.get(colours.space, "ITU601"))
         found[position] = np.rot90(pixels, rotation // 90)
+    following = found.pop(FOLLOWING, None)
     if len(found) < len(times) or not times:
         raise PictureError(
             "corrupt", f"{len(times) - len(found)} of the piece's {len(times)} frames can not be decoded"
@@ -114,7 +138,9 @@ def _strip(decoded: Iterable[Any], times: tuple[int, ...], colours: Colours, rot
     if len({one.shape for one in found.values()}) > 1:
         raise PictureError("unsupported", "its frames change their size")
     ordered = [found[position] for position in range(len(times))]
-    return Strip(np.concatenate(ordered), len(ordered[0]), times)
+    if following is not None and following.shape != ordered[0].shape:
+        following = None
+    return Strip(np.concatenate(ordered), len(ordered[0]), times, following)
 
 
 def _limit(pixels: int) -> dict[str, str]:

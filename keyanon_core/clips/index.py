@@ -29,13 +29,15 @@ Numbers = npt.NDArray[np.int64]
 @dataclass(frozen=True)
 class Cut:
     """A piece of a clip, and where its packets lie. times: of its frames in the order in which they are seen; until: when its
-    last one's time is over. packets: (time, bytes) of those that it needs, in decoding order.
+    last one's time is over. packets: (time, bytes) of those that it needs, in decoding order. following: of those that come
+    next, up to the frame at `until`; none where the clip ends.
     """
 
     form: ClipForm
     times: tuple[int, ...]
     until: int
     packets: tuple[tuple[int, int], ...] = field(repr=False)
+    following: tuple[tuple[int, int], ...] = field(repr=False)
 
     @property
     def size(self) -> int:
@@ -75,10 +77,16 @@ class ClipIndex:
         begin, end = number * frames, min((number + 1) * frames, len(self.times))
         where, keys = self._positions[begin:end], self._keys
         before = keys[(keys <= where.min()) & (self.packets[keys] <= self.times[begin])]
-        some = slice(int(before[-1]) if len(before) else 0, int(where.max()) + 1)
-        packets = zip(self.packets[some].tolist(), self.sizes[some].tolist(), strict=True)
-        until = int(self.times[end] if end < len(self.times) else self.times[-1] + self.last)
-        return Cut(self.form, tuple(self.times[begin:end].tolist()), until, tuple(packets))
+        first, last = int(before[-1]) if len(before) else 0, int(where.max()) + 1
+        further, until = last, int(self.times[-1] + self.last)
+        if end < len(self.times):
+            further, until = max(last, int(self._positions[end]) + 1), int(self.times[end])
+        times = tuple(self.times[begin:end].tolist())
+        return Cut(self.form, times, until, self._between(first, last), self._between(last, further))
+
+    def _between(self, first: int, last: int) -> tuple[tuple[int, int], ...]:
+        """(time, bytes) of the packets from the first to before the last."""
+        return tuple(zip(self.packets[first:last].tolist(), self.sizes[first:last].tolist(), strict=True))
 
     @cached_property
     def _positions(self) -> Numbers:

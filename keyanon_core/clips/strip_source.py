@@ -13,22 +13,27 @@ from keyanon_core.formats.published import Pixels, Published, SourceFile
 
 @dataclass(frozen=True, eq=False)
 class StripSource(SourceFile):
-    """pixels: (n * frame_height, W, 3), see `Strip`."""
+    """pixels: (n * frame_height, W, 3), after: (frame_height, W, 3), see `Strip`."""
 
     pixels: Pixels = field(repr=False)
     piece: Piece = field(repr=False)
     height: int
+    after: Pixels | None = field(default=None, repr=False)
 
     @classmethod
     def of(cls, encoded: bytes, max_pixels: int) -> "StripSource":
         """Decode a piece. Raises PictureError as `decode_piece`."""
         piece = Piece.from_bytes(encoded)
         strip = decode_piece(piece, max_pixels)
-        return cls(strip.pixels, piece, strip.height)
+        return cls(strip.pixels, piece, strip.height, strip.following)
 
     @property
     def frame_height(self) -> int:
         return self.height
+
+    @property
+    def following(self) -> Pixels | None:
+        return self.after
 
     @property
     def is_exact(self) -> bool:

@@ -42,6 +42,11 @@ class SourceFile(ABC):
         return len(self.pixels)
 
     @property
+    def following(self) -> Pixels | None:
+        """(frame_height, W, 3), the frame after a piece of a clip, where there is one."""
+        return None
+
+    @property
     @abstractmethod
     def is_exact(self) -> bool:
         """True when the published picture shows every pixel of a result as it is."""

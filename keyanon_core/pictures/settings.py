@@ -144,7 +144,7 @@ class PictureTask:
     faces: None lets the anonymizer find them itself. kept: those found that are to be left alone. given: what the user says of
     the picture. permanent: its key is forgotten, so that nothing restores it. subject: whose picture it is; None where nobody
     says. subjects: of each of `faces`, where each stands for somebody of its own. is_part: of a clip in which somebody was found,
-    so that it is published where nobody is.
+    so that it is published where nobody is. following: faces of the frame after a piece of a clip, by whom they stand for.
     """
 
     image_id: str
@@ -156,6 +156,7 @@ class PictureTask:
     subject: str | None = field(default=None, repr=False)
     subjects: Sequence[str | None] | None = field(default=None, repr=False)
     is_part: bool = False
+    following: Mapping[str, Face] = field(default_factory=dict, repr=False)
 
     def part_of(self, index: int) -> str | None:
         """Under whose key the face of that index is, see `PictureKey.part`: one that was found later is nobody's."""

@@ -94,8 +94,9 @@ def test_what_a_pieces_frames_show_comes_back_as_it_was_seen() -> None:
 
 
 def test_faces_of_a_piece_survive_their_way_exactly_and_silence_is_refused() -> None:
-    faces = PieceFaces([face_at(1 / 3).moved(HEIGHT, 1)], ["somebody ü"], True)
+    faces = PieceFaces([face_at(1 / 3).moved(HEIGHT, 1)], ["somebody ü"], True, {"somebody ü": face_at(1 / 7)})
     back = PieceFaces.from_json(faces.to_json())
+    assert back.following["somebody ü"].to_dict() == face_at(1 / 7).to_dict()
     assert (back.subjects, back.somebody) == (["somebody ü"], True)
     assert back.faces[0].to_dict() == faces.faces[0].to_dict()
     assert PieceFaces.from_json(PieceFaces([], [], False).to_json()) == PieceFaces([], [], False)
@@ -114,6 +115,8 @@ def test_one_track_goes_through_the_pieces_of_a_clip_below_each_other(clip: Clip
     for row in known:
         tops = [face.box[1] // HEIGHT for face in known[row].faces]
         assert tops == list(range(len(tops))), "the n-th frame lies n frames below the first"
+    (after,), first = known[5].following.values(), known[6].faces[0]
+    assert (after.box, known[6].following) == (first.box, {}), "where the next piece begins"
 
 
 def test_different_people_are_different_subjects_and_pieces_without_any_know_of_them(clip: Clip) -> None:

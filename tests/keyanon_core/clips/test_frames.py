@@ -55,6 +55,10 @@ def assert_pieces_are_the_clip(path: Path, count: int) -> None:
             assert np.array_equal(frame, np.rot90(whole[time], piece.form.rotation // 90))
             numbers.append(number_of(frame))
             times.append(time)
+        after = whole.get(piece.until)
+        assert (strip.following is None) == (after is None)
+        if strip.following is not None:
+            assert np.array_equal(strip.following, np.rot90(after, piece.form.rotation // 90))
     assert numbers == list(range(count)) and times == sorted(whole)
 
 
@@ -152,6 +156,16 @@ def test_a_missing_packet_is_told(tmp_path: Path) -> None:
     with pytest.raises(PictureError, match="of the piece's 7 frames") as failure:
         decode_piece(replace(piece, packets=piece.packets[:-1]), MAX_PIXELS)
     assert failure.value.reason == "corrupt"
+
+
+@pytest.mark.parametrize("data", [b"", bytes(40), b"\xff" * 900], ids=["gone", "zeros", "noise"])
+def test_what_follows_a_piece_costs_it_nothing(tmp_path: Path, data: bytes) -> None:
+    piece = pieces_of(tiny_clip(tmp_path / "a.mp4"))[0]
+    whole = decode_piece(piece, MAX_PIXELS)
+    assert whole.following is not None
+    broken = decode_piece(replace(piece, following=((piece.until, data),) if data else ()), MAX_PIXELS)
+    assert np.array_equal(broken.pixels, whole.pixels)
+    assert broken.following is None or not np.array_equal(broken.following, whole.following)
 
 
 @pytest.mark.parametrize("decoder", ["", "no such decoder", "aac", "libx264"])

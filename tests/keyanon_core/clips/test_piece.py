@@ -39,6 +39,7 @@ def test_a_piece_holds_what_its_cut_says(clip: Path, monkeypatch: pytest.MonkeyP
         piece = Piece.from_bytes(read_piece(str(clip), cut))
         assert (piece.form, piece.times, piece.until) == (cut.form, cut.times, cut.until)
         assert tuple((time, len(data)) for time, data in piece.packets) == cut.packets
+        assert tuple((time, len(data)) for time, data in piece.following) == cut.following
         with clip.open("rb") as file:
             assert read_piece(file, cut) == piece.to_bytes(), "from an open file as from a path"
 
@@ -84,6 +85,9 @@ def hostile(encoded: bytes) -> dict[str, bytes]:
         "packets beyond its end": changed(packets=[[0, 10**12]]),
         "packets of less than nothing": changed(packets=[[0, -1]]),
         "packets of a fraction": changed(packets=[[0, 1.5]]),
+        "more packets after it than there are": changed(following=10**6),
+        "less than no packets after it": changed(following=-1),
+        "packets after it that are a text": changed(following="1"),
         "an infinite time": changed(until=float("inf")),
         "a time beyond 64 bits": changed(times=[2**70], until=2**70 + 1),
         "no frame": changed(times=[]),
