@@ -56,6 +56,13 @@ def invert(affine: Affine) -> Affine:
     return np.hstack([inverse, -inverse @ affine[:, 2:]])
 
 
+def below(affine: Affine, top: float) -> Affine:
+    """The map of a picture that begins `top` px further down, as a frame of a strip does."""
+    moved = affine.copy()
+    moved[:, 2] += affine[:, 1] * top
+    return moved
+
+
 def reduction(affine: Affine) -> float:
     """Picture pixels per crop pixel; above 1 the crop is smaller than the face."""
     return float(np.linalg.norm(invert(affine)[:, :2], 2))

@@ -12,6 +12,12 @@ from keyanon_core.faces.masks import PictureMask
 EDGE_SHARE = 0.3  # of the face in the outermost pixels of its mask; the rest is the surroundings' colour
 
 
+def inner_weights(inside: npt.NDArray[np.bool_], sigma: float) -> npt.NDArray[np.float64]:
+    """(S, S) in [0, 1]: 1 well inside of a mask (S, S), and 0 from its edge on. sigma: px of the Gaussian that softens it."""
+    softened = cv2.GaussianBlur(inside.astype(np.float64), (0, 0), sigma)
+    return np.asarray(np.clip(2 * softened - 1, 0, 1), np.float64)
+
+
 def feather(picture: npt.NDArray[np.uint8], mask: PictureMask, hidden: Sequence[PictureMask], width: float) -> None:
     """Blend the rim of a pasted face with the colours around it, in place, inside the mask only.
 

@@ -32,10 +32,6 @@ COARSE_SHARE = {"none": 0.5, "ddim": 0.0}
 what they miss: with bfloat16 in 2 of 4 steps a face comes back from its sidecar at 61.7 dB instead of 62.1; in 3 at 59.0, in all
 at 51.4 (24 photographs). Through Psi it goes on, and with some priors grows."""
 
-OWN_GAIN = 1.15
-"""Of the temperature of carriers' own faces. Before one backdrop they are alike; at 1.3 they are less so, and their skin is none
-(embedded prior, looked at)."""
-
 EXTRAPOLATED = 0.5
 """Share of eps's change over the last step, in lambda, that a solved step's first guess goes on by: the whole overshoots."""
 
@@ -220,20 +216,19 @@ def begin(
 
 
 def own_faces(
-    prior: Prior, outline: Tensor, backdrop: float, carrier_keys: Sequence[bytes], procedure: Procedure
+    prior: Prior, crops: Tensor, masked: Tensor, carrier_keys: Sequence[bytes], procedure: Procedure, gain: float = 1.0
 ) -> Tensor:
-    """The crops (B, 3, S, S) float64 in [-1, 1] that carriers come to before a plain backdrop. No source has a part in them.
-    They are made warmer than other faces, since they are to be told apart (`OWN_GAIN`).
+    """The crops (B, 3, S, S) float64 in [-1, 1] that carriers come to by themselves. No source has a part in them (p = 0).
 
-    outline: (S, S) bool, where the face is. backdrop: of every channel, in [-1, 1]. N evaluations each.
+    crops: (B, 3, S, S) in [-1, 1], of which the surroundings count. masked: (B, 1, S, S) bool, where the faces are. Both on any
+    device. gain: of the temperature. N evaluations each.
     """
     device = prior.networks.device
-    masked = outline.to(device).expand(len(carrier_keys), 1, *outline.shape)
-    crops = torch.full((len(carrier_keys), 3, *outline.shape), backdrop, dtype=torch.float64, device=device)
+    crops, masked = crops.to(device), masked.to(device)
     mask = prior.latent_mask(masked)
     walk = Walk.around(prior, prior.encode(crops.masked_fill(masked, 0.0)), mask, carrier_keys, procedure)
     noise = torch.stack([carrier(key, prior.latent_shape) for key in carrier_keys]).to(mask)
-    w = OWN_GAIN * prior.temperature * procedure.gain * noise * mask
+    w = gain * prior.temperature * procedure.gain * noise * mask
     scale = walk.rms(w)
     walker = Walker(walk, 0, w, w, scale, scale, None).advance(procedure.steps)
     return prior.decode(walker.predicted).clamp(-1, 1)

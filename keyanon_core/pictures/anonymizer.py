@@ -32,6 +32,7 @@ from keyanon_core.pictures.key import PictureKey
 from keyanon_core.pictures.opened import FaceAtWork, OpenedPicture
 from keyanon_core.pictures.painting import paint_all, paint_partly_seen
 from keyanon_core.pictures.pasting import touches
+from keyanon_core.pictures.seams import seams_of
 from keyanon_core.pictures.settings import AnonymizeSettings, PictureResult, PictureTask
 from keyanon_core.pictures.steady import hold_still
 from keyanon_core.pictures.stored import packed
@@ -144,6 +145,8 @@ class PictureAnonymizer:
             picture = OpenedPicture(task, source, source.copy(), file, self._fidelity(task, file), kept=list(kept))
             for aligned in self._aligned(picture, faces):
                 picture.faces.append(FaceAtWork(aligned, len(picture.faces), picture))
+            if picture.paints:
+                picture.seams = seams_of(picture, self.models.parser, settings.regions, self.prior)
             return picture
         except KeyanonError as error:
             return _quarantined(task, _reason(error))
@@ -285,7 +288,7 @@ class PictureAnonymizer:
         if picture.failure:
             return []
         if picture.paints:
-            hold_still(picture)
+            hold_still(picture, self.attempts.own_faces)
         try:
             published = picture.file.publish(picture.result, [face.painted_mask or face.mask for face in picture.faces])
         except PictureError as error:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from keyanon_core.faces.alignment import similarity
+from keyanon_core.faces.alignment import below, similarity
 from keyanon_core.faces.crop_kernel import CropKernel
 from keyanon_core.faces.detection import Face, FaceParser
 from keyanon_core.faces.masks import PictureMask, disjoint_masks
@@ -121,6 +121,4 @@ def _frame(
     """The frame of a strip in which a mask lies, as a picture of its own, and what of the strip is in it."""
     top = own.window[1] // height * height
     beside = [moved(other, -top) for other in others if top <= other.window[1] < top + height and other.bits.size]
-    shifted = affine.copy()
-    shifted[:, 2] += affine[:, 1] * top
-    return pixels[top : top + height], shifted, moved(own, -top), beside
+    return pixels[top : top + height], below(affine, top), moved(own, -top), beside

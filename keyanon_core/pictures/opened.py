@@ -4,6 +4,7 @@ nothing of it shows in a repr.
 
 import uuid
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -177,6 +178,16 @@ class Part:
     record_id: str = field(default_factory=lambda: str(uuid.uuid4()))
 
 
+@dataclass(frozen=True, eq=False, repr=False)
+class Seams:
+    """Of somebody in a piece of a clip: the crops of its first frame and of the one that follows it, which the pieces beside it
+    have as well. None where they are not there.
+    """
+
+    first: Crop | None
+    following: Crop | None
+
+
 @dataclass(eq=False, repr=False)
 class OpenedPicture:
     """One decoded picture. source (H, W, 3) uint8 stays untouched; faces are pasted into result, of the same shape.
@@ -184,7 +195,8 @@ class OpenedPicture:
     fidelity: how its faces are to come back, never `auto`. file: decides how it is published. encoded: what would be published of
     the present result. shown: how that looks while it is judged; None until then. changed: (H, W) bool, pixels that this shows
     otherwise than the source, where recovery is to bring back every one of them. parts: by what `PictureTask.part_of` says of a
-    face. kept: faces found so far that are left alone. failure: why it can not be published, "" so far.
+    face. kept: faces found so far that are left alone. seams: of a piece of a clip, by whom its faces stand for. failure: why it
+    can not be published, "" so far.
     """
 
     task: PictureTask
@@ -198,6 +210,7 @@ class OpenedPicture:
     parts: defaultdict[str | None, Part] = field(default_factory=lambda: defaultdict(Part))
     faces: list[FaceAtWork] = field(default_factory=list)
     kept: list[Face] = field(default_factory=list)
+    seams: Mapping[str, "Seams"] = field(default_factory=dict)
     rounds: int = 1
     failure: str = ""
 

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from keyanon_core.faces.blending import inner_weights
 from keyanon_core.methods import own_faces
 from keyanon_core.priors import Prior
 from keyanon_core.procedure import Procedure
@@ -25,6 +26,9 @@ Bits = npt.NDArray[np.bool_]
 
 REMEMBERED: Final = 256  # carriers' faces
 BACKDROP: Final = -0.6  # dark grey: before a light one faces have less contrast (embedded prior)
+OWN_GAIN: Final = 1.15
+"""Of the temperature of carriers' own faces. Before one backdrop they are alike; at 1.3 they are less so, and their skin is none
+(embedded prior, looked at)."""
 DETAIL: Final = 0.33  # of the distance of the eyes: the Gaussian's sigma that parts detail from light and colours
 SOFT: Final = 0.15  # of the distance of the eyes: over which the carrier's detail gives way to the picture's
 MOST_GAIN: Final = (
@@ -81,24 +85,34 @@ class OwnFaces:
         ]
         return np.stack(made)
 
+    def among(self, carrier_keys: Sequence[bytes], crops: Crop, masks: Bits) -> Crop:
+        """The same of crops whose faces no source has a part in: what carriers come to in these surroundings (`own_faces`). Equal
+        surroundings show an equal face, whatever the keys of their pictures.
+        """
+        return self.shown(carrier_keys, self._own(carrier_keys, crops, masks), masks)
+
     def _make(self, keys: Sequence[bytes]) -> None:
         asked = list(dict.fromkeys(keys))
         new = [key for key in asked if key not in self._made]
         if new:
-            head = torch.from_numpy(self._head)
-            faces = own_faces(self._prior, head, BACKDROP, new, self._procedure).cpu().numpy()
-            self._made.update(zip(new, faces, strict=True))
+            side = self._prior.side
+            plain, heads = np.full((len(new), 3, side, side), BACKDROP), np.repeat(self._head[None], len(new), axis=0)
+            self._made.update(zip(new, self._own(new, plain, heads, OWN_GAIN), strict=True))
         for key in asked:
             self._made[key] = self._made.pop(key)
         for key in list(self._made)[: -max(REMEMBERED, len(asked))]:
             del self._made[key]
+
+    def _own(self, keys: Sequence[bytes], crops: Crop, masks: Bits, gain: float = 1.0) -> Crop:
+        masked = torch.from_numpy(masks)[:, None]
+        return own_faces(self._prior, torch.from_numpy(crops), masked, keys, self._procedure, gain).cpu().numpy()
 
     def _with_features(self, crop: Crop, own: Crop, mask: Bits) -> Crop:
         features = (mask & self._features).astype(np.float64)
         detail, wanted = (self._detail(each, mask & self._head) for each in (crop, own))
         contrast, had = (float(np.square(each * features).sum()) for each in (detail, wanted))
         gain = min(max(math.sqrt(contrast / max(had, 1e-12)), 1 / MOST_GAIN), MOST_GAIN)
-        share = features * np.clip(2 * cv2.GaussianBlur(features, (0, 0), SOFT * self._eyes) - 1, 0, 1)
+        share = inner_weights(mask & self._features, SOFT * self._eyes)
         shown: Crop = np.clip(crop + share * (gain * wanted - detail), -1.0, 1.0)
         return shown
 

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from keyanon_core.faces.alignment import reduction
+from keyanon_core.faces.alignment import Affine, reduction
 from keyanon_core.faces.blending import feather
 from keyanon_core.faces.drawing import paste
 from keyanon_core.faces.masks import PictureMask
@@ -16,11 +16,13 @@ RIM_REACH = 2  # cells around a void one that it takes its colour from
 RIM = 2.0  # crop px of a face's rim that are blended with its surroundings
 
 
-def paste_face(face: FaceAtWork, decoded: npt.NDArray[np.float64], *, exactly: bool) -> None:
+def paste_face(
+    face: FaceAtWork, decoded: npt.NDArray[np.float64], *, exactly: bool, affine: Affine | None = None
+) -> None:
     """Write a decoded crop (3, S, S) in [-1, 1] into the picture, inside the mask only.
 
     exactly: make the picture read back as the crop, which only recovery from the picture alone needs. Otherwise the rim is
-    blended with its surroundings.
+    blended with its surroundings. affine: (2, 3) picture -> crop, where it is not the face's.
     """
     picture = face.picture
     crop = with_rim((decoded.transpose(1, 2, 0) + 1.0) * 127.5, face.crop.rim)
@@ -29,7 +31,7 @@ def paste_face(face: FaceAtWork, decoded: npt.NDArray[np.float64], *, exactly: b
 
         paste_readable(picture.result, crop, face.affine, face.mask, face.crop.mask)
         return
-    paste(picture.result, crop, face.affine, face.mask, back_projections=0)
+    paste(picture.result, crop, face.affine if affine is None else affine, face.mask, back_projections=0)
     others = [other.mask for other in picture.faces if other is not face]
     feather(picture.result, face.mask, others, _rim(face))
 

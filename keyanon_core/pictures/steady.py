@@ -9,22 +9,45 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from keyanon_core.clips.registration import steadied
+from keyanon_core.faces.alignment import Affine, below
 from keyanon_core.pictures.opened import FaceAtWork, OpenedPicture
+from keyanon_core.pictures.own_faces import OwnFaces
 from keyanon_core.pictures.pasting import paste_face
+from keyanon_core.pictures.seams import slides
 
 FRAMES: Final = 16.0  # sigma of the Gaussian that frames are weighted by
 
 
-def hold_still(picture: OpenedPicture) -> None:
-    """Write the faces of a piece of a clip that stand for somebody into its result again, each as the mean about its frame."""
+def hold_still(picture: OpenedPicture, own_faces: OwnFaces | None) -> None:
+    """Write the faces of a piece of a clip that stand for somebody into its result again: each as the mean about its frame, which
+    slides from what the piece before shows to what the one after it does, and where its pixels say that it lies.
+    """
     people: dict[str, list[FaceAtWork]] = {}
     for face in picture.faces:
         if face.subject is not None and face.shown is not None and not face.is_painted:
             people.setdefault(face.subject, []).append(face)
-    for faces in people.values():
-        if len(faces) > 1:
-            for face, crop in zip(faces, _means(faces), strict=True):
-                paste_face(face, crop, exactly=False)
+    carriers = {subject: faces[0].carrier_key for subject, faces in people.items()}
+    known = {subject: key for subject, key in carriers.items() if key is not None}
+    ends = {} if own_faces is None else slides(picture.seams, known, own_faces)
+    frames = len(picture.source) // picture.file.frame_height
+    for subject, faces in people.items():
+        crops = _means(faces)
+        if subject in ends:
+            shares = [face.detected.frame / frames for face in faces]
+            crops = np.stack([ends[subject].slid(crop, share) for crop, share in zip(crops, shares, strict=True)])
+        if len(faces) > 1 or subject in ends:
+            for face, crop, affine in zip(faces, crops, _placed(picture, faces), strict=True):
+                paste_face(face, crop, exactly=False, affine=affine)
+
+
+def _placed(picture: OpenedPicture, faces: list[FaceAtWork]) -> list[Affine]:
+    """The maps of one person's faces into their crops, without trembling."""
+    height, numbers = picture.file.frame_height, [face.detected.frame for face in faces]
+    pixels = [picture.source[number * height : (number + 1) * height] for number in numbers]
+    inside = [below(face.affine, number * height) for face, number in zip(faces, numbers, strict=True)]
+    steady = steadied(pixels, inside, [face.crop.mask for face in faces], numbers)
+    return [below(affine, -number * height) for affine, number in zip(steady, numbers, strict=True)]
 
 
 def _means(faces: list[FaceAtWork]) -> npt.NDArray[np.float64]:

@@ -7,10 +7,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from keyanon_core.clips.frames import Strip
 from keyanon_core.errors import KeyanonError, PictureError
 from keyanon_core.faces import PictureMask
 from keyanon_core.faces.detection import Face
 from keyanon_core.faces.landmarks import template_in_box
+from keyanon_core.formats.published import Published, SourceFile
 
 Pixels = npt.NDArray[np.uint8]
 Seen = list[Face] | KeyanonError
@@ -33,6 +35,28 @@ def plain_photograph(width: int, height: int, number: int = 1) -> Image.Image:
     pixels = np.clip(np.stack(planes, -1) + noise, 5, 250).astype(np.uint8)
     pixels[:16, :16] = number  # a whole block, so that a JPEG of it tells as well
     return Image.fromarray(pixels)
+
+
+class StripOf(SourceFile):
+    """Frames of a piece and the one after them, for tests that publish nothing: no clip is needed."""
+
+    def __init__(self, strip: Strip) -> None:
+        self.pixels, self._strip = strip.pixels, strip
+
+    @property
+    def frame_height(self) -> int:
+        return self._strip.height
+
+    @property
+    def following(self) -> Pixels | None:
+        return self._strip.following
+
+    @property
+    def is_exact(self) -> bool:
+        return True
+
+    def publish(self, result: Pixels, masks: Sequence[PictureMask]) -> Published:
+        raise AssertionError("nothing is published here")
 
 
 LEFT, RIGHT, BELOW, AWAY = face_at(50, 50), face_at(150, 50), face_at(50, 150), face_at(250, 150)
