@@ -1,4 +1,4 @@
-"""What all tests share: one Ray cluster for the whole session, the public-domain pictures that ship in packages, and how two
+"""What all tests share: one Ray cluster for the whole session, the public-domain pictures that ship in packages, and how
 processes share the tests.
 """
 

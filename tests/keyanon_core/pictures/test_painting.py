@@ -80,7 +80,7 @@ def test_what_a_painted_face_hid_is_in_nobodys_surroundings(prior: Prior, tracke
 
 def test_a_piece_is_held_still_before_it_is_published(prior: Prior, monkeypatch: pytest.MonkeyPatch) -> None:
     before: list[bytes] = []
-    monkeypatch.setattr(anonymizer, "hold_still", lambda picture: before.append(picture.encoded))
+    monkeypatch.setattr(anonymizer, "hold_still", lambda picture, _: before.append(picture.encoded))
     made(prior, Told(), [LEFT])
     assert before == [b""]
 

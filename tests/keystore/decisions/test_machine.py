@@ -614,8 +614,10 @@ class Machine(RuleBasedStateMachine):
             if person in self.keys:
                 self._take_off(person)
 
-    @rule()
-    def open_again(self) -> None:
+    @rule(really=seldom)
+    def open_again(self, really: int) -> None:
+        if really > 2:  # opening checks the log, and took half of all time
+            return
         self.keystore.close()
         self.keystore = self.opened()
 
