@@ -49,7 +49,7 @@ from jobs.output.reader import read_rows
 from jobs.recovery import RESTORED_CLIP, prepare, recover_request
 from jobs.run.anonymize import run_anonymize
 from jobs.run.report import RunReport
-from jobs.sources.clips import Clips
+from jobs.sources.clips import Clips, SaidOfPieces
 from keyanon_core.clips.whose import PieceFaces
 from keyanon_core.errors import PictureError
 from keyanon_core.evaluation.clips import (
@@ -229,12 +229,13 @@ def _tracked_run(config: AnonymizeConfig) -> tuple[RunReport, dict[str, list[tup
     tracks = dict[str, list[tuple[Floats, Sequence[str]]]]()
     known = Clips.know
 
-    def listening(source: Clips, faces: Mapping[int, PieceFaces]) -> None:
+    def listening(source: Clips, said: Mapping[str, SaidOfPieces]) -> None:
         for clip in source.clips:
             assert clip.index is not None, "the clips were made to be read"
-            height, pieces = clip.index.form.upright_size[1], zip(clip.rows, clip.index.cuts(), strict=True)
-            tracks[clip.name] = [one for row, cut in pieces for one in _by_frame(faces[row], len(cut.times), height)]
-        known(source, faces)
+            height, faces = clip.index.form.upright_size[1], said[clip.name](range(len(clip.rows)))
+            pieces = zip(map(PieceFaces.from_json, faces), clip.index.cuts(), strict=True)
+            tracks[clip.name] = [one for faces, cut in pieces for one in _by_frame(faces, len(cut.times), height)]
+        known(source, said)
 
     setattr(Clips, "know", listening)  # noqa: B010  a method
     try:

@@ -12,7 +12,7 @@ from jobs.names import clip_name
 from jobs.output.layout import RUN_DIRECTORY
 from jobs.storage.json_files import to_json
 from jobs.storage.store import Store
-from keyanon_core.clips.tracking import TrackedFace
+from keyanon_core.clips.tracking import TrackedFrames
 
 TRACKS: Final = f"{RUN_DIRECTORY}/tracks"
 
@@ -34,23 +34,24 @@ class ClipTrack:
     box: tuple[int, int, int, int]
 
     @classmethod
-    def of(cls, track: int, faces: Sequence[tuple[int, TrackedFace]], seconds: npt.NDArray[np.float64]) -> Self:
-        """A track's faces and the numbers of their frames, rising. seconds: of all the clip's frames."""
-        numbers = np.array([number for number, _ in faces])
+    def of(cls, track: int, frames: TrackedFrames, seconds: npt.NDArray[np.float64]) -> Self:
+        """One of the tracks in a clip's frames. seconds: of all of them."""
+        rows = np.flatnonzero(frames.tracks == track)
+        numbers = np.searchsorted(frames.bounds, rows, side="right") - 1
         breaks = np.flatnonzero(np.diff(numbers) > 1) + 1
         stretches = tuple((int(part[0]), int(part[-1])) for part in np.split(numbers, breaks))
-        shown, largest = max(
-            ((number, one.face) for number, one in faces if not one.filled), key=lambda one: one[1].area
-        )
-        x0, y0, x1, y1 = (round(value) for value in largest.box)
+        seen = np.flatnonzero(~frames.filled[rows])
+        boxes = frames.points[rows[seen], :2].reshape(-1, 4)
+        largest = int(np.argmax((boxes[:, 2:] - boxes[:, :2]).prod(1)))
+        x0, y0, x1, y1 = map(round, boxes[largest].tolist())
         return cls(
             track,
             float(seconds[numbers[0]]),
             float(seconds[numbers[-1]]),
-            len(faces),
-            sum(one.filled for _, one in faces),
+            len(rows),
+            len(rows) - len(seen),
             stretches,
-            shown,
+            int(numbers[seen[largest]]),
             (x0, y0, x1, y1),
         )
 

@@ -18,9 +18,9 @@ from ray.exceptions import RayError
 from jobs.config import AnonymizeConfig
 from jobs.errors import ConfigError, KeysWaitingError
 from jobs.output.clip_rows import write_clip_rows
-from jobs.output.clip_tracks import write_tracks
 from jobs.output.commit import Tally, complete
 from jobs.output.failure_rate import FailureRate
+from jobs.output.found_faces import forget_all, forget_clips
 from jobs.output.joined import join_clips
 from jobs.output.keys import KeyHolder, PseudonymDoor
 from jobs.output.layout import REPORT, OutputLayout
@@ -192,8 +192,7 @@ def _compute(attempt: Attempt, progress: ProgressCallback | None) -> Measures:
         models = _models(attempt)
         if isinstance(source, Clips):
             tracking = Monitor(attempt.manifest.run_id)
-            told = Tracker(config, source, models, placement, tracking).track(left_alone)
-            write_tracks(attempt.layout.store, told)
+            Tracker(config, source, attempt.layout.store, models, placement, tracking).track(left_alone)
         sizes, left = TaskSizes.of(config, source, placement.actors), source.total - len(left_alone)
         workers = Pool(sizes.workers_for(left), sizes.workers_for(left, placement.most))
         finders = _finders(config, workers, sum(one.cpus for one in there))
@@ -210,7 +209,8 @@ def _compute(attempt: Attempt, progress: ProgressCallback | None) -> Measures:
         publisher = Publisher(attempt.layout, attempt.lease, done, monitor.report_published, rate.admit, keyed)
         stages = partial(_stages, attempt, monitor, sealing, placement, (finders, workers), sizes.next(left))
         size = sizes.beginning_with(left) if begins_small else sizes.next
-        segments = segments_of(source.units(left_alone, size, attempt.rows.numbers), SEGMENT_ROWS)
+        segment = max(SEGMENT_ROWS // source.frames_of_a_row, 1)
+        segments = segments_of(source.units(left_alone, size, attempt.rows.numbers), segment)
         try:
             watch = Watch(monitor, progress, attempt.total, len(attempt.finished))
             with Facts(attempt.manifest, attempt.layout.store, monitor) as facts, watch, publisher:
@@ -310,9 +310,11 @@ def _commit(attempt: Attempt, started: float, computed: float, found: Measures) 
             attempt.wanted,
         )
     except KeysWaitingError:
+        _forget_faces(attempt)
         manifest.state = WAITING
         manifest.write(attempt.layout.store)
         raise
+    _forget_faces(attempt)
     FailureRate(config.max_failure_rate).judge(tally.rows, tally.quarantine_reasons)
     report = _report(attempt, tally, computed, time.monotonic() - started, found, len(removed))
     store = attempt.layout.store
@@ -327,6 +329,15 @@ def _commit(attempt: Attempt, started: float, computed: float, found: Measures) 
         manifest.finish(config)
         manifest.write(store)
     return report
+
+
+def _forget_faces(attempt: Attempt) -> None:
+    """Of the clips all of whose rows stand: landmarks are somebody's, and of no more use."""
+    source, store = attempt.source, attempt.layout.store
+    if isinstance(source, Clips) and attempt.wanted == source.total:
+        forget_all(store)
+    elif isinstance(source, Clips):
+        forget_clips(store, [clip.name for clip in source.clips if clip.rows.stop <= attempt.wanted])
 
 
 def _report(

@@ -5,8 +5,9 @@ Identity vectors do not travel further than to the driver, which tells from them
 
 import base64
 import json
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Self, TypeVar
 
 import cv2
 import numpy as np
@@ -20,13 +21,16 @@ from jobs.run.progress import Monitor
 from jobs.run.rows_in_hand import RowsInHand
 from keyanon_core.clips.frames import decode_piece
 from keyanon_core.clips.piece import Piece
-from keyanon_core.clips.tracking import SeenFace
+from keyanon_core.clips.tracking import SeenFrames
 from keyanon_core.errors import PictureError
-from keyanon_core.faces.detection import Face, Pixels
+from keyanon_core.faces.detection import LANDMARK_COUNT, Face, Pixels
 
 SEEN: Final = "keyanon_seen"  # JSON of what a piece's frames show; null where they can not be decoded
 VIEW: Final = (16, 12)  # px of a frame as cuts between scenes are told from
+FACE_NUMBERS: Final = 4 + 2 * LANDMARK_COUNT + 1  # a face's box, landmarks and score
 EMBEDDED_EVERY: Final = 8  # frames of which the faces' identity vectors are computed, beside a piece's last one
+
+_Number = TypeVar("_Number", np.float32, np.uint8)
 
 
 class FindInPieces:
@@ -87,22 +91,70 @@ class FindInPieces:
         return vectors
 
 
-def seen_faces(said: str) -> tuple[list[list[SeenFace]], npt.NDArray[np.float32]]:
-    """The faces of each of a piece's n frames, and views of them, (n, 192) grey levels, from `SEEN`."""
-    frames = json.loads(said)
-    faces = [[_seen(face) for face in frame["faces"]] for frame in frames]
-    views = [np.frombuffer(base64.b64decode(frame["view"]), np.uint8) for frame in frames]
-    return faces, np.array(views, np.float32)
+@dataclass(frozen=True, eq=False)
+class SeenPiece:
+    """What a piece's n frames show, as it is held until its clip is tracked: of an hour there are thousands.
 
+    counts: (n,) faces of each frame. faces: (m, 15) float64, of each its box, landmarks and score. embedded: (m,) bool, of which
+    there are identity vectors; vectors: (k, d) float32, those. views: (n, 192) uint8 grey levels.
+    """
 
-def _seen(said: dict[str, Any]) -> SeenFace:
-    vector = said["vector"]
-    found = None if vector is None else np.frombuffer(base64.b64decode(vector), np.float32)
-    return SeenFace(Face.from_dict(said), found)
+    counts: npt.NDArray[np.int64]
+    faces: npt.NDArray[np.float64]
+    embedded: npt.NDArray[np.bool_]
+    vectors: npt.NDArray[np.float32]
+    views: npt.NDArray[np.uint8]
+
+    @classmethod
+    def of(cls, said: str) -> Self:
+        """From `SEEN`."""
+        frames = json.loads(said)
+        found = [face for frame in frames for face in frame["faces"]]
+        faces = [[*face.box, *face.landmarks.ravel(), face.score] for face in map(Face.from_dict, found)]
+        vectors = [_numbers(face["vector"], np.float32) for face in found if face["vector"] is not None]
+        return cls(
+            np.array([len(frame["faces"]) for frame in frames], np.int64),
+            np.array(faces, np.float64).reshape(-1, FACE_NUMBERS),
+            np.array([face["vector"] is not None for face in found], np.bool_),
+            np.array(vectors, np.float32),
+            np.array([_numbers(frame["view"], np.uint8) for frame in frames]),
+        )
+
+    def embeddings(self) -> Iterator[npt.NDArray[np.float32] | None]:
+        """The identity vectors of its faces, None where there is none."""
+        vectors = iter(self.vectors)
+        return (next(vectors) if embedded else None for embedded in self.embedded.tolist())
+
+    @staticmethod
+    def frames(pieces: Sequence["SeenPiece"]) -> SeenFrames:
+        """The frames of some pieces in a row."""
+        faces = np.concatenate([np.zeros((0, FACE_NUMBERS)), *(piece.faces for piece in pieces)])
+        return SeenFrames(
+            np.concatenate([np.zeros(0, np.int64), *(piece.counts for piece in pieces)]),
+            faces[:, :-1].reshape(-1, 2 + LANDMARK_COUNT, 2),
+            faces[:, -1],
+            [vector for piece in pieces for vector in piece.embeddings()],
+        )
+
+    @classmethod
+    def unseen(cls, frames: int) -> Self:
+        """In the place of a piece that can not be decoded: before and after it a scene may begin."""
+        nothing = np.zeros((0, FACE_NUMBERS))
+        return cls(
+            np.zeros(frames, np.int64),
+            nothing,
+            np.zeros(0, np.bool_),
+            nothing.astype(np.float32),
+            np.zeros((frames, 0), np.uint8),
+        )
 
 
 def _text(values: npt.NDArray[np.generic]) -> str:
     return base64.b64encode(np.ascontiguousarray(values).tobytes()).decode()
+
+
+def _numbers(text: str, kind: type[_Number]) -> npt.NDArray[_Number]:
+    return np.frombuffer(base64.b64decode(text), kind)
 
 
 def _nothing(_: bytes, __: str) -> None:

@@ -1,22 +1,30 @@
 """Who is who in the clips of a run: found by one pass over their frames, before any of them is anonymized.
 
-A clip's faces are found piece by piece, on all machines; what joins them to tracks is quick, and done by the driver. A track is a
-subject of the data set's pseudonyms, so that a resumed run, whose tracks are the same, shows the same faces.
+A clip's faces are found piece by piece, on all machines; what joins them to tracks is quick, and done by the driver, clip by
+clip: of one that is tracked it holds nothing any more, and its faces are in the output (`jobs.output.found_faces`). A track is
+a subject of the data set's pseudonyms, so that a resumed run, whose tracks are the same, shows the same faces.
 """
 
+import hashlib
+import json
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from bisect import bisect_right
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+import ray
 from ray.exceptions import RayError
 
 from jobs.blocks import ROW
 from jobs.config import AnonymizeConfig
-from jobs.output.clip_tracks import ClipTrack
+from jobs.output.clip_tracks import ClipTrack, write_tracks
+from jobs.output.found_faces import FORMAT_VERSION, FoundFaces, forget_others, found_files
+from jobs.output.manifest import code_version
+from jobs.output.row_sets import RowSet
 from jobs.run.cluster import reported_cause
 from jobs.run.detect_stage import FaceModelChoice
 from jobs.run.placement import Placement
@@ -24,66 +32,100 @@ from jobs.run.pools import PROCESS_RESTARTS, Pool
 from jobs.run.progress import Monitor
 from jobs.run.reading import read_pictures
 from jobs.run.track_names import track_subject
-from jobs.run.track_stage import SEEN, FindInPieces, seen_faces
+from jobs.run.track_stage import EMBEDDED_EVERY, SEEN, VIEW, FindInPieces, SeenPiece
 from jobs.sources.clips import Clip, Clips
+from jobs.sources.source import ReadUnit, segments_of, unfinished
+from jobs.storage.store import Store
 from keyanon_core.clips.index import ClipIndex
-from keyanon_core.clips.tracking import SeenFace, TrackedFace, track_faces
+from keyanon_core.clips.tracking import TrackedFace, TrackedFrames, track_faces
 from keyanon_core.clips.whose import PieceFaces
+from keyanon_core.faces import FaceModels
+from keyanon_core.faces.detection import Recognizer
 
 CUT: Final = 40.0  # grey levels, mean over a frame's view, that two frames in a row of one scene do not differ by
 PIECES_OF_A_TASK: Final = 4
+PIECES_AT_ONCE: Final = 6250  # that Ray plans at a time, two hours: what reads a piece lists the packets that it needs
 
 logger = logging.getLogger(__name__)
 
 Vector = npt.NDArray[np.float32]
+View = npt.NDArray[np.uint8]
 
 
 @dataclass
 class Tracker:
-    """Goes through the clips of a run. placement: of its actors."""
+    """Goes through the clips of a run. store: of the output, where what is found is kept. placement: of its actors."""
 
     config: AnonymizeConfig
     source: Clips
+    store: Store
     models: FaceModelChoice
     placement: Placement
     monitor: Monitor
-    seen: dict[int, str | None] = field(default_factory=dict)
 
-    def track(self, finished: Collection[int]) -> dict[str, list[ClipTrack]]:
+    def track(self, finished: Collection[int]) -> None:
         """Let the source say who is in each piece of the clips that have one whose row's position is not among `finished`.
-        Returns the tracks of these clips, by their names.
 
-        Raises what ends a run.
+        Only clips of which nothing is kept in the output are gone through. Raises what ends a run.
         """
-        done = np.zeros(self.source.total, np.bool_)
-        done[np.fromiter(finished, np.int64, len(finished))] = True
-        clips = [clip for clip in self.source.clips if clip.index is not None and not done[list(clip.rows)].all()]
-        wanted = {row for clip in clips for row in clip.rows}
-        if not wanted:
-            return {}
-        self._find([row for row in range(self.source.total) if row not in wanted])
-        known: dict[int, PieceFaces] = {}
-        recognizer = self.models.load(1).recognizer
+        left = unfinished(self.source.total, finished)
+        clips = [clip for clip in self.source.clips if clip.index is not None and left[clip.rows].any()]
+        if not clips:
+            return
+        models, files = self.models.load(1), found_files(self.store)
+        found = {clip.name: FoundFaces.of(self.store, clip.name, self._made_of(clip, models)) for clip in clips}
+        forget_others(self.store, {one.folder for one in found.values()}, files)
+        lacking = [clip for clip in clips if not found[clip.name].are_whole(len(clip.rows), files)]
+        untold = self._go_through(lacking, found, models.recognizer)
+        self.source.know({name: one.said for name, one in found.items() if name not in untold})
+
+    def _go_through(self, clips: Sequence[Clip], found: Mapping[str, FoundFaces], recognizer: Recognizer) -> set[str]:
+        """Track each clip when all its pieces were seen, and keep what comes of it. Returns the names of those whose tracks can
+        not be told."""
 
         def same_person(first: Vector, second: Vector) -> bool:
             return recognizer.distance(first, second) < recognizer.threshold
 
-        told: dict[str, list[ClipTrack]] = {}
-        for clip in clips:
+        untold = {clip.name for clip in clips}
+        for clip, seen in self._clips_seen(clips):
             try:
-                frames = tracked(clip, self.seen, same_person)
+                frames = tracked(clip, seen, same_person)
             except ValueError:  # of its times or places; it is quarantined, and costs no other clip
                 logger.exception("the tracks of %s can not be told", clip.name)
                 continue
-            known |= looked_through(by_piece(clip, frames), self.seen)
-            told[clip.name] = tracks_of(clip, frames)
-        self.source.know(known)
-        return told
+            write_tracks(self.store, {clip.name: tracks_of(clip, frames)})
+            found[clip.name].keep(looked_through(by_piece(clip, frames), seen))
+            untold.remove(clip.name)
+        return untold
 
-    def _find(self, others: list[int]) -> None:
-        units = list(self.source.units(others, partial(min, PIECES_OF_A_TASK)))
+    def _clips_seen(self, clips: Sequence[Clip]) -> Iterator[tuple[Clip, dict[int, SeenPiece | None]]]:
+        """Each clip when all its pieces were seen: what its rows show, by their positions. Pieces come about in the order of the
+        rows, so that few clips are in hand at a time."""
+        begins = [clip.rows.start for clip in clips]
+        in_hand: dict[int, dict[int, SeenPiece | None]] = {}
+        for row, said in self._pieces_seen(clips):
+            at = bisect_right(begins, row) - 1
+            seen = in_hand.setdefault(at, {})
+            seen[row] = None if said is None else SeenPiece.of(said)
+            if len(seen) == len(clips[at].rows):
+                yield clips[at], in_hand.pop(at)
+
+    def _pieces_seen(self, clips: Sequence[Clip]) -> Iterator[tuple[int, str | None]]:
+        """The position of each row of some clips, and its `SEEN`."""
+        others = np.ones(self.source.total, np.bool_)
+        for clip in clips:
+            others[clip.rows] = False
+        units = self.source.units(RowSet.of(others), partial(min, PIECES_OF_A_TASK))
+        try:
+            for some in segments_of(units, PIECES_AT_ONCE):
+                for batch in self._finding(some).iter_batches(batch_size=None, batch_format="pyarrow"):
+                    yield from zip(batch.column(ROW).to_pylist(), batch.column(SEEN).to_pylist(), strict=True)
+        except RayError as error:
+            raise reported_cause(error, self.monitor, "run") from error
+
+    def _finding(self, units: Sequence[ReadUnit]) -> ray.data.Dataset:
         actors = min(self.placement.actors, len(units))
-        dataset = read_pictures(self.source, units, PIECES_OF_A_TASK).map_batches(
+        return read_pictures(self.source, units, PIECES_OF_A_TASK).map_batches(
             FindInPieces,
             fn_constructor_kwargs={
                 "models": self.models,
@@ -99,53 +141,58 @@ class Tracker:
             max_restarts=PROCESS_RESTARTS,
             udf_modifying_row_count=False,
         )
-        try:
-            for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
-                self.seen.update(zip(batch.column(ROW).to_pylist(), batch.column(SEEN).to_pylist(), strict=True))
-        except RayError as error:
-            raise reported_cause(error, self.monitor, "run") from error
+
+    def _made_of(self, clip: Clip, models: FaceModels) -> str:
+        """SHA-256 of all that decides which faces are found in a clip, and which tracks they are on."""
+        index = index_of(clip)
+        told = {
+            "format": FORMAT_VERSION,
+            "keyanon": code_version(),
+            "models": models.digests(),
+            "max_pixels": self.config.max_pixels,
+            "cut": [CUT, VIEW],
+            "embedded_every": EMBEDDED_EVERY,
+            "clip": [clip.name, clip.version, asdict(index.form)],
+        }
+        digest = hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode())
+        for numbers in (index.times, index.packets, index.sizes, index.is_key, index.is_hidden):
+            digest.update(np.ascontiguousarray(numbers).data)
+        return digest.hexdigest()
 
 
 def tracked(
-    clip: Clip, seen: Mapping[int, str | None], same_person: Callable[[Vector, Vector], bool]
-) -> list[list[TrackedFace]]:
-    """Who is in each frame of a clip. seen: `SEEN` of each row by its position, None where it can not be decoded."""
+    clip: Clip, seen: Mapping[int, SeenPiece | None], same_person: Callable[[Vector, Vector], bool]
+) -> TrackedFrames:
+    """Who is in each frame of a clip. seen: of each row by its position, None where it can not be decoded. Raises ValueError."""
     index = index_of(clip)
-    frames: list[list[SeenFace]] = []
-    views: list[npt.NDArray[np.float32]] = []
-    for row, cut in zip(clip.rows, index.cuts(), strict=True):
-        said = seen.get(row)
-        faces, view = ([[] for _ in cut.times], None) if said is None else seen_faces(said)
-        frames += faces
-        views += [view] if view is not None else [np.full((len(cut.times), 0), np.nan, np.float32)]
-    return track_faces(frames, index.seconds, index.form.upright_size, same_person, cuts_between(views))
+    rows = zip(clip.rows, index.cuts(), strict=True)
+    pieces = [seen.get(row) or SeenPiece.unseen(len(cut.times)) for row, cut in rows]
+    cuts = cuts_between(piece.views for piece in pieces)
+    return track_faces(SeenPiece.frames(pieces), index.seconds, index.form.upright_size, same_person, cuts)
 
 
-def by_piece(clip: Clip, frames: Sequence[Sequence[TrackedFace]]) -> dict[int, PieceFaces]:
-    """The faces of a clip's frames by the positions of its pieces' rows."""
-    index, known, begin = index_of(clip), dict[int, PieceFaces](), 0
-    height, somebody = index.form.upright_size[1], any(frames)
-    for row, cut in zip(clip.rows, index.cuts(), strict=True):
+def by_piece(clip: Clip, frames: TrackedFrames) -> Iterator[PieceFaces]:
+    """The faces of a clip's frames, by its pieces in their order."""
+    index, begin = index_of(clip), 0
+    height, somebody = index.form.upright_size[1], frames.somebody
+    for cut in index.cuts():
         end = begin + len(cut.times)
         following = {subject_of(clip, one.track): one.face for one in frames[end]} if end < len(frames) else {}
-        known[row] = replace(_of_piece(clip, frames[begin:end], height, somebody), following=following)
+        yield replace(_of_piece(clip, frames[begin:end], height, somebody), following=following)
         begin = end
-    return known
 
 
-def looked_through(faces: Mapping[int, PieceFaces], seen: Mapping[int, str | None]) -> dict[int, PieceFaces]:
-    """Without the pieces that nobody could look through: of these nothing is said, so that they are quarantined, and not taken
+def looked_through(faces: Iterable[PieceFaces], seen: Mapping[int, SeenPiece | None]) -> Iterator[PieceFaces | None]:
+    """None for the pieces that nobody could look through: of these nothing is said, so that they are quarantined, and not taken
     for empty. seen: as of `tracked`."""
-    return {row: said for row, said in faces.items() if seen.get(row) is not None}
+    for row, said in zip(sorted(seen), faces, strict=True):
+        yield None if seen[row] is None else said
 
 
-def tracks_of(clip: Clip, frames: Sequence[Sequence[TrackedFace]]) -> list[ClipTrack]:
+def tracks_of(clip: Clip, frames: TrackedFrames) -> list[ClipTrack]:
     """What is told of each track of a clip, in their order."""
-    seconds, found = index_of(clip).seconds, dict[int, list[tuple[int, TrackedFace]]]()
-    for number, faces in enumerate(frames):
-        for one in faces:
-            found.setdefault(one.track, []).append((number, one))
-    return [ClipTrack.of(track, found[track], seconds) for track in sorted(found)]
+    seconds = index_of(clip).seconds
+    return [ClipTrack.of(track, frames, seconds) for track in np.unique(frames.tracks).tolist()]
 
 
 def index_of(clip: Clip) -> ClipIndex:
@@ -155,9 +202,9 @@ def index_of(clip: Clip) -> ClipIndex:
     return clip.index
 
 
-def cuts_between(views: Sequence[npt.NDArray[np.float32]]) -> list[int]:
-    """Numbers of frames at which another scene begins. views: (n, k) grey levels of each piece's frames; (n, 0) where they are
-    not known, before and after which a scene may begin."""
+def cuts_between(views: Iterable[View]) -> list[int]:
+    """Numbers of frames at which another scene begins. views: (n, k) uint8 grey levels of each piece's frames; (n, 0) where they
+    are not known, before and after which a scene may begin."""
     cuts, number, before = [], 0, None
     for piece in views:
         for view in piece:
@@ -167,10 +214,10 @@ def cuts_between(views: Sequence[npt.NDArray[np.float32]]) -> list[int]:
     return cuts
 
 
-def _differ(view: npt.NDArray[np.float32], before: npt.NDArray[np.float32]) -> bool:
+def _differ(view: View, before: View) -> bool:
     if not (view.size and before.size):
         return view.size != before.size
-    return float(np.abs(view - before).mean()) > CUT
+    return float(np.abs(np.subtract(view, before, dtype=np.float32)).mean()) > CUT
 
 
 def subject_of(clip: Clip, track: int) -> str:

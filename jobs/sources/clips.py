@@ -3,7 +3,7 @@
 Listing reads a clip's packets and decodes its first frame; a read task reads its pieces' packets, from the key frame before.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -21,13 +21,16 @@ from jobs.sources.file_columns import PictureFile
 from jobs.sources.given_faces import GivenInput
 from jobs.sources.given_names import UnlistedNames
 from jobs.sources.given_subjects import SubjectFile, read_subjects
-from jobs.sources.picture_files import Contents, Listed, PictureFiles
+from jobs.sources.picture_files import Contents, Listed, PictureFiles, SaidOfFaces
 from jobs.sources.source import listing_digest
 from keyanon_core.clips.form import CONTAINERS, pyav
 from keyanon_core.clips.index import PIECE_FRAMES, ClipIndex, Cut, index_clip
 from keyanon_core.clips.piece import read_piece
-from keyanon_core.clips.whose import PieceFaces
 from keyanon_core.errors import PictureError
+
+SaidOfPieces = Callable[[Sequence[int]], list[str | None]]
+"""Gives for pieces of one clip, by their numbers, JSON of `PieceFaces`, None where nothing is said; it is asked in the read
+tasks, and raises MachineError."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ class Clips(PictureFiles):
         super().__init__(listing.filesystem, self._pieces(listing), config, listing.prefix)
         self.clips = sorted(self._clips(), key=lambda clip: clip.rows.start)
         self._subjects = self._of_column()
-        self._known: Mapping[str, str] = {}
+        self._known: Mapping[str, SaidOfPieces] = {}
 
     def attach(self, given: GivenInput) -> None:
         """Read whose clips they are. Raises SourceError: as for pictures; for boxes, which are of pictures."""
@@ -91,12 +94,17 @@ class Clips(PictureFiles):
         """See `ClipListing.rows`."""
         return self._listing.rows(published)
 
-    def know(self, faces: Mapping[int, PieceFaces]) -> None:
-        """From now on blocks say of these rows, by position, which faces they show and whose they are."""
-        self._known = {self.ids[row]: said.to_json() for row, said in faces.items()}
+    def know(self, said: Mapping[str, SaidOfPieces]) -> None:
+        """From now on blocks say of the pieces of these clips, by name, which faces they show and whose they are."""
+        self._known = said
 
-    def _said_of(self, image_id: str) -> str | None:
-        return self._known.get(image_id)
+    def _said_of(self, files: list[Listed]) -> SaidOfFaces:
+        asked: dict[str, dict[int, int]] = {}
+        for one in files:
+            name = one.file.image_id.rsplit("/", 1)[0]
+            if not one.failure and name in self._known:
+                asked.setdefault(name, {})[one.row] = one.file.offset
+        return partial(_said_of_pieces, [(self._known[name], rows) for name, rows in asked.items()])
 
     def _of_column(self) -> SubjectFile | None:
         """Whose clips they are by the listing itself."""
@@ -157,6 +165,12 @@ def _indexed(clip: ListedClip) -> ClipIndex:
         return index_clip(clip.file, CONTAINERS[suffix_of(clip.name)])
     except (OSError, ValueError, pa.ArrowException) as error:
         raise unreadable(error, clip.path) from error
+
+
+def _said_of_pieces(asked: Sequence[tuple[SaidOfPieces, Mapping[int, int]]]) -> dict[int, str]:
+    """asked: of each clip what says it, and the numbers of its pieces by their rows."""
+    found = ((rows, said(list(rows.values()))) for said, rows in asked)
+    return {row: one for rows, all_said in found for row, one in zip(rows, all_said, strict=True) if one is not None}
 
 
 def _read_pieces(

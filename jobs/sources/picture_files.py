@@ -2,7 +2,7 @@
 
 import os
 import stat
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from operator import itemgetter
@@ -55,6 +55,9 @@ class Listed(NamedTuple):
 
 Contents = Callable[[list[Listed]], Iterator[tuple[bytes | None, str]]]
 """Gives for each file its bytes and "", or None and the reason it can not be used; raises MachineError."""
+
+SaidOfFaces = Callable[[], Mapping[int, str]]
+"""Gives by row what is said of its faces, as it travels; raises MachineError."""
 
 
 class PictureFiles(Source):
@@ -137,15 +140,17 @@ class PictureFiles(Source):
                 Listed(row, self._files[at], int(self.versions[at]), self._failures.get(at, ""))
                 for row, at in zip(rows, part.tolist(), strict=True)
             ]
-            given = {one.row: said for one in files if (said := self._said_of(one.file.image_id)) is not None}
             whose = {} if self._subjects is None else self._subjects.by_id
             subjects = {one.row: whose[one.file.image_id] for one in files if one.file.image_id in whose}
             size_bytes = sum(min(one.file.size, self._max_file_bytes) for one in files)
-            yield ReadUnit(partial(_read, self._contents(files), files, given, subjects), len(part), size_bytes)
+            yield ReadUnit(
+                partial(_read, self._contents(files), files, self._said_of(files), subjects), len(part), size_bytes
+            )
 
-    def _said_of(self, image_id: str) -> str | None:
-        """What is said of a picture's faces, as it travels."""
-        return self._given.of(image_id)
+    def _said_of(self, files: list[Listed]) -> SaidOfFaces:
+        """What says in a read task what is said of the faces of these files."""
+        said = {one.row: self._given.of(one.file.image_id) for one in files}
+        return partial(dict, {row: one for row, one in said.items() if one is not None})
 
     def _contents(self, files: list[Listed]) -> Contents:
         """What reads these files in a read task."""
@@ -203,10 +208,10 @@ class _Found:
 
 
 def _read(
-    contents: Contents, files: list[Listed], given: dict[int, str], subjects: dict[int, str]
+    contents: Contents, files: list[Listed], said_of_faces: SaidOfFaces, subjects: dict[int, str]
 ) -> Iterator[pa.Table]:
-    """The read task: one block of the listed files. given: what is said of their faces, subjects: whose they are; by row."""
-    rows = []
+    """The read task: one block of the listed files. subjects: whose they are, by row."""
+    rows, given = [], said_of_faces()
     for (row, file, version, _), (encoded, reason) in zip(files, contents(files), strict=True):
         if encoded is None:
             rows.append({**failed(row, file.image_id, reason), VERSION: version})

@@ -9,7 +9,7 @@ the person looks the same through the clip. What a detector saw is never lost, n
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Self, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ from keyanon_core.clips.association import (
     MAX_GAP_SECONDS,
     SAME_TIME,
     Detections,
+    Flags,
     Floats,
     Numbers,
     SamePerson,
@@ -51,33 +52,95 @@ class TrackedFace:
     filled: bool = False
 
 
+@dataclass(frozen=True, eq=False)
+class SeenFrames:
+    """The m detections of n frames, as arrays: of an hour of video there are hundreds of thousands.
+
+    counts: (n,) detections of each frame. points: (m, 7, 2) px: two corners of the box, five landmarks. scores: (m,).
+    embeddings: m identity vectors (d,) float32, None where none was computed.
+    """
+
+    counts: Numbers
+    points: Floats
+    scores: Floats
+    embeddings: Sequence[npt.NDArray[np.float32] | None]
+
+    @classmethod
+    def of(cls, frames: Sequence[Sequence[SeenFace]]) -> Self:
+        """From the detections of each frame."""
+        seen = [face for frame in frames for face in frame]
+        boxes = np.array([one.face.box for one in seen], np.float64).reshape(-1, 2, 2)
+        landmarks = np.array([one.face.landmarks for one in seen], np.float64).reshape(-1, LANDMARK_COUNT, 2)
+        return cls(
+            np.array([len(frame) for frame in frames], np.int64),
+            np.concatenate([boxes, landmarks], 1),
+            np.array([one.face.score for one in seen], np.float64),
+            [one.embedding for one in seen],
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class TrackedFrames(Sequence[list[TrackedFace]]):
+    """The faces of each of n frames, made when they are asked for. bounds: (n + 1,) rows at which the frames begin. tracks,
+    points, scores, filled: of each row, as of `TrackedFace` and `SeenFrames`.
+    """
+
+    bounds: Numbers
+    tracks: Numbers
+    points: Floats
+    scores: Floats
+    filled: Flags
+
+    def __len__(self) -> int:
+        return len(self.bounds) - 1
+
+    @overload
+    def __getitem__(self, at: int) -> list[TrackedFace]: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[list[TrackedFace]]: ...
+    def __getitem__(self, at: int | slice) -> list[TrackedFace] | list[list[TrackedFace]]:
+        numbers = range(len(self))[at]
+        if isinstance(numbers, range):
+            return [self._frame(number) for number in numbers]
+        return self._frame(numbers)
+
+    @property
+    def somebody(self) -> bool:
+        """Whether there is a face in any of them."""
+        return len(self.tracks) > 0
+
+    def _frame(self, number: int) -> list[TrackedFace]:
+        return [self._face(row) for row in range(int(self.bounds[number]), int(self.bounds[number + 1]))]
+
+    def _face(self, row: int) -> TrackedFace:
+        x0, y0, x1, y1 = self.points[row, :2].ravel().tolist()
+        face = Face((x0, y0, x1, y1), self.points[row, 2:], float(self.scores[row]))
+        return TrackedFace(int(self.tracks[row]), face, bool(self.filled[row]))
+
+
 def track_faces(
-    frames: Sequence[Sequence[SeenFace]],
+    seen: SeenFrames,
     times: npt.NDArray[np.float64],
     size: tuple[int, int],
     same_person: SamePerson,
     cuts: Collection[int] = (),
-) -> list[list[TrackedFace]]:
+) -> TrackedFrames:
     """The faces of every frame: first those that were detected in it, in the order given, then those filled in, by track.
 
-    frames: by frame in the order in which they are seen. times: (n,) s of each frame, rising, at any rate. size: (width, height)
-    px. same_person: the recognizer's word on whether two identity vectors (d,) are one person's. cuts: frames at which another
-    scene begins; nothing is associated by place, filled or smoothed across them. A track is in a frame once at most. Equal
-    input gives equal tracks. Raises ValueError.
+    seen: of the frames in the order in which they are seen. times: (n,) s of each frame, rising, at any rate. size: (width,
+    height) px. same_person: the recognizer's word on whether two identity vectors (d,) are one person's. cuts: frames at which
+    another scene begins; nothing is associated by place, filled or smoothed across them. A track is in a frame once at most.
+    Equal input gives equal tracks. Raises ValueError.
     """
-    times = np.asarray(times, np.float64)
-    if times.shape != (len(frames),):
-        raise ValueError(
-            f"{len(frames)} frames and times of shape {times.shape}; give one time in seconds for each frame"
-        )
+    times, n = np.asarray(times, np.float64), len(seen.counts)
+    if times.shape != (n,):
+        raise ValueError(f"{n} frames and times of shape {times.shape}; give one time in seconds for each frame")
     if not (np.isfinite(times).all() and (np.diff(times) > 0).all()):
         raise ValueError("the frames' times do not rise; give the frames in the order in which they are seen")
-    tracked: list[list[TrackedFace]] = [[] for _ in frames]
-    seen = [face for frame in frames for face in frame]
-    if not seen:
-        return tracked
-    bounds = np.array(sorted({0, *(cut for cut in cuts if 0 < cut < len(frames)), len(frames)}), np.int64)
-    detections = _detections(frames, seen, times, bounds)
+    if not len(seen.points):
+        return _tracked(n, np.zeros(0, np.int64), np.zeros(0, np.int64), seen.points, seen.scores, 0)
+    bounds = np.array(sorted({0, *(cut for cut in cuts if 0 < cut < n), n}), np.int64)
+    detections = _detections(seen, times, bounds)
     stretches = [
         [np.array(rows) for rows in _joined(person, detections)]
         for person in people(tracklets(detections, same_person), detections, same_person)
@@ -90,23 +153,13 @@ def track_faces(
         for track, person in enumerate(stretches)
         for rows, within in zip(person, _rooms(person, detections, bounds), strict=True)
     ]
-    _put(tracked, ways, detections, points, np.array([one.face.score for one in seen]))
-    return tracked
+    return _put(n, ways, detections, points, seen.scores)
 
 
-def _detections(
-    frames: Sequence[Sequence[SeenFace]], seen: Sequence[SeenFace], times: Floats, bounds: Numbers
-) -> Detections:
-    of_frame = np.repeat(np.arange(len(frames)), [len(frame) for frame in frames])
-    boxes = np.array([one.face.box for one in seen], np.float64).reshape(-1, 2, 2)
-    landmarks = np.array([one.face.landmarks for one in seen], np.float64).reshape(-1, LANDMARK_COUNT, 2)
-    return Detections(
-        np.concatenate([boxes, landmarks], 1),
-        of_frame,
-        times[of_frame],
-        np.searchsorted(bounds, of_frame, side="right"),
-        [one.embedding for one in seen],
-    )
+def _detections(seen: SeenFrames, times: Floats, bounds: Numbers) -> Detections:
+    of_frame = np.repeat(np.arange(len(seen.counts)), seen.counts)
+    scenes = np.searchsorted(bounds, of_frame, side="right")
+    return Detections(seen.points, of_frame, times[of_frame], scenes, seen.embeddings)
 
 
 def _joined(person: Sequence[list[int]], detections: Detections) -> list[list[int]]:
@@ -141,32 +194,41 @@ def _rooms(person: Sequence[Numbers], detections: Detections, bounds: Numbers) -
 
 
 def _put(
-    tracked: list[list[TrackedFace]],
-    ways: Sequence[tuple[int, Trajectory]],
-    detections: Detections,
-    points: Floats,
-    scores: Floats,
-) -> None:
-    """Put the faces into their frames, but for the filled ones that another track's detection covers."""
+    n: int, ways: Sequence[tuple[int, Trajectory]], detections: Detections, points: Floats, scores: Floats
+) -> TrackedFrames:
+    """The faces in their n frames, but for the filled ones that another track's detection covers."""
     tracks = np.zeros(len(scores), np.int64)
     for track, way in ways:
         tracks[way.nearest] = track
-    for frame, face in zip(detections.frames.tolist(), _faces(tracks, points, scores, False), strict=True):
-        tracked[frame].append(face)
     numbers = np.concatenate([np.full(way.filled.sum(), track) for track, way in ways])
     frames = np.concatenate([way.frames[way.filled] for _, way in ways])
     places = np.concatenate([way.points[way.filled] for _, way in ways])
     nearest = np.concatenate([way.nearest[way.filled] for _, way in ways])
     order = np.lexsort((numbers, frames))
-    for rows in np.split(order, np.flatnonzero(np.diff(frames[order])) + 1):
-        if len(rows):
-            frame = int(frames[rows[0]])
-            there = slice(*np.searchsorted(detections.frames, (frame, frame + 1)))
-            rows = rows[~(overlaps(places[rows, :2], points[there, :2]) > COVERED).any(1)]
-            tracked[frame] += _faces(numbers[rows], places[rows], scores[nearest[rows]], True)
+    seen_there = [
+        rows[~_covered(int(frames[rows[0]]), places[rows, :2], detections, points)]
+        for rows in np.split(order, np.flatnonzero(np.diff(frames[order])) + 1)
+        if len(rows)
+    ]
+    filled = np.concatenate([np.zeros(0, np.int64), *seen_there])
+    return _tracked(
+        n,
+        np.concatenate([detections.frames, frames[filled]]),
+        np.concatenate([tracks, numbers[filled]]),
+        np.concatenate([points, places[filled]]),
+        np.concatenate([scores, scores[nearest[filled]]]),
+        len(filled),
+    )
 
 
-def _faces(tracks: Numbers, points: Floats, scores: Floats, filled: bool) -> Iterator[TrackedFace]:
-    boxes = points[:, :2].reshape(-1, 4).tolist()
-    for track, box, landmarks, score in zip(tracks.tolist(), boxes, points[:, 2:], scores.tolist(), strict=True):
-        yield TrackedFace(track, Face((box[0], box[1], box[2], box[3]), landmarks, score), filled)
+def _covered(frame: int, boxes: Floats, detections: Detections, points: Floats) -> Flags:
+    """Which boxes (m, 2, 2) in a frame a detection covers."""
+    there = slice(*np.searchsorted(detections.frames, (frame, frame + 1)))
+    return np.asarray((overlaps(boxes, points[there, :2]) > COVERED).any(1))
+
+
+def _tracked(n: int, frames: Numbers, tracks: Numbers, points: Floats, scores: Floats, filled: int) -> TrackedFrames:
+    """The faces in the order of their frames. filled: how many, the last ones, no detector saw."""
+    order = np.argsort(frames, kind="stable")
+    bounds = np.searchsorted(frames[order], np.arange(n + 1))
+    return TrackedFrames(bounds, tracks[order], points[order], scores[order], order >= len(order) - filled)

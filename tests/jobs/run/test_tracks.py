@@ -13,7 +13,7 @@ import pytest
 from jobs.blocks import ENCODED, FAILURE, ROW, source_table
 from jobs.run.detect_stage import DetectFaces, FaceModelChoice
 from jobs.run.progress import Monitor
-from jobs.run.track_stage import SEEN, VIEW, FindInPieces, seen_faces
+from jobs.run.track_stage import SEEN, VIEW, FindInPieces, SeenPiece
 from jobs.run.tracks import CUT, by_piece, cuts_between, looked_through, subject_of, tracked
 from jobs.sources.clips import Clip
 from keyanon_core.clips.frames import decode_piece
@@ -44,11 +44,11 @@ def said(face: Face, vector: list[float] | None) -> dict[str, Any]:
 
 
 def views(*greys: float) -> np.ndarray:
-    return np.array([[grey] * 12 for grey in greys], np.float32)
+    return np.array([[grey] * 12 for grey in greys], np.uint8)
 
 
 def unknown(frames: int) -> np.ndarray:
-    return np.full((frames, 0), np.nan, np.float32)
+    return np.zeros((frames, 0), np.uint8)
 
 
 def same_person(one: np.ndarray, other: np.ndarray) -> bool:
@@ -58,7 +58,12 @@ def same_person(one: np.ndarray, other: np.ndarray) -> bool:
 def faces_of(
     clip: Clip, told: dict[int, str | None], alike: Callable[[np.ndarray, np.ndarray], bool]
 ) -> dict[int, PieceFaces]:
-    return by_piece(clip, tracked(clip, told, alike))
+    pieces = pieces_of(told)
+    return dict(zip(clip.rows, by_piece(clip, tracked(clip, pieces, alike)), strict=True))
+
+
+def pieces_of(told: dict[int, str | None]) -> dict[int, SeenPiece | None]:
+    return {row: None if one is None else SeenPiece.of(one) for row, one in told.items()}
 
 
 @pytest.fixture(scope="module")
@@ -83,14 +88,14 @@ def test_before_and_after_frames_that_are_not_known_a_scene_may_begin() -> None:
 
 def test_what_a_pieces_frames_show_comes_back_as_it_was_seen() -> None:
     face, vector = face_at(0.1), [0.25, -1.5]
-    frames, looks = seen_faces(seen([(face, vector), (face_at(50), None)], [], grey=7))
-    assert [len(frame) for frame in frames] == [2, 0]
-    (first, second) = frames[0]
-    assert (first.face.box, first.face.score) == (face.box, face.score)
-    assert np.array_equal(first.face.landmarks, face.landmarks)
-    assert first.embedding is not None and first.embedding.tolist() == vector
-    assert second.embedding is None
-    assert looks.shape == (2, VIEW[0] * VIEW[1]) and (looks == 7).all()
+    piece = SeenPiece.of(seen([(face_at(50), None), (face, vector)], [], [(face_at(3), vector[::-1])], grey=7))
+    frames = SeenPiece.frames([piece, SeenPiece.unseen(2), piece])
+    assert frames.counts.tolist() == [2, 0, 1, 0, 0, 2, 0, 1]
+    assert frames.points[[1, 4], :2].reshape(2, 4).tolist() == [list(face.box)] * 2
+    assert np.array_equal(frames.points[1, 2:], face.landmarks) and frames.scores.tolist() == [face.score] * 6
+    told = [None if one is None else one.tolist() for one in frames.embeddings]
+    assert told == [None, vector, vector[::-1]] * 2
+    assert piece.views.shape == (3, VIEW[0] * VIEW[1]) and (piece.views == 7).all()
 
 
 def test_faces_of_a_piece_survive_their_way_exactly_and_silence_is_refused() -> None:
@@ -137,7 +142,8 @@ def test_a_piece_that_can_not_be_decoded_parts_scenes_and_has_no_faces(clip: Cli
 
 def test_of_a_piece_that_nobody_could_look_through_nothing_is_said_and_it_is_quarantined(clip: Clip) -> None:
     told = {5: seen(*[[(face_at(20), None)]] * FIRST), 6: None}
-    assert looked_through(faces_of(clip, told, same_person), told).keys() == {5}
+    seen_by_all, nobody = looked_through(faces_of(clip, told, same_person).values(), pieces_of(told))
+    assert seen_by_all is not None and len(seen_by_all.faces) == FIRST and nobody is None
     whole, last = index_clip(clip.path, "mp4").cuts()
     stage = object.__new__(DetectFaces)  # without Ray, and without a detector, which pieces need not
     stage.max_pixels = 10**8
@@ -169,7 +175,7 @@ def test_a_stage_looks_at_every_frame_and_tells_nothing_of_what_is_no_piece(ray_
     stage = FindInPieces(FaceModelChoice("embedded", None, 24), 1, 10**7, Monitor())
     found = {row[ROW]: row[SEEN] for row in stage(source_table(rows)).to_pylist()}
     assert found[1] is None and found[2] is None
-    faces, looks = seen_faces(found[0])
-    assert faces == [[]] * SECOND
+    piece = SeenPiece.of(found[0])
+    assert piece.counts.tolist() == [0] * SECOND
     greys = [frame.mean() for frame in decode_piece(Piece.from_bytes(encoded), 10**7).frames()]
-    assert np.allclose(looks.mean(1), greys, atol=2)
+    assert np.allclose(piece.views.mean(1), greys, atol=2)

@@ -1,7 +1,8 @@
 """Clips as a source, without Ray: each piece is a row that decodes, and what can not be used is a row with a reason."""
 
 import os
-from collections.abc import Iterator
+import pickle
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ from jobs.sources.clips import Clips
 from jobs.sources.source import Source, open_source
 from keyanon_core.clips.frames import decode_piece
 from keyanon_core.clips.piece import Piece
-from keyanon_core.clips.whose import PieceFaces
 from tests.jobs.conftest import MakeConfig
 from tests.jobs.seaweed import BUCKET, Seaweed
 from tests.jobs.tiny_clips import HEIGHT, WIDTH, sound_alone, tiny_clip
@@ -218,10 +218,18 @@ def test_pieces_before_time_0_have_names_of_their_own(tmp_path: Path, make_confi
     assert set(reasons(source).values()) == {""}
 
 
-def test_blocks_say_who_is_in_a_piece_once_that_is_known(clips: Path, make_config: MakeConfig) -> None:
+def said(numbers: Sequence[int]) -> list[str | None]:
+    return [None if number else f"of piece {number}" for number in numbers]
+
+
+def test_blocks_say_who_is_in_a_piece_by_what_is_said_where_it_is_read(clips: Path, make_config: MakeConfig) -> None:
+    (clips / "sub" / "bad.mp4").write_bytes(b"x")
     source = open_clips(make_config)
-    source.know({2: PieceFaces([], [], True)})
-    assert [row[GIVEN] for row in read_all(source)] == [None, None, PieceFaces([], [], True).to_json(), None]
+    source.know({"sub/a.mp4": said})
+    told = {row[ID]: row[GIVEN] for row in read_all(pickle.loads(pickle.dumps(source)), rows=10)}
+    first, second = pieces_of("sub/a.mp4")
+    assert told == dict.fromkeys([*pieces_of("b.mp4"), second, "sub/bad.mp4"]) | {first: "of piece 0"}
+    assert [row[GIVEN] for row in read_all(source, frozenset({2}), rows=10)] == [None] * 4
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keyanon_core.clips import people
-from keyanon_core.clips.tracking import SeenFace, track_faces
+from keyanon_core.clips.tracking import SeenFace, SeenFrames, track_faces
 from keyanon_core.faces.detection import Face, box_iou
 from keyanon_core.faces.landmarks import template_in_box
 
@@ -37,7 +37,8 @@ def middle(face):
 
 def track(frames, times=None, **options):
     times = at_rate(len(frames)) if times is None else times
-    return track_faces(frames, times, options.pop("size", SIZE), options.pop("same_person", same_person), **options)
+    size, alike = options.pop("size", SIZE), options.pop("same_person", same_person)
+    return list(track_faces(SeenFrames.of(frames), times, size, alike, **options))
 
 
 def tracks_of(tracked, *, filled=True):
