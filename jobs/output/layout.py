@@ -3,7 +3,7 @@
     OUT/images/, OUT/sidecars/    pictures as they are published, and what their recovery needs; of Parquet, none
     OUT/rows/<shard>.parquet      the rows; of Parquet with the user's columns, pictures and sidecars in them
     OUT/_keyanon/                 the run's own: lease, manifest, report, what attempts stage, which keys a keystore elsewhere has
-                                  taken in, and in a bucket the segments
+                                  taken in, in a bucket the segments, and of clips their tracks, and until it is complete faces
 
 OUT is a directory or a prefix of a bucket.
 """

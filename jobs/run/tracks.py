@@ -50,6 +50,7 @@ logger = logging.getLogger(__name__)
 
 Vector = npt.NDArray[np.float32]
 View = npt.NDArray[np.uint8]
+Seen = Mapping[int, SeenPiece | None]
 
 
 @dataclass
@@ -80,25 +81,27 @@ class Tracker:
         self.source.know({name: one.said for name, one in found.items() if name not in untold})
 
     def _go_through(self, clips: Sequence[Clip], found: Mapping[str, FoundFaces], recognizer: Recognizer) -> set[str]:
-        """Track each clip when all its pieces were seen, and keep what comes of it. Returns the names of those whose tracks can
-        not be told."""
+        """Track each clip when all its pieces were seen. Returns the names of those whose tracks can not be told."""
+        untold = {clip.name for clip in clips}
+        for clip, seen in self._clips_seen(clips):
+            try:
+                self._track(clip, seen, found[clip.name], recognizer)
+                untold.remove(clip.name)
+            except ValueError:  # of its times or places; it is quarantined, and costs no other clip
+                logger.exception("the tracks of %s can not be told", clip.name)
+        return untold
+
+    def _track(self, clip: Clip, seen: Seen, found: FoundFaces, recognizer: Recognizer) -> None:
+        """Keep what comes of a clip. Raises ValueError, what ends a run."""
 
         def same_person(first: Vector, second: Vector) -> bool:
             return recognizer.distance(first, second) < recognizer.threshold
 
-        untold = {clip.name for clip in clips}
-        for clip, seen in self._clips_seen(clips):
-            try:
-                frames = tracked(clip, seen, same_person)
-            except ValueError:  # of its times or places; it is quarantined, and costs no other clip
-                logger.exception("the tracks of %s can not be told", clip.name)
-                continue
-            write_tracks(self.store, {clip.name: tracks_of(clip, frames)})
-            found[clip.name].keep(looked_through(by_piece(clip, frames), seen))
-            untold.remove(clip.name)
-        return untold
+        frames = tracked(clip, seen, same_person)
+        write_tracks(self.store, {clip.name: tracks_of(clip, frames)})
+        found.keep(looked_through(by_piece(clip, frames), seen))
 
-    def _clips_seen(self, clips: Sequence[Clip]) -> Iterator[tuple[Clip, dict[int, SeenPiece | None]]]:
+    def _clips_seen(self, clips: Sequence[Clip]) -> Iterator[tuple[Clip, Seen]]:
         """Each clip when all its pieces were seen: what its rows show, by their positions. Pieces come about in the order of the
         rows, so that few clips are in hand at a time."""
         begins = [clip.rows.start for clip in clips]
@@ -109,6 +112,7 @@ class Tracker:
             seen[row] = None if said is None else SeenPiece.of(said)
             if len(seen) == len(clips[at].rows):
                 yield clips[at], in_hand.pop(at)
+                seen.clear()  # who took it may name it still
 
     def _pieces_seen(self, clips: Sequence[Clip]) -> Iterator[tuple[int, str | None]]:
         """The position of each row of some clips, and its `SEEN`."""
@@ -160,9 +164,7 @@ class Tracker:
         return digest.hexdigest()
 
 
-def tracked(
-    clip: Clip, seen: Mapping[int, SeenPiece | None], same_person: Callable[[Vector, Vector], bool]
-) -> TrackedFrames:
+def tracked(clip: Clip, seen: Seen, same_person: Callable[[Vector, Vector], bool]) -> TrackedFrames:
     """Who is in each frame of a clip. seen: of each row by its position, None where it can not be decoded. Raises ValueError."""
     index = index_of(clip)
     rows = zip(clip.rows, index.cuts(), strict=True)
@@ -182,7 +184,7 @@ def by_piece(clip: Clip, frames: TrackedFrames) -> Iterator[PieceFaces]:
         begin = end
 
 
-def looked_through(faces: Iterable[PieceFaces], seen: Mapping[int, SeenPiece | None]) -> Iterator[PieceFaces | None]:
+def looked_through(faces: Iterable[PieceFaces], seen: Seen) -> Iterator[PieceFaces | None]:
     """None for the pieces that nobody could look through: of these nothing is said, so that they are quarantined, and not taken
     for empty. seen: as of `tracked`."""
     for row, said in zip(sorted(seen), faces, strict=True):

@@ -1,27 +1,34 @@
 """Who is who in a clip, without Ray: what a piece's frames say travels and comes back, cuts, and the faces of each row."""
 
 import base64
+import gc
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
-from jobs.blocks import ENCODED, FAILURE, ROW, source_table
+from jobs.blocks import ENCODED, FAILURE, GIVEN, ROW, source_table
+from jobs.output.clip_tracks import read_tracks
+from jobs.output.found_faces import found_files
 from jobs.run.detect_stage import DetectFaces, FaceModelChoice
+from jobs.run.placement import Placement
 from jobs.run.progress import Monitor
 from jobs.run.track_stage import SEEN, VIEW, FindInPieces, SeenPiece
-from jobs.run.tracks import CUT, by_piece, cuts_between, looked_through, subject_of, tracked
-from jobs.sources.clips import Clip
+from jobs.run.tracks import CUT, Tracker, by_piece, cuts_between, looked_through, subject_of, tracked
+from jobs.sources.clips import Clip, Clips
+from jobs.sources.source import open_source
+from jobs.storage.opening import open_store
 from keyanon_core.clips.frames import decode_piece
 from keyanon_core.clips.index import index_clip
 from keyanon_core.clips.piece import Piece, read_piece
 from keyanon_core.clips.whose import PieceFaces
 from keyanon_core.errors import PictureError
 from keyanon_core.faces.detection import Face
+from tests.jobs.conftest import MakeConfig
 from tests.jobs.tiny_clips import FRAMES, HEIGHT, tiny_clip
 
 MARKS = np.array([[10.5, 12], [20, 12], [15, 18], [11, 24], [19, 24]], np.float64)
@@ -160,6 +167,55 @@ def test_a_track_is_nobody_elses_in_whatever_clip_takes_the_name(clip: Clip) -> 
     named = Clip("b.mp4", clip.path, clip.rows, clip.version, clip.index)
     assert len({subject_of(one, track) for one in (clip, other, named) for track in (0, 1)}) == 6
     assert subject_of(clip, 0) == subject_of(Clip(clip.name, "moved", range(2), 0xBEEF, None), 0)
+
+
+class SeenBefore(Tracker):
+    """Whose pieces were seen elsewhere: somebody in each frame, the clips' pieces turn by turn. asked: names of clips. held: how
+    many pieces were in memory when each was given."""
+
+    def _pieces_seen(self, clips: Sequence[Clip]) -> Iterator[tuple[int, str | None]]:
+        self.asked, self.held = [clip.name for clip in clips], list[int]()
+        for clip in clips:
+            for row in reversed(clip.rows):
+                self.held.append(sum(type(one) is SeenPiece for one in gc.get_objects()))
+                frames = FIRST if row == clip.rows.start else SECOND
+                yield row, None if clip.name.startswith("dark") else seen(*[[(face_at(9), [1.0] * 128)]] * frames)
+
+
+def test_the_driver_holds_one_clip_at_a_time_and_goes_through_none_of_which_all_is_kept(
+    tmp_path: Path, make_config: MakeConfig
+) -> None:
+    encoded = tiny_clip(tmp_path / "photos" / "0.mp4")
+    for number in range(1, 5):
+        (tmp_path / "photos" / f"{number}.mp4").write_bytes(encoded)
+    (tmp_path / "photos" / "dark.mp4").write_bytes(encoded)
+
+    def gone_through(finished: Collection[int] = (), **changes: Any) -> tuple[SeenBefore, list[PieceFaces | None]]:
+        config = make_config(**changes)
+        source = open_source(config, config.given())
+        assert isinstance(source, Clips)
+        models, store = FaceModelChoice("embedded", None, config.min_face), open_store(tmp_path / "out")
+        tracker = SeenBefore(config, source, store, models, cast("Placement", None), cast("Monitor", None))
+        tracker.asked = tracker.held = []
+        tracker.track(finished)
+        given = [row[GIVEN] for unit in source.units((), lambda left: 3) for row in next(unit.read()).to_pylist()]
+        return tracker, [None if one is None else PieceFaces.from_json(one) for one in given]
+
+    names = [f"{number}.mp4" for number in range(5)]
+    first, faces = gone_through()
+    assert first.asked == [*names, "dark.mp4"] and max(first.held) <= len(["a clip's first piece", "and its second"])
+    assert [None if one is None else len(one.faces) for one in faces] == [FIRST, SECOND] * 5 + [None] * 2
+    again, same = gone_through(pictures_per_task=3)
+    assert again.asked == [] and [one and one.to_json() for one in same] == [one and one.to_json() for one in faces]
+    assert read_tracks(first.store, "0.mp4")[0].frames == FRAMES
+
+    (tmp_path / "photos" / "1.mp4").write_bytes(tiny_clip(tmp_path / "other.mp4", shade=99))
+    (tmp_path / "photos" / "new.mp4").write_bytes(encoded)
+    assert gone_through()[0].asked == ["1.mp4", "new.mp4"], "what is kept is another clip's"
+    assert gone_through(max_pixels=10**6)[0].asked == [*names, "dark.mp4", "new.mp4"]
+    rest, faces = gone_through(range(8), max_pixels=10**6)
+    assert rest.asked == [] and faces[:8] == [None] * 8 and faces[8] is not None
+    assert len({name.split("/")[0] for name in found_files(rest.store)}) == len(["4", "dark", "new"])
 
 
 @pytest.mark.slow
