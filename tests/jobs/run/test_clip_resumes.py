@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import ray
 
 from jobs.config import AnonymizeConfig
 from jobs.output.clip_view import clip_views
@@ -74,9 +75,9 @@ def clips(tmp_path: Path, face_png: bytes, face_jpeg: bytes) -> dict[str, MadeCl
 
 def killed(config: AnonymizeConfig, how: str, looked_at: Path, until: Callable[[], bool]) -> list[str]:
     """Run until something is so, or until it is dead. Returns the clips that it went through."""
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    command = [sys.executable, "-c", RUN, how, str(looked_at), config.model_dump_json()]
     process = subprocess.Popen(
-        [sys.executable, "-c", RUN, how, str(looked_at), config.model_dump_json()], env=environment
+        command, env={**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address}, cwd=Path.cwd()
     )
     try:
         deadline = time.monotonic() + SECONDS
@@ -94,7 +95,7 @@ def found_files(config: AnonymizeConfig) -> list[Path]:
 
 
 def test_a_run_over_clips_whose_driver_is_killed_goes_on_and_looks_for_no_face_twice(
-    tmp_path: Path, make_config: MakeConfig, clips: dict[str, MadeClip]
+    ray_cluster: Path, tmp_path: Path, make_config: MakeConfig, clips: dict[str, MadeClip]
 ) -> None:
     config, looked_at = make_config(pictures_per_task=1), tmp_path / "looked at"
     rows = Path(config.output) / "rows"
