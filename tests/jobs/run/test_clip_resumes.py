@@ -75,7 +75,7 @@ def clips(tmp_path: Path, face_png: bytes, face_jpeg: bytes) -> dict[str, MadeCl
 
 def killed(config: AnonymizeConfig, how: str, looked_at: Path, until: Callable[[], bool]) -> list[str]:
     """Run until something is so, or until it is dead. Returns the clips that it went through."""
-    command = [sys.executable, "-c", RUN, how, str(looked_at), config.model_dump_json()]
+    command = [sys.executable, "-c", RUN, how, str(looked_at), config.model_dump_json(exclude_unset=True)]
     process = subprocess.Popen(
         command, env={**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address}, cwd=Path.cwd()
     )
