@@ -104,8 +104,9 @@ def test_a_run_over_clips_whose_driver_is_killed_goes_on_and_looks_for_no_face_t
     assert list(standing) == ["a.mp4/000000000.mp4"], "killed in the midst of the first clip"
     assert [path.name for path in sorted(found_files(config))].count(WHOLE) == len(clips)
     told = [json.loads(line) for path in found_files(config) if path.name != WHOLE for line in path.open()]
-    assert [one.keys() for one in told] == [{"faces", "somebody"}] * 3
-    places = {name for one in told for _, face in one["faces"] for name in face}
+    assert [one.keys() for one in told] == [{"faces", "somebody", "following"}] * 3
+    faces = [face for one in told for face in [*(face for _, face in one["faces"]), *one["following"].values()]]
+    places = {name for face in faces for name in face}
     assert places == {"box", "landmarks", "score", "frame"}, "and no identity vectors"
     (last,) = (path.parent for path in found_files(config) if path.read_text().count("\n") == 0)
     (last / WHOLE).unlink()  # as if the driver had been killed before it was through with b.mkv
