@@ -6,7 +6,6 @@ is searched again, otherwise than the source was; faces found there that nobody 
 and then one face is restored from what is about to be published (`way_back`). One bad picture costs nobody else's work.
 """
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -22,24 +21,21 @@ from keyanon_core.faces.missed import missed_faces, missed_in_frames
 from keyanon_core.faces.strips import look_at_frames
 from keyanon_core.formats.opening import open_source
 from keyanon_core.formats.published import SourceFile
-from keyanon_core.keys import commitment, source_hmac
 from keyanon_core.methods import check_prior
 from keyanon_core.pictures.attempts import Attempts
 from keyanon_core.pictures.carried import has_room, is_carried, may_be_carried
 from keyanon_core.pictures.crops import AlignedFace, align_faces
 from keyanon_core.pictures.gate import AnonymityGate
-from keyanon_core.pictures.key import PictureKey
 from keyanon_core.pictures.opened import FaceAtWork, OpenedPicture
 from keyanon_core.pictures.painting import paint_all, paint_partly_seen
 from keyanon_core.pictures.pasting import touches
+from keyanon_core.pictures.results import anonymized, quarantined, without_faces
 from keyanon_core.pictures.seams import seams_of
 from keyanon_core.pictures.settings import AnonymizeSettings, PictureResult, PictureTask
 from keyanon_core.pictures.steady import hold_still
-from keyanon_core.pictures.stored import packed
 from keyanon_core.pictures.way_back import WayBack
 from keyanon_core.priors import Prior
 from keyanon_core.pseudonyms import Pseudonyms
-from keyanon_core.sidecar import MAX_FACES, Sidecar, SidecarFace, seal_source
 from keyanon_core.transforms import MIN_COORDINATES
 
 MAX_ROUNDS = 3  # searches of one picture's result; what the last one still finds quarantines the picture
@@ -134,7 +130,7 @@ class PictureAnonymizer:
                 chosen = choose_faces(source, self.models.detector, task.given, self.settings.faces)
                 faces, kept = chosen.faces, chosen.kept
             if not faces and not kept and not self._searched_without_faces(task):
-                return self._without_faces(task, None)
+                return without_faces(task, None, passes=self._passes_without_faces(task))
             if task.subjects is not None:
                 source = source.copy()
                 stay = paint_partly_seen(
@@ -149,7 +145,7 @@ class PictureAnonymizer:
                 picture.seams = seams_of(picture, self.models.parser, settings.regions, self.prior)
             return picture
         except KeyanonError as error:
-            return _quarantined(task, _reason(error))
+            return quarantined(task, _reason(error))
 
     def _fidelity(self, task: PictureTask, file: SourceFile) -> str:
         """How the faces of a picture are to come back. Those of a permanent one never do, and are made as the sidecar's are."""
@@ -194,94 +190,17 @@ class PictureAnonymizer:
                 raise PictureError("small_mask", f"face {index} has too few pixels of its own for a key to hide them")
         return aligned
 
-    def _without_faces(self, task: PictureTask, picture: OpenedPicture | None) -> PictureResult:
-        """A picture with nothing to anonymize; picture: None when it was not searched again, and is not published."""
-        if picture is not None and picture.kept:
-            reason = "kept: every face that was found is to be left alone; the picture is published, re-encoded"
-            kept = len(picture.kept)
-            return PictureResult(task.image_id, "no_face", reason, picture.encoded, kept=kept)
-        return PictureResult(
-            task.image_id,
-            "no_face",
-            "no_face: no face was found; such a picture is published, re-encoded, only with --no-face pass",
-            encoded=picture.encoded if picture is not None and self._passes_without_faces(task) else None,
-        )
-
     def _finish(self, picture: OpenedPicture) -> PictureResult:
-        """Encode the sidecar and assemble the keys."""
-        task, settings = picture.task, self.settings
+        """What becomes of a picture that nothing is left to do at."""
+        task = picture.task
         if picture.failure:
-            return _quarantined(task, picture.failure, faces=len(picture.faces))
+            return quarantined(task, picture.failure, faces=len(picture.faces))
         if not picture.faces:
-            return self._without_faces(task, picture)
-        if len(picture.faces) > MAX_FACES:
-            reason = f"too_many_faces: {len(picture.faces)}, more than the {MAX_FACES} that a sidecar holds"
-            return _quarantined(task, reason, faces=len(picture.faces))
-        encoded = picture.encoded
-        done = PictureResult(
-            task.image_id,
-            "anonymized",
-            encoded=encoded,
-            faces=len(picture.faces),
-            kept=len(picture.kept),
-            metrics=_metrics(picture),
-        )
-        if task.permanent:  # its key ends here, with the opened picture
-            return done
-        keys = [face.key(settings.transform) for face in picture.faces]
-        sidecar = Sidecar(
-            record_id=picture.faces[0].part.record_id,
-            image_id=task.image_id,
-            fidelity=picture.fidelity,
-            prior_digest=self.prior.digest,
-            shape=picture.source.shape[:2],
-            levels=self.attempts.levels,
-            faces=tuple(self._sidecar_face(face, key) for face, key in zip(picture.faces, keys, strict=True)),
-        ).to_bytes()
-        key, *others = self._keys(picture, sidecar)
-        done = replace(done, sidecar=sidecar, key=key, further_keys=tuple(others))
-        self.way_back.pass_by(picture, done)
-        return replace(done, source_hmac=source_hmac(key.image_key, task.encoded))
-
-    def _keys(self, picture: OpenedPicture, sidecar: bytes) -> list[PictureKey]:
-        """Of each of its parts one, that of the first face before the others."""
-        settings = self.settings
-        digests = [hashlib.sha256(one).hexdigest() for one in (picture.task.encoded, picture.encoded, sidecar)]
-        parts: dict[str | None, list[FaceAtWork]] = {}
-        for face in picture.faces:
-            parts.setdefault(picture.task.part_of(face.index), []).append(face)
-        return [
-            PictureKey(
-                image_key=picture.parts[name].image_key,
-                record_id=picture.parts[name].record_id,
-                image_id=picture.task.image_id,
-                faces=tuple(face.geometry() for face in faces),
-                method=settings.method,
-                transform=settings.transform,
-                steps=settings.steps,
-                fidelity=picture.fidelity,
-                prior_digest=self.prior.digest,
-                source_sha256=digests[0],
-                output_sha256=digests[1],
-                sidecar_sha256=digests[2],
-                inversion=settings.inversion,
-                grid=self.prior.grid(settings.procedure),
-                payload_share=settings.payload_share if any(face.pseudonym for face in faces) else 1.0,
-                part=name,
-            )
-            for name, faces in parts.items()
-        ]
-
-    def _sidecar_face(self, face: FaceAtWork, key: bytes) -> SidecarFace:
-        picture = face.picture
-        committed = SidecarFace(commitment(key, picture.task.image_id))
-        if picture.alone or face.latent is None:
-            return committed
-        codes = packed(self.prior, face.latent, face.crop.mask, self.attempts.levels)
-        source = None
-        if picture.fidelity == "lossless":
-            source = seal_source(picture.source, face.restored, key, face.part.record_id, face.index)
-        return replace(committed, surroundings=face.surroundings, codes=codes, source=source)
+            return without_faces(task, picture, passes=self._passes_without_faces(task))
+        result = anonymized(picture, self.prior, self.settings, self.attempts.levels)
+        if result.key is not None:
+            self.way_back.pass_by(picture, result)
+        return result
 
     def _unfinished(self, picture: OpenedPicture) -> list[FaceAtWork]:
         """Encode a picture's result, and judge what its file shows. Returns the faces that must go through the prior now."""
@@ -419,22 +338,6 @@ def _same_crop(first: AlignedFace, second: AlignedFace) -> bool:
     return same and first.mask == second.mask
 
 
-def _metrics(picture: OpenedPicture) -> dict[str, float]:
-    faces = [face for face in picture.faces if not face.is_painted]
-    if not faces:
-        return {}
-    return {
-        "attempts": float(sum(face.attempt + 1 for face in faces)),
-        "min_distance": min(face.distance for face in faces),
-        "mean_noise_rms": float(np.mean([face.noise_rms for face in faces])),
-        "max_enlargement": max(1.0 / float(np.linalg.norm(face.affine[0, :2])) for face in faces),
-    }
-
-
 def _reason(error: KeyanonError) -> str:
     """Why a picture can not be used."""
     return f"{error.reason if isinstance(error, PictureError) else 'unusable'}: {error}"
-
-
-def _quarantined(task: PictureTask, reason: str, faces: int = 0) -> PictureResult:
-    return PictureResult(task.image_id, "quarantined", reason, faces=faces)

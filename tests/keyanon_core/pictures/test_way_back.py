@@ -115,7 +115,7 @@ def test_stored_pixels_that_are_not_the_sources_stop_the_run(
     def seal_another(source: np.ndarray, *rest: object) -> bytes:
         return seal_source(source ^ 1, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("keyanon_core.pictures.anonymizer.seal_source", seal_another)
+    monkeypatch.setattr("keyanon_core.pictures.results.seal_source", seal_another)
     with pytest.raises(NotReversibleError, match=r"(\d+) of \1 pixels are not the source's"):
         PictureAnonymizer(tiny, models, settings(fidelity="lossless"))([PictureTask("a", astronaut)])
 
