@@ -157,7 +157,9 @@ def test_who_is_to_be_asked_for_is_printed_by_track_and_time(output: Place, caps
     assert ids_of(output, capsys) == PIECES
     assert ids_of(output, capsys, "--track", "0") == [f"{name}#track-0" for name in PIECES]
     assert ids_of(output, capsys, "--track", "1") == [f"{PIECES[0]}#track-1"]
-    assert ids_of(output, capsys, "--track", "0", "--from", "1.5") == [f"{PIECES[1]}#track-0"]
+    for begin in ("1.28", "1.5"):
+        assert ids_of(output, capsys, "--track", "0", "--from", begin) == [f"{PIECES[1]}#track-0"]
+    assert ids_of(output, capsys, "--track", "0", "--to", "1.28") == [f"{PIECES[0]}#track-0"], "which begins the second"
     assert sorted(ids_of(output, capsys, "--track", "0", "--track", "1", "--to", "1")) == [
         f"{PIECES[0]}#track-{track}" for track in (0, 1)
     ]

@@ -13,6 +13,7 @@ from keyanon_core.clips import index
 from keyanon_core.clips.form import CONTAINERS, ClipForm, Colours
 from keyanon_core.clips.frames import decode_piece, decode_published
 from keyanon_core.clips.index import frames_of_piece, index_clip
+from keyanon_core.clips.matroska import missing_bytes
 from keyanon_core.clips.piece import Piece, read_piece
 from keyanon_core.errors import PictureError
 from tests.keyanon_core.clips.tiny_clips import OPEN_GROUPS, every, indexed, tiny_clip
@@ -148,6 +149,14 @@ def test_matroska_whose_end_is_missing_is_refused(tmp_path: Path, name: str, enc
     with pytest.raises(PictureError) as failure:
         indexed(path)
     assert failure.value.reason == "truncated"
+    with path.open("rb") as file:
+        file.seek(7)
+        assert missing_bytes(file) == len(data) - path.stat().st_size and file.tell() == 7, "it stays where it is"
+
+
+@pytest.mark.parametrize("rest", ["", "80", "80 18538067", "80 18538067 ff", "80 18538067 00 01 01 01 01 01 01 01 01"])
+def test_matroska_that_does_not_say_its_size_misses_nothing(rest: str) -> None:
+    assert missing_bytes(io.BytesIO(bytes.fromhex("1a45dfa3" + rest))) == 0
 
 
 def test_matroska_that_was_streamed_and_does_not_say_its_size_is_read(tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def hostile(encoded: bytes) -> dict[str, bytes]:
     at = len(MAGIC) + 8
     length = int.from_bytes(encoded[len(MAGIC) : at])
     header, data = json.loads(encoded[at : at + length]), encoded[at + length :]
-    form = header["form"]
+    form, packets = header["form"], header.get("packets", [])
 
     def changed(**other: object) -> bytes:
         return headed(header | other, data)
@@ -84,6 +84,8 @@ def hostile(encoded: bytes) -> dict[str, bytes]:
         "bytes after its end": encoded + b"\0",
         "packets beyond its end": changed(packets=[[0, 10**12]]),
         "packets of less than nothing": changed(packets=[[0, -1]]),
+        "a packet of nothing": changed(packets=[*packets, [0, 0]]),
+        "packets that lie one on the other": changed(packets=[*packets, [0, -1], [0, 1]]),
         "packets of a fraction": changed(packets=[[0, 1.5]]),
         "more packets after it than there are": changed(following=10**6),
         "less than no packets after it": changed(following=-1),

@@ -6,7 +6,7 @@ import pytest
 from keyanon_core.faces.detection import Face
 from keyanon_core.faces.landmarks import template_in_box
 from keyanon_core.faces.masks import PictureMask
-from keyanon_core.faces.strips import frames_of, look_at_frames, moved, outline
+from keyanon_core.faces.strips import frames_of, in_frame, look_at_frames, moved, outline
 
 HEIGHT, WIDTH, FRAMES = 40, 60, 4
 STRIP = np.random.default_rng(4).integers(0, 256, (FRAMES * HEIGHT, WIDTH, 3), dtype=np.uint8)
@@ -53,6 +53,15 @@ def test_a_detector_sees_one_frame_at_a_time_and_its_faces_lie_in_the_strip() ->
 def test_a_plain_picture_is_a_strip_of_one_frame() -> None:
     whole = face(5, 6, 25, 30)
     assert look_at_frames(lambda pixels: [whole], STRIP, len(STRIP)) == [whole]
+
+
+@pytest.mark.parametrize("frame", range(FRAMES))
+def test_the_frame_of_a_face_is_a_picture_of_its_own(frame: int) -> None:
+    top, alone = frame * HEIGHT, face(5, 6, 25, 30)
+    pixels, inside = in_frame(STRIP, alone.moved(top, frame), HEIGHT)
+    assert np.array_equal(pixels, STRIP[top : top + HEIGHT])
+    assert (inside.box, inside.frame) == (alone.box, 0) and np.allclose(inside.landmarks, alone.landmarks)
+    assert in_frame(pixels, alone, HEIGHT) == (pixels, alone), "a plain picture is its frame"
 
 
 @pytest.mark.parametrize("frame", range(FRAMES))

@@ -8,7 +8,7 @@ from keyanon_core.faces.detection import Face
 from keyanon_core.faces.masks import PictureMask
 from keyanon_core.faces.strips import moved
 from keyanon_core.pictures.crops import align_faces, cut_crop
-from keyanon_core.pictures.painting import paint_over, paint_partly_seen
+from keyanon_core.pictures.painting import paint_all, paint_over, paint_partly_seen
 from keyanon_core.priors import Prior
 from tests.keyanon_core.pictures.told_models import Told, face_at
 
@@ -103,6 +103,23 @@ class RefusesOutside(Told):
         if face.box[3] <= 0:
             raise PictureError("face_outside", "nowhere")
         return super().mask(pixels, face, regions)
+
+
+def test_of_a_face_that_no_parser_outlines_all_of_its_box_in_its_frame_is_painted_over_in_every_strip() -> None:
+    source = STRIP.copy()
+    strips, wanted = [source, 255 - source], np.zeros(STRIP.shape[:2], np.bool_)
+    faces = [face_at(x, y).moved(HEIGHT, 1) for x, y in ((WIDTH - 6, HEIGHT - 4), (7, 3), (60, -20))]
+    wanted[HEIGHT : HEIGHT + 23, :27] = wanted[2 * HEIGHT - 24 : 2 * HEIGHT, WIDTH - 26 :] = True
+    paint_all(strips, faces, RefusesAll(), REGIONS, HEIGHT)
+    for painted, before in zip(strips, (STRIP, 255 - STRIP), strict=True):
+        assert np.array_equal((painted != before).any(axis=2), wanted)
+
+
+class RefusesAll(Told):
+    """As a parser that sees no face in a box."""
+
+    def mask(self, pixels: np.ndarray, face: Face, regions: frozenset[str]) -> PictureMask:
+        raise PictureError("face_not_outlined", "no face")
 
 
 def test_paint_is_the_colour_around_and_hides_every_pixel() -> None:
