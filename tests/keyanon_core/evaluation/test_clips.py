@@ -49,6 +49,9 @@ def test_an_identity_is_switched_where_a_person_goes_on_under_another_track() ->
     assert identity_switches(frames, people, tracks) == Switches(faces=6, switched=2, mixed=1)
     once = np.array([0, 0, 1, 1])
     assert identity_switches(numbers(0, 1, 0, 1), once, once + 3) == Switches(4, 0, 0)
+    assert identity_switches(numbers(0, 1), numbers(0, 1), numbers(7, 7)) == Switches(2, 0, 1), (
+        "one track of two people"
+    )
     assert identity_switches(numbers(), numbers(), numbers()) == Switches(0, 0, 0)
 
 
