@@ -58,6 +58,12 @@ def test_two_pictures_of_a_subject_show_one_face_in_their_own_light(
         assert np.array_equal(shown[:, ~mask], crop[0][:, ~mask])
 
 
+def test_a_plain_crop_has_no_detail_up_to_the_edge_of_its_mask(faces: OwnFaces, mask: npt.NDArray[np.bool_]) -> None:
+    dark, light = flat(-0.3, -0.2, -0.1), flat(0.3, 0.2, 0.1)
+    added = [faces.shown(KEYS[:1], crop, mask[None]) - crop for crop in (dark, light)]
+    assert np.abs(added[0] - added[1]).max() < 1e-6 < np.abs(added[0]).max(), "the carrier's alone, in any light"
+
+
 def test_a_face_without_a_carrier_is_shown_as_it_was_made(faces: OwnFaces, mask: npt.NDArray[np.bool_]) -> None:
     crops = np.random.default_rng(4).uniform(-1, 1, (3, 3, 128, 128))
     shown = faces.shown([None, KEYS[0], None], crops, np.stack([mask] * 3))
