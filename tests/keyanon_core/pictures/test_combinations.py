@@ -51,6 +51,11 @@ SOURCES: dict[str, dict[str, Any]] = {
     "lossy webp": {"format": "WEBP", "quality": 90},
 }
 FORMATS = ("same", "png", "webp", "jpeg")
+IN_AND_OUT = [
+    (source, format)
+    for source, format in product(SOURCES, FORMATS)
+    if format == "same" or source in ("png", "jpeg")  # a WebP, once decoded, is a picture like others
+]
 
 BEFORE = "refused before the run starts"
 BY_THE_WAY_BACK = "refused when the first face does not come back"
@@ -82,8 +87,8 @@ TABLE: dict[tuple[str, str, str], Outcome] = {
 
 STORED: dict[tuple[str, str], str] = {
     # fidelity auto, of a face with room, by source and format: what record and sidecar say
-    **{(source, format): "image" for source in SOURCES for format in ("png", "webp")},
-    **{(source, "jpeg"): "latent" for source in SOURCES},
+    **{(source, format): "image" for source in ("png", "jpeg") for format in ("png", "webp")},
+    **{(source, "jpeg"): "latent" for source in ("png", "jpeg")},
     ("png", "same"): "image",
     ("jpeg", "same"): "latent",
     ("lossless webp", "same"): "image",
@@ -259,8 +264,7 @@ def test_at_fidelity_lossless_another_key_is_tried_where_the_record_tells_where_
         recoverer.recover(result.encoded, result.sidecar, wrong, check_key=False)
 
 
-@pytest.mark.parametrize("output_format", FORMATS)
-@pytest.mark.parametrize("name", SOURCES)
+@pytest.mark.parametrize(("name", "output_format"), IN_AND_OUT)
 @pytest.mark.parametrize("fidelity", FIDELITIES)
 def test_every_fidelity_in_every_format(prior: Priors, fidelity: str, name: str, output_format: str) -> None:
     options = {"fidelity": fidelity, "output_format": output_format, **steps("none")}

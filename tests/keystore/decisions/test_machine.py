@@ -35,7 +35,7 @@ from tests.keystore.postgres import ON_BOTH, copy_keystore, remove_keystore
 
 IMAGES = ("a.png", "b.png", "c.png")
 PEOPLE = ("alice", "bob", "carol", "dave")
-MACHINES, STEPS = {"sqlite": 75, "postgresql": 5}, 140  # more than 10,000 steps
+MACHINES, STEPS = {"sqlite": 72, "postgresql": 3}, 140  # more than 10,000 steps
 FAST = Path("/dev/shm")  # what is killed and lost is tried elsewhere
 
 people = st.sampled_from(PEOPLE)
