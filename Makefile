@@ -22,9 +22,8 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)
 	$(RUN)/python -m jobs.demo --output out/demo
 
-# Three processes on two cores: those that run jobs wait for half of their time.
 test: $(READY)
-	$(RUN)/python -m pytest --numprocesses 3 --dist loadgroup --no-loadscope-reorder $(PYTEST_ARGS)
+	$(RUN)/python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder $(PYTEST_ARGS)
 
 # Property tests and the keystore's machine of random steps with examples that nobody tried yet.
 search: $(READY)
