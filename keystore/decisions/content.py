@@ -17,6 +17,7 @@ from keystore.crypto.canonical import canonical_json, sha256_hex, timestamp
 from keystore.decisions.views import RequestView
 from keystore.errors import RecordNotFound
 from keystore.storage import schema
+from keystore.storage.bulk import rows_with
 from keystore.vault.catalogue import parts_of
 from keystore.vault.records import ImageRow
 
@@ -60,9 +61,15 @@ def change_of(document: Any) -> dict[str, Any] | None:
 
 def images_of(connection: Connection, request_id: str) -> list[ImageRow]:
     """Return the images of a request, sorted by record id."""
-    table = schema.request_images
-    rows = connection.execute(select(table).where(table.c.request_id == request_id).order_by(table.c.record_id))
-    return [(row.record_id, row.dataset, row.image_id) for row in rows]
+    return images_of_each(connection, [request_id])[request_id]
+
+
+def images_of_each(connection: Connection, requests: Sequence[str]) -> dict[str, list[ImageRow]]:
+    """Return the images of some requests, by their ids, each sorted by record id."""
+    table, found = schema.request_images, {one: list[ImageRow]() for one in requests}
+    for row in rows_with(connection, select(table).order_by(table.c.record_id), table.c.request_id, requests):
+        found[row.request_id].append((row.record_id, row.dataset, row.image_id))
+    return found
 
 
 def find_images(

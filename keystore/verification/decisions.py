@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Iterator, Sequence
+from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, Row, select
 
 from keystore.crypto.canonical import sha256_hex
 from keystore.decisions import approvers
 from keystore.decisions.bindings import binding_digest
-from keystore.decisions.content import change_of, images_of, request_digest
+from keystore.decisions.content import change_of, images_of_each, request_digest
 from keystore.decisions.identity import name_commitment
 from keystore.decisions.lifecycle import State
 from keystore.decisions.tokens import token_digest
 from keystore.storage import schema
-from keystore.storage.bulk import rows_with
+from keystore.storage.bulk import VALUES_PER_QUERY, rows_with
 from keystore.vault.accounts import own_keys_account
+from keystore.vault.records import ImageRow
 from keystore.verification.leaves import guarded
 from keystore.verification.replay_decisions import LoggedDecisions, LoggedRequest
 
@@ -86,8 +89,9 @@ def _check_requests(connection: Connection, logged: LoggedDecisions, problems: l
         is_open = table.state.in_([State.PENDING.value, State.APPROVED.value]) & (table.expires_at > time)
         opened = connection.execute(select(table.request_id).where(is_open)).scalars()
         concerned = sorted(logged.requests.keys() | set(opened))
-    for row in rows_with(connection, select(schema.requests), table.request_id, concerned):
-        images = images_of(connection, row.request_id)
+    for row, images in _with_images(
+        connection, rows_with(connection, select(schema.requests), table.request_id, concerned)
+    ):
         if request_digest(keystore_id, dict(row._mapping), images) != row.digest:
             problems.append(f"request {row.request_id} was altered: its content is not the one its digest stands for")
         seen[row.request_id] = LoggedRequest(
@@ -124,6 +128,14 @@ def _check_requests(connection: Connection, logged: LoggedDecisions, problems: l
     releases = {row.grant_id: row.recipient for row in used}
     if releases != logged.releases:
         problems.append("the releases are not those of the log")
+
+
+def _with_images(connection: Connection, requests: Sequence[Row[Any]]) -> Iterator[tuple[Row[Any], list[ImageRow]]]:
+    """Each request with its images, read many at a time: all that were ever asked for would not fit into memory."""
+    for start in range(0, len(requests), VALUES_PER_QUERY):
+        some = requests[start : start + VALUES_PER_QUERY]
+        images = images_of_each(connection, [row.request_id for row in some])
+        yield from ((row, images[row.request_id]) for row in some)
 
 
 def _check_access(connection: Connection, logged: LoggedDecisions, problems: list[str], time: str | None) -> None:
