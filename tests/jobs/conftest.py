@@ -51,16 +51,21 @@ def faceless_png(coffee: Path) -> bytes:
 MakeConfig = Callable[..., AnonymizeConfig]
 
 
-@pytest.fixture
-def make_config(tmp_path: Path) -> MakeConfig:
-    """A configuration over `tmp_path/{photos,out,keystore}`; keyword arguments change it."""
+def config_maker(place: Path) -> MakeConfig:
+    """Makes configurations over `place/{photos,out,keystore}`; keyword arguments change them."""
 
     def make(**changes: Any) -> AnonymizeConfig:
-        places = {"photos": tmp_path / "photos", "output": tmp_path / "out", "keystore": tmp_path / "keystore"}
+        places = {"photos": place / "photos", "output": place / "out", "keystore": place / "keystore"}
         quick = {"steps": STEPS, "fidelity": FIDELITY, "gate_threshold": OPEN_GATE, **ONE_WORKER}
         return AnonymizeConfig.load(None, {**places, **quick, **changes})
 
     return make
+
+
+@pytest.fixture
+def make_config(tmp_path: Path) -> MakeConfig:
+    """Of `config_maker` over `tmp_path`."""
+    return config_maker(tmp_path)
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -18,16 +19,17 @@ from jobs.output.reconcile import reconcile
 from jobs.output.verify import verify_output
 from jobs.recovery import RecoveryReport, prepare, recover_request
 from jobs.run.anonymize import run_anonymize
+from jobs.run.report import RunReport
 from jobs.storage.opening import open_store
 from keyanon_core.imaging import decode_picture
 from keystore.embedded import Keystore
-from tests.jobs.conftest import MakeConfig
+from tests.jobs.conftest import MakeConfig, config_maker
 from tests.jobs.key_search import holds_key
 from tests.jobs.run.test_pseudonym_runs import released
 from tests.made_clips import MadeClip, make_clip
 
 pytestmark = pytest.mark.slow
-FRAMES = 40  # a whole piece, and the beginning of another
+FRAMES = 34  # a whole piece, and the beginning of another
 
 
 def frames_of(path: Path) -> list[np.ndarray]:
@@ -45,49 +47,79 @@ def packets_of(path: Path, kind: str) -> list[tuple[float, bytes]]:
         )
 
 
-def recovered(keystore: Keystore, place: Path, images: Sequence[str], name: str) -> RecoveryReport:
-    """What comes of a request for these images that others approve, in a folder of that name."""
+def recovered(keystore: Keystore, place: Path, images: Sequence[str], restored: Path) -> RecoveryReport:
+    """What comes of a request for these images that others approve. place: has the output."""
     request = keystore.request("ann", images, "C-1", "test of the recovery", "consent", timedelta(hours=1))
     for person in ("bob", "cleo"):
         keystore.approve(request.request_id, person, request.digest)
-    prepared = prepare(place / "out", place / name, keystore.show(request.request_id).images)
+    prepared = prepare(place / "out", restored, keystore.show(request.request_id).images)
     return recover_request(keystore, request.request_id, "ann", prepared)
 
 
 def with_swapped_records(out: Path, edited: Path) -> Path:
-    """A copy of an output whose two rows each list the other's key records."""
+    """A copy of an output whose two pieces each list the other's key records."""
     shutil.copytree(out, edited)
-    (shard,) = (edited / "rows").iterdir()
-    table = pq.read_table(shard)
-    at = table.column_names.index("track_records")
-    pq.write_table(table.set_column(at, table.schema.field(at), table.column(at)[::-1]), shard)
+    tables = {shard: pq.read_table(shard) for shard in sorted((edited / "rows").iterdir())}
+    listed = [one for table in tables.values() for one in table["track_records"].to_pylist() if one]
+    assert len(listed) == 2
+    for shard, table in tables.items():
+        at, field = table.column_names.index("track_records"), table.schema.field("track_records")
+        swapped = [listed.pop() if one else one for one in table["track_records"].to_pylist()]
+        pq.write_table(table.set_column(at, field, pa.array(swapped, field.type)), shard)
     return edited
 
 
-@pytest.fixture
-def clip(tmp_path: Path, face_png: bytes, face_jpeg: bytes) -> MadeClip:
-    (tmp_path / "photos").mkdir()
+@dataclass(frozen=True)
+class Published:
+    """place: a folder with `photos`, `out` and `keystore`. clip: the one of two people. first, whole, again: what attempts
+    reported, one after the other.
+    """
+
+    place: Path
+    clip: MadeClip
+    first: RunReport
+    whole: RunReport
+    again: RunReport
+
+    def copied(self, place: Path) -> "Published":
+        """The same elsewhere, for who changes it."""
+        for name in ("out", "keystore"):
+            shutil.copytree(self.place / name, place / name)
+        return replace(self, place=place)
+
+
+@pytest.fixture(scope="module")
+def published(
+    ray_cluster: Path, tmp_path_factory: pytest.TempPathFactory, face_png: bytes, face_jpeg: bytes
+) -> Published:
+    """A run over a clip of two people, one of nobody, and a broken one, in two attempts, and another that has nothing to do."""
+    place = tmp_path_factory.mktemp("clips")
+    (place / "photos").mkdir()
     portraits = [decode_picture(one) for one in (face_png, face_jpeg)]
-    path = tmp_path / "photos" / "two people.mp4"
-    return make_clip(path, portraits, seconds=FRAMES / 25, fps=25, size=(192, 144), story="moving")
+    path = place / "photos" / "two people.mp4"
+    clip = make_clip(path, portraits, seconds=FRAMES / 25, fps=25, size=(192, 144), story="moving")
+    make_clip(place / "photos" / "without.mkv", [], seconds=0.2, fps=25, size=(96, 64), audio=False)
+    (place / "photos" / "broken.mov").write_bytes(b"\0\0\0\x18ftypqt  no more of it")
+    make = config_maker(place)
+    first, *others = (run_anonymize(make(audio="keep", **more)) for more in ({"limit": 2}, {}, {}))
+    return Published(place, clip, first, *others)
 
 
 def test_a_clip_is_anonymized_in_two_attempts_joined_and_comes_back(
-    ray_cluster: Path, tmp_path: Path, make_config: MakeConfig, clip: MadeClip
+    ray_cluster: Path, tmp_path: Path, published: Published
 ) -> None:
-    (tmp_path / "photos" / "broken.mov").write_bytes(b"\0\0\0\x18ftypqt  no more of it")
-    first = run_anonymize(make_config(limit=2, audio="keep"))
+    first, whole, clip, out = published.first, published.whole, published.clip, published.place / "out"
     assert (first.rows, first.clips) == (2, [])
-    whole = run_anonymize(make_config(audio="keep"))
-    assert (whole.resumed_rows, whole.rows, whole.clips) == (2, 3, ["two people.mp4"])
-    assert whole.statuses == {"anonymized": 2, "quarantined": 1}
+    assert (whole.resumed_rows, whole.rows, whole.clips) == (2, 4, ["two people.mp4"])
+    assert whole.statuses == {"anonymized": 2, "quarantined": 1, "no_face": 1}
     assert whole.clips_missing["broken.mov"].startswith("not_a_clip: ")
-    joined = tmp_path / "out" / "clips" / "two people.mp4"
+    assert whole.clips_missing["without.mkv"].startswith("no_face: ")
+    joined = out / "clips" / "two people.mp4"
     assert packets_of(joined, "video") == packets_of(clip.path, "video")
     assert packets_of(joined, "audio") == packets_of(clip.path, "audio")
-    assert run_anonymize(make_config(audio="keep")).clips == ["two people.mp4"]
+    assert published.again.clips == ["two people.mp4"]
 
-    store = open_store(tmp_path / "out")
+    store = open_store(out)
     view = clip_view(store, "two people.mp4")
     assert (len(view.pieces), len(view.tracks), view.is_joined) == (2, 2, True)
     assert [piece.begin for piece in view.between(1.3, 1.4)] == [1.28]
@@ -95,42 +127,36 @@ def test_a_clip_is_anonymized_in_two_attempts_joined_and_comes_back(
     (broken,) = [one for one in clip_views(store) if one.name == "broken.mov"]
     assert not broken.is_joined and len(broken.missing) == 1
 
-    with Keystore.open(tmp_path / "keystore") as keystore:
+    with Keystore.open(published.place / "keystore") as keystore:
         keys = released(keystore)
-        rows = {row.image_id: row for row in read_rows(tmp_path / "out")}
+        rows = {row.image_id: row for row in read_rows(out)}
         pieces = {name: row for name, row in rows.items() if row.status == "anonymized"}
         assert sorted(pieces) == [f"two people.mp4/{begin}.mp4" for begin in ("000000000", "000001280")]
         secret = [[keys[one] for one in row.record_ids] for row in pieces.values()]
         carriers = [{face.carrier_key for key in some for face in key.faces if face.mask.count} for some in secret]
         assert len(carriers[0]) == 2 and carriers[0] == carriers[1], "each person's faces are on one carrier"
-        report = recovered(keystore, tmp_path, sorted(pieces), "restored")
+        report = recovered(keystore, published.place, sorted(pieces), tmp_path / "restored")
     assert report.clips == ["two people.mp4.mkv"] and report.exit_code == 0
-    restored, published, source = (
-        frames_of(one) for one in (tmp_path / "restored" / report.clips[0], joined, clip.path)
-    )
-    assert len(restored) == len(published) == len(source) == FRAMES
+    restored, shows, source = (frames_of(one) for one in (tmp_path / "restored" / report.clips[0], joined, clip.path))
+    assert len(restored) == len(shows) == len(source) == FRAMES
     for number, faces in enumerate(clip.truth):
         for shown in faces:
             x, y = np.clip(shown.landmarks.mean(0).round().astype(int), 4, [187, 139])
             window = slice(y - 4, y + 4), slice(x - 4, x + 4)
             assert np.array_equal(restored[number][window], source[number][window])
-            assert np.abs(published[number][window].astype(int) - source[number][window]).mean() > 8
+            assert np.abs(shows[number][window].astype(int) - source[number][window]).mean() > 8
 
     secrets = [face_carrier for some in carriers for face_carrier in some if face_carrier is not None]
     secrets += [key.image_key for some in secret for key in some]
-    places = (tmp_path / "out", tmp_path / "keystore", ray_cluster)
+    places = (out, published.place / "keystore", ray_cluster)
     files = [path for place in places for path in place.rglob("*") if path.is_file() and not path.is_symlink()]
     assert files and not [path for path in files if holds_key(path.read_bytes(), secrets)]
 
 
 def test_one_person_is_asked_for_and_comes_back_alone(
-    ray_cluster: Path,
-    tmp_path: Path,
-    make_config: MakeConfig,
-    clip: MadeClip,
-    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path, published: Published, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run_anonymize(make_config())
+    clip = published.copied(tmp_path).clip
     store, out = open_store(tmp_path / "out"), str(tmp_path / "out")
     view = clip_view(store, "two people.mp4")
     chosen = view.tracks[-1].track
@@ -147,7 +173,7 @@ def test_one_person_is_asked_for_and_comes_back_alone(
         assert verification.disagreements == [] and verification.records == len(stored)
         assert (verification.unused_records, verification.awaiting, verification.erased) == (0, 0, 0)
         assert reconcile(store, keystore, remove=False).orphans == ()
-        report = recovered(keystore, tmp_path, asked, "restored")
+        report = recovered(keystore, tmp_path, asked, tmp_path / "restored")
         both = keystore.request("ann", asked, "C-1", "test of the recovery", "consent", timedelta(hours=1)).images
         with pytest.raises(OutputError, match="which no run writes"):
             prepare(with_swapped_records(tmp_path / "out", tmp_path / "edited"), tmp_path / "no", both)
@@ -161,13 +187,13 @@ def test_one_person_is_asked_for_and_comes_back_alone(
     ]
 
     files = (tmp_path / "restored" / "two people.mp4.mkv", tmp_path / "out" / "clips" / "two people.mp4", clip.path)
-    restored, published, source = (np.stack(frames_of(file)) for file in files)
+    restored, shows, source = (np.stack(frames_of(file)) for file in files)
     came_back: dict[int, set[bool]] = {}
     for number, faces in enumerate(clip.truth):
         for shown in faces:
             x, y = np.clip(shown.landmarks.mean(0).round().astype(int), 4, [187, 139])
             window = number, slice(y - 4, y + 4), slice(x - 4, x + 4)
-            back, was, true = restored[window], published[window], source[window]
+            back, was, true = restored[window], shows[window], source[window]
             came_back.setdefault(shown.person, set()).add(np.array_equal(back, true))
             assert np.array_equal(back, true) != np.array_equal(back, was)
     assert sorted(came_back.values(), key=str) == [{False}, {True}], "one of the two in every frame, the other in none"
@@ -210,13 +236,10 @@ def test_clips_in_a_column_of_parquet_are_joined_in_two_attempts_beside_what_the
         assert erased == sum(len(row.record_ids) for row in read_rows(tmp_path / "out") if "desk" in row.image_id) > 0
 
 
-def test_a_clip_in_which_nobody_is_found_is_not_published_unless_it_is_to_pass(
-    ray_cluster: Path, tmp_path: Path, make_config: MakeConfig, faceless_png: bytes
+def test_a_clip_in_which_nobody_is_found_is_published_where_it_is_to_pass(
+    ray_cluster: Path, tmp_path: Path, make_config: MakeConfig
 ) -> None:
     (tmp_path / "photos").mkdir()
-    make_clip(tmp_path / "photos" / "nobody.mkv", [], seconds=0.4, fps=25, size=(96, 64), audio=False)
-    kept = run_anonymize(make_config())
-    assert (kept.statuses, kept.clips) == ({"no_face": 1}, [])
-    assert kept.clips_missing["nobody.mkv"].startswith("no_face: ")
-    passed = run_anonymize(make_config(no_face="pass", output=tmp_path / "passed"))
+    make_clip(tmp_path / "photos" / "nobody.mkv", [], seconds=0.2, fps=25, size=(96, 64), audio=False)
+    passed = run_anonymize(make_config(no_face="pass"))
     assert (passed.statuses, passed.clips) == ({"no_face": 1}, ["nobody.mkv"])
