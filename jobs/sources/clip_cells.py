@@ -30,9 +30,9 @@ BEGIN_BYTES: Final = 64  # of a clip, which tell its container
 _PICTURES: Final = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"GIF8", b"BM", b"II*\0", b"MM\0*")
 """First bytes of JPEG, PNG, WebP, GIF, BMP and TIFF."""
 
-PEEKED_BYTES: Final = (
-    64 * 1024
-)  # of a column: headers of its first page and its compressor, and its first value's beginning
+PEEKED_BYTES: Final = 64 * 1024
+"""Of a column: headers of its first page and of its compressor, and the beginning of its first value."""
+
 _PEEKED: Final = re.compile(
     rb"(\xff\xd8\xff[\xc0-\xfe]|\x89PNG\r\n\x1a\n|RIFF.{4}WEBP)|ftyp|\x1a\x45\xdf\xa3", re.DOTALL
 )

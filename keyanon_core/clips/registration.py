@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from keyanon_core.faces.alignment import Affine
+from keyanon_core.faces.alignment import Affine, chip
 from keyanon_core.faces.detection import Pixels
 from keyanon_core.faces.masks import Bits
 
@@ -39,7 +39,10 @@ def steadied(
     of its side, nor at all where a row of frames begins or ends, from which the pieces before and after go on.
     """
     side = len(masks[0])
-    chips = [_chip(picture, affine, side) for picture, affine in zip(pictures, affines, strict=True)]
+    chips = [
+        cv2.cvtColor(chip(picture, affine * (SIDE / side), SIDE), cv2.COLOR_RGB2GRAY)
+        for picture, affine in zip(pictures, affines, strict=True)
+    ]
     motions = [
         _motion(chips[at], chips[at + 1], masks[at]) if frames[at + 1] == frames[at] + 1 else None
         for at in range(len(chips) - 1)
@@ -54,15 +57,9 @@ def steadied(
     return result
 
 
-def _chip(picture: Pixels, affine: Affine, side: int) -> npt.NDArray[np.uint8]:
-    """(SIDE, SIDE) grey levels of a crop."""
-    scaled = affine * (SIDE / side)
-    warped = cv2.warpAffine(picture, scaled, (SIDE, SIDE), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    return np.asarray(cv2.cvtColor(warped, cv2.COLOR_RGB2GRAY), np.uint8)
-
-
-def _motion(first: npt.NDArray[np.uint8], second: npt.NDArray[np.uint8], mask: Bits) -> Motion | None:
-    """From one chip to the next; None where the pixels do not tell. mask: (S, S), where in the first one the face is."""
+def _motion(first: npt.NDArray[np.generic], second: npt.NDArray[np.generic], mask: Bits) -> Motion | None:
+    """From one chip, (SIDE, SIDE) grey levels, to the next; None where the pixels do not tell. mask: (S, S), where in the first
+    one the face is."""
     within = cv2.resize(mask.astype(np.uint8), (SIDE, SIDE), interpolation=cv2.INTER_NEAREST)
     inside = cv2.erode(within, np.ones((2 * RIM + 1,) * 2, np.uint8), borderValue=0)
     corners = cv2.goodFeaturesToTrack(first, CORNERS, 0.01, SIDE / 25, mask=inside)

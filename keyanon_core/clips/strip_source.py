@@ -13,12 +13,12 @@ from keyanon_core.formats.published import Pixels, Published, SourceFile
 
 @dataclass(frozen=True, eq=False)
 class StripSource(SourceFile):
-    """pixels: (n * frame_height, W, 3), after: (frame_height, W, 3), see `Strip`."""
+    """pixels: (n * frame_height, W, 3), following: (frame_height, W, 3), see `Strip`."""
 
     pixels: Pixels = field(repr=False)
     piece: Piece = field(repr=False)
     height: int
-    after: Pixels | None = field(default=None, repr=False)
+    following: Pixels | None = field(default=None, repr=False)
 
     @classmethod
     def of(cls, encoded: bytes, max_pixels: int) -> "StripSource":
@@ -30,10 +30,6 @@ class StripSource(SourceFile):
     @property
     def frame_height(self) -> int:
         return self.height
-
-    @property
-    def following(self) -> Pixels | None:
-        return self.after
 
     @property
     def is_exact(self) -> bool:

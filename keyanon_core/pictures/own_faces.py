@@ -31,9 +31,7 @@ OWN_GAIN: Final = 1.15
 (embedded prior, looked at)."""
 DETAIL: Final = 0.33  # of the distance of the eyes: the Gaussian's sigma that parts detail from light and colours
 SOFT: Final = 0.15  # of the distance of the eyes: over which the carrier's detail gives way to the picture's
-MOST_GAIN: Final = (
-    2.5  # of the carrier's detail, which is brought to the contrast of the picture's; the least is its inverse
-)
+MOST_GAIN: Final = 2.5  # of the carrier's detail, brought to the contrast of the picture's; the least is its inverse
 
 
 @dataclass(frozen=True)

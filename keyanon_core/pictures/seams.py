@@ -81,23 +81,21 @@ class Slide:
 
 def slides(seams: Mapping[str, Seams], carriers: Mapping[str, bytes], own_faces: OwnFaces) -> dict[str, Slide]:
     """By whom they stand for. carriers: keys of those who have one."""
-    ends = [
-        (subject, crop)
+    ends = {
+        (subject, end): crop
         for subject, of in seams.items()
         if subject in carriers
-        for crop in (of.first, of.following)
+        for end, crop in (("first", of.first), ("following", of.following))
         if crop is not None
-    ]
+    }
     if not ends:
         return {}
-    masks = np.stack([crop.mask for _, crop in ends])
-    shown = own_faces.among([carriers[subject] for subject, _ in ends], np.stack([c.values for _, c in ends]), masks)
+    values, masks = (np.stack(some) for some in zip(*((crop.values, crop.mask) for crop in ends.values()), strict=True))
+    shown = own_faces.among([carriers[subject] for subject, _ in ends], values, masks)
     made = {
-        id(crop): (one, inner_weights(crop.mask, SOFT * crop.mask.shape[0]))
-        for (_, crop), one in zip(ends, shown, strict=True)
+        end: (one, inner_weights(mask, SOFT * len(mask)))
+        for end, one, mask in zip(ends, shown, masks, strict=True)
         if np.isfinite(one).all()
     }
-    return {
-        subject: Slide(*(made.get(id(crop)) for crop in (seams[subject].first, seams[subject].following)))
-        for subject in dict(ends)
-    }
+    people = dict.fromkeys(subject for subject, _ in ends)
+    return {one: Slide(made.get((one, "first")), made.get((one, "following"))) for one in people}

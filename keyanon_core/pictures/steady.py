@@ -27,9 +27,8 @@ def hold_still(picture: OpenedPicture, own_faces: OwnFaces | None) -> None:
     for face in picture.faces:
         if face.subject is not None and face.shown is not None and not face.is_painted:
             people.setdefault(face.subject, []).append(face)
-    carriers = {subject: faces[0].carrier_key for subject, faces in people.items()}
-    known = {subject: key for subject, key in carriers.items() if key is not None}
-    ends = {} if own_faces is None else slides(picture.seams, known, own_faces)
+    carriers = {who: key for who, faces in people.items() if (key := faces[0].carrier_key) is not None}
+    ends = {} if own_faces is None else slides(picture.seams, carriers, own_faces)
     frames = len(picture.source) // picture.file.frame_height
     for subject, faces in people.items():
         crops = _means(faces)

@@ -11,9 +11,10 @@ from weakref import WeakSet
 import numpy as np
 import pytest
 
-from jobs.blocks import ENCODED, FAILURE, GIVEN, ROW, source_table
+from jobs.blocks import ENCODED, FACES, FAILURE, GIVEN, ID, KEPT_FACES, PERMANENT, ROW, source_table
 from jobs.output.clip_tracks import read_tracks
 from jobs.output.found_faces import found_files
+from jobs.run.anonymize_stage import _task
 from jobs.run.detect_stage import DetectFaces, FaceModelChoice
 from jobs.run.placement import Placement
 from jobs.run.progress import Monitor
@@ -24,7 +25,7 @@ from jobs.sources.source import open_source
 from jobs.storage.opening import open_store
 from keyanon_core.clips.frames import decode_piece
 from keyanon_core.clips.index import index_clip
-from keyanon_core.clips.piece import Piece, read_piece
+from keyanon_core.clips.piece import MAGIC, Piece, read_piece
 from keyanon_core.clips.whose import PieceFaces
 from keyanon_core.errors import PictureError
 from keyanon_core.faces.detection import Face
@@ -115,6 +116,15 @@ def test_faces_of_a_piece_survive_their_way_exactly_and_silence_is_refused() -> 
     with pytest.raises(PictureError, match="run the same command again") as raised:
         PieceFaces.from_json(None)
     assert raised.value.reason == "not_tracked"
+
+
+def test_who_anonymizes_a_piece_is_told_of_the_frame_after_it() -> None:
+    told = PieceFaces([face_at(1)], ["somebody"], True, {"somebody": face_at(2)})
+    faces = json.dumps([face.to_dict() for face in told.faces])
+    row = {ID: "a.mp4/000000000.mp4", ENCODED: MAGIC, FACES: faces, KEPT_FACES: "[]", GIVEN: told.to_json()}
+    task = _task({**row, PERMANENT: False})
+    assert (task.subjects, task.is_part) == (["somebody"], True)
+    assert {who: face.box for who, face in task.following.items()} == {"somebody": face_at(2).box}
 
 
 def test_one_track_goes_through_the_pieces_of_a_clip_below_each_other(clip: Clip) -> None:

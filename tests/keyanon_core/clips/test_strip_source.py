@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from keyanon_core.clips import index
 from keyanon_core.clips.frames import decode_piece, decode_published
 from keyanon_core.clips.piece import Piece
 from keyanon_core.clips.strip_source import StripSource
@@ -26,6 +27,15 @@ def test_a_piece_stays_a_piece_whatever_pictures_become(piece: Piece, output_for
     assert isinstance(source, StripSource) and not source.is_exact
     assert source.frame_height == 96 and source.pixels.shape == (20 * 96, 64, 3)
     assert np.array_equal(source.pixels, decode_piece(piece, MAX_PIXELS).pixels)
+    assert source.following is None, "the clip ends with it"
+
+
+def test_the_frame_after_a_piece_comes_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index, "PIECE_FRAMES", 7)
+    first, second, *_ = pieces_of(tiny_clip(tmp_path / "a.mp4"))
+    source = open_source(first.to_bytes(), "same", 95, MAX_PIXELS)
+    assert source.following is not None and number_of(source.following) == 7
+    assert np.array_equal(source.following, next(decode_piece(second, MAX_PIXELS).frames()))
 
 
 def test_what_is_published_is_what_its_file_shows(piece: Piece) -> None:

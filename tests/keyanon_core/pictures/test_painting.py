@@ -18,6 +18,8 @@ from keyanon_core.faces.detection import Face, Pixels
 from keyanon_core.imaging import decode_picture
 from keyanon_core.pictures import anonymizer
 from keyanon_core.pictures.anonymizer import PictureAnonymizer
+from keyanon_core.pictures.opened import OpenedPicture
+from keyanon_core.pictures.own_faces import OwnFaces
 from keyanon_core.pictures.recoverer import PictureRecoverer
 from keyanon_core.pictures.settings import PictureResult, PictureTask
 from keyanon_core.priors import Prior, load_prior
@@ -79,10 +81,14 @@ def test_what_a_painted_face_hid_is_in_nobodys_surroundings(prior: Prior, tracke
 
 
 def test_a_piece_is_held_still_before_it_is_published(prior: Prior, monkeypatch: pytest.MonkeyPatch) -> None:
-    before: list[bytes] = []
-    monkeypatch.setattr(anonymizer, "hold_still", lambda picture, _: before.append(picture.encoded))
+    before: list[tuple[bytes, list[bool]]] = []
+
+    def holding(picture: OpenedPicture, _: OwnFaces | None) -> None:
+        before.append((picture.encoded, [one.first is not None for one in picture.seams.values()]))
+
+    monkeypatch.setattr(anonymizer, "hold_still", holding)
     made(prior, Told(), [LEFT])
-    assert before == [b""]
+    assert before == [(b"", [True])], "and what its neighbours begin or end with is known"
 
 
 def test_in_the_last_round_whatever_is_found_is_painted(prior: Prior) -> None:

@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -103,3 +104,19 @@ def test_one_face_alone_is_left_as_it_was_pasted() -> None:
     picture = picture_of([0.5], ["a"])
     hold_still(picture, None)
     assert (picture.result == 50).all()
+
+
+def test_a_face_is_shown_where_its_pixels_say_that_it_lies() -> None:
+    """Frames of one picture that stands still, of which detections say that it trembles."""
+    picture, rng = picture_of([0.0] * FRAMES, ["a"] * FRAMES), np.random.default_rng(3)
+    looks = cv2.GaussianBlur(rng.uniform(0, 255, (HEIGHT, SIDE * 2, 3)).astype(np.float32), (0, 0), 1.2)
+    picture.source[:] = np.tile(np.clip((looks - 127) * 4 + 127, 0, 255).astype(np.uint8), (FRAMES, 1, 1))
+    slope = np.broadcast_to(np.linspace(-0.8, 0.8, SIDE), (3, SIDE, SIDE))
+    for number, face in enumerate(picture.faces):
+        face.shown = slope.astype(np.float32)
+        if 0 < number < FRAMES - 1:  # between the ends, where its neighbours go on
+            face.affine[0, 2] += rng.choice([-0.25, 0.25])
+    told = [face.affine[0, 2] for face in picture.faces]
+    hold_still(picture, None)
+    shown = np.array([picture.result[number * HEIGHT + 16, 12:20, 0] for number in range(FRAMES)], np.float64)
+    assert np.ptp(told) > 0.4 and np.abs(shown - shown[0]).max() < 2, "as told it would be 3 grey levels"
