@@ -44,7 +44,7 @@ TrainProgress = Callable[[TrainState], None]
 
 
 def run_training(config: TrainConfig, progress: TrainProgress | None = None) -> TrainReport:
-    """Train a prior, or go on where an earlier attempt was stopped.
+    """Train a prior, or go on where an earlier attempt was stopped; of a finished one its report.
 
     Raises:
         SourceError: the pictures can not be used, or are not those of the attempt that is resumed.
@@ -56,12 +56,13 @@ def run_training(config: TrainConfig, progress: TrainProgress | None = None) -> 
     output = config.output.absolute()
     try:
         with Lease(output), ray_cluster(config.workers + (config.cutting_actors or config.workers)):
-            _claim(output, config)
+            finished = _claim(output, config)
             if config.initial is not None:
                 denoiser_from(load_prior(config.initial), config.settings().prior)  # an error now costs nothing yet
             bank, faces = prepare_faces(config, source, lambda done, of: tell(_cutting(done, of)))
-            with _watching(output / LOG_FILE, tell):
-                _train(config, output)
+            if not finished:
+                with _watching(output / LOG_FILE, tell):
+                    _train(config, output)
             entries = read_log(output / LOG_FILE)
             last: dict[str, Any] = next((entry for entry in reversed(entries) if "loss" in entry), {})
             measures: dict[str, Any] = next((entry for entry in reversed(entries) if "held_out_loss" in entry), {})
@@ -74,7 +75,9 @@ def run_training(config: TrainConfig, progress: TrainProgress | None = None) -> 
                 measures=measures,
                 faces=faces,
             )
-            write_card(config, output / PRIOR_FOLDER, report, bank)
+            if not finished:
+                write_card(config, output / PRIOR_FOLDER, report, bank)
+                write_json(output / MANIFEST_FILE, {**_claimed(config), "finished": report.digest})
             return report
     except OSError as error:
         raise PublishError(
@@ -82,22 +85,29 @@ def run_training(config: TrainConfig, progress: TrainProgress | None = None) -> 
         ) from error
 
 
-def _claim(output: Path, config: TrainConfig) -> None:
-    """Make the output this training's, or see that it is."""
-    path = output / MANIFEST_FILE
+def _claimed(config: TrainConfig) -> dict[str, Any]:
+    return {"digest": config.digest(), "config": config.to_json()}
+
+
+def _claim(output: Path, config: TrainConfig) -> bool:
+    """Make the output this training's, or see that it is. Whether it is finished, by these very settings."""
+    path, claimed = output / MANIFEST_FILE, _claimed(config)
     if path.is_file():
         known = read_json(path)
-        if known.get("digest") != config.digest():
-            wanted, before = config.to_json(), known.get("config") or {}
+        if known.get("digest") != claimed["digest"]:
+            wanted, before = claimed["config"], known.get("config") or {}
             changed = sorted(name for name in wanted if before.get(name) != wanted[name])
             raise PublishError(
                 f"output {output} belongs to a training with other settings ({', '.join(changed)}); give another output"
             )
+        if (digest := known.get("finished")) and known["config"] == claimed["config"]:
+            return bool(load_prior(output / PRIOR_FOLDER).digest == digest)
     elif any(entry.name != LEASE_FILE for entry in output.iterdir()):
         raise PublishError(f"output {output} is not empty and no training wrote it; give an empty directory")
     for left in output.glob(f"{UNFINISHED}*"):
         shutil.rmtree(left)
-    write_json(path, {"digest": config.digest(), "config": config.to_json()})
+    write_json(path, claimed)
+    return False
 
 
 def _train(config: TrainConfig, output: Path) -> None:
