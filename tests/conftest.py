@@ -68,20 +68,27 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[Path]:
-    """A local Ray cluster; the directory with its logs and spilled objects. It starts in 4-6 s, hence one for all tests."""
+    """A local Ray cluster, as a run starts it; the directory with its logs and spilled objects. It starts in 4-6 s, hence one for
+    all tests.
+    """
     import ray
+
+    from jobs.run.local_data import local_data
+    from jobs.run.local_node import local_nodes
 
     os.environ.pop("RAY_ADDRESS", None)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    ray.init(
-        address="local",
-        num_cpus=4,
-        object_store_memory=256 * 1024 * 1024,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
-    yield Path(ray._private.worker._global_node.get_session_dir_path())
+    with local_nodes():
+        ray.init(
+            address="local",
+            num_cpus=4,
+            object_store_memory=256 * 1024 * 1024,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    with local_data():
+        yield Path(ray._private.worker._global_node.get_session_dir_path())
     ray.shutdown()
 
 

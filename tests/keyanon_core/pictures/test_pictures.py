@@ -323,7 +323,7 @@ def test_a_face_in_a_50_megapixel_picture_is_found_and_the_rest_left_alone(
     prior: Prior, models: FaceModels, astronaut: bytes
 ) -> None:
     # The search for the smallest faces alone takes three tiles in four.
-    models = replace(models, detector=load_detector(min_face=32))
+    models = replace(models, detector=load_detector(min_face=64))
     scene = Image.new("RGB", (8000, 6250), (90, 110, 130))
     scene.paste(Image.open(BytesIO(astronaut)).convert("RGB").resize((1536, 1536)), (5000, 3000))
     buffer = BytesIO()
