@@ -121,28 +121,36 @@ class AnonymizeFaces:
             quarantine=_quarantined,
             is_witness=lambda published: published[STATUS] == "anonymized",
         )
+        self.sealing = sealing
+        self.sealer: Sealer | None = None
         self.hands.await_turn()
+        with self.hands.reporting_faults():
+            self.pseudonyms = None if pseudonyms is None else AskedPseudonyms(pseudonyms)
+            self._load(prior, models, settings, compute, expected_prior)
 
+    def _load(
+        self,
+        prior: str,
+        models: FaceModelChoice,
+        settings: AnonymizeSettings,
+        compute: Compute,
+        expected_prior: str | None,
+    ) -> None:
         import torch
 
         from keyanon_core.pictures.anonymizer import PictureAnonymizer
         from keyanon_core.priors import load_prior
 
         torch.set_num_threads(compute.threads)
-        with self.hands.reporting_faults():
-            loaded = load_prior(prior, compute.device, compute.precision, expected=expected_prior)
-            face_models = models.load(compute.threads, compute.device)
-            loaded.networks.physical_batch = settings.face_batch
-            if compute.compiled:
-                loaded.networks.compile(loaded.latent_shape)
-            self.pseudonyms = None if pseudonyms is None else AskedPseudonyms(pseudonyms)
-            self.anonymizer = PictureAnonymizer(loaded, face_models, settings, self.pseudonyms)
-            self.prior = loaded
-            self.device = device_here(compute.device)
-            self.sealing = sealing
-            self.sealer: Sealer | None = None
-            self.environment = environment(loaded)
-        monitor.report_facts(facts(loaded, face_models, self.environment, settings.face_batch))
+        self.prior = load_prior(prior, compute.device, compute.precision, expected=expected_prior)
+        face_models = models.load(compute.threads, compute.device)
+        self.prior.networks.physical_batch = settings.face_batch
+        if compute.compiled:
+            self.prior.networks.compile(self.prior.latent_shape)
+        self.anonymizer = PictureAnonymizer(self.prior, face_models, settings, self.pseudonyms)
+        self.device = device_here(compute.device)
+        self.environment = environment(self.prior)
+        self.monitor.report_facts(facts(self.prior, face_models, self.environment, settings.face_batch))
 
     def __call__(self, table: pa.Table) -> pa.Table:
         names = [ROW, ID, SUBJECT, ENCODED, FAILURE, GIVEN, PERMANENT, FACES, KEPT_FACES]

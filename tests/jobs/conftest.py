@@ -11,6 +11,7 @@ from PIL import Image
 from jobs.config import AnonymizeConfig
 from jobs.storage.connections import forget_clients
 from keystore.embedded import Keystore
+from tests.jobs.in_process import run_in_process
 from tests.jobs.publishing import Place
 from tests.jobs.seaweed import Seaweed
 
@@ -66,6 +67,14 @@ def config_maker(place: Path) -> MakeConfig:
 def make_config(tmp_path: Path) -> MakeConfig:
     """Of `config_maker` over `tmp_path`."""
     return config_maker(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def without_a_cluster() -> Iterator[None]:
+    """The runs of the module's tests are made in this process, see `tests.jobs.in_process`."""
+    with pytest.MonkeyPatch.context() as patch:
+        run_in_process(patch)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -28,14 +28,16 @@ from tests.jobs.conftest import ONE_WORKER
 from tests.jobs.seaweed import BUCKET, Seaweed
 from tests.jobs.sources.test_tar_shards import shard
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("without_a_cluster")]
 
 JSON = b'{"caption": "a woman"}'
 DAMAGED = "damaged.tar"
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, face_png: bytes, face_jpeg: bytes) -> Path:
+def finished(
+    without_a_cluster: None, tmp_path_factory: pytest.TempPathFactory, face_png: bytes, face_jpeg: bytes
+) -> Path:
     """photos, keystore and out of a complete run."""
     from jobs.config import AnonymizeConfig
 

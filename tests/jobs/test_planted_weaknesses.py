@@ -343,7 +343,7 @@ def test_faces_that_an_empty_mask_a_copy_and_a_wrong_list_left(left: Path, attac
 
 
 def test_an_evaluation_names_the_same_faces(
-    ray_cluster: Path, left: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    without_a_cluster: None, left: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     some = [
         "--limit",

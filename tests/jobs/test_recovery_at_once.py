@@ -96,7 +96,7 @@ def restore(root: Path, ids: list[str], workers: int, *, skip_damaged: bool = Fa
 
 @pytest.mark.slow
 def test_the_same_pictures_come_back_however_many_at_a_time(
-    ray_cluster: Path, tmp_path: Path, grace_hopper: Path
+    without_a_cluster: None, tmp_path: Path, grace_hopper: Path
 ) -> None:
     (tmp_path / "photos").mkdir()
     with Image.open(grace_hopper) as picture:

@@ -25,7 +25,9 @@ PICTURES = ("a.png", "b.jpg", "c.png")
 
 
 @pytest.fixture(scope="module")
-def finished(ray_cluster: Path, tmp_path_factory: pytest.TempPathFactory, face_png: bytes, face_jpeg: bytes) -> Path:
+def finished(
+    without_a_cluster: None, tmp_path_factory: pytest.TempPathFactory, face_png: bytes, face_jpeg: bytes
+) -> Path:
     """A folder with the output `out` and the keystore `keystore` of one run over three pictures of a face."""
     root = tmp_path_factory.mktemp("run")
     (root / "photos").mkdir()

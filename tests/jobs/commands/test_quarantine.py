@@ -44,7 +44,7 @@ def put(path: Path, content: bytes) -> None:
 
 
 @pytest.fixture(scope="module")
-def finished(ray_cluster: Path, tmp_path_factory: pytest.TempPathFactory, face_png: bytes) -> Path:
+def finished(without_a_cluster: None, tmp_path_factory: pytest.TempPathFactory, face_png: bytes) -> Path:
     """Where a complete run lies: over one good picture, three that could not be decoded then, and a file of nothing."""
     root = tmp_path_factory.mktemp("quarantine")
     photos = root / "photos"

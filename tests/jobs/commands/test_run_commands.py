@@ -45,7 +45,7 @@ class Run:
 
 @pytest.fixture(scope="module")
 def finished(
-    ray_cluster: Path, tmp_path_factory: pytest.TempPathFactory, face_png: bytes, faceless_png: bytes
+    without_a_cluster: None, tmp_path_factory: pytest.TempPathFactory, face_png: bytes, faceless_png: bytes
 ) -> tuple[Run, int]:
     """One run over Parquet, anonymized by the command line with settings from YAML and options; and its exit code."""
     root = tmp_path_factory.mktemp("run")

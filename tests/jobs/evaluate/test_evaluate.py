@@ -22,6 +22,7 @@ from jobs.evaluate.run import run_evaluation, subject_of_folders, subject_of_run
 from jobs.exit_codes import ExitCode
 from jobs.run.anonymize import run_anonymize
 from tests.jobs.conftest import FIDELITY, MakeConfig
+from tests.jobs.in_process import run_in_process
 from tests.keyanon_core.evaluation.random_networks import random_alexnet, random_inception
 from tests.keyanon_core.faces.tiny_recognizers import tiny_recognizer
 
@@ -72,12 +73,17 @@ def folders(tmp_path: Path, face_png: bytes, face_jpeg: bytes, faceless_png: byt
 
 def evaluate(capsys: pytest.CaptureFixture[str], *arguments: object) -> Told:
     capsys.readouterr()
-    code = main(["evaluate", *map(str, arguments), "--json", "--quiet"])
+    code = main(
+        ["evaluate", *map(str, arguments), "--workers", "1", "--json", "--quiet"]
+    )  # each loads torch and models
     said = capsys.readouterr()
     return Told(code, json.loads(said.out) if said.out else {"message": said.err})
 
 
-def test_what_another_tool_left_is_named(ray_cluster: Path, folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_another_tool_left_is_named(
+    folders: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_in_process(monkeypatch)
     place = ["--source", folders / "photos", "--anonymized", folders / "anonymized", "-o", folders / "report"]
     place += ["--recognizer", f"mine={tiny_recognizer(folders / 'mine.onnx', pool=14)}:arcface"]
     (folders / "recovered").mkdir()
@@ -143,6 +149,7 @@ def test_an_evaluation_goes_on_where_it_was_stopped(
             "anonymized": folders / "anonymized",
             "output": folders / "report",
             "rehearsed": 0,
+            "workers": 1,
             "inception": inception,
             "lpips": alexnet,
         },
@@ -201,9 +208,10 @@ def test_what_can_not_be_evaluated_is_refused_before_ray_starts(
 
 
 def test_a_run_is_measured_and_rehearsed_under_keys_of_its_own(
-    ray_cluster: Path, make_config: MakeConfig, tmp_path: Path, face_png: bytes, faceless_png: bytes
+    make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, face_png: bytes, faceless_png: bytes
 ) -> None:
     """Of a run in which one published picture was put back to its source by somebody."""
+    run_in_process(monkeypatch)
     config = make_config(subjects=tmp_path / "subjects.csv")
     Path(config.photos).mkdir()
     (tmp_path / "subjects.csv").write_text("file,subject\na.png,subject 7\nb.png,subject 7\n")
@@ -211,7 +219,9 @@ def test_a_run_is_measured_and_rehearsed_under_keys_of_its_own(
         (Path(config.photos) / name).write_bytes(content)
     run_anonymize(config)
     (config.output / "images" / "b.png").write_bytes(face_png)
-    report = run_evaluation(subject_of_run(config.output, {"output": tmp_path / "report", "rehearsed": 1}))
+    report = run_evaluation(
+        subject_of_run(config.output, {"output": tmp_path / "report", "rehearsed": 1, "workers": 1})
+    )
     figures = {one["key"]: one["value"] for one in report["figures"]}
     assert (report["pictures"], report["not_published"], report["fidelity"]) == (2, {"no_face": 1}, FIDELITY)
     (untouched, _) = report["findings"]

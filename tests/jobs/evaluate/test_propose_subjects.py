@@ -33,7 +33,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory, astronaut: Path) -> Path:
 
 
 def test_each_person_is_proposed_once_in_files_of_their_owner_alone(
-    ray_cluster: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    without_a_cluster: None, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
     out.mkdir(0o755)

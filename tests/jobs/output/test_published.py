@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def published(
-    ray_cluster: object, tmp_path_factory: pytest.TempPathFactory, face_png: bytes, face_jpeg: bytes
+    without_a_cluster: None, tmp_path_factory: pytest.TempPathFactory, face_png: bytes, face_jpeg: bytes
 ) -> dict[str, dict[str, Any]]:
     """By picture: everything that one run publishes about it but the pictures themselves."""
     root = tmp_path_factory.mktemp("published")

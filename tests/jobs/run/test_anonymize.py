@@ -35,6 +35,7 @@ from keystore.embedded import Keystore
 from keystore.intake.records import KeyRecord
 from keystore.recipient import Expected, Recipient
 from tests.jobs.conftest import FIDELITY, OPEN_GATE, STEPS, MakeConfig
+from tests.jobs.in_process import run_in_process
 from tests.jobs.key_search import holds_key, written_forms
 from tests.jobs.publishing import finished_rows
 
@@ -283,8 +284,9 @@ def test_parquet_comes_out_as_parquet(
 
 @pytest.mark.parametrize("shape", ["binary", "struct"])
 def test_a_picture_column_without_nulls_has_room_for_a_quarantined_row(
-    ray_cluster: Path, tmp_path: Path, make_config: MakeConfig, face_png: bytes, shape: str
+    tmp_path: Path, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, face_png: bytes, shape: str
 ) -> None:
+    run_in_process(monkeypatch)
     cells = [face_png, b"no picture"]
     if shape == "struct":
         kind = pa.struct([pa.field("bytes", pa.binary(), nullable=False), ("path", pa.string())])

@@ -24,6 +24,7 @@ from jobs.storage.opening import open_store
 from keyanon_core.imaging import decode_picture
 from keystore.embedded import Keystore
 from tests.jobs.conftest import MakeConfig, config_maker
+from tests.jobs.in_process import run_in_process
 from tests.jobs.key_search import holds_key
 from tests.jobs.run.test_pseudonym_runs import released
 from tests.made_clips import MadeClip, make_clip
@@ -200,7 +201,7 @@ def test_one_person_is_asked_for_and_comes_back_alone(
 
 
 def test_clips_in_a_column_of_parquet_are_joined_in_two_attempts_beside_what_their_rows_say(
-    ray_cluster: Path, tmp_path: Path, make_config: MakeConfig, face_png: bytes
+    tmp_path: Path, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, face_png: bytes
 ) -> None:
     (tmp_path / "photos").mkdir()
     made = [
@@ -216,6 +217,7 @@ def test_clips_in_a_column_of_parquet_are_joined_in_two_attempts_beside_what_the
     }
     pq.write_table(pa.table(rows), tmp_path / "photos" / "x.parquet", row_group_size=2)
     settings = {"image_column": "video", "id_column": "id", "subject_column": "who", "audio": "keep"}
+    run_in_process(monkeypatch)
     first = run_anonymize(make_config(**settings, limit=2))
     assert (first.rows, first.clips) == (2, [])
     whole = run_anonymize(make_config(**settings))
@@ -237,9 +239,10 @@ def test_clips_in_a_column_of_parquet_are_joined_in_two_attempts_beside_what_the
 
 
 def test_a_clip_in_which_nobody_is_found_is_published_where_it_is_to_pass(
-    ray_cluster: Path, tmp_path: Path, make_config: MakeConfig
+    tmp_path: Path, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "photos").mkdir()
     make_clip(tmp_path / "photos" / "nobody.mkv", [], seconds=0.2, fps=25, size=(96, 64), audio=False)
+    run_in_process(monkeypatch)
     passed = run_anonymize(make_config(no_face="pass"))
     assert (passed.statuses, passed.clips) == ({"no_face": 1}, ["nobody.mkv"])

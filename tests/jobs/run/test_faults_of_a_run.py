@@ -22,6 +22,7 @@ from jobs.run.detect_stage import Asked, DetectFaces
 from keyanon_core.errors import NotReversibleError
 from keystore.embedded import Keystore
 from tests.jobs.conftest import MakeConfig
+from tests.jobs.in_process import run_in_process
 
 pytestmark = pytest.mark.slow
 
@@ -39,6 +40,13 @@ def photos(ray_cluster: Path, tmp_path: Path, face_png: bytes) -> Path:
     return folder
 
 
+class LoadsNothing(AnonymizeFaces):
+    """Where no row is anonymized before the run ends: torch and models take seconds in each process."""
+
+    def _load(self, *_: object) -> None:
+        pass
+
+
 def met_by(stage: str, meets: Culprits, monkeypatch: pytest.MonkeyPatch, *, everyone: bool = False) -> None:
     """Let the processes of a stage do `meets` when they come to the culprit, or to any row."""
 
@@ -48,7 +56,7 @@ def met_by(stage: str, meets: Culprits, monkeypatch: pytest.MonkeyPatch, *, ever
                 meets(len(pictures))
             return super()._detect(pictures)
 
-    class Anonymize(AnonymizeFaces):
+    class Anonymize(LoadsNothing if everyone else AnonymizeFaces):  # type: ignore[misc]
         def _anonymize(self, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             if everyone or any(row[ENCODED].endswith(MARK) for row in rows):
                 meets(len(rows))
@@ -56,6 +64,8 @@ def met_by(stage: str, meets: Culprits, monkeypatch: pytest.MonkeyPatch, *, ever
 
     if stage == "detect":
         monkeypatch.setattr(jobs.run.anonymize, "DetectFaces", Detect)
+        if everyone:
+            monkeypatch.setattr(jobs.run.anonymize, "AnonymizeFaces", LoadsNothing)
     else:
         monkeypatch.setattr(jobs.run.anonymize, "AnonymizeFaces", Anonymize)
 
@@ -182,6 +192,7 @@ def test_a_fault_of_the_machine_ends_the_run_without_a_verdict_and_the_same_comm
             run_anonymize(config)
     assert exit_code_of(caught.value) is ExitCode.TRY_AGAIN
     assert not list((config.output / "rows").glob("*.parquet"))
+    run_in_process(monkeypatch)
     run_anonymize(config)
     assert rows(config) == {"0.png": ("anonymized", ""), "1.png": ("anonymized", "")}
 
@@ -208,6 +219,7 @@ def test_processes_that_die_while_they_load_end_the_run(
             os._exit(1)
 
     monkeypatch.setattr(jobs.run.anonymize, "DetectFaces", Detect)
+    monkeypatch.setattr(jobs.run.anonymize, "AnonymizeFaces", LoadsNothing)
     with pytest.raises(MachineError, match="ended before a row got through"):
         run_anonymize(make_config())
 
@@ -215,7 +227,8 @@ def test_processes_that_die_while_they_load_end_the_run(
 def test_a_way_back_that_does_not_come_back_ends_the_run_at_once(
     photos: Path, tmp_path: Path, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    met_by("anonymize", counting(tmp_path / "log", raising(NotReversibleError("came back at 12.1 dB"))), monkeypatch)
+    way_back = raising(NotReversibleError("came back at 12.1 dB"))
+    met_by("anonymize", counting(tmp_path / "log", way_back), monkeypatch, everyone=True)
     config = make_config()
     with pytest.raises(NotReversibleError, match=r"came back at 12\.1 dB") as caught:
         run_anonymize(config)
@@ -227,7 +240,7 @@ def test_a_way_back_that_does_not_come_back_ends_the_run_at_once(
 def test_a_defect_outside_of_the_rows_is_called_one(
     photos: Path, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Anonymize(AnonymizeFaces):
+    class Anonymize(LoadsNothing):
         def __call__(self, table: Any) -> Any:
             with self.hands.reporting_faults():
                 raise ZeroDivisionError("a secret")
@@ -250,4 +263,5 @@ def test_a_run_whose_counter_is_lost_with_its_machine_is_no_defect(
         patched.setattr(jobs.run.anonymize, "AnonymizeFaces", LosesTheCounter)
         with pytest.raises(MachineError, match="run the same command again"):
             run_anonymize(make_config())
+    run_in_process(monkeypatch)
     assert run_anonymize(make_config()).rows == 5

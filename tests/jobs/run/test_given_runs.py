@@ -1,4 +1,4 @@
-"""Runs on a real cluster whose users give faces, keep faces, bring aligned crops, or have keys forgotten."""
+"""Runs whose users give faces, keep faces, bring aligned crops, or have keys forgotten."""
 
 import io
 import json
@@ -85,7 +85,10 @@ SIGN = (120.0, 190.0, 180.0, 250.0)  # of the pair: no face, but its user says s
 
 @pytest.fixture(scope="module")
 def folder_run(
-    ray_cluster: Path, tmp_path_factory: pytest.TempPathFactory, pair: tuple[bytes, list[Face]], faceless_png: bytes
+    without_a_cluster: None,
+    tmp_path_factory: pytest.TempPathFactory,
+    pair: tuple[bytes, list[Face]],
+    faceless_png: bytes,
 ) -> Given:
     root = tmp_path_factory.mktemp("given")
     picture, faces = pair
@@ -214,7 +217,7 @@ def test_a_bad_file_of_boxes_is_refused_before_anything_is_written(folder_run: G
 
 
 def test_parquet_gives_boxes_and_chooses_permanence_row_by_row(
-    ray_cluster: Path, tmp_path: Path, pair: tuple[bytes, list[Face]], keyanon: Keyanon
+    without_a_cluster: None, tmp_path: Path, pair: tuple[bytes, list[Face]], keyanon: Keyanon
 ) -> None:
     picture, (first, second) = pair
     shape = pa.list_(pa.struct([*((name, pa.float64()) for name in "xywh"), ("landmarks", pa.list_(pa.float64()))]))
@@ -274,7 +277,7 @@ def test_parquet_gives_boxes_and_chooses_permanence_row_by_row(
 
 
 def test_aligned_crops_are_anonymized_as_they_are_and_come_back_exactly(
-    ray_cluster: Path, tmp_path: Path, astronaut: Path, keyanon: Keyanon
+    without_a_cluster: None, tmp_path: Path, astronaut: Path, keyanon: Keyanon
 ) -> None:
     source = pixels_of(encoded(astronaut, 512, "PNG"))
     (face,) = load_detector().detect(source)

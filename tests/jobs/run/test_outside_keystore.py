@@ -15,6 +15,7 @@ from keystore.embedded import Keystore
 from keystore.ingest_opening import IngestOpening
 from keystore.served import ServedKeystore
 from tests.jobs.conftest import MakeConfig
+from tests.jobs.in_process import run_in_process
 from tests.keystore.serving import Served
 
 pytestmark = pytest.mark.slow
@@ -56,9 +57,11 @@ def test_a_run_with_a_public_key_ends_when_its_keys_are_taken_in(
     ray_cluster: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Ray plans it in two segments, as it does a large one. By HTTPS its workers ask for pseudonyms too."""
-    monkeypatch.setattr("jobs.run.anonymize.SEGMENT_ROWS", 1)
+    """Into a folder it goes in two segments, as a large one does. By HTTPS its workers ask for pseudonyms too."""
     folder, settings, secret = inbox
+    if not secret:
+        run_in_process(monkeypatch)
+        monkeypatch.setattr("jobs.run.anonymize.SEGMENT_ROWS", 1)
     (tmp_path / "photos").mkdir()
     for name in ("a.png", "b.png"):
         (tmp_path / "photos" / name).write_bytes(face_png)

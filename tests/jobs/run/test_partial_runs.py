@@ -12,8 +12,9 @@ from jobs.output.failure_rate import MIN_ROWS
 from jobs.output.reader import inspect_run, read_rows
 from jobs.run.anonymize import run_anonymize
 from tests.jobs.conftest import MakeConfig
+from tests.jobs.in_process import run_in_process
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
@@ -27,7 +28,10 @@ def photos(tmp_path: Path, face_png: bytes) -> Path:
     return folder
 
 
-def test_a_limit_takes_the_first_rows_and_a_run_without_it_the_others(photos: Path, make_config: MakeConfig) -> None:
+def test_a_limit_takes_the_first_rows_and_a_run_without_it_the_others(
+    photos: Path, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_in_process(monkeypatch)
     report = run_anonymize(make_config(limit=2))
     assert (report.rows, report.input_rows, report.keys_stored) == (2, 5, 1)
     out = make_config().output
@@ -44,8 +48,9 @@ def test_a_limit_takes_the_first_rows_and_a_run_without_it_the_others(photos: Pa
 
 
 def test_too_many_quarantined_rows_end_a_run_that_another_limit_completes(
-    photos: Path, make_config: MakeConfig, capsys: pytest.CaptureFixture[str]
+    photos: Path, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    run_in_process(monkeypatch)
     config = make_config(max_failure_rate=0.5)
     settings = config.to_json()
     yaml = photos.parent / "run.yaml"
@@ -59,7 +64,7 @@ def test_too_many_quarantined_rows_end_a_run_that_another_limit_completes(
     assert inspect_run(config.output).finished
 
 
-def test_a_run_stops_before_it_has_read_everything(photos: Path, make_config: MakeConfig) -> None:
+def test_a_run_stops_before_it_has_read_everything(ray_cluster: Path, photos: Path, make_config: MakeConfig) -> None:
     for at in range(6 * MIN_ROWS):
         (photos / f"bad{at:04d}.png").write_bytes(b"no picture")
     config = make_config(max_failure_rate=0.1, pictures_per_task=20)

@@ -26,6 +26,7 @@ from keystore.embedded import Keystore
 from keystore.naming_opening import NamingOpening
 from keystore.recipient import Expected, Recipient
 from tests.jobs.conftest import MakeConfig
+from tests.jobs.in_process import run_in_process
 from tests.jobs.key_search import holds_key
 
 pytestmark = pytest.mark.slow
@@ -52,7 +53,12 @@ def released(keystore: Keystore) -> dict[str, PictureKey]:
 
 
 def test_one_person_has_one_carrier_in_a_run_resumed_and_later_and_comes_back(
-    ray_cluster: Path, tmp_path: Path, make_config: MakeConfig, face_png: bytes, face_jpeg: bytes
+    ray_cluster: Path,
+    tmp_path: Path,
+    make_config: MakeConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    face_png: bytes,
+    face_jpeg: bytes,
 ) -> None:
     sources = {"grace": face_jpeg, "eileen": face_png, "grace again": mirrored(face_jpeg), "nobody": face_png}
     (tmp_path / "photos").mkdir()
@@ -63,6 +69,7 @@ def test_one_person_has_one_carrier_in_a_run_resumed_and_later_and_comes_back(
     assert (first.subjects, first.pseudonyms) == (2, {"shown": 2, "several": 0, "without": 0})
     with pytest.raises(PublishError, match=r"payload_share: 0\.2, and now 0\.3"):
         run_anonymize(make_config(**asked, payload_share=0.3))
+    run_in_process(monkeypatch)
     whole = run_anonymize(make_config(**asked))
     assert (whole.resumed_rows, whole.subjects, whole.pseudonyms) == (2, 1, {"shown": 3, "several": 0, "without": 1})
     assert "payload share 0.2" in whole.procedure
