@@ -1,5 +1,6 @@
 """The clips of an output, for people: pieces, tracks, and a page to review a clip by. It needs neither keystore nor source."""
 
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -104,10 +105,16 @@ def clip_view(store: Store, name: str) -> ClipView:
 def page_of(store: Store, view: ClipView) -> str:
     """A page that needs nothing beside it. Raises OutputError, OSError, MachineError."""
     last = max([track.end for track in view.tracks] + [piece.begin for piece in view.pieces], default=0.0)
+    asking = f"keyanon clips OUT {shlex.quote(view.name)} --track N --ids"
     return (
         page_environment("jobs.output")
         .get_template("clip.html.j2")
-        .render(clip=view, seconds=max(last, 1e-3), faces=dict(_thumbnails(store, view)))
+        .render(
+            clip=view,
+            seconds=max(last, 1e-3),
+            faces=dict(_thumbnails(store, view)),
+            asking=asking if any(piece.row.track_records for piece in view.pieces) else "",
+        )
     )
 
 

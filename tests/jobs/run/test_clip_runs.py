@@ -124,7 +124,9 @@ def test_a_clip_is_anonymized_in_two_attempts_joined_and_comes_back(
     view = clip_view(store, "two people.mp4")
     assert (len(view.pieces), len(view.tracks), view.is_joined) == (2, 2, True)
     assert [piece.begin for piece in view.between(1.3, 1.4)] == [1.28]
-    assert page_of(store, view).count("data:image/jpeg") == 2, "a face of each track, as it is published"
+    page = page_of(store, view)
+    assert page.count("data:image/jpeg") == 2, "a face of each track, as it is published"
+    assert "keyanon clips OUT &#39;two people.mp4&#39; --track N --ids" in page
     (broken,) = [one for one in clip_views(store) if one.name == "broken.mov"]
     assert not broken.is_joined and len(broken.missing) == 1
 
