@@ -69,6 +69,16 @@ class InProcess:
         self.keystore.ingest(run_id, shards)
 
 
+def key_record(run_id: str, image_id: str, **more: Any) -> KeyRecord:
+    """A record without faces: enough for everything that a keystore and an output do."""
+    usual: dict[str, Any] = {
+        "dataset": "d", "source_sha256": "0" * 64, "image_key": bytes(range(32)), "faces": [], "method": "exact",
+        "transform": "rotation", "steps": 12, "fidelity": "latent", "prior_digest": "1" * 64,
+        "created_at": datetime.now(UTC),
+    }  # fmt: skip
+    return KeyRecord(run_id=run_id, image_id=image_id, **usual | more)
+
+
 class Place:
     """An output of its own in a keystore that the tests share."""
 
@@ -83,11 +93,7 @@ class Place:
 
     def result(self, row: int, name: str, content: bytes = b"picture") -> dict[str, Any]:
         """An anonymized row with its sealed key."""
-        record = KeyRecord(
-            run_id=self.run_id, dataset="d", image_id=name, source_sha256="0" * 64, image_key=bytes(range(32)), faces=[],
-            method="exact", transform="rotation", steps=12, fidelity="latent", prior_digest="1" * 64,
-            created_at=datetime.now(UTC), output_sha256=hashlib.sha256(content).hexdigest(),
-        )  # fmt: skip
+        record = key_record(self.run_id, name, output_sha256=hashlib.sha256(content).hexdigest())
         return {
             ROW: row, ID: name, STATUS: "anonymized", REASON: "", RECORD_ID: record.record_id, OUTPUT: content,
             SEALED: seal_record(record, self.keys.key.public_key), SIDECAR: b"sidecar of " + content,

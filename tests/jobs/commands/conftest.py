@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,9 @@ import pytest
 
 from jobs.commands.cli import main
 from keystore.embedded import Keystore
-from keystore.intake.records import KeyRecord
 from keystore.intake.sealing import seal_record
 from keystore.intake.shards import write_shard
+from tests.jobs.publishing import key_record
 
 RUN = "run-1"
 DATASET = "wedding"
@@ -51,22 +50,8 @@ def keyanon(capsys: pytest.CaptureFixture[str]) -> Keyanon:
 
 
 def sealed_record(public_key: bytes, image_id: str, image_key: bytes = IMAGE_KEY, run_id: str = RUN) -> bytes:
-    """One sealed record without faces: enough for everything that a keystore does."""
-    record = KeyRecord(
-        run_id=run_id,
-        dataset=DATASET,
-        image_id=image_id,
-        source_sha256="0" * 64,
-        image_key=image_key,
-        faces=[],
-        method="exact",
-        transform="rotation",
-        steps=12,
-        fidelity="latent",
-        prior_digest="1" * 64,
-        created_at=datetime.now(UTC),
-    )
-    return seal_record(record, public_key)
+    """One sealed record without faces."""
+    return seal_record(key_record(run_id, image_id, dataset=DATASET, image_key=image_key), public_key)
 
 
 @pytest.fixture

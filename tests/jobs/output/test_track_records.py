@@ -3,7 +3,6 @@
 import hashlib
 import uuid
 from contextlib import nullcontext
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +17,10 @@ from jobs.output.reader import TrackRecord, find_rows, read_rows
 from jobs.output.reconcile import TAKEN_IN, reconcile
 from jobs.storage.local import LocalStore
 from keyanon_core.sidecar import Sidecar, SidecarFace
-from keystore.intake.records import KeyRecord
 from keystore.intake.sealing import seal_record
 from keystore.vault.parts import part_id
 from tests.jobs.output.test_verify import begun, edit, look, named, result
-from tests.jobs.publishing import Place
+from tests.jobs.publishing import Place, key_record
 
 PIECES = ["a.mp4/000000000.mp4", "a.mp4/000001280.mp4"]
 TRACKS = [[1, 0, None], [0]]
@@ -35,21 +33,12 @@ def piece(place: Place, row: int, tracks: list[int | None], sealed: int | None =
     sidecar = Sidecar(ids[0], name, "latent", "1" * 64, (4, 4), 1, (SidecarFace(bytes(32)),) * 3).to_bytes()
     made = place.result(row, name, content)
     records = [
-        KeyRecord(
+        key_record(
+            place.run_id,
+            part_id(name, track),
             record_id=record_id,
-            run_id=place.run_id,
-            dataset="d",
-            image_id=part_id(name, track),
-            source_sha256="0" * 64,
             output_sha256=made[OUTPUT_SHA256],
             image_key=hashlib.sha256(record_id.encode()).digest(),
-            faces=[],
-            method="exact",
-            transform="rotation",
-            steps=12,
-            fidelity="latent",
-            prior_digest="1" * 64,
-            created_at=datetime.now(UTC),
             details={"sidecar_sha256": hashlib.sha256(sidecar).hexdigest()},
         )
         for record_id, track in zip(ids, tracks, strict=True)

@@ -3,7 +3,6 @@
 import hashlib
 import json
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +28,8 @@ from jobs.storage.local import LocalStore
 from jobs.storage.store import Store
 from keyanon_core.sidecar import Sidecar, SidecarFace
 from keystore.embedded import Keystore
-from keystore.intake.records import KeyRecord
 from keystore.intake.sealing import seal_record
-from tests.jobs.publishing import Place, block, quarantined
+from tests.jobs.publishing import Place, block, key_record, quarantined
 from tests.jobs.seaweed import BUCKET, Seaweed
 
 ROWS = 4
@@ -41,21 +39,12 @@ def result(place: Place, row: int, name: str) -> dict[str, Any]:
     """An anonymized row whose sidecar and key record are its own."""
     made = place.result(row, name, f"picture {name}".encode())
     sidecar = Sidecar(made[RECORD_ID], name, "image", "1" * 64, (4, 4), 1, (SidecarFace(bytes(32)),)).to_bytes()
-    record = KeyRecord(
+    record = key_record(
+        place.run_id,
+        name,
         record_id=made[RECORD_ID],
-        run_id=place.run_id,
-        dataset="d",
-        image_id=name,
-        source_sha256="0" * 64,
         output_sha256=made[OUTPUT_SHA256],
-        image_key=bytes(range(32)),
-        faces=[],
-        method="exact",
-        transform="rotation",
-        steps=12,
         fidelity="image",
-        prior_digest="1" * 64,
-        created_at=datetime.now(UTC),
         details={"sidecar_sha256": hashlib.sha256(sidecar).hexdigest()},
     )
     return {**made, SIDECAR: sidecar, SEALED: seal_record(record, place.keystore.ingest_public_key)}
