@@ -1,18 +1,24 @@
-"""What a run makes of clips, against clips of which is known who is where in every frame.
+"""What a run makes of clips, against clips of which is known who is where in every frame, and of real ones.
 
     python benchmarks/video.py --portraits DIR [--clips 6] [--people 5] [--seconds 1] [--fps 25] [--width 640] [--height 360]
-        [--suffix .mp4] [--background FILE ...] [--share P] [--story moving --story cut ...] [--fidelity latent] [--restored 1]
-        [--counted-by hog] [--seed 0] [--json]
+        [--suffix .mp4] [--background FILE ...] [--story moving --story cut ...] [--seed 0] [any of below]
+    python benchmarks/video.py --clip FILE [--clip FILE ...]
+        [--share P] [--fidelity latent] [--restored 1] [--counted-by hog] [--json]
 
 Heads of --people portraits move through each clip (`tests.made_clips`), one story after the other. --portraits: a folder of
 photographs, or of Parquet files with a column `image`; those with exactly one face are used, other ones in each clip as long as
 there are some. The clips are anonymized by a run of their own with their sound kept, and --restored of them come back by
 requests that two approve, which takes longer than all else.
+
+--clip: a real one, of which nobody knows who is in it: its people are the tracks of the run itself, its faces where these are, so
+nothing is told of switches, and what the run took for a face and is none counts as one.
+
 Printed for each clip (`keyanon_core.evaluation.clips`):
 - source shown: frames in which some person's face is the source's by the recognizer, at its own threshold, of those in which the
   source has a face. seen: faces only that --counted-by, which the run does not use, finds in the clip; anywhere: all of them.
 - seen in the source: share of its faces that --counted-by sees there: what the count before is worth. hog is dlib's detector of
   upright faces, and quick; mmod is its network, which takes seconds a frame.
+- untouched: faces that --counted-by sees in the source, and that the clip shows as they were, tracked or not.
 - switched, mixed: how often a person goes on as another track; tracks of several people.
 - like the first: cosine about the recognizer's mean of a person's faces to the one first shown: the median, and what one in
   twenty falls below. In brackets the same of the source, whose views differ too.
@@ -23,6 +29,7 @@ Printed for each clip (`keyanon_core.evaluation.clips`):
 """
 
 import math
+import shutil
 import sys
 import tempfile
 import time
@@ -65,7 +72,7 @@ from keyanon_core.evaluation.clips import (
     times_kept,
     whose,
 )
-from keyanon_core.faces import FaceModels, load_face_models
+from keyanon_core.faces import Face, FaceModels, load_face_models
 from keyanon_core.faces.alignment import UPRIGHT_TEMPLATE, chip, similarity
 from keyanon_core.faces.dlib_models import SHAPE_PREDICTOR, dlib_model
 from keyanon_core.faces.recognition import MEAN_IDENTITY
@@ -80,20 +87,27 @@ Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float64]
 Numbers = npt.NDArray[np.int64]
 Row = dict[str, Cell]
+Tracked = tuple[Sequence[Face], Sequence[str]]
+"""The faces of a frame, in px of it, and whose tracks they are of."""
+
 Counter = Callable[[Pixels], Floats]
 """Finds faces in an (H, W, 3) picture: (m, 4) boxes."""
 
 COUNTED_VISIBLE: Final = 0.3  # share of a face that is seen, from which it could give its person away
 BACKGROUNDS: Final = ("coffee.png", "motorcycle_left.png")  # scikit-image's
 WHOLE: Final = 0.9  # the same, from which its looks and its flicker are its own and not of what hides it
+CODED_ALIKE: Final = 6.0  # grey levels, in the mean of a face's box, below which nobody touched it
 SIDE: Final = 128  # px of the crops that flicker is measured in
 ENLARGED: Final = 1  # times that dlib's detectors double a picture: they find faces from 40 px on
 NETWORK: Final = "mmod_human_face_detector.dat"  # beside the recognizer's weights (Max-Margin Object Detection, CC0)
 
 
 def main(
-    portraits: Annotated[Path, typer.Option(help="Folder of photographs, or of Parquet files with a column image.")],
-    clips: Annotated[int, typer.Option(min=1, help="How many.")] = len(STORIES),
+    portraits: Annotated[
+        Path | None, typer.Option(help="Folder of photographs, or of Parquet files with a column image.")
+    ] = None,
+    clip: Annotated[list[Path] | None, typer.Option(help="A real clip, instead of made ones; again for more.")] = None,
+    clips: Annotated[int, typer.Option(min=1, help="How many to make.")] = len(STORIES),
     people: Annotated[int, typer.Option(min=1, help="In each clip.")] = 5,
     story: Annotated[list[str] | None, typer.Option(help=f"Of {', '.join(STORIES)}; again for more.")] = None,
     seconds: Annotated[float, typer.Option(help="Of each clip.")] = 1.0,
@@ -112,36 +126,44 @@ def main(
     share: Annotated[float | None, typer.Option(help="Payload share of the run.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document instead of a table.")] = False,
 ) -> None:
-    """Make clips, anonymize and restore them, measure and print."""
+    """Make clips or take real ones, anonymize and restore them, measure and print."""
     if counted_by not in COUNTERS:
         raise typer.BadParameter(f"no detector is called {counted_by!r}; choose from {', '.join(COUNTERS)}")
-    stories = story or list(STORIES)
+    if (portraits is None) == (not clip):
+        raise typer.BadParameter("give --portraits to make clips of, or --clip for real ones")
     models = load_face_models()
-    heads = list(islice(_portraits(portraits, models), clips * people))
-    if len(heads) < people:
-        raise typer.BadParameter(f"{len(heads)} pictures of one face in {portraits}; --people asks for {people}")
-    named = background or [Path(skimage.data.__file__).with_name(name) for name in BACKGROUNDS]
-    behind = [decode_picture(path.read_bytes()) for path in named]
+    facts: dict[str, Cell] = dict(when_and_where())
     with tempfile.TemporaryDirectory() as scratch:
-        root = Path(scratch)
+        root, made = Path(scratch), list[MadeClip]()
         (root / "clips").mkdir()
-        made = [
-            make_clip(
-                root / "clips" / f"{number:03d} {stories[number % len(stories)]}{suffix}",
-                [heads[(number * people + person) % len(heads)] for person in range(people)],
-                seconds=seconds,
-                fps=fps,
-                size=(width, height),
-                story=stories[number % len(stories)],  # type: ignore[arg-type]
-                seed=seed + number,
-                backgrounds=behind,
-            )
-            for number in range(clips)
-        ]
-        published = anonymize_and_restore(root, fidelity, share, [clip.path.name for clip in made[:restored]])
+        names = [Path(shutil.copy(path, root / "clips")).name for path in clip or []]
+        if portraits is not None:
+            stories, heads = story or list(STORIES), list(islice(_portraits(portraits, models), clips * people))
+            if len(heads) < people:
+                raise typer.BadParameter(
+                    f"{len(heads)} pictures of one face in {portraits}; --people asks for {people}"
+                )
+            named = background or [Path(skimage.data.__file__).with_name(name) for name in BACKGROUNDS]
+            behind = [decode_picture(path.read_bytes()) for path in named]
+            made = [
+                make_clip(
+                    root / "clips" / f"{number:03d} {stories[number % len(stories)]}{suffix}",
+                    [heads[(number * people + person) % len(heads)] for person in range(people)],
+                    seconds=seconds,
+                    fps=fps,
+                    size=(width, height),
+                    story=stories[number % len(stories)],  # type: ignore[arg-type]
+                    seed=seed + number,
+                    backgrounds=behind,
+                )
+                for number in range(clips)
+            ]
+            names = [one.path.name for one in made]
+            facts |= {"portraits": len(heads), "people": people, "size": f"{width} x {height}"}
+        published = anonymize_and_restore(root, fidelity, share, names[:restored])
         counter = COUNTERS[counted_by]()
-        rows = [measure(clip, published, models, counter) for clip in made]
-    facts = {**when_and_where(), "portraits": len(heads), "people": people, "size": f"{width} x {height}"}
+        known = made or [_as_tracked(root / "clips" / name, published) for name in names]
+        rows = [measure(one, published, models, counter) for one in known]
     facts |= {"recognizer": models.recognizer.name, "counted by": counted_by, **published.facts}
     if as_json:
         print_json({**facts, "clips": rows})
@@ -190,12 +212,12 @@ COUNTERS: Final[dict[str, Callable[[], Counter]]] = {"hog": _hog, "mmod": _mmod}
 @dataclass(frozen=True)
 class Published:
     """What a run made of clips. anonymized: their folder. restored: by a clip's name, where there is such. tracks: by a clip's
-    name, of each frame the boxes of who was tracked there, (m, 4), and their tracks. facts: to be printed.
+    name, of each frame the faces that were tracked there, and their tracks. facts: to be printed.
     """
 
     anonymized: Path
     restored: Mapping[str, Path]
-    tracks: Mapping[str, Sequence[tuple[Floats, Sequence[str]]]]
+    tracks: Mapping[str, Sequence[Tracked]]
     facts: Mapping[str, Cell]
 
 
@@ -224,9 +246,9 @@ def anonymize_and_restore(root: Path, fidelity: str, share: float | None, wanted
     return Published(root / "out" / CLIPS, back, tracks, facts)
 
 
-def _tracked_run(config: AnonymizeConfig) -> tuple[RunReport, dict[str, list[tuple[Floats, Sequence[str]]]]]:
+def _tracked_run(config: AnonymizeConfig) -> tuple[RunReport, dict[str, list[Tracked]]]:
     """Run, and listen to whom the run takes for whom, which no output says."""
-    tracks = dict[str, list[tuple[Floats, Sequence[str]]]]()
+    tracks = dict[str, list[Tracked]]()
     known = Clips.know
 
     def listening(source: Clips, said: Mapping[str, SaidOfPieces]) -> None:
@@ -244,26 +266,38 @@ def _tracked_run(config: AnonymizeConfig) -> tuple[RunReport, dict[str, list[tup
         setattr(Clips, "know", known)  # noqa: B010
 
 
-def _by_frame(piece: PieceFaces, frames: int, height: int) -> Iterator[tuple[Floats, Sequence[str]]]:
-    """Boxes in px of their frame, and tracks, of each frame of a piece."""
+def _by_frame(piece: PieceFaces, frames: int, height: int) -> Iterator[Tracked]:
+    """Of each frame of a piece."""
     for frame in range(frames):
         some = [at for at, face in enumerate(piece.faces) if face.frame == frame]
-        boxes = np.array([piece.faces[at].box for at in some], np.float64).reshape(-1, 4)
-        yield boxes - np.array([0, frame * height] * 2), [piece.subjects[at] for at in some]
+        yield [piece.faces[at].moved(-frame * height, 0) for at in some], [piece.subjects[at] for at in some]
+
+
+def _as_tracked(path: Path, published: Published) -> MadeClip:
+    """A real clip, in which those are who were tracked there."""
+    tracked, times = published.tracks[path.name], _times(path)
+    numbers = {name: number for number, name in enumerate(sorted({name for _, names in tracked for name in names}))}
+    truth = tuple(
+        tuple(Shown(numbers[name], face.box, face.landmarks, 1.0) for face, name in zip(*there, strict=True))
+        for there in tracked
+    )
+    with av.open(str(path)) as opened:
+        size = (opened.streams.video[0].width, opened.streams.video[0].height)
+    return MadeClip(path, (), truth, (), size, float(times.duration))
 
 
 def measure(clip: MadeClip, published: Published, models: FaceModels, counter: Counter) -> Row:
     """One clip's row of the table."""
     anonymized = published.anonymized / clip.path.name
     source, shown = _frames(clip.path), _frames(anonymized)
-    switches = _switches(clip, published.tracks[clip.path.name])
+    switches = _switches(clip, published.tracks[clip.path.name]) if clip.times else None
     times, sound = times_kept(_times(anonymized), _times(clip.path)), (_sound(anonymized), _sound(clip.path))
     return {
         "clip": clip.path.stem,
         "frames": len(source),
         **_shown(clip, source, shown, models, counter),
-        "switched": switches.switched,
-        "mixed": switches.mixed,
+        "switched": switches.switched if switches else "-",
+        "mixed": switches.mixed if switches else "-",
         "like the first, median and 5 %": _likeness(clip, source, shown, models),
         "flicker, median (worst)": _flicker(clip, source, shown, models),
         **_restored(clip, source, published.restored.get(clip.path.name), models),
@@ -289,8 +323,16 @@ def _shown(clip: MadeClip, source: Pixels, shown: Pixels, models: FaceModels, co
     return {
         "source shown, seen": f"{len(seen)} of {of}",
         "source shown, anywhere": f"{len(frames_showing(frames, distances, threshold))} of {of}",
-        "seen in the source": float(known.mean()),
+        "seen in the source": float(known.mean()) if len(known) else math.nan,
+        "untouched": _untouched(source, shown, counter),
     }
+
+
+def _untouched(source: Pixels, shown: Pixels, counter: Counter) -> int:
+    """Faces that the detector sees in the source and the clip shows as they were but for being encoded."""
+    boxes = [(at, *np.rint(box).astype(int).clip(0)) for at, frame in enumerate(source) for box in counter(frame)]
+    changes = (np.abs(source[at, y0:y1, x0:x1] - shown[at, y0:y1, x0:x1].astype(float)) for at, x0, y0, x1, y1 in boxes)
+    return sum(change.mean() < CODED_ALIKE for change in changes)
 
 
 def _seen(frames: Pixels, there: Sequence[tuple[int, Shown]], counter: Counter) -> npt.NDArray[np.bool_]:
@@ -303,9 +345,10 @@ def _seen(frames: Pixels, there: Sequence[tuple[int, Shown]], counter: Counter) 
     return found
 
 
-def _switches(clip: MadeClip, tracks: Sequence[tuple[Floats, Sequence[str]]]) -> Switches:
+def _switches(clip: MadeClip, tracks: Sequence[Tracked]) -> Switches:
     frames, people, names = list[int](), list[int](), list[str]()
-    for frame, ((boxes, of), truth) in enumerate(zip(tracks, clip.truth, strict=True)):
+    for frame, ((faces, of), truth) in enumerate(zip(tracks, clip.truth, strict=True)):
+        boxes = np.array([face.box for face in faces], np.float64).reshape(-1, 4)
         seen = [one for one in truth if one.visible >= COUNTED_VISIBLE]
         matched = whose(boxes, np.array([one.box for one in seen], np.float64))
         frames += [frame] * len(boxes)

@@ -3,6 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+import numpy.typing as npt
+
 from keyanon_core.clips.encoding import encode_piece
 from keyanon_core.clips.frames import Strip, decode_piece, decode_published
 from keyanon_core.clips.piece import Piece
@@ -30,6 +33,10 @@ class StripSource(SourceFile):
     @property
     def frame_height(self) -> int:
         return self.height
+
+    @property
+    def frame_times(self) -> npt.NDArray[np.float64]:
+        return np.array([float(time * self.piece.form.time_base) for time in self.piece.times])
 
     @property
     def is_exact(self) -> bool:

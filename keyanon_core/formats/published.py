@@ -42,6 +42,11 @@ class SourceFile(ABC):
         return len(self.pixels)
 
     @property
+    def frame_times(self) -> npt.NDArray[np.float64]:
+        """(n,) s, rising, at which each frame is seen."""
+        return np.zeros(1)
+
+    @property
     def following(self) -> Pixels | None:
         """(frame_height, W, 3), the frame after a piece of a clip, where there is one."""
         return None

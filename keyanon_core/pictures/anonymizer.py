@@ -12,9 +12,10 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
+from keyanon_core.clips.gaps import unseen_between
 from keyanon_core.errors import KeyanonError, PictureError
 from keyanon_core.faces import FaceModels
-from keyanon_core.faces.detection import Face
+from keyanon_core.faces.detection import Face, without_duplicates
 from keyanon_core.faces.given import choose_faces, is_kept, newly_kept
 from keyanon_core.faces.masks import PictureMask
 from keyanon_core.faces.missed import missed_faces, missed_in_frames
@@ -39,6 +40,9 @@ from keyanon_core.pseudonyms import Pseudonyms
 from keyanon_core.transforms import MIN_COORDINATES
 
 MAX_ROUNDS = 3  # searches of one picture's result; what the last one still finds quarantines the picture
+MAX_PAINTED_ROUNDS = (
+    10  # of a piece of a clip, in which it is painted over instead: each search sees other doubtful faces
+)
 MAX_GATHERED_PIXELS = 128_000_000  # decoded pixels held at once: 3 bytes each for the source, 3 for the result
 
 
@@ -255,19 +259,33 @@ class PictureAnonymizer:
         faces, masks = [face.detected for face in hidden], [face.mask for face in hidden]
         seen = self._not_kept(picture, seen, faces, masks)
         missed = missed_in_frames(seen, faces, masks, picture.source.shape, picture.file.frame_height)
+        if picture.paints:
+            missed = self._with_gaps(picture, missed, faces, masks)
         if not missed:
             return []
-        if picture.paints and picture.rounds <= MAX_ROUNDS:
-            missed, painted = self._without_painted(picture, missed), len(missed)
-            if painted > len(missed) and not missed:
-                picture.rounds += 1
-                # What they hid of their source is in the surroundings of those beside them; and the file shows them still.
-                return self._taken_up(picture, []) or self._unfinished(picture)
-        if picture.rounds >= MAX_ROUNDS:
-            picture.failure = f"unanonymized_face: after {MAX_ROUNDS} rounds the result still shows a face in no mask"
+        most = MAX_PAINTED_ROUNDS if picture.paints else MAX_ROUNDS
+        stay = self._without_painted(picture, missed) if picture.paints and picture.rounds < most else missed
+        if picture.rounds >= (MAX_ROUNDS if stay else most):
+            picture.failure = (
+                f"unanonymized_face: after {picture.rounds} rounds the result still shows a face in no mask"
+            )
             return []
         picture.rounds += 1
-        return self._taken_up(picture, missed)
+        # What painted ones hid is in the surroundings of those beside them; and the file shows them still.
+        return self._taken_up(picture, stay) or self._unfinished(picture)
+
+    def _with_gaps(
+        self, picture: OpenedPicture, missed: list[Face], faces: Sequence[Face], masks: Sequence[PictureMask]
+    ) -> list[Face]:
+        """The missed faces of a piece of a clip, and where they are in the frames between, in which no search found them."""
+        if not missed:
+            return []
+        shape, height = picture.source.shape, picture.file.frame_height
+        known = without_duplicates([*picture.missed, *missed])
+        between = unseen_between(known, picture.file.frame_times, (shape[1], height))
+        missed = missed + missed_in_frames(between, faces, masks, shape, height)
+        picture.missed = without_duplicates([*picture.missed, *missed])
+        return missed
 
     def _taken_up(self, picture: OpenedPicture, missed: Sequence[Face]) -> list[FaceAtWork]:
         """As `_take_up`; the picture has a failure where that can not be."""
@@ -278,13 +296,13 @@ class PictureAnonymizer:
             return []
 
     def _without_painted(self, picture: OpenedPicture, missed: Sequence[Face]) -> list[Face]:
-        """Paint over, of the faces that were missed in a piece of a clip, those of which too little is seen, and in the last
-        round all. Returns the others. Raises FaceModelError.
+        """Paint over, of the faces that were missed in a piece of a clip, those of which too little is seen, and from the last
+        round on all: what is seen of them even then by the whole of their boxes. Returns the others. Raises FaceModelError.
         """
         strips, height = (picture.source, picture.result), picture.file.frame_height
         parser, regions = self.models.parser, self.settings.regions
-        if picture.rounds == MAX_ROUNDS and self.settings.doubtful == "paint":
-            paint_all(strips, missed, parser, regions, height)
+        if picture.rounds >= MAX_ROUNDS and self.settings.doubtful == "paint":
+            paint_all(strips, missed, parser, regions, height, boxes=picture.rounds > MAX_ROUNDS)
             return []
         stay = paint_partly_seen(strips, missed, parser, regions, self.prior, height)
         return [missed[at] for at in stay]

@@ -195,8 +195,8 @@ class OpenedPicture:
     fidelity: how its faces are to come back, never `auto`. file: decides how it is published. encoded: what would be published of
     the present result. shown: how that looks while it is judged; None until then. changed: (H, W) bool, pixels that this shows
     otherwise than the source, where recovery is to bring back every one of them. parts: by what `PictureTask.part_of` says of a
-    face. kept: faces found so far that are left alone. seams: of a piece of a clip, by whom its faces stand for. failure: why it
-    can not be published, "" so far.
+    face. kept: faces found so far that are left alone. missed: those of a piece of a clip that only searches of its result found.
+    seams: of a piece of a clip, by whom its faces stand for. failure: why it can not be published, "" so far.
     """
 
     task: PictureTask
@@ -210,6 +210,7 @@ class OpenedPicture:
     parts: defaultdict[str | None, Part] = field(default_factory=lambda: defaultdict(Part))
     faces: list[FaceAtWork] = field(default_factory=list)
     kept: list[Face] = field(default_factory=list)
+    missed: list[Face] = field(default_factory=list)
     seams: Mapping[str, "Seams"] = field(default_factory=dict)
     rounds: int = 1
     failure: str = ""

@@ -34,11 +34,12 @@ def paint_partly_seen(
     of the others. strips: (n * height, W, 3) each, the source first. Raises FaceModelError.
     """
     source = strips[0]
-    masks = disjoint_masks([_mask(parser, source, face, regions, height) for face in faces])
+    outlines = [_outline(parser, source, face, regions, height) for face in faces]
+    masks = disjoint_masks([mask or _box(source, face, height) for mask, face in zip(outlines, faces, strict=True)])
     stay = [
         at
         for at, (face, mask) in enumerate(zip(faces, masks, strict=True))
-        if _hides(source, face, mask, prior, height)
+        if outlines[at] is not None and _hides(source, face, mask, prior, height)
     ]
     for mask in (mask for at, mask in enumerate(masks) if at not in set(stay) and mask.count):
         for strip in strips:
@@ -47,25 +48,42 @@ def paint_partly_seen(
 
 
 def paint_all(
-    strips: Sequence[Pixels], faces: Sequence[Face], parser: FaceParser, regions: frozenset[str], height: int
+    strips: Sequence[Pixels],
+    faces: Sequence[Face],
+    parser: FaceParser,
+    regions: frozenset[str],
+    height: int,
+    *,
+    boxes: bool = False,
 ) -> None:
-    """Paint over, in place, all of some faces. strips: as of `paint_partly_seen`. Raises FaceModelError."""
-    for mask in [_mask(parser, strips[0], face, regions, height) for face in faces]:
+    """Paint over, in place, all of some faces. strips: as of `paint_partly_seen`. boxes: not what the parser outlines but all of
+    their boxes, where the outline did not do. Raises FaceModelError.
+    """
+    for face in faces:
+        outlined = None if boxes else _outline(parser, strips[0], face, regions, height)
+        mask = outlined or _box(strips[0], face, height)
         if mask.count:
             for strip in strips:
                 paint_over(strip, mask)
 
 
-def _mask(parser: FaceParser, source: Pixels, face: Face, regions: frozenset[str], height: int) -> PictureMask:
+def _outline(
+    parser: FaceParser, source: Pixels, face: Face, regions: frozenset[str], height: int
+) -> PictureMask | None:
     try:
         return outline(parser, source, face, regions, height)
-    except PictureError:  # all of its box that is in its frame
-        x0, y0, x1, y1 = (round(value) for value in face.box)
-        begin, width = face.frame * height, source.shape[1]
-        left, top, right, bottom = max(x0, 0), max(y0, begin), min(x1, width), min(y1, begin + height)
-        if left >= right or top >= bottom:
-            return PictureMask((0, 0, 0, 0), np.zeros((0, 0), np.bool_))
-        return PictureMask((left, top, right, bottom), np.ones((bottom - top, right - left), np.bool_))
+    except PictureError:
+        return None
+
+
+def _box(source: Pixels, face: Face, height: int) -> PictureMask:
+    """All of a face's box that is in its frame."""
+    x0, y0, x1, y1 = (round(value) for value in face.box)
+    begin, width = face.frame * height, source.shape[1]
+    left, top, right, bottom = max(x0, 0), max(y0, begin), min(x1, width), min(y1, begin + height)
+    if left >= right or top >= bottom:
+        return PictureMask((0, 0, 0, 0), np.zeros((0, 0), np.bool_))
+    return PictureMask((left, top, right, bottom), np.ones((bottom - top, right - left), np.bool_))
 
 
 def _hides(source: Pixels, face: Face, mask: PictureMask, prior: Prior, height: int) -> bool:

@@ -4,7 +4,7 @@ A picture whose faces have subjects of their own is worked on as a piece of one 
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import BytesIO
 from itertools import cycle
 
@@ -13,11 +13,11 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from keyanon_core.faces import FaceModels
+from keyanon_core.faces import FaceModels, PictureMask
 from keyanon_core.faces.detection import Face, Pixels
 from keyanon_core.imaging import decode_picture
 from keyanon_core.pictures import anonymizer
-from keyanon_core.pictures.anonymizer import PictureAnonymizer
+from keyanon_core.pictures.anonymizer import MAX_PAINTED_ROUNDS, MAX_ROUNDS, PictureAnonymizer
 from keyanon_core.pictures.opened import OpenedPicture
 from keyanon_core.pictures.own_faces import OwnFaces
 from keyanon_core.pictures.recoverer import PictureRecoverer
@@ -98,6 +98,42 @@ def test_in_the_last_round_whatever_is_found_is_painted(prior: Prior) -> None:
     assert result.faces == 3, "of three found one after the other the third is painted"
     assert result.encoded is not None
     assert (decode_picture(result.encoded)[132:168, 132:168] == 120).all()
+
+
+class UpperHalf(Told):
+    """A parser that outlines of faces no more than the upper half."""
+
+    def mask(self, pixels: Pixels, face: Face, regions: frozenset[str]) -> PictureMask:
+        x0, y0, x1, y1 = face.box
+        return super().mask(pixels, replace(face, box=(x0, y0, x1, (y0 + y1) / 2)), regions)
+
+
+@pytest.mark.parametrize("rounds", [3, 4])
+def test_what_is_found_again_where_it_was_painted_is_painted_by_its_box(prior: Prior, rounds: int) -> None:
+    others = [face_at(250, 50), face_at(250, 150)]
+    told = UpperHalf(again={1: [[face] for face in [*others, *[RIGHT] * (rounds - 2)]] + [[]]})
+    result = made(prior, told, [LEFT])
+    assert result.faces == 3 and result.encoded is not None
+    shown = decode_picture(result.encoded)
+    assert np.ptp(shown[30:50, 130:170], axis=(0, 1)).max() == 0
+    assert (np.ptp(shown[50:70, 130:170], axis=(0, 1)).max() == 0) == (rounds == 4), "its outline first"
+
+
+@pytest.mark.parametrize("doubtful, rounds", [("paint", MAX_PAINTED_ROUNDS), ("quarantine", MAX_ROUNDS)])
+def test_a_piece_that_does_not_stop_showing_faces_is_quarantined(prior: Prior, doubtful: str, rounds: int) -> None:
+    told = Told(again={1: [[face_at(20 + 25 * (at % 11), 20 + 60 * (at // 11), side=24)] for at in range(20)]})
+    chosen = settings(steps=1, fidelity="lossless", doubtful=doubtful)
+    task = PictureTask("1", grey_picture(), [LEFT], subjects=["0"], is_part=True)
+    (result,) = PictureAnonymizer(prior, FaceModels(told, told, told), chosen)([task])
+    assert result.status == "quarantined" and result.reason.startswith(f"unanonymized_face: after {rounds} rounds ")
+    assert [search for search, _ in told.log] == ["look_again"] * rounds
+
+
+def test_a_face_that_nobody_outlines_is_painted_by_its_box(prior: Prior) -> None:
+    told = Told(again={1: [[RIGHT], []]}, refused=[RIGHT])
+    result = made(prior, told, [LEFT])
+    assert result.faces == 1 and result.encoded is not None
+    assert (decode_picture(result.encoded)[30:70, 130:170] == 120).all()
 
 
 @dataclass
