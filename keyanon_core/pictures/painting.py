@@ -54,7 +54,7 @@ def paint_all(
     regions: frozenset[str],
     height: int,
     *,
-    boxes: bool = False,
+    boxes: bool,
 ) -> None:
     """Paint over, in place, all of some faces. strips: as of `paint_partly_seen`. boxes: not what the parser outlines but all of
     their boxes, where the outline did not do. Raises FaceModelError.

@@ -53,6 +53,19 @@ def test_a_still_face_whose_detections_tremble_lies_still_between_the_ends_of_it
     )
 
 
+def test_detections_that_tremble_by_turn_and_size_lie_still_from_edge_to_edge() -> None:
+    rng, truth = np.random.default_rng(6), at(80, 80)
+    others = [at(80, 80, rng.uniform(-1, 1), rng.uniform(0.993, 1.007)) for _ in range(FRAMES - 2)]
+    steady = steadied([looks()] * FRAMES, [truth, *others, truth], [FACE] * FRAMES, range(FRAMES))
+    edges = np.array([[14, 12], [50, 12], [14, 56], [50, 56]])
+    places = np.linalg.solve(truth[:, :2], (edges - truth[:, 2]).T)
+
+    def farthest(affines: list[Affine]) -> float:
+        return max(float(np.linalg.norm((one[:, :2] @ places).T + one[:, 2] - edges, axis=1).max()) for one in affines)
+
+    assert farthest(others) > 0.5 and farthest(steady) < 0.15
+
+
 def test_a_face_that_moves_and_turns_is_followed() -> None:
     rng = np.random.default_rng(4)
     ways = [(80 + 9 * np.sin(k / 2), 80 + 5 * np.cos(k / 3), 4 * np.sin(k / 2.5), 1 + k / 90) for k in range(FRAMES)]

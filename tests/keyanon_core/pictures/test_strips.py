@@ -110,7 +110,7 @@ def test_of_a_face_that_no_parser_outlines_all_of_its_box_in_its_frame_is_painte
     strips, wanted = [source, 255 - source], np.zeros(STRIP.shape[:2], np.bool_)
     faces = [face_at(x, y).moved(HEIGHT, 1) for x, y in ((WIDTH - 6, HEIGHT - 4), (7, 3), (60, -20))]
     wanted[HEIGHT : HEIGHT + 23, :27] = wanted[2 * HEIGHT - 24 : 2 * HEIGHT, WIDTH - 26 :] = True
-    paint_all(strips, faces, RefusesAll(), REGIONS, HEIGHT)
+    paint_all(strips, faces, RefusesAll(), REGIONS, HEIGHT, boxes=False)
     for painted, before in zip(strips, (STRIP, 255 - STRIP), strict=True):
         assert np.array_equal((painted != before).any(axis=2), wanted)
 
