@@ -40,9 +40,8 @@ from keyanon_core.pseudonyms import Pseudonyms
 from keyanon_core.transforms import MIN_COORDINATES
 
 MAX_ROUNDS = 3  # searches of one picture's result; what the last one still finds quarantines the picture
-MAX_PAINTED_ROUNDS = (
-    10  # of a piece of a clip, in which it is painted over instead: each search sees other doubtful faces
-)
+MAX_PAINTED_ROUNDS = 10  # of a piece of a clip, in which it is painted over: each search sees other doubtful faces
+REMADE_ROUNDS = 6  # after which what is beside a painted face is painted too: made anew it would show others again
 MAX_GATHERED_PIXELS = 128_000_000  # decoded pixels held at once: 3 bytes each for the source, 3 for the result
 
 
@@ -325,11 +324,15 @@ class PictureAnonymizer:
         settled = picture.fidelity != fidelity  # one of the missed faces has no room
         added = [FaceAtWork(face, len(known) + i, picture) for i, face in enumerate(aligned[len(known) :])]
         again = []
+        paints = picture.paints and picture.rounds > REMADE_ROUNDS and self.settings.doubtful == "paint"
         for face, anew in zip(picture.faces, aligned, strict=False):
             if face.is_painted:
                 continue
             touched = any(touches(face, other.mask) for other in added)
             if settled or touched or not _same_crop(face.aligned, anew):
+                if paints:
+                    face.paint()
+                    continue
                 face.start_again(anew)
                 again.append(face)
         picture.faces += added

@@ -17,7 +17,7 @@ from keyanon_core.faces import FaceModels, PictureMask
 from keyanon_core.faces.detection import Face, Pixels
 from keyanon_core.imaging import decode_picture
 from keyanon_core.pictures import anonymizer
-from keyanon_core.pictures.anonymizer import MAX_PAINTED_ROUNDS, MAX_ROUNDS, PictureAnonymizer
+from keyanon_core.pictures.anonymizer import MAX_PAINTED_ROUNDS, MAX_ROUNDS, REMADE_ROUNDS, PictureAnonymizer
 from keyanon_core.pictures.opened import OpenedPicture
 from keyanon_core.pictures.own_faces import OwnFaces
 from keyanon_core.pictures.recoverer import PictureRecoverer
@@ -37,11 +37,11 @@ def prior(tmp_path_factory: pytest.TempPathFactory) -> Prior:
     return load_prior(pixel_prior(tmp_path_factory.mktemp("tiny"), "inpaint"))
 
 
-def grey_picture(kind: str = "PNG") -> bytes:
-    """300 x 200 px, grey but for LEFT and RIGHT, which are of noise, and what is seen of CUT, which is magenta."""
+def grey_picture(kind: str = "PNG", others: Sequence[Face] = ()) -> bytes:
+    """300 x 200 px, grey but for LEFT, RIGHT and others, which are of noise, and what is seen of CUT, which is magenta."""
     pixels = np.full((200, 300, 3), 120, np.uint8)
     pixels[:16, :16] = 1
-    for face in (LEFT, RIGHT):
+    for face in (LEFT, RIGHT, *others):
         x0, y0, x1, y1 = map(int, face.box)
         pixels[y0:y1, x0:x1] = np.random.default_rng(3).integers(0, 256, (y1 - y0, x1 - x0, 3))
     pixels[:2, 21:131] = MAGENTA
@@ -127,6 +127,19 @@ def test_a_piece_that_does_not_stop_showing_faces_is_quarantined(prior: Prior, d
     (result,) = PictureAnonymizer(prior, FaceModels(told, told, told), chosen)([task])
     assert result.status == "quarantined" and result.reason.startswith(f"unanonymized_face: after {rounds} rounds ")
     assert [search for search, _ in told.log] == ["look_again"] * rounds
+
+
+@pytest.mark.parametrize("rounds, painted", [(REMADE_ROUNDS - 1, False), (REMADE_ROUNDS, True)])
+def test_what_is_beside_painted_faces_is_painted_before_it_shows_others_for_ever(
+    prior: Prior, rounds: int, painted: bool
+) -> None:
+    beside = [face_at(82 - 12 * at, 80, side=10) for at in range(rounds)]
+    told = Told(again={1: [[face] for face in beside] + [[]]})
+    result = made(prior, told, [LEFT, RIGHT], grey_picture(others=beside))
+    assert [[face.mask.count > 0 for face in key.faces] for key in result.keys][:2] == [[not painted], [True]]
+    assert result.encoded is not None
+    shown = decode_picture(result.encoded)
+    assert (np.ptp(shown[32:68, 32:68], axis=(0, 1)).max() == 0) == painted, "RIGHT is not beside them"
 
 
 def test_a_face_that_nobody_outlines_is_painted_by_its_box(prior: Prior) -> None:
