@@ -49,7 +49,7 @@ def plan(
     """Say what `keyanon anonymize` with the same options would take: faces, hours, bytes, money. Writes nothing.
 
     Input, settings, places, cluster and prior are looked at; a random sample of pictures goes through the real stages, and
-    what comes out is measured and dropped. Each figure has an interval of 95 %.
+    what comes out is measured and dropped. Each figure has an interval of 95 %. Of clips the sample is of their pieces.
     """
     from jobs.run.plan import Prices, plan_run
 
@@ -60,26 +60,27 @@ def plan(
         found.to_dict(),
         table("looked at", ("what", "result"), found.checks),
         facts("plan", _summary(found)),
-        table("sample", ("status or reason", "pictures"), [*found.statuses.items(), *found.reasons.items()]),
+        table("sample", ("status or reason", f"{found.unit}s"), [*found.statuses.items(), *found.reasons.items()]),
     )
 
 
 def _summary(found: "Plan") -> dict[str, object]:
+    one_unit = {"image": "an image", "piece": "a piece"}[found.unit]
     costs = {"cost of computing": found.cost_of_computing, "cost of storage a month": found.cost_of_a_month}
     return {
         "rows": found.rows if found.rows == found.rows_left else f"{found.rows}, {found.rows_left} of them to be done",
-        "sample": f"{found.sampled} pictures",
-        "faces an image": _shown(found.faces_per_image, "{:.2f}".format),
+        "sample": f"{found.sampled} {found.unit}s",
+        f"faces {one_unit}": _shown(found.faces_per_image, "{:.2f}".format),
         "anonymized": _shown(found.anonymized_share, "{:.0%}".format),
         **{
-            f"seconds to {stage} an image": _shown(one, "{:.2f}".format)
+            f"seconds to {stage} {one_unit}": _shown(one, "{:.2f}".format)
             for stage, one in found.seconds_per_image.items()
         },
         "time": _shown(found.hours, _time)
         + f", with {found.actors} anonymizing process(es) on {found.machines} machine(s), {found.device}",
         **({} if found.gpu_hours is None else {"GPU-hours": _shown(found.gpu_hours, "{:.2f}".format)}),
         "bytes of PHOTOS": format_bytes(found.source_bytes),
-        "bytes of pictures": _shown(found.picture_bytes, _bytes),
+        f"bytes of {found.unit}s": _shown(found.picture_bytes, _bytes),
         "bytes of sidecars": _shown(found.sidecar_bytes, _bytes),
         "bytes in the keystore": _shown(found.keystore_bytes, _bytes),
         **{name: _shown(one, "{:.2f}".format) for name, one in costs.items() if one is not None},
@@ -96,5 +97,5 @@ def _bytes(count: float) -> str:
 
 def _shown(figure: "Estimate", form: "Callable[[float], str]") -> str:
     if figure.low is None or figure.high is None:
-        return f"{form(figure.value)} (of one picture: nobody knows how uncertain)"
+        return f"{form(figure.value)} (of one row: nobody knows how uncertain)"
     return f"{form(figure.value)} ({form(figure.low)} to {form(figure.high)})"

@@ -28,6 +28,7 @@ from jobs.run.placement import Machine, Placement, detectors, reserved_cpus
 from jobs.run.places import check_named, door_of, layout_of, numbered
 from jobs.run.sample import Sample, Timed, run_sample
 from jobs.run.usable_cpus import usable_cpus
+from jobs.sources.clips import Clips
 from jobs.sources.source import Source, open_source
 from jobs.storage.place import is_service
 from jobs.storage.s3 import S3Store
@@ -76,10 +77,12 @@ class Prices:
 
 @dataclass(frozen=True)
 class Plan:
-    """rows: of the input. rows_left: of them, those that a run would do now. Estimates are of rows_left together, but for those
-    of one image. hours: from the first picture to the last, on `machines` machines. gpu_hours: as many hours of each GPU in use;
-    None without any. checks: what was looked at, and found."""
+    """unit: what a row is, image or piece (of a clip). rows: of the input. rows_left: of them, those that a run would do now.
+    Estimates are of rows_left together, but for those of one image or piece. picture_bytes: of clips' pieces, and of the clips
+    joined of them. hours: from the first picture to the last, on `machines` machines. gpu_hours: as many hours of each GPU in
+    use; None without any. checks: what was looked at, and found."""
 
+    unit: str
     rows: int
     rows_left: int
     source_bytes: int
@@ -114,7 +117,7 @@ def plan_run(config: AnonymizeConfig, sample: int = DEFAULT_SAMPLE, prices: Pric
 
     Raises: as `run_anonymize` for what a run would refuse, ConfigError for a place that can not be written.
     """
-    source = open_source(config, config.given(), clips=False)  # the faces of a sample of frames are in no track
+    source = open_source(config, config.given())
     config = fitting(config, source)
     layout = layout_of(config, source)
     check_named(layout, source)
@@ -213,14 +216,17 @@ def _estimated(
 ) -> Plan:
     rows, total = sample.rows, source.total
     keystore = mean_of([row.sealed + KEYSTORE_BYTES if row.sealed else 0 for row in rows], total)
-    published = mean_of([row.picture + row.sidecar for row in rows], total)
+    of_clips = isinstance(source, Clips)
+    copies = 2 if of_clips else 1  # the pieces, and the clip that is joined of them
+    published = mean_of([copies * row.picture + row.sidecar for row in rows], total)
     times = {
         "detect": mean_of([one.detect_seconds / one.rows for one in sample.groups], math.inf),
         "anonymize": mean_of([one.anonymize_seconds / one.rows for one in sample.groups], math.inf),
     }
-    paces = [_pace(config, cluster, placement, one) for one in sample.groups]
+    paces = [_pace(config, cluster, placement, one, of_clips=of_clips) for one in sample.groups]
     hours = mean_of(paces, math.inf).times(left / SECONDS_PER_HOUR)
     return Plan(
+        unit="piece" if of_clips else "image",
         rows=total,
         rows_left=left,
         source_bytes=source.size_bytes,
@@ -236,7 +242,7 @@ def _estimated(
         seconds_per_image=times,
         hours=hours,
         gpu_hours=None if placement.device == "cpu" else hours.times(max(placement.actors * placement.gpus, 1.0)),
-        picture_bytes=mean_of([row.picture for row in rows], total).times(left),
+        picture_bytes=mean_of([copies * row.picture for row in rows], total).times(left),
         sidecar_bytes=mean_of([row.sidecar for row in rows], total).times(left),
         keystore_bytes=keystore.times(left),
         cost_of_computing=None if (price := prices.cluster_hour(cluster)) is None else hours.times(price),
@@ -245,12 +251,16 @@ def _estimated(
     )
 
 
-def _pace(config: AnonymizeConfig, cluster: Sequence[Machine], placement: Placement, group: Timed) -> float:
-    """Seconds between two pictures when all processes work: those of the slower stage, or of the CPUs that both share."""
+def _pace(
+    config: AnonymizeConfig, cluster: Sequence[Machine], placement: Placement, group: Timed, *, of_clips: bool
+) -> float:
+    """Seconds between two pictures when all processes work: those of the slower stage, or of the CPUs that both share. Clips are
+    gone through before the first of them is anonymized, by as many processes."""
     detect, anonymize = group.detect_seconds / group.rows, group.anonymize_seconds / group.rows
-    stages = max(
-        detect / detectors(config, placement.actors, sum(one.cpus for one in cluster)), anonymize / placement.actors
-    )
+    detecting = detectors(config, placement.actors, sum(one.cpus for one in cluster))
+    stages = max(detect / detecting, anonymize / placement.actors)
+    if of_clips:
+        stages = (detect + anonymize) / placement.actors
     of_cpus = detect + (anonymize * placement.threads if placement.device == "cpu" else 0.0)
     return max(stages, of_cpus / max(sum(one.usable_cpus for one in cluster), 1.0))
 

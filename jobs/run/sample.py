@@ -1,21 +1,25 @@
 """A few pictures through the stages of a run, on the cluster that the run would have, without publishing anything.
 
+Of clips these are pieces, each gone through by itself: whoever is in two of them is two people here, which costs the same.
+
 The keys of the sample are sealed to a key that nobody has, its pseudonyms are each process's own, and what comes out is measured
 and dropped.
 """
 
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import ray
 from ray.exceptions import RayError
 
-from jobs.blocks import FACE_COUNT, OUTPUT, REASON, SEALED, SIDECAR, STATUS
+from jobs.blocks import FACE_COUNT, GIVEN, OUTPUT, REASON, ROW, SEALED, SIDECAR, STATUS
 from jobs.config import AnonymizeConfig
 from jobs.output.row_sets import RowSet
 from jobs.run.anonymize_stage import AnonymizeFaces, Compute, SealingTarget
@@ -24,7 +28,11 @@ from jobs.run.detect_stage import DetectFaces, FaceModelChoice
 from jobs.run.placement import Placement
 from jobs.run.progress import Monitor
 from jobs.run.pseudonyms import ThrownAway
+from jobs.run.track_stage import SEEN, FindInPieces, SeenPiece
+from jobs.run.tracks import tracked_alone
+from jobs.sources.clips import Clips
 from jobs.sources.source import Source
+from keyanon_core.faces.detection import Recognizer
 from keystore.crypto.hybrid import HybridPrivateKey
 
 GROUPS: Final = 8  # parts of a sample that are timed by themselves: what their times differ by is the uncertainty
@@ -69,18 +77,17 @@ def run_sample(config: AnonymizeConfig, source: Source, placement: Placement, si
     """
     chosen = sorted(random.Random(SEED).sample(range(source.total), min(size, source.total)))
     monitor = Monitor()
-    detect, anonymize = _stages(config, placement, monitor)
+    detect, anonymize = _stages(config, source, placement, monitor)
     try:
         begun = time.monotonic()
         blocks = list(_blocks(source, chosen))
-        first = blocks[0].slice(0, 1)
-        ray.get(anonymize.remote(ray.get(detect.remote(first))))  # a first picture pays for what is loaded at first use
+        ray.get(anonymize.remote(detect(blocks[0].slice(0, 1))))  # a first picture pays for what is loaded at first use
         start = time.monotonic() - begun
         rows: list[SampledRow] = []
         groups: list[Timed] = []
         for block in blocks:
             begun = time.monotonic()
-            found = ray.get(detect.remote(block))
+            found = detect(block)
             between = time.monotonic()
             made = ray.get(anonymize.remote(found))
             groups.append(Timed(block.num_rows, between - begun, time.monotonic() - between))
@@ -90,15 +97,25 @@ def run_sample(config: AnonymizeConfig, source: Source, placement: Placement, si
         raise reported_cause(error, monitor, "sample") from error
 
 
-def _stages(config: AnonymizeConfig, placement: Placement, monitor: Monitor) -> tuple[Any, Any]:
+def _stages(
+    config: AnonymizeConfig, source: Source, placement: Placement, monitor: Monitor
+) -> tuple[Callable[[pa.Table], pa.Table], Any]:
     """What takes a block through detecting and through anonymizing, as a run would reserve them."""
     models = FaceModelChoice(config.face_models, config.face_weights, config.min_face)
     sealing = None
     if config.keys == "store":
         sealing = SealingTarget(_RUN_ID, config.dataset, HybridPrivateKey.generate().public_bytes)
-    detect = ray.remote(num_cpus=config.cpus_per_actor)(DetectFaces).remote(
+    detector = ray.remote(num_cpus=config.cpus_per_actor)(DetectFaces).remote(
         models, config.max_pixels, monitor, config.faces
     )
+    detect = _method(detector)
+    if isinstance(source, Clips):
+        finder = ray.remote(num_cpus=config.cpus_per_actor)(FindInPieces).remote(
+            models, placement.threads, config.max_pixels, monitor
+        )
+        track = partial(_tracked, source, models.load(1).recognizer, _method(finder))
+    else:
+        track = None
     anonymize = ray.remote(num_cpus=placement.cpus, num_gpus=placement.gpus)(AnonymizeFaces).remote(
         config.prior,
         models,
@@ -109,7 +126,26 @@ def _stages(config: AnonymizeConfig, placement: Placement, monitor: Monitor) -> 
         monitor,
         ThrownAway() if config.has_pseudonyms else None,
     )
-    return getattr(detect, "__call__"), getattr(anonymize, "__call__")  # noqa: B004, B009  methods of actors, by name
+    return lambda block: ray.get(detect.remote(track(block) if track else block)), _method(anonymize)
+
+
+def _method(actor: Any) -> Any:
+    return getattr(actor, "__call__")  # noqa: B004, B009  a method of an actor, by name
+
+
+def _tracked(source: Clips, recognizer: Recognizer, find: Any, block: pa.Table) -> pa.Table:
+    """A block of pieces that says who is in each of them; nothing of one that can not be looked through."""
+
+    def same_person(first: npt.NDArray[np.float32], second: npt.NDArray[np.float32]) -> bool:
+        return recognizer.distance(first, second) < recognizer.threshold
+
+    said = list[str | None]()
+    for row, seen in zip(
+        block.column(ROW).to_pylist(), ray.get(find.remote(block)).column(SEEN).to_pylist(), strict=True
+    ):
+        clip = next(clip for clip in source.clips if row in clip.rows)
+        said.append(None if seen is None else tracked_alone(clip, row, SeenPiece.of(seen), same_person).to_json())
+    return block.set_column(block.column_names.index(GIVEN), GIVEN, pa.array(said, pa.large_string()))
 
 
 def _blocks(source: Source, chosen: Sequence[int]) -> Iterator[pa.Table]:

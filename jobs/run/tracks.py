@@ -173,6 +173,15 @@ def tracked(clip: Clip, seen: Seen, same_person: Callable[[Vector, Vector], bool
     return track_faces(SeenPiece.frames(pieces), index.seconds, index.form.upright_size, same_person, cuts)
 
 
+def tracked_alone(clip: Clip, row: int, piece: SeenPiece, same_person: Callable[[Vector, Vector], bool]) -> PieceFaces:
+    """Who is in one piece of a clip of which nothing else was seen. row: the piece's position. Raises ValueError."""
+    index = index_of(clip)
+    times = np.array(index.cut(row - clip.rows.start).times) * float(index.form.time_base)
+    height, cuts = index.form.upright_size[1], cuts_between([piece.views])
+    frames = track_faces(SeenPiece.frames([piece]), times, index.form.upright_size, same_person, cuts)
+    return _of_piece(clip, frames[:], height, somebody=True)
+
+
 def by_piece(clip: Clip, frames: TrackedFrames) -> Iterator[PieceFaces]:
     """The faces of a clip's frames, by its pieces in their order."""
     index, begin = index_of(clip), 0

@@ -20,10 +20,12 @@ from jobs.run.sample import _blocks
 from jobs.sources.source import ReadUnit, Source, open_source, unfinished
 from jobs.storage.opening import open_store
 from keyanon_core.errors import PriorError
+from keyanon_core.imaging import decode_picture
 from keystore.embedded import Keystore
 from keystore.errors import KekError
 from tests.jobs.conftest import MakeConfig
 from tests.jobs.in_process import run_in_process
+from tests.made_clips import make_clip
 
 
 def test_an_interval_holds_the_mean_of_the_population_as_often_as_it_says() -> None:
@@ -162,6 +164,26 @@ def test_a_plan_over_all_pictures_comes_true_and_writes_nothing(
 
 
 @pytest.mark.slow
+def test_a_plan_over_clips_is_of_their_pieces(
+    ray_cluster: Path, tmp_path: Path, face_png: bytes, make_config: MakeConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "photos").mkdir()
+    portrait = decode_picture(face_png)
+    make_clip(tmp_path / "photos" / "one.mp4", [portrait], seconds=0.16, size=(160, 120), story="still")
+    make_clip(tmp_path / "photos" / "without.mkv", [], seconds=0.16, size=(96, 64), audio=False)
+    (tmp_path / "photos" / "broken.mov").write_bytes(b"\0\0\0\x18ftypqt  no more of it")
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    plan = plan_run(make_config(), 100)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+    assert (plan.unit, plan.rows, plan.sampled) == ("piece", 3, 3)
+    assert plan.statuses == {"anonymized": 1, "no_face": 1, "quarantined": 1}
+    assert plan.faces_per_image.value == 4 / 3, "in each of four frames"
+    places = [str(tmp_path / "photos"), "-o", str(tmp_path / "out"), "-k", str(tmp_path / "keystore")]
+    assert main(["plan", *places, "--include", "without.mkv"]) == 0
+    assert "faces a piece" in capsys.readouterr().out
+
+
+@pytest.mark.slow
 def test_a_plan_refuses_what_a_run_would_refuse(ray_cluster: Path, photos: Path, make_config: MakeConfig) -> None:
     with pytest.raises(PriorError):
         plan_run(make_config(prior=str(photos)), 1)
@@ -179,7 +201,7 @@ def test_the_command_takes_the_options_of_anonymize(
     quick = ["--steps", "1", "--gate-threshold", "0.1", "--include", "face*", "--fidelity", "lossless"]
     assert main(["plan", *places, *quick, "--sample", "2", "--price-per-hour", "1"]) == 0
     out = capsys.readouterr().out
-    assert "2 pictures" in out and "cost of computing" in out and "cost of storage" not in out
+    assert "2 images" in out and "cost of computing" in out and "cost of storage" not in out
     assert main(["plan", *places, "--strict"]) == 2
     assert main(["plan", str(photos / "run.yaml")]) == 2
     assert {path.name for path in tmp_path.iterdir()} == {"photos"}
