@@ -287,10 +287,13 @@ class PictureAnonymizer:
         return missed
 
     def _taken_up(self, picture: OpenedPicture, missed: Sequence[Face]) -> list[FaceAtWork]:
-        """As `_take_up`; the picture has a failure where that can not be."""
+        """As `_take_up`. Where that can not be, missed faces of a piece of a clip are painted over; a picture has a failure."""
         try:
             return self._take_up(picture, missed)
         except PictureError as error:
+            if missed and picture.paints and self.settings.doubtful == "paint":
+                self._paint_all(picture, missed, boxes=False)
+                return self._taken_up(picture, [])
             picture.failure = f"unanonymized_face: the result shows a face that can not be outlined ({error.reason})"
             return []
 
@@ -298,13 +301,16 @@ class PictureAnonymizer:
         """Paint over, of the faces that were missed in a piece of a clip, those of which too little is seen, and from the last
         round on all: what is seen of them even then by the whole of their boxes. Returns the others. Raises FaceModelError.
         """
-        strips, height = (picture.source, picture.result), picture.file.frame_height
-        parser, regions = self.models.parser, self.settings.regions
         if picture.rounds >= MAX_ROUNDS and self.settings.doubtful == "paint":
-            paint_all(strips, missed, parser, regions, height, boxes=picture.rounds > MAX_ROUNDS)
+            self._paint_all(picture, missed, boxes=picture.rounds > MAX_ROUNDS)
             return []
-        stay = paint_partly_seen(strips, missed, parser, regions, self.prior, height)
+        strips, height = (picture.source, picture.result), picture.file.frame_height
+        stay = paint_partly_seen(strips, missed, self.models.parser, self.settings.regions, self.prior, height)
         return [missed[at] for at in stay]
+
+    def _paint_all(self, picture: OpenedPicture, faces: Sequence[Face], *, boxes: bool) -> None:
+        strips, height = (picture.source, picture.result), picture.file.frame_height
+        paint_all(strips, faces, self.models.parser, self.settings.regions, height, boxes=boxes)
 
     def _not_kept(
         self, picture: OpenedPicture, seen: Sequence[Face], faces: Sequence[Face], masks: Sequence[PictureMask]

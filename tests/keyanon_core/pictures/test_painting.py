@@ -142,6 +142,13 @@ def test_what_is_beside_painted_faces_is_painted_before_it_shows_others_for_ever
     assert (np.ptp(shown[32:68, 32:68], axis=(0, 1)).max() == 0) == painted, "RIGHT is not beside them"
 
 
+def test_a_face_of_which_another_leaves_too_little_is_painted_where_it_was_missed(prior: Prior) -> None:
+    hidden = replace(RIGHT, landmarks=RIGHT.landmarks + np.array([0, 30]))  # below its box, all of which is RIGHT's
+    told = Told(again={1: [[hidden], []]})
+    result = made(prior, told, [LEFT, RIGHT])
+    assert result.faces == 2 and result.encoded is not None
+
+
 def test_a_face_that_nobody_outlines_is_painted_by_its_box(prior: Prior) -> None:
     told = Told(again={1: [[RIGHT], []]}, refused=[RIGHT])
     result = made(prior, told, [LEFT])
