@@ -10,8 +10,9 @@ photographs, or of Parquet files with a column `image`; those with exactly one f
 there are some. The clips are anonymized by a run of their own with their sound kept, and --restored of them come back by
 requests that two approve, which takes longer than all else.
 
---clip: a real one, of which nobody knows who is in it: its people are the tracks of the run itself, its faces where these are, so
-nothing is told of switches, and what the run took for a face and is none counts as one.
+--clip: a real one, of which nobody knows who is in it: its people are the tracks of the run itself, its faces where these are. So
+nothing is told of switches, and what the run took for a face and is none counts as one, as do the frames that it filled in, in
+which somebody may be out of sight. Likeness and flicker are of faces that the run's detector sees in their frame.
 
 Printed for each clip (`keyanon_core.evaluation.clips`):
 - source shown: frames in which some person's face is the source's by the recognizer, at its own threshold, of those in which the
@@ -74,6 +75,7 @@ from keyanon_core.evaluation.clips import (
 )
 from keyanon_core.faces import Face, FaceModels, load_face_models
 from keyanon_core.faces.alignment import UPRIGHT_TEMPLATE, chip, similarity
+from keyanon_core.faces.detection import same_face
 from keyanon_core.faces.dlib_models import SHAPE_PREDICTOR, dlib_model
 from keyanon_core.faces.recognition import MEAN_IDENTITY
 from keyanon_core.imaging import decode_picture
@@ -162,7 +164,7 @@ def main(
             facts |= {"portraits": len(heads), "people": people, "size": f"{width} x {height}"}
         published = anonymize_and_restore(root, fidelity, share, names[:restored])
         counter = COUNTERS[counted_by]()
-        known = made or [_as_tracked(root / "clips" / name, published) for name in names]
+        known = made or [_as_tracked(root / "clips" / name, published, models) for name in names]
         rows = [measure(one, published, models, counter) for one in known]
     facts |= {"recognizer": models.recognizer.name, "counted by": counted_by, **published.facts}
     if as_json:
@@ -273,17 +275,18 @@ def _by_frame(piece: PieceFaces, frames: int, height: int) -> Iterator[Tracked]:
         yield [piece.faces[at].moved(-frame * height, 0) for at in some], [piece.subjects[at] for at in some]
 
 
-def _as_tracked(path: Path, published: Published) -> MadeClip:
+def _as_tracked(path: Path, published: Published, models: FaceModels) -> MadeClip:
     """A real clip, in which those are who were tracked there."""
-    tracked, times = published.tracks[path.name], _times(path)
+    tracked, frames = published.tracks[path.name], _frames(path)
     numbers = {name: number for number, name in enumerate(sorted({name for _, names in tracked for name in names}))}
-    truth = tuple(
-        tuple(Shown(numbers[name], face.box, face.landmarks, 1.0) for face, name in zip(*there, strict=True))
-        for there in tracked
-    )
-    with av.open(str(path)) as opened:
-        size = (opened.streams.video[0].width, opened.streams.video[0].height)
-    return MadeClip(path, (), truth, (), size, float(times.duration))
+    truth = list[tuple[Shown, ...]]()
+    for frame, (faces, names) in zip(frames, tracked, strict=True):
+        seen = models.detector.detect(frame)
+        visible = [WHOLE if any(same_face(face, one) for one in seen) else COUNTED_VISIBLE for face in faces]
+        people = [numbers[name] for name in names]
+        shown = zip(people, (face.box for face in faces), (face.landmarks for face in faces), visible, strict=True)
+        truth.append(tuple(Shown(*one) for one in shown))
+    return MadeClip(path, (), tuple(truth), (), (frames.shape[2], frames.shape[1]), float(_times(path).duration))
 
 
 def measure(clip: MadeClip, published: Published, models: FaceModels, counter: Counter) -> Row:
