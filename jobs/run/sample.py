@@ -105,17 +105,14 @@ def _stages(
     sealing = None
     if config.keys == "store":
         sealing = SealingTarget(_RUN_ID, config.dataset, HybridPrivateKey.generate().public_bytes)
-    detector = ray.remote(num_cpus=config.cpus_per_actor)(DetectFaces).remote(
-        models, config.max_pixels, monitor, config.faces
-    )
-    detect = _method(detector)
+    cpus = 0 if isinstance(source, Clips) else config.cpus_per_actor  # of a piece's faces it is told
+    detector = ray.remote(num_cpus=cpus)(DetectFaces).remote(models, config.max_pixels, monitor, config.faces)
+    detect, track = _method(detector), None
     if isinstance(source, Clips):
         finder = ray.remote(num_cpus=config.cpus_per_actor)(FindInPieces).remote(
             models, placement.threads, config.max_pixels, monitor
         )
         track = partial(_tracked, source, models.load(1).recognizer, _method(finder))
-    else:
-        track = None
     anonymize = ray.remote(num_cpus=placement.cpus, num_gpus=placement.gpus)(AnonymizeFaces).remote(
         config.prior,
         models,
@@ -139,13 +136,18 @@ def _tracked(source: Clips, recognizer: Recognizer, find: Any, block: pa.Table) 
     def same_person(first: npt.NDArray[np.float32], second: npt.NDArray[np.float32]) -> bool:
         return recognizer.distance(first, second) < recognizer.threshold
 
-    said = list[str | None]()
-    for row, seen in zip(
-        block.column(ROW).to_pylist(), ray.get(find.remote(block)).column(SEEN).to_pylist(), strict=True
-    ):
+    def said(row: int, seen: str | None) -> str | None:
+        if seen is None:
+            return None
         clip = next(clip for clip in source.clips if row in clip.rows)
-        said.append(None if seen is None else tracked_alone(clip, row, SeenPiece.of(seen), same_person).to_json())
-    return block.set_column(block.column_names.index(GIVEN), GIVEN, pa.array(said, pa.large_string()))
+        try:
+            return tracked_alone(clip, row, SeenPiece.of(seen), same_person).to_json()
+        except ValueError:  # of its times or places, for which a run quarantines its clip
+            return None
+
+    seen = ray.get(find.remote(block)).column(SEEN).to_pylist()
+    told = list(map(said, block.column(ROW).to_pylist(), seen))
+    return block.set_column(block.column_names.index(GIVEN), GIVEN, pa.array(told, pa.large_string()))
 
 
 def _blocks(source: Source, chosen: Sequence[int]) -> Iterator[pa.Table]:
