@@ -146,7 +146,9 @@ def test_a_face_of_which_another_leaves_too_little_is_painted_where_it_was_misse
     hidden = replace(RIGHT, landmarks=RIGHT.landmarks + np.array([0, 30]))  # below its box, all of which is RIGHT's
     told = Told(again={1: [[hidden], []]})
     result = made(prior, told, [LEFT, RIGHT])
-    assert result.faces == 2 and result.encoded is not None
+    assert result.faces == 2 and result.encoded is not None and result.sidecar is not None
+    back = PictureRecoverer(None).recover(result.encoded, result.sidecar, *result.keys).pixels
+    assert np.ptp(back[30:70, 130:170], axis=(0, 1)).max() == 0, "nor does what it hid come back"
 
 
 def test_a_face_that_nobody_outlines_is_painted_by_its_box(prior: Prior) -> None:
