@@ -24,7 +24,7 @@ Printed for each clip (`keyanon_core.evaluation.clips`):
 - like the first: cosine about the recognizer's mean of a person's faces to the one first shown: the median, and what one in
   twenty falls below. In brackets the same of the source, whose views differ too.
 - flicker: grey levels that the masked pixels of an aligned face change by from frame to frame, over what its source's do: the
-  median of people, and the worst.
+  median of people, and the worst; and the levels of the worst. Where its source stands still the ratio says nothing.
 - dB: of the restored frames inside the faces' masks: the median, and the worst. equal: share of those frames equal to the bit.
 - times, sound: whether time base and frames' times are the source's, how much longer it lasts, share of equal packets of sound.
 """
@@ -63,6 +63,7 @@ from keyanon_core.errors import PictureError
 from keyanon_core.evaluation.clips import (
     NOBODY,
     ClipTimes,
+    Flicker,
     Switches,
     decibels_inside,
     equal_packets,
@@ -302,7 +303,7 @@ def measure(clip: MadeClip, published: Published, models: FaceModels, counter: C
         "switched": switches.switched if switches else "-",
         "mixed": switches.mixed if switches else "-",
         "like the first, median and 5 %": _likeness(clip, source, shown, models),
-        "flicker, median (worst)": _flicker(clip, source, shown, models),
+        "flicker, median (worst), levels": _flicker(clip, source, shown, models),
         **_restored(clip, source, published.restored.get(clip.path.name), models),
         "times": f"{'same' if times.same_base else 'other'} base, {times.frames:+d} frames, {times.shift:.4f} s off",
         "lasts longer, s": times.duration,
@@ -373,7 +374,7 @@ def _likeness(clip: MadeClip, source: Pixels, shown: Pixels, models: FaceModels)
 
 
 def _flicker(clip: MadeClip, source: Pixels, shown: Pixels, models: FaceModels) -> str:
-    there, found = _faces(clip, WHOLE), list[float]()
+    there, found = _faces(clip, WHOLE), list[Flicker]()
     for person in sorted({one.person for _, one in there}):
         some = [(at, one) for at, one in there if one.person == person]
         affines = [similarity(one.landmarks, UPRIGHT_TEMPLATE * SIDE) for _, one in some]
@@ -387,9 +388,12 @@ def _flicker(clip: MadeClip, source: Pixels, shown: Pixels, models: FaceModels) 
                 for (at, one), affine in zip(some, affines, strict=True)
             ]
         )
-        found.append(flicker(np.array([at for at, _ in some], np.int64), published, original, masks).ratio)
-    told = np.array([ratio for ratio in found if not math.isnan(ratio)])
-    return f"{np.median(told):.2f} ({told.max():.2f})" if len(told) else "-"
+        found.append(flicker(np.array([at for at, _ in some], np.int64), published, original, masks))
+    told = sorted((one for one in found if not math.isnan(one.ratio)), key=lambda one: one.ratio)
+    if not told:
+        return "-"
+    worst = told[-1]
+    return f"{np.median([one.ratio for one in told]):.2f} ({worst.ratio:.2f}), {worst.published:.2f} for {worst.source:.2f}"
 
 
 def _restored(clip: MadeClip, source: Pixels, restored: Path | None, models: FaceModels) -> Row:
