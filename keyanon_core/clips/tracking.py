@@ -31,6 +31,10 @@ from keyanon_core.faces.detection import LANDMARK_COUNT, Face
 
 COVERED: Final = 0.5  # IoU with another track's detection at which a face that was not detected is that one
 JOINED_SIZES: Final = 2.0  # of the face: the farthest that the same person goes unseen and is filled in between
+STAYED_SECONDS: Final = (
+    3.0  # that the same person may be unseen at one place, turned aside perhaps, and is filled in between
+)
+STAYED_SIZES: Final = 0.5  # of the face: one place
 
 
 @dataclass(frozen=True)
@@ -142,7 +146,7 @@ def track_faces(
     bounds = np.array(sorted({0, *(cut for cut in cuts if 0 < cut < n), n}), np.int64)
     detections = _detections(seen, times, bounds)
     stretches = [
-        [np.array(rows) for rows in _joined(person, detections)]
+        [np.array(rows) for rows in _joined(person, detections, size)]
         for person in people(tracklets(detections, same_person), detections, same_person)
     ]
     order = np.concatenate([rows for person in stretches for rows in person])
@@ -162,20 +166,30 @@ def _detections(seen: SeenFrames, times: Floats, bounds: Numbers) -> Detections:
     return Detections(seen.points, of_frame, times[of_frame], scenes, seen.embeddings)
 
 
-def _joined(person: Sequence[list[int]], detections: Detections) -> list[list[int]]:
-    """A person's tracklets; where one soon follows another nearby, which place alone had not told, the two as one."""
+def _joined(person: Sequence[list[int]], detections: Detections, size: tuple[int, int]) -> list[list[int]]:
+    """A person's tracklets; where one soon follows another nearby, which place alone had not told, or later at the same place,
+    the two as one.
+    """
     result: list[list[int]] = []
     for rows in person:
-        if result:
-            last, first = result[-1][-1], rows[0]
-            soon = detections.times[first] - detections.times[last] <= MAX_GAP_SECONDS + SAME_TIME
-            way = float(np.linalg.norm(detections.centres[first] - detections.centres[last]))
-            near = way <= JOINED_SIZES * min(detections.sizes[first], detections.sizes[last])
-            if soon and near and detections.scenes[first] == detections.scenes[last]:
-                result[-1] += rows
-                continue
-        result.append(list(rows))
+        if result and _goes_on(result[-1][-1], rows[0], detections, size):
+            result[-1] += rows
+        else:
+            result.append(list(rows))
     return result
+
+
+def _goes_on(last: int, first: int, detections: Detections, size: tuple[int, int]) -> bool:
+    """Whether one person, last seen in one row, was there all the time until another. size: (width, height) px of the frame."""
+    if detections.scenes[first] != detections.scenes[last]:
+        return False
+    gap = detections.times[first] - detections.times[last] - SAME_TIME
+    way = float(np.linalg.norm(detections.centres[first] - detections.centres[last]))
+    sizes = way / min(detections.sizes[first], detections.sizes[last])
+    boxes = detections.points[[last, first], :2]
+    inside = bool((boxes > 0).all() and (boxes < np.array(size) - 1).all())  # who is at the border may have left
+    stayed = inside and gap <= STAYED_SECONDS and sizes <= STAYED_SIZES
+    return stayed or bool(gap <= MAX_GAP_SECONDS and sizes <= JOINED_SIZES)
 
 
 def _rooms(person: Sequence[Numbers], detections: Detections, bounds: Numbers) -> Iterator[tuple[int, int]]:

@@ -159,6 +159,7 @@ def test_a_defect_that_follows_a_row_is_found_by_halving(
     photos: Path, tmp_path: Path, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     met_by("anonymize", counting(tmp_path / "log", raising(ZeroDivisionError("a secret"))), monkeypatch)
+    run_in_process(monkeypatch)  # where it happens
     config = make_config()
     report = run_anonymize(config)
     assert rows(config) == expected("internal_error") and calls(tmp_path / "log") == [5, 2, 1]

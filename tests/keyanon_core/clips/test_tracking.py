@@ -254,6 +254,33 @@ def test_one_who_jumps_nearby_is_filled_on_the_way():
     assert np.allclose(np.diff(places), 45, atol=8)
 
 
+@pytest.mark.parametrize(
+    ("x", "missed", "filled"),
+    [(330, 89, True), (330, 90, False), (351, 89, False)],
+    ids=["there", "too long", "elsewhere"],
+)
+def test_one_who_stays_at_a_place_is_filled_for_three_seconds(x, missed, filled):
+    before, after = [[seen(300, who=ANNA)]] * 3, [[seen(x, who=ANNA)]] * 3
+    tracked = track([*before, *[[]] * missed, *after])
+    assert tracks_of(tracked) == {0}
+    assert len(tracked[3 + missed // 2]) == filled
+    if filled:
+        assert all(len(frame) == 1 for frame in tracked)
+        assert np.allclose(middle(tracked[3 + missed // 2][0].face), [(300 + x) / 2, 300], atol=1)
+
+
+@pytest.mark.parametrize("place", [(50, 300), (1229, 300), (300, 50), (300, 669)])
+def test_who_is_at_the_border_may_have_left(place):
+    tracked = track([[seen(*place, who=ANNA)], *[[]] * 60, [seen(*place, who=ANNA)]])
+    assert tracks_of(tracked) == {0} and tracked[30] == []
+
+
+def test_another_scene_and_another_person_are_not_there_all_the_time():
+    frames = [[seen(300, who=ANNA)], *[[]] * 60, [seen(300, who=ANNA)]]
+    assert track(frames, cuts=[20])[30] == []
+    assert track([*frames[:-1], [seen(300, who=BERT)]])[30] == [] and track([*frames[:-1], [seen(300)]])[30] == []
+
+
 def test_one_who_is_hidden_behind_another_goes_on_and_is_not_shown_through():
     frames = []
     for f in range(60):
