@@ -52,12 +52,6 @@ def test_clips_are_refused_where_pictures_are_worked_on(
     assert not (tmp_path / "out").exists()
 
 
-def test_no_plan_is_made_for_clips(clips: Path, tmp_path: Path, make_config: MakeConfig) -> None:
-    with pytest.raises(SourceError, match="holds clips, and this command works on pictures"):
-        plan_run(make_config())
-    assert {path.name for path in tmp_path.iterdir()} == {"photos"}
-
-
 def test_pseudonyms_of_tracks_are_refused_over_pictures(clips: Path, make_config: MakeConfig, face_png: bytes) -> None:
     (clips / "a.mp4").unlink()
     (clips / "a.png").write_bytes(face_png)
