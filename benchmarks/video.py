@@ -134,6 +134,8 @@ def main(
         raise typer.BadParameter(f"no detector is called {counted_by!r}; choose from {', '.join(COUNTERS)}")
     if (portraits is None) == (not clip):
         raise typer.BadParameter("give --portraits to make clips of, or --clip for real ones")
+    if len({path.name for path in clip or []}) < len(clip or []):
+        raise typer.BadParameter("two clips have one name; give each a name of its own")
     models = load_face_models()
     facts: dict[str, Cell] = dict(when_and_where())
     with tempfile.TemporaryDirectory() as scratch:

@@ -257,10 +257,11 @@ def _pace(
     """Seconds between two pictures when all processes work: those of the slower stage, or of the CPUs that both share. Clips are
     gone through before the first of them is anonymized, by as many processes."""
     detect, anonymize = group.detect_seconds / group.rows, group.anonymize_seconds / group.rows
-    detecting = detectors(config, placement.actors, sum(one.cpus for one in cluster))
-    stages = max(detect / detecting, anonymize / placement.actors)
     if of_clips:
         stages = (detect + anonymize) / placement.actors
+    else:
+        detecting = detectors(config, placement.actors, sum(one.cpus for one in cluster))
+        stages = max(detect / detecting, anonymize / placement.actors)
     of_cpus = detect + (anonymize * placement.threads if placement.device == "cpu" else 0.0)
     return max(stages, of_cpus / max(sum(one.usable_cpus for one in cluster), 1.0))
 

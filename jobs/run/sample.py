@@ -14,7 +14,6 @@ from functools import partial
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import ray
 from ray.exceptions import RayError
@@ -29,10 +28,10 @@ from jobs.run.placement import Placement
 from jobs.run.progress import Monitor
 from jobs.run.pseudonyms import ThrownAway
 from jobs.run.track_stage import SEEN, FindInPieces, SeenPiece
-from jobs.run.tracks import tracked_alone
+from jobs.run.tracks import same_person_by, tracked_alone
 from jobs.sources.clips import Clips
 from jobs.sources.source import Source
-from keyanon_core.faces.detection import Recognizer
+from keyanon_core.clips.association import SamePerson
 from keystore.crypto.hybrid import HybridPrivateKey
 
 GROUPS: Final = 8  # parts of a sample that are timed by themselves: what their times differ by is the uncertainty
@@ -105,14 +104,6 @@ def _stages(
     sealing = None
     if config.keys == "store":
         sealing = SealingTarget(_RUN_ID, config.dataset, HybridPrivateKey.generate().public_bytes)
-    cpus = 0 if isinstance(source, Clips) else config.cpus_per_actor  # of a piece's faces it is told
-    detector = ray.remote(num_cpus=cpus)(DetectFaces).remote(models, config.max_pixels, monitor, config.faces)
-    detect, track = _method(detector), None
-    if isinstance(source, Clips):
-        finder = ray.remote(num_cpus=config.cpus_per_actor)(FindInPieces).remote(
-            models, placement.threads, config.max_pixels, monitor
-        )
-        track = partial(_tracked, source, models.load(1).recognizer, _method(finder))
     anonymize = ray.remote(num_cpus=placement.cpus, num_gpus=placement.gpus)(AnonymizeFaces).remote(
         config.prior,
         models,
@@ -123,18 +114,31 @@ def _stages(
         monitor,
         ThrownAway() if config.has_pseudonyms else None,
     )
-    return lambda block: ray.get(detect.remote(track(block) if track else block)), _method(anonymize)
+    return _detecting(config, source, models, placement, monitor), _method(anonymize)
+
+
+def _detecting(
+    config: AnonymizeConfig, source: Source, models: FaceModelChoice, placement: Placement, monitor: Monitor
+) -> Callable[[pa.Table], pa.Table]:
+    """What finds the faces of a block. Of pieces the detecting stage is told them, as in a run, and needs no CPU."""
+    of_clips, cpus = isinstance(source, Clips), config.cpus_per_actor
+    detector = ray.remote(num_cpus=0 if of_clips else cpus)(DetectFaces).remote(
+        models, config.max_pixels, monitor, config.faces
+    )
+    detect = _method(detector)
+    if not isinstance(source, Clips):
+        return lambda block: ray.get(detect.remote(block))
+    finder = ray.remote(num_cpus=cpus)(FindInPieces).remote(models, placement.threads, config.max_pixels, monitor)
+    track = partial(_tracked, source, same_person_by(models.load(1).recognizer), _method(finder))
+    return lambda block: ray.get(detect.remote(track(block)))
 
 
 def _method(actor: Any) -> Any:
     return getattr(actor, "__call__")  # noqa: B004, B009  a method of an actor, by name
 
 
-def _tracked(source: Clips, recognizer: Recognizer, find: Any, block: pa.Table) -> pa.Table:
+def _tracked(source: Clips, same_person: SamePerson, find: Any, block: pa.Table) -> pa.Table:
     """A block of pieces that says who is in each of them; nothing of one that can not be looked through."""
-
-    def same_person(first: npt.NDArray[np.float32], second: npt.NDArray[np.float32]) -> bool:
-        return recognizer.distance(first, second) < recognizer.threshold
 
     def said(row: int, seen: str | None) -> str | None:
         if seen is None:

@@ -9,7 +9,7 @@ import hashlib
 import json
 import logging
 from bisect import bisect_right
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Final
@@ -36,6 +36,7 @@ from jobs.run.track_stage import EMBEDDED_EVERY, SEEN, VIEW, FindInPieces, SeenP
 from jobs.sources.clips import Clip, Clips
 from jobs.sources.source import ReadUnit, segments_of, unfinished
 from jobs.storage.store import Store
+from keyanon_core.clips.association import SamePerson
 from keyanon_core.clips.index import ClipIndex
 from keyanon_core.clips.tracking import TrackedFace, TrackedFrames, track_faces
 from keyanon_core.clips.whose import PieceFaces
@@ -93,11 +94,7 @@ class Tracker:
 
     def _track(self, clip: Clip, seen: Seen, found: FoundFaces, recognizer: Recognizer) -> None:
         """Keep what comes of a clip. Raises ValueError, what ends a run."""
-
-        def same_person(first: Vector, second: Vector) -> bool:
-            return recognizer.distance(first, second) < recognizer.threshold
-
-        frames = tracked(clip, seen, same_person)
+        frames = tracked(clip, seen, same_person_by(recognizer))
         write_tracks(self.store, {clip.name: tracks_of(clip, frames)})
         found.keep(looked_through(by_piece(clip, frames), seen))
 
@@ -164,7 +161,12 @@ class Tracker:
         return digest.hexdigest()
 
 
-def tracked(clip: Clip, seen: Seen, same_person: Callable[[Vector, Vector], bool]) -> TrackedFrames:
+def same_person_by(recognizer: Recognizer) -> SamePerson:
+    """Whether two identity vectors are one person's."""
+    return lambda first, second: recognizer.distance(first, second) < recognizer.threshold
+
+
+def tracked(clip: Clip, seen: Seen, same_person: SamePerson) -> TrackedFrames:
     """Who is in each frame of a clip. seen: of each row by its position, None where it can not be decoded. Raises ValueError."""
     index = index_of(clip)
     rows = zip(clip.rows, index.cuts(), strict=True)
@@ -173,7 +175,7 @@ def tracked(clip: Clip, seen: Seen, same_person: Callable[[Vector, Vector], bool
     return track_faces(SeenPiece.frames(pieces), index.seconds, index.form.upright_size, same_person, cuts)
 
 
-def tracked_alone(clip: Clip, row: int, piece: SeenPiece, same_person: Callable[[Vector, Vector], bool]) -> PieceFaces:
+def tracked_alone(clip: Clip, row: int, piece: SeenPiece, same_person: SamePerson) -> PieceFaces:
     """Who is in one piece of a clip of which nothing else was seen. row: the piece's position. Raises ValueError."""
     index = index_of(clip)
     times = np.array(index.cut(row - clip.rows.start).times) * float(index.form.time_base)
