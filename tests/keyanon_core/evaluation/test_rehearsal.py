@@ -70,8 +70,9 @@ def test_a_picture_comes_back_with_its_key_and_as_noise_with_another(
     (seen,) = models.detector.detect(source)
     assert done.normality_of(seen) > 1e-6, "as noise is, but for one key in a million"
     assert math.isnan(done.normality_of(replace(seen, box=(0.0, 0.0, 9.0, 9.0))))
-    whole = {name: done.versions[name] for name in REHEARSED if name != COPY}
-    assert all(np.array_equal(pixels[~face], source[~face]) for pixels in whole.values())
+    for name in set(REHEARSED) - {COPY}:
+        outside = (done.versions[name] != source).any(2) & ~face
+        assert outside.sum() <= 3, "where another key's pixels are not the source's and this one's are, by chance"
 
 
 @pytest.mark.slow
