@@ -3,7 +3,7 @@
     python benchmarks/video.py --portraits DIR [--clips 6] [--people 5] [--seconds 1] [--fps 25] [--width 640] [--height 360]
         [--suffix .mp4] [--background FILE ...] [--story moving --story cut ...] [--seed 0] [any of below]
     python benchmarks/video.py --clip FILE [--clip FILE ...]
-        [--share P] [--fidelity latent] [--restored 1] [--counted-by hog] [--json]
+        [--share P] [--fidelity latent] [--restored 1] [--counted-by hog] [--keep DIR] [--json]
 
 Heads of --people portraits move through each clip (`tests.made_clips`), one story after the other. --portraits: a folder of
 photographs, or of Parquet files with a column `image`; those with exactly one face are used, other ones in each clip as long as
@@ -19,6 +19,7 @@ Printed for each clip (`keyanon_core.evaluation.clips`):
   source has a face. seen: faces only that --counted-by, which the run does not use, finds in the clip; anywhere: all of them.
 - seen in the source: share of its faces that --counted-by sees there: what the count before is worth. hog is dlib's detector of
   upright faces, and quick; mmod is its network, which takes seconds a frame.
+  --keep writes each of these frames to DIR, the source beside what is published, with boxes about the faces taken for theirs.
 - untouched: faces that --counted-by sees in the source, and that the clip shows as they were, tracked or not.
 - switched, mixed: how often a person goes on as another track; tracks of several people.
 - like the first: cosine about the recognizer's mean of a person's faces to the one first shown: the median, and what one in
@@ -49,6 +50,7 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 import skimage.data
 import typer
+from PIL import Image, ImageDraw
 from shared import Cell, only_face, photographs, print_facts, print_json, print_records, when_and_where
 
 from jobs.config import AnonymizeConfig
@@ -74,6 +76,7 @@ from keyanon_core.evaluation.clips import (
     times_kept,
     whose,
 )
+from keyanon_core.evaluation.verification import verified
 from keyanon_core.faces import Face, FaceModels, load_face_models
 from keyanon_core.faces.alignment import UPRIGHT_TEMPLATE, chip, similarity
 from keyanon_core.faces.detection import same_face
@@ -101,6 +104,7 @@ BACKGROUNDS: Final = ("coffee.png", "motorcycle_left.png")  # scikit-image's
 WHOLE: Final = 0.9  # the same, from which its looks and its flicker are its own and not of what hides it
 CODED_ALIKE: Final = 6.0  # grey levels, in the mean of a face's box, below which nobody touched it
 SIDE: Final = 128  # px of the crops that flicker is measured in
+KEPT: Final = 2  # times as large as the clip, kept frames
 ENLARGED: Final = 1  # times that dlib's detectors double a picture: they find faces from 40 px on
 NETWORK: Final = "mmod_human_face_detector.dat"  # beside the recognizer's weights (Max-Margin Object Detection, CC0)
 
@@ -127,6 +131,9 @@ def main(
         typer.Option(help="Photograph without faces behind them; again for more. Default: of packages."),
     ] = None,
     share: Annotated[float | None, typer.Option(help="Payload share of the run.")] = None,
+    keep: Annotated[
+        Path | None, typer.Option(help="Folder for frames that show a source, to be looked at; shows real faces.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document instead of a table.")] = False,
 ) -> None:
     """Make clips or take real ones, anonymize and restore them, measure and print."""
@@ -168,7 +175,7 @@ def main(
         published = anonymize_and_restore(root, fidelity, share, names[:restored])
         counter = COUNTERS[counted_by]()
         known = made or [_as_tracked(root / "clips" / name, published, models) for name in names]
-        rows = [measure(one, published, models, counter) for one in known]
+        rows = [measure(one, published, models, counter, keep) for one in known]
     facts |= {"recognizer": models.recognizer.name, "counted by": counted_by, **published.facts}
     if as_json:
         print_json({**facts, "clips": rows})
@@ -292,8 +299,8 @@ def _as_tracked(path: Path, published: Published, models: FaceModels) -> MadeCli
     return MadeClip(path, (), tuple(truth), (), (frames.shape[2], frames.shape[1]), float(_times(path).duration))
 
 
-def measure(clip: MadeClip, published: Published, models: FaceModels, counter: Counter) -> Row:
-    """One clip's row of the table."""
+def measure(clip: MadeClip, published: Published, models: FaceModels, counter: Counter, keep: Path | None) -> Row:
+    """One clip's row of the table. keep: where frames that show a source are written to."""
     anonymized = published.anonymized / clip.path.name
     source, shown = _frames(clip.path), _frames(anonymized)
     switches = _switches(clip, published.tracks[clip.path.name]) if clip.times else None
@@ -301,7 +308,7 @@ def measure(clip: MadeClip, published: Published, models: FaceModels, counter: C
     return {
         "clip": clip.path.stem,
         "frames": len(source),
-        **_shown(clip, source, shown, models, counter),
+        **_shown(clip, source, shown, models, counter, keep),
         "switched": switches.switched if switches else "-",
         "mixed": switches.mixed if switches else "-",
         "like the first, median and 5 %": _likeness(clip, source, shown, models),
@@ -318,7 +325,9 @@ def _faces(clip: MadeClip, visible: float) -> list[tuple[int, Shown]]:
     return [(frame, one) for frame, faces in enumerate(clip.truth) for one in faces if one.visible >= visible]
 
 
-def _shown(clip: MadeClip, source: Pixels, shown: Pixels, models: FaceModels, counter: Counter) -> Row:
+def _shown(
+    clip: MadeClip, source: Pixels, shown: Pixels, models: FaceModels, counter: Counter, keep: Path | None
+) -> Row:
     there = _faces(clip, COUNTED_VISIBLE)
     frames = np.array([frame for frame, _ in there], np.int64)
     vectors = [models.recognizer.embed([(clips[at], one.face) for at, one in there]) for clips in (source, shown)]
@@ -326,12 +335,26 @@ def _shown(clip: MadeClip, source: Pixels, shown: Pixels, models: FaceModels, co
     found, known = (_seen(clips, there, counter) for clips in (shown, source))
     threshold, of = models.recognizer.threshold, len(np.unique(frames))
     seen = frames_showing(frames[found], distances[found], threshold)
+    if keep is not None:
+        for at in np.flatnonzero(verified(distances, threshold)):
+            kind = "seen" if found[at] else "unseen"
+            _keep(keep / f"{clip.path.stem} {frames[at]:05d} {kind} {distances[at]:.2f}.png", source, shown, *there[at])
     return {
         "source shown, seen": f"{len(seen)} of {of}",
         "source shown, anywhere": f"{len(frames_showing(frames, distances, threshold))} of {of}",
         "seen in the source": float(known.mean()) if len(known) else math.nan,
         "untouched": _untouched(source, shown, counter),
     }
+
+
+def _keep(path: Path, source: Pixels, shown: Pixels, frame: int, face: Shown) -> None:
+    """Write one frame of both clips, side by side and enlarged, with a box about a face."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sides = [Image.fromarray(clip[frame]) for clip in (source, shown)]
+    for side in sides:
+        ImageDraw.Draw(side).rectangle(face.box, outline="red")
+    beside = Image.fromarray(np.concatenate([np.asarray(side) for side in sides], axis=1))
+    beside.resize((KEPT * beside.width, KEPT * beside.height)).save(path)
 
 
 def _untouched(source: Pixels, shown: Pixels, counter: Counter) -> int:
