@@ -39,7 +39,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from fractions import Fraction
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -60,10 +60,10 @@ from jobs.recovery import RESTORED_CLIP, prepare, recover_request
 from jobs.run.anonymize import run_anonymize
 from jobs.run.report import RunReport
 from jobs.sources.clips import Clips, SaidOfPieces
+from keyanon_core.clips.tracking import NOBODY
 from keyanon_core.clips.whose import PieceFaces
 from keyanon_core.errors import PictureError
 from keyanon_core.evaluation.clips import (
-    NOBODY,
     ClipTimes,
     Flicker,
     Switches,
@@ -267,8 +267,10 @@ def _tracked_run(config: AnonymizeConfig) -> tuple[RunReport, dict[str, list[Tra
         for clip in source.clips:
             assert clip.index is not None, "the clips were made to be read"
             height, faces = clip.index.form.upright_size[1], said[clip.name](range(len(clip.rows)))
-            pieces = zip(map(PieceFaces.from_json, faces), clip.index.cuts(), strict=True)
-            tracks[clip.name] = [one for faces, cut in pieces for one in _by_frame(faces, len(cut.times), height)]
+            pieces, nobodies = zip(map(PieceFaces.from_json, faces), clip.index.cuts(), strict=True), count()
+            tracks[clip.name] = [
+                one for faces, cut in pieces for one in _by_frame(faces, len(cut.times), height, nobodies)
+            ]
         known(source, said)
 
     setattr(Clips, "know", listening)  # noqa: B010  a method
@@ -278,11 +280,12 @@ def _tracked_run(config: AnonymizeConfig) -> tuple[RunReport, dict[str, list[Tra
         setattr(Clips, "know", known)  # noqa: B010
 
 
-def _by_frame(piece: PieceFaces, frames: int, height: int) -> Iterator[Tracked]:
-    """Of each frame of a piece."""
+def _by_frame(piece: PieceFaces, frames: int, height: int, nobodies: Iterator[int]) -> Iterator[Tracked]:
+    """Of each frame of a piece. nobodies: numbers for faces that stand for nobody: each looks like no other."""
     for frame in range(frames):
         some = [at for at, face in enumerate(piece.faces) if face.frame == frame]
-        yield [piece.faces[at].moved(-frame * height, 0) for at in some], [piece.subjects[at] for at in some]
+        names = [piece.subjects[at] or f"nobody {next(nobodies)}" for at in some]
+        yield [piece.faces[at].moved(-frame * height, 0) for at in some], names
 
 
 def _as_tracked(path: Path, published: Published, models: FaceModels) -> MadeClip:

@@ -23,7 +23,7 @@ from jobs.storage.store import Store
 from keyanon_core.clips.whose import PieceFaces
 
 FOUND_FACES: Final = f"{RUN_DIRECTORY}/found-faces"
-FORMAT_VERSION: Final = 1  # of these files; part of what they are made of
+FORMAT_VERSION: Final = 2  # of these files; part of what they are made of
 PIECES_OF_A_FILE: Final = 16
 WHOLE: Final = "whole.json"
 NOTHING: Final = "null"  # of a piece that nobody could look through

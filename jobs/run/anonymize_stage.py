@@ -236,7 +236,8 @@ class AnonymizeFaces:
 def _subjects(row: dict[str, Any]) -> list[str]:
     """Who is shown in a row: of a piece of a clip who each face is, of a picture whom its largest face stands for."""
     if row[ENCODED] is not None and is_piece(row[ENCODED]):
-        return sorted(set(PieceFaces.from_json(row[GIVEN]).subjects)) if row[GIVEN] is not None else []
+        whose = [] if row[GIVEN] is None else PieceFaces.from_json(row[GIVEN]).subjects
+        return sorted({subject for subject in whose if subject is not None})
     return [] if row[SUBJECT] is None else [row[SUBJECT]]
 
 

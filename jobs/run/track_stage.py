@@ -23,7 +23,7 @@ from keyanon_core.clips.frames import decode_piece
 from keyanon_core.clips.piece import Piece
 from keyanon_core.clips.tracking import SeenFrames
 from keyanon_core.errors import PictureError
-from keyanon_core.faces.detection import LANDMARK_COUNT, Face, Pixels
+from keyanon_core.faces.detection import LANDMARK_COUNT, Face, Pixels, without_duplicates
 
 SEEN: Final = "keyanon_seen"  # JSON of what a piece's frames show; null where they can not be decoded
 VIEW: Final = (16, 12)  # px of a frame as cuts between scenes are told from
@@ -70,7 +70,7 @@ class FindInPieces:
 
     def _frame(self, frame: Pixels, at: int, frames: int) -> dict[str, Any]:
         frame = np.ascontiguousarray(frame)
-        faces = self.models.detector.detect(frame)
+        faces = self._faces(frame)
         vectors = self._vectors(frame, faces) if at % EMBEDDED_EVERY == 0 or at == frames - 1 else [None] * len(faces)
         view = cv2.resize(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), VIEW, interpolation=cv2.INTER_AREA)
         return {
@@ -80,6 +80,14 @@ class FindInPieces:
                 for face, vector in zip(faces, vectors, strict=True)
             ],
         }
+
+    def _faces(self, frame: Pixels) -> list[Face]:
+        """What the first search sees, and what the second does that has its middle in none of these: it is somebody's too, and
+        shown alike from frame to frame if it is known before any frame is made. A first search that saw nothing was both.
+        """
+        found = self.models.detector.detect(frame)
+        again = without_duplicates(self.models.detector.look_again(frame)) if found else []
+        return found + [face for face in again if not any(_is_in(face, one) for one in found)]
 
     def _vectors(self, frame: Pixels, faces: Sequence[Face]) -> list[npt.NDArray[np.float32] | None]:
         vectors: list[npt.NDArray[np.float32] | None] = []
@@ -147,6 +155,12 @@ class SeenPiece:
             nothing.astype(np.float32),
             np.zeros((frames, 0), np.uint8),
         )
+
+
+def _is_in(face: Face, other: Face) -> bool:
+    """Whether the middle of a face's landmarks lies in another's box."""
+    (x, y), (x0, y0, x1, y1) = face.landmarks.mean(0), other.box
+    return bool(x0 <= x <= x1 and y0 <= y <= y1)
 
 
 def _text(values: npt.NDArray[np.generic]) -> str:

@@ -38,7 +38,7 @@ from jobs.sources.source import ReadUnit, segments_of, unfinished
 from jobs.storage.store import Store
 from keyanon_core.clips.association import SamePerson
 from keyanon_core.clips.index import ClipIndex
-from keyanon_core.clips.tracking import TrackedFace, TrackedFrames, track_faces
+from keyanon_core.clips.tracking import NOBODY, TrackedFace, TrackedFrames, track_faces
 from keyanon_core.clips.whose import PieceFaces
 from keyanon_core.faces import FaceModels
 from keyanon_core.faces.detection import Recognizer
@@ -190,7 +190,8 @@ def by_piece(clip: Clip, frames: TrackedFrames) -> Iterator[PieceFaces]:
     height, somebody = index.form.upright_size[1], frames.somebody
     for cut in index.cuts():
         end = begin + len(cut.times)
-        following = {subject_of(clip, one.track): one.face for one in frames[end]} if end < len(frames) else {}
+        after = frames[end] if end < len(frames) else []
+        following = {subject: one.face for one in after if (subject := subject_of(clip, one.track))}
         yield replace(_of_piece(clip, frames[begin:end], height, somebody), following=following)
         begin = end
 
@@ -205,7 +206,7 @@ def looked_through(faces: Iterable[PieceFaces], seen: Seen) -> Iterator[PieceFac
 def tracks_of(clip: Clip, frames: TrackedFrames) -> list[ClipTrack]:
     """What is told of each track of a clip, in their order."""
     seconds = index_of(clip).seconds
-    return [ClipTrack.of(track, frames, seconds) for track in np.unique(frames.tracks).tolist()]
+    return [ClipTrack.of(track, frames, seconds) for track in np.unique(frames.tracks).tolist() if track != NOBODY]
 
 
 def index_of(clip: Clip) -> ClipIndex:
@@ -233,9 +234,9 @@ def _differ(view: View, before: View) -> bool:
     return float(np.abs(np.subtract(view, before, dtype=np.float32)).mean()) > CUT
 
 
-def subject_of(clip: Clip, track: int) -> str:
-    """Whom a track stands for among a data set's subjects."""
-    return track_subject(track, clip.name, clip.version)
+def subject_of(clip: Clip, track: int) -> str | None:
+    """Whom a track stands for among a data set's subjects; None for NOBODY."""
+    return None if track == NOBODY else track_subject(track, clip.name, clip.version)
 
 
 def _of_piece(clip: Clip, frames: Sequence[Sequence[TrackedFace]], height: int, somebody: bool) -> PieceFaces:

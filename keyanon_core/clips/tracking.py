@@ -2,11 +2,13 @@
 
 A detector misses a face here and there, and one frame without it shows the source. So a track has no gaps that its scene could
 explain, and begins and ends somewhat outside of what was seen. One track is one person, who may leave and come back, so that
-the person looks the same through the clip. What a detector saw is never lost, not even where it saw wrong.
+the person looks the same through the clip. What a detector saw is never lost, not even where it saw wrong; what it saw in a frame
+or two of a clip stands for nobody.
 
 `association` makes tracklets by place, `people` joins them by identity vectors, `trajectory` smooths and fills them.
 """
 
+import itertools
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Self, overload
@@ -29,6 +31,8 @@ from keyanon_core.clips.people import people
 from keyanon_core.clips.trajectory import Trajectory, smoothed, trajectory
 from keyanon_core.faces.detection import LANDMARK_COUNT, Face
 
+NOBODY: Final = -1  # the track of a face that stands for nobody
+LEAST_SEEN: Final = 3  # frames in which somebody was seen, or all of a shorter clip
 COVERED: Final = 0.5  # IoU with another track's detection at which a face that was not detected is that one
 JOINED_SIZES: Final = 2.0  # of the face: the farthest that the same person goes unseen and is filled in between
 STAYED_SECONDS: Final = (
@@ -47,8 +51,8 @@ class SeenFace:
 
 @dataclass(frozen=True)
 class TrackedFace:
-    """track: number of the person's track in its clip, from 0. face: smoothed, in px of its frame; its score is that of the
-    detection nearest in time. filled: no detector saw it in this frame.
+    """track: number of the person's track in its clip, from 0, or NOBODY. face: smoothed, in px of its frame; its score is that
+    of the detection nearest in time. filled: no detector saw it in this frame.
     """
 
     track: int
@@ -133,7 +137,7 @@ def track_faces(
 
     seen: of the frames in the order in which they are seen. times: (n,) s of each frame, rising, at any rate. size: (width,
     height) px. same_person: the recognizer's word on whether two identity vectors (d,) are one person's. cuts: frames at which
-    another scene begins; nothing is associated by place, filled or smoothed across them. A track is in a frame once at most.
+    another scene begins; nothing is associated by place, filled or smoothed across them. A person is in a frame once at most.
     Equal input gives equal tracks. Raises ValueError.
     """
     times, n = np.asarray(times, np.float64), len(seen.counts)
@@ -154,7 +158,7 @@ def track_faces(
     points = smoothed(detections, order, np.repeat(np.arange(len(lengths)), lengths))
     ways = [
         (track, trajectory(rows, detections, points, times, size, within))
-        for track, person in enumerate(stretches)
+        for track, person in zip(_numbers(stretches, min(LEAST_SEEN, n)), stretches, strict=True)
         for rows, within in zip(person, _rooms(person, detections, bounds), strict=True)
     ]
     return _put(n, ways, detections, points, seen.scores)
@@ -164,6 +168,12 @@ def _detections(seen: SeenFrames, times: Floats, bounds: Numbers) -> Detections:
     of_frame = np.repeat(np.arange(len(seen.counts)), seen.counts)
     scenes = np.searchsorted(bounds, of_frame, side="right")
     return Detections(seen.points, of_frame, times[of_frame], scenes, seen.embeddings)
+
+
+def _numbers(people: Sequence[Sequence[Numbers]], least: int) -> list[int]:
+    """The tracks of people: a number for each who was seen in so many frames. people: the stretches of each."""
+    numbers = itertools.count()
+    return [next(numbers) if sum(map(len, stretches)) >= least else NOBODY for stretches in people]
 
 
 def _joined(person: Sequence[list[int]], detections: Detections, size: tuple[int, int]) -> list[list[int]]:

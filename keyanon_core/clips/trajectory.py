@@ -14,7 +14,7 @@ from keyanon_core.clips.association import MAX_GAP_SECONDS, SAME_TIME, Detection
 SMOOTHING_SECONDS: Final = 0.08  # sigma of the Gaussian
 WINDOW_SIGMAS: Final = 3.0
 MAX_SHIFT: Final = 0.1  # by smoothing: of the face's size for a point, and of the box's own sides for its corners
-EXTENSION_SECONDS: Final = 0.3  # that a face is taken to be there before it is first and after it is last seen
+EXTENSION_SECONDS: Final = 0.3  # at most, that a face is taken to be there before it is first and after it is last seen
 VELOCITY_SECONDS: Final = 0.3  # of detections that tell where it came from and goes to
 MAX_SPEED: Final = 3.0  # sizes of the face a second, of one that is not seen
 
@@ -79,7 +79,8 @@ def trajectory(
     size: tuple[int, int],
     within: tuple[int, int],
 ) -> Trajectory:
-    """The way of a face that was detected in these rows (k,), rising in time.
+    """The way of a face that was detected in these rows (k,), rising in time. It goes on for as many frames as it was seen in,
+    and no longer than EXTENSION_SECONDS: what was seen once is hardly there for long.
 
     points: of all detections, smoothed. times: s, of all frames. size: (width, height) px of a frame. within: the frames from
     the first to before the second, in which it may be.
@@ -87,8 +88,8 @@ def trajectory(
     seen = detections.frames[rows]
     begin = np.searchsorted(times, times[seen[0]] - EXTENSION_SECONDS - SAME_TIME)
     end = np.searchsorted(times, times[seen[-1]] + EXTENSION_SECONDS + SAME_TIME)
-    earlier = np.arange(seen[0] - 1, max(begin, within[0]) - 1, -1)
-    later = np.arange(seen[-1] + 1, min(end, within[1]))
+    earlier = np.arange(seen[0] - 1, max(begin, within[0], seen[0] - len(rows)) - 1, -1)
+    later = np.arange(seen[-1] + 1, min(end, within[1], seen[-1] + 1 + len(rows)))
     before = _extension(rows[::-1], detections, points, times[earlier], size)
     after = _extension(rows, detections, points, times[later], size)
     between, nearest = _interpolated(rows, detections, points, times)

@@ -11,12 +11,12 @@ from keyanon_core.faces.detection import Face
 
 @dataclass(frozen=True)
 class PieceFaces:
-    """faces: in px of the piece's strip. subjects: whom each stands for. somebody: whether anybody is in the clip. following: the
-    faces of the frame after the piece, in its px, by whom they stand for.
+    """faces: in px of the piece's strip. subjects: whom each stands for, None for nobody. somebody: whether anybody is in the
+    clip. following: the faces of the frame after the piece, in its px, by whom they stand for.
     """
 
     faces: Sequence[Face]
-    subjects: Sequence[str]
+    subjects: Sequence[str | None]
     somebody: bool
     following: Mapping[str, Face] = field(default_factory=dict)
 
@@ -34,4 +34,5 @@ class PieceFaces:
         said = json.loads(text)
         faces = [Face.from_dict(face) for _, face in said["faces"]]
         following = {str(subject): Face.from_dict(face) for subject, face in said["following"].items()}
-        return cls(faces, [str(subject) for subject, _ in said["faces"]], bool(said["somebody"]), following)
+        subjects = [None if subject is None else str(subject) for subject, _ in said["faces"]]
+        return cls(faces, subjects, bool(said["somebody"]), following)

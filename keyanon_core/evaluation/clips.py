@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from keyanon_core.clips.association import overlaps
+from keyanon_core.clips.tracking import NOBODY
 from keyanon_core.evaluation.likeness import peak_signal_to_noise
 from keyanon_core.evaluation.verification import verified
 from keyanon_core.faces.detection import Pixels
@@ -23,7 +24,6 @@ from keyanon_core.faces.masks import Bits
 Floats = npt.NDArray[np.float64]
 Numbers = npt.NDArray[np.int64]
 
-NOBODY: Final = -1
 LEAST_OVERLAP: Final = 0.3  # IoU of a detection's box and the one of a face that is known to be there
 
 

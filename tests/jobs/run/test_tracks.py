@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Self, cast
 from weakref import WeakSet
 
@@ -19,7 +20,7 @@ from jobs.run.detect_stage import DetectFaces, FaceModelChoice
 from jobs.run.placement import Placement
 from jobs.run.progress import Monitor
 from jobs.run.track_stage import SEEN, VIEW, FindInPieces, SeenPiece
-from jobs.run.tracks import CUT, Tracker, by_piece, cuts_between, looked_through, subject_of, tracked
+from jobs.run.tracks import CUT, Tracker, by_piece, cuts_between, looked_through, subject_of, tracked, tracks_of
 from jobs.sources.clips import Clip, Clips
 from jobs.sources.source import open_source
 from jobs.storage.opening import open_store
@@ -28,6 +29,7 @@ from keyanon_core.clips.index import index_clip
 from keyanon_core.clips.piece import MAGIC, Piece, read_piece
 from keyanon_core.clips.whose import PieceFaces
 from keyanon_core.errors import PictureError
+from keyanon_core.faces import FaceModels
 from keyanon_core.faces.detection import Face
 from tests.jobs.conftest import MakeConfig
 from tests.jobs.tiny_clips import FRAMES, HEIGHT, tiny_clip
@@ -107,10 +109,11 @@ def test_what_a_pieces_frames_show_comes_back_as_it_was_seen() -> None:
 
 
 def test_faces_of_a_piece_survive_their_way_exactly_and_silence_is_refused() -> None:
-    faces = PieceFaces([face_at(1 / 3).moved(HEIGHT, 1)], ["somebody ü"], True, {"somebody ü": face_at(1 / 7)})
+    there = [face_at(1 / 3).moved(HEIGHT, 1), face_at(9)]
+    faces = PieceFaces(there, ["somebody ü", None], True, {"somebody ü": face_at(1 / 7)})
     back = PieceFaces.from_json(faces.to_json())
     assert back.following["somebody ü"].to_dict() == face_at(1 / 7).to_dict()
-    assert (back.subjects, back.somebody) == (["somebody ü"], True)
+    assert (back.subjects, back.somebody) == (["somebody ü", None], True)
     assert back.faces[0].to_dict() == faces.faces[0].to_dict()
     assert PieceFaces.from_json(PieceFaces([], [], False).to_json()) == PieceFaces([], [], False)
     with pytest.raises(PictureError, match="run the same command again") as raised:
@@ -148,6 +151,40 @@ def test_different_people_are_different_subjects_and_pieces_without_any_know_of_
     assert (known[6].faces, known[6].somebody) == ([], True), "a cut: nobody goes on into the next scene"
     nobody = faces_of(clip, {5: seen(*([[]] * FIRST)), 6: seen(*([[]] * SECOND))}, same_person)
     assert not any(one.somebody for one in nobody.values())
+
+
+def test_what_is_seen_in_a_frame_alone_stands_for_nobody_and_is_hidden(clip: Clip) -> None:
+    frames = [[(face_at(0), [0.0])] for _ in range(FIRST)]
+    frames[-1].append((face_at(60), None))
+    told = pieces_of({5: seen(*frames), 6: seen(*frames[:SECOND])})
+    known = tracked(clip, told, same_person)
+    before, after = by_piece(clip, known)
+    assert before.subjects.count(None) == 2 and after.subjects.count(None) == 1, "it, and a frame before and after it"
+    assert set(before.following) == {subject_of(clip, 0)}
+    assert [(one.track, one.frames) for one in tracks_of(clip, known)] == [(0, FRAMES)]
+
+
+class SeesTwice:
+    """A detector that sees others when it looks again."""
+
+    def __init__(self, first: list[Face], again: list[Face]) -> None:
+        self.first, self.again = first, again
+
+    def detect(self, pixels: np.ndarray) -> list[Face]:
+        return list(self.first)
+
+    def look_again(self, pixels: np.ndarray) -> list[Face]:
+        return self.again
+
+
+def test_the_first_pass_takes_up_what_either_search_sees_each_once() -> None:
+    found, beside, doubt = face_at(0), face_at(30), face_at(100)
+    stage, frame = object.__new__(FindInPieces), np.zeros((60, 200, 3), np.uint8)
+    sees = SeesTwice([found], [face_at(2), beside, doubt, replace(doubt, score=0.5)])
+    stage.models = cast(FaceModels, SimpleNamespace(detector=sees))
+    assert stage._faces(frame) == [found, beside, doubt]
+    sees.first = []
+    assert stage._faces(frame) == [], "a search that sees nothing has looked twice"
 
 
 def test_a_piece_that_can_not_be_decoded_parts_scenes_and_has_no_faces(clip: Clip) -> None:

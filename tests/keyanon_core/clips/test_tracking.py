@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keyanon_core.clips import people
-from keyanon_core.clips.tracking import SeenFace, SeenFrames, track_faces
+from keyanon_core.clips.tracking import NOBODY, SeenFace, SeenFrames, track_faces
 from keyanon_core.faces.detection import Face, box_iou
 from keyanon_core.faces.landmarks import template_in_box
 
@@ -155,10 +155,19 @@ def test_a_way_that_is_too_fast_is_followed_at_three_sizes_a_second():
     assert np.allclose(middle(after.face), (480 + 3 * 100 * 9 / 30, 300))
 
 
-def test_one_detection_alone_is_taken_to_stay():
-    tracked = track([[]] * 20 + [[seen(300)]] + [[]] * 20)
-    assert [f for f, faces in enumerate(tracked) if faces] == list(range(11, 30))
+@pytest.mark.parametrize("frames", [1, 2, 3, 8, 9, 10])
+def test_a_face_is_taken_to_stay_for_as_long_as_it_was_seen_and_stands_for_somebody_from_the_third_time_on(frames):
+    tracked = track([[]] * 20 + [[seen(300)]] * frames + [[]] * 20)
+    around = min(frames, 9)
+    assert [f for f, faces in enumerate(tracked) if faces] == list(range(20 - around, 20 + frames + around))
     assert all(np.allclose(faces[0].face.box, seen(300).face.box) for faces in tracked if faces)
+    assert tracks_of(tracked) == {0 if frames >= 3 else NOBODY}
+
+
+def test_who_is_seen_here_and_there_is_somebody_and_numbers_are_theirs_alone():
+    once, often = [[seen(600, who=CLEO)]], [[seen(300, who=ANNA)], *[[]] * 60]
+    assert detected(track(once + often * 3))[:2] == [[NOBODY], [0]]
+    assert tracks_of(track([*once, *often * 2])) == {NOBODY}
 
 
 def test_at_a_low_rate_the_last_two_detections_tell_where_a_face_goes():
@@ -271,7 +280,7 @@ def test_one_who_stays_at_a_place_is_filled_for_three_seconds(x, missed, filled)
 
 @pytest.mark.parametrize("place", [(50, 300), (1229, 300), (300, 50), (300, 669)])
 def test_who_is_at_the_border_may_have_left(place):
-    tracked = track([[seen(*place, who=ANNA)], *[[]] * 60, [seen(*place, who=ANNA)]])
+    tracked = track([*[[seen(*place, who=ANNA)]] * 2, *[[]] * 60, [seen(*place, who=ANNA)]])
     assert tracks_of(tracked) == {0} and tracked[30] == []
 
 
@@ -394,14 +403,16 @@ def test_nobody_who_was_seen_is_lost(frames, steps, cuts):
         assert [one.filled for one in faces] == [False] * len(shown) + [True] * (len(faces) - len(shown))
         for one, given_face in zip(shown, given_faces, strict=True):
             assert box_iou(one.face, given_face.face) > 0.5 and one.face.score == 0.8
-        assert len({one.track for one in faces}) == len(faces)
+        known = [one.track for one in faces if one.track != NOBODY]
+        assert len(set(known)) == len(known)
         for one in faces:
             x0, y0, x1, y1 = one.face.box
             assert x0 < x1 and y0 < y1 and np.isfinite(one.face.landmarks).all()
         for one in faces[len(shown) :]:
             assert all(box_iou(one.face, other.face) <= 0.5 for other in shown)
-    numbers = [one.track for faces in tracked for one in faces if not one.filled]
+    numbers = [one.track for faces in tracked for one in faces if one.track != NOBODY and not one.filled]
     assert list(dict.fromkeys(numbers)) == list(range(len(set(numbers))))
+    assert all(numbers.count(track) >= min(3, len(frames)) for track in numbers)
 
 
 def test_different_people_never_share_a_track_by_place_in_any_order():
@@ -442,4 +453,4 @@ def test_among_many_strangers_the_known_are_still_known_and_not_all_are_asked(mo
     times = np.where(np.arange(len(frames)) == 11, 20.1, 2.0 * np.arange(len(frames)))
     tracked = track(frames, times, same_person=counted)
     assert detected(tracked)[-1] == detected(tracked)[11] == detected(tracked)[10]
-    assert len(tracks_of(tracked)) == 201 and len(asked) < 2 * 20 * 2 * len(frames)
+    assert tracks_of(tracked) == {NOBODY, 0} and len(asked) < 2 * 20 * 2 * len(frames)
