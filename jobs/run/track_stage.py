@@ -4,6 +4,7 @@ Identity vectors do not travel further than to the driver, which tells from them
 """
 
 import base64
+import itertools
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from jobs.blocks import ENCODED, FAILURE, ROW
+from jobs.blocks import ENCODED, FAILURE, GIVEN, ROW
 from jobs.faults import FaultKind, kind_of
 from jobs.run.detect_stage import FaceModelChoice
 from jobs.run.progress import Monitor
@@ -34,12 +35,13 @@ _Number = TypeVar("_Number", np.float32, np.uint8)
 
 
 class FindInPieces:
-    """Finds the faces in each frame of the pieces of a block; gives `SEEN` of each row."""
+    """Finds the faces in each frame of the pieces of a block; gives `SEEN` of each row. Where a row's `GIVEN` says which faces
+    there are (`SeenPiece.places`), none is looked for."""
 
     def __init__(self, models: FaceModelChoice, threads: int, max_pixels: int, monitor: Monitor) -> None:
         """Load detector and recognizer. Raises FaceModelError, MachineError."""
         self.max_pixels = max_pixels
-        self.hands = RowsInHand[bytes, str | None](
+        self.hands = RowsInHand[tuple[bytes, str | None], str | None](
             "track", monitor, work=self._find, quarantine=_nothing, is_witness=bool
         )
         with self.hands.reporting_faults():
@@ -47,30 +49,31 @@ class FindInPieces:
 
     def __call__(self, table: pa.Table) -> pa.Table:
         with self.hands.reporting_faults():
-            rows = zip(
-                table.column(ROW).to_pylist(), table.column(ENCODED), table.column(FAILURE).to_pylist(), strict=True
+            numbers, failures = table.column(ROW).to_pylist(), table.column(FAILURE).to_pylist()
+            pieces = zip(numbers, table.column(ENCODED), table.column(GIVEN), failures, strict=True)
+            found = self.hands.work_through(
+                {row: (encoded.as_py(), known.as_py()) for row, encoded, known, failure in pieces if not failure}
             )
-            found = self.hands.work_through({row: encoded.as_py() for row, encoded, failure in rows if not failure})
-            numbers = table.column(ROW).to_pylist()
             seen = pa.array([found.get(row) for row in numbers], pa.large_string())
             return pa.table({ROW: pa.array(numbers, pa.int64()), SEEN: seen})
 
-    def _find(self, pieces: Sequence[bytes]) -> list[str | None]:
-        return [self._find_in(piece) for piece in pieces]
+    def _find(self, pieces: Sequence[tuple[bytes, str | None]]) -> list[str | None]:
+        return [self._find_in(*piece) for piece in pieces]
 
-    def _find_in(self, encoded: bytes) -> str | None:
+    def _find_in(self, encoded: bytes, known: str | None) -> str | None:
         try:
             strip = decode_piece(Piece.from_bytes(encoded), self.max_pixels)
         except Exception as error:
             if kind_of(error) is not FaultKind.ROW:
                 raise
             return None  # it is quarantined where it is to be anonymized, for this reason
-        frames = list(strip.frames())
-        return json.dumps([self._frame(frame, at, len(frames)) for at, frame in enumerate(frames)])
+        frames = [np.ascontiguousarray(frame) for frame in strip.frames()]
+        found = map(self._faces, frames) if known is None else faces_of(known)
+        return json.dumps(
+            [self._frame(*one, at, len(frames)) for at, one in enumerate(zip(frames, found, strict=True))]
+        )
 
-    def _frame(self, frame: Pixels, at: int, frames: int) -> dict[str, Any]:
-        frame = np.ascontiguousarray(frame)
-        faces = self._faces(frame)
+    def _frame(self, frame: Pixels, faces: list[Face], at: int, frames: int) -> dict[str, Any]:
         vectors = self._vectors(frame, faces) if at % EMBEDDED_EVERY == 0 or at == frames - 1 else [None] * len(faces)
         view = cv2.resize(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), VIEW, interpolation=cv2.INTER_AREA)
         return {
@@ -128,6 +131,10 @@ class SeenPiece:
             np.array([_numbers(frame["view"], np.uint8) for frame in frames]),
         )
 
+    def places(self) -> str:
+        """JSON of where its faces are, without identity vectors and views; floats survive exactly."""
+        return json.dumps({"counts": self.counts.tolist(), "faces": self.faces.tolist()}, allow_nan=False)
+
     def embeddings(self) -> Iterator[npt.NDArray[np.float32] | None]:
         """The identity vectors of its faces, None where there is none."""
         vectors = iter(self.vectors)
@@ -157,6 +164,18 @@ class SeenPiece:
         )
 
 
+def faces_of(places: str) -> list[list[Face]]:
+    """The faces of each frame, from `SeenPiece.places`."""
+    said = json.loads(places)
+    faces = iter(
+        [
+            Face((x0, y0, x1, y1), np.array(marks).reshape(LANDMARK_COUNT, 2), score)
+            for x0, y0, x1, y1, *marks, score in said["faces"]
+        ]
+    )
+    return [list(itertools.islice(faces, count)) for count in said["counts"]]
+
+
 def _is_in(face: Face, other: Face) -> bool:
     """Whether the middle of a face's landmarks lies in another's box."""
     (x, y), (x0, y0, x1, y1) = face.landmarks.mean(0), other.box
@@ -171,5 +190,5 @@ def _numbers(text: str, kind: type[_Number]) -> npt.NDArray[_Number]:
     return np.frombuffer(base64.b64decode(text), kind)
 
 
-def _nothing(_: bytes, __: str) -> None:
+def _nothing(_: tuple[bytes, str | None], __: str) -> None:
     return None

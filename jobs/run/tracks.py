@@ -22,7 +22,7 @@ from ray.exceptions import RayError
 from jobs.blocks import ROW
 from jobs.config import AnonymizeConfig
 from jobs.output.clip_tracks import ClipTrack, write_tracks
-from jobs.output.found_faces import FORMAT_VERSION, FoundFaces, forget_others, found_files
+from jobs.output.found_faces import FORMAT_VERSION, FoundFaces, FoundPlaces, forget_others, found_files
 from jobs.output.manifest import code_version
 from jobs.output.row_sets import RowSet
 from jobs.run.cluster import reported_cause
@@ -68,7 +68,8 @@ class Tracker:
     def track(self, finished: Collection[int]) -> None:
         """Let the source say who is in each piece of the clips that have one whose row's position is not among `finished`.
 
-        Only clips of which nothing is kept in the output are gone through. Raises what ends a run.
+        Only clips that are not kept whole in the output are gone through, and in those of their pieces of which the places are
+        kept no face is looked for: only identity vectors are made again. Raises what ends a run.
         """
         left = unfinished(self.source.total, finished)
         clips = [clip for clip in self.source.clips if clip.index is not None and left[clip.rows].any()]
@@ -78,15 +79,17 @@ class Tracker:
         found = {clip.name: FoundFaces.of(self.store, clip.name, self._made_of(clip, models)) for clip in clips}
         forget_others(self.store, {one.folder for one in found.values()}, files)
         lacking = [clip for clip in clips if not found[clip.name].are_whole(len(clip.rows), files)]
-        untold = self._go_through(lacking, found, models.recognizer)
+        placed = {clip.name: found[clip.name].placed(files) for clip in lacking}
+        self.source.know({name: one.said for name, one in placed.items() if one.files})
+        untold = self._go_through(lacking, placed, models.recognizer)
         self.source.know({name: one.said for name, one in found.items() if name not in untold})
 
-    def _go_through(self, clips: Sequence[Clip], found: Mapping[str, FoundFaces], recognizer: Recognizer) -> set[str]:
+    def _go_through(self, clips: Sequence[Clip], placed: Mapping[str, FoundPlaces], recognizer: Recognizer) -> set[str]:
         """Track each clip when all its pieces were seen. Returns the names of those whose tracks can not be told."""
         untold = {clip.name for clip in clips}
-        for clip, seen in self._clips_seen(clips):
+        for clip, seen in self._clips_seen(clips, placed):
             try:
-                self._track(clip, seen, found[clip.name], recognizer)
+                self._track(clip, seen, placed[clip.name].found, recognizer)
                 untold.remove(clip.name)
             except ValueError:  # of its times or places; it is quarantined, and costs no other clip
                 logger.exception("the tracks of %s can not be told", clip.name)
@@ -98,9 +101,9 @@ class Tracker:
         write_tracks(self.store, {clip.name: tracks_of(clip, frames)})
         found.keep(looked_through(by_piece(clip, frames), seen))
 
-    def _clips_seen(self, clips: Sequence[Clip]) -> Iterator[tuple[Clip, Seen]]:
+    def _clips_seen(self, clips: Sequence[Clip], placed: Mapping[str, FoundPlaces]) -> Iterator[tuple[Clip, Seen]]:
         """Each clip when all its pieces were seen: what its rows show, by their positions. Pieces come about in the order of the
-        rows, so that few clips are in hand at a time."""
+        rows, so that few clips are in hand at a time; of a long one what was found so far is kept."""
         begins = [clip.rows.start for clip in clips]
         in_hand: dict[int, dict[int, SeenPiece | None]] = {}
         for row, said in self._pieces_seen(clips):
@@ -110,6 +113,8 @@ class Tracker:
             if len(seen) == len(clips[at].rows):
                 yield clips[at], in_hand.pop(at)
                 seen.clear()  # who took it may name it still
+            else:
+                placed[clips[at].name].keep(clips[at].rows, seen, row)
 
     def _pieces_seen(self, clips: Sequence[Clip]) -> Iterator[tuple[int, str | None]]:
         """The position of each row of some clips, and its `SEEN`."""

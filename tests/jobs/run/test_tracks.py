@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 
 from jobs.blocks import ENCODED, FACES, FAILURE, GIVEN, ID, KEPT_FACES, PERMANENT, ROW, source_table
+from jobs.errors import MachineError
 from jobs.output.clip_tracks import read_tracks
-from jobs.output.found_faces import found_files
+from jobs.output.found_faces import FoundFaces, forget_others, found_files
 from jobs.run.anonymize_stage import _task
 from jobs.run.detect_stage import DetectFaces, FaceModelChoice
 from jobs.run.placement import Placement
 from jobs.run.progress import Monitor
-from jobs.run.track_stage import SEEN, VIEW, FindInPieces, SeenPiece
+from jobs.run.track_stage import SEEN, VIEW, FindInPieces, SeenPiece, faces_of
 from jobs.run.tracks import CUT, Tracker, by_piece, cuts_between, looked_through, subject_of, tracked, tracks_of
 from jobs.sources.clips import Clip, Clips
 from jobs.sources.source import open_source
@@ -65,7 +66,7 @@ def same_person(one: np.ndarray, other: np.ndarray) -> bool:
     return bool(np.abs(one - other).max() < 0.5)
 
 
-def faces_of(
+def known_of(
     clip: Clip, told: dict[int, str | None], alike: Callable[[np.ndarray, np.ndarray], bool]
 ) -> dict[int, PieceFaces]:
     pieces = pieces_of(told)
@@ -132,7 +133,7 @@ def test_who_anonymizes_a_piece_is_told_of_the_frame_after_it() -> None:
 
 def test_one_track_goes_through_the_pieces_of_a_clip_below_each_other(clip: Clip) -> None:
     frames = [[(face_at(number / 2), [1.0])] for number in range(FRAMES)]
-    known = faces_of(clip, {5: seen(*frames[:FIRST]), 6: seen(*frames[FIRST:])}, same_person)
+    known = known_of(clip, {5: seen(*frames[:FIRST]), 6: seen(*frames[FIRST:])}, same_person)
     assert list(known) == [5, 6]
     assert [len(known[row].faces) for row in known] == [FIRST, SECOND]
     assert {subject for one in known.values() for subject in one.subjects} == {subject_of(clip, 0)}
@@ -146,10 +147,10 @@ def test_one_track_goes_through_the_pieces_of_a_clip_below_each_other(clip: Clip
 
 def test_different_people_are_different_subjects_and_pieces_without_any_know_of_them(clip: Clip) -> None:
     two = [[(face_at(0), [0.0]), (face_at(60), [9.0])]] * FIRST
-    known = faces_of(clip, {5: seen(*two, grey=0), 6: seen(*([[]] * SECOND), grey=200)}, same_person)
+    known = known_of(clip, {5: seen(*two, grey=0), 6: seen(*([[]] * SECOND), grey=200)}, same_person)
     assert set(known[5].subjects) == {subject_of(clip, 0), subject_of(clip, 1)}
     assert (known[6].faces, known[6].somebody) == ([], True), "a cut: nobody goes on into the next scene"
-    nobody = faces_of(clip, {5: seen(*([[]] * FIRST)), 6: seen(*([[]] * SECOND))}, same_person)
+    nobody = known_of(clip, {5: seen(*([[]] * FIRST)), 6: seen(*([[]] * SECOND))}, same_person)
     assert not any(one.somebody for one in nobody.values())
 
 
@@ -189,14 +190,14 @@ def test_the_first_pass_takes_up_what_either_search_sees_each_once() -> None:
 
 def test_a_piece_that_can_not_be_decoded_parts_scenes_and_has_no_faces(clip: Clip) -> None:
     frames = [[(face_at(0), [1.0])]] * SECOND
-    known = faces_of(clip, {5: None, 6: seen(*frames)}, same_person)
+    known = known_of(clip, {5: None, 6: seen(*frames)}, same_person)
     assert (known[5].faces, known[5].somebody) == ([], True)
     assert len(known[6].faces) == SECOND
 
 
 def test_of_a_piece_that_nobody_could_look_through_nothing_is_said_and_it_is_quarantined(clip: Clip) -> None:
     told = {5: seen(*[[(face_at(20), None)]] * FIRST), 6: None}
-    seen_by_all, nobody = looked_through(faces_of(clip, told, same_person).values(), pieces_of(told))
+    seen_by_all, nobody = looked_through(known_of(clip, told, same_person).values(), pieces_of(told))
     assert seen_by_all is not None and len(seen_by_all.faces) == FIRST and nobody is None
     whole, last = index_clip(clip.path, "mp4").cuts()
     stage = object.__new__(DetectFaces)  # without Ray, and without a detector, which pieces need not
@@ -275,6 +276,78 @@ def test_the_driver_holds_one_clip_at_a_time_and_goes_through_none_of_which_all_
     rest, faces = gone_through(range(8), max_pixels=10**6)
     assert rest.asked == [] and faces[:8] == [None] * 8 and faces[8] is not None
     assert len({name.split("/")[0] for name in found_files(rest.store)}) == len(["4", "dark", "new"])
+
+
+def test_of_a_clip_at_which_an_attempt_ended_the_places_are_kept_file_by_file(
+    tmp_path: Path, clip: Clip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobs.output.found_faces.PIECES_OF_A_FILE", 1)
+    store, rows = open_store(tmp_path / "out"), clip.rows
+    found = FoundFaces.of(store, clip.name, "ab" * 32)
+    piece = SeenPiece.of(seen(*[[(face_at(number / 3), [1.0] * 128)] for number in range(FIRST)]))
+    placed = found.placed(found_files(store))
+    assert placed.said([0, 1]) == [None, None]
+    placed.keep(rows, {rows[0]: piece}, rows[0])
+    placed = found.placed(found_files(store))
+    first, second = placed.said([0, 1])
+    assert first == piece.places() and second is None and "view" not in first and "vector" not in first
+    there = [[face.to_dict() for face in faces] for faces in faces_of(first)]
+    assert there == [[face_at(number / 3).to_dict()] for number in range(FIRST)]
+    placed.keep(rows, {rows[0]: piece}, rows[0])  # which is kept already
+    placed.keep(rows, {rows[0]: piece, rows[1]: None}, rows[1])
+    assert found.placed(found_files(store)).said([1, 0]) == [None, first], "what could not be decoded is tried again"
+    forget_others(store, {found.folder}, found_files(store))
+    assert len(found_files(store)) == 2
+    found.keep([PieceFaces([], [], False), None])
+    assert found.are_whole(2, found_files(store)) and not found.placed(found_files(store)).files
+    placed.keep(rows, {rows[1]: None}, rows[1])
+    forget_others(store, (), found_files(store))
+    assert found_files(store) == set()
+
+
+def test_a_file_of_places_is_written_when_all_its_pieces_were_seen(tmp_path: Path) -> None:
+    store = open_store(tmp_path / "out")
+    placed, rows = FoundFaces.of(store, "long.mp4", "ab" * 32).placed(()), range(7, 7 + 40)
+    together: dict[int, SeenPiece | None] = {}
+    kept = []
+    for row in [*rows[1:], rows[0]]:
+        together[row] = SeenPiece.unseen(1)
+        placed.keep(rows, together, row)
+        kept.append(len(found_files(store)))
+    assert kept == [0] * 30 + [1] * 8 + [2, 3], "16, 16 and 8 pieces, the first of which came last"
+
+
+def test_a_resumed_attempt_is_told_what_was_found_and_looks_for_no_face_there(
+    tmp_path: Path, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobs.output.found_faces.PIECES_OF_A_FILE", 1)
+    tiny_clip(tmp_path / "photos" / "0.mp4")
+    config = make_config()
+    source = open_source(config, config.given())
+    assert isinstance(source, Clips)
+    models, store = FaceModelChoice("embedded", None, config.min_face), open_store(tmp_path / "out")
+    told: list[list[str | None]] = []
+
+    class Dying(SeenBefore):
+        def _pieces_seen(self, clips: Sequence[Clip]) -> Iterator[tuple[int, str | None]]:
+            told.append(
+                [row[GIVEN] for unit in source.units((), lambda left: 3) for row in next(unit.read()).to_pylist()]
+            )
+            yield next(super()._pieces_seen(clips))  # its second piece
+            raise MachineError("no power")
+
+    for _ in range(2):
+        with pytest.raises(MachineError):
+            Dying(config, source, store, models, cast("Placement", None), cast("Monitor", None)).track(())
+    (nothing, none), (neither, places) = told
+    assert (nothing, none, neither) == (None, None, None) and places is not None
+    assert [len(faces) for faces in faces_of(places)] == [1] * SECOND
+    (unit,) = source.units((), lambda left: 3)
+    stage = FindInPieces(models, 1, 10**7, Monitor())
+    monkeypatch.setattr(stage, "_faces", lambda frame: pytest.fail("it looked for faces"))
+    piece = next(unit.read()).slice(1, 1)
+    found = SeenPiece.of(stage(piece).column(SEEN)[0].as_py())
+    assert found.places() == places and found.embedded.tolist() == [True, *[False] * (SECOND - 2), True]
 
 
 @pytest.mark.slow
