@@ -8,7 +8,7 @@ import sys
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from jobs.config import AnonymizeConfig
     from jobs.run.progress import ProgressCallback
     from jobs.run.report import RunReport
+
+Result = TypeVar("Result")
 
 _PARQUET = "Parquet input"
 _ALGORITHM = "Algorithm"
@@ -330,8 +332,8 @@ def _run(config: "AnonymizeConfig", progress: "ProgressCallback | None") -> "Run
 
 
 def with_progress(
-    run: "Callable[[ProgressCallback | None], RunReport]", seconds: float | None, *, quiet: bool
-) -> "RunReport":
+    run: "Callable[[ProgressCallback | None], Result]", seconds: float | None, *, quiet: bool
+) -> "Result":
     """Run with a progress bar where stderr is a terminal, with lines every so many seconds elsewhere, or without either."""
     if quiet:
         return run(None)

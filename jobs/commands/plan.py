@@ -1,10 +1,11 @@
 """`keyanon plan`: what a run would take, measured on a sample of its pictures."""
 
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jobs.commands.anonymize import anonymize, settings_of
+from jobs.commands.anonymize import anonymize, settings_of, with_progress
 from jobs.commands.options import Json, Verbose, output_of, with_options_of
 from jobs.commands.printing import facts, format_bytes, table
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 _PLAN = "Plan"
 
 
-@with_options_of(anonymize, without=("strict", "progress_seconds", "quiet", "limit", "max_failure_rate"))
+@with_options_of(anonymize, without=("strict", "limit", "max_failure_rate"))
 def plan(
     context: typer.Context,
     sample: Annotated[
@@ -53,9 +54,9 @@ def plan(
     """
     from jobs.run.plan import Prices, plan_run
 
-    found = plan_run(
-        settings_of(context), sample, Prices(price_per_hour, price_per_gb_month, price_per_gpu_machine_hour)
-    )
+    prices = Prices(price_per_hour, price_per_gb_month, price_per_gpu_machine_hour)
+    run, given = partial(plan_run, settings_of(context), sample, prices), context.params
+    found = with_progress(run, given["progress_seconds"], quiet=given["quiet"])
     output_of(context).result(
         found.to_dict(),
         table("looked at", ("what", "result"), found.checks),

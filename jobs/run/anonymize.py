@@ -192,7 +192,7 @@ def _compute(attempt: Attempt, progress: ProgressCallback | None) -> Measures:
         models = _models(attempt)
         if isinstance(source, Clips):
             tracking = Monitor(attempt.manifest.run_id)
-            Tracker(config, source, attempt.layout.store, models, placement, tracking).track(left_alone)
+            Tracker(config, source, attempt.layout.store, models, placement, tracking, progress).track(left_alone)
         sizes, left = TaskSizes.of(config, source, placement.actors), source.total - len(left_alone)
         workers = Pool(sizes.workers_for(left), sizes.workers_for(left, placement.most))
         finders = _finders(config, workers, sum(one.cpus for one in there))

@@ -26,6 +26,7 @@ from jobs.run.anonymize import fitting
 from jobs.run.cluster import check_pseudonyms_are_near, joining, machines, ray_cluster
 from jobs.run.placement import Machine, Placement, detectors, reserved_cpus
 from jobs.run.places import check_named, door_of, layout_of, numbered
+from jobs.run.progress import Phase, ProgressCallback, RunState
 from jobs.run.sample import Sample, Timed, run_sample
 from jobs.run.usable_cpus import usable_cpus
 from jobs.sources.clips import Clips
@@ -110,17 +111,26 @@ class Plan:
         return {"kind": "plan", **asdict(self), "checks": dict(self.checks)}
 
 
-def plan_run(config: AnonymizeConfig, sample: int = DEFAULT_SAMPLE, prices: Prices | None = None) -> Plan:
+def plan_run(
+    config: AnonymizeConfig,
+    sample: int = DEFAULT_SAMPLE,
+    prices: Prices | None = None,
+    progress: ProgressCallback | None = None,
+) -> Plan:
     """Look at everything that a run with these settings would need, and take a sample of its pictures through it.
 
     Writes nothing to the output, the keystore or the photographs.
 
     Raises: as `run_anonymize` for what a run would refuse, ConfigError for a place that can not be written.
     """
+    if progress is not None:
+        progress(RunState(phase=Phase.LISTING))
     source = open_source(config, config.given())
     config = fitting(config, source)
     layout = layout_of(config, source)
     check_named(layout, source)
+    if progress is not None:
+        progress(RunState(phase=Phase.STARTING))
     checks = [("input", f"{source.kind}, {source.total} rows can be listed")]
     left = source.total - _finished(layout, config, source, checks)
     for name, place in config.places.items():
@@ -132,7 +142,7 @@ def plan_run(config: AnonymizeConfig, sample: int = DEFAULT_SAMPLE, prices: Pric
         check_pseudonyms_are_near(config)
         placement = Placement.of(config, cluster, joining=joining())
         checks.append(("cluster", f"{len(cluster)} machine(s), {placement.actors} anonymizing process(es)"))
-        measured = run_sample(config, source, placement, sample)
+        measured = run_sample(config, source, placement, sample, progress)
     checks.append(("prior and face models", f"loaded, {measured.start_seconds:.0f} s with the first picture"))
     found = _estimated(config, source, left, cluster, placement, measured, prices or Prices(), tuple(checks))
     return found

@@ -33,6 +33,12 @@ class Phase(StrEnum):
 
     LISTING = "listing"
     STARTING = "starting"
+    FINDING = "finding faces"
+    """Of a run over clips, before it anonymizes any; rows are their pieces."""
+
+    SAMPLING = "sampling"
+    """Of a plan."""
+
     ANONYMIZING = "anonymizing"
     COMMITTING = "committing"
 
@@ -71,6 +77,11 @@ class RunState:
             waiting_share=found.waiting_share(ANONYMIZING_STAGE),
             device_faces=dict(sorted(found.device_faces.items())),
         )
+
+    @classmethod
+    def apart(cls, phase: Phase, rows: int, total: int, begun: float, faces: int = 0) -> Self:
+        """Of a phase that goes through rows of its own. begun: by `time.monotonic`."""
+        return cls(total, rows, rows, faces, time.monotonic() - begun, phase)
 
     @property
     def images_per_second(self) -> float:

@@ -25,7 +25,7 @@ from jobs.run.anonymize_stage import AnonymizeFaces, Compute, SealingTarget
 from jobs.run.cluster import reported_cause
 from jobs.run.detect_stage import DetectFaces, FaceModelChoice
 from jobs.run.placement import Placement
-from jobs.run.progress import Monitor
+from jobs.run.progress import Monitor, Phase, ProgressCallback, RunState
 from jobs.run.pseudonyms import ThrownAway
 from jobs.run.track_stage import SEEN, FindInPieces, SeenPiece
 from jobs.run.tracks import same_person_by, tracked_alone
@@ -69,8 +69,11 @@ class Sample:
     start_seconds: float
 
 
-def run_sample(config: AnonymizeConfig, source: Source, placement: Placement, size: int) -> Sample:
+def run_sample(
+    config: AnonymizeConfig, source: Source, placement: Placement, size: int, progress: ProgressCallback | None = None
+) -> Sample:
     """Take `size` rows of the input at random through detecting and anonymizing, in one process each, on the connected cluster.
+    progress: is told of each group of them.
 
     Raises what a run raises when it can not load its models or read its input.
     """
@@ -84,6 +87,7 @@ def run_sample(config: AnonymizeConfig, source: Source, placement: Placement, si
         start = time.monotonic() - begun
         rows: list[SampledRow] = []
         groups: list[Timed] = []
+        sampling = time.monotonic()
         for block in blocks:
             begun = time.monotonic()
             found = detect(block)
@@ -91,6 +95,9 @@ def run_sample(config: AnonymizeConfig, source: Source, placement: Placement, si
             made = ray.get(anonymize.remote(found))
             groups.append(Timed(block.num_rows, between - begun, time.monotonic() - between))
             rows += map(_measured, made.select(_MEASURED).to_pylist())
+            if progress is not None:
+                faces = sum(row.faces for row in rows)
+                progress(RunState.apart(Phase.SAMPLING, len(rows), len(chosen), sampling, faces))
         return Sample(tuple(rows), tuple(groups), start)
     except RayError as error:
         raise reported_cause(error, monitor, "sample") from error

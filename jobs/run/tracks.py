@@ -8,6 +8,7 @@ a subject of the data set's pseudonyms, so that a resumed run, whose tracks are 
 import hashlib
 import json
 import logging
+import time
 from bisect import bisect_right
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -29,7 +30,7 @@ from jobs.run.cluster import reported_cause
 from jobs.run.detect_stage import FaceModelChoice
 from jobs.run.placement import Placement
 from jobs.run.pools import PROCESS_RESTARTS, Pool
-from jobs.run.progress import Monitor
+from jobs.run.progress import Monitor, Phase, ProgressCallback, RunState
 from jobs.run.reading import read_pictures
 from jobs.run.track_names import track_subject
 from jobs.run.track_stage import EMBEDDED_EVERY, SEEN, VIEW, FindInPieces, SeenPiece
@@ -56,7 +57,8 @@ Seen = Mapping[int, SeenPiece | None]
 
 @dataclass
 class Tracker:
-    """Goes through the clips of a run. store: of the output, where what is found is kept. placement: of its actors."""
+    """Goes through the clips of a run. store: of the output, where what is found is kept. placement: of its actors. progress: is
+    told of each piece."""
 
     config: AnonymizeConfig
     source: Clips
@@ -64,6 +66,7 @@ class Tracker:
     models: FaceModelChoice
     placement: Placement
     monitor: Monitor
+    progress: ProgressCallback | None = None
 
     def track(self, finished: Collection[int]) -> None:
         """Let the source say who is in each piece of the clips that have one whose row's position is not among `finished`.
@@ -106,7 +109,10 @@ class Tracker:
         rows, so that few clips are in hand at a time; of a long one what was found so far is kept."""
         begins = [clip.rows.start for clip in clips]
         in_hand: dict[int, dict[int, SeenPiece | None]] = {}
-        for row, said in self._pieces_seen(clips):
+        begun, pieces = time.monotonic(), sum(len(clip.rows) for clip in clips)
+        for count, (row, said) in enumerate(self._pieces_seen(clips), 1):
+            if self.progress is not None:
+                self.progress(RunState.apart(Phase.FINDING, count, pieces, begun))
             at = bisect_right(begins, row) - 1
             seen = in_hand.setdefault(at, {})
             seen[row] = None if said is None else SeenPiece.of(said)

@@ -16,6 +16,7 @@ from jobs.output.manifest import Manifest
 from jobs.run.anonymize import run_anonymize
 from jobs.run.placement import Machine
 from jobs.run.plan import Estimate, Prices, _check_keys, check_writable, mean_of, plan_run
+from jobs.run.progress import RunState
 from jobs.run.sample import _blocks
 from jobs.sources.source import ReadUnit, Source, open_source, unfinished
 from jobs.storage.opening import open_store
@@ -173,14 +174,21 @@ def test_a_plan_over_clips_is_of_their_pieces(
     make_clip(tmp_path / "photos" / "without.mkv", [], seconds=0.16, size=(96, 64), audio=False)
     (tmp_path / "photos" / "broken.mov").write_bytes(b"\0\0\0\x18ftypqt  no more of it")
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
-    plan = plan_run(make_config(), 100)
+    told: list[RunState] = []
+    plan = plan_run(make_config(), 100, progress=told.append)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+    assert [(one.phase, one.rows, one.total, one.faces) for one in told] == [
+        ("listing", 0, None, 0),
+        ("starting", 0, None, 0),
+        *(("sampling", rows, 3, faces) for rows, faces in enumerate([0, 4, 4], 1)),
+    ]
     assert (plan.unit, plan.rows, plan.sampled) == ("piece", 3, 3)
     assert plan.statuses == {"anonymized": 1, "no_face": 1, "quarantined": 1}
     assert plan.faces_per_image.value == 4 / 3, "in each of four frames"
     places = [str(tmp_path / "photos"), "-o", str(tmp_path / "out"), "-k", str(tmp_path / "keystore")]
     assert main(["plan", *places, "--include", "without.mkv"]) == 0
-    assert "faces a piece" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "faces a piece" in said.out and '{"progress": "sampling"' in said.err
 
 
 @pytest.mark.slow

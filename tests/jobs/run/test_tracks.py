@@ -19,7 +19,7 @@ from jobs.output.found_faces import FoundFaces, forget_others, found_files
 from jobs.run.anonymize_stage import _task
 from jobs.run.detect_stage import DetectFaces, FaceModelChoice
 from jobs.run.placement import Placement
-from jobs.run.progress import Monitor
+from jobs.run.progress import Monitor, RunState
 from jobs.run.track_stage import SEEN, VIEW, FindInPieces, SeenPiece, faces_of
 from jobs.run.tracks import CUT, Tracker, by_piece, cuts_between, looked_through, subject_of, tracked, tracks_of
 from jobs.sources.clips import Clip, Clips
@@ -250,12 +250,14 @@ def test_the_driver_holds_one_clip_at_a_time_and_goes_through_none_of_which_all_
         (tmp_path / "photos" / f"{number}.mp4").write_bytes(encoded)
     (tmp_path / "photos" / "dark.mp4").write_bytes(encoded)
 
+    told: list[RunState] = []
+
     def gone_through(finished: Collection[int] = (), **changes: Any) -> tuple[SeenBefore, list[PieceFaces | None]]:
         config = make_config(**changes)
         source = open_source(config, config.given())
         assert isinstance(source, Clips)
         models, store = FaceModelChoice("embedded", None, config.min_face), open_store(tmp_path / "out")
-        tracker = SeenBefore(config, source, store, models, cast("Placement", None), cast("Monitor", None))
+        tracker = SeenBefore(config, source, store, models, cast("Placement", None), cast("Monitor", None), told.append)
         tracker.asked = tracker.held = []
         tracker.track(finished)
         given = [row[GIVEN] for unit in source.units((), lambda left: 3) for row in next(unit.read()).to_pylist()]
@@ -263,6 +265,7 @@ def test_the_driver_holds_one_clip_at_a_time_and_goes_through_none_of_which_all_
 
     names = [f"{number}.mp4" for number in range(5)]
     first, faces = gone_through()
+    assert [(one.phase, one.rows, one.total) for one in told] == [("finding faces", row, 12) for row in range(1, 13)]
     assert first.asked == [*names, "dark.mp4"] and max(first.held) == len(["the piece before"])
     assert [None if one is None else len(one.faces) for one in faces] == [FIRST, SECOND] * 5 + [None] * 2
     again, same = gone_through(pictures_per_task=3)
