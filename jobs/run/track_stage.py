@@ -29,6 +29,11 @@ from keyanon_core.faces.detection import LANDMARK_COUNT, Face, Pixels, without_d
 SEEN: Final = "keyanon_seen"  # JSON of what a piece's frames show; null where they can not be decoded
 VIEW: Final = (16, 12)  # px of a frame as cuts between scenes are told from
 FACE_NUMBERS: Final = 4 + 2 * LANDMARK_COUNT + 1  # a face's box, landmarks and score
+BESIDE: Final = 0.1  # of a box that may lie in another face's which is taken to be beside it
+NARROW: Final = (
+    0.55  # width over height of a face's box of which a third is cut off at a side; of whole ones it is about 0.75
+)
+LOW: Final = 1.1  # the same, cut off above or below
 EMBEDDED_EVERY: Final = 8  # frames of which the faces' identity vectors are computed, beside a piece's last one
 
 _Number = TypeVar("_Number", np.float32, np.uint8)
@@ -85,21 +90,22 @@ class FindInPieces:
         }
 
     def _faces(self, frame: Pixels) -> list[Face]:
-        """What the first search sees, and what the second does that has its middle in none of these: it is somebody's too, and
-        shown alike from frame to frame if it is known before any frame is made. A first search that saw nothing was both.
+        """What the first search sees, and what the second does beside these: it is somebody's too, and shown alike from frame to
+        frame if it is known before any frame is made. What it sees within one of them may be nobody, and would take pixels from
+        it: whoever anonymizes the piece looks again. A first search that saw nothing was both.
         """
         found = self.models.detector.detect(frame)
         again = without_duplicates(self.models.detector.look_again(frame)) if found else []
-        return found + [face for face in again if not any(_is_in(face, one) for one in found)]
+        return found + [face for face in again if not any(_overlaps(face, one, frame) for one in found)]
 
     def _vectors(self, frame: Pixels, faces: Sequence[Face]) -> list[npt.NDArray[np.float32] | None]:
-        vectors: list[npt.NDArray[np.float32] | None] = []
-        for face in faces:
-            try:
-                vectors.append(self.models.recognizer.embed([(frame, face)])[0])
-            except PictureError:  # landmarks that show it no face
-                vectors.append(None)
-        return vectors
+        return [None if _is_cut(face, frame) else self._vector(frame, face) for face in faces]
+
+    def _vector(self, frame: Pixels, face: Face) -> npt.NDArray[np.float32] | None:
+        try:
+            return np.asarray(self.models.recognizer.embed([(frame, face)])[0])
+        except PictureError:  # landmarks that show it no face
+            return None
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,10 +182,24 @@ def faces_of(places: str) -> list[list[Face]]:
     return [list(itertools.islice(faces, count)) for count in said["counts"]]
 
 
-def _is_in(face: Face, other: Face) -> bool:
-    """Whether the middle of a face's landmarks lies in another's box."""
-    (x, y), (x0, y0, x1, y1) = face.landmarks.mean(0), other.box
-    return bool(x0 <= x <= x1 and y0 <= y <= y1)
+def _overlaps(face: Face, other: Face, frame: Pixels) -> bool:
+    """Whether what is in the frame of a face's box lies to some part in another's. At the border two searches see one face by
+    boxes that reach more or less beyond it."""
+    low, high = _inside(face, frame)
+    shared = np.minimum(high, other.box[2:]) - np.maximum(low, other.box[:2])
+    return bool(np.maximum(shared, 0).prod() > BESIDE * np.maximum(high - low, 0).prod())
+
+
+def _inside(face: Face, frame: Pixels) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """The corners of what is in the frame of a face's box."""
+    return np.maximum(face.box[:2], 0), np.minimum(face.box[2:], frame.shape[1::-1])
+
+
+def _is_cut(face: Face, frame: Pixels) -> bool:
+    """Whether a face at the border is so narrow, or so low, that much of it is outside: what is left looks like others."""
+    ((x0, y0), (x1, y1)), (height, width) = _inside(face, frame), frame.shape[:2]
+    narrow, low = x1 - x0 < NARROW * (y1 - y0), x1 - x0 > LOW * (y1 - y0)
+    return bool((narrow and (x0 <= 1 or x1 >= width - 1)) or (low and (y0 <= 1 or y1 >= height - 1)))
 
 
 def _text(values: npt.NDArray[np.generic]) -> str:

@@ -179,13 +179,50 @@ class SeesTwice:
 
 
 def test_the_first_pass_takes_up_what_either_search_sees_each_once() -> None:
-    found, beside, doubt = face_at(0), face_at(30), face_at(100)
+    found, beside, doubt = face_at(0), face_at(19), face_at(100)
     stage, frame = object.__new__(FindInPieces), np.zeros((60, 200, 3), np.uint8)
     sees = SeesTwice([found], [face_at(2), beside, doubt, replace(doubt, score=0.5)])
     stage.models = cast(FaceModels, SimpleNamespace(detector=sees))
     assert stage._faces(frame) == [found, beside, doubt]
+    sees.again = [face_at(17)]
+    assert stage._faces(frame) == [found], "a sixth of it is the other's"
     sees.first = []
     assert stage._faces(frame) == [], "a search that sees nothing has looked twice"
+
+
+@pytest.mark.parametrize(("clipped", "whole"), [(0, 0), (0, -60), (140, 140)])
+def test_a_face_that_two_searches_see_at_the_border_is_one_however_far_its_boxes_reach(
+    clipped: float, whole: float
+) -> None:
+    stage, frame = object.__new__(FindInPieces), np.zeros((120, 200, 3), np.uint8)
+    first = Face((clipped, 10, clipped + 60, 100), MARKS + np.array([clipped, 40]), 0.9)
+    again = Face((whole, 10, whole + 120, 100), MARKS + np.array([whole + 30, 40]), 0.5)
+    sees = SeesTwice([first], [again])
+    stage.models = cast(FaceModels, SimpleNamespace(detector=sees))
+    assert stage._faces(frame) == [first]
+
+
+@pytest.mark.parametrize(
+    ("box", "known"),
+    [
+        ((0, 10, 60, 100), True),
+        ((0, 10, 45, 100), False),
+        ((-40, 10, 45, 100), False),
+        ((20, 10, 65, 100), True),
+        ((155, 10, 240, 100), False),
+        ((20, 0, 95, 60), False),
+        ((20, 40, 95, 100), True),
+        ((20, 75, 95, 150), False),
+    ],
+)
+def test_of_what_the_border_leaves_of_a_face_nobody_is_told(
+    box: tuple[float, float, float, float], known: bool
+) -> None:
+    stage, frame = object.__new__(FindInPieces), np.zeros((120, 200, 3), np.uint8)
+    recognizer = SimpleNamespace(embed=lambda views: np.ones((len(views), 128), np.float32))
+    stage.models = cast(FaceModels, SimpleNamespace(recognizer=recognizer))
+    (vector,) = stage._vectors(frame, [Face(box, MARKS, 0.9)])
+    assert (vector is not None) == known
 
 
 def test_a_piece_that_can_not_be_decoded_parts_scenes_and_has_no_faces(clip: Clip) -> None:
@@ -320,8 +357,9 @@ def test_a_file_of_places_is_written_when_all_its_pieces_were_seen(tmp_path: Pat
     assert kept == [0] * 30 + [1] * 8 + [2, 3], "16, 16 and 8 pieces, the first of which came last"
 
 
+@pytest.mark.slow
 def test_a_resumed_attempt_is_told_what_was_found_and_looks_for_no_face_there(
-    tmp_path: Path, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+    ray_cluster: Path, tmp_path: Path, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("jobs.output.found_faces.PIECES_OF_A_FILE", 1)
     tiny_clip(tmp_path / "photos" / "0.mp4")
