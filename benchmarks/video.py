@@ -15,12 +15,15 @@ nothing is told of switches, and what the run took for a face and is none counts
 which somebody may be out of sight. Likeness and flicker are of faces that the run's detector sees in their frame.
 
 Printed for each clip (`keyanon_core.evaluation.clips`):
-- source shown: frames in which some person's face is the source's by the recognizer, at its own threshold, of those in which the
-  source has a face. seen: faces only that --counted-by, which the run does not use, finds in the clip; anywhere: all of them.
+- bare: faces that the clip shows as they were but for being encoded: of those that --counted-by, which the run does not use,
+  sees in the source, and of those that are known to be there, by three tenths of the face or more.
+- like the source: frames in which some person's face is the source's by the recognizer, at its own threshold, of those in which
+  the source has a face: what nobody anonymized is, now and then a stranger, and hair and background about a face that is hidden
+  or painted over. seen: faces only that --counted-by finds in the clip; anywhere: all of them; others': the same of each face
+  beside the source of another person of the frame: as many as chance makes.
 - seen in the source: share of its faces that --counted-by sees there: what the count before is worth. hog is dlib's detector of
   upright faces, and quick; mmod is its network, which takes seconds a frame.
   --keep writes each of these frames to DIR, the source beside what is published, with boxes about the faces taken for theirs.
-- untouched: faces that --counted-by sees in the source, and that the clip shows as they were, tracked or not.
 - switched, mixed: how often a person goes on as another track; tracks of several people.
 - like the first: cosine about the recognizer's mean of a person's faces to the one first shown: the median, and what one in
   twenty falls below. In brackets the same of the source, whose views differ too.
@@ -44,6 +47,7 @@ from pathlib import Path
 from typing import Annotated, Final
 
 import av
+import cv2
 import dlib
 import numpy as np
 import numpy.typing as npt
@@ -102,7 +106,8 @@ Counter = Callable[[Pixels], Floats]
 COUNTED_VISIBLE: Final = 0.3  # share of a face that is seen, from which it could give its person away
 BACKGROUNDS: Final = ("coffee.png", "motorcycle_left.png")  # scikit-image's
 WHOLE: Final = 0.9  # the same, from which its looks and its flicker are its own and not of what hides it
-CODED_ALIKE: Final = 6.0  # grey levels, in the mean of a face's box, below which nobody touched it
+CODED_ALIKE: Final = 6.0  # grey levels, in the mean of a face's box or about a pixel, below which nobody touched it
+AROUND: Final = 5  # px that are about a pixel
 SIDE: Final = 128  # px of the crops that flicker is measured in
 KEPT: Final = 2  # times as large as the clip, kept frames
 ENLARGED: Final = 1  # times that dlib's detectors double a picture: they find faces from 40 px on
@@ -342,12 +347,33 @@ def _shown(
         for at in np.flatnonzero(verified(distances, threshold)):
             kind = "seen" if found[at] else "unseen"
             _keep(keep / f"{clip.path.stem} {frames[at]:05d} {kind} {distances[at]:.2f}.png", source, shown, *there[at])
+    pairs = [(at, other) for at in range(len(frames)) if (other := _another(frames, at)) is not None]
+    strangers = np.array(pairs, np.int64).reshape(-1, 2)
+    others = [models.recognizer.distance(vectors[0][other], vectors[1][at]) for at, other in pairs]
+    of_others = frames_showing(frames[strangers[:, 0]], np.array(others, np.float64), threshold)
     return {
-        "source shown, seen": f"{len(seen)} of {of}",
-        "source shown, anywhere": f"{len(frames_showing(frames, distances, threshold))} of {of}",
+        "bare": _bare(clip, source, shown, models) + _untouched(source, shown, counter),
+        "like the source, seen": f"{len(seen)} of {of}",
+        "anywhere": f"{len(frames_showing(frames, distances, threshold))} of {of}",
+        "others'": f"{len(of_others)} of {len(np.unique(frames[strangers[:, 0]]))}",
         "seen in the source": float(known.mean()) if len(known) else math.nan,
-        "untouched": _untouched(source, shown, counter),
     }
+
+
+def _another(frames: Numbers, at: int) -> int | None:
+    """The position of another face of the same frame."""
+    return next((other for other in np.flatnonzero(frames == frames[at]).tolist() if other != at), None)
+
+
+def _bare(clip: MadeClip, source: Pixels, shown: Pixels, models: FaceModels) -> int:
+    """Faces that are known to be there, of which the clip shows so much as it was that it could give its person away."""
+    bare = 0
+    for at, one in _faces(clip, COUNTED_VISIBLE):
+        mask = _mask(source[at], one, models)
+        if mask.any():
+            change = cv2.blur(np.abs(source[at].astype(np.float32) - shown[at]).mean(axis=2), (AROUND, AROUND))
+            bare += bool((change[mask] < CODED_ALIKE).mean() >= COUNTED_VISIBLE)
+    return bare
 
 
 def _keep(path: Path, source: Pixels, shown: Pixels, frame: int, face: Shown) -> None:

@@ -83,7 +83,8 @@ class Tracker:
         forget_others(self.store, {one.folder for one in found.values()}, files)
         lacking = [clip for clip in clips if not found[clip.name].are_whole(len(clip.rows), files)]
         placed = {clip.name: found[clip.name].placed(files) for clip in lacking}
-        self.source.know({name: one.said for name, one in placed.items() if one.files})
+        if kept := {name: one.said for name, one in placed.items() if one.files}:
+            self.source.know(kept)
         untold = self._go_through(lacking, placed, models.recognizer)
         self.source.know({name: one.said for name, one in found.items() if name not in untold})
 
