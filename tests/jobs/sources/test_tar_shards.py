@@ -12,7 +12,6 @@ import pyarrow.fs as pafs
 import pytest
 
 import jobs.sources.tar_shards
-from jobs.ahead import ahead
 from jobs.blocks import ENCODED, FAILURE, ID
 from jobs.errors import SourceError
 from jobs.sources.given_faces import GivenInput
@@ -235,21 +234,6 @@ def test_shards_on_a_server_are_listed_several_at_a_time(
     far = pafs.SubTreeFileSystem(str(photos), pafs.LocalFileSystem())
     source = TarShards(far, "", names, make_config())
     assert list(contents(source)) == [f"{name}/{name}.jpg" for name in names]
-
-
-def test_ahead_keeps_order_takes_no_more_than_it_is_told_and_stops_at_an_error() -> None:
-    taken: list[int] = []
-
-    def things() -> Iterator[int]:
-        for at in range(100):
-            taken.append(at)
-            yield at
-
-    results = ahead(lambda at: 10 // (at - 20), things(), at_once=4)
-    assert [next(results) for _ in range(10)] == [10 // (at - 20) for at in range(10)] and len(taken) == 13
-    with pytest.raises(ZeroDivisionError):
-        list(results)
-    assert len(taken) < 30
 
 
 @pytest.mark.parametrize("size", [1 << 63, 1 << 80, -1], ids=str)
