@@ -6,12 +6,15 @@ when its receipt lies there. A courier that dies at any point leaves what the ne
 
 import hashlib
 import logging
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, takewhile
+from functools import partial
+from itertools import chain, islice, takewhile
 from pathlib import Path
 from typing import Final
 
+from jobs.ahead import ahead
 from jobs.storage.store import Store
 from keystore.intake.folder import RUN_ID, SPOOLS, FolderInbox
 from keystore.intake.receipts import MAX_RECEIPT_BYTES, RECEIPT_SUFFIX
@@ -19,6 +22,7 @@ from keystore.intake.shards import MAX_SHARD_BYTES, SHARD_SUFFIX
 
 # Apart from the shards, and no run's name: looking for shards, every two seconds, lists no receipt.
 RECEIPTS: Final = "_receipts"
+DELIVERED_AT_ONCE: Final = 1000  # receipts, before their shards are taken out of the bucket, by one request
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -39,7 +43,7 @@ class BucketInbox:
 
     def get_many(self, run_id: str, names: Sequence[str], limit: int) -> Iterator[tuple[str, bytes]]:
         """See InboxPlace."""
-        return ((name, self.get(run_id, name, limit)) for name in names)
+        return zip(names, ahead(partial(self.get, run_id, limit=limit), names), strict=True)
 
     def names(self, run_id: str, suffix: str, after: str = "") -> list[str]:
         """See InboxPlace."""
@@ -77,8 +81,12 @@ class Courier:
         self.spool = FolderInbox(keystore / SPOOLS / name)
 
     def fetch(self) -> None:
-        """Bring every shard that is not there yet into the spool. A file that can be none is said on the log and left. Raises
-        MachineError, OSError, StorageError."""
+        """Bring every shard that is not there yet into the spool, several at a time. A file that can be none is said on the log
+        and left. Raises MachineError, OSError, StorageError."""
+        deque(ahead(self._bring, self._wanted(), weigh=lambda found: found[2]), maxlen=0)
+
+    def _wanted(self) -> Iterator[tuple[str, str, int]]:
+        """Run, name and bytes of each shard that the spool lacks."""
         held: dict[str, set[str]] = {}
         for path, size in self.inbox.shards():
             run_id, _, name = path.partition("/")
@@ -88,26 +96,30 @@ class Courier:
             if run_id not in held:
                 held[run_id] = set(self.spool.names(run_id, SHARD_SUFFIX))
             if name not in held[run_id]:
-                self._bring(run_id, name)
+                yield run_id, name, size
 
-    def _bring(self, run_id: str, name: str) -> None:
+    def _bring(self, found: tuple[str, str, int]) -> None:
+        run_id, name, _ = found
         try:
             self.spool.put(run_id, name, self.inbox.get(run_id, name, MAX_SHARD_BYTES))
         except (FileExistsError, FileNotFoundError):  # another courier brought it, or took it away after its receipt
             return
 
     def deliver(self) -> None:
-        """Leave the receipts of the spool in the bucket, and take out of it the shards that were taken in. A receipt that lies
-        there already stays. Raises MachineError, OSError, StorageError."""
+        """Leave the receipts of the spool in the bucket, several at a time, and take out of it the shards that were taken in, no
+        shard before its receipt lies there. One that lies there stays. Raises MachineError, OSError, StorageError."""
         for run_id in self.spool.runs(RECEIPT_SUFFIX):
             waiting = set(self.spool.names(run_id, SHARD_SUFFIX))  # something in them was rejected: a person's to see
-            for receipt in self.spool.names(run_id, RECEIPT_SUFFIX):
-                data = self.spool.get(run_id, receipt, MAX_RECEIPT_BYTES)
-                try:
-                    self.inbox.put(run_id, receipt, data)
-                except FileExistsError:
-                    _LOGGER.debug("%s/%s/%s was there", self.inbox, run_id, receipt)
-                shard = receipt.removesuffix(RECEIPT_SUFFIX) + SHARD_SUFFIX
-                if shard not in waiting:
-                    self.inbox.remove(run_id, [shard])
-                self.spool.remove(run_id, [receipt])
+            receipts = iter(self.spool.names(run_id, RECEIPT_SUFFIX))
+            while some := list(islice(receipts, DELIVERED_AT_ONCE)):
+                deque(ahead(partial(self._leave, run_id), some), maxlen=0)
+                shards = [receipt.removesuffix(RECEIPT_SUFFIX) + SHARD_SUFFIX for receipt in some]
+                self.inbox.remove(run_id, [shard for shard in shards if shard not in waiting])
+                self.spool.remove(run_id, some)
+
+    def _leave(self, run_id: str, receipt: str) -> None:
+        data = self.spool.get(run_id, receipt, MAX_RECEIPT_BYTES)
+        try:
+            self.inbox.put(run_id, receipt, data)
+        except FileExistsError:
+            _LOGGER.debug("%s/%s/%s was there", self.inbox, run_id, receipt)

@@ -1,7 +1,10 @@
 """Keys come to a keystore by way of a bucket, each once, whatever dies on the way; the receipts come back."""
 
+import contextlib
 import json
 import shutil
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +22,18 @@ from jobs.output.keys import OutsideKeystore
 from jobs.output.manifest import Manifest
 from jobs.storage.local import LocalStore
 from jobs.storage.opening import open_store
+from jobs.storage.s3 import S3Store
 from keystore.auditor import Auditor
 from keystore.embedded import Keystore
 from keystore.errors import ErasureError, ShardExistsError, TamperedError
 from keystore.ingest_opening import IngestOpening
 from keystore.intake.folder import FolderInbox
 from keystore.intake.ingest_key import IngestKey
-from tests.jobs.publishing import Place, block
+from tests.jobs.publishing import Killed, Place, block
 from tests.jobs.seaweed import BUCKET, OTHER_BUCKET, Seaweed
 
 SHARD, RECEIPT = ".keys", ".receipt"
+AT_ONCE = 4
 
 
 @pytest.fixture
@@ -241,6 +246,123 @@ def test_a_courier_that_dies_at_any_point_leaves_what_the_next_goes_on_with(
     assert held(inbox, run_id) == [name + RECEIPT]
     assert complete(outside, 1) == 1
     assert not list(courier.spool.root.glob("*/*"))
+
+
+def killed_before(monkeypatch: pytest.MonkeyPatch, number: int) -> Callable[[], bool]:
+    """Let a courier be killed before its step of that number, a request or an operation on its spool, and do no other one.
+    Returns a function that says whether it came so far."""
+    seen, counting = 0, threading.Lock()
+
+    def counted(made: Callable[..., Any]) -> Callable[..., Any]:
+        def step(*arguments: Any, **named: Any) -> Any:
+            nonlocal seen
+            with counting:
+                seen += 1
+                if seen > number:
+                    raise Killed
+            return made(*arguments, **named)
+
+        return step
+
+    for owner, calls in ((S3Store, ("read", "create", "delete_all")), (FolderInbox, ("put", "remove"))):
+        for call in calls:
+            monkeypatch.setattr(owner, call, counted(getattr(owner, call)))
+    return lambda: seen > number
+
+
+def test_a_courier_killed_between_any_two_steps_loses_no_key(
+    place: Place, s3: Seaweed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "key").write_text(Auditor(place.keystore.path).ingest_key().text())
+    for step in range(100):
+        one = Place(tmp_path / str(step), place.keystore)
+        inbox = BucketInbox(open_store(f"s3://{BUCKET}/{one.run_id}/inbox", s3.url))
+        one.keys = DoorName(tmp_path / "key", str(inbox), s3.url, None, "d", patience=0.0).open()
+        names = publish(one, "x.jpg", "y.jpg", "z.jpg")
+        with monkeypatch.context() as patched:
+            reached = killed_before(patched, step)
+            with contextlib.suppress(Killed):
+                round_of(Courier(inbox, one.keystore.path), one)
+        left = held(inbox, one.run_id)
+        assert all(name + SHARD in left or name + RECEIPT in left for name in names), (
+            "a shard goes after its receipt came"
+        )
+        courier = Courier(inbox, one.keystore.path)
+        for _ in range(2):
+            round_of(courier, one)
+        assert held(inbox, one.run_id) == sorted(name + RECEIPT for name in names)
+        assert complete(one, 3) == 3 and not list(courier.spool.root.glob("*/*"))
+        if not reached():
+            assert step > 8
+            return
+    raise AssertionError("the courier did not end")
+
+
+def round_of(courier: Courier, place: Place) -> None:
+    """What ingest does in a round."""
+    courier.deliver()
+    courier.fetch()
+    take_in(place, courier)
+    courier.deliver()
+
+
+@pytest.mark.parametrize("call", ["read", "create"])
+def test_shards_and_receipts_are_carried_several_at_once(
+    outside: Place, inbox: BucketInbox, courier: Courier, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """A request is answered when as many others wait for their answers."""
+    shards = publish(outside, *(f"{number}.jpg" for number in range(2 * AT_ONCE)))
+    together, made = threading.Barrier(AT_ONCE, timeout=60), getattr(S3Store, call)
+
+    def waiting(*arguments: Any) -> Any:
+        together.wait()
+        return made(*arguments)
+
+    monkeypatch.setattr(S3Store, call, waiting)
+    removed = counting(monkeypatch, "delete_all")
+    courier.fetch()
+    take_in(outside, courier)
+    courier.deliver()
+    assert held(inbox, outside.run_id) == sorted(name + RECEIPT for name in shards)
+    assert len(removed) == 1, "all shards by one request"
+    receipts = [name + RECEIPT for name in shards]
+    assert [name for name, _ in inbox.get_many(outside.run_id, receipts, 10**6)] == receipts
+
+
+def counting(monkeypatch: pytest.MonkeyPatch, call: str) -> list[Any]:
+    """What is asked of the bucket by such a call."""
+    asked, made = list[Any](), getattr(S3Store, call)
+
+    def counted(store: S3Store, names: Any) -> Any:
+        asked.append(names)
+        return made(store, names)
+
+    monkeypatch.setattr(S3Store, call, counted)
+    return asked
+
+
+def test_no_shard_is_taken_out_of_the_bucket_before_its_receipt_lies_there(
+    outside: Place, inbox: BucketInbox, courier: Courier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that takes one receipt and no other one, and then all."""
+    first, second = sorted(publish(outside, "x.jpg", "y.jpg"))
+    courier.fetch()
+    take_in(outside, courier)
+    with monkeypatch.context() as patched:
+        create = S3Store.create
+
+        def refusing(store: S3Store, name: str, content: bytes) -> str:
+            if name.endswith(second + RECEIPT):
+                raise MachineError("the server is busy")
+            return create(store, name, content)
+
+        patched.setattr(S3Store, "create", refusing)
+        with pytest.raises(MachineError):
+            courier.deliver()
+    assert held(inbox, outside.run_id) == sorted([first + SHARD, first + RECEIPT, second + SHARD])
+    courier.deliver()
+    assert held(inbox, outside.run_id) == [first + RECEIPT, second + RECEIPT]
+    assert complete(outside, 2) == 2
 
 
 def test_a_receipt_that_somebody_forged_stays_and_completes_nothing(
