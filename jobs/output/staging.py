@@ -7,6 +7,7 @@ Workers write here and nowhere else in the output. A straggler, a worker whose a
 later attempt made; its folder is taken away under its hands, and it can not make it anew.
 """
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, Self
@@ -64,9 +65,19 @@ class Staging:
         """Write the row shard: it appears whole and durable, and with it the block. Raises OSError, MachineError."""
         self.store.create(self.shard(name), shard)
 
-    def complete(self) -> list[str]:
-        """Base names of the blocks that are complete, sorted. Raises OSError, MachineError."""
-        return [file.removesuffix(SHARD_SUFFIX) for file in self.store.children(self.folder, SHARD_SUFFIX)]
+    def complete(self) -> dict[str, int]:
+        """Base names of the blocks that are complete, sorted, each with the bytes that are staged of it; on a disk, where one
+        after the other is published, with 0. Raises OSError, MachineError."""
+        if not self.store.shared:
+            return {file.removesuffix(SHARD_SUFFIX): 0 for file in self.store.children(self.folder, SHARD_SUFFIX)}
+        found, sizes = set[str](), Counter[str]()
+        for path, size in self.store.sizes(self.folder):
+            name, beside, _ = path.removeprefix(f"{self.folder}/").partition("/")
+            if not beside and name.endswith(SHARD_SUFFIX):
+                name = name.removesuffix(SHARD_SUFFIX)
+                found.add(name)
+            sizes[name] += size
+        return {name: sizes[name] for name in sorted(found)}
 
     def discard(self, name: str) -> None:
         """Remove a block that was published, or must not be. Raises OSError, MachineError."""

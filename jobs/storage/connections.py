@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from boto3 import Session
     from mypy_boto3_s3 import S3Client
 
-REQUESTS_AT_ONCE: Final = 16
+REQUESTS_AT_ONCE: Final = 32  # of a process that asks for many objects
 ATTEMPTS: Final = 6  # of one request, by botocore, with its own backoff
 CONNECT_SECONDS: Final = 10
 READ_SECONDS: Final = 60
@@ -44,7 +44,7 @@ def _new_client(endpoint_url: str | None, hurried: bool) -> "S3Client":
             retries={"mode": "standard", "total_max_attempts": 1 if hurried else ATTEMPTS},
             connect_timeout=HURRIED_CONNECT_SECONDS if hurried else CONNECT_SECONDS,
             read_timeout=HURRIED_READ_SECONDS if hurried else READ_SECONDS,
-            max_pool_connections=REQUESTS_AT_ONCE,
+            max_pool_connections=2 * REQUESTS_AT_ONCE,  # one object at a time is asked for beside them
         ),
     )
 

@@ -6,8 +6,9 @@ botocore and then meets its own effect: an object with just these bytes is taken
 """
 
 import errno
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from http import HTTPStatus
@@ -303,9 +304,26 @@ class S3Store(Store):
         return OSError(errno.EPROTO, f"the S3 server refuses a request ({code})", f"{self.root}/{name}")
 
 
+def _renew_senders() -> None:
+    """One pool for the process: however many threads ask for many objects, so many requests are under way, first come, first
+    served."""
+    global _senders
+    _senders = ThreadPoolExecutor(REQUESTS_AT_ONCE, thread_name_prefix="keyanon-s3")
+
+
+_senders: ThreadPoolExecutor
+_renew_senders()
+os.register_at_fork(after_in_child=_renew_senders)  # a child has none of its threads
+
+
 def _at_once(act: Callable[[Any], _T], things: Sequence[Any]) -> list[_T]:
-    """Results in order, of several requests at a time. Raises the first error when all are done."""
+    """Results in order, of several requests at a time. Raises the first error when none is under way any more."""
     if len(things) < 2:
         return [act(thing) for thing in things]
-    with ThreadPoolExecutor(REQUESTS_AT_ONCE, thread_name_prefix="keyanon-s3") as pool:
-        return list(pool.map(act, things))
+    begun = [_senders.submit(act, thing) for thing in things]
+    try:
+        return [future.result() for future in begun]
+    finally:
+        for future in begun:
+            future.cancel()
+        wait(begun)
