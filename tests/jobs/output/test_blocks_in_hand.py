@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 import pytest
@@ -112,29 +113,25 @@ def test_no_more_blocks_are_in_hand_than_there_is_memory_for(bucket: Bucket, mon
 
 @dataclass
 class Steps:
-    """What was done to the bucket, by (call, object): when it was begun and when it was over, counted."""
+    """What was done to the bucket, by (call, object): when it was begun first, and over last, counted."""
 
     begun: dict[tuple[str, str], int] = field(default_factory=dict)
     over: dict[tuple[str, str], int] = field(default_factory=dict)
-    counting: Any = field(default_factory=threading.Lock)
+    clock: Iterator[int] = field(default_factory=count)  # `next` of it is one step, whichever thread takes it
 
     def record(self, monkeypatch: pytest.MonkeyPatch, jitter: random.Random) -> None:
         def watched(call: str, made: Callable[..., Any]) -> Callable[..., Any]:
             def asked(store: S3Store, name: Any, *arguments: Any) -> Any:
                 time.sleep(jitter.random() / 50)  # so that what may overtake does
-                self._count(self.begun, call, name)
+                self.begun.setdefault((call, str(name)), next(self.clock))
                 answer = made(store, name, *arguments)
-                self._count(self.over, call, name)
+                self.over[call, str(name)] = next(self.clock)
                 return answer
 
             return asked
 
         for call in CALLS:
             monkeypatch.setattr(S3Store, call, watched(call, getattr(S3Store, call)))
-
-    def _count(self, where: dict[tuple[str, str], int], call: str, name: Any) -> None:
-        with self.counting:
-            where[call, str(name)] = len(self.begun) + len(self.over)
 
     def check(self, first: tuple[str, str], second: tuple[str, str]) -> None:
         """The first was over before the second was begun."""
@@ -144,8 +141,8 @@ class Steps:
 @pytest.mark.parametrize("seed", range(3))
 def test_every_block_keeps_the_order_of_its_steps(bucket: Bucket, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     """Pictures and sidecars, the row shard, the segment; only then what was staged goes. Segments come in the blocks' order."""
-    steps, count = Steps(), 2 * TOGETHER
-    with staged(bucket, *pictures(bucket, count)) as (lease, publisher, names):
+    steps, rows_staged = Steps(), 2 * TOGETHER
+    with staged(bucket, *pictures(bucket, rows_staged)) as (lease, publisher, names):
         first = Segments.read(bucket.store).count
         with monkeypatch.context() as patched:
             steps.record(patched, random.Random(seed))
@@ -162,8 +159,8 @@ def test_every_block_keeps_the_order_of_its_steps(bucket: Bucket, monkeypatch: p
             folder = f"_keyanon/attempts/{lease.token.attempt}/{name}"
             steps.check(segment, ("delete", f"{folder}.parquet"))
             steps.check(("delete", f"{folder}.parquet"), ("remove_folder", folder))
-        bucket.complete(lease, count)
-    bucket.check_complete(count)
+        bucket.complete(lease, rows_staged)
+    bucket.check_complete(rows_staged)
 
 
 @pytest.mark.parametrize("part", ["images/3.jpg.png", "sidecars/3.jpg.keyanon", "rows/", SEGMENTS])
