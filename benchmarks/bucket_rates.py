@@ -102,14 +102,20 @@ def _take_in(place: Place, way: float, shards: int, records: int) -> None:
 
 
 def _say(what: str, way: float, act: Callable[[], Any], count: int, things: str) -> None:
-    cpu, begun = time.process_time(), time.monotonic()
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is that of this step (proc(5))
+    held, cpu, begun = _mib("VmRSS"), time.process_time(), time.monotonic()
     with _far(way):
         act()
     seconds = time.monotonic() - begun
     cpu = time.process_time() - cpu
-    typer.echo(
-        f"{what:44s} {seconds:8.2f} s  {count / seconds:10.1f} {things}/s  {cpu:6.2f} s CPU  load {os.getloadavg()[0]:.1f}"
-    )
+    rate, more = f"{count / seconds:10.1f} {things}/s", f"{_mib('VmHWM') - held:5.0f} MiB more at most"
+    typer.echo(f"{what:44s} {seconds:8.2f} s  {rate}  {cpu:6.2f} s CPU  {more}  load {os.getloadavg()[0]:.1f}")
+
+
+def _mib(name: str) -> float:
+    """Of this process's memory."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition(f"{name}:")[2].split()[0]) / 1024
 
 
 @contextmanager
