@@ -101,7 +101,7 @@ def _recovered(
         "--purpose",
         "identify",
         "--legal-basis",
-        "StPO 98a",
+        "court-order: StPO 98a",
         "--expires",
         "2h",
         "--dataset",

@@ -34,6 +34,14 @@ if TYPE_CHECKING:
     from keystore.decisions.views import ApprovalView, RequestView
 
 
+LegalBasis = Annotated[
+    str,
+    typer.Option(
+        "--legal-basis",
+        metavar="CODE[: LAW]",
+        help="What allows it, from the policy's list, and the law or order, such as 'court-order: 17/2026'.",
+    ),
+]
 PersonOfKeystore = Annotated[
     str | None, typer.Option("--as", metavar="NAME", help="Who acts. A service goes by the token instead.")
 ]
@@ -44,7 +52,7 @@ def request(
     keystore: KeystorePlace,
     case: Annotated[str, typer.Option("--case", help="The case this belongs to, such as C-17.")],
     purpose: Annotated[str, typer.Option("--purpose", help="What the restored faces are for.")],
-    legal_basis: Annotated[str, typer.Option("--legal-basis", help="The law or contract that allows it.")],
+    legal_basis: LegalBasis,
     expires: Annotated[str, typer.Option("--expires", metavar="DURATION", help="How long it stands: 30m, 2h, 1d.")],
     image: Annotated[
         list[str] | None, typer.Option("--image", metavar="ID", help="Image to restore; repeat for more.")

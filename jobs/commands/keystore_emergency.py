@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from jobs.commands.approval import PersonOfKeystore, filed
+from jobs.commands.approval import LegalBasis, PersonOfKeystore, filed
 from jobs.commands.asking import KeystorePlace, TokenPath, actor, actors, asked
 from jobs.commands.keystore_people import People
 from jobs.commands.options import Json, KekUri, RequestId, Verbose, output_of
@@ -47,7 +47,7 @@ def break_glass(
     image: Annotated[list[str], typer.Option("--image", metavar="ID", help="Image to restore; repeat for more.")],
     case: Annotated[str, typer.Option("--case", help="The case this belongs to, such as C-17.")],
     purpose: Annotated[str, typer.Option("--purpose", help="What the restored faces are for.")],
-    legal_basis: Annotated[str, typer.Option("--legal-basis", help="The law or contract that allows it.")],
+    legal_basis: LegalBasis,
     dataset: Annotated[str | None, typer.Option("--dataset", help="Data set of the images, where ids repeat.")] = None,
     person: PersonOfKeystore = None,
     token_file: TokenPath = None,

@@ -205,6 +205,18 @@ def set_policy(
         typer.Option("--role", help="An approver of it must be among them; repeat for more.", show_default="as it is"),
     ] = None,
     any_role: Annotated[bool, typer.Option("--any-role", help="No role must be among them.")] = False,
+    legal_basis: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--legal-basis",
+            metavar="CODE",
+            help="A request names it or another one given here, and no other; repeat for more.",
+            show_default="as it is",
+        ),
+    ] = None,
+    usual_legal_bases: Annotated[
+        bool, typer.Option("--usual-legal-bases", help="A request names one of those that keyanon comes with.")
+    ] = False,
     max_lifetime: Annotated[
         str | None, typer.Option(metavar="DURATION", help="How long a request may stand.", show_default="as it is")
     ] = None,
@@ -237,6 +249,7 @@ def set_policy(
         approvals=approvals,
         own_keys=own_keys,
         roles=[] if any_role else role or None,
+        legal_bases=[] if usual_legal_bases else legal_basis or None,
         max_lifetime_seconds=seconds[0],
         grant_lifetime_seconds=seconds[1],
         max_images=max_images,

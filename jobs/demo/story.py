@@ -86,7 +86,7 @@ def _approved_recovery(story: Story, output: Path, keystore_path: Path, restored
             [REQUESTED],
             case="C-17",
             purpose="Identify the person shown in the picture of case C-17",
-            legal_basis="Court order 17/2026, demonstration",
+            legal_basis="court-order: 17/2026, demonstration",
             expires=GRANT_LIFETIME,
         )
         trail.append(("request", f"{REQUESTER} asks for {REQUESTED}; {view.approvals_required} approvals needed"))

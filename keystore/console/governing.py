@@ -17,10 +17,10 @@ from keystore.service.messages import FiledChange
 from keystore.service.problems import answer_to, malformed
 
 _OF_KEYS = ("approver", "role", "public_line", "key")
-_OF_POLICY = ("approvals", "max_images", "own_keys", "roles", "break_glass")
+_OF_POLICY = ("approvals", "max_images", "own_keys", "roles", "break_glass", "legal_bases")
 _FIELDS = ("kind", *_OF_KEYS, *_OF_POLICY, "request")
-_LISTS = ("roles", "break_glass")  # one a line
-NOBODY = "nobody"  # written in the place of names or roles, for none of them
+NOBODY, USUAL = "nobody", "usual"  # written in the place of names, roles or legal bases, for none of them
+_LISTS = {"roles": NOBODY, "break_glass": NOBODY, "legal_bases": USUAL}  # one a line
 
 
 def who_decides(visit: Visit) -> Response:
@@ -43,10 +43,10 @@ def file_change(visit: Visit) -> Response:
 def _filed(written: dict[str, str]) -> FiledChange:
     """Return the message of a form: a field that was left empty stays as it is, or is missing."""
     said: dict[str, object] = {name: value for name, value in written.items() if value}
-    for name in _LISTS:
+    for name, none in _LISTS.items():
         if name in said:
             lines = [one.strip() for one in written[name].splitlines() if one.strip()]
-            said[name] = [] if lines == [NOBODY] else lines
+            said[name] = [] if lines == [none] else lines
     if "public_line" in said:
         said["public_line"] = written["public_line"].splitlines()[-1]
     return FiledChange.model_validate({"change": said})

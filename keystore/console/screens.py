@@ -17,6 +17,7 @@ from keystore.console.gate import COOKIE, Visit
 from keystore.console.passkey import challenges, own_key, signed_of
 from keystore.console.rendering import OWN_PICTURES
 from keystore.decisions.api_token import Role
+from keystore.decisions.legal_bases import written as legal_basis
 from keystore.decisions.lifecycle import State
 from keystore.errors import KeystoreError
 from keystore.reporting.writing import as_files
@@ -29,7 +30,7 @@ from keystore.verification.verify import verify_audit
 
 GRANT_TIMES = (15 * 60, 3600, 4 * 3600, 12 * 3600, 86400, 3 * 86400)  # seconds, below the policy's
 _HOUR = timedelta(hours=1)
-_FILED = ("images", "case", "purpose", "legal_basis", "dataset", "hours")
+_FILED = ("images", "case", "purpose", "legal_basis", "law", "dataset", "hours")
 
 
 def home(visit: Visit) -> Response:
@@ -111,7 +112,8 @@ def _seconds(hours: str) -> int:
 
 
 def _asked(written: dict[str, str]) -> dict[str, object]:
-    words = {name: _lines(written[name]) for name in ("case", "purpose", "legal_basis")}
+    words = {name: _lines(written[name]) for name in ("case", "purpose")}
+    words["legal_basis"] = legal_basis(written["legal_basis"], _lines(written["law"]))
     return {**words, "images": written["images"].split(), "dataset": written["dataset"] or None}
 
 

@@ -5,12 +5,14 @@ A validated model kept in the keystore; each change is in the audit log, and a r
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from keystore.crypto.canonical import canonical_json, sha256_hex
+from keystore.decisions.legal_bases import LEGAL_BASES, check_legal_basis
 from keystore.errors import PolicyError
 
 MIN_APPROVALS = 2  # one person alone never opens a key
@@ -27,7 +29,7 @@ MIN_DISTINCT_CHARACTERS = 3  # "aaaaaaaa" says nothing
 MAX_TEXT_CHARACTERS = 4000
 MAX_LIFETIME_CEILING_SECONDS = 366 * 24 * 3600
 PERSON_PATTERN = r"^[0-9a-f]{64}$"  # a commitment
-_SAID_WHERE_ASKED = ("own_keys", "roles", "break_glass")  # what older versions did not know
+_SAID_WHERE_ASKED = ("own_keys", "roles", "break_glass", "legal_bases")  # what older versions did not know
 ROLE_PATTERN = "^[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?$"
 
 
@@ -36,6 +38,7 @@ class Policy(BaseModel):
 
     own_keys: only approvers who are enrolled approve, each with a key of their own. roles: of each at least one of them.
     break_glass: people (commitments) who may take out keys alone in an emergency (decisions.break_glass); nobody by default.
+    legal_bases: codes that a request may name as its legal basis, and no other; none: those of decisions.legal_bases.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -50,11 +53,18 @@ class Policy(BaseModel):
     own_keys: bool = False
     roles: tuple[Annotated[str, Field(pattern=ROLE_PATTERN)], ...] = ()
     break_glass: tuple[Annotated[str, Field(pattern=PERSON_PATTERN)], ...] = ()
+    legal_bases: tuple[Annotated[str, Field(pattern=ROLE_PATTERN)], ...] = ()
 
     @model_validator(mode="after")
     def _people_are_named_once(self) -> Self:
         if list(self.break_glass) != sorted(set(self.break_glass)):
             raise ValueError("people who may break the glass are named once each, in order")
+        return self
+
+    @model_validator(mode="after")
+    def _legal_bases_are_named_once(self) -> Self:
+        if list(self.legal_bases) != sorted(set(self.legal_bases)):
+            raise ValueError("legal bases are named once each, in order")
         return self
 
     @model_validator(mode="after")
@@ -80,6 +90,10 @@ class Policy(BaseModel):
         """Return the SHA-256 of `document`, in hexadecimal."""
         return sha256_hex(self.document())
 
+    def legal_bases_known(self) -> Mapping[str, str]:
+        """Return codes that a request may name as its legal basis, each with what it says; "" of one that is the policy's own."""
+        return {code: LEGAL_BASES.get(code, "") for code in self.legal_bases} or LEGAL_BASES
+
     def check_request(self, *, images: int, case: str, purpose: str, legal_basis: str, lifetime: timedelta) -> None:
         """Raise PolicyError when a request asks for more, or says less, than this policy allows."""
         if images == 0:
@@ -98,6 +112,7 @@ class Policy(BaseModel):
         _check_text("case", case, 1, distinct=1)
         _check_text("purpose", purpose, self.min_purpose_characters, distinct=MIN_DISTINCT_CHARACTERS)
         _check_text("legal_basis", legal_basis, self.min_legal_basis_characters, distinct=MIN_DISTINCT_CHARACTERS)
+        check_legal_basis(legal_basis, self.legal_bases_known())
 
 
 def _check_text(field: str, text: str, minimum: int, *, distinct: int) -> None:

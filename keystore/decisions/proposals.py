@@ -27,7 +27,8 @@ class _Proposal(BaseModel):
 
 
 class PolicyProposal(_Proposal):
-    """Another policy: what is None stays as it is. break_glass: names of those who may; nobody: it is off."""
+    """Another policy: what is None stays as it is. break_glass: names of those who may; nobody: it is off.
+    legal_bases: codes; none: those that keyanon comes with."""
 
     kind: Literal["policy"] = "policy"
     approvals: int | None = None
@@ -37,12 +38,15 @@ class PolicyProposal(_Proposal):
     grant_lifetime_seconds: int | None = None
     max_images: int | None = None
     break_glass: list[Name] | None = Field(default=None, max_length=MAX_NAMED)
+    legal_bases: list[Name] | None = Field(default=None, max_length=MAX_NAMED)
 
     def of(self, policy: Policy, person_of: Callable[[str], str]) -> Policy:
         """Return the policy that `policy` is to become. person_of: the commitment of a name. Raises PolicyError: it is none."""
-        asked = self.model_dump(exclude={"kind", "roles", "break_glass"}, exclude_none=True)
+        asked = self.model_dump(exclude={"kind", "roles", "break_glass", "legal_bases"}, exclude_none=True)
         if self.roles is not None:
             asked["roles"] = tuple(sorted(set(self.roles)))
+        if self.legal_bases is not None:
+            asked["legal_bases"] = tuple(sorted(set(self.legal_bases)))
         if self.break_glass is not None:
             asked["break_glass"] = tuple(sorted({person_of(name) for name in self.break_glass}))
         try:

@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, StringConstraints
 
 from keystore.decisions.api_token import Role, TokenView
+from keystore.decisions.legal_bases import LEGAL_BASES
 from keystore.decisions.passkeys import Assertion
 from keystore.decisions.policy import MAX_LIFETIME_CEILING_SECONDS, MAX_TEXT_CHARACTERS, MIN_GRANT_SECONDS, Policy
 from keystore.decisions.proposals import Proposal
@@ -35,6 +36,11 @@ STATE_PATTERN = "^[A-Za-z0-9_-]{22,128}$"
 MAX_ASSERTION_CHARACTERS = 6000  # of each of its parts, base64
 
 
+_LEGAL_BASIS = (
+    "`CODE`, or `CODE: the law or order`; CODE is one of `legal_bases` of the policy, where it names none of: "
+    + ", ".join(sorted(LEGAL_BASES))
+)
+
 Subject = Annotated[str, Field(min_length=1, max_length=MAX_SUBJECT_CHARACTERS)]
 
 
@@ -58,7 +64,7 @@ class Breaking(Message):
     images: list[str] = Field(min_length=1, max_length=MAX_IMAGES)
     case: str = Field(max_length=MAX_TEXT_CHARACTERS, repr=False)
     purpose: str = Field(max_length=MAX_TEXT_CHARACTERS, repr=False)
-    legal_basis: str = Field(max_length=MAX_TEXT_CHARACTERS, repr=False)
+    legal_basis: str = Field(max_length=MAX_TEXT_CHARACTERS, repr=False, description=_LEGAL_BASIS)
     dataset: str | None = Field(default=None, max_length=MAX_NAME_CHARACTERS)
 
 

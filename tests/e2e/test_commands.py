@@ -62,7 +62,16 @@ def test_from_photographs_to_one_approved_recovery(tmp_path: Path, astronaut: Pa
     assert run.json["statuses"] == {"anonymized": 1, "quarantined": 1}
     assert "kek.key" in run.err  # the warning where the new KEK lies
 
-    words = ("--case", "C-17", "--purpose", "identify the person", "--legal-basis", "StPO 98a", "--expires", "2h")
+    words = (
+        "--case",
+        "C-17",
+        "--purpose",
+        "identify the person",
+        "--legal-basis",
+        "court-order: StPO 98a",
+        "--expires",
+        "2h",
+    )
     asked = keyanon("request", keystore, "--image", FACE, *words, "--as", "ines", "--json")
     assert asked.code == ExitCode.OK, asked.err
     request = asked.json["request_id"]

@@ -18,7 +18,7 @@ from tests.jobs.conftest import MakeConfig, face_png, make_config  # noqa: F401 
 from tests.keystore.serving import Served, make_certificate
 
 pytestmark = pytest.mark.slow
-WORDS = ("C-17", "identify a missing person", "court order 12/26", timedelta(hours=2))
+WORDS = ("C-17", "identify a missing person", "court-order: 12/26", timedelta(hours=2))
 
 
 def _command(kind: str, name: str, places: Mapping[str, str], settings: Mapping[str, str]) -> list[str]:

@@ -86,7 +86,7 @@ def test_a_gpu_solves_one_picture_at_a_time() -> None:
 def restore(root: Path, ids: list[str], workers: int, *, skip_damaged: bool = False) -> tuple[Path, RecoveryReport]:
     """A new request for these pictures, approved and used."""
     with Keystore.open(root / "keystore") as keystore:
-        view = keystore.request("ines", ids, "C-17", "identify", "StPO 98a", timedelta(hours=1))
+        view = keystore.request("ines", ids, "C-17", "identify", "court-order: StPO 98a", timedelta(hours=1))
         for person in ("dora", "carl"):
             keystore.approve(view.request_id, person, view.digest)
         restored = root / f"restored-{workers}-{skip_damaged}"

@@ -82,7 +82,7 @@ def make_request(keystore: Keystore, *images: str, requester: str = "Alice", **c
     values = {
         "case": "C-17",
         "purpose": "identify a missing person",
-        "legal_basis": "court order 12/26",
+        "legal_basis": "court-order: 12/26",
         "expires": timedelta(hours=2),
     }
     return keystore.request(requester, list(images) or ["a.png"], **values | changes)

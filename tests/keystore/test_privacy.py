@@ -18,7 +18,7 @@ from keystore.errors import PolicyError, StorageError
 
 CANARY = "".join(("can", "ary"))  # a traceback quotes the lines of this file; the word is in none of them
 PURPOSE = f"identify the {CANARY} in the picture"
-WORDS = {"purpose": PURPOSE, "legal_basis": f"{CANARY} act", "case": f"{CANARY}-1"}
+WORDS = {"purpose": PURPOSE, "legal_basis": f"court-order: {CANARY}", "case": f"{CANARY}-1"}
 
 
 def mode(path: Path) -> int:

@@ -50,7 +50,7 @@ from keystore.embedded import Keystore
 from keystore.recipient import Recipient
 with Keystore.open(sys.argv[1]) as keystore:
     while True:
-        request = keystore.request("Alice", ["a.png"], "C-1", "identify a missing person", "court order 12", timedelta(hours=1))
+        request = keystore.request("Alice", ["a.png"], "C-1", "identify a missing person", "court-order: 12", timedelta(hours=1))
         print("requested", request.request_id, flush=True)
         keystore.approve(request.request_id, "Bob", request.digest)
         keystore.approve(request.request_id, "Carol", request.digest)

@@ -44,7 +44,7 @@ def sign_change(keyanon: Keyanon, keystore: Path, files: dict[str, Path], filed:
 
 @pytest.fixture
 def request_id(keyanon: Keyanon, keystore: Path, keys: dict[str, Path]) -> str:
-    words = ("--case", "C-17", "--purpose", "Identify the driver", "--legal-basis", "Court order 17")
+    words = ("--case", "C-17", "--purpose", "Identify the driver", "--legal-basis", "court-order: 17")
     asked = keyanon("request", keystore, "--image", "a.jpg", *words, "--expires", "2h", "--as", "ines", "--json")
     return str(asked.json["request_id"])
 
@@ -195,3 +195,27 @@ def test_a_policy_is_shown_and_set_by_two(keyanon: Keyanon, keystore: Path) -> N
     assert (now["approvals"], now["max_lifetime_seconds"], now["max_images"]) == (3, 86400, 5)
     with Keystore.open(keystore) as opened:
         assert opened.policy().grant_lifetime_seconds == 86400, "what is not named stays"
+
+
+def test_a_policy_closes_the_list_of_legal_bases_and_opens_it_again(keyanon: Keyanon, keystore: Path) -> None:
+    words = (
+        "--image",
+        "a.jpg",
+        "--case",
+        "C-17",
+        "--purpose",
+        "Identify the driver",
+        "--expires",
+        "2h",
+        "--as",
+        "ines",
+    )
+    free = keyanon("request", keystore, *words, "--legal-basis", "the law of the land")
+    assert free.code == ExitCode.REFUSED and "vital-interests" in free.err
+    codes = ("--legal-basis", "police-act", "--legal-basis", "consent")
+    assert keyanon("keystore", "policy", "set", keystore, *codes, *AS).code == 0
+    assert keyanon("keystore", "policy", "show", keystore, "--json").json["legal_bases"] == ["consent", "police-act"]
+    assert keyanon("request", keystore, *words, "--legal-basis", "court-order: 17").code == ExitCode.REFUSED
+    assert keyanon("request", keystore, *words, "--legal-basis", "police-act: 12").code == 0
+    assert keyanon("keystore", "policy", "set", keystore, "--usual-legal-bases", *AS).code == 0
+    assert keyanon("request", keystore, *words, "--legal-basis", "court-order: 17").code == 0

@@ -49,7 +49,9 @@ def run(finished: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def granted(run: Path) -> str:
     with Keystore.open(run / "keystore") as keystore:
-        view = keystore.request(REQUESTER, list(PICTURES), "C-17", "identify", "StPO 98a", timedelta(hours=1))
+        view = keystore.request(
+            REQUESTER, list(PICTURES), "C-17", "identify", "court-order: StPO 98a", timedelta(hours=1)
+        )
         for person in ("dora", "carl"):
             keystore.approve(view.request_id, person, view.digest)
     return view.request_id

@@ -9,7 +9,7 @@ from jobs.exit_codes import ExitCode
 
 from .conftest import Keyanon
 
-WORDS = ("--case", "C-17", "--purpose", "identify the person", "--legal-basis", "court order 12/26", "--expires", "2h")
+WORDS = ("--case", "C-17", "--purpose", "identify the person", "--legal-basis", "court-order: 12/26", "--expires", "2h")
 
 
 @pytest.mark.parametrize("way", ["file", "stdin"])

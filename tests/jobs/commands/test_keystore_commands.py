@@ -18,7 +18,14 @@ from keystore.opening import read_public_key
 
 from .conftest import DATASET, IMAGE_KEY, RUN, Ended, Keyanon, sealed_record
 
-WORDS = ("--case", "C-17", "--purpose", "identify the person in the picture", "--legal-basis", "StPO § 98a")
+WORDS = (
+    "--case",
+    "C-17",
+    "--purpose",
+    "identify the person in the picture",
+    "--legal-basis",
+    "court-order: StPO § 98a",
+)
 
 
 def ask(keyanon: Keyanon, keystore: Path, *more: object) -> str:
@@ -39,7 +46,15 @@ def test_two_people_approve_and_everything_is_listed(keyanon: Keyanon, keystore:
     assert approve(keyanon, keystore, request, "dora", "--json").json["state"] == "pending"
     assert approve(keyanon, keystore, request, "carl", "--json").json["state"] == "approved"
     shown = keyanon("show", keystore, request)
-    for expected in ("identify the person in the picture", "StPO § 98a", "a.jpg", "dora", "carl", "C-17", "2 of 2"):
+    for expected in (
+        "identify the person in the picture",
+        "court-order: StPO § 98a",
+        "a.jpg",
+        "dora",
+        "carl",
+        "C-17",
+        "2 of 2",
+    ):
         assert expected in shown.out
     (listed,) = keyanon("requests", keystore, "--json").json["requests"]
     assert listed["request_id"] == request
@@ -199,7 +214,9 @@ def test_an_expired_grant_is_refused_before_anything_else(keyanon: Keyanon, keys
     with Keystore.create(later, clock=lambda: yesterday) as made:
         write_shard(made.inbox(RUN), "s", [sealed_record(made.ingest_public_key, "a.jpg")])
         made.ingest(RUN)
-        view = made.request("ines", ["a.jpg"], "C-17", "identify the person", "StPO 98a", timedelta(hours=2))
+        view = made.request(
+            "ines", ["a.jpg"], "C-17", "identify the person", "court-order: StPO 98a", timedelta(hours=2)
+        )
         for person in ("dora", "carl"):
             made.approve(view.request_id, person, view.digest)
     ended = keyanon(
@@ -375,7 +392,7 @@ from jobs.commands.cli import main
 commands = [
     ["--help"], ["anonymize", "--help"], ["recover", "--help"],
     ["request", {str(keystore)!r}, "--image", "a.jpg", "--case", "C-1", "--purpose", "identify the person",
-     "--legal-basis", "StPO 98a", "--expires", "2h", "--as", "ines", "--json"],
+     "--legal-basis", "court-order: StPO 98a", "--expires", "2h", "--as", "ines", "--json"],
     ["requests", {str(keystore)!r}], ["audit", "verify", {str(keystore)!r}], ["audit", "log", {str(keystore)!r}],
     ["approve", {str(keystore)!r}, "no-such-request", "--digest", "d", "--as", "dora"],
 ]

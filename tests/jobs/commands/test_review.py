@@ -44,7 +44,7 @@ def request_id(output: Place) -> str:
     """Of all three."""
     wanted = [view.record_id for view in output.keystore.find_records(run_id=output.run_id)]
     made = output.keystore.request(
-        "alice", wanted, f"C-17 {HOSTILE}", "identify a missing person", "court order", timedelta(hours=2)
+        "alice", wanted, f"C-17 {HOSTILE}", "identify a missing person", "court-order", timedelta(hours=2)
     )
     return made.request_id
 

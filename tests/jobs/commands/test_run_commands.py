@@ -72,7 +72,13 @@ def granted(run: Run) -> str:
     """A request of the face that two people have approved."""
     with Keystore.open(run.keystore) as keystore:
         view = keystore.request(
-            REQUESTER, ["face"], "C-17", "identify the person", "StPO 98a", timedelta(hours=1), dataset="in"
+            REQUESTER,
+            ["face"],
+            "C-17",
+            "identify the person",
+            "court-order: StPO 98a",
+            timedelta(hours=1),
+            dataset="in",
         )
         for person in ("dora", "carl"):
             keystore.approve(view.request_id, person, view.digest)

@@ -103,9 +103,7 @@ def released(run: FolderRun) -> list[KeyRecord]:
     """The keys of all anonymized pictures, by a request that two others approve."""
     with Keystore.open(run.config.keystore) as keystore:
         ids = [view.image_id for view in keystore.find_records()]
-        request = keystore.request(
-            "ann", ids, "C-1", "test of the recovery", "consent of the people shown", timedelta(hours=1)
-        )
+        request = keystore.request("ann", ids, "C-1", "test of the recovery", "consent", timedelta(hours=1))
         for person in ("bob", "cleo"):
             keystore.approve(request.request_id, person, request.digest)
         recipient = Recipient.generate()

@@ -113,7 +113,7 @@ def test_from_a_bucket_to_a_bucket_and_back_to_one_restored_picture(
     again = keyanon("anonymize", photos, "-o", out, "-k", keystore, *there, *QUICK, "--json", **aws)
     assert again.json["resumed_rows"] == PICTURES and again.json["run_id"] == run.json["run_id"], again.err
 
-    words = ("--case", "C-17", "--purpose", "identify", "--legal-basis", "StPO 98a", "--expires", "2h")
+    words = ("--case", "C-17", "--purpose", "identify", "--legal-basis", "court-order: StPO 98a", "--expires", "2h")
     asked = here("request", keystore, "--image", "0.png", *words, "--as", "ines", "--json")
     request = asked.json["request_id"]
     digest = here("show", keystore, request, "--json").json["digest"]

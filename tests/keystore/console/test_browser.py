@@ -32,7 +32,8 @@ def test_a_request_is_filed_approved_and_refused_by_the_keyboard_alone(tab: Tab,
         "Images": "a.png nothere.png",
         "Case": "C-99",
         "Purpose": "identify the driver",
-        "Legal basis": "Court 17",
+        "Legal basis": "court",
+        "Law, order or contract": "17/2026",
     }
     for name, text in {**written, "Stands for": "2"}.items():
         tab.write(name, text)
@@ -41,12 +42,14 @@ def test_a_request_is_filed_approved_and_refused_by_the_keyboard_alone(tab: Tab,
     assert tab.page.evaluate("document.activeElement.getAttribute('role')") == "alert", (
         "a reader begins with what is wrong"
     )
+    assert tab.page.input_value("#legal_basis") == "court-order" and tab.page.input_value("#law") == "17/2026"
     tab.check()
     tab.reach("Images")
     tab.press("Control+A")
     tab.page.keyboard.type("a.png b.png")
     tab.push("File the request")
     assert "The request is filed" in tab.text() and "identify the driver" in tab.text()
+    assert "court-order: 17/2026" in tab.text()
     request_id = tab.page.url.rpartition("/")[2]
     tab.push("Sign out")
     tab.open("/requests")
@@ -87,7 +90,9 @@ def test_an_auditor_verifies_by_the_keyboard(tab: Tab, served) -> None:
 
 
 def test_what_a_requester_wrote_runs_nothing(tab: Tab, served, beside: ServedKeystore, make) -> None:
-    request = make.request(beside, "a.png", requester="alice", case=HOSTILE, purpose=HOSTILE, legal_basis=HOSTILE)
+    request = make.request(
+        beside, "a.png", requester="alice", case=HOSTILE, purpose=HOSTILE, legal_basis=f"court-order: {HOSTILE}"
+    )
     tab.sign_in(served.token("approver", "bob", "photos"))
     for path in ("/requests", f"/requests/{request.request_id}", f"/requests/{request.request_id}/approval"):
         tab.open(path)

@@ -16,7 +16,11 @@ from keystore.verification.verify import verify_audit
 from tests.keystore.console.conftest import ServedConsole
 from tests.keystore.console.driving import Tab
 
-WORDS = {"case": "C-9", "purpose": "a child is missing, every minute counts", "legal_basis": "police act 12"}
+WORDS = {
+    "case": "C-9",
+    "purpose": "a child is missing, every minute counts",
+    "legal_basis": "public-task: police act 12",
+}
 OTHERS = ("oscar", "olga")
 
 
@@ -106,6 +110,7 @@ def test_an_operator_files_each_kind_of_change_by_a_form_and_approvers_see_who_d
         },
         "replace the key": {"kind": "replace-approver", "key": key, "public_line": line},
         "policy: max images": {"kind": "policy", "max_images": "7", "approvals": ""},
+        "policy: legal bases": {"kind": "policy", "legal_bases": "consent\r\npolice-act"},
         "policy: break glass": {"kind": "policy", "break_glass": "eva\r\nfinn"},
     }
     for says, fields in forms.items():

@@ -17,6 +17,7 @@ from keystore.console.gate import COOKIE, checked_origin
 from keystore.console.pages import PAGES, ROLES
 from keystore.console.sessions import IDLE_SECONDS, LIFE_SECONDS, MAX_OF_A_TOKEN, Sessions
 from keystore.decisions.api_token import Role
+from keystore.decisions.legal_bases import LEGAL_BASES
 from keystore.decisions.policy import Policy
 from keystore.errors import ApprovalError, StorageError
 from keystore.reporting.report import OfficerReport
@@ -34,7 +35,7 @@ TENANTS = {
 EVERYBODYS = {"sign_in_page", "sign_in", "style", "script", "pictures_script", "provider", "provider_answer"}
 ASKS_FOR_MORE = {"make_passkey", "prove_passkey"}  # than the walk through the table sends
 GOES_ON = {"home", "sign_out", "file_request", "approve", "deny", "withdraw"}  # to another page, when it is done
-WORDS = {"case": "C-1", "purpose": "identify a missing person", "legal_basis": "court order", "hours": "1"}
+WORDS = {"case": "C-1", "purpose": "identify a missing person", "legal_basis": "court-order", "hours": "1"}
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>{{7*7}}\u202egnp.a\u0000\u200b"
 
 
@@ -191,8 +192,26 @@ def test_a_body_that_is_no_form_is_refused(body: str, served) -> None:
     )
 
 
+def test_a_form_offers_the_legal_bases_of_the_policy_and_takes_no_other(served, beside: ServedKeystore) -> None:
+    visitor = served.person("requester", "alice", "photos")
+    form = visitor.get("/filing").text
+    assert all(f'<option value="{code}">{code}: {said}' in form for code, said in LEGAL_BASES.items())
+    fields = {**WORDS, "images": "a.png", "dataset": "", "law": "17/2026"}
+    filed = visitor.post("/filing", **fields).headers["location"].rpartition("/")[2]
+    assert beside.show(filed).legal_basis == "court-order: 17/2026"
+    refused = visitor.post("/filing", **fields | {"legal_basis": "the law"})
+    assert refused.status_code == 409 and "<code>legal_basis</code>" in refused.text and "own-data" in refused.text
+    assert (
+        " selected" not in refused.text
+        and '<option value="court-order" selected>'
+        in visitor.post("/filing", **fields | {"images": "nothere.png"}).text
+    )
+
+
 def test_what_others_wrote_is_shown_and_never_obeyed(served, beside: ServedKeystore, make) -> None:
-    request = make.request(beside, "a.png", requester="alice", case=HOSTILE, purpose=HOSTILE, legal_basis=HOSTILE)
+    request = make.request(
+        beside, "a.png", requester="alice", case=HOSTILE, purpose=HOSTILE, legal_basis=f"court-order: {HOSTILE}"
+    )
     visitor = served.person("approver", "bob", "photos")
     for path in ("/requests", f"/requests/{request.request_id}", f"/requests/{request.request_id}/approval"):
         text = visitor.get(path).text
@@ -307,7 +326,7 @@ def test_what_was_done_in_the_console_is_in_a_log_that_verifies_and_no_line_name
 ) -> None:
     beside.issue_token("canaryperson", Role.REQUESTER, timedelta(days=1), "oscar")
     visitor = served.person("requester", "canaryperson", "photos")
-    canary = {"case": "canary", "purpose": "find the canary", "legal_basis": "canary law"}
+    canary = {"case": "canary", "purpose": "find the canary", "legal_basis": "court-order: canary law"}
     assert visitor.post("/filing", **WORDS | canary, images="a.png", dataset="").status_code == 303
     assert visitor.post("/filing", **WORDS | canary, images="canary.png", dataset="").status_code == 409
     report = verify_audit(served.path)

@@ -142,7 +142,7 @@ class Machine(RuleBasedStateMachine):
         code = "unknown-record" if images & self.erased else None
         if code is None and timedelta(hours=lifetime) > timedelta(seconds=self.policy.max_lifetime_seconds):
             code = "lifetime"
-        words = {"case": "C-17", "purpose": "identify a missing person", "legal_basis": "court order 12/26"}
+        words = {"case": "C-17", "purpose": "identify a missing person", "legal_basis": "court-order: 12/26"}
         with self.expecting(code if code == "unknown-record" else self.after(person, code)):
             view = self.keystore.request(spell(person), list(names), **words, expires=timedelta(hours=lifetime))
             expires = self.now + timedelta(hours=lifetime)
@@ -579,7 +579,7 @@ class Machine(RuleBasedStateMachine):
         right = self.now
         last = datetime.fromisoformat(json.loads(self.keystore.audit_entries()[-1])["time"])
         self.now = last - timedelta(minutes=minutes)
-        words = {"case": "C-17", "purpose": "identify a missing person", "legal_basis": "court order 12/26"}
+        words = {"case": "C-17", "purpose": "identify a missing person", "legal_basis": "court-order: 12/26"}
         with pytest.raises(ClockError):
             self.keystore.request(person, ["a.png"], **words, expires=timedelta(hours=1))
         if really or person in self.gone:

@@ -9,9 +9,10 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import text
 
-from keystore.decisions import stored_policy
+from keystore.decisions import policy, stored_policy
 from keystore.decisions.lifecycle import State
 from keystore.decisions.policy import Policy
+from keystore.decisions.proposals import PolicyProposal
 from keystore.embedded import Keystore
 from keystore.errors import (
     ApprovalError,
@@ -145,7 +146,7 @@ def test_a_denied_request_stays_denied(keystore, make) -> None:
     "changes",
     [
         {"purpose": "something else entirely"},
-        {"legal_basis": "another law"},
+        {"legal_basis": "court-order: another"},
         {"case": "C-18"},
         {"expires": timedelta(hours=3)},
         {},
@@ -257,6 +258,36 @@ def test_what_an_older_version_left_open_is_held_against_its_policy_and_ends_wit
         keystore.set_policy(Policy(), "Olga", "Pia")
     assert any("ends no open request" in one for one in verify_audit(keystore.path).problems)
     keystore.close()
+
+
+def test_a_request_that_was_filed_before_there_was_a_list_of_legal_bases_is_released_and_verifies(
+    keystore, make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as older:
+        older.setattr(policy, "check_legal_basis", lambda text, allowed: None)
+        filed = make.request(keystore, legal_basis="Court order 17/2026")
+    for person in ("Bob", "Carol"):
+        make.approve(keystore, filed.request_id, person)
+    assert keystore.show(filed.request_id).legal_basis == "Court order 17/2026"
+    with pytest.raises(PolicyError, match="court-order"):
+        keystore.change(filed.request_id, "Alice", purpose="something else entirely")
+    assert len(make.take(keystore, filed.request_id)) == 1
+    assert verify_audit(keystore.path).problems == []
+
+
+def test_a_policy_says_which_legal_bases_there_are_and_goes_back_to_the_usual(keystore, make) -> None:
+    usual = keystore.policy().digest()
+    keystore.propose(PolicyProposal(legal_bases=["police-act", "consent", "consent"]), "Olga", "Pia")
+    assert keystore.policy().legal_bases == ("consent", "police-act")
+    assert make.request(keystore, legal_basis="police-act: 12").legal_basis == "police-act: 12"
+    with pytest.raises(PolicyError, match="one of consent, police-act"):
+        make.request(keystore)
+    keystore.propose(PolicyProposal(max_images=7), "Olga", "Pia")
+    assert keystore.policy().legal_bases == ("consent", "police-act"), "what is not named stays"
+    keystore.propose(PolicyProposal(legal_bases=[], max_images=100), "Olga", "Pia")
+    assert keystore.policy().digest() == usual
+    make.request(keystore)
+    assert verify_audit(keystore.path).problems == []
 
 
 @pytest.mark.parametrize(
@@ -391,7 +422,7 @@ def test_when_the_log_can_not_be_written_nothing_is_released(keystore, make) -> 
 def test_names_and_words_are_not_in_the_log(keystore, make) -> None:
     make.take(keystore, make.approved(keystore))
     leaves = b"".join(keystore.audit_entries()).lower()
-    for word in (b"alice", b"bob", b"carol", b"missing person", b"court order", b"c-17", b"a.png"):
+    for word in (b"alice", b"bob", b"carol", b"missing person", b"court-order", b"c-17", b"a.png"):
         # A word by itself: three letters turn up by chance inside random base64.
         assert not re.search(rb"(?<![a-z0-9+/])" + re.escape(word) + rb"(?![a-z0-9+/])", leaves)
 

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from keystore.decisions import lifecycle
 from keystore.decisions.identity import name_commitment, normalise_name
+from keystore.decisions.legal_bases import LEGAL_BASES, written
 from keystore.decisions.lifecycle import Approval, Grant, RequestLife, State
 from keystore.decisions.policy import Policy
 from keystore.decisions.views import RequestedImage
@@ -106,7 +107,7 @@ GOOD = {
     "images": 1,
     "case": "C-17",
     "purpose": "identify a missing person",
-    "legal_basis": "GDPR Art. 6",
+    "legal_basis": "consent: GDPR Art. 6",
     "lifetime": timedelta(hours=2),
 }
 
@@ -123,6 +124,11 @@ GOOD = {
         ({"purpose": "x y" * 2000}, "purpose"),
         ({"legal_basis": "."}, "legal_basis"),
         ({"legal_basis": ""}, "legal_basis"),
+        ({"legal_basis": "Court order 17/2026"}, "legal_basis"),
+        ({"legal_basis": "consents"}, "legal_basis"),
+        ({"legal_basis": "consent 17"}, "legal_basis"),
+        ({"legal_basis": "Consent: 17"}, "legal_basis"),
+        ({"legal_basis": ": court-order"}, "legal_basis"),
         ({"case": " "}, "case"),
         ({"lifetime": timedelta(0)}, "lifetime"),
         ({"lifetime": timedelta(seconds=-1)}, "lifetime"),
@@ -136,11 +142,33 @@ def test_a_request_that_says_too_little_or_asks_too_much_is_refused(changes: dic
     assert refused.value.code == code
 
 
+def test_each_legal_basis_of_the_list_may_be_named_alone_or_with_a_law_and_is_told_to_who_named_another() -> None:
+    for code, said in LEGAL_BASES.items():
+        assert said.endswith(".") and written(code, " ") == code and written(code, "17/26") == f"{code}: 17/26"
+        Policy().check_request(**(GOOD | {"legal_basis": code}))
+        Policy(legal_bases=(code,)).check_request(**(GOOD | {"legal_basis": written(code, "Art. 6: 1")}))
+        with pytest.raises(PolicyError, match=code):
+            Policy().check_request(**(GOOD | {"legal_basis": "the law of " + code}))
+
+
+def test_a_policy_narrows_and_extends_the_list_of_legal_bases_and_its_digest_says_so() -> None:
+    own = Policy(legal_bases=("consent", "police-act"))
+    for allowed in ("consent", "police-act: section 12"):
+        own.check_request(**(GOOD | {"legal_basis": allowed}))
+    with pytest.raises(PolicyError, match=r"one of consent, police-act$"):
+        own.check_request(**(GOOD | {"legal_basis": "court-order: 17"}))
+    assert list(own.legal_bases_known().items()) == [("consent", LEGAL_BASES["consent"]), ("police-act", "")]
+    assert own.content()["legal_bases"] == ["consent", "police-act"] and own.digest() != Policy().digest()
+    for wrong in (("b-law", "a-law"), ("a-law", "a-law"), ("A law",), ("a:law",)):
+        with pytest.raises(ValidationError):
+            Policy(legal_bases=wrong)
+
+
 def test_a_bound_of_the_policy_is_allowed_and_what_lies_beyond_it_is_not() -> None:
     longest = "a reason of many words "[:20] * 200
     assert len(longest) == 4000
     Policy().check_request(**(GOOD | {"purpose": longest, "lifetime": timedelta(days=7), "images": 100}))
-    Policy().check_request(**(GOOD | {"purpose": "abcc cccc", "legal_basis": "GDP-R", "case": "1"}))
+    Policy().check_request(**(GOOD | {"purpose": "abcc cccc", "legal_basis": "contract", "case": "1"}))
     with pytest.raises(PolicyError) as refused:
         Policy().check_request(**(GOOD | {"purpose": longest + "s"}))
     assert refused.value.code == "purpose"

@@ -52,7 +52,7 @@ def test_it_says_who_got_what_when_why_and_by_whose_approvals(used: Path) -> Non
     report = report_of(used, words=True)
     (one,) = report.disclosures
     assert (one.released_to, one.approved_by, one.records) == ("alice", ["bob", "carol"], 2)
-    assert (one.purpose, one.legal_basis, one.case) == (FORMULA, "court order 12/26", "C-17")
+    assert (one.purpose, one.legal_basis, one.case) == (FORMULA, "court-order: 12/26", "C-17")
     assert one.images is not None and sorted(one.images) == ["photos/a.png", f"photos/{TURNED}"]
     with Keystore.open(used) as keystore:
         leaves = [json.loads(leaf) for leaf in keystore.audit_entries()]
@@ -77,7 +77,7 @@ def test_it_says_what_was_refused_what_lapsed_and_what_was_erased(used: Path) ->
 def test_without_words_nobody_and_nothing_is_named(used: Path) -> None:
     report = report_of(used)
     written = report.model_dump_json() + as_html(report) + "".join(as_csv(report).values())
-    for hidden in ("alice", "bob", "carol", "dora", "HYPERLINK", "court order", "C-17", "a.png", SUBJECT):
+    for hidden in ("alice", "bob", "carol", "dora", "HYPERLINK", "court-order", "C-17", "a.png", SUBJECT):
         assert hidden not in written
     assert len(report.disclosures) == 1 and report.disclosures[0].approved_by[0] != report.disclosures[0].approved_by[1]
 

@@ -26,7 +26,7 @@ from keystore.verification.verify import verify_audit
 from tests.keystore.serving import Served
 
 USERS = 64
-WORDS = ("C-17", "identify a missing person", "court order 12/26", timedelta(hours=2))
+WORDS = ("C-17", "identify a missing person", "court-order: 12/26", timedelta(hours=2))
 pytestmark = pytest.mark.usefixtures("trusted")
 
 
@@ -78,6 +78,8 @@ def test_the_rules_are_told_as_the_embedded_keystore_tells_them(served) -> None:
     alice = served.client("requester", "alice")
     with pytest.raises(PolicyError, match="says too little"):
         alice.request("alice", ["a.png"], "C", "xxxxxxxxx", "law of 1", timedelta(hours=1))
+    with pytest.raises(PolicyError, match="legitimate-interests"):
+        alice.request("alice", ["a.png"], "C", "identify a missing person", "law of 1", timedelta(hours=1))
     view = alice.request("alice", ["a.png"], *WORDS)
     with pytest.raises(ApprovalError, match="made it"):
         served.client("approver", "alice").approve(view.request_id, "alice", view.digest)

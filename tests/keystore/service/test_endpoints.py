@@ -96,7 +96,7 @@ def call_of(name: str, served, beside: ServedKeystore, make, dataset: str) -> tu
     elif name == "sign_in_token":
         body = {"json": {"code": "c", "verifier": "v" * 43}}
     elif name in ("file_request", "break_glass"):
-        words = {"case": "C-1", "purpose": "identify a missing person", "legal_basis": "court order"}
+        words = {"case": "C-1", "purpose": "identify a missing person", "legal_basis": "court-order"}
         lifetime = {"lifetime_seconds": 3600} if name == "file_request" else {}
         body = {"json": {**words, "images": ["a.png"], **lifetime}}
     path = ENDPOINTS[name].path.format(

@@ -112,7 +112,7 @@ def test_who_files_does_not_sign_and_withdraws_what_is_theirs_only(office: Serve
             call()
     assert other.requests() == [] and operator.deny(request_id, "bob").state == "denied"
     with ServedKeystore.open(office.path) as keystore:
-        asked = keystore.request("bob", ["a.png"], "C-1", "identify a person", "court order", timedelta(hours=1))
+        asked = keystore.request("bob", ["a.png"], "C-1", "identify a person", "court-order", timedelta(hours=1))
     with pytest.raises(RequestNotFound):
         operator.show(asked.request_id)
     assert [one.request_id for one in operator.requests()] == [request_id], "of requests for keys an operator sees none"

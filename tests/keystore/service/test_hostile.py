@@ -178,7 +178,8 @@ def test_who_has_no_token_writes_nothing(served, beside: ServedKeystore) -> None
 def test_logs_and_metrics_hold_no_secret_no_name_and_no_purpose(served, beside: ServedKeystore) -> None:
     purpose = "find the " + "".join(("can", "ary"))
     token = served.token("requester", "canaryperson")
-    body = {"images": ["a.png"], "case": purpose, "purpose": purpose, "legal_basis": purpose, "lifetime_seconds": 600}
+    basis = f"consent: {purpose}"
+    body = {"images": ["a.png"], "case": purpose, "purpose": purpose, "legal_basis": basis, "lifetime_seconds": 600}
     assert served.call("POST", "/v1/requests", token, json=body).status_code == 200
     assert served.call("POST", "/v1/requests", token, json={**body, "lifetime_seconds": purpose}).status_code == 422
     assert served.call("GET", f"/v1/requests/{purpose}?x={purpose}", token, headers={"X": purpose}).status_code == 404
@@ -205,7 +206,7 @@ def test_it_is_not_ready_while_it_could_not_write_and_says_why_to_its_operator_o
             "images": ["a.png"],
             "case": "c",
             "purpose": "find somebody",
-            "legal_basis": "law",
+            "legal_basis": "legal-obligation: law",
             "lifetime_seconds": 600,
         }
         refused = served.call("POST", "/v1/requests", token, json=body)
@@ -221,7 +222,13 @@ def test_a_requester_has_a_bounded_number_of_open_requests(served, beside: Serve
 
     for _ in range(MAX_OPEN_REQUESTS):
         make.request(beside, "a.png", requester="keen")
-    body = {"images": ["a.png"], "case": "c", "purpose": "find somebody", "legal_basis": "law", "lifetime_seconds": 600}
+    body = {
+        "images": ["a.png"],
+        "case": "c",
+        "purpose": "find somebody",
+        "legal_basis": "consent",
+        "lifetime_seconds": 600,
+    }
     answer = served.call("POST", "/v1/requests", served.token("requester", "keen"), json=body)
     assert (answer.status_code, answer.json()["code"]) == (429, "too-many-open")
 

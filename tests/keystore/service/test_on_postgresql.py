@@ -26,7 +26,7 @@ def test_the_service_serves_a_keystore_in_postgresql(
             "images": ["a.png"],
             "case": "C-17",
             "purpose": "identify a missing person",
-            "legal_basis": "court order 12/26",
+            "legal_basis": "court-order: 12/26",
             "lifetime_seconds": 7200,
         }
         answer = server.call("POST", "/v1/requests", alice, json=asked)
