@@ -14,6 +14,7 @@ from jobs.commands.approver_key import PassphraseFile, passphrase_of
 from jobs.commands.asking import Asked, KeystorePlace, TokenPath, actor, asked
 from jobs.commands.durations import parse_duration
 from jobs.commands.options import (
+    BY_TOKEN,
     EndpointUrl,
     Json,
     KekUri,
@@ -42,9 +43,7 @@ LegalBasis = Annotated[
         help="What allows it, from the policy's list, and the law or order, such as 'court-order: 17/2026'.",
     ),
 ]
-PersonOfKeystore = Annotated[
-    str | None, typer.Option("--as", metavar="NAME", help="Who acts. A service goes by the token instead.")
-]
+PersonOfKeystore = Annotated[str | None, typer.Option("--as", metavar="NAME", help=f"Who acts. {BY_TOKEN}")]
 
 
 def request(

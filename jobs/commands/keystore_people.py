@@ -8,7 +8,7 @@ import typer
 from jobs.commands.approval import filed
 from jobs.commands.asking import KeystorePlace, TokenPath, actors, asked
 from jobs.commands.durations import parse_duration
-from jobs.commands.options import Json, KekUri, KeystorePath, Verbose, kept_text, output_of
+from jobs.commands.options import AT_ITS_WORD, BY_TOKEN, Json, KekUri, KeystorePath, Verbose, kept_text, output_of
 from jobs.commands.printing import facts, table
 
 approvers = typer.Typer(help="The approvers who have keys of their own.", no_args_is_help=True)
@@ -18,8 +18,7 @@ People = Annotated[
     typer.Option(
         "--as",
         metavar="NAME",
-        help="Who agrees to this; repeat for each. Once approvers have keys: who files it, for them to sign. A service goes by "
-        "the token instead.",
+        help=f"Who agrees to this; repeat for each. Once approvers have keys: who files it, for them to sign. {BY_TOKEN}",
     ),
 ]
 PublicLine = Annotated[
@@ -126,7 +125,9 @@ def lost_keys(
     keystore: KeystorePath,
     people: Annotated[
         list[str],
-        typer.Option("--as", metavar="NAME", help="Who says so; repeat for each, as many as a request needs."),
+        typer.Option(
+            "--as", metavar="NAME", help=f"Who says so; repeat for each, as many as a request needs. {AT_ITS_WORD}"
+        ),
     ],
     keys: Annotated[
         list[str] | None,

@@ -129,9 +129,13 @@ EndpointUrl = Annotated[
     ),
 ]
 OutputPlace = Annotated[str, typer.Argument(metavar="OUT", help="Output of a run: directory or s3://bucket/prefix.")]
-Person = Annotated[str, typer.Option("--as", metavar="NAME", help="Who acts.")]
+# What a name is worth (docs/threat-model.md): said in the help of each `--as`.
+AT_ITS_WORD = "A keystore on this machine takes the name at its word: it proves nothing."
+BY_TOKEN = f"{AT_ITS_WORD} A service goes by the token instead."
+Person = Annotated[str, typer.Option("--as", metavar="NAME", help=f"Who acts. {AT_ITS_WORD}")]
 PersonOrUser = Annotated[
-    str | None, typer.Option("--as", metavar="NAME", help="Who acts.", show_default="the operating system's user")
+    str | None,
+    typer.Option("--as", metavar="NAME", help=f"Who acts. {BY_TOKEN}", show_default="the operating system's user"),
 ]
 
 

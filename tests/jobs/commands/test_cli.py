@@ -3,15 +3,29 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
+import typer.main
 
+from jobs.commands.cli import app
+from jobs.commands.options import AT_ITS_WORD
 from jobs.exit_codes import ExitCode
 
 from .conftest import Keyanon
 
 START = "import sys; from jobs.commands.cli import main; sys.exit(main())"
+
+
+def options(command: click.Command, name: str) -> Iterator[tuple[str, str]]:
+    """Every command below one that has an option, and the option's help."""
+    for below in getattr(command, "commands", {}).values():
+        yield from options(below, name)
+    for one in command.params:
+        if name in one.opts:
+            yield str(command.name), getattr(one, "help", "")
 
 
 def completed(line: str, word: int) -> set[str]:
@@ -46,3 +60,9 @@ def test_a_configuration_given_as_the_source_is_pointed_to_its_option(
         assert ended.code == ExitCode.USAGE
         assert "--config" in ended.err
     assert not (tmp_path / "out").exists()
+
+
+def test_the_help_of_each_name_says_what_it_is_worth() -> None:
+    told = dict(options(typer.main.get_command(app), "--as"))
+    assert {"request", "approve", "deny", "recover", "erase", "set", "lost-keys", "break-glass"} <= told.keys()
+    assert all(AT_ITS_WORD in one for one in told.values()), told
