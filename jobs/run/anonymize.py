@@ -5,6 +5,7 @@ wrong with one picture ends in its row; what goes wrong with the machinery ends 
 it.
 """
 
+import logging
 import time
 import uuid
 from dataclasses import asdict, dataclass, replace
@@ -31,7 +32,13 @@ from jobs.output.row_sets import RowSet
 from jobs.output.shared_lease import HeldLease
 from jobs.output.sink import PairedDatasink
 from jobs.run.anonymize_stage import AnonymizeFaces, Compute, SealingTarget
-from jobs.run.cluster import await_placement, check_pseudonyms_are_near, ray_cluster, reported_cause
+from jobs.run.cluster import (
+    await_placement,
+    check_pseudonyms_are_near,
+    keystore_on_several,
+    ray_cluster,
+    reported_cause,
+)
 from jobs.run.detect_stage import DetectFaces, FaceModelChoice
 from jobs.run.facts import Facts
 from jobs.run.measures import Measures
@@ -50,6 +57,7 @@ from jobs.storage.json_files import to_json
 from jobs.storage.store import Store
 from keystore.keeper import KeeperProcess
 
+_LOGGER = logging.getLogger(__name__)
 WRITE_RETRIES: Final = 3  # of one write task whose process died
 # Rows that Ray plans at a time: neither its tasks nor their lists of files grow with the run. The workers begin anew with each.
 SEGMENT_ROWS: Final = 200_000
@@ -188,6 +196,8 @@ def _compute(attempt: Attempt, progress: ProgressCallback | None) -> Measures:
     with ray_cluster(reserved_cpus(config, usable_cpus()), config.object_store_bytes, config.start_seconds):
         there, placement = await_placement(config)
         check_pseudonyms_are_near(config)
+        if (said := keystore_on_several(config)) is not None:
+            _LOGGER.warning("%s", said)
         left_alone = attempt.left_alone
         models = _models(attempt)
         if isinstance(source, Clips):

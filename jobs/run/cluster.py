@@ -30,6 +30,7 @@ from jobs.run.progress import Monitor
 from jobs.run.usable_cpus import usable_cpus
 from keyanon_core.errors import KeyanonError
 from keystore.errors import KeystoreError
+from keystore.intake.folder import INBOX_NAME
 
 ADDRESS_VARIABLE: Final = "RAY_ADDRESS"
 TOKEN_PATH_VARIABLE: Final = "RAY_AUTH_TOKEN_PATH"  # noqa: S105  the name of a variable
@@ -126,12 +127,30 @@ def machines() -> list[Machine]:
 
 def check_pseudonyms_are_near(config: AnonymizeConfig) -> None:
     """Raise ConfigError where workers on another machine would ask for the pseudonyms of a keystore on this one."""
-    addresses = {node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
-    if config.has_pseudonyms and config.keystore is not None and len(addresses) > 1:
+    count = _addresses()
+    if config.has_pseudonyms and config.keystore is not None and count > 1:
         raise ConfigError(
-            f"the cluster has {len(addresses)} machines, and keystore {config.keystore} answers for pseudonyms on its own alone; "
+            f"the cluster has {count} machines, and keystore {config.keystore} answers for pseudonyms on its own alone; "
             "serve it and give ingest_key, inbox https://host:port and token_file instead"
         )
+
+
+def keystore_on_several(config: AnonymizeConfig) -> str | None:
+    """What is to be said where workers on another machine hand their keys in at a keystore's directory; None where none does."""
+    count = _addresses()
+    if config.keystore is None or count < 2:
+        return None
+    beside = " and the KEK, which opens every key" if config.kek is None else ""
+    return (
+        f"the cluster has {count} machines, whose workers all write into {config.keystore}/{INBOX_NAME}: each must have that "
+        f"directory mounted, and with it the keystore's database{beside}, on machines that see pictures; give ingest_key and "
+        "inbox instead, which show them no keystore"
+    )
+
+
+def _addresses() -> int:
+    """How many machines the connected cluster has now; several of its nodes may be on one."""
+    return len({node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]})
 
 
 def joining() -> bool:

@@ -23,7 +23,7 @@ from jobs.output.layout import RUN_DIRECTORY, OutputLayout
 from jobs.output.manifest import read_existing
 from jobs.output.row_shards import reason_code
 from jobs.run.anonymize import fitting
-from jobs.run.cluster import check_pseudonyms_are_near, joining, machines, ray_cluster
+from jobs.run.cluster import check_pseudonyms_are_near, joining, keystore_on_several, machines, ray_cluster
 from jobs.run.placement import Machine, Placement, detectors, reserved_cpus
 from jobs.run.places import check_named, door_of, layout_of, numbered
 from jobs.run.progress import Phase, ProgressCallback, RunState
@@ -142,6 +142,8 @@ def plan_run(
         check_pseudonyms_are_near(config)
         placement = Placement.of(config, cluster, joining=joining())
         checks.append(("cluster", f"{len(cluster)} machine(s), {placement.actors} anonymizing process(es)"))
+        if (said := keystore_on_several(config)) is not None:
+            checks.append(("keystore of several machines", said))
         measured = run_sample(config, source, placement, sample, progress)
     checks.append(("prior and face models", f"loaded, {measured.start_seconds:.0f} s with the first picture"))
     found = _estimated(config, source, left, cluster, placement, measured, prices or Prices(), tuple(checks))

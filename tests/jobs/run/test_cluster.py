@@ -12,7 +12,8 @@ from ray.exceptions import RayTaskError
 
 from jobs.errors import DefectError, MachineError, PublishError
 from jobs.exit_codes import ExitCode, exit_code_of
-from jobs.run.cluster import cause_of, ray_cluster
+from jobs.run.cluster import cause_of, keystore_on_several, ray_cluster
+from tests.jobs.conftest import MakeConfig
 
 pytestmark = pytest.mark.slow
 
@@ -41,6 +42,22 @@ def test_a_dead_clusters_address_does_not_keep_a_local_one_from_starting() -> No
         # Neither a monitor of logs nor one of clouds nor a dashboard's server, see `jobs.run.local_node`; and none of the actors
         # that Ray Data names, see `jobs.run.local_data`.
         assert (ended.returncode, ended.stdout.split()) == (0, ["1", "gcs_server", "raylet"]), ended.stderr[-2000:]
+
+
+@pytest.mark.parametrize(("kek", "beside"), [(None, True), ("file:/elsewhere/kek.key", False)])
+def test_a_keystore_that_several_machines_write_into_is_told_of(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, kek: str | None, beside: bool
+) -> None:
+    addresses = ["10.0.0.1", "10.0.0.1", "10.0.0.2"]
+    nodes = [{"Alive": True, "NodeManagerAddress": one} for one in addresses]
+    monkeypatch.setattr(ray, "nodes", lambda: nodes)
+    config = make_config(kek=kek)
+    said = keystore_on_several(config)
+    assert said is not None and "2 machines" in said and f"{config.keystore}/inbox" in said and "ingest_key" in said
+    assert ("KEK" in said) is beside
+    assert keystore_on_several(make_config(keys="discard", keystore=None, fidelity="latent")) is None
+    nodes[2]["Alive"] = False
+    assert keystore_on_several(config) is None
 
 
 def test_a_machine_too_busy_to_start_a_cluster_is_asked_again_later(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,6 +28,8 @@ from tests.jobs.conftest import MakeConfig
 from tests.jobs.in_process import run_in_process
 from tests.made_clips import make_clip
 
+SEVERAL = "several machines write into the keystore's directory"
+
 
 def test_an_interval_holds_the_mean_of_the_population_as_often_as_it_says() -> None:
     rng = random.Random(7)
@@ -135,7 +137,12 @@ def photos(tmp_path: Path, face_png: bytes, faceless_png: bytes) -> Path:
 
 @pytest.mark.slow
 def test_a_plan_over_all_pictures_comes_true_and_writes_nothing(
-    ray_cluster: Path, photos: Path, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ray_cluster: Path,
+    photos: Path,
+    make_config: MakeConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     config = make_config(pictures_per_task=2)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
@@ -147,7 +154,9 @@ def test_a_plan_over_all_pictures_comes_true_and_writes_nothing(
     assert {"input", "output", "keystore", "cluster", "prior and face models"} <= dict(plan.checks).keys()
     with monkeypatch.context() as patch:
         run_in_process(patch)
+        patch.setattr("jobs.run.anonymize.keystore_on_several", lambda config: SEVERAL)
         report = run_anonymize(config)
+    assert caplog.messages.count(SEVERAL) == 1
     assert report.statuses == plan.statuses
     for part, planned in (("images", plan.picture_bytes), ("sidecars", plan.sidecar_bytes)):
         assert planned.value == pytest.approx(report.bytes_of[part], rel=0.05)
@@ -158,7 +167,10 @@ def test_a_plan_over_all_pictures_comes_true_and_writes_nothing(
     assert plan.cost_of_computing.value == pytest.approx(3.0 * plan.machines * plan.hours.value)
     stored = plan.picture_bytes.value + plan.sidecar_bytes.value
     assert plan.cost_of_a_month.value == pytest.approx(stored * 0.5 / 1e9)
-    done = plan_run(config, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr("jobs.run.plan.keystore_on_several", lambda config: SEVERAL)
+        done = plan_run(config, 1)
+    assert SEVERAL in dict(done.checks).values() and SEVERAL not in dict(plan.checks).values()
     assert done.rows_left == 0 and done.hours.value == 0.0 and done.hours.low is None
     with pytest.raises(PublishError, match="other settings"):
         plan_run(make_config(steps=2), 1)
