@@ -1,6 +1,6 @@
-"""What the driver of a run costs, in time and memory, by the number of rows: list, lay out, `keyanon plan`, resume, settle, ask
-for the keys, verify, publish one block, read the segments and the rows of a bucket, recover one. No picture is computed: the rows
-of an output are written as a run writes them, with 64 or more to a shard.
+"""What the driver of a run costs, in time and memory, by the number of rows: list, lay out, have Ray plan, `keyanon plan`,
+resume, settle, ask for the keys, verify, publish one block, read the segments and the rows of a bucket, recover one. No picture
+is computed: the rows of an output are written as a run writes them, with 64 or more to a shard.
 
     python benchmarks/manifest_scale.py --rows 1000000 --rows-per-shard 64
     python benchmarks/manifest_scale.py --rows 10000000 --rows-per-shard 1024
@@ -22,6 +22,8 @@ import uuid
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +45,9 @@ from jobs.output.row_shards import KeyShard, new_shard_name, row_shards, standin
 from jobs.output.segments import Segments
 from jobs.output.staging import Staging
 from jobs.output.verify import verify_output
+from jobs.run.cluster import ray_cluster
 from jobs.run.plan import plan_run
+from jobs.run.reading import read_pictures
 from jobs.sources.source import Source, open_source, version_of
 from jobs.storage.local import LocalStore
 from jobs.storage.s3 import S3Store
@@ -55,6 +59,7 @@ OBJECTS = 20_000  # of the bucket that is listed
 PLANNED_SAMPLE = 8  # pictures
 KEYED_ROWS = 20_000  # to seal their keys and to take them in takes longer than to ask for them
 ROWS_OF_KEYS = 64  # to a key shard
+ROWS_OF_TASKS = 64
 WAY_SECONDS = 0.03  # to a bucket and back
 
 
@@ -194,6 +199,25 @@ def lay_out_folder(root: Path) -> None:
     source = listed(root, "folder")
     for _ in source.units((), lambda left: 64):
         pass
+
+
+def ray_segments(root: Path) -> None:
+    """The folder's rows as one segment that Ray plans, then five times of them as one, until a first block is there. No file is
+    read."""
+    source, block = listed(root, "folder"), pa.table({"row": [0]})
+    with ray_cluster(1):
+        for times in (1, 5):
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            begun = time.monotonic()
+            laid_out = (unit for _ in range(times) for unit in source.units((), lambda left: ROWS_OF_TASKS))
+            # Each reader goes along and is not called: of the two the block is chosen.
+            units = [replace(unit, read=partial(compress, (block, unit.read), (True, False))) for unit in laid_out]
+            blocks = read_pictures(source, units, ROWS_OF_TASKS).iter_internal_ref_bundles()
+            next(iter(blocks))
+            seconds, rows = time.monotonic() - begun, sum(unit.rows for unit in units)
+            more = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+            print(f"    ({rows} rows in {len(units)} tasks: {seconds:.1f} s, {more:.0f} MiB more)")
+            del blocks, units
 
 
 def plan_command(root: Path) -> None:
@@ -388,6 +412,7 @@ STEPS: tuple[Callable[[Path], None], ...] = (
     list_parquet,
     list_named,
     lay_out,
+    ray_segments,
     plan_command,
     read_segments,
     read_far,
@@ -416,7 +441,7 @@ def main() -> None:
         apart(make_parquet, root, given.rows)
         apart(make_rows, root, given.rows, given.rows_per_shard)
     steps = [step for step in STEPS if not given.steps or step.__name__ in given.steps.split(",")]
-    if {list_folder, lay_out_folder} & set(steps) and not (root / "folder").exists():
+    if {list_folder, lay_out_folder, ray_segments} & set(steps) and not (root / "folder").exists():
         apart(make_folder, root, min(given.rows, FILES_OF_FOLDER))
     shards = len(list((root / "out" / ROWS).iterdir()))
     print(f"{given.rows} rows, {shards} shards; folder: {min(given.rows, FILES_OF_FOLDER)} files")

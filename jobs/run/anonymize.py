@@ -59,7 +59,8 @@ from keystore.keeper import KeeperProcess
 
 _LOGGER = logging.getLogger(__name__)
 WRITE_RETRIES: Final = 3  # of one write task whose process died
-# Rows that Ray plans at a time: neither its tasks nor their lists of files grow with the run. The workers begin anew with each.
+# Rows that Ray plans at a time: neither its tasks nor their lists of files grow with the run. The workers begin anew with each,
+# so many workers have more of them, see `TaskSizes.segment`.
 SEGMENT_ROWS: Final = 200_000
 
 
@@ -219,7 +220,7 @@ def _compute(attempt: Attempt, progress: ProgressCallback | None) -> Measures:
         publisher = Publisher(attempt.layout, attempt.lease, done, monitor.report_published, rate.admit, keyed)
         stages = partial(_stages, attempt, monitor, sealing, placement, (finders, workers), sizes.next(left))
         size = sizes.beginning_with(left) if begins_small else sizes.next
-        segment = max(SEGMENT_ROWS // source.frames_of_a_row, 1)
+        segment = sizes.segment(max(SEGMENT_ROWS // source.frames_of_a_row, 1))
         segments = segments_of(source.units(left_alone, size, attempt.rows.numbers), segment)
         try:
             watch = Watch(monitor, progress, attempt.total, len(attempt.finished))

@@ -18,6 +18,11 @@ SMALLEST_BATCHES: Final = 2  # of faces, at one a picture
 LARGEST_BATCHES: Final = 8
 TASK_BYTES: Final = 32 * 1024 * 1024  # of encoded pictures, about: a task is one block of the object store
 SHARES: Final = 8  # of what is left, for each worker
+SEGMENT_WORKERS: Final = 40  # to whom a segment of the usual size is enough beside the loading of their models
+MOST_SEGMENTS: Final = 5  # of the usual size in one: a row planned is some 800 bytes of the driver (docs/scale.md)
+SEGMENT_TASKS: Final = (
+    16_384  # in one that is larger than usual: a task planned is a millisecond until the first picture
+)
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,11 @@ class TaskSizes:
         """Workers that get a task when `left` pictures are to be done: the others would load a prior for nothing. most: there
         may be in the end, where more may come."""
         return min(most or self.workers, -(-left // self.smallest))
+
+    def segment(self, usual: int) -> int:
+        """Rows that are planned at a time, for which every worker loads its models once. usual: for few workers."""
+        wanted = usual * self.workers // SEGMENT_WORKERS
+        return max(min(wanted, usual * MOST_SEGMENTS, SEGMENT_TASKS * self.largest), usual)
 
     def begins_small(self, whole: int) -> bool:
         """True when each worker has more than one task of the `whole` pictures, so that its first one is small."""

@@ -37,6 +37,24 @@ def test_few_pictures_are_shared_among_as_many_workers_as_get_a_task() -> None:
     assert [SIZES.workers_for(left) for left in (1, 16, 17, 5000)] == [1, 1, 2, 2]
 
 
+@pytest.mark.parametrize(
+    ("workers", "largest", "rows"),
+    [
+        (1, 64, 200_000),
+        (40, 64, 200_000),
+        (60, 64, 300_000),
+        (200, 64, 1_000_000),
+        (4096, 64, 1_000_000),
+        (200, 20, 327_680),
+        (200, 1, 200_000),
+    ],
+)
+def test_many_workers_have_longer_segments_as_far_as_the_driver_can_plan_them(
+    workers: int, largest: int, rows: int
+) -> None:
+    assert TaskSizes(1, largest, workers).segment(200_000) == rows
+
+
 def begin(pictures: int) -> list[int]:
     size, tasks = SIZES.beginning_with(pictures), []
     while pictures:
