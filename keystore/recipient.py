@@ -47,7 +47,7 @@ class Expected:
 class Recipient:
     """An X-Wing key pair that lives in memory for one release and is never stored."""
 
-    def __init__(self, key: hybrid.HybridPrivateKey) -> None:
+    def __init__(self, key: hybrid.RecipientKey) -> None:
         self._key = key
 
     @classmethod

@@ -7,13 +7,14 @@ KEK is in docs/keystore.md.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import Connection, select
 
 from keystore.audit.signers import IngestSigner, LogSigner, certified_ingest_vkey
-from keystore.crypto.hybrid import HybridPrivateKey
+from keystore.crypto.hybrid import RecipientKey
 from keystore.errors import SchemaError, TamperedError
 from keystore.kek.provider import KeyEncryptionKey
 from keystore.storage import schema
@@ -48,7 +49,7 @@ class IngestKeys:
     keyring: Keyring = field(repr=False)
     signer: IngestSigner = field(repr=False)
     index_key: bytes = field(repr=False)
-    ingest_keys: list[HybridPrivateKey] = field(repr=False)  # not retired, the present one last
+    ingest_keys: Sequence[RecipientKey] = field(repr=False)  # not retired, the present one last
 
 
 def unlock_service(database: Database, kek: KeyEncryptionKey) -> ServiceKeys:

@@ -6,6 +6,8 @@ A public key is ML-KEM-768 encapsulation key (1184) || X25519 key (32); a privat
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey, MLKEM768PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
@@ -27,6 +29,17 @@ X25519_BYTES = 32
 PUBLIC_KEY_BYTES = MLKEM_PUBLIC_BYTES + X25519_BYTES
 PRIVATE_KEY_BYTES = MLKEM_SEED_BYTES + X25519_BYTES
 _SUITE = Suite(KEM.MLKEM768_X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
+
+
+class RecipientKey(Protocol):
+    """What opens what is sealed to an X-Wing public key: `HybridPrivateKey`, or a key that a service keeps (docs/keystore.md)."""
+
+    @property
+    def public_bytes(self) -> bytes:
+        """The 1,216 bytes that others seal to."""
+
+    def open(self, ciphertext: bytes, info: bytes) -> bytes | None:
+        """See HybridPrivateKey.open."""
 
 
 class HybridPrivateKey:

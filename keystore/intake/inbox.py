@@ -12,7 +12,7 @@ from sqlalchemy import Connection, func, select
 from keystore.audit.log import LogWriter
 from keystore.audit.signers import IngestSigner
 from keystore.crypto.canonical import sha256_hex
-from keystore.crypto.hybrid import HybridPrivateKey
+from keystore.crypto.hybrid import RecipientKey
 from keystore.errors import HiddenRecordError, StorageError, TamperedError
 from keystore.intake.folder import FolderInbox
 from keystore.intake.ingest import ShardIntake, ShardOutcome
@@ -34,7 +34,7 @@ class Inbox:
         root: Path,
         store: RecordStore,
         index_key: bytes,
-        ingest_keys: Sequence[HybridPrivateKey],
+        ingest_keys: Sequence[RecipientKey],
         receipts_by: IngestSigner | None = None,
     ) -> None:
         """`receipts_by`: leave a receipt of each shard that was taken in, signed so."""

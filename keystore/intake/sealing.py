@@ -84,7 +84,7 @@ def seal_record(record: KeyRecord, ingest_public_key: bytes) -> bytes:
 class Opener:
     """Opens sealed records with the ingest keys of a keystore that are not retired, each batch key once."""
 
-    def __init__(self, ingest_keys: Sequence[hybrid.HybridPrivateKey]) -> None:
+    def __init__(self, ingest_keys: Sequence[hybrid.RecipientKey]) -> None:
         self._keys = {hybrid.key_id(key.public_bytes): key for key in ingest_keys}
         self._batches: dict[bytes, _Batch] = {}
 
@@ -136,7 +136,7 @@ class Opener:
         plaintext = self._key(header.key_id).open(ciphertext, OLD_SEALED_INFO + said)
         return (header.record_id, header.run_id, header.dataset), plaintext
 
-    def _key(self, key_id: str) -> hybrid.HybridPrivateKey:
+    def _key(self, key_id: str) -> hybrid.RecipientKey:
         if key_id not in self._keys:
             raise InvalidRecordError(f"it is sealed to another ingest key ({key_id[:16]}), or to one that was retired")
         return self._keys[key_id]
@@ -184,7 +184,7 @@ def named_record(head: bytes | None, rest: bytes) -> str | None:
         return None
 
 
-def open_record(sealed: bytes, ingest_private_key: hybrid.HybridPrivateKey) -> KeyRecord:
+def open_record(sealed: bytes, ingest_private_key: hybrid.RecipientKey) -> KeyRecord:
     """Open one sealed record. Raises InvalidRecordError when it is malformed, altered, or sealed to another keystore."""
     return Opener([ingest_private_key]).open(*split_head(sealed))[0]
 
