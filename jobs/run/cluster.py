@@ -182,7 +182,7 @@ def _data_settings(patience: float) -> Iterator[None]:
     command's, and the named parameters that Ray 2.60 asks for in place of `ray_remote_args` have none for retries."""
     context: Any = DataContext.get_current()
     quiet = {"enable_progress_bars": False, "print_on_execution_start": False, "enable_rich_progress_bars": False}
-    watched = [*context.custom_execution_callback_classes, partial(PoolWatch, patience)]
+    watched = [*context.custom_execution_callback_classes, partial(PoolWatch, patience, set[str]())]
     chosen = {**quiet, "target_max_block_size": BLOCK_BYTES, "custom_execution_callback_classes": watched}
     before = {name: getattr(context, name) for name in chosen}
     prints = ray_worker._worker_logs_enabled

@@ -6,6 +6,7 @@ wait for a pool at the start (`DataContext.wait_for_min_actors_s`), but reads no
 driver looks at its pools at each step, and ends the run.
 """
 
+import logging
 import time
 from dataclasses import dataclass
 from typing import Final
@@ -21,6 +22,7 @@ from ray.data._internal.execution.streaming_executor import StreamingExecutor
 
 from jobs.errors import MachineError
 
+_LOGGER = logging.getLogger(__name__)
 TASKS_IN_FLIGHT: Final = 2  # blocks queued at an actor: one in work, one ready
 # Processes that may take one actor's place. `jobs.run.process_deaths` ends a run long before, unless rows are to blame or the
 # processes die before they can say that they began.
@@ -44,13 +46,15 @@ class Pool:
 
 class PoolWatch(ExecutionCallback):  # type: ignore[misc]  # Ray's code of this kind is not typed
     """Ends an execution in which a stage has had no process for too long, or for which nothing moved while tasks found no place.
+    One that has fewer than it should begin with for as long goes on, which is said once.
 
     Slow work is none of its business: one file may be read or written for any time.
     """
 
-    def __init__(self, patience: float) -> None:
-        """patience: seconds."""
-        self._patience = patience
+    def __init__(self, patience: float, told: set[str]) -> None:
+        """patience: seconds. told: names of stages of which it was said that they have too few, in all executions of a run."""
+        self._patience, self._told = patience, told
+        self._whole: dict[str, float] = {}  # when each pool last had as many as it should; by `time.monotonic`
         self._ready: dict[str, float] = {}  # when each pool last had a process that was ready; by `time.monotonic`
         self._moved, self._outputs = 0.0, -1
 
@@ -64,6 +68,7 @@ class PoolWatch(ExecutionCallback):  # type: ignore[misc]  # Ray's code of this 
                 self._ready[stage.id] = now
             elif now - self._ready.setdefault(stage.id, now) > self._patience:
                 raise MachineError(_unplaced(stage, pool, self._patience))
+            self._tell(stage, pool, now)
         outputs = sum(stage.metrics.num_task_outputs_generated for stage in executor._topology or ())
         if outputs != self._outputs or any(pool.num_tasks_in_flight() for _, pool in pools):
             self._moved, self._outputs = now, outputs
@@ -75,14 +80,34 @@ class PoolWatch(ExecutionCallback):  # type: ignore[misc]  # Ray's code of this 
                     f"place; {_there()}; run the same command again when other jobs have ended"
                 )
 
+    def _tell(self, stage: PhysicalOperator, pool: AutoscalingActorPool, now: float) -> None:
+        """Say it where a pool has had fewer processes than it should begin with for too long. At the end Ray lets them go."""
+        ready = pool.num_running_actors() - pool.num_restarting_actors()
+        if ready >= pool.min_size() or stage._inputs_complete:
+            self._whole[stage.id] = now
+        elif now - self._whole.setdefault(stage.id, now) > self._patience and stage.name not in self._told and ready:
+            self._told.add(stage.name)
+            _LOGGER.warning(
+                "%d of %d processes of %s are ready for %g s now, and the run goes on with them: %s",
+                ready,
+                pool.min_size(),
+                stage.name,
+                self._patience,
+                _needs(pool),
+            )
+
 
 def _unplaced(stage: PhysicalOperator, pool: AutoscalingActorPool, patience: float) -> str:
-    needs = pool.per_actor_resource_usage()
     return (
-        f"no process of {stage.name} was ready for {patience:g} s; one needs {_amounts(needs.cpu, needs.gpu, needs.memory)}; "
-        f"{_there()}; run the same command again when machines have joined or other jobs have ended, or give more start_seconds "
-        "where its models load for longer"
+        f"no process of {stage.name} was ready for {patience:g} s; {_needs(pool)}; run the same command again when machines "
+        "have joined or other jobs have ended, or give more start_seconds where its models load for longer"
     )
+
+
+def _needs(pool: AutoscalingActorPool) -> str:
+    """What one more process needs, and what there is."""
+    needs = pool.per_actor_resource_usage()
+    return f"one needs {_amounts(needs.cpu, needs.gpu, needs.memory)}; {_there()}"
 
 
 def _without_a_place() -> int:

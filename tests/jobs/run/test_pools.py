@@ -152,16 +152,57 @@ def test_slow_reading_ends_no_run_and_tasks_that_find_no_place_do(
         "num_restarting_actors": 0,
         "num_tasks_in_flight": 0,
         "num_pending_actors": growing,
+        "min_size": 1,
     }
     pool = SimpleNamespace(**{name: lambda count=count: count for name, count in idle.items()})
     stage = SimpleNamespace(
         id="1", has_execution_finished=lambda: False, get_autoscaling_actor_pools=lambda: [pool],
         metrics=SimpleNamespace(num_task_outputs_generated=1),
     )  # fmt: skip
-    watch, executor = PoolWatch(-1), cast("StreamingExecutor", SimpleNamespace(_topology=[stage]))
+    watch, executor = PoolWatch(-1, set()), cast("StreamingExecutor", SimpleNamespace(_topology=[stage]))
     watch.on_execution_step(executor)
     with pytest.raises(MachineError, match="tasks wait for a place") if ends else contextlib.nullcontext():
         watch.on_execution_step(executor)
+
+
+@pytest.mark.parametrize(
+    ("running", "restarting", "ends_soon", "says"),
+    [(3, 0, False, None), (2, 0, False, "2 of 3"), (3, 1, False, "2 of 3"), (2, 0, True, None)],
+)
+def test_a_pool_that_stays_smaller_than_it_should_is_told_of_once_in_a_run(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    running: int,
+    restarting: int,
+    ends_soon: bool,
+    says: str | None,
+) -> None:
+    monkeypatch.setattr("jobs.run.pools._there", lambda: "the cluster has machines")
+    counts = {
+        "num_running_actors": running,
+        "num_restarting_actors": restarting,
+        "num_tasks_in_flight": 1,
+        "min_size": 3,
+    }
+    pool = SimpleNamespace(
+        **{name: lambda count=count: count for name, count in counts.items()},
+        per_actor_resource_usage=lambda: SimpleNamespace(cpu=1, gpu=0.5, memory=0),
+    )
+    told: set[str] = set()
+    for execution in range(2):
+        stage = SimpleNamespace(
+            id=str(execution), name="Anonymize", has_execution_finished=lambda: False, _inputs_complete=ends_soon,
+            get_autoscaling_actor_pools=lambda: [pool], metrics=SimpleNamespace(num_task_outputs_generated=1),
+        )  # fmt: skip
+        executor = cast("StreamingExecutor", SimpleNamespace(_topology=[stage]))
+        patient, watch = PoolWatch(600, told), PoolWatch(-1, told)
+        for one in (patient, patient, watch, watch, watch):
+            one.on_execution_step(executor)
+    if says is None:
+        assert caplog.messages == []
+    else:
+        (message,) = caplog.messages
+        assert f"{says} processes of Anonymize" in message and "one needs 1 CPU(s), 0.5 GPU(s)" in message
 
 
 @pytest.mark.slow
