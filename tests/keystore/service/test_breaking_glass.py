@@ -20,7 +20,7 @@ from tests.keystore.postgres import ON_BOTH, copy_keystore, remove_keystore
 from tests.keystore.serving import Served
 
 pytestmark = pytest.mark.usefixtures("trusted")
-WORDS = ("C-9", "a child is missing, every minute counts", "police act 12")
+WORDS = ("C-9", "a child is missing, every minute counts", "public-task: police act 12")
 
 
 @pytest.fixture
