@@ -13,12 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from jobs.commands.cli import main
 from jobs.exit_codes import ExitCode
 from jobs.storage.connections import forget_clients
 from tests.jobs.conftest import FIDELITY, OF_ONE_WORKER, OPEN_GATE, STEPS
+from tests.jobs.in_process import run_in_process
 from tests.jobs.seaweed import BUCKET, KEY, OTHER_BUCKET, SECRET, Seaweed, without_aws_settings
 
 COMMAND_SECONDS = 400.0
@@ -121,6 +124,66 @@ def test_from_a_bucket_to_a_bucket_and_back_to_one_restored_picture(
         assert here("approve", keystore, request, "--digest", digest, "--as", person).code == ExitCode.OK
     recovered = keyanon(
         "recover", keystore, request, "--input", out, "--output", tmp_path / "restored", "--as", "ines", "--json",
+        **seaweed.environment,
+    )  # fmt: skip
+    assert recovered.code == ExitCode.OK, recovered.err
+    (entry,) = recovered.json["pictures"]
+    assert entry["exact"] and entry["picture_intact"] and entry["sidecar_intact"]
+
+
+def test_parquet_with_pictures_in_it_goes_from_a_bucket_to_a_bucket_and_back(
+    seaweed: Seaweed,
+    tmp_path: Path,
+    face_png: bytes,
+    face_jpeg: bytes,
+    monkeypatch: pytest.MonkeyPatch,
+    here: Callable[..., Ended],
+) -> None:
+    """Two files of Hive partitions, with pictures as bytes, one that is no picture, and a column of the owner's."""
+    made = uuid.uuid4().hex
+    of_each = {"train": [face_png, b"no picture"], "test": [face_jpeg]}
+    for split, pictures in of_each.items():
+        table = pa.table({"image": pictures, "note": [f"{split} {at}" for at in range(len(pictures))]})
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink)
+        seaweed.put(f"{made}/photos/split={split}/part.parquet", sink.getvalue().to_pybytes())
+    photos, out, keystore = f"s3://{BUCKET}/{made}/photos", f"s3://{BUCKET}/{made}/out", tmp_path / "keystore"
+    arguments = ("anonymize", photos, "-o", out, "-k", keystore, *QUICK, "--json")
+    run_in_process(monkeypatch)
+    run = here(*arguments, **seaweed.environment)
+    assert run.code == ExitCode.OK, run.err
+    assert run.json["statuses"] == {"anonymized": 2, "quarantined": 1} and run.json["keys_stored"] == 2
+    names = seaweed.names(f"{made}/out")
+    assert not any(name.startswith(("images/", "_keyanon/attempts")) for name in names)
+    shards = {name for name in names if name.startswith("rows/")}
+    rows = [
+        row for name in shards for row in pq.read_table(pa.BufferReader(seaweed.get(f"{made}/out/{name}"))).to_pylist()
+    ]
+    assert {(row["split"], row["note"], row["status"]) for row in rows} == {
+        ("train", "train 0", "anonymized"),
+        ("train", "train 1", "quarantined"),
+        ("test", "test 0", "anonymized"),
+    }
+    found = {row["note"]: row for row in rows}
+    assert found["train 1"]["image"] is None
+    for note, source in (("train 0", face_png), ("test 0", face_jpeg)):
+        assert found[note]["image"] and found[note]["image"] != source and found[note]["keyanon_sidecar"]
+
+    again = here(*arguments, **seaweed.environment)
+    assert again.code == ExitCode.OK and again.json["resumed_rows"] == 3, again.err
+    assert {name for name in seaweed.names(f"{made}/out") if name.startswith("rows/")} == shards
+    verified = here("verify", out, "--keystore", keystore, "--json", **seaweed.environment)
+    assert verified.code == ExitCode.OK, verified.err
+
+    words = ("--case", "C-17", "--purpose", "identify", "--legal-basis", "consent", "--expires", "2h")
+    image = found["train 0"]["image_id"]
+    request = here("request", keystore, "--image", image, *words, "--as", "ines", "--json").json["request_id"]
+    digest = here("show", keystore, request, "--json").json["digest"]
+    for person in ("dora", "carl"):
+        assert here("approve", keystore, request, "--digest", digest, "--as", person).code == ExitCode.OK
+    restored = tmp_path / "restored"
+    recovered = here(
+        "recover", keystore, request, "--input", out, "--output", restored, "--as", "ines", "--json",
         **seaweed.environment,
     )  # fmt: skip
     assert recovered.code == ExitCode.OK, recovered.err
