@@ -257,7 +257,7 @@ def _finished(path: Path, count: int, releases: int) -> None:
 def _finish(keystore: Keystore, images: Sequence[ImageRow]) -> None:
     """A request for each of these images, approved and released; nothing is sealed."""
     desk, made = keystore._desk, dict[Table, list[dict[str, object]]]()
-    words = Words("C-1", "measure how long a release takes", "benchmark 1/26")
+    words = Words("C-1", "measure how long a release takes", "own-data: benchmark 1/26")
     with keystore._ledger.transaction("benchmark", None, None) as (connection, log):
         policy, now = stored_policy.read(connection), timestamp(log.now)
         alice, bob, carol = (keystore._people.find_or_add(connection, name) for name in ("Alice", "Bob", "Carol"))
@@ -296,7 +296,7 @@ def _kept_key(keystore: Keystore, connection: Connection, log: LogWriter, person
 
 
 def _ask(keystore: Keystore, image: str) -> str:
-    words = ("C-1", "measure how long a release takes", "benchmark 1/26")
+    words = ("C-1", "measure how long a release takes", "own-data: benchmark 1/26")
     view = keystore.request("Alice", [image], *words, timedelta(hours=1))
     for name in ("Bob", "Carol"):
         keystore.approve(view.request_id, name, view.digest)

@@ -25,7 +25,12 @@ IMAGES = [f"street-{number:04}.png" for number in range(1, 7)]
 REQUESTS = (
     ("C-17", "identify the driver of the grey van", "court-order: 12/26", IMAGES[:3]),
     ("C-21", "return a lost child's photographs to the parents", "consent: both parents, 3 November", IMAGES[3:4]),
-    ("C-24", "identify the witnesses of the accident in Mill Lane", "court-order: Code of Criminal Procedure 98a", IMAGES[2:]),
+    (
+        "C-24",
+        "identify the witnesses of the accident in Mill Lane",
+        "court-order: Code of Criminal Procedure 98a",
+        IMAGES[2:],
+    ),
 )
 
 
