@@ -18,7 +18,7 @@ from keystore.decisions.views import RequestView
 from keystore.errors import RecordNotFound
 from keystore.storage import schema
 from keystore.storage.bulk import rows_with
-from keystore.vault.catalogue import parts_of
+from keystore.vault.catalogue import named, parts_of
 from keystore.vault.records import ImageRow
 
 
@@ -77,19 +77,11 @@ def find_images(
 ) -> list[ImageRow]:
     """Return the records that image ids (or record ids) name; the id of an image whose parts have records names all of these.
     Raises RecordNotFound when one is unknown or names several."""
-    table = schema.records
     found: dict[str, ImageRow] = {}
-    divided: dict[str, list[Row[Any]]] | None = None
-    query = select(table).order_by(table.c.ingested_at)
-    if dataset is not None:
-        query = query.where(table.c.dataset == dataset)
-    if run_id is not None:
-        query = query.where(table.c.run_id == run_id)
+    whole = named(connection, wanted, dataset, run_id)
+    divided = parts_of(connection, [one for one in wanted if one not in whole], dataset, run_id)
     for one in wanted:
-        rows = connection.execute(query.where((table.c.image_id == one) | (table.c.record_id == one))).all()
-        if not rows and divided is None:
-            divided = parts_of(connection, query, set(wanted))
-        parts = [] if rows or divided is None else divided.get(one, [])
+        rows, parts = whole.get(one, []), divided.get(one, [])
         if not rows and not parts:
             raise RecordNotFound(
                 "unknown-record",

@@ -1,4 +1,4 @@
-"""Many rows at once: found by the values of a column, and inserted.
+"""Many rows at once: found by the values of a column, or how these begin, and inserted.
 
 To insert, SQLAlchemy compiles the statement, the driver binds the values, and nothing is done per row in between.
 
@@ -13,9 +13,10 @@ from functools import lru_cache
 from operator import itemgetter
 from typing import Any
 
-from sqlalchemy import Column, Connection, Dialect, Row, Select, Table
+from sqlalchemy import Column, ColumnElement, Connection, Dialect, Row, Select, Table, or_
 
 VALUES_PER_QUERY = 500
+BEGINS_PER_QUERY = 100
 
 
 def rows_with(
@@ -26,6 +27,27 @@ def rows_with(
         return list(connection.execute(query))
     parts = [values[start : start + VALUES_PER_QUERY] for start in range(0, len(values), VALUES_PER_QUERY)]
     return [row for part in parts for row in connection.execute(query.where(column.in_(part)))]
+
+
+def rows_beginning(
+    connection: Connection, query: Select[Any], column: Column[str], begins: Sequence[str]
+) -> list[Row[Any]]:
+    """Return the rows of a query whose texts in a column begin with one of these, which end in ASCII; a row may come twice.
+
+    An index by the column finds them; in PostgreSQL one of `varchar_pattern_ops`, byte by byte, whatever the database's order.
+    """
+    found: list[Row[Any]] = []
+    for start in range(0, len(begins), BEGINS_PER_QUERY):
+        each = (_begins(connection, column, one) for one in begins[start : start + BEGINS_PER_QUERY])
+        found += connection.execute(query.where(or_(*each)))
+    return found
+
+
+def _begins(connection: Connection, column: Column[str], begin: str) -> ColumnElement[bool]:
+    beyond = begin[:-1] + chr(ord(begin[-1]) + 1)
+    if connection.dialect.name == "postgresql":
+        return column.bool_op("~>=~")(begin) & column.bool_op("~<~")(beyond)
+    return (column >= begin) & (column < beyond)
 
 
 def insert_many(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:

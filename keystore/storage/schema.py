@@ -206,7 +206,7 @@ records = Table(
     Column("shard_sha256", String, nullable=False),
     Column("ingested_at", String, nullable=False),
     Column("entry", Integer),  # the log's entry that accounts for this record
-    Index("records_by_image", "dataset", "image_id"),
+    Index("records_by_image", "image_id", "dataset", postgresql_ops={"image_id": "varchar_pattern_ops"}),
     Index("records_by_shred_key", "shred_key_id"),
     Index("records_by_run", "run_id"),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from itertools import islice
 from typing import Any
@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Row, Select, func, select
 
 from keystore.crypto.canonical import parse_timestamp
 from keystore.storage import schema
+from keystore.storage.bulk import rows_beginning, rows_with
 from keystore.vault.parts import PART_MARK, whole_id
 
 IDS_PER_QUERY = 500
@@ -70,14 +71,45 @@ def shards_of(connection: Connection, record_ids: Iterable[str]) -> set[str]:
     return found
 
 
-def parts_of(connection: Connection, records: Select[Any], image_ids: Collection[str]) -> dict[str, list[Row[Any]]]:
-    """Return those rows of a query of records that are of parts of some images, by the image. It reads all that are of parts."""
-    parts: dict[str, list[Row[Any]]] = {}
-    for row in connection.execute(records.where(schema.records.c.image_id.contains(PART_MARK, autoescape=True))):
+def named(
+    connection: Connection, ids: Iterable[str], dataset: str | None, run_id: str | None
+) -> dict[str, list[Row[Any]]]:
+    """Return the records that image ids or record ids name, by these ids, the oldest first: where they are filed, unopened."""
+    table, asked, found = schema.records.c, list(dict.fromkeys(ids)), dict[str, list[Row[Any]]]()
+    rows = rows_with(connection, _filed(dataset), table.image_id, asked)
+    rows += rows_with(connection, _filed(None), table.record_id, asked)
+    known = set(asked)
+    for row in _within(rows, dataset, run_id):
+        for one in known & {row.image_id, row.record_id}:
+            found.setdefault(one, []).append(row)
+    return found
+
+
+def parts_of(
+    connection: Connection, image_ids: Iterable[str], dataset: str | None, run_id: str | None = None
+) -> dict[str, list[Row[Any]]]:
+    """Return the records of parts of some images, by the image, as `named`."""
+    parts = {one: list[Row[Any]]() for one in image_ids}
+    begins = [one + PART_MARK for one in parts]
+    rows = rows_beginning(connection, _filed(dataset), schema.records.c.image_id, begins)
+    for row in _within(rows, dataset, run_id):
         whole = whole_id(row.image_id)
-        if whole is not None and whole in image_ids:
-            parts.setdefault(whole, []).append(row)
-    return parts
+        if whole in parts:
+            parts[whole].append(row)
+    return {one: rows for one, rows in parts.items() if rows}
+
+
+def _filed(dataset: str | None) -> Select[Any]:
+    """A query of where records are filed; of images of a data set only, whose index has it behind the image's id."""
+    table = schema.records.c
+    query = select(table.record_id, table.run_id, table.dataset, table.image_id, table.ingested_at)
+    return query if dataset is None else query.where(table.dataset == dataset)
+
+
+def _within(rows: Iterable[Row[Any]], dataset: str | None, run_id: str | None) -> list[Row[Any]]:
+    """Those of a data set and a run, each once, the oldest first. A database that is asked for a run may look through it all."""
+    once = {row.record_id: row for row in rows if dataset in (None, row.dataset) and run_id in (None, row.run_id)}
+    return sorted(once.values(), key=lambda row: (row.ingested_at, row.record_id))
 
 
 def stored_among(connection: Connection, record_ids: Iterable[str]) -> set[str]:

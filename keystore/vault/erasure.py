@@ -162,8 +162,7 @@ class ErasureList:
 
 
 def _check_no_parts(connection: Connection, dataset: str, image_id: str) -> None:
-    records = schema.records
-    if parts := parts_of(connection, select(records).where(records.c.dataset == dataset), {image_id}).get(image_id):
+    if parts := parts_of(connection, [image_id], dataset).get(image_id):
         names = ", ".join(sorted({repr(row.image_id) for row in parts}))
         raise ErasureError(
             "in-parts", f"the keys of this image are of one person each; erase those that are to go: {names}"

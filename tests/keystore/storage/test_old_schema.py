@@ -17,10 +17,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
 
 from keystore.decisions.lifecycle import State
 from keystore.embedded import Keystore
 from keystore.errors import ApprovalError, ClockError, SchemaError
+from keystore.storage import schema
 from keystore.verification.verify import verify_audit
 from tests.keystore.killing import killed_at_each_step
 
@@ -75,6 +78,14 @@ def test_an_old_keystore_opens_verifies_and_releases(old: Path, make, clock) -> 
     assert report.ok, report.problems
     with Keystore.open(old, clock=clock) as keystore:
         assert len(keystore.audit_entries()) == report.size, "what an old keystore needs is done once"
+
+
+@pytest.mark.parametrize("kept", ["old", "without_epochs"])
+def test_an_old_keystore_gets_the_tables_and_indexes_of_a_new_one(
+    kept: str, request: pytest.FixtureRequest, clock
+) -> None:
+    with Keystore.open(request.getfixturevalue(kept), clock=clock) as keystore, keystore._database.read() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), schema.metadata) == []
 
 
 def test_an_old_keystore_that_was_silent_for_long_opens_and_writes_once_the_clock_is_confirmed(
