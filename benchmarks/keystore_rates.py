@@ -13,6 +13,7 @@ It works in a temporary directory, with a KEK in a file, and prints
   milliseconds to write one more entry, synced, with the witness moved on; to prove an entry's inclusion, and that the log
   extends what it was at half its size, each verified; to open the keystore; and to release one image, with the verification of
   the log that comes before it: the first one since, and the median of the others;
+- filed: milliseconds, and those of CPU time, to file a request for 100 images by their image ids, the median of 5;
 - for a keystore of so many finished requests for 1,000 images, each approved by two people and released, 100 an hour:
   milliseconds, and those of CPU time, to open it, to release one image (as above), and to show a request.
 """
@@ -60,6 +61,7 @@ from keystore.verification.verify import verify_audit
 RUN, DATASET = "run-1", "photos"
 ENTRIES_PER_TRANSACTION = 10_000
 REQUESTS_AN_HOUR = 100
+IMAGES_ASKED_FOR, FILINGS = 100, 5
 APPENDS = 20
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -83,6 +85,7 @@ def main(
         images = iter([one.record_id for one in keystore.find_records(run_id=RUN)])
         for size in map(int, filter(None, entries.split(","))):
             _log(keystore, size, list(itertools.islice(images, releases)))
+        _file(keystore, records)
     for count in map(int, filter(None, finished.split(","))):
         with tempfile.TemporaryDirectory() as directory:
             _finished(Path(directory) / "ks", count, releases)
@@ -223,6 +226,14 @@ def _log(keystore: Keystore, size: int, images: list[str]) -> None:
         f"opened in {opened:.0f} ms, released in {first:.0f} ms, then in "
         f"{statistics.median(others):.0f} ms"
     )
+
+
+def _file(keystore: Keystore, count: int) -> None:
+    apart = max(1, count // IMAGES_ASKED_FOR)
+    asked = [record(number).image_id for number in range(0, count, apart)][:IMAGES_ASKED_FOR]
+    words = ("C-1", "measure how long a filing takes", "benchmark 1/26", timedelta(hours=1))
+    taken = _each([lambda: keystore.request("Alice", asked, *words)] * FILINGS)
+    typer.echo(f"filed       a request for {len(asked)} of {count} images in {_said(taken)}")
 
 
 def _finished(path: Path, count: int, releases: int) -> None:
