@@ -206,14 +206,18 @@ class Keystore(GovernedKeystore):
         with self._database.read() as connection:
             return self._view(connection, request_id)
 
-    def granted_shards(self, request_id: str) -> set[str]:
-        """Return the names of the shards that an approved request's records came in; none of one that has no grant to use.
-        Raises RequestNotFound.
+    def request_shards(self, request_id: str, *, granted: bool = False) -> set[str]:
+        """Return the names of the shards that a request's records came in, as far as they are stored; with `granted`, none of one
+        that has no grant to use. Raises RequestNotFound.
         """
         with self._database.read() as connection:
             view = self._view(connection, request_id)
-            granted = view.state is State.APPROVED
-            return shards_of(connection, [one.record_id for one in view.images]) if granted else set()
+            told = not granted or view.state is State.APPROVED
+            return shards_of(connection, [one.record_id for one in view.images]) if told else set()
+
+    def granted_shards(self, request_id: str) -> set[str]:
+        """As `request_shards`, of a request that has a grant to use."""
+        return self.request_shards(request_id, granted=True)
 
     def compare_pictures(self, request_id: str, digests: Mapping[str, str]) -> dict[str, str]:
         """Return why published pictures are not those of a request's records, by record id; "" of each that is.

@@ -1,6 +1,6 @@
 """The keystore that a command asks: a directory on this machine, or the https:// address of one that is served elsewhere."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -72,8 +72,8 @@ class Asked(Protocol):
     def compare_pictures(self, request_id: str, digests: Mapping[str, str]) -> dict[str, str]:
         """See Keystore.compare_pictures."""
 
-    def shards_of(self, record_ids: Iterable[str]) -> set[str]:
-        """See Keystore.shards_of; a service does not say, and all shards of a run are read."""
+    def request_shards(self, request_id: str) -> set[str]:
+        """See Keystore.request_shards; a service may not say, and all shards of a run are read."""
 
     def granted_shards(self, request_id: str) -> set[str]:
         """See Keystore.granted_shards."""

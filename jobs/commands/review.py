@@ -74,7 +74,7 @@ def review(opened: Asked, view: "RequestView", store: "Store") -> list[Reviewed]
     from jobs.output.reader import find_rows
 
     ids = [image.record_id for image in view.images]
-    rows = find_rows(store, ids, opened.shards_of(ids))
+    rows = find_rows(store, ids, opened.request_shards(view.request_id))
     published = PublishedPictures(store)
     found = [_found(published, image, rows.get(image.record_id)) for image in view.images]
     digests = {one.image.record_id: one.digest for one in found if one.digest is not None}

@@ -15,6 +15,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.concurrency import run_in_threadpool
 
 from keystore.crypto.canonical import utc_now
+from keystore.decisions.api_token import Role
 from keystore.decisions.tokens import Caller
 from keystore.service import inbox as inbox_calls
 from keystore.service.arguments import Calls, Id, In, Shard
@@ -28,7 +29,6 @@ from keystore.service.messages import (
     Comparing,
     FiledChange,
     Filing,
-    GrantedShards,
     Health,
     InboxList,
     Me,
@@ -39,6 +39,7 @@ from keystore.service.messages import (
     Presenting,
     ReceiptPage,
     RequestList,
+    RequestShards,
     SealedPseudonyms,
     SeenRequest,
     Settled,
@@ -193,10 +194,12 @@ def file_change(filed: FiledChange, office: In, caller: Calls) -> SeenRequest:
     return office.seen(office.keystore.show(str(request_id)))
 
 
-def granted_shards(request_id: Id, office: In, caller: Calls) -> GrantedShards:
-    """Return the names of the shards that an approved request's records came in: a recovery reads those of its output alone."""
-    office.visible(request_id, caller, "granted_shards")
-    return GrantedShards(shards=sorted(office.keystore.granted_shards(request_id)))
+def request_shards(request_id: Id, office: In, caller: Calls) -> RequestShards:
+    """Return the names of the shards that a request's records came in: of an output these alone are read. A recovery is told them
+    once the request is approved."""
+    office.visible(request_id, caller, "request_shards")
+    granted = caller.role is Role.RECOVERY
+    return RequestShards(shards=sorted(office.keystore.request_shards(request_id, granted=granted)))
 
 
 def release(request_id: Id, presenting: Presenting, office: In, caller: Calls) -> Response:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Self
 from urllib.parse import quote
@@ -29,12 +29,12 @@ from keystore.service.messages import (
     Comparing,
     FiledChange,
     Filing,
-    GrantedShards,
     Me,
     PictureDigests,
     PolicyView,
     Reporting,
     RequestList,
+    RequestShards,
     SeenRequest,
 )
 from keystore.service.token_file import TokenFile
@@ -144,20 +144,18 @@ class ServiceClient:
         said = FiledChange(change=proposal).model_dump(mode="json")
         return self._connection.ask(SeenRequest, "POST", "/v1/changes", said).request_id
 
-    def shards_of(self, record_ids: Iterable[str]) -> set[str]:
-        """Return none: of records that are not granted the service does not tell it. All shards of a run are read then."""
-        return set()
-
-    def granted_shards(self, request_id: str) -> set[str]:
-        """See Keystore.granted_shards; for tokens of the role recovery. None of a service that is too old to tell: all shards of
-        a run are read then, as for one that has no grant."""
+    def request_shards(self, request_id: str) -> set[str]:
+        """See Keystore.request_shards. None of a service that is too old to tell this token: all shards of a run are read then,
+        as by a recovery that has no grant."""
         try:
-            return set(self._connection.ask(GrantedShards, "GET", _of(request_id, "shards")).shards)
+            return set(self._connection.ask(RequestShards, "GET", _of(request_id, "shards")).shards)
         except RequestNotFound:
-            if self.me().role is not Role.RECOVERY:
-                raise
             self.show(request_id)  # raises the same where it is the request that is not there, or another's
             return set()
+
+    def granted_shards(self, request_id: str) -> set[str]:
+        """See Keystore.granted_shards; for tokens of the role recovery, which are told of no others."""
+        return self.request_shards(request_id)
 
     def release(self, request_id: str, recipient_public_key: bytes, by: str) -> bytes:
         """See Keystore.release. Where the answer is lost it is asked for again, with the same key."""

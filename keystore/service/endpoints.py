@@ -80,7 +80,7 @@ ENDPOINTS: Mapping[str, Endpoint] = {
     "approve": Endpoint("POST", _REQUEST + "/approval", {APPROVER: Reach.DATASET}, SMALL_BODY_BYTES, per_minute=20),
     "deny": Endpoint("POST", _REQUEST + "/denial", {APPROVER: Reach.DATASET}, per_minute=20),
     "withdraw": Endpoint("POST", _REQUEST + "/withdrawal", _WITHDRAWS, per_minute=20),
-    "granted_shards": Endpoint("GET", _REQUEST + "/shards", {RECOVERY: Reach.OWN}),
+    "request_shards": Endpoint("GET", _REQUEST + "/shards", _OF_REQUESTS),
     "release": Endpoint("POST", _REQUEST + "/release", {RECOVERY: Reach.OWN}, SMALL_BODY_BYTES, per_minute=20),
     "policy": Endpoint("GET", "/v1/policy", _WHO_DECIDES),
     "approvers": Endpoint("GET", "/v1/approvers", _WHO_DECIDES),

@@ -111,8 +111,8 @@ class PictureDigests(View):
     digests: dict[str, str | None]
 
 
-class GrantedShards(View):
-    """Names of the shards that a request's records came in, while its grant can be used; else none."""
+class RequestShards(View):
+    """Names of the shards that a request's records came in; to a recovery none, unless there is a grant that can be used."""
 
     shards: list[str]
 

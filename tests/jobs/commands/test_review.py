@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -17,7 +18,7 @@ from keystore.embedded import Keystore
 from tests.jobs.commands.conftest import Keyanon
 from tests.jobs.output.test_verify import begun
 from tests.jobs.publishing import Place
-from tests.keystore.serving import Served
+from tests.keystore.serving import Served, make_certificate
 
 HOSTILE = "<script>alert(1)</script>\u202e.png"
 
@@ -115,5 +116,36 @@ def test_a_service_compares_for_those_who_may_see_the_request(
         assert keyanon(*asked).code == ExitCode.WRONG_KEY_OR_TAMPERED
         compared = served.client("approver", "bob", "d").compare_pictures(request_id, {"no record": "0" * 64})
         assert compared == {}, "only what the request names is spoken of"
+    finally:
+        served.stop()
+
+
+def test_over_https_only_the_row_shards_of_the_requested_pictures_are_read(
+    keyanon: Keyanon, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.out.mkdir()
+    begun(place, LocalStore(place.out), COMPLETE, 3)
+    with place.attempt() as attempt:
+        attempt.run([[place.result(row, f"{row}.png", png("red"))] for row in range(3)], 3)
+    (chosen,) = (row for row in place.rows() if row["image_id"] == "1.png")
+    make_certificate(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "cert.pem"))
+    words = ("C-17", "identify a missing person", "court order", timedelta(hours=2))
+    asked_for = place.keystore.request("alice", [chosen["record_id"]], *words).request_id
+    read, open_parquet = list[str](), LocalStore.open_parquet
+
+    def counted(store: LocalStore, name: str) -> Any:
+        read.append(name)
+        return open_parquet(store, name)
+
+    monkeypatch.setattr(LocalStore, "open_parquet", counted)
+    served = Served(place.keystore.path, tmp_path)
+    try:
+        for role, name in (("approver", "bob"), ("requester", "alice")):
+            token = served.token_file(tmp_path / name, role, name, "d")
+            read.clear()
+            shown = keyanon("show", served.url, asked_for, "--pictures", place.out, "--token-file", token, "--json")
+            assert list(shown.json["pictures"].values()) == ["as its key record has it"]
+            assert {one for one in read if one.startswith("rows/")} == {f"rows/{chosen['shard']}.parquet"}
     finally:
         served.stop()

@@ -45,9 +45,6 @@ def test_a_request_goes_from_its_filing_to_its_keys(served) -> None:
     assert approved.state == "approved"
     with ServedKeystore.open(served.path) as beside:
         assert job.granted_shards(view.request_id) == beside.shards_of(one.record_id for one in view.images) != set()
-    for other in (alice, approver, served.client("recovery", "mallory")):
-        with pytest.raises(RequestNotFound):
-            other.granted_shards(view.request_id)
     recipient = Recipient.generate()
     sealed = job.release(view.request_id, recipient.public_key, "alice")
     expected = Expected.of(job.show(view.request_id), job.audit_vkey)
@@ -57,6 +54,27 @@ def test_a_request_goes_from_its_filing_to_its_keys(served) -> None:
     with pytest.raises(GrantError, match="works once"):
         job.release(view.request_id, Recipient.generate().public_key, "alice")
     assert next(one.request_id for one in alice.requests()) == view.request_id
+
+
+def test_who_may_see_a_request_is_told_its_shards_whatever_became_of_it_and_a_recovery_those_that_are_granted(
+    served,
+) -> None:
+    alice, approver = served.client("requester", "alice"), served.client("approver", "bob", "photos")
+    view = alice.request("alice", ["a.png", "b.png"], *WORDS)
+    with ServedKeystore.open(served.path) as beside:
+        shards = beside.shards_of(one.record_id for one in view.images)
+        assert shards == beside.request_shards(view.request_id) != set()
+        assert beside.granted_shards(view.request_id) == set()
+    for state in ("pending", "denied"):
+        assert approver.show(view.request_id).state == state
+        assert alice.request_shards(view.request_id) == approver.request_shards(view.request_id) == shards
+        assert served.client("recovery", "alice").request_shards(view.request_id) == set()
+        if state == "pending":
+            approver.deny(view.request_id, "bob")
+    others = [("requester", "mallory"), ("recovery", "mallory"), ("approver", "bob", "elsewhere"), ("auditor", "eve")]
+    for other in others:
+        with pytest.raises(RequestNotFound):
+            served.client(*other).request_shards(view.request_id)
 
 
 def test_a_service_that_is_too_old_to_tell_of_shards_is_none_that_hides_a_request(
@@ -69,9 +87,11 @@ def test_a_service_that_is_too_old_to_tell_of_shards_is_none_that_hides_a_reques
 
     monkeypatch.setattr("keystore.service.client._of", older)
     assert served.client("recovery", "alice").granted_shards(view.request_id) == set()
-    for role, name in (("recovery", "mallory"), ("requester", "alice")):
+    for role, name in (("requester", "alice"), ("approver", "bob")):
+        assert served.client(role, name).request_shards(view.request_id) == set()
+    for role in ("recovery", "requester"):
         with pytest.raises(RequestNotFound):
-            served.client(role, name).granted_shards(view.request_id)
+            served.client(role, "mallory").request_shards(view.request_id)
 
 
 def test_the_rules_are_told_as_the_embedded_keystore_tells_them(served) -> None:
