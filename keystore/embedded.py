@@ -193,12 +193,13 @@ class Keystore(GovernedKeystore):
         limit: int | None = None,
         *,
         only_changes: bool = False,
+        state: State | None = None,
     ) -> list[RequestView]:
-        """Return requests, newest first: all, or those of one person, of one data set only, the newest `limit`; those for changes
-        of who decides only."""
+        """Return requests, newest first: all, or those of one person, of one data set only, in one state, the newest `limit`;
+        those for changes of who decides only."""
         with self._database.read() as connection:
-            person = None if requester is None else self._people.find(connection, requester) or NOBODY
-            ids = reading.request_ids(connection, person, dataset, limit, only_changes=only_changes)
+            listing = self._listing(connection, requester, dataset, only_changes)
+            ids = reading.request_ids(connection, listing, limit, state, self._clock())
             return [self._view(connection, request_id) for request_id in ids]
 
     def show(self, request_id: str) -> RequestView:
@@ -326,6 +327,12 @@ class Keystore(GovernedKeystore):
             ]
 
     # Reading
+
+    def _listing(
+        self, connection: Connection, requester: str | None, dataset: str | None, only_changes: bool
+    ) -> reading.Listing:
+        person = None if requester is None else self._people.find(connection, requester) or NOBODY
+        return reading.Listing(person, dataset, only_changes)
 
     def _view(self, connection: Connection, request_id: str) -> RequestView:
         row = self._desk.row(connection, request_id)

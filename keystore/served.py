@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 
 from sqlalchemy import Connection, func, select
@@ -14,6 +14,7 @@ from keystore.audit.tree import prove_consistency, prove_inclusion
 from keystore.decisions import reading, replies
 from keystore.decisions.api_token import Role, TokenView
 from keystore.decisions.bindings import BindingView, Identity, binding_views
+from keystore.decisions.lifecycle import State
 from keystore.decisions.tokens import Caller, token_views
 from keystore.emergency import EmergencyKeystore
 from keystore.errors import BindingError
@@ -97,6 +98,14 @@ class ServedKeystore(EmergencyKeystore):
         with self._database.read() as connection:
             person = self._people.find(connection, requester)
             return 0 if person is None else reading.count_open(connection, person, self._clock())
+
+    def count_requests(
+        self, requester: str | None, dataset: str | None, most: int, *, only_changes: bool = False
+    ) -> Mapping[State, int]:
+        """Return how many of the requests that `requests` lists are in each state, up to `most` of each."""
+        with self._database.read() as connection:
+            listing = self._listing(connection, requester, dataset, only_changes)
+            return reading.count_requests(connection, listing, most, self._clock())
 
     def count_unreviewed(self) -> int:
         """Return how many times the glass was broken (keystore.emergency) and nobody has reviewed that."""

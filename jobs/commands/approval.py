@@ -6,7 +6,7 @@ These commands see requests and people, never keys; they load neither torch nor 
 import sys
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -192,16 +192,21 @@ def deny(
 def requests(
     context: typer.Context,
     keystore: KeystorePlace,
+    state: Annotated[
+        Literal["pending", "approved", "released", "applied", "denied", "expired"] | None,
+        typer.Option("--state", help="Those that are in this state only."),
+    ] = None,
     token_file: TokenPath = None,
     kek: KekUri = None,
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """List the requests of a keystore and where they stand."""
+    """List the requests of a keystore and where they stand; of a service the newest 200."""
     from keystore.decisions.changes import title
+    from keystore.decisions.lifecycle import State
 
     with asked(keystore, kek, token_file) as opened:
-        views = opened.requests()
+        views = opened.requests(state=None if state is None else State(state))
     columns = ("request", "state", "case", "requester", "images", "approvals", "expires")
     rows = [
         (

@@ -11,6 +11,7 @@ import typer
 from jobs.commands.options import acting_person
 
 if TYPE_CHECKING:
+    from keystore.decisions.lifecycle import State
     from keystore.decisions.policy import Policy
     from keystore.decisions.proposals import Proposal
     from keystore.decisions.signatures import OwnSignature
@@ -63,7 +64,7 @@ class Asked(Protocol):
     def deny(self, request_id: str, by: str) -> "RequestView":
         """See Keystore.deny."""
 
-    def requests(self) -> "Sequence[RequestView]":
+    def requests(self, *, state: "State | None" = None) -> "Sequence[RequestView]":
         """See Keystore.requests."""
 
     def show(self, request_id: str) -> "RequestView":

@@ -48,10 +48,9 @@ def sign_out(visit: Visit) -> Response:
 
 def list_requests(visit: Visit) -> Response:
     """Show the newest requests that the caller may see, all or those of one state."""
-    seen = calls.list_requests(visit.office, visit.caller).requests
-    counts = {state.value: sum(one.state is state for one in seen) for state in State}
-    chosen = visit.query.get("state") if visit.query.get("state") in counts else None
-    shown = [one for one in seen if chosen in (None, one.state.value)]
+    chosen = next((state for state in State if state.value == visit.query.get("state")), None)
+    shown = calls.list_requests(visit.office, visit.caller, state=chosen).requests
+    counts = calls.count_requests(visit.office, visit.caller)
     return visit.show("requests.html", requests=shown, counts=counts, chosen=chosen, most=calls.MAX_LISTED)
 
 

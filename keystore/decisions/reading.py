@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Connection, Row, func, select
+from sqlalchemy import ColumnElement, Connection, Row, Select, exists, func, select
 
 from keystore.crypto.canonical import parse_timestamp, timestamp
 from keystore.decisions import approvers, changes, people, stored_policy
 from keystore.decisions.content import change_of, images_of
-from keystore.decisions.lifecycle import RequestLife, State
+from keystore.decisions.lifecycle import FINAL_STATES, RequestLife, State
 from keystore.decisions.views import ApprovalView, GrantView, RequestedImage, RequestView
 from keystore.storage import schema
 
@@ -29,21 +31,52 @@ def asks_for_change(connection: Connection, request_id: str) -> bool:
     return connection.execute(query).first() is not None
 
 
+@dataclass(frozen=True)
+class Listing:
+    """Which requests are listed: those of one person (a commitment), of images of one data set only, for changes only."""
+
+    requester: str | None = None
+    dataset: str | None = None
+    only_changes: bool = False
+
+    def query(self) -> Select[tuple[str]]:
+        """Return the query of their ids."""
+        table, images = schema.requests.c, schema.request_images.c
+        query = select(table.request_id)
+        if self.requester is not None:
+            query = query.where(table.requester == self.requester)
+        if self.dataset is not None:
+            query = query.where(~exists().where(images.request_id == table.request_id, images.dataset != self.dataset))
+        return query.where(table.change.is_not(None)) if self.only_changes else query
+
+
 def request_ids(
-    connection: Connection, requester: str | None, dataset: str | None, limit: int | None, *, only_changes: bool = False
+    connection: Connection, listing: Listing, limit: int | None, state: State | None, now: datetime
 ) -> list[str]:
-    """Return the ids of requests, newest first: of one person (a commitment), of images of one data set only, `limit` at most;
-    all, or those for changes of who decides."""
-    table, images = schema.requests, schema.request_images
-    query = select(table.c.request_id).order_by(table.c.created_at.desc())
-    if requester is not None:
-        query = query.where(table.c.requester == requester)
-    if dataset is not None:
-        foreign = select(images.c.request_id).where(images.c.dataset != dataset)
-        query = query.where(table.c.request_id.not_in(foreign))
-    if only_changes:
-        query = query.where(table.c.change.is_not(None))
-    return [str(one) for one in connection.execute(query.limit(limit)).scalars()]
+    """Return the ids of requests, newest first, `limit` at most: all, or those that are in a state at `now`."""
+    query = listing.query() if state is None else listing.query().where(_in_state(state, now))
+    newest = query.order_by(schema.requests.c.created_at.desc()).limit(limit)
+    return [str(one) for one in connection.execute(newest).scalars()]
+
+
+def count_requests(connection: Connection, listing: Listing, most: int, now: datetime) -> Mapping[State, int]:
+    """Return how many requests are in each state at `now`, up to `most` of each."""
+    counts = {}
+    for state in State:
+        some = listing.query().where(_in_state(state, now)).limit(most).subquery()
+        counts[state] = int(connection.execute(select(func.count()).select_from(some)).scalar_one())
+    return counts
+
+
+def _in_state(state: State, now: datetime) -> ColumnElement[bool]:
+    """As `RequestLife.state`, for the database."""
+    table, grants, moment = schema.requests.c, schema.grants.c, timestamp(now)
+    grant = exists().where(grants.request_id == table.request_id, grants.digest == table.digest)
+    grant_over = grant.where(grants.expires_at <= moment)
+    stored, is_open = table.state == state.value, table.state.in_([State.PENDING.value, State.APPROVED.value])
+    if state is State.EXPIRED:
+        return stored | (is_open & ((table.expires_at <= moment) | grant_over))
+    return stored if state in FINAL_STATES else stored & (table.expires_at > moment) & ~grant_over
 
 
 def count_open(connection: Connection, requester: str, now: datetime) -> int:

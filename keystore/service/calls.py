@@ -7,6 +7,7 @@ a time: the database has one writer anyway.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Annotated
 
@@ -16,6 +17,7 @@ from starlette.concurrency import run_in_threadpool
 
 from keystore.crypto.canonical import utc_now
 from keystore.decisions.api_token import Role
+from keystore.decisions.lifecycle import State
 from keystore.decisions.tokens import Caller
 from keystore.service import inbox as inbox_calls
 from keystore.service.arguments import Calls, Id, In, Shard
@@ -125,14 +127,27 @@ def _check_open(office: Office, caller: Caller) -> None:
 
 
 def list_requests(
-    office: In, caller: Calls, limit: Annotated[int, Query(ge=1, le=MAX_LISTED)] = MAX_LISTED
+    office: In,
+    caller: Calls,
+    limit: Annotated[int, Query(ge=1, le=MAX_LISTED)] = MAX_LISTED,
+    state: State | None = None,
 ) -> RequestList:
-    """Return the newest requests that the caller may see."""
-    reach = ENDPOINTS["list_requests"].roles[caller.role]
-    person = caller.person if reach in (Reach.OWN, Reach.OWN_CHANGES) else None
-    only_changes = reach is Reach.OWN_CHANGES
-    views = office.keystore.requests(person, caller.dataset, limit, only_changes=only_changes)
+    """Return the newest requests that the caller may see, all or those in one state."""
+    person, only_changes = _reached(caller)
+    views = office.keystore.requests(person, caller.dataset, limit, only_changes=only_changes, state=state)
     return RequestList(requests=[office.seen(view) for view in views])
+
+
+def count_requests(office: Office, caller: Caller) -> Mapping[State, int]:
+    """How many requests that the caller may see are in each state, up to `MAX_LISTED`; for a page, and no call of the table."""
+    person, only_changes = _reached(caller)
+    return office.keystore.count_requests(person, caller.dataset, MAX_LISTED, only_changes=only_changes)
+
+
+def _reached(caller: Caller) -> tuple[str | None, bool]:
+    """Whose requests a caller may list, and whether only changes of who decides."""
+    reach = ENDPOINTS["list_requests"].roles[caller.role]
+    return caller.person if reach in (Reach.OWN, Reach.OWN_CHANGES) else None, reach is Reach.OWN_CHANGES
 
 
 def show_request(request_id: Id, office: In, caller: Calls) -> SeenRequest:

@@ -14,6 +14,7 @@ from typing import Self
 from urllib.parse import quote
 
 from keystore.decisions.api_token import Role
+from keystore.decisions.lifecycle import State
 from keystore.decisions.policy import Policy
 from keystore.decisions.proposals import Proposal
 from keystore.decisions.signatures import OwnSignature, chosen
@@ -114,9 +115,11 @@ class ServiceClient:
         verb = "denial" if self.me().role is Role.APPROVER else "withdrawal"
         return self._connection.ask(SeenRequest, "POST", _of(request_id, verb))
 
-    def requests(self) -> Sequence[SeenRequest]:
-        """See Keystore.requests; the newest of those that the token may see."""
-        return self._connection.ask(RequestList, "GET", "/v1/requests").requests
+    def requests(self, *, state: State | None = None) -> Sequence[SeenRequest]:
+        """See Keystore.requests; the newest of those that the token may see. An older service tells a state among these only."""
+        asked = "" if state is None else f"?state={state.value}"
+        listed = self._connection.ask(RequestList, "GET", f"/v1/requests{asked}").requests
+        return [one for one in listed if state in (None, one.state)]
 
     def show(self, request_id: str) -> SeenRequest:
         """See Keystore.show."""

@@ -260,6 +260,7 @@ requests = Table(
     Column("denied_by", String, ForeignKey("people.person")),
     Column("change", LargeBinary),  # canonical JSON of decisions.changes; unset: it asks for keys
     Index("requests_by_state", "state", "expires_at"),
+    Index("requests_by_time", "created_at"),
 )
 
 request_images = Table(

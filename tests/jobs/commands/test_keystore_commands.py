@@ -59,6 +59,9 @@ def test_two_people_approve_and_everything_is_listed(keyanon: Keyanon, keystore:
     (listed,) = keyanon("requests", keystore, "--json").json["requests"]
     assert listed["request_id"] == request
     assert request in keyanon("requests", keystore).out
+    assert request in keyanon("requests", keystore, "--state", "approved").out
+    assert keyanon("requests", keystore, "--state", "pending", "--json").json["requests"] == []
+    assert keyanon("requests", keystore, "--state", "open").code == ExitCode.USAGE
     log = keyanon("audit", "log", keystore, "--json").json["entries"]
     assert [entry["type"] for entry in log if entry["type"] in ("request", "approve", "grant")] == [
         "request",
@@ -365,7 +368,7 @@ def test_no_output_of_any_command_holds_a_key(keyanon: Keyanon, keystore: Path) 
 def test_a_defect_is_one_line_without_its_text_and_a_traceback_only_with_v(
     keyanon: Keyanon, keystore: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(_: Keystore) -> None:
+    def broken(_: Keystore, **__: object) -> None:
         held = "local-secret"
         raise RuntimeError("text-with-" + "secret" if held else "")
 
@@ -409,7 +412,7 @@ assert not heavy, heavy
 
 
 def test_interrupt_is_130(monkeypatch: pytest.MonkeyPatch, keystore: Path) -> None:
-    def interrupted(_: Keystore) -> None:
+    def interrupted(_: Keystore, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Keystore, "requests", interrupted)

@@ -22,6 +22,7 @@ from keystore.decisions.policy import Policy
 from keystore.errors import ApprovalError, StorageError
 from keystore.reporting.report import OfficerReport
 from keystore.served import ServedKeystore
+from keystore.service.calls import MAX_LISTED
 from keystore.service.endpoints import ENDPOINTS, Reach
 from keystore.service.office import VERIFICATIONS_PER_HOUR
 from keystore.verification.verify import verify_audit
@@ -221,6 +222,18 @@ def test_what_others_wrote_is_shown_and_never_obeyed(served, beside: ServedKeyst
         "/filing", **WORDS | {"hours": HOSTILE, "images": HOSTILE}
     )
     assert written.status_code == 422 and "<img" not in written.text
+
+
+@pytest.mark.slow
+def test_a_pending_request_is_shown_behind_200_newer_ones_that_are_over(served, beside: ServedKeystore, make) -> None:
+    made = make.request(beside, "a.png", requester="piet", case="an older case").request_id
+    for _ in range(MAX_LISTED):
+        beside.deny(make.request(beside, "a.png", requester="piet").request_id, "bob")
+    piet = served.person("requester", "piet", "photos")
+    assert made not in piet.get("/requests").text
+    pending = piet.get("/requests?state=pending").text
+    assert made in pending and "pending (1)" in pending and f"denied ({MAX_LISTED}+)" in pending
+    assert "the newest" not in pending and f"the newest {MAX_LISTED}" in piet.get("/requests?state=denied").text
 
 
 def test_a_refusal_has_the_code_that_the_interface_gives(served, beside: ServedKeystore, make) -> None:

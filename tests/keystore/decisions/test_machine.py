@@ -23,6 +23,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from keystore.approver_key import ApproverKey
 from keystore.crypto.canonical import timestamp
+from keystore.decisions.lifecycle import State
 from keystore.decisions.policy import Policy
 from keystore.decisions.proposals import Replacement
 from keystore.decisions.signatures import OwnSignature
@@ -625,6 +626,8 @@ class Machine(RuleBasedStateMachine):
     def show_all(self) -> None:
         shown = {view.request_id: view.state for view in self.keystore.requests()}
         assert shown == {request.request_id: request.at(self.now) for request in self.requests}
+        of_state = {state: self.keystore.requests(state=state) for state in State}
+        assert {one.request_id: state for state, found in of_state.items() for one in found} == shown
 
     def teardown(self) -> None:
         if not hasattr(self, "keystore"):

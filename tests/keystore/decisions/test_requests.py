@@ -7,7 +7,7 @@ import re
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
 
 from keystore.decisions import policy, stored_policy
 from keystore.decisions.lifecycle import State
@@ -343,6 +343,56 @@ def test_requests_are_listed_newest_first_and_of_a_person_or_a_data_set_alone(ke
     assert listed(dataset="photos") == made[:1] and listed(dataset="other") == made[1:2], (
         "nor one that names another too"
     )
+
+
+@ON_BOTH
+def test_requests_of_a_state_are_listed_behind_newer_ones_of_others(keystore, make, clock) -> None:
+    week = timedelta(days=7)
+    made = {State.PENDING: [make.request(keystore, "b.png", expires=week).request_id]}
+    over = [
+        make.request(keystore, expires=timedelta(hours=1)).request_id,
+        make.request(keystore, expires=week).request_id,
+    ]
+    for approver in ("Bob", "Carol"):
+        make.approve(keystore, over[1], approver)
+    clock.forward(days=2)  # the grant's day is over too
+    made[State.EXPIRED] = over[::-1]
+    made[State.APPROVED] = [make.approved(keystore)]
+    taken, refused = make.approved(keystore), make.request(keystore, requester="Dora").request_id
+    make.take(keystore, taken)
+    keystore.deny(refused, "Bob")
+    made |= {State.RELEASED: [taken], State.DENIED: [refused]}
+    for state in State:
+        of_state = [one.request_id for one in keystore.requests(state=state)]
+        assert sorted(of_state) == sorted(made.get(state, [])), state
+        assert {one.state for one in keystore.requests(state=state)} <= {state}
+    assert [one.request_id for one in keystore.requests(limit=1, state=State.PENDING)] == made[State.PENDING]
+    assert keystore.requests("Dora", state=State.PENDING) == keystore.requests(dataset="no", state=State.PENDING) == []
+    counts = {state: len(made.get(state, [])) for state in State}
+    assert keystore.count_requests(None, "photos", 9) == counts
+    assert keystore.count_requests("Alice", None, 1) == {state: min(1, count) for state, count in counts.items()} | {
+        State.DENIED: 0
+    }
+
+
+def test_the_newest_requests_are_listed_without_reading_all(keystore, make) -> None:
+    make.request(keystore)
+    asked: list[tuple[str, object]] = []
+
+    def seen(_: object, __: object, statement: str, parameters: object, *___: object) -> None:
+        asked.append((statement, parameters))
+
+    event.listen(keystore._database._engine, "before_cursor_execute", seen)
+    keystore.requests(limit=2)
+    keystore.requests("Alice", "photos", limit=2)
+    event.remove(keystore._database._engine, "before_cursor_execute", seen)
+    listed = [one for one in asked if "ORDER BY requests.created_at DESC" in one[0]]
+    assert len(listed) == 2
+    with keystore._database.read() as connection:
+        for query, parameters in listed:
+            plan = [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {query}", parameters)]
+            assert "SCAN requests USING INDEX requests_by_time" in plan[0], "in its order, up to the limit"
+            assert not any("SCAN request_images" in step or "TEMP B-TREE" in step for step in plan)
 
 
 @pytest.mark.parametrize("action", ["approve", "deny", "show", "release", "change"])

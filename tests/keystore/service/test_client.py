@@ -15,11 +15,13 @@ from keystore.approver_key import ApproverKey
 from keystore.auditor import Auditor
 from keystore.crypto.canonical import utc_now
 from keystore.decisions.api_token import Role
+from keystore.decisions.lifecycle import State
 from keystore.decisions.policy import Policy
 from keystore.errors import ApprovalError, GrantError, KeystoreError, PolicyError, RequestNotFound, StorageError
 from keystore.recipient import Expected, Recipient
 from keystore.served import ServedKeystore
 from keystore.service.client import ServiceClient, ServiceUnavailable, _of
+from keystore.service.messages import RequestList
 from keystore.service.published_key import fetch_ingest_key
 from keystore.service.token_file import TokenFile
 from keystore.verification.verify import verify_audit
@@ -92,6 +94,24 @@ def test_a_service_that_is_too_old_to_tell_of_shards_is_none_that_hides_a_reques
     for role in ("recovery", "requester"):
         with pytest.raises(RequestNotFound):
             served.client(role, "mallory").request_shards(view.request_id)
+
+
+def test_requests_of_a_state_are_listed_behind_newer_ones_of_others(served, monkeypatch: pytest.MonkeyPatch) -> None:
+    lena = served.client("requester", "lena")
+    views = [lena.request("lena", ["a.png"], *WORDS) for _ in range(3)]
+    for one in views[1:]:
+        lena.deny(one.request_id, "lena")
+    asked = served.call(
+        "GET", "/v1/requests", served.token("requester", "lena"), params={"state": "pending", "limit": 1}
+    )
+    assert [one["request_id"] for one in asked.json()["requests"]] == [views[0].request_id]
+    assert [one.request_id for one in lena.requests(state=State.PENDING)] == [views[0].request_id]
+    for wrong in ("", "open"):
+        answer = served.call("GET", "/v1/requests", served.token("requester", "lena"), params={"state": wrong})
+        assert answer.status_code == 422
+    of_an_older_service = RequestList(requests=list(lena.requests()))
+    monkeypatch.setattr(lena._connection, "ask", lambda *_: of_an_older_service)
+    assert {one.request_id for one in lena.requests(state=State.DENIED)} == {one.request_id for one in views[1:]}
 
 
 def test_the_rules_are_told_as_the_embedded_keystore_tells_them(served) -> None:
