@@ -231,7 +231,7 @@ def _log(keystore: Keystore, size: int, images: list[str]) -> None:
 def _file(keystore: Keystore, count: int) -> None:
     apart = max(1, count // IMAGES_ASKED_FOR)
     asked = [record(number).image_id for number in range(0, count, apart)][:IMAGES_ASKED_FOR]
-    words = ("C-1", "measure how long a filing takes", "benchmark 1/26", timedelta(hours=1))
+    words = ("C-1", "measure how long a filing takes", "own-data: benchmark 1/26", timedelta(hours=1))
     taken = _each([lambda: keystore.request("Alice", asked, *words)] * FILINGS)
     typer.echo(f"filed       a request for {len(asked)} of {count} images in {_said(taken)}")
 
