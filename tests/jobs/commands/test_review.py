@@ -130,7 +130,7 @@ def test_over_https_only_the_row_shards_of_the_requested_pictures_are_read(
     (chosen,) = (row for row in place.rows() if row["image_id"] == "1.png")
     make_certificate(tmp_path)
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "cert.pem"))
-    words = ("C-17", "identify a missing person", "court order", timedelta(hours=2))
+    words = ("C-17", "identify a missing person", "court-order", timedelta(hours=2))
     asked_for = place.keystore.request("alice", [chosen["record_id"]], *words).request_id
     read, open_parquet = list[str](), LocalStore.open_parquet
 

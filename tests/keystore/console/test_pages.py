@@ -194,7 +194,7 @@ def test_a_body_that_is_no_form_is_refused(body: str, served) -> None:
 
 
 def test_a_form_offers_the_legal_bases_of_the_policy_and_takes_no_other(served, beside: ServedKeystore) -> None:
-    visitor = served.person("requester", "alice", "photos")
+    visitor = served.person("requester", "lena", "photos")
     form = visitor.get("/filing").text
     assert all(f'<option value="{code}">{code}: {said}' in form for code, said in LEGAL_BASES.items())
     fields = {**WORDS, "images": "a.png", "dataset": "", "law": "17/2026"}

@@ -19,7 +19,7 @@ from keystore.verification.replay import replay
 from keystore.verification.verify import verify_audit
 from tests.keystore.postgres import ON_BOTH
 
-WORDS = ("C-9", "a child is missing, every minute counts", "police act 12")
+WORDS = ("C-9", "a child is missing, every minute counts", "public-task: police act 12")
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from keystore.verification.verify import verify_audit
 from tests.keystore.postgres import ON_BOTH
 
 OTHERS = ("oscar", "olga")
-WORDS = ("C-9", "a child is missing, every minute counts", "police act 12")
+WORDS = ("C-9", "a child is missing, every minute counts", "public-task: police act 12")
 Keys = dict[str, ApproverKey]
 Leaf = dict[str, Any]
 

@@ -103,7 +103,7 @@ def make_scene(template: Path, work: Path) -> Scene:
         keystore.deny(make.request(keystore, "c.png").request_id, "Dora")
         keystore.set_policy(Policy(max_images=2), "Bob", "Carol")
         keystore.set_break_glass(["Gina"], "Bob", "Carol")
-        keystore.break_glass("Gina", ["c.png"], "C-9", "a child is missing", "police act 12")
+        keystore.break_glass("Gina", ["c.png"], "C-9", "a child is missing", "public-task: police act 12")
         keystore.enrol_approver("Gina", "legal", gone.public_line, "Bob", "Carol")
         keystore.remove_approver(gone.key_id, "Bob", "Carol")
         keystore.enrol_approver("Erin", "dpo", own.public_line, "Bob", "Carol")

@@ -271,7 +271,9 @@ def test_a_broken_glass_is_remembered_with_who_broke_it_until_it_is_reviewed(
     released: ServedKeystore, make, clock
 ) -> None:
     released.set_break_glass(["Gina"], "Bob", "Carol")
-    broken = released.break_glass("Gina", ["b.png"], "C-9", "a child is missing", "police act 12").request_id
+    broken = released.break_glass(
+        "Gina", ["b.png"], "C-9", "a child is missing", "public-task: police act 12"
+    ).request_id
     over_for_long(released, make, clock)
     milestone = milestone_of(released)
     assert milestone is not None and broken in milestone.decisions.requests
