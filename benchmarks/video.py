@@ -15,8 +15,8 @@ nothing is told of switches, and what the run took for a face and is none counts
 which somebody may be out of sight. Likeness and flicker are of faces that the run's detector sees in their frame.
 
 Printed for each clip (`keyanon_core.evaluation.clips`):
-- bare: faces that the clip shows as they were but for being encoded: of those that --counted-by, which the run does not use,
-  sees in the source, and of those that are known to be there, by three tenths of the face or more.
+- bare: faces that --counted-by, which the run does not use, sees in the source or in the clip, and that the clip shows as they
+  were but for being encoded; of one that is known to be there, three tenths or more.
 - like the source: frames in which some person's face is the source's by the recognizer, at its own threshold, of those in which
   the source has a face: what nobody anonymized is, now and then a stranger, and hair and background about a face that is hidden
   or painted over. seen: faces only that --counted-by finds in the clip; anywhere: all of them; others': the same of each face
@@ -352,7 +352,8 @@ def _shown(
     others = [models.recognizer.distance(vectors[0][other], vectors[1][at]) for at, other in pairs]
     of_others = frames_showing(frames[strangers[:, 0]], np.array(others, np.float64), threshold)
     return {
-        "bare": _bare(clip, source, shown, models) + _untouched(source, shown, counter),
+        "bare": _bare(clip, source, shown, np.flatnonzero(found | known), models, keep)
+        + _untouched(source, shown, counter),
         "like the source, seen": f"{len(seen)} of {of}",
         "anywhere": f"{len(frames_showing(frames, distances, threshold))} of {of}",
         "others'": f"{len(of_others)} of {len(np.unique(frames[strangers[:, 0]]))}",
@@ -365,14 +366,18 @@ def _another(frames: Numbers, at: int) -> int | None:
     return next((other for other in np.flatnonzero(frames == frames[at]).tolist() if other != at), None)
 
 
-def _bare(clip: MadeClip, source: Pixels, shown: Pixels, models: FaceModels) -> int:
-    """Faces that are known to be there, of which the clip shows so much as it was that it could give its person away."""
-    bare = 0
-    for at, one in _faces(clip, COUNTED_VISIBLE):
+def _bare(clip: MadeClip, source: Pixels, shown: Pixels, rows: Numbers, models: FaceModels, keep: Path | None) -> int:
+    """Faces that are known to be there, of which the clip shows so much as it was that it could give its person away. rows: those
+    that the other detector sees."""
+    bare, there = 0, _faces(clip, COUNTED_VISIBLE)
+    for at, one in (there[row] for row in rows):
         mask = _mask(source[at], one, models)
         if mask.any():
             change = cv2.blur(np.abs(source[at].astype(np.float32) - shown[at]).mean(axis=2), (AROUND, AROUND))
-            bare += bool((change[mask] < CODED_ALIKE).mean() >= COUNTED_VISIBLE)
+            if (share := float((change[mask] < CODED_ALIKE).mean())) >= COUNTED_VISIBLE:
+                bare += 1
+                if keep is not None:
+                    _keep(keep / f"{clip.path.stem} {at:05d} bare {share:.2f}.png", source, shown, at, one)
     return bare
 
 
@@ -387,7 +392,7 @@ def _keep(path: Path, source: Pixels, shown: Pixels, frame: int, face: Shown) ->
 
 
 def _untouched(source: Pixels, shown: Pixels, counter: Counter) -> int:
-    """Faces that the detector sees in the source and the clip shows as they were but for being encoded."""
+    """Places at which the detector sees a face in the source, known or not, and the clip is as it was but for being encoded."""
     boxes = [(at, *np.rint(box).astype(int).clip(0)) for at, frame in enumerate(source) for box in counter(frame)]
     changes = (np.abs(source[at, y0:y1, x0:x1] - shown[at, y0:y1, x0:x1].astype(float)) for at, x0, y0, x1, y1 in boxes)
     return sum(change.mean() < CODED_ALIKE for change in changes)
