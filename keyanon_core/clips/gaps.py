@@ -18,7 +18,7 @@ def unseen_between(faces: Sequence[Face], times: Floats, size: tuple[int, int]) 
     frames: list[list[SeenFace]] = [[] for _ in times]
     for face in faces:
         frames[face.frame].append(SeenFace(face.moved(-face.frame * height, 0)))
-    tracked = track_faces(SeenFrames.of(frames), times, size, lambda one, other: False)
+    tracked = track_faces(SeenFrames.of(frames), times, size, lambda one, other: False, least_seen=1)
     found: dict[int, list[int]] = {}
     for number, there in enumerate(tracked):
         for one in there:

@@ -132,12 +132,14 @@ def track_faces(
     size: tuple[int, int],
     same_person: SamePerson,
     cuts: Collection[int] = (),
+    least_seen: int = LEAST_SEEN,
 ) -> TrackedFrames:
     """The faces of every frame: first those that were detected in it, in the order given, then those filled in, by track.
 
     seen: of the frames in the order in which they are seen. times: (n,) s of each frame, rising, at any rate. size: (width,
     height) px. same_person: the recognizer's word on whether two identity vectors (d,) are one person's. cuts: frames at which
-    another scene begins; nothing is associated by place, filled or smoothed across them. A person is in a frame once at most.
+    another scene begins; nothing is associated by place, filled or smoothed across them. least_seen: frames in which a person was
+    seen, or all of fewer, who is not NOBODY. A person is in a frame once at most.
     Equal input gives equal tracks. Raises ValueError.
     """
     times, n = np.asarray(times, np.float64), len(seen.counts)
@@ -158,7 +160,7 @@ def track_faces(
     points = smoothed(detections, order, np.repeat(np.arange(len(lengths)), lengths))
     ways = [
         (track, trajectory(rows, detections, points, times, size, within))
-        for track, person in zip(_numbers(stretches, min(LEAST_SEEN, n)), stretches, strict=True)
+        for track, person in zip(_numbers(stretches, min(least_seen, n)), stretches, strict=True)
         for rows, within in zip(person, _rooms(person, detections, bounds), strict=True)
     ]
     return _put(n, ways, detections, points, seen.scores)

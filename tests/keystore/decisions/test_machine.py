@@ -505,7 +505,7 @@ class Machine(RuleBasedStateMachine):
             code = "break-glass-person"
         if code is None and len(self.breaks) > self.reviewed:
             code = "break-glass-unreviewed"
-        words = ("C-9", "a child is missing, every minute counts", "police act 12")
+        words = ("C-9", "a child is missing, every minute counts", "public-task: police act 12")
         with self.expecting(self.after(person, code)):
             view = self.keystore.break_glass(person, [image], *words)
             expires = self.now + timedelta(hours=1)
