@@ -31,9 +31,9 @@ VIEW: Final = (16, 12)  # px of a frame as cuts between scenes are told from
 FACE_NUMBERS: Final = 4 + 2 * LANDMARK_COUNT + 1  # a face's box, landmarks and score
 BESIDE: Final = 0.1  # of a box that may lie in another face's which is taken to be beside it
 NARROW: Final = (
-    0.55  # width over height of a face's box of which a third is cut off at a side; of whole ones it is about 0.75
+    0.55  # width over height of a face's box that a side of the frame cuts by a third; of whole ones about 0.75
 )
-LOW: Final = 1.1  # the same, cut off above or below
+LOW: Final = 1.1  # the same, cut above or below
 EMBEDDED_EVERY: Final = 8  # frames of which the faces' identity vectors are computed, beside a piece's last one
 
 _Number = TypeVar("_Number", np.float32, np.uint8)

@@ -1,16 +1,20 @@
 """Requests, approvals, the audit log and ingest, through the command line, without torch or Ray."""
 
 import hashlib
+import inspect
 import sqlite3
 import subprocess
 import sys
+import typing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from jobs.commands.approval import requests
 from jobs.commands.cli import main
 from jobs.exit_codes import ExitCode
+from keystore.decisions.lifecycle import State
 from keystore.embedded import Keystore
 from keystore.intake.shards import write_shard
 from keystore.kek.provider import create_kek
@@ -70,6 +74,11 @@ def test_two_people_approve_and_everything_is_listed(keyanon: Keyanon, keystore:
         "grant",
     ]
     assert "dora" not in keyanon("audit", "log", keystore).out  # the log names nobody
+
+
+def test_requests_are_asked_for_by_each_state_that_there_is() -> None:
+    annotation, _ = typing.get_args(inspect.signature(requests, eval_str=True).parameters["state"].annotation)
+    assert set(typing.get_args(typing.get_args(annotation)[0])) == {state.value for state in State}
 
 
 @pytest.mark.parametrize("same_person", ["ines", "Ines ", "INES"])
